@@ -1,0 +1,348 @@
+"""Every setting of a run: typed, frozen, checked where it is built.
+
+A run's settings are one `RunConfig`. It is read from a YAML file with `load_config`, where
+`key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hbt_ray.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid"]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when any setting of this part does."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Columns(Section):
+    """What a JSON Lines, Parquet or Hugging Face corpus calls its columns."""
+
+    id: str = "id"
+    question: str = "question"
+    passage: str = "context"
+    language: str = "language"  # needed only where one file or data set holds several languages
+    negatives: str = "negatives"  # optional list of strings
+    answer_text: str = "answer_text"  # optional; with answer_start >= 0 it must stand in the passage at that place
+    answer_start: str = "answer_start"
+
+
+class CorpusConfig(Section):
+    """One source of parallel question-passage pairs."""
+
+    format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface"]
+    name: str = ""  # the source's name in the store; default: the format, or the folder's name
+    path: str | None = None  # a folder or file; for huggingface a data set's name or a folder saved to disk
+    languages: tuple[str, ...] | None = None  # None: all that are found
+    columns: Columns = Columns()
+    subset: str | None = None  # huggingface: the configuration's name
+    split: str = "train"  # huggingface and embedded: which split
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name"):
+            path = data.get("path")
+            data = {**data, "name": Path(str(path)).name if path else str(data.get("format", ""))}
+        return data
+
+    @model_validator(mode="after")
+    def _has_path(self) -> CorpusConfig:
+        if self.format != "embedded" and not self.path:
+            raise ValueError(f"a corpus of format {self.format!r} needs a path: a folder or file to read")
+        return self
+
+
+class PrepareConfig(Section):
+    """How corpora become a token store."""
+
+    evaluation_sets: dict[str, str] = {}  # benchmark name -> folder; no training item may occur in them
+    near_duplicate_threshold: Share = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
+    max_reject_share: Share = 0.02  # above this share of bad rows in a source, preparing fails
+    validation_share: Share = 0.02  # of each source's items, held out by a hash of their id
+    items_per_shard: int = Field(16384, ge=1)
+
+
+class TextConfig(Section):
+    """How text becomes tokens. A store serves only the settings it was made with."""
+
+    query_prefix: str = "Query: "
+    passage_prefix: str = "Passage: "
+    max_query_tokens: int = Field(64, ge=4)
+    max_passage_tokens: int = Field(128, ge=4)
+
+
+class SmallEncoderConfig(Section):
+    """The encoder that is trained from nothing when no `model.path` is given."""
+
+    layers: int = Field(2, ge=1)
+    width: int = Field(128, ge=8)
+    heads: int = Field(2, ge=1)
+    vocabulary: int = Field(8000, ge=300)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> SmallEncoderConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class ModelConfig(Section):
+    """The encoder shared by questions and passages."""
+
+    path: str | None = None  # folder or hub name of a Hugging Face or sentence-transformers model; None: small encoder
+    pooling: Literal["mean", "cls"] = "mean"  # for encoders that do not bring their own pooling
+    dropout: Share | None = None  # None: as the encoder's own configuration says
+    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: eager on CPU, where its backward is faster, else sdpa
+    small: SmallEncoderConfig = SmallEncoderConfig()
+    trust_remote_code: bool = False
+
+
+def _sampling(value: Any) -> Any:
+    return {"size": 1.0, "uniform": 0.0}.get(value, value) if isinstance(value, str) else value
+
+
+# A weight of count ** exponent. "size" is exponent 1, "uniform" is 0, a temperature T is exponent 1 / T.
+Sampling = Annotated[float, BeforeValidator(_sampling), Field(ge=0, le=1)]
+
+
+class MixConfig(Section):
+    """How a batch is composed."""
+
+    strategy: Strategy = "hybrid"
+    alpha: Share = 0.5  # hybrid: probability that a batch is monolingual; otherwise it is cross-lingual
+    cross_pairs: Literal["one", "mixed"] = "one"  # a cross-lingual batch of one ordered pair, or each row its own
+    language_sampling: Sampling = 0.0
+    source_sampling: Sampling = 1.0
+    hard_negatives: int = Field(0, ge=0)  # per pair; items with fewer are not drawn
+
+    @property
+    def monolingual_share(self) -> float:
+        """Probability of a monolingual batch under this strategy."""
+        return {"x-x-mono": 1.0, "hybrid": self.alpha}.get(self.strategy, 0.0)
+
+
+class EarlyStoppingConfig(Section):
+    patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
+    min_change: float = Field(0.0, ge=0)
+
+
+class TrainConfig(Section):
+    steps: int = Field(600, ge=1)  # optimizer steps
+    global_batch_pairs: int = Field(64, ge=2)
+    chunk_pairs: int = Field(16, ge=1)  # pairs that pass the encoder together; dropout is drawn per chunk
+    gradient_accumulation: int = Field(1, ge=1)  # batches per optimizer step, each with its own negatives
+    learning_rate: float = Field(3e-5, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_share: Share = 0.1  # of the steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    max_gradient_norm: float = Field(1.0, gt=0)
+    temperature: float = Field(0.05, gt=0)
+    gather_negatives: bool = True  # passages of all ranks serve as negatives
+    precision: Literal["bf16", "fp32"] = "bf16"
+    validation_every: int = Field(0, ge=0)  # steps; 0: never
+    validation_batches: int = Field(8, ge=1)
+    early_stopping: EarlyStoppingConfig | None = None
+    checkpoint_every: int = Field(100, ge=1)  # steps
+    checkpoints_kept: int = Field(2, ge=1)
+    workers: int = Field(1, ge=1)
+    gpu: bool | None = None  # None: when the cluster has one for every worker
+    threads_per_worker: int | None = Field(None, ge=1)  # None: the machine's cores shared among its workers
+    max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.global_batch_pairs % self.workers:
+            lower = self.global_batch_pairs // self.workers * self.workers
+            raise ValueError(
+                f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {self.workers}; "
+                f"write {max(lower, self.workers)} or {lower + self.workers}"
+            )
+        if self.early_stopping and not self.validation_every:
+            raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
+        return self
+
+
+class EvaluateConfig(Section):
+    benchmarks: dict[str, str] = {}  # name -> folder, "embedded" needs none; measured when training has ended
+    precision: Literal["bf16", "fp32"] = "bf16"
+    run_depth: int = Field(100, ge=1)  # passages per query in run.trec
+    with_paragraph: bool = False  # encode a sentence together with its paragraph
+
+
+class TrackingConfig(Section):
+    uri: str | None = None  # None: MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder
+    experiment: str = "hbt"
+    log_model: bool = True
+
+
+class RunConfig(Section):
+    name: str = "run"
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpora: tuple[CorpusConfig, ...] = (CorpusConfig(format="embedded", name="embedded"),)
+    languages: tuple[str, ...] | None = None  # train on these alone
+    prepare: PrepareConfig = PrepareConfig()
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    mix: MixConfig = MixConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _distinct_sources(self) -> RunConfig:
+        names = [corpus.name for corpus in self.corpora]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not names:
+            raise ValueError("corpora is empty; name at least one, such as {format: embedded}")
+        if twice:
+            raise ValueError(f"two corpora are called {twice[0]!r}; give each a name of its own")
+        return self
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file and applies `key=value` overrides, values written as in YAML.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, a key is unknown, or a value is out of range.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {str(path)!r}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(loaded, dict | None):
+            raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
+        data = loaded or {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"the value of {override!r} is not valid YAML") from None
+        *parents, leaf = _full_key(key)
+        section = data
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        section[leaf] = value
+    return build_config(data)
+
+
+def build_config(data: dict[str, Any]) -> RunConfig:
+    """A checked `RunConfig` from plain values. Raises ConfigError with the way out."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: Section, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted key, for tracking and comparison."""
+    flat: dict[str, Any] = {}
+    for key, value in config.model_dump(mode="json").items():
+        _flatten_into(flat, prefix + key, value)
+    return flat
+
+
+def _flatten_into(flat: dict[str, Any], key: str, value: Any) -> None:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            _flatten_into(flat, f"{key}.{name}", inner)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for place, inner in enumerate(value):
+            _flatten_into(flat, f"{key}.{inner.get('name') or place}", inner)
+    else:
+        flat[key] = value
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _keys(section: type[Section], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*prefix, name)
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from _keys(inner, (*prefix, name))
+
+
+def _full_key(key: str) -> tuple[str, ...]:
+    """The whole key for one that may be shortened to its last parts."""
+    parts = tuple(key.split("."))
+    known = list(_keys(RunConfig))
+    if parts in known:
+        return parts
+    if any(parts[: len(k)] == k and k[-1] in {"evaluation_sets", "benchmarks"} for k in known):
+        return parts
+    matches = [k for k in known if k[-len(parts) :] == parts]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ConfigError(f"{key!r} may mean {' or '.join('.'.join(m) for m in matches)}; write one of them in full")
+    names = ['.'.join(k) for k in known]
+    raise ConfigError(f"there is no setting {key!r}{_nearest(parts[-1], names)}")
+
+
+def _nearest(key: str, names: Sequence[str]) -> str:
+    by_leaf = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = difflib.get_close_matches(key, by_leaf, n=1, cutoff=0.5)
+    return f"; did you mean {by_leaf[close[0]]!r}?" if close else f"; there are {', '.join(names[:12])}, ..."
+
+
+def _explain(detail: Any) -> str:
+    place = tuple(detail["loc"])
+    name = ".".join(str(part) for part in place)
+    if detail["type"] == "extra_forbidden":
+        section: type[Section] = RunConfig
+        for part in place[:-1]:
+            if isinstance(part, str) and part in section.model_fields:
+                section = _field_section(section, part)
+        return f"there is no setting {name!r}{_nearest(str(place[-1]), list(section.model_fields))}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _field_section(section: type[Section], name: str) -> type[Section]:
+    annotation = section.model_fields[name].annotation
+    candidates = [annotation, *get_args(annotation)]
+    for candidate in candidates:
+        inner = _section_of(candidate)
+        if inner is not None:
+            return inner
+    return section

@@ -1,0 +1,25 @@
+"""The mistakes a user can make, each told in one sentence with the way out."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for. The command line prints it without a traceback."""
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, of the wrong type, or out of range."""
+
+
+class CorpusError(UserError):
+    """A corpus or benchmark that cannot be read as asked, or holds too many bad rows."""
+
+
+class StoreError(UserError):
+    """A token store that is missing, incomplete, damaged, or made for other settings."""
+
+
+class ClusterError(UserError):
+    """Resources that the Ray cluster does not have and will not get."""
+
+
+class TrackingError(UserError):
+    """An MLflow store that cannot be reached or written."""

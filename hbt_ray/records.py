@@ -1,0 +1,92 @@
+"""The values that cross from one stage to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item in one language, as a corpus reader found it.
+
+    Rows of one source with the same `item_id` are translations of each other.
+    """
+
+    source: str
+    item_id: str
+    language: str
+    question: str
+    passage: str
+    negatives: tuple[str, ...] = ()  # passages that do not answer the question, in the row's language
+    place: str = ""  # where it was read, "de.jsonl.gz:17"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that could not be used: where it stood and why."""
+
+    source: str
+    place: str
+    reason: str  # a short fixed phrase, so that rejects can be counted: "broken JSON"
+    detail: str = ""  # what was seen there
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    query_id: str
+    language: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    passage_id: str
+    language: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A retrieval set: queries, the pool of passages, and which passages answer which query."""
+
+    name: str  # "xquad-r", the first part of every metric's name
+    queries: Sequence[Query]
+    passages: Sequence[Passage]  # sorted by passage_id, each id once
+    judgements: dict[str, dict[str, int]]  # query_id -> passage_id -> grade, > 0 is relevant
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages of queries and passages, sorted."""
+        return sorted({q.language for q in self.queries} | {p.language for p in self.passages})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The pairs of one global batch that one rank trains on, as token ids without padding.
+
+    Legend: B pairs on this rank, N negatives per pair. Sequences stand one after the other;
+    `*_lengths` says where each ends.
+    """
+
+    step: int  # the batch's number in the plan
+    first_pair: int  # place of the first of the B pairs in the global batch
+    global_pairs: int  # G
+    kind: str  # "monolingual", "cross-lingual" or "mixed"
+    query_ids: np.ndarray  # (sum of query_lengths,) int32
+    query_lengths: np.ndarray  # (B,) int32
+    passage_ids: np.ndarray  # (sum of passage_lengths,) int32
+    passage_lengths: np.ndarray  # (B * (1 + N),) int32: the B positives, then the N negatives of pair 0, of pair 1, ...
+    query_keys: np.ndarray  # (B,) int64, equal where the tokens are equal
+    passage_keys: np.ndarray  # (B * (1 + N),) int64, likewise
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.query_lengths)
+
+    @property
+    def num_negatives(self) -> int:
+        """Hard negatives per pair."""
+        return len(self.passage_lengths) // max(self.num_pairs, 1) - 1
