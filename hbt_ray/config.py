@@ -313,7 +313,7 @@ def _full_key(key: str) -> tuple[str, ...]:
         return matches[0]
     if matches:
         raise ConfigError(f"{key!r} may mean {' or '.join('.'.join(m) for m in matches)}; write one of them in full")
-    names = ['.'.join(k) for k in known]
+    names = [".".join(k) for k in known]
     raise ConfigError(f"there is no setting {key!r}{_nearest(parts[-1], names)}")
 
 

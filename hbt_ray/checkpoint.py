@@ -1,0 +1,60 @@
+"""Checkpoints: a folder with the weights, the optimizer's moments and the step, complete or invisible."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from hbt_ray.store import file_sha256
+from hbt_ray.trainer import Trainer
+
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training has come. Together with weights and moments, all there is to go on from."""
+
+    step: int  # optimizer steps done
+    best_validation_loss: float | None = None
+    validations_without_gain: int = 0
+
+
+def save_checkpoint(folder: str | Path, trainer: Trainer, progress: Progress) -> None:
+    """Writes a checkpoint. The marker with every file's checksum comes last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trainer.encoder.state_dict(), folder / WEIGHTS)
+    save_file(trainer.optimizer_state(), folder / OPTIMIZER)
+    (folder / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    (folder / COMPLETE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether a checkpoint has its marker and every file is as it was written."""
+    folder = Path(folder)
+    try:
+        sums = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        return all(file_sha256(folder / file) == sha256 for file, sha256 in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def read_progress(folder: str | Path) -> Progress:
+    return Progress(**json.loads((Path(folder) / STATE).read_text(encoding="utf-8")))
+
+
+def load_checkpoint(folder: str | Path, trainer: Trainer) -> Progress:
+    """Puts a checkpoint's weights and moments into a trainer made with the same configuration."""
+    folder = Path(folder)
+    trainer.encoder.load_state_dict(load_file(folder / WEIGHTS))
+    trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
+    return read_progress(folder)

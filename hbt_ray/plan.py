@@ -1,0 +1,397 @@
+"""Which pairs stand in which batch: a pure function of (manifest, mix, seed, step).
+
+The order has two layers. A *stream* is what one kind of batch draws from: the items of a source that have
+a language, or an ordered pair of languages, in an endless row of epochs, each a seeded permutation. A
+*schedule* says which stream each step draws from; the k-th batch of a stream takes its k-th G items. So
+two runs that differ only in alpha meet the same batches in each stream, only interleaved differently.
+
+Legend: G pairs in a global batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import permutations
+from typing import Literal
+
+import numpy as np
+
+from hbt_ray.config import MixConfig
+from hbt_ray.errors import ConfigError
+from hbt_ray.permutation import key_of, permute, uniforms
+from hbt_ray.store import Split, StoreManifest
+
+Kind = Literal["monolingual", "cross-lingual", "mixed"]
+WINDOW_ITEMS = 65536  # items are permuted inside windows of this many neighbours, so that reading stays local
+SCHEDULE_BLOCK = 8192  # steps scheduled at once
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpec:
+    """The pairs of one global batch, before any of their text is read."""
+
+    step: int
+    kind: Kind
+    source: str
+    split: Split
+    epoch: int  # of the stream, at the batch's first pair
+    rows: np.ndarray  # (G,) item rows of the source, each once
+    query_languages: np.ndarray  # (G,) str
+    passage_languages: np.ndarray  # (G,) str
+    hard_negatives: int  # per pair
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Items of one source that serve one language, one ordered pair, or (None) languages drawn per row."""
+
+    kind: Kind
+    source: str
+    languages: tuple[str, str] | None  # question's, passage's
+    starts: np.ndarray  # (runs,) first item row of each run of eligible items
+    ends: np.ndarray  # (runs,) eligible items up to and with this run
+    run_languages: tuple[tuple[str, ...], ...]  # languages that the items of each run have
+    key: int
+
+    @property
+    def num_items(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def name(self) -> str:
+        languages = "-".join(self.languages) if self.languages else "languages mixed"
+        return f"{self.source} {self.kind} {languages}"
+
+    def runs_of(self, items: np.ndarray) -> np.ndarray:
+        """(N,) which run each eligible item stands in."""
+        return np.searchsorted(self.ends, items, side="right")
+
+    def rows_of(self, items: np.ndarray) -> np.ndarray:
+        """(N,) item rows of the source for eligible items counted from 0."""
+        runs = self.runs_of(items)
+        before = np.concatenate([[0], self.ends])[runs]
+        return self.starts[runs] + items - before
+
+
+class HybridPlan:
+    """The order of training.
+
+    Args:
+        manifest: what the store holds.
+        mix: how batches are composed.
+        seed: the order's seed.
+        global_batch_pairs: G.
+        languages: restricts the plan to these languages; None takes all.
+
+    Raises:
+        ConfigError: a language is not in the store, or no source can serve a kind of batch that is asked for.
+    """
+
+    def __init__(
+        self,
+        manifest: StoreManifest,
+        mix: MixConfig,
+        *,
+        seed: int,
+        global_batch_pairs: int,
+        languages: tuple[str, ...] | None = None,
+        split: Split = "train",
+    ) -> None:
+        unknown = sorted(set(languages or ()) - set(manifest.languages))
+        if unknown:
+            raise ConfigError(
+                f"language {unknown[0]!r} is not in the corpora; there are {', '.join(manifest.languages)}"
+            )
+        self.manifest = manifest
+        self.mix = mix
+        self.seed = seed
+        self.global_batch_pairs = global_batch_pairs
+        self.languages = tuple(languages or manifest.languages)
+        self.split: Split = split
+        self.streams, shares = self._streams_and_shares()
+        # (streams,) probability that a step draws from each, and the same cumulated within each kind
+        self.shares = shares
+        self._order_keys = (key_of(seed, "kind"), key_of(seed, "stream"))
+        self._schedule_blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        self._batches_scheduled = np.zeros(len(self.streams), np.int64)
+        self._epoch_head = lru_cache(maxsize=4)(self._separated_head)
+
+    # Which streams there are, and how often each is drawn
+
+    def _streams_and_shares(self) -> tuple[list[Stream], np.ndarray]:
+        mono_share = self.mix.monolingual_share
+        kinds: list[tuple[Kind, float]]
+        if self.mix.strategy == "x-x":
+            kinds = [("mixed", 1.0)]
+        else:
+            kinds = [("monolingual", mono_share), ("cross-lingual", 1 - mono_share)]
+        streams: list[Stream] = []
+        shares: list[float] = []
+        too_small: list[Stream] = []
+        for kind, kind_share in kinds:
+            if kind_share == 0:
+                continue
+            by_source = {}
+            for source in self.manifest.sources:
+                found = self._streams_of(kind, source)
+                too_small += [s for s in found if 0 < s.num_items < self.global_batch_pairs]
+                usable = [s for s in found if s.num_items >= self.global_batch_pairs]
+                if usable:
+                    by_source[source] = usable
+            if not by_source:
+                raise ConfigError(self._nothing_to_draw(kind, too_small))
+            source_weights = [self.manifest.sources[s].items(self.split) ** self.mix.source_sampling for s in by_source]
+            for (_, own), source_weight in zip(by_source.items(), source_weights, strict=True):
+                weights = [stream.num_items**self.mix.language_sampling for stream in own]
+                streams += own
+                shares += [
+                    kind_share * source_weight / sum(source_weights) * weight / sum(weights) for weight in weights
+                ]
+        if too_small:
+            smallest = min(too_small, key=lambda s: s.num_items)
+            warnings.warn(
+                f"{len(too_small)} of the language combinations have fewer items than a batch has pairs "
+                f"({self.global_batch_pairs}) and are never drawn, such as {smallest.name} with {smallest.num_items}",
+                stacklevel=3,
+            )
+        return streams, np.array(shares)
+
+    def _nothing_to_draw(self, kind: Kind, too_small: list[Stream]) -> str:
+        if too_small:
+            largest = max(too_small, key=lambda s: s.num_items)
+            return (
+                f"no {kind} batch of {self.global_batch_pairs} pairs can be made: the largest choice, {largest.name}, "
+                f"has {largest.num_items} items in the {self.split} split; write a smaller global_batch_pairs"
+            )
+        needs = "an item in two languages" if kind == "cross-lingual" else "any item"
+        return (
+            f"no {kind} batch can be made: no source has {needs} of {', '.join(self.languages)} with "
+            f"{self.mix.hard_negatives} hard negatives; add a parallel corpus or write mix.strategy=x-x-mono"
+        )
+
+    def _streams_of(self, kind: Kind, source: str) -> list[Stream]:
+        wanted = [x for x in self.languages if x in self.manifest.sources[source].languages]
+        if kind == "monolingual":
+            return [self._stream(kind, source, (x, x)) for x in wanted]
+        if kind == "cross-lingual" and self.mix.cross_pairs == "one":
+            return [self._stream(kind, source, pair) for pair in permutations(wanted, 2)]
+        return [self._stream(kind, source, None)]
+
+    def _stream(self, kind: Kind, source: str, languages: tuple[str, str] | None) -> Stream:
+        """The runs of a source's items that can serve the languages, from the manifest's counts alone."""
+        groups = self.manifest.sources[source].groups
+        least_languages = 2 if kind == "cross-lingual" else 1
+        own_languages = [tuple(x for x in group.languages if x in self.languages) for group in groups]
+        serves = [
+            group.negatives >= self.mix.hard_negatives
+            and (set(languages) <= set(own) if languages else len(own) >= least_languages)
+            for group, own in zip(groups, own_languages, strict=True)
+        ]
+        starts, counts, run_languages = [], [], []
+        row = 0
+        for shard in self.manifest.sources[source].shards.get(self.split, ()):
+            for group, count in shard.runs:
+                if serves[group]:
+                    starts.append(row)
+                    counts.append(count)
+                    run_languages.append(own_languages[group])
+                row += count
+        return Stream(
+            kind,
+            source,
+            languages,
+            np.array(starts, np.int64),
+            np.cumsum(counts, dtype=np.int64),
+            tuple(run_languages),
+            key_of(self.seed, self.split, kind, source, *(languages or ())),
+        )
+
+    # Which stream a step draws from
+
+    @cached_property
+    def _cumulated(self) -> dict[Kind, tuple[np.ndarray, np.ndarray]]:
+        """For each kind its streams' numbers and their cumulated shares within the kind."""
+        by_kind: dict[Kind, tuple[np.ndarray, np.ndarray]] = {}
+        for kind in dict.fromkeys(stream.kind for stream in self.streams):
+            numbers = np.array([n for n, stream in enumerate(self.streams) if stream.kind == kind])
+            cumulated = np.cumsum(self.shares[numbers])
+            by_kind[kind] = (numbers, cumulated / cumulated[-1])
+        return by_kind
+
+    def stream_numbers(self, steps: np.ndarray) -> np.ndarray:
+        """(N,) the number of the stream that each step draws from."""
+        kind_key, stream_key = self._order_keys
+        monolingual = uniforms(kind_key, steps) < self.mix.monolingual_share
+        places = uniforms(stream_key, steps)
+        numbers = np.zeros(len(steps), np.int64)
+        for kind, (of_kind, cumulated) in self._cumulated.items():
+            mine = monolingual if kind == "monolingual" else ~monolingual
+            choice = np.searchsorted(cumulated, places[mine], side="right")
+            numbers[mine] = of_kind[np.minimum(choice, len(of_kind) - 1)]
+        return numbers
+
+    def _scheduled(self, step: int) -> tuple[int, int]:
+        """The stream of a step, and how many earlier steps drew from the same one.
+
+        Blocks of the schedule are laid once, each in the time of a few array operations.
+        """
+        while len(self._schedule_blocks) * SCHEDULE_BLOCK <= step:
+            first = len(self._schedule_blocks) * SCHEDULE_BLOCK
+            numbers = self.stream_numbers(np.arange(first, first + SCHEDULE_BLOCK))
+            order = np.argsort(numbers, kind="stable")
+            counts = np.bincount(numbers, minlength=len(self.streams))
+            within = np.empty(SCHEDULE_BLOCK, np.int64)
+            within[order] = np.arange(SCHEDULE_BLOCK) - np.repeat(np.cumsum(counts) - counts, counts)
+            self._schedule_blocks.append((numbers, self._batches_scheduled[numbers] + within))
+            self._batches_scheduled = self._batches_scheduled + counts
+        numbers, ordinals = self._schedule_blocks[step // SCHEDULE_BLOCK]
+        return int(numbers[step % SCHEDULE_BLOCK]), int(ordinals[step % SCHEDULE_BLOCK])
+
+    # Which items a batch takes from its stream
+
+    def batch(self, step: int) -> BatchSpec:
+        """The global batch of a step, for any step >= 0, in any order of calls."""
+        number, ordinal = self._scheduled(step)
+        stream = self.streams[number]
+        epoch, items = self._items(number, ordinal)
+        if stream.languages is None:
+            query_languages, passage_languages = self._drawn_languages(stream, ordinal, items)
+        else:
+            query_languages, passage_languages = (np.full(len(items), x) for x in stream.languages)
+        return BatchSpec(
+            step,
+            stream.kind,
+            stream.source,
+            self.split,
+            epoch,
+            stream.rows_of(items),
+            query_languages,
+            passage_languages,
+            self.mix.hard_negatives,
+        )
+
+    def _items(self, number: int, ordinal: int) -> tuple[int, np.ndarray]:
+        """Epoch and (G,) eligible items of the stream's batch `ordinal`, no item twice.
+
+        Epochs follow each other without a gap, so a batch may take the last rows of one and the first of the
+        next. The next epoch's head is then rearranged so that the batch holds no item twice. A stream shorter
+        than two batches has no room for that: each of its epochs is one batch, and passes the rest over.
+        """
+        size, pairs = self.streams[number].num_items, self.global_batch_pairs
+        if size < 2 * pairs:
+            return ordinal, self._epoch_items(number, ordinal, 0, pairs)
+        epoch, first = divmod(ordinal * pairs, size)
+        items = self._epoch_items(number, epoch, first, min(first + pairs, size))
+        missing = pairs - len(items)
+        if missing:
+            items = np.concatenate([items, self._epoch_items(number, epoch + 1, 0, missing)])
+        return epoch, items
+
+    def _epoch_items(self, number: int, epoch: int, start: int, end: int) -> np.ndarray:
+        """(end - start,) the items at these places of an epoch's order."""
+        stream, pairs = self.streams[number], self.global_batch_pairs
+        items = _shuffled(stream, epoch, np.arange(start, end))
+        if stream.num_items >= 2 * pairs and start < pairs and (epoch * stream.num_items) % pairs:
+            head = self._epoch_head(number, epoch)[start:end]
+            items[: len(head)] = head
+        return items
+
+    def _separated_head(self, number: int, epoch: int) -> np.ndarray:
+        """(G,) the first items of an epoch, those that the batch before still holds moved to their end."""
+        stream, pairs = self.streams[number], self.global_batch_pairs
+        held = (epoch * stream.num_items) % pairs
+        tail = _shuffled(stream, epoch - 1, np.arange(stream.num_items - held, stream.num_items))
+        head = _shuffled(stream, epoch, np.arange(pairs))
+        repeated = np.isin(head, tail)
+        return np.concatenate([head[~repeated], head[repeated]])
+
+    def _drawn_languages(self, stream: Stream, ordinal: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(G,) each: every pair's own languages, among those that its item has."""
+        places = ordinal * self.global_batch_pairs + np.arange(len(items))
+        draws = uniforms(key_of(stream.key, "languages"), places)
+        queries, passages = [], []
+        for run, draw in zip(stream.runs_of(items).tolist(), draws.tolist(), strict=True):
+            choices, cumulated = self._language_choices(stream.kind, stream.source, stream.run_languages[run])
+            query, passage = choices[min(int(np.searchsorted(cumulated, draw, side="right")), len(choices) - 1)]
+            queries.append(query)
+            passages.append(passage)
+        return np.array(queries), np.array(passages)
+
+    def _language_choices(
+        self, kind: Kind, source: str, languages: tuple[str, ...]
+    ) -> tuple[list[tuple[str, str]], np.ndarray]:
+        """What a row may draw, and the cumulated probabilities."""
+        choices = list(permutations(languages, 2)) if kind == "cross-lingual" else [(x, x) for x in languages]
+        counts = self._items_per_language[source]
+        weights = np.array([(counts[x] * counts[y]) ** (self.mix.language_sampling / 2) for x, y in choices])
+        return choices, np.cumsum(weights / weights.sum())
+
+    @cached_property
+    def _items_per_language(self) -> dict[str, Counter[str]]:
+        counts: dict[str, Counter[str]] = {}
+        for name, source in self.manifest.sources.items():
+            counts[name] = Counter()
+            for shard in source.shards.get(self.split, ()):
+                for group, items in shard.runs:
+                    for language in source.groups[group].languages:
+                        counts[name][language] += items
+        return counts
+
+    # What an order amounts to
+
+    def realised_mix(self, first_step: int, last_step: int) -> dict[str, Mapping[str, float]]:
+        """Shares of the batches of steps [first_step, last_step) by kind, source and languages."""
+        numbers = self.stream_numbers(np.arange(first_step, last_step))
+        total = max(len(numbers), 1)
+        shares: dict[str, Counter[str]] = {"kind": Counter(), "source": Counter(), "languages": Counter()}
+        for number, batches in zip(*np.unique(numbers, return_counts=True), strict=True):
+            stream = self.streams[number]
+            shares["kind"][stream.kind] += batches / total
+            shares["source"][stream.source] += batches / total
+            shares["languages"]["-".join(stream.languages) if stream.languages else "mixed"] += batches / total
+        return dict(shares)
+
+
+def rank_slice(global_batch_pairs: int, num_ranks: int, rank: int) -> slice:
+    """The pairs of a global batch that a rank trains on. Slices are disjoint, in order, and join to the batch.
+
+    Where the ranks do not divide the batch, the first ranks take one pair more.
+
+    >>> [rank_slice(10, 4, rank) for rank in range(4)]
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None), slice(8, 10, None)]
+    """
+    each, more = divmod(global_batch_pairs, num_ranks)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
+
+
+def _shuffled(stream: Stream, epoch: int, places: np.ndarray) -> np.ndarray:
+    """Items at some places of an epoch's permutation, before heads are separated.
+
+    The stream is turned by a random amount and cut in windows of neighbours; windows come in random order
+    (the short one, if any, at a random place among them), and items in random order inside their window.
+    """
+    size = stream.num_items
+    key = key_of(stream.key, epoch)
+    num_full, short = divmod(size, WINDOW_ITEMS)
+    short_start = int(key_of(key, "short") % (num_full + 1)) * WINDOW_ITEMS
+    in_short = (places >= short_start) & (places < short_start + short)
+    after_short = places >= short_start + short
+    full_places = places - np.where(after_short, short, 0)
+    items = np.empty(len(places), np.int64)
+    if num_full:
+        order = np.arange(num_full)
+        windows = permute(order, num_full, key_of(key, "windows"))[np.where(in_short, 0, full_places // WINDOW_ITEMS)]
+    else:
+        windows = np.zeros(len(places), np.int64)
+    windows = np.where(in_short, num_full, windows)
+    within = np.where(in_short, places - short_start, full_places % WINDOW_ITEMS)
+    for window in np.unique(windows):
+        mine = windows == window
+        window_size = short if window == num_full else WINDOW_ITEMS
+        items[mine] = window * WINDOW_ITEMS + permute(within[mine], window_size, key_of(key, "window", window))
+    return (items + key_of(key, "turn") % size) % size

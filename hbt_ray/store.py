@@ -1,0 +1,316 @@
+"""The token store: tokenized parallel items in Arrow shards, and the manifest that makes them a store.
+
+A store is a folder of memory-mapped Arrow files. All languages of an item stand in one row of one shard.
+Inside a shard items are sorted by group (the languages an item has, and how many hard negatives), then by
+id, so the manifest's counts alone say which rows serve which language: planning needs no shard.
+`manifest.json` is written last; a folder without it is not a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from hbt_ray.errors import StoreError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+Split = Literal["train", "validation"]
+Side = Literal["question", "passage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items of a source that have the same languages and the same number of hard negatives."""
+
+    languages: tuple[str, ...]  # sorted
+    negatives: int  # the fewest that any of its languages has
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    file: str  # relative to the store
+    items: int
+    runs: tuple[tuple[int, int], ...]  # (group's place in the source's groups, items), in row order
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    groups: tuple[Group, ...]
+    shards: Mapping[str, tuple[Shard, ...]]  # by split
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for group in self.groups for language in group.languages}))
+
+    def items(self, split: Split = "train") -> int:
+        return sum(shard.items for shard in self.shards.get(split, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreManifest:
+    """What a store holds. Everything a plan needs, and what was left out on the way."""
+
+    text_fingerprint: str  # of the tokenizer, prefixes and lengths, see `tokenization.text_fingerprint`
+    token_type: str  # "uint16" or "int32"
+    sources: Mapping[str, Source]
+    counts: Mapping[str, Any] = field(default_factory=dict)  # rows read, rejected, dropped, by source and reason
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for source in self.sources.values() for language in source.languages}))
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the store's content."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> StoreManifest:
+        data = json.loads(text)
+        if data.pop("format", None) != FORMAT:
+            raise StoreError("the store was written by another version of hbt_ray; prepare it again")
+        sources = {
+            name: Source(
+                groups=tuple(Group(tuple(g["languages"]), g["negatives"]) for g in source["groups"]),
+                shards={
+                    split: tuple(
+                        Shard(s["file"], s["items"], tuple((g, n) for g, n in s["runs"]), s["sha256"]) for s in shards
+                    )
+                    for split, shards in source["shards"].items()
+                },
+            )
+            for name, source in data["sources"].items()
+        }
+        return StoreManifest(data["text_fingerprint"], data["token_type"], sources, data["counts"])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenItem:
+    """One item as token ids, in every language it has."""
+
+    item_id: str
+    questions: Mapping[str, np.ndarray]  # language -> ids
+    passages: Mapping[str, np.ndarray]
+    negatives: Mapping[str, Sequence[np.ndarray]]
+
+    @property
+    def group(self) -> Group:
+        languages = tuple(sorted(self.questions))
+        return Group(languages, min(len(self.negatives.get(language, ())) for language in languages))
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """A shard on disk, before the groups of its source are numbered."""
+
+    source: str
+    split: Split
+    number: int
+    file: str
+    items: int
+    runs: tuple[tuple[Group, int], ...]
+    sha256: str
+
+
+def write_shard(
+    folder: str | Path, source: str, split: Split, number: int, items: Iterable[TokenItem], token_type: str
+) -> WrittenShard:
+    """Writes one shard; the same items give the same bytes in whatever order they come."""
+    ordered = sorted(items, key=lambda item: (item.group.languages, item.group.negatives, item.item_id))
+    languages = sorted({language for item in ordered for language in item.questions})
+    tokens = pa.list_(pa.from_numpy_dtype(np.dtype(token_type)))
+    columns: dict[str, pa.Array] = {"item_id": pa.array([item.item_id for item in ordered], pa.string())}
+    for language in languages:
+        columns[f"question/{language}"] = pa.array([item.questions.get(language) for item in ordered], tokens)
+        columns[f"passage/{language}"] = pa.array([item.passages.get(language) for item in ordered], tokens)
+        columns[f"negatives/{language}"] = pa.array(
+            [list(item.negatives.get(language, ())) for item in ordered], pa.list_(tokens)
+        )
+    file = f"{_folder_name(source)}/{split}-{number:05d}.arrow"
+    path = Path(folder) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns)
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(len(ordered), 1))  # one record batch, so that rows are addressable
+    os.replace(partial, path)
+    runs: list[tuple[Group, int]] = []
+    for item in ordered:
+        if runs and runs[-1][0] == item.group:
+            runs[-1] = (item.group, runs[-1][1] + 1)
+        else:
+            runs.append((item.group, 1))
+    return WrittenShard(source, split, number, file, len(ordered), tuple(runs), file_sha256(path))
+
+
+def commit(
+    folder: str | Path,
+    shards: Iterable[WrittenShard],
+    *,
+    text_fingerprint: str,
+    token_type: str,
+    counts: Mapping[str, Any] | None = None,
+) -> StoreManifest:
+    """Numbers the groups and writes the manifest, which makes the folder a store."""
+    ordered = sorted(shards, key=lambda shard: (shard.source, shard.split, shard.number))
+    sources: dict[str, Source] = {}
+    for name in sorted({shard.source for shard in ordered}):
+        own = [shard for shard in ordered if shard.source == name]
+        groups = sorted({group for shard in own for group, _ in shard.runs}, key=lambda g: (g.languages, g.negatives))
+        number = {group: place for place, group in enumerate(groups)}
+        by_split: dict[str, list[Shard]] = {}
+        for shard in own:
+            if shard.items:
+                runs = tuple((number[group], items) for group, items in shard.runs)
+                by_split.setdefault(shard.split, []).append(Shard(shard.file, shard.items, runs, shard.sha256))
+        sources[name] = Source(tuple(groups), {split: tuple(own) for split, own in by_split.items()})
+    manifest = StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
+    partial = Path(folder) / (MANIFEST + ".partial")
+    partial.write_text(manifest.to_json(), encoding="utf-8")
+    os.replace(partial, Path(folder) / MANIFEST)  # last, so its existence means that the store is complete
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> StoreManifest:
+    """The manifest of a store. Raises StoreError when there is none or it cannot be read."""
+    path = Path(folder) / MANIFEST
+    try:
+        return StoreManifest.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run `hbt prepare` first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"the manifest {path} cannot be read; prepare the store again ({error})") from None
+
+
+class TokenStore:
+    """Reads token sequences by source, side, language and item row. Shards are mapped when first touched."""
+
+    def __init__(self, folder: str | Path, manifest: StoreManifest) -> None:
+        self.folder = Path(folder)
+        self.manifest = manifest
+        self._columns: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[str, pa.Table] = {}
+        self._starts = {
+            (name, split): np.cumsum([0] + [shard.items for shard in shards])
+            for name, source in manifest.sources.items()
+            for split, shards in source.shards.items()
+        }
+
+    @classmethod
+    def open(cls, folder: str | Path, text_fingerprint: str | None = None) -> TokenStore:
+        """Opens a store. Raises StoreError when it is incomplete or made for another tokenizer or text setting."""
+        manifest = read_manifest(folder)
+        if text_fingerprint is not None and manifest.text_fingerprint != text_fingerprint:
+            raise StoreError(
+                f"the store {folder} was made with another tokenizer, prefix or length "
+                f"({manifest.text_fingerprint}, this run has {text_fingerprint}); prepare it again for this model"
+            )
+        return cls(folder, manifest)
+
+    def take(
+        self, source: str, side: Side, language: str, rows: np.ndarray, split: Split = "train"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token sequences of some items.
+
+        Args:
+            rows: (B,) item rows of the source, counted over its shards.
+
+        Returns:
+            ids (sum of lengths,) int32 one sequence after the other, and lengths (B,) int32.
+        """
+        sequences = [
+            values[offsets[row] : offsets[row + 1]]
+            for values, offsets, row in self._cells(source, f"{side}/{language}", rows, split)
+        ]
+        return _join(sequences)
+
+    def take_negatives(
+        self, source: str, language: str, rows: np.ndarray, count: int, split: Split = "train"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first `count` hard negatives of some items: ids, and lengths (B * count,) int32."""
+        sequences = []
+        for shard, row in self._places(source, rows, split):
+            column = self._table(shard).column(f"negatives/{language}").chunk(0)
+            sequences += [np.asarray(ids) for ids in column[row].as_py()[:count]]
+        return _join(sequences)
+
+    def item_ids(self, source: str, rows: np.ndarray, split: Split = "train") -> list[str]:
+        """The ids, as the corpus names them, of some items."""
+        return [
+            self._table(shard).column("item_id").chunk(0)[row].as_py()
+            for shard, row in self._places(source, rows, split)
+        ]
+
+    def verify(self) -> None:
+        """Reads every shard and compares checksums. Raises StoreError naming the first that differs."""
+        for source in self.manifest.sources.values():
+            for shards in source.shards.values():
+                for shard in shards:
+                    path = self.folder / shard.file
+                    if not path.exists() or file_sha256(path) != shard.sha256:
+                        raise StoreError(f"shard {shard.file} of {self.folder} is damaged; prepare the store again")
+
+    def _places(self, source: str, rows: np.ndarray, split: Split) -> list[tuple[Shard, int]]:
+        starts = self._starts[source, split]
+        shards = self.manifest.sources[source].shards[split]
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        return [
+            (shards[number], row)
+            for number, row in zip(numbers.tolist(), (rows - starts[numbers]).tolist(), strict=True)
+        ]
+
+    def _cells(
+        self, source: str, column: str, rows: np.ndarray, split: Split
+    ) -> Iterable[tuple[np.ndarray, np.ndarray, int]]:
+        for shard, row in self._places(source, rows, split):
+            yield (*self._column(shard, column), row)
+
+    def _column(self, shard: Shard, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A list column's flat values and (items + 1,) offsets, both views of the mapped file."""
+        key = (shard.file, column)
+        if key not in self._columns:
+            array = self._table(shard).column(column).chunk(0)
+            self._columns[key] = (array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy())
+        return self._columns[key]
+
+    def _table(self, shard: Shard) -> pa.Table:
+        if shard.file not in self._tables:
+            try:
+                table = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
+            except (OSError, pa.ArrowInvalid) as error:
+                raise StoreError(
+                    f"shard {shard.file} of {self.folder} cannot be read ({error}); prepare again"
+                ) from None
+            self._tables[shard.file] = table
+        return self._tables[shard.file]
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _join(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.fromiter((len(ids) for ids in sequences), np.int32, len(sequences))
+    ids = np.concatenate(sequences) if sequences else np.empty(0)
+    return ids.astype(np.int32), lengths
+
+
+def _folder_name(source: str) -> str:
+    """A source's folder: its name where that is a safe file name, else made safe and told apart by a hash."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in source).strip(".")
+    return safe if safe == source else f"{safe or 'source'}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"

@@ -1,0 +1,110 @@
+"""Text to token ids: a model's own tokenizer, or one trained on the corpus, and the fingerprint of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.errors import ConfigError
+from hbt_ray.store import Side
+
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+class Tokenization:
+    """Encodes questions and passages with their prefixes, cut to their lengths, special tokens in place."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
+        self.tokenizer = tokenizer
+        self.text = text
+
+    @property
+    def token_type(self) -> str:
+        """The smallest type of the store's that holds every id."""
+        return "uint16" if len(self.tokenizer) <= 2**16 else "int32"
+
+    def encode(self, texts: Sequence[str], side: Side) -> list[np.ndarray]:
+        """Token ids of each text, one array each."""
+        if not texts:
+            return []
+        prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
+        length = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
+        encoded = self.tokenizer(
+            [prefix + text for text in texts],
+            truncation=True,
+            max_length=length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [np.array(ids, dtype=self.token_type) for ids in encoded["input_ids"]]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the tokenizer, the prefixes and the lengths."""
+        return hashlib.sha256((tokenizer_json(self.tokenizer) + self.text.fingerprint()).encode()).hexdigest()[:16]
+
+
+def tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The tokenizer's definition, without the truncation and padding that calls leave in it."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition["truncation"] = definition["padding"] = None
+    return json.dumps(definition, sort_keys=True)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face or sentence-transformers model.
+
+    Raises:
+        ConfigError: there is none at `model.path`, or it has no fast implementation.
+    """
+    assert model.path is not None
+    folder = Path(model.path)
+    modules = folder / "modules.json"
+    subfolder = json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.exists() else ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path {model.path!r} holds no tokenizer that transformers can load ({reason}); "
+            "write the folder of a saved model, or the name of one on the hub"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(f"the tokenizer of {model.path!r} has no fast implementation; convert it with transformers")
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-pair tokenizer of at most `vocabulary` pieces. The same texts in the same order give the same one.
+
+    Byte pairs are merged by count, so the result does not depend on how many threads counted, as the
+    expectation steps of a Unigram tokenizer would.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False, max_token_length=16
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -1,0 +1,160 @@
+"""The training step: what happens to the model between two batches. Knows no Ray; one process or many with DDP."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hbt_ray.config import TrainConfig
+from hbt_ray.loss import in_batch_loss
+from hbt_ray.model import DualEncoder
+from hbt_ray.records import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one optimizer step measured, the same on every rank."""
+
+    loss: float  # mean over the global batch
+    gradient_norm: float  # before clipping
+    learning_rate: float
+
+
+def learning_rate(step: int, train: TrainConfig) -> float:
+    """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule, to 0 at the end."""
+    warmup_steps = round(train.warmup_share * train.steps)
+    if step < warmup_steps:
+        return train.learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(train.steps - warmup_steps, 1)
+    factor = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
+    return train.learning_rate * factor
+
+
+class Trainer:
+    """A model with its optimizer.
+
+    It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
+    weights, optimizer moments and the step are its whole state.
+    """
+
+    def __init__(self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int) -> None:
+        self.train = train
+        self.encoder = encoder
+        self.dual = DualEncoder(encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=train.precision == "bf16")
+        _freeze_unused(encoder)
+        self.model: nn.Module = self.dual
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            # No buffers are broadcast: the encoders' are constants, and a rank's forward must not wait for another's.
+            self.model = DistributedDataParallel(
+                self.dual,
+                device_ids=[encoder.device] if encoder.device.type == "cuda" else None,
+                broadcast_buffers=False,
+            )
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
+
+    def step(self, step: int, batches: Sequence[Batch]) -> StepResult:
+        """One optimizer step on one batch, or on several whose gradients are averaged."""
+        self.model.train()
+        rate = learning_rate(step, self.train)
+        losses = []
+        for place, batch in enumerate(batches):
+            synchronise = place == len(batches) - 1
+            with _maybe_no_sync(self.model, synchronise):
+                loss = self.loss(batch)
+                (loss / len(batches)).backward()
+            losses.append(loss.detach())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(_mean_over_ranks(torch.stack(losses).mean()), float(norm), rate)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """This rank's loss on its slice of a global batch."""
+        query_vectors, passage_vectors = self.model(batch)
+        device = query_vectors.device
+        return in_batch_loss(
+            query_vectors,
+            passage_vectors,
+            torch.from_numpy(batch.query_keys).to(device),
+            torch.from_numpy(batch.passage_keys).to(device),
+            temperature=self.train.temperature,
+            gather_negatives=self.train.gather_negatives,
+        )
+
+    @torch.no_grad()
+    def validation_loss(self, batches: Iterable[Batch]) -> float:
+        """Mean loss over batches without dropout, over all ranks."""
+        self.model.eval()
+        losses = [self.loss(batch) for batch in batches]
+        return _mean_over_ranks(torch.stack(losses).mean())
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
+        names = {parameter: name for name, parameter in self.dual.named_parameters()}
+        return {
+            f"{key}/{names[parameter]}": value
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+        """The opposite of `optimizer_state`, after the encoder's weights were loaded."""
+        by_name: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            by_name.setdefault(name, {})[kind] = value
+        state: dict[nn.Parameter, Any] = {}
+        for name, parameter in self.dual.named_parameters():
+            if name in by_name:
+                # AdamW keeps `step` in float32 beside the parameter, moments in the parameter's own type.
+                state[parameter] = {kind: value.to(parameter.device) for kind, value in by_name[name].items()}
+        self.optimizer.state.clear()
+        self.optimizer.state.update(state)
+
+
+def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:
+    if isinstance(model, DistributedDataParallel) and not synchronise:
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _mean_over_ranks(value: Tensor) -> float:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return float(value)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and normalisation gains do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _freeze_unused(encoder: SentenceTransformer) -> None:
+    """Freezes what takes no part in the vectors, such as BERT's pooler under another pooling.
+
+    DDP waits for the gradient of every parameter that asks for one.
+    """
+    ids = torch.zeros((1, 4), dtype=torch.long, device=encoder.device)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        vectors = encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"]
+        vectors[..., 0].sum().backward()
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None

@@ -1,0 +1,58 @@
+"""A tiny parallel corpus, its store and an encoder: small enough to work through by hand, made in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hbt_ray.config import MixConfig, ModelConfig, SmallEncoderConfig, TextConfig
+from hbt_ray.plan import HybridPlan
+from hbt_ray.store import StoreManifest, TokenItem, TokenStore, commit, write_shard
+from hbt_ray.tokenization import Tokenization, train_tokenizer
+
+LANGUAGES = ("de", "en", "fr")
+TEXT = TextConfig(max_query_tokens=20, max_passage_tokens=24)
+MODEL = ModelConfig(small=SmallEncoderConfig(layers=1, width=16, heads=2, vocabulary=300), dropout=0.1)
+
+
+def question(language: str, item: int) -> str:
+    return f"{language} what is {'abcdefghij'[item % 10]}{item}"
+
+
+def passage(language: str, item: int) -> str:
+    return f"{language} it is the number {item} " + "so " * (item % 5)
+
+
+def negative(language: str, item: int, place: int) -> str:
+    return f"{language} it is not {item} but {item + place + 1}"
+
+
+def tokenization() -> Tokenization:
+    texts = [
+        f"{TEXT.query_prefix} {question(x, i)} {TEXT.passage_prefix} {passage(x, i)}"
+        for x in LANGUAGES
+        for i in range(60)
+    ]
+    return Tokenization(train_tokenizer(texts, MODEL.small.vocabulary), TEXT)
+
+
+def token_item(own: Tokenization, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0) -> TokenItem:
+    return TokenItem(
+        f"item-{item:04d}",
+        {x: own.encode([question(x, item)], "question")[0] for x in languages},
+        {x: own.encode([passage(x, item)], "passage")[0] for x in languages},
+        {x: own.encode([negative(x, item, n) for n in range(negatives)], "passage") for x in languages},
+    )
+
+
+def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0) -> StoreManifest:
+    """A source "numbers" of which every fifth item lacks French."""
+    own = tokenization()
+    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES, negatives) for i in range(items)]
+    written = [
+        write_shard(folder, "numbers", "train", shard, made[shard::shards], own.token_type) for shard in range(shards)
+    ]
+    return commit(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+
+
+def make_plan(store: TokenStore, global_batch_pairs: int = 8, **mix) -> HybridPlan:
+    return HybridPlan(store.manifest, MixConfig(**mix), seed=3, global_batch_pairs=global_batch_pairs)
