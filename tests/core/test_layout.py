@@ -1,0 +1,126 @@
+"""The layout: imports point one way, and Ray, MLflow and FAISS each have one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "hbt_ray"
+
+# The stages in the order of the flow. A module or folder imports only from those before it; a new one is put here
+# where it belongs. A folder's own files may import each other.
+STAGES = (
+    "errors",
+    "config",
+    "records",
+    "permutation",
+    "cleaning",
+    "corpora",
+    "benchmarks",
+    "decontamination",
+    "store",
+    "tokenization",
+    "preparation",
+    "plan",
+    "batches",
+    "loss",
+    "model",
+    "trainer",
+    "checkpoint",
+    "metrics",
+    "index",
+    "evaluate",
+    "report",
+    "evaluate_model",
+    "tracking",
+    "experiment",
+    "quickstart",
+    "cluster",
+    "cli",
+)
+ONLY_IN = {"ray": "cluster", "mlflow": "tracking", "faiss": "index"}
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+
+
+def stage_of(file: Path) -> str:
+    """`corpora` for hbt_ray/corpora/squad.py, `plan` for hbt_ray/plan.py."""
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(tree: ast.AST, package: str) -> Iterator[str]:
+    """The full names a file imports, wherever in it; `from hbt_ray import plan` is hbt_ray.plan."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: 1 - node.level or None]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            if module == "hbt_ray":
+                yield from (f"hbt_ray.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def package_of(file: Path) -> str:
+    return ".".join(("hbt_ray", *file.relative_to(PACKAGE).parts[:-1]))
+
+
+def imported(file: Path) -> set[str]:
+    return set(imports_of(ast.parse(file.read_text(encoding="utf-8")), package_of(file)))
+
+
+def test_imports_are_found_in_every_form():
+    source = """
+import ray.data as data, os
+from hbt_ray import plan, __version__
+from hbt_ray.corpora.squad import read
+from . import files
+from .part import Part
+from ..store import TokenStore
+def lazily():
+    import faiss
+"""
+    assert set(imports_of(ast.parse(source), "hbt_ray.corpora")) == {
+        "ray.data",
+        "os",
+        "hbt_ray.plan",
+        "hbt_ray.__version__",
+        "hbt_ray.corpora.squad",
+        "hbt_ray.corpora",
+        "hbt_ray.corpora.part",
+        "hbt_ray.store",
+        "faiss",
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file: Path):
+    stage = stage_of(file)
+    assert stage in STAGES, f"put {stage!r} into STAGES of tests/core/test_layout.py, after all that it imports"
+    here = STAGES.index(stage)
+    for name in sorted(imported(file)):
+        root, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if root != "hbt_ray" or not other or other.startswith("__") or other == stage:
+            continue
+        assert other in STAGES, f"{file.name} imports {name}, which is no stage"
+        assert STAGES.index(other) < here, f"{stage} imports {other}, which comes after it in the flow"
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN))
+def test_a_library_is_imported_in_one_place_only(library: str):
+    places = {stage_of(file) for file in FILES if any(name.partition(".")[0] == library for name in imported(file))}
+    assert places <= {ONLY_IN[library]}
+
+
+def test_the_command_line_loads_ray_only_when_a_command_needs_it():
+    file = PACKAGE / "cli.py"
+    if not file.exists():
+        pytest.skip("no command line yet")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert not [name for name in imports_of(tree, "hbt_ray") if name.startswith("hbt_ray.cluster")]
