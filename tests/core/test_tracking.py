@@ -89,11 +89,17 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(SENTENCES, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    bert = BertModel(BertConfig(vocab_size=words.get_vocab_size(), max_position_embeddings=16, **shape))
+    shape = BertConfig(
+        vocab_size=words.get_vocab_size(),
+        max_position_embeddings=16,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
     folder = tmp_path_factory.mktemp("model")
-    bert.save_pretrained(folder / "bert")
+    BertModel(shape).save_pretrained(folder / "bert")
     tokenizer.save_pretrained(folder / "bert")
     encoder = Transformer(str(folder / "bert"), max_seq_length=16)
     whole = SentenceTransformer(modules=[encoder, Pooling(16, "mean"), Normalize()], device="cpu")
