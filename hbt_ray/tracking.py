@@ -290,7 +290,10 @@ class TrackedRun:
 def training_runs(
     uri: str, experiment: str, names: Sequence[str] = (), tags: Mapping[str, str] | None = None
 ) -> list[TrackedRun]:
-    """The runs of an experiment, oldest first: all, or those with these names or ids, and those that carry these tags.
+    """The runs of an experiment, oldest first: all, or those with these names or ids; of them, those with these tags.
+
+    Args:
+        experiment: its name or id.
 
     Raises:
         TrackingError: the store cannot be reached, has no such experiment, or lacks one of `names`.
@@ -302,9 +305,10 @@ def training_runs(
     found: list[TrackedRun] = []
     with _explained(uri, "read runs"):
         client = _client(uri)
-        known = client.get_experiment_by_name(experiment)
+        experiments = client.search_experiments()
+        known = next((e for e in experiments if experiment in (e.name, e.experiment_id)), None)
         if known is None:
-            others = ", ".join(repr(e.name) for e in client.search_experiments()) or "none"
+            others = ", ".join(repr(e.name) for e in experiments) or "none"
             raise TrackingError(f"{masked(uri)} has no experiment {experiment!r}; there are {others}")
         page_token = None
         while True:

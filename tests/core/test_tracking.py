@@ -314,6 +314,7 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str, 
     (by_id,) = training_runs(sqlite_uri, "compare", [trackers["alpha-1.0"].run_id])
     (by_tag,) = training_runs(sqlite_uri, "compare", tags={"alpha": "1.0"})
     assert by_id == by_tag == both[1]
+    assert training_runs(sqlite_uri, _run_of(trackers["alpha-0.0"]).info.experiment_id) == both
     with pytest.raises(TrackingError, match=r"no run 'alpha-2'; there are alpha-0.0, alpha-1.0"):
         training_runs(sqlite_uri, "compare", ["alpha-2"])
     with pytest.raises(TrackingError, match=r"no experiment 'other'; there are .*'compare'"):
