@@ -1,0 +1,253 @@
+"""From vectors to the ranks of the relevant passages, and from ranks to measures.
+
+Legend: Q queries, P passages in the pool, D width, R relevant passages of the query that has most. An array of ranks
+is (Q, R), counts from 1, and holds 0 where a query has fewer than R relevant passages; their order does not matter.
+Ranks are exact, over the whole pool: there is no cut-off.
+
+Equal scores are ordered as trec_eval orders them: scores are float32, and of passages with the same score the one with
+the greater id stands first. So every value equals the one that `ir_measures` finds in the written ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hbt_ray.errors import UserError
+
+Pool = slice | np.ndarray  # columns of the passages in it, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a number is: a metric's name is `<benchmark>/<setting>/<measure>[/<language or pair>]`."""
+
+    name: str
+    column: str  # in the per-query table
+    unit: str
+    higher_is_better: bool
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("map", "ap", "share", True),
+        Measure("ndcg@10", "ndcg@10", "share", True),
+        Measure("recall@1", "recall@1", "share", True),
+        Measure("recall@10", "recall@10", "share", True),
+        Measure("recall@100", "recall@100", "share", True),
+        Measure("mrr", "rr", "share", True),
+        Measure("rank_distance", "rank_distance", "ranks", False),
+    )
+}
+
+
+def measure_of(metric: str) -> Measure:
+    """The measure in a metric's name.
+
+    >>> measure_of("xquad-r/multi/rank_distance/ar").higher_is_better
+    False
+
+    Raises:
+        UserError: the name holds none.
+    """
+    parts = metric.split("/")
+    if len(parts) < 3 or parts[2] not in MEASURES:
+        raise UserError(f"{metric!r} is not a metric; write <benchmark>/<mono, cross or multi>/<{', '.join(MEASURES)}>")
+    return MEASURES[parts[2]]
+
+
+def ranks_of_relevant(
+    query_vectors: np.ndarray,
+    passage_vectors: np.ndarray,
+    relevant: np.ndarray,
+    pools: Sequence[Pool] = (slice(None),),
+    block: int | None = None,
+) -> np.ndarray:
+    """Exact ranks of the relevant passages by inner product, in several pools from one pass over the scores.
+
+    A rank is one more than the number of passages of the pool that stand above. A passage's score is read from the
+    same matrix as those it is compared with, and equal vectors are scored once, so that ties are exact: a matrix
+    product gives equal columns unequal last bits.
+
+    Args:
+        query_vectors: (Q, D) float32.
+        passage_vectors: (P, D) float32, sorted by passage id.
+        relevant: (Q, R) columns of the relevant passages, -1 where a query has fewer.
+        pools: the passages of each pool, as a slice or as ascending columns.
+        block: queries scored at once, which takes 4 * block * P bytes, twice that where vectors repeat; by default
+            up to 128 MiB.
+
+    Returns:
+        (pools, Q, R) int32 ranks, 0 where the passage is not in the pool.
+
+    Raises:
+        UserError: a vector holds NaN or infinity, or widths differ.
+    """
+    check_vectors(query_vectors, passage_vectors)
+    num_passages = len(passage_vectors)
+    distinct, column_of = distinct_rows(passage_vectors)  # (U, D), (P,)
+    places = [_places_in_pool(relevant, pool, num_passages) for pool in pools]  # each (Q, R)
+    ranks = np.zeros((len(pools), *relevant.shape), np.int32)
+    block = block or max(1, min(512, 2**25 // max(num_passages, 1)))
+    # Kept for all blocks: fresh memory for each costs more time than the products do.
+    products = np.empty((block, len(distinct)), np.float32)
+    scores = products if len(distinct) == num_passages else np.empty((block, num_passages), np.float32)
+    for first in range(0, len(query_vectors), block):
+        rows = slice(first, first + block)
+        count = len(query_vectors[rows])
+        np.matmul(query_vectors[rows], distinct.T, out=products[:count])
+        if scores is not products:
+            np.take(products[:count], column_of, axis=1, out=scores[:count], mode="clip")  # "clip" writes unbuffered
+        for pool, place, rank in zip(pools, places, ranks, strict=True):
+            _rank_block(scores[:count, pool], place[rows], rank[rows])
+    return ranks
+
+
+def _rank_block(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray) -> None:
+    """Fills in the ranks of a block: scores (B, pool), places (B, R), ranks (B, R)."""
+    for row, slot in np.argwhere(places >= 0):
+        line, place = scores[row], places[row, slot]
+        score = line[place]
+        # Of equal scores the greater id stands above, that is the one further to the right.
+        above = np.count_nonzero(line[:place] > score) + np.count_nonzero(line[place + 1 :] >= score)
+        ranks[row, slot] = 1 + above
+
+
+def _places_in_pool(relevant: np.ndarray, pool: Pool, num_passages: int) -> np.ndarray:
+    """Where each relevant passage stands in the pool, -1 where it does not: (Q, R)."""
+    columns = np.arange(num_passages)[pool]
+    place_of = np.full(num_passages + 1, -1, np.int64)  # the last entry serves the -1 in `relevant`
+    place_of[columns] = np.arange(len(columns))
+    places: np.ndarray = place_of[relevant]
+    return places
+
+
+def check_vectors(query_vectors: np.ndarray, passage_vectors: np.ndarray) -> None:
+    """Raises UserError when vectors cannot be compared: NaN would rank above nothing, and so count as found."""
+    if query_vectors.shape[1:] != passage_vectors.shape[1:]:
+        raise UserError(
+            f"questions have {query_vectors.shape[1:]} values and passages {passage_vectors.shape[1:]}; "
+            "embed both with the same model"
+        )
+    for side, vectors in (("questions", query_vectors), ("passages", passage_vectors)):
+        if not np.isfinite(vectors).all():
+            raise UserError(f"the vectors of the {side} hold NaN or infinity; the model has diverged, train it anew")
+
+
+def distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that differ, and for each row which of them it equals: (P, D) -> (U, D), (P,).
+
+    >>> distinct_rows(np.float32([[1, 0], [0, 1], [1, 0]]))[1].tolist()
+    [0, 1, 0]
+    """
+    numbers: dict[bytes, int] = {}
+    column_of = np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in vectors), np.int64)
+    if len(numbers) == len(vectors):
+        return vectors, column_of
+    first = np.unique(column_of, return_index=True)[1]
+    return vectors[first], column_of
+
+
+def average_precision(ranks: np.ndarray) -> np.ndarray:
+    """Precision at the rank of each relevant passage, summed and divided by the number of relevant passages.
+
+    trec_eval's `map` before the mean. sentence-transformers and XTREME divide by min(k, relevant) instead.
+
+    >>> average_precision(np.array([[1, 4], [3, 0]])).tolist()  # (1/1 + 2/4) / 2 and 1/3
+    [0.75, 0.3333333333333333]
+
+    Args:
+        ranks: (Q, R).
+
+    Returns:
+        (Q,), 0 for a query with no relevant passage.
+    """
+    ordered, present = _ordered(ranks)
+    found = np.cumsum(present, axis=1)  # relevant passages up to and including this one
+    precisions = np.divide(found, ordered, where=present, out=np.zeros(ranks.shape))
+    return _share(precisions.sum(axis=1), ranks)
+
+
+def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
+    """1 / rank of the first relevant passage, trec_eval's `recip_rank`: (Q, R) -> (Q,), 0 where there is none.
+
+    >>> reciprocal_rank(np.array([[5, 2], [0, 0]])).tolist()
+    [0.5, 0.0]
+    """
+    inverse = np.divide(1.0, ranks, where=ranks > 0, out=np.zeros(ranks.shape))
+    best: np.ndarray = inverse.max(axis=1, initial=0.0)
+    return best
+
+
+def recall(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Share of the relevant passages among the first k, trec_eval's `recall`: (Q, R) -> (Q,), 0 where there is none.
+
+    >>> recall(np.array([[1, 11, 12], [0, 0, 0]]), 11).tolist()
+    [0.6666666666666666, 0.0]
+    """
+    return _share(((ranks > 0) & (ranks <= k)).sum(axis=1), ranks)
+
+
+def success(ranks: np.ndarray, k: int) -> np.ndarray:
+    """1 where a relevant passage is among the first k, else 0, trec_eval's `success`: (Q, R) -> (Q,).
+
+    >>> success(np.array([[11, 3], [0, 0]]), 10).tolist()
+    [1.0, 0.0]
+    """
+    return ((ranks > 0) & (ranks <= k)).any(axis=1).astype(float)
+
+
+def ndcg(ranks: np.ndarray, k: int, grades: np.ndarray | None = None) -> np.ndarray:
+    """Discounted gain of the first k over that of the best order, trec_eval's `ndcg_cut`.
+
+    The gain of a passage is its grade (not 2**grade - 1), its discount log2(rank + 1). Järvelin and Kekäläinen 2002.
+
+    >>> ndcg(np.array([[2, 0]]), 10).round(4).tolist()  # (1 / log2 3) / (1 / log2 2)
+    [0.6309]
+
+    Args:
+        ranks: (Q, R).
+        k: how many passages count.
+        grades: (Q, R), > 0 wherever there is a rank; None: all 1.
+
+    Returns:
+        (Q,), 0 for a query with no relevant passage.
+    """
+    gains = np.where(ranks > 0, 1.0 if grades is None else grades, 0.0)
+    counted = (ranks > 0) & (ranks <= k)
+    gained = np.divide(gains, np.log2(ranks + 1.0), where=counted, out=np.zeros(ranks.shape)).sum(axis=1)
+    best = -np.sort(-gains, axis=1)[:, :k]
+    ideal = (best / np.log2(np.arange(best.shape[1]) + 2.0)).sum(axis=1)
+    return np.divide(gained, ideal, where=ideal > 0, out=np.zeros(len(ranks)))
+
+
+def rank_distance(ranks: np.ndarray) -> np.ndarray:
+    """Highest minus lowest rank of the relevant passages, in ranks: (Q, R) -> (Q,), NaN with fewer than two of them.
+
+    The measure of language bias of Elmahdy et al. 2024, arXiv 2408.10536: small where a question finds its answer in
+    every language at nearly the same place. A random order of P passages with n relevant gives
+    (n - 1) / (n + 1) * (P + 1) on average; no order gives less than n - 1.
+
+    >>> rank_distance(np.array([[7, 3, 10], [4, 0, 0]])).tolist()
+    [7.0, nan]
+    """
+    ordered, present = _ordered(ranks)
+    highest = np.where(present, ordered, 0).max(axis=1, initial=0)
+    lowest = ordered.min(axis=1, initial=np.iinfo(np.int64).max)
+    distance: np.ndarray = np.where(present.sum(axis=1) >= 2, highest - lowest, np.nan)
+    return distance
+
+
+def _ordered(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks ascending with the empty places last, and which are not empty: (Q, R), (Q, R)."""
+    ordered = np.sort(np.where(ranks > 0, ranks.astype(np.int64), np.iinfo(np.int64).max), axis=1)
+    return ordered, np.sort(ranks > 0, axis=1)[:, ::-1]
+
+
+def _share(counted: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Divided by the number of relevant passages: (Q,), 0 where there is none."""
+    relevant = (ranks > 0).sum(axis=1)
+    return np.divide(counted, relevant, where=relevant > 0, out=np.zeros(len(ranks)))
