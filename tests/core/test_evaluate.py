@@ -1,0 +1,231 @@
+"""One pass over the scores gives the three settings, and averages are macro."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hbt_ray import metrics
+from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import CorpusError, UserError
+from hbt_ray.evaluate import EvalReport, evaluate
+from hbt_ray.records import Benchmark, Passage, Query
+
+LANGUAGES = ("de", "en", "tr")
+
+
+class TableEmbedder:
+    """Looks vectors up by text."""
+
+    def __init__(self, vectors: dict[str, np.ndarray]):
+        self.vectors = vectors
+        self.calls: list[int] = []
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        self.calls.append(len(texts))
+        vectors = np.array([self.vectors[text] for text in texts], np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    passages = queries
+
+
+def parallel_benchmark(items: int = 5, languages: Sequence[str] = LANGUAGES, name: str = "tiny") -> Benchmark:
+    """Every item is asked and answered in every language: question text `q:de:3`, passage text `p:de:3`."""
+    return Benchmark(
+        name,
+        [Query(f"{language}:{n}", language, f"q:{language}:{n}") for language in languages for n in range(items)],
+        [Passage(f"{language}:{n:02}", language, f"p:{language}:{n}") for language in languages for n in range(items)],
+        {
+            f"{language}:{n}": {f"{other}:{n:02}": 1 for other in languages}
+            for language in languages
+            for n in range(items)
+        },
+    )
+
+
+def topic_embedder(benchmark: Benchmark, noise: float = 0.0, bias: float = 0.0) -> TableEmbedder:
+    """Texts of the same item lie together, moved by noise and towards their language."""
+    rng = np.random.default_rng(0)
+    items = sorted({query.text.split(":")[2] for query in benchmark.queries})
+    width = len(items) + len(benchmark.languages)
+    vectors = {}
+    for text in [query.text for query in benchmark.queries] + [passage.text for passage in benchmark.passages]:
+        _, language, item = text.split(":")
+        vector = noise * rng.standard_normal(width)
+        vector[items.index(item)] += 1
+        vector[len(items) + benchmark.languages.index(language)] += bias
+        vectors[text] = vector
+    return TableEmbedder(vectors)
+
+
+def _evaluate(benchmark: Benchmark, embedder: TableEmbedder, depth: int = 100) -> EvalReport:
+    return evaluate(embedder, benchmark, EvaluateConfig(run_depth=depth))
+
+
+def test_a_perfect_embedding_has_map_one_and_the_smallest_rank_distance():
+    benchmark = parallel_benchmark()
+    report = _evaluate(benchmark, topic_embedder(benchmark))
+    assert [report.metrics[f"tiny/{setting}/map"] for setting in ("mono", "cross", "multi")] == [1, 1, 1]
+    assert report.metrics["tiny/multi/rank_distance"] == len(LANGUAGES) - 1
+    assert report.metrics["tiny/multi/recall@1"] == pytest.approx(1 / len(LANGUAGES))
+    assert (report.matrix == 1).all()
+
+
+def test_an_embedding_that_keeps_languages_apart_is_found_biased():
+    benchmark = parallel_benchmark()
+    report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
+    assert report.metrics["tiny/mono/map"] == report.metrics["tiny/cross/map"] == 1
+    # First the own passage, then the 4 others of the language, then those of the item in the 2 other languages:
+    # they score equal, at ranks 6 and 7.
+    assert report.metrics["tiny/multi/rank_distance"] == 7 - 1
+    assert report.metrics["tiny/multi/map"] == pytest.approx((1 / 1 + 2 / 6 + 3 / 7) / 3)
+
+
+def test_each_setting_equals_a_benchmark_of_that_pool_alone():
+    benchmark = parallel_benchmark(12)
+    embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
+    report = _evaluate(benchmark, embedder)
+    cross = []
+    for asked in LANGUAGES:
+        for answered in LANGUAGES:
+            pool = [passage for passage in benchmark.passages if passage.language == answered]
+            queries = [query for query in benchmark.queries if query.language == asked]
+            vectors = embedder.queries([q.text for q in queries]), embedder.passages([p.text for p in pool])
+            ranks = metrics.ranks_of_relevant(*vectors, np.arange(12)[:, None])[0]
+            expected = metrics.average_precision(ranks).mean()
+            name = f"tiny/mono/map/{asked}" if asked == answered else f"tiny/cross/map/{asked}-{answered}"
+            assert report.metrics[name] == pytest.approx(expected)
+            assert report.matrix[LANGUAGES.index(asked), LANGUAGES.index(answered)] == pytest.approx(expected)
+            if asked != answered:
+                cross.append(expected)
+    assert report.metrics["tiny/cross/map"] == pytest.approx(np.mean(cross))
+    assert 0 < report.metrics["tiny/cross/map"] < 1
+
+
+def test_averages_are_over_languages_not_over_queries():
+    benchmark = parallel_benchmark()
+    # German keeps one question; its average counts as much as that of five English ones.
+    queries = [query for query in benchmark.queries if query.language != "de" or query.query_id == "de:0"]
+    judgements = {query.query_id: benchmark.judgements[query.query_id] for query in queries}
+    report = _evaluate(replace(benchmark, queries=queries, judgements=judgements), topic_embedder(benchmark, noise=0.7))
+    by_language = [report.metrics[f"tiny/mono/map/{language}"] for language in LANGUAGES]
+    assert report.metrics["tiny/mono/map"] == pytest.approx(np.mean(by_language))
+
+
+def test_a_cell_counts_the_queries_that_have_a_judgement_there():
+    benchmark = parallel_benchmark()
+    judgements = {key: dict(judged) for key, judged in benchmark.judgements.items()}
+    for language in LANGUAGES:  # item 0 is not told in Turkish
+        del judgements[f"{language}:0"]["tr:00"]
+    del judgements["en:1"]
+    report = _evaluate(replace(benchmark, judgements=judgements), topic_embedder(benchmark))
+    table = report.per_query.to_pandas()
+    cells = table[table.setting != "multi"].groupby(["language", "passage_language"]).size()
+    assert cells["en", "tr"] == 3
+    assert cells["de", "tr"] == cells["tr", "tr"] == cells["en", "de"] == 4
+    assert cells["de", "de"] == 5
+    assert report.metrics["tiny/cross/map/en-tr"] == 1
+    # In the pool of all, the question without judgements counts 0. For item 0 the Turkish passage, no longer
+    # relevant, still scores as the others do, and its greater id puts it first: they stand at ranks 2 and 3.
+    assert report.metrics["tiny/multi/map/en"] == pytest.approx((3 * 1 + (1 / 2 + 2 / 3) / 2 + 0) / 5)
+    assert report.counts["queries_without_relevant"] == 1
+    # Rank distance is over those with two relevant passages: 1 for item 0, 2 for the others.
+    assert report.metrics["tiny/multi/rank_distance/en"] == pytest.approx((1 + 3 * 2) / 4)
+
+
+def test_one_language_has_no_cross_and_multi_equals_mono():
+    benchmark = parallel_benchmark(languages=("en",))
+    report = _evaluate(benchmark, topic_embedder(benchmark, noise=0.9))
+    assert not [name for name in report.metrics if "/cross/" in name or "rank_distance" in name]
+    assert report.metrics["tiny/mono/map"] == report.metrics["tiny/multi/map"]
+    assert set(report.per_query["setting"].to_pylist()) == {"mono", "multi"}
+
+
+def test_languages_that_do_not_stand_side_by_side_give_the_same():
+    benchmark = parallel_benchmark(8)
+    embedder = topic_embedder(benchmark, noise=0.4, bias=0.2)
+    new_id = {passage.passage_id: ":".join(reversed(passage.passage_id.split(":"))) for passage in benchmark.passages}
+    mixed = replace(
+        benchmark,
+        passages=sorted(
+            (replace(passage, passage_id=new_id[passage.passage_id]) for passage in benchmark.passages),
+            key=lambda passage: passage.passage_id,
+        ),
+        judgements={
+            key: {new_id[p]: grade for p, grade in judged.items()} for key, judged in benchmark.judgements.items()
+        },
+    )
+    assert _evaluate(mixed, embedder).metrics == pytest.approx(_evaluate(benchmark, embedder).metrics)
+
+
+def test_per_query_table_tells_the_ranks():
+    benchmark = parallel_benchmark()
+    report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
+    rows = report.per_query.to_pylist()
+    assert len(rows) == 15 * (len(LANGUAGES) + 1)
+    row = next(row for row in rows if row["query_id"] == "en:2" and row["setting"] == "multi")
+    assert row["passage_language"] is None
+    assert (row["ranks"], row["relevant"], row["rank_distance"]) == ([1, 6, 7], 3, 6)
+    mono = next(row for row in rows if row["query_id"] == "en:2" and row["setting"] == "mono")
+    assert (mono["passage_language"], mono["ranks"], mono["ap"], mono["rank_distance"]) == ("en", [1], 1, None)
+
+
+def test_equal_texts_are_embedded_once():
+    benchmark = parallel_benchmark()
+    passages = [replace(passage, text="p:en:0") for passage in benchmark.passages]
+    embedder = topic_embedder(benchmark)
+    report = _evaluate(replace(benchmark, passages=passages), embedder)
+    assert embedder.calls == [15, 1]
+    # All 15 passages tie, and the greater id stands first.
+    assert report.run.columns[0].tolist() == list(range(14, -1, -1))
+
+
+def test_sample_holds_questions_and_their_answers_of_each_language():
+    benchmark = parallel_benchmark(60)
+    sample = _evaluate(benchmark, topic_embedder(benchmark, noise=0.1)).sample
+    assert len(sample.vectors) == len(sample.languages) == len(sample.sides)
+    for language in LANGUAGES:
+        sides = [side for one, side in zip(sample.languages, sample.sides, strict=True) if one == language]
+        assert sides.count("question") == sides.count("passage") == 40
+
+
+def test_a_diverged_model_is_refused():
+    benchmark = parallel_benchmark()
+    embedder = topic_embedder(benchmark)
+    embedder.vectors["q:en:0"] = np.full_like(embedder.vectors["q:en:0"], np.nan)
+    with pytest.raises(UserError, match="questions hold NaN"):
+        _evaluate(benchmark, embedder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: replace(b, queries=[]), "0 queries"),
+        (lambda b: replace(b, passages=b.passages[::-1]), "not sorted"),
+        (lambda b: replace(b, queries=[*b.queries, b.queries[0]]), "twice"),
+        (lambda b: replace(b, queries=[replace(b.queries[0], query_id="a b")]), "blanks"),
+        (lambda b: replace(b, judgements={"en:0": {"xx": 1}}), "'xx', which is not in it"),
+    ],
+)
+def test_a_benchmark_in_disorder_is_refused(change, message: str):
+    benchmark = parallel_benchmark()
+    with pytest.raises(CorpusError, match=message):
+        _evaluate(change(benchmark), topic_embedder(benchmark))
+
+
+def test_xquad_r_with_random_vectors_is_as_biased_as_chance(shared_data: Path):
+    class Chance:
+        def queries(self, texts: Sequence[str]) -> np.ndarray:
+            return np.random.default_rng(len(texts)).standard_normal((len(texts), 16), dtype=np.float32)
+
+        passages = queries
+
+    report = evaluate(Chance(), load_benchmark("xquad-r", str(shared_data / "xquad-r")), EvaluateConfig(run_depth=1))
+    assert len([name for name in report.metrics if name.startswith("xquad-r/cross/map/")]) == 110
+    # 10 / 12 * 13,015; questions share their passages, so that the spread is that of 240 paragraphs, not of 13,090.
+    assert report.metrics["xquad-r/multi/rank_distance"] == pytest.approx(10_846, rel=0.03)
