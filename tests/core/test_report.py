@@ -1,0 +1,176 @@
+"""What is written can be read by others and says the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ir_measures import AP, RR, R, nDCG
+from PIL import Image
+from rich.console import Console
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import UserError
+from hbt_ray.evaluate import EvalReport, Sample, evaluate
+from hbt_ray.records import Benchmark, Passage, Query
+from hbt_ray.report import comparison_table, print_report, projection_figure, read_run_metrics, write_report
+
+LANGUAGES = ("de", "en", "tr")
+
+
+class WholeNumbers:
+    """Vectors of small whole numbers, so that scores are exact and often equal."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        return np.random.default_rng(self.seed).integers(-3, 4, (len(texts), 5)).astype(np.float32)
+
+    def passages(self, texts: Sequence[str]) -> np.ndarray:
+        return np.random.default_rng(self.seed + 1).integers(-3, 4, (len(texts), 5)).astype(np.float32)
+
+
+def _benchmark(items: int = 20) -> Benchmark:
+    rng = np.random.default_rng(4)
+    return Benchmark(
+        "tiny",
+        [Query(f"{language}:{n}", language, f"{language} {n}?") for language in LANGUAGES for n in range(items)],
+        [Passage(f"{language}:{n:02}", language, f"{language} {n}.") for language in LANGUAGES for n in range(items)],
+        {
+            f"{language}:{n}": {f"{other}:{n:02}": int(rng.integers(1, 3)) for other in LANGUAGES}
+            for language in LANGUAGES
+            for n in range(items)
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> EvalReport:
+    return evaluate(WholeNumbers(), _benchmark(), EvaluateConfig(run_depth=100))
+
+
+@pytest.fixture(scope="module")
+def folder(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(report, tmp_path_factory.mktemp("report") / "made" / "here", model="whole numbers")
+
+
+def test_written_run_and_qrels_give_the_same_measures_to_ir_measures(report: EvalReport, folder: Path):
+    run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
+    qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.trec")))
+    assert len(run) == 60 * 60
+    table = report.per_query.to_pandas()
+    table = table[table.setting == "multi"].set_index("query_id")
+    columns = {AP: "ap", RR: "rr", nDCG @ 10: "ndcg@10", R @ 1: "recall@1", R @ 10: "recall@10", R @ 100: "recall@100"}
+    found = list(ir_measures.iter_calc(list(columns), qrels, run))
+    assert len(found) == len(columns) * 60
+    for one in found:
+        assert table.loc[one.query_id, columns[one.measure]] == pytest.approx(one.value, abs=1e-6), one
+
+
+def test_written_scores_come_back_bit_for_bit(tmp_path: Path):
+    class Reals(WholeNumbers):
+        def queries(self, texts: Sequence[str]) -> np.ndarray:
+            return np.random.default_rng(len(texts)).standard_normal((len(texts), 7), dtype=np.float32)
+
+        passages = queries
+
+    report = evaluate(Reals(), _benchmark(), EvaluateConfig(run_depth=9))
+    write_report(report, tmp_path)
+    lines = [line.split() for line in (tmp_path / "run.trec").read_text().splitlines()]
+    assert (np.array([line[4] for line in lines]).astype(np.float32) == report.run.scores.ravel()).all()
+    assert [line[3] for line in lines[:10]] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "1"]
+
+
+def test_summary_table_and_matrix_come_back(report: EvalReport, folder: Path):
+    summary = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert summary["metrics"] == report.metrics == read_run_metrics(folder)
+    assert (summary["benchmark"], summary["model"]) == ("tiny", "whole numbers")
+    assert summary["counts"]["passages"] == 60
+    assert set(summary["seconds"]) == {"embed", "rank"}
+    assert pq.read_table(folder / "per_query.parquet").equals(report.per_query)
+    lines = [line.split(",") for line in (folder / "matrix.csv").read_text().splitlines()]
+    assert lines[0][1:] == [line[0] for line in lines[1:]] == list(LANGUAGES)
+    assert np.array([line[1:] for line in lines[1:]], float).tolist() == report.matrix.tolist()
+
+
+def test_figures_are_pictures(folder: Path):
+    for name in ("matrix", "bias", "projection"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20, f"{name} is blank"
+
+
+@pytest.mark.parametrize(
+    ("vectors", "method"),
+    [(np.ones((8, 3)), "PCA"), (np.ones((80, 3)), "PCA"), (np.eye(4, 1), "PCA"), (np.eye(90), "t-SNE")],
+)
+def test_projection_of_vectors_that_hardly_differ(vectors: np.ndarray, method: str):
+    half = len(vectors) // 2
+    sample = Sample(vectors.astype(np.float32), ("de",) * half + ("en",) * half, ("question", "passage") * half)
+    figure = projection_figure("tiny", sample)
+    assert method in figure.axes[0].get_title(loc="left")
+
+
+def test_one_language_is_reported_too(tmp_path: Path):
+    benchmark = Benchmark("mono", [Query("q", "en", "?")], [Passage("p", "en", ".")], {"q": {"p": 1}})
+    report = evaluate(WholeNumbers(), benchmark, EvaluateConfig())
+    write_report(report, tmp_path)
+    assert "model" not in json.loads((tmp_path / "report.json").read_text())
+    console = Console(file=StringIO(), width=100)
+    print_report(report, console)
+
+
+def test_print_report_fits_a_terminal(report: EvalReport):
+    console = Console(file=StringIO(), width=80)
+    print_report(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{report.metrics['tiny/cross/map']:.4f}" in text
+    assert "rank distance ↓" in text
+    assert "…" not in text
+
+
+def test_comparison_marks_the_best_of_each_column():
+    table = comparison_table(
+        {
+            "x-y": {"tiny/mono/map": 0.5, "tiny/multi/map": 0.30001, "tiny/multi/rank_distance": 1410.2},
+            "hybrid": {"tiny/mono/map": 0.6, "tiny/multi/map": 0.30002, "tiny/multi/rank_distance": 286.6},
+            "half": {"tiny/mono/map": 0.1, "train/loss": 3.0},
+        }
+    )
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells == {
+        "run": ["x-y", "hybrid", "half"],
+        "mono mAP": ["0.5000", "[bold]0.6000[/bold]", "0.1000"],
+        "multi mAP": ["[bold]0.3000[/bold]", "[bold]0.3000[/bold]", "–"],
+        "rank distance": ["1,410.2", "[bold]286.6[/bold]", "–"],
+    }
+    assert table.title == "tiny"
+
+
+def test_comparison_of_several_benchmarks_names_them():
+    table = comparison_table({"a": {"one/mono/map": 0.5}, "b": {"two/mono/map": 0.5}})
+    assert [column.header for column in table.columns] == ["run", "one mono mAP", "two mono mAP"]
+
+
+def test_reports_of_a_run_are_read_together(tmp_path: Path):
+    for name in ("one", "two"):
+        folder = tmp_path / "evaluation" / name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps({"metrics": {f"{name}/mono/map": 0.5}}))
+    expected = {"one/mono/map": 0.5, "two/mono/map": 0.5}
+    assert read_run_metrics(tmp_path) == read_run_metrics(tmp_path / "evaluation") == expected
+
+
+def test_a_folder_without_a_report_is_told(tmp_path: Path):
+    with pytest.raises(UserError, match="evaluate a model into that folder"):
+        read_run_metrics(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a report"):
+        read_run_metrics(tmp_path)
