@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from hbt_ray.permutation import mix
 from hbt_ray.plan import BatchSpec, rank_slice
@@ -71,3 +72,18 @@ def _take_negatives(
         for place, language in enumerate(languages)
     ]
     return np.concatenate([ids for ids, _ in taken]), np.concatenate([lengths for _, lengths in taken])
+
+
+def to_arrow(batch: Batch) -> pa.Table:
+    """A batch as a table of one row."""
+    return pa.table({name: pa.array([getattr(batch, name)]) for name in Batch.__dataclass_fields__})
+
+
+def from_arrow(table: pa.Table) -> Batch:
+    """The batch of a table of one row."""
+    values = {}
+    for name in Batch.__dataclass_fields__:
+        scalar = table.column(name)[0]
+        is_list = isinstance(scalar, pa.ListScalar)
+        values[name] = scalar.values.to_numpy(zero_copy_only=True) if is_list else scalar.as_py()
+    return Batch(**values)

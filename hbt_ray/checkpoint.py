@@ -8,6 +8,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from sentence_transformers import SentenceTransformer
+
 from hbt_ray.store import file_sha256
 from hbt_ray.trainer import Trainer
 
@@ -23,6 +25,7 @@ class Progress:
 
     step: int  # optimizer steps done
     best_validation_loss: float | None = None
+    last_validation_loss: float | None = None
     validations_without_gain: int = 0
 
 
@@ -55,6 +58,11 @@ def read_progress(folder: str | Path) -> Progress:
 def load_checkpoint(folder: str | Path, trainer: Trainer) -> Progress:
     """Puts a checkpoint's weights and moments into a trainer made with the same configuration."""
     folder = Path(folder)
-    trainer.encoder.load_state_dict(load_file(folder / WEIGHTS))
+    load_weights(folder, trainer.encoder)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return read_progress(folder)
+
+
+def load_weights(folder: str | Path, encoder: SentenceTransformer) -> None:
+    """Puts a checkpoint's weights into an encoder made with the same configuration."""
+    encoder.load_state_dict(load_file(Path(folder) / WEIGHTS))

@@ -24,32 +24,49 @@ from hbt_ray.permutation import key_of
 from hbt_ray.records import Batch
 
 
-def load_encoder(
-    model: ModelConfig,
-    text: TextConfig,
-    *,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> SentenceTransformer:
-    """The encoder to train: loaded from `model.path`, or made from nothing with `tokenizer`.
+def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu") -> SentenceTransformer:
+    """The encoder to train, with the run's own dropout, lengths and prefixes.
+
+    Args:
+        path: `model.path`, or the folder of an encoder that `small_encoder` made.
 
     Raises:
-        ConfigError: `model.path` cannot be loaded.
+        ConfigError: it cannot be loaded.
     """
     attention = model.attention
     if attention == "auto":
         attention = "eager" if device == "cpu" else "sdpa"
-    if model.path is None:
-        assert tokenizer is not None, "an encoder from nothing needs the tokenizer trained with the store"
-        encoder = _small_encoder(model, text, tokenizer, seed, attention, device)
-    else:
-        encoder = open_encoder(
-            model.path, model.pooling, device, attention=attention, trust_remote_code=model.trust_remote_code
-        )
+    encoder = open_encoder(
+        str(path), model.pooling, device, attention=attention, trust_remote_code=model.trust_remote_code
+    )
     if model.dropout is not None:
         set_dropout(encoder, model.dropout)
     encoder.max_seq_length = max(text.max_query_tokens, text.max_passage_tokens)
+    encoder.prompts = {"query": text.query_prefix, "document": text.passage_prefix}
+    return encoder
+
+
+def small_encoder(
+    model: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
+) -> SentenceTransformer:
+    """An untrained encoder of the configured size; its weights follow from the seed."""
+    small = model.small
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=small.width,
+        num_hidden_layers=small.layers,
+        num_attention_heads=small.heads,
+        intermediate_size=4 * small.width,
+        max_position_embeddings=max(text.max_query_tokens, text.max_passage_tokens),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(key_of(seed, "weights") % 2**63)
+        BertModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        modules = [Transformer(folder), Pooling(small.width, model.pooling), Normalize()]
+        encoder = SentenceTransformer(modules=modules, device="cpu")
+    encoder.max_seq_length = config.max_position_embeddings
     encoder.prompts = {"query": text.query_prefix, "document": text.passage_prefix}
     return encoder
 
@@ -91,37 +108,16 @@ def open_encoder(
     return encoder
 
 
+def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
+    """Writes a folder that `SentenceTransformer(folder)` loads."""
+    encoder.save(str(folder), create_model_card=False, safe_serialization=True)
+
+
 def set_dropout(encoder: nn.Module, probability: float) -> None:
     """Gives every dropout layer of an encoder this probability."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-
-
-def has_dropout(encoder: nn.Module) -> bool:
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in encoder.modules())
-
-
-def _small_encoder(
-    model: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerFast, seed: int, attention: str, device: str
-) -> SentenceTransformer:
-    small = model.small
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=small.width,
-        num_hidden_layers=small.layers,
-        num_attention_heads=small.heads,
-        intermediate_size=4 * small.width,
-        max_position_embeddings=max(text.max_query_tokens, text.max_passage_tokens),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(key_of(seed, "weights") % 2**63)
-        BertModel(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        transformer = Transformer(folder, model_kwargs={"attn_implementation": attention})
-        pooling = Pooling(small.width, model.pooling)
-        return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device)
 
 
 class DualEncoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,13 @@ class Benchmark:
     queries: Sequence[Query]
     passages: Sequence[Passage]  # sorted by passage_id, each id once
     judgements: dict[str, dict[str, int]]  # query_id -> passage_id -> grade, > 0 is relevant
+
+    def fingerprint(self) -> str:
+        """16 hex digits of every text, id and judgement."""
+        sum = hashlib.sha256()
+        for text in (*self.queries, *self.passages, *sorted(self.judgements.items())):
+            sum.update(repr(text).encode())
+        return sum.hexdigest()[:16]
 
     @property
     def languages(self) -> list[str]:

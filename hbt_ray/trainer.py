@@ -53,11 +53,11 @@ class Trainer:
         _freeze_unused(encoder)
         self.model: nn.Module = self.dual
         if dist.is_initialized() and dist.get_world_size() > 1:
-            # No buffers are broadcast: the encoders' are constants, and a rank's forward must not wait for another's.
+            # Buffers are not synchronised in forward: the encoders hold constants alone.
             self.model = DistributedDataParallel(
                 self.dual,
                 device_ids=[encoder.device] if encoder.device.type == "cuda" else None,
-                broadcast_buffers=False,
+                forward_sync_buffers=False,
             )
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
 

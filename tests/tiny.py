@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sentence_transformers import SentenceTransformer
+
 from hbt_ray.config import MixConfig, ModelConfig, SmallEncoderConfig, TextConfig
+from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.store import StoreManifest, TokenItem, TokenStore, commit, write_shard
 from hbt_ray.tokenization import Tokenization, train_tokenizer
 
 LANGUAGES = ("de", "en", "fr")
 TEXT = TextConfig(max_query_tokens=20, max_passage_tokens=24)
-MODEL = ModelConfig(small=SmallEncoderConfig(layers=1, width=16, heads=2, vocabulary=300), dropout=0.1)
+MODEL = ModelConfig(small=SmallEncoderConfig(layers=1, width=16, heads=2, vocabulary=300))
 
 
 def question(language: str, item: int) -> str:
@@ -56,3 +59,10 @@ def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 
 
 def make_plan(store: TokenStore, global_batch_pairs: int = 8, **mix) -> HybridPlan:
     return HybridPlan(store.manifest, MixConfig(**mix), seed=3, global_batch_pairs=global_batch_pairs)
+
+
+def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1) -> SentenceTransformer:
+    """The tiny encoder as training loads it, from a folder where it is made once."""
+    if not folder.exists():
+        save_encoder(small_encoder(MODEL, TEXT, tokenization().tokenizer, seed=seed), folder)
+    return load_encoder(MODEL.model_copy(update={"dropout": dropout}), TEXT, folder)

@@ -1,0 +1,175 @@
+"""The command line, `hbt`. Each command reads a configuration, calls one function and prints what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hbt_ray.config import EvaluateConfig, RunConfig, load_config
+from hbt_ray.errors import CorpusError, UserError
+
+# What needs seconds to import (torch, ray, mlflow) is imported by the commands that use it.
+
+OUT_DEFAULT = "~/hbt_runs"
+
+
+class _Commands(click.Group):
+    """Prints a user's mistake as one sentence, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"hbt: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hbt_ray")
+def main() -> None:
+    """Hybrid batch training of multilingual retrievers."""
+    _quiet_libraries()
+
+
+def _config_arguments(command: Any) -> Any:
+    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
+    return click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")(command)
+
+
+def _out_of(out: str | None, config: RunConfig) -> Path:
+    return Path(out or f"{OUT_DEFAULT}/{config.name}").expanduser()
+
+
+@main.command()
+@_config_arguments
+@click.option("--out", help=f"Folder of stores. Default: {OUT_DEFAULT}/stores.")
+def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+    """Turn corpora into a token store."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.connect import connect
+    from hbt_ray.cluster.prepare import prepare as prepare_store
+    from hbt_ray.preparation import describe_store
+    from hbt_ray.store import read_manifest
+
+    connect()
+    store = prepare_store(config, Path(out or f"{OUT_DEFAULT}/stores").expanduser().resolve())
+    click.echo(describe_store(store, read_manifest(store)))
+
+
+@main.command()
+@_config_arguments
+@click.option("--out", help=f"The run's folder. Default: {OUT_DEFAULT}/NAME.")
+@click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
+def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
+    """Prepare, train, evaluate and track one run."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.pipeline import run
+    from hbt_ray.report import print_report
+
+    finished = run(config, _out_of(out, config), fresh=fresh)
+    for report in finished.reports.values():
+        print_report(report)
+    click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
+
+
+@main.command()
+@click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
+@click.option("--benchmark", "benchmarks", multiple=True, required=True, help="NAME=FOLDER, or embedded. Repeatable.")
+@click.option("--out", required=True, help="Folder for the report.")
+@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="fp32", show_default=True)
+@click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
+@click.option("--query-prefix", help="Default: what the model brings.")
+@click.option("--passage-prefix", help="Default: what the model brings.")
+@click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
+@click.option("--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec.")
+def evaluate(
+    model: str,
+    benchmarks: Sequence[str],
+    out: str,
+    precision: Any,
+    pooling: str,
+    query_prefix: str | None,
+    passage_prefix: str | None,
+    with_paragraph: bool,
+    run_depth: int,
+) -> None:
+    """Measure a model on benchmarks, in this process."""
+    places = dict(_named_place(benchmark) for benchmark in benchmarks)
+    from hbt_ray.evaluate_model import evaluate_model
+    from hbt_ray.report import print_report
+
+    settings = EvaluateConfig(
+        benchmarks=places, precision=precision, run_depth=run_depth, with_paragraph=with_paragraph
+    )
+    prefixes = {"query_prefix": query_prefix, "passage_prefix": passage_prefix}
+    for report in evaluate_model(model, settings, Path(out), pooling=pooling, **prefixes):
+        print_report(report)
+    click.echo(f"report   {out}")
+
+
+def _named_place(benchmark: str) -> tuple[str, str]:
+    name, equals, place = benchmark.partition("=")
+    if not equals and name != "embedded":
+        raise CorpusError(f"--benchmark {benchmark!r} says no folder; write {name}=FOLDER")
+    return name, place
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--experiment", help="Take the runs of this MLflow experiment, by name or id, instead of folders.")
+@click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
+def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> None:
+    """Print runs side by side, and where to see more of them.
+
+    RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs.
+    """
+    from rich.console import Console
+
+    from hbt_ray.config import TrackingConfig
+    from hbt_ray.report import comparison_table, read_run_metrics
+    from hbt_ray.tracking import resolve_uri, training_runs, ui_command
+
+    if experiment:
+        store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
+        tracked = training_runs(store, experiment, runs)
+        metrics = {f"{run.name} {run.run_id[:8]}": run.metrics for run in tracked}
+    else:
+        store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
+        metrics = {run: read_run_metrics(run) for run in runs}
+    Console().print(comparison_table(metrics))
+    click.echo(f"runs     {ui_command(store)}")
+
+
+@main.command()
+@click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=600, show_default=True)
+def quickstart(out: str, seed: int, steps: int) -> None:
+    """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
+    from rich.console import Console
+
+    from hbt_ray.cluster.quickstart import run_quickstart
+    from hbt_ray.report import comparison_table
+
+    finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps)
+    Console().print(comparison_table(finished.metrics))
+    click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("NO_COLOR", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""A model measured by a task of the cluster, where its GPUs are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray
+import torch
+
+from hbt_ray.cluster.connect import has_gpus, quiet
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.evaluate import EvalReport
+from hbt_ray.evaluate_model import evaluate_model
+
+
+def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path) -> list[EvalReport]:
+    """`evaluate_model` as one task with every CPU of a node, or with a GPU where there is one.
+
+    Reports are written to `out/<benchmark>`.
+    """
+    gpu = has_gpus(1)
+    cpus = 1 if gpu else int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_evaluate)
+    return ray.get(task.remote(model, settings, out, cpus))
+
+
+def _evaluate(model: str, settings: EvaluateConfig, out: Path, threads: int) -> list[EvalReport]:
+    quiet()
+    torch.set_num_threads(threads)
+    return [
+        report
+        for name, place in settings.benchmarks.items()
+        for report in evaluate_model(model, settings.model_copy(update={"benchmarks": {name: place}}), out / name)
+    ]

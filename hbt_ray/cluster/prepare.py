@@ -1,0 +1,249 @@
+"""Corpora to a token store, mapped over the cluster with Ray Data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.config import RunConfig
+from hbt_ray.corpora import Part, list_parts
+from hbt_ray.decontamination import EvaluationTexts
+from hbt_ray.errors import StoreError
+from hbt_ray.preparation import (
+    ROWS,
+    bucketed,
+    check_rejects,
+    count_rows,
+    make_shard,
+    read_rows,
+    repeated_items,
+    shard_from_json,
+    shard_to_json,
+    shards_needed,
+    store_fingerprint,
+    tokenizer_texts,
+)
+from hbt_ray.records import Reject
+from hbt_ray.store import MANIFEST, StoreManifest, commit, read_manifest
+from hbt_ray.tokenization import Tokenization, load_tokenizer, train_tokenizer
+
+REJECTS = "rejects.jsonl"
+TOKENIZER = "tokenizer"
+
+
+def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Path:
+    """The store for a configuration, made where there is none yet.
+
+    Args:
+        stores: folder of stores; each is named by the fingerprint of what made it, so runs share them.
+        blocks: tasks to read the corpora in; None: one per part.
+
+    Returns:
+        The store's folder. Beside the shards it holds the tokenizer and `rejects.jsonl`.
+
+    Raises:
+        CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
+    """
+    parts = [part for corpus in config.corpora for part in list_parts(corpus)]
+    tokenization = None
+    if config.model.path is not None:
+        tokenization = Tokenization(load_tokenizer(config.model), config.text)
+    described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
+    folder = stores / store_fingerprint(config, parts, described)
+    if not (folder / MANIFEST).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _make_store(config, parts, tokenization, folder, blocks)
+    return folder
+
+
+def store_tokenization(store: Path, config: RunConfig) -> Tokenization:
+    """The tokenization a store was made with. Raises StoreError when it is not what the run asks for."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = (
+        load_tokenizer(config.model)
+        if config.model.path is not None
+        else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
+    )
+    tokenization = Tokenization(tokenizer, config.text)
+    manifest = read_manifest(store)
+    if manifest.text_fingerprint != tokenization.fingerprint():
+        raise StoreError(
+            f"the store {store} was made with another tokenizer, prefix or length; prepare it again for this model"
+        )
+    return tokenization
+
+
+def _make_store(
+    config: RunConfig, parts: list[Part], tokenization: Tokenization | None, folder: Path, blocks: int | None
+) -> StoreManifest:
+    rows = _read(config, parts, blocks)
+    counts = _counts(rows)
+    rejects = _rejects(rows)
+    _write_rejects(folder / REJECTS, rejects)
+    check_rejects(counts, config.prepare.max_reject_share, folder / REJECTS)
+
+    contaminated = _contaminated(rows)
+    repeated = _repeated(rows)
+    left_out = set(contaminated) | repeated
+    placed = rows.map_batches(
+        bucketed,
+        fn_kwargs={
+            "left_out": ray.put(left_out),
+            "num_shards": shards_needed(counts, config.prepare.items_per_shard),
+            "validation_share": config.prepare.validation_share,
+        },
+        batch_format="pyarrow",
+        batch_size=None,
+    ).materialize()
+    if tokenization is None:
+        tokenization = _train_tokenization(config, placed)
+    tokenization.tokenizer.save_pretrained(folder / TOKENIZER)
+
+    shards = []
+    for text in _make_shards(placed, folder, tokenization):
+        shard, repeated_ids = shard_from_json(text)
+        shards.append(shard)
+        rejects += repeated_ids
+    _write_rejects(folder / REJECTS, rejects)
+    return commit(
+        folder,
+        shards,
+        text_fingerprint=tokenization.fingerprint(),
+        token_type=tokenization.token_type,
+        counts=_summary(counts, rejects, contaminated, repeated - set(contaminated)),
+    )
+
+
+def _read(config: RunConfig, parts: list[Part], blocks: int | None) -> ray.data.Dataset:
+    texts = [
+        text
+        for name, place in config.prepare.evaluation_sets.items()
+        for benchmark in [load_benchmark(name, place)]
+        for text in [*(q.text for q in benchmark.queries), *(p.text for p in benchmark.passages)]
+    ]
+    evaluation = EvaluationTexts(texts, config.prepare.near_duplicate_threshold) if texts else None
+    evaluation_ref = ray.put(evaluation)
+
+    def read(batch: dict[str, Any], evaluation: EvaluationTexts | None) -> Iterator[pa.Table]:
+        yield from read_rows([parts[number] for number in batch["part"]], evaluation)
+
+    return (
+        ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=blocks or len(parts))
+        .map_batches(read, fn_kwargs={"evaluation": evaluation_ref}, batch_size=None)
+        .materialize()
+    )
+
+
+def _counts(rows: ray.data.Dataset) -> dict[tuple[str, str, str], int]:
+    def count(table: pa.Table) -> pa.Table:
+        return pa.table({"counts": [json.dumps([[*key, n] for key, n in count_rows(table).items()])]})
+
+    total: Counter[tuple[str, str, str]] = Counter()
+    for row in rows.map_batches(count, batch_format="pyarrow", batch_size=None).iter_rows():
+        for source, language, reason, n in json.loads(row["counts"]):
+            total[source, language, reason] += n
+    return dict(total)
+
+
+def _rejects(rows: ray.data.Dataset) -> list[Reject]:
+    columns = ["source", "place", "rejected", "detail"]
+
+    def bad(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_valid(table.column("rejected"))).select(columns)
+
+    found = rows.map_batches(bad, batch_format="pyarrow", batch_size=None).take_all()
+    return [Reject(*(row[name] for name in columns)) for row in found]
+
+
+def _contaminated(rows: ray.data.Dataset) -> dict[tuple[str, str], str]:
+    columns = ["source", "item_id", "occurs_in_evaluation"]
+
+    def occurring(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_valid(table.column("occurs_in_evaluation"))).select(columns)
+
+    found = rows.map_batches(occurring, batch_format="pyarrow", batch_size=None).take_all()
+    return {(row["source"], row["item_id"]): row["occurs_in_evaluation"] for row in found}
+
+
+def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
+    buckets = max(rows.num_blocks(), 1)
+
+    def keyed(table: pa.Table) -> pa.Table:
+        good = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
+        keys = good.column("pair_key").to_numpy() % buckets
+        return good.append_column("bucket", pa.array(keys, pa.int64()))
+
+    found = (
+        rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
+        .groupby("bucket")
+        .map_groups(repeated_items, batch_format="pyarrow")
+        .take_all()
+    )
+    return {(row["source"], row["item_id"]) for row in found}
+
+
+def _train_tokenization(config: RunConfig, placed: ray.data.Dataset) -> Tokenization:
+    def training(table: pa.Table) -> pa.Table:
+        return table.filter(pc.match_substring(table.column("bucket"), '"train"'))
+
+    rows = placed.map_batches(training, batch_format="pyarrow", batch_size=None)
+    tables = [table for table in rows.iter_batches(batch_format="pyarrow", batch_size=None)]
+    texts = tokenizer_texts(pa.concat_tables(tables), (config.text.query_prefix, config.text.passage_prefix))
+    return Tokenization(train_tokenizer(texts, config.model.small.vocabulary), config.text)
+
+
+def _make_shards(placed: ray.data.Dataset, folder: Path, tokenization: Tokenization) -> list[str]:
+    tokenization_ref = ray.put(tokenization)
+    schema = ROWS.append(pa.field("bucket", pa.string()))
+
+    def make(rows: pa.Table, tokenization: Tokenization) -> pa.Table:
+        return pa.table({"shard": [shard_to_json(*make_shard(rows.cast(schema), folder, tokenization))]})
+
+    made = placed.groupby("bucket").map_groups(
+        make, fn_kwargs={"tokenization": tokenization_ref}, batch_format="pyarrow"
+    )
+    return [row["shard"] for row in made.take_all()]
+
+
+def _write_rejects(file: Path, rejects: list[Reject]) -> None:
+    ordered = sorted(rejects, key=lambda r: (r.source, r.place, r.reason))
+    lines = [
+        json.dumps({"source": r.source, "place": r.place, "reason": r.reason, "detail": r.detail}, ensure_ascii=False)
+        for r in ordered
+    ]
+    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _summary(
+    counts: dict[tuple[str, str, str], int],
+    rejects: list[Reject],
+    contaminated: dict[tuple[str, str], str],
+    repeated: set[tuple[str, str]],
+) -> dict[str, Any]:
+    sources = sorted({source for source, _, _ in counts})
+    rejected: dict[str, Counter[str]] = {source: Counter() for source in sources}
+    for reject in rejects:
+        rejected[reject.source][reject.reason] += 1
+    return {
+        source: {
+            "rows_read": sum(n for (s, _, _), n in counts.items() if s == source),
+            "rows_rejected": dict(sorted(rejected[source].items())),
+            "items_dropped_for_evaluation": [
+                {"item": item, "found": found} for (s, item), found in sorted(contaminated.items()) if s == source
+            ],
+            "items_dropped_as_repeated": sorted(item for s, item in repeated if s == source),
+        }
+        for source in sources
+    }

@@ -1,0 +1,42 @@
+"""Quickstart's runs, one after the other on one cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hbt_ray.cluster.connect import connect
+from hbt_ray.cluster.evaluate import evaluate_on_cluster
+from hbt_ray.cluster.pipeline import initial_model, run
+from hbt_ray.cluster.prepare import prepare
+from hbt_ray.experiment import RunFolder
+from hbt_ray.quickstart import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
+
+
+@dataclass(frozen=True, slots=True)
+class Quickstart:
+    metrics: dict[str, dict[str, float]]  # by strategy, and of the untrained encoder
+    summary: Path
+    ui_command: str
+
+
+def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
+    """Measures the untrained encoder, then trains and measures each strategy with the same seed."""
+    connect()
+    metrics = {UNTRAINED: _untrained(out, seed)}
+    for strategy in STRATEGIES:
+        finished = run(quickstart_config(strategy, seed, steps), out / strategy, fresh=True)
+        metrics[strategy] = finished.metrics
+    summary = out / "summary.json"
+    summary.write_text(json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
+    return Quickstart(metrics, summary, finished.ui_command)
+
+
+def _untrained(out: Path, seed: int) -> dict[str, float]:
+    config = quickstart_config(STRATEGIES[0], seed)
+    folder = RunFolder(out / UNTRAINED)
+    store = prepare(config, folder.stores)
+    [report] = evaluate_on_cluster(initial_model(config, store, folder), config.evaluate, folder.evaluations)
+    assert report.benchmark == BENCHMARK
+    return report.metrics

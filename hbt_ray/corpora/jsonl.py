@@ -1,0 +1,61 @@
+"""JSON Lines: a folder of `<language>.jsonl[.gz]`, or files whose rows name their language. One object a line."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from hbt_ray.config import CorpusConfig
+from hbt_ray.corpora.columns import BadRow, reject, row_of_record
+from hbt_ray.corpora.files import list_file_parts
+from hbt_ray.corpora.part import Part
+from hbt_ray.records import Reject, Row
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+def list_parts(corpus: CorpusConfig) -> list[Part]:
+    """One part per file, sorted. Raises CorpusError when there is none, or a language is missing."""
+    return list_file_parts(corpus, _SUFFIXES, {"columns": corpus.columns.model_dump()})
+
+
+def read_part(part: Part) -> Iterator[Row | Reject]:
+    """One row or reject for each line that is not blank, in order; a last reject where the file breaks off."""
+    path = Path(part.place)
+    number = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = _row_of_line(line, part, f"{path.name}:{number}")
+                if row is not None:
+                    yield row
+    except (OSError, EOFError, zlib.error) as error:
+        yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _row_of_line(line: bytes, part: Part, place: str) -> Row | Reject | None:
+    try:
+        record = _parse(line)
+    except BadRow as bad:
+        return bad.at(part.source, place)
+    return row_of_record(record, part, place)
+
+
+def _parse(line: bytes) -> object:
+    try:
+        return json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRow("wrong encoding", error) from None
+    except (ValueError, RecursionError) as error:
+        raise BadRow("broken JSON", error) from None

@@ -1,0 +1,59 @@
+"""Any model measured on named benchmarks, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
+from hbt_ray.model import TextEmbedder, open_encoder
+from hbt_ray.report import write_report
+
+
+def evaluate_model(
+    model: str,
+    settings: EvaluateConfig,
+    out: Path,
+    *,
+    pooling: str = "mean",
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+) -> Iterator[EvalReport]:
+    """Measures any model that sentence-transformers or transformers loads, benchmark by benchmark.
+
+    Args:
+        model: folder or hub name.
+        settings: which benchmarks, and how.
+        out: where reports are written: to `out/<benchmark>`, or to `out` itself when there is one benchmark.
+        pooling: "mean" or "cls", for a model that brings none.
+        query_prefix, passage_prefix: None: what the model brings.
+
+    Raises:
+        CorpusError: a benchmark cannot be read; nothing has been measured then.
+        ConfigError: the model cannot be loaded.
+    """
+    benchmarks = [
+        load_benchmark(name, place or None, settings.with_paragraph) for name, place in settings.benchmarks.items()
+    ]
+    for benchmark in benchmarks:
+        check_benchmark(benchmark)
+    embedder = TextEmbedder(
+        open_encoder(model, pooling, "cuda" if torch.cuda.is_available() else "cpu"),
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        bf16=settings.precision == "bf16",
+    )
+    described = {
+        "path": model,
+        "query_prefix": embedder.query_prefix,
+        "passage_prefix": embedder.passage_prefix,
+        "precision": settings.precision,
+    }
+    for benchmark in benchmarks:
+        report = evaluate(embedder, benchmark, settings)
+        write_report(report, out if len(benchmarks) == 1 else out / benchmark.name, described)
+        yield report

@@ -1,0 +1,280 @@
+"""From rows as read to shards as stored: what each task of `prepare` does to the rows it is given.
+
+All functions are pure and work on Arrow tables of `ROWS`, so that a cluster maps them over blocks and a test
+calls them alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import hbt_ray
+from hbt_ray.cleaning import clean_row, normalise_for_match
+from hbt_ray.config import RunConfig
+from hbt_ray.corpora import Part, read_part
+from hbt_ray.decontamination import EvaluationTexts
+from hbt_ray.errors import CorpusError
+from hbt_ray.permutation import key_of, uniforms
+from hbt_ray.records import Reject, Row
+from hbt_ray.store import Group, Split, StoreManifest, TokenItem, WrittenShard, write_shard
+from hbt_ray.tokenization import Tokenization
+
+ROWS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("item_id", pa.string()),
+        ("language", pa.string()),
+        ("question", pa.string()),
+        ("passage", pa.string()),
+        ("negatives", pa.list_(pa.string())),
+        ("place", pa.string()),
+        ("pair_key", pa.int64()),  # equal where language, question and passage are, once normalised
+        ("occurs_in_evaluation", pa.string()),  # how and which text; null where it does not
+        ("rejected", pa.string()),  # the reason; null for a good row
+        ("detail", pa.string()),
+    ]
+)
+ROWS_PER_TABLE = 1024
+TOKENIZER_TEXTS = 200_000  # the most that a tokenizer is trained on
+
+
+def read_rows(parts: Sequence[Part], evaluation: EvaluationTexts | None) -> Iterator[pa.Table]:
+    """Reads, cleans and checks every row of some parts; bad ones stay in the table with their reason."""
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        for read in read_part(part):
+            cleaned = clean_row(read) if isinstance(read, Row) else read
+            rows.append(_rejected(cleaned) if isinstance(cleaned, Reject) else _accepted(cleaned, evaluation))
+            if len(rows) == ROWS_PER_TABLE:
+                yield pa.Table.from_pylist(rows, ROWS)
+                rows = []
+    if rows:
+        yield pa.Table.from_pylist(rows, ROWS)
+
+
+def _accepted(row: Row, evaluation: EvaluationTexts | None) -> dict[str, Any]:
+    found = evaluation and (evaluation.find(row.question) or evaluation.find(row.passage))
+    pair = "\x1f".join((row.language, normalise_for_match(row.question), normalise_for_match(row.passage)))
+    return {
+        "source": row.source,
+        "item_id": row.item_id,
+        "language": row.language,
+        "question": row.question,
+        "passage": row.passage,
+        "negatives": list(row.negatives),
+        "place": row.place,
+        "pair_key": key_of(pair) - 2**63,
+        "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
+    }
+
+
+def _rejected(reject: Reject) -> dict[str, Any]:
+    return {
+        "source": reject.source,
+        "place": reject.place,
+        "rejected": reject.reason,
+        "detail": reject.detail,
+    }
+
+
+def count_rows(rows: pa.Table) -> dict[tuple[str, str, str], int]:
+    """Rows of a table by (source, language, reason); the language of a rejected row and the reason of a good one are ''."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    columns = (rows.column(name).to_pylist() for name in ("source", "language", "rejected"))
+    for source, language, reason in zip(*columns, strict=True):
+        counts[source, language or "", reason or ""] += 1
+    return dict(counts)
+
+
+def check_rejects(counts: dict[tuple[str, str, str], int], max_share: float, rejects_file: Path) -> None:
+    """Raises CorpusError where a source's share of bad rows is above what is allowed, or no row was good."""
+    read, bad = Counter[str](), Counter[str]()
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for (source, _, reason), rows in counts.items():
+        read[source] += rows
+        if reason:
+            bad[source] += rows
+            reasons[source][reason] += rows
+    for source in sorted(read):
+        if bad[source] > max_share * read[source] or bad[source] == read[source]:
+            reason, rows = reasons[source].most_common(1)[0]
+            raise CorpusError(
+                f"{bad[source]} of {read[source]} rows of corpus {source!r} cannot be used, most often for "
+                f"{reason!r} ({rows}); see {rejects_file}, mend them or raise prepare.max_reject_share"
+            )
+
+
+def repeated_items(rows: pa.Table) -> pa.Table:
+    """Items that say what an earlier one says, in some language: (source, item_id), each once.
+
+    The one that stays is the first by (source, item_id). `rows` must hold all rows of the pair keys in it.
+    """
+    columns = (rows.column(name).to_pylist() for name in ("pair_key", "source", "item_id"))
+    first: dict[int, tuple[str, str]] = {}
+    repeated: set[tuple[str, str]] = set()
+    for pair_key, source, item_id in sorted(zip(*columns, strict=True)):
+        if first.setdefault(pair_key, (source, item_id)) != (source, item_id):
+            repeated.add((source, item_id))
+    items = sorted(repeated)
+    return pa.table(
+        {"source": pa.array([s for s, _ in items], pa.string()), "item_id": pa.array([i for _, i in items], pa.string())}
+    )
+
+
+def split_of(source: str, item_id: str, validation_share: float) -> Split:
+    """An item's split, by a hash of its name: the same however many items there are."""
+    place = uniforms(key_of("split", source, item_id), np.zeros(1, np.int64))[0]
+    return "validation" if place < validation_share else "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The shard that an item belongs to, as a column's value."""
+
+    source: str
+    split: Split
+    number: int
+
+    def to_text(self) -> str:
+        return json.dumps([self.source, self.split, self.number])
+
+    @staticmethod
+    def from_text(text: str) -> Bucket:
+        return Bucket(*json.loads(text))
+
+
+def bucketed(
+    rows: pa.Table, left_out: set[tuple[str, str]], num_shards: dict[str, int], validation_share: float
+) -> pa.Table:
+    """The rows that go into the store, with the `bucket` of each. `left_out` names items by source and id."""
+    sources, item_ids = rows.column("source").to_pylist(), rows.column("item_id").to_pylist()
+    buckets = []
+    for source, item_id, reason in zip(sources, item_ids, rows.column("rejected").to_pylist(), strict=True):
+        if reason or (source, item_id) in left_out:
+            buckets.append(None)
+            continue
+        split = split_of(source, item_id, validation_share)
+        # A validation split is small enough for one shard of every 1 / share.
+        shards = num_shards[source] if split == "train" else max(1, round(num_shards[source] * validation_share))
+        buckets.append(Bucket(source, split, key_of("shard", source, item_id) % shards).to_text())
+    return rows.append_column("bucket", pa.array(buckets, pa.string())).filter(pc.is_valid(pa.array(buckets, pa.string())))
+
+
+def shards_needed(counts: dict[tuple[str, str, str], int], items_per_shard: int) -> dict[str, int]:
+    """Shards of each source, from the rows of its largest language."""
+    largest = Counter[str]()
+    for (source, _, reason), rows in counts.items():
+        if not reason:
+            largest[source] = max(largest[source], rows)
+    return {source: -(-rows // items_per_shard) for source, rows in largest.items()}
+
+
+def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> list[str]:
+    """Texts to train a tokenizer on: the same for the same rows, in whatever order they come."""
+    query_prefix, passage_prefix = tokenization_prefixes
+    columns = (rows.column(name).to_pylist() for name in ("source", "item_id", "language", "question", "passage"))
+    ordered = sorted(zip(*columns, strict=True), key=lambda row: (key_of(*row[:3]), row[:3]))
+    pairs = ((query_prefix + question, passage_prefix + passage) for _, _, _, question, passage in ordered)
+    return [text for pair in pairs for text in pair][:TOKENIZER_TEXTS]
+
+
+def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -> tuple[WrittenShard, list[Reject]]:
+    """Aligns the rows of one bucket by item, tokenizes them and writes their shard.
+
+    A second row for the same item and language is rejected; the first by place stays.
+    """
+    bucket = Bucket.from_text(rows.column("bucket")[0].as_py())
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    rejects = []
+    for row in sorted(rows.to_pylist(), key=lambda row: (row["item_id"], row["language"], _place_order(row["place"]))):
+        key = (row["item_id"], row["language"])
+        if key in chosen:
+            rejects.append(Reject(row["source"], row["place"], "id repeated in its language", row["item_id"][:200]))
+        else:
+            chosen[key] = row
+    kept = list(chosen.values())
+    questions = tokenization.encode([row["question"] for row in kept], "question")
+    passages = tokenization.encode([row["passage"] for row in kept], "passage")
+    negatives = iter(tokenization.encode([text for row in kept for text in row["negatives"]], "passage"))
+    items: dict[str, TokenItem] = {}
+    for row, question, passage in zip(kept, questions, passages, strict=True):
+        item = items.setdefault(row["item_id"], TokenItem(row["item_id"], {}, {}, {}))
+        item.questions[row["language"]] = question  # type: ignore[index]
+        item.passages[row["language"]] = passage  # type: ignore[index]
+        item.negatives[row["language"]] = [next(negatives) for _ in row["negatives"]]  # type: ignore[index]
+    shard = write_shard(
+        folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type
+    )
+    return shard, rejects
+
+
+def _place_order(place: str) -> tuple[str, int]:
+    file, _, line = place.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (place, 0)
+
+
+def shard_to_json(shard: WrittenShard, rejects: Sequence[Reject]) -> str:
+    """What a task that wrote a shard tells the driver."""
+    runs = [[list(group.languages), group.negatives, items] for group, items in shard.runs]
+    return json.dumps(
+        {
+            "shard": [shard.source, shard.split, shard.number, shard.file, shard.items, runs, shard.sha256],
+            "rejects": [[r.source, r.place, r.reason, r.detail] for r in rejects],
+        }
+    )
+
+
+def shard_from_json(text: str) -> tuple[WrittenShard, list[Reject]]:
+    data = json.loads(text)
+    *start, runs, sha256 = data["shard"]
+    groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
+    return WrittenShard(*start, groups, sha256), [Reject(*reject) for reject in data["rejects"]]
+
+
+def store_fingerprint(config: RunConfig, parts: Sequence[Part], tokenizer_fingerprint: str) -> str:
+    """16 hex digits that name the store these settings and these files make."""
+    files = []
+    for part in parts:
+        path = Path(part.place)
+        if path.is_file():
+            status = path.stat()
+            files.append([part.place, status.st_size, status.st_mtime_ns])
+        else:
+            files.append([part.place, hbt_ray.__version__])
+    described = {
+        "corpora": [corpus.model_dump(mode="json") for corpus in config.corpora],
+        "prepare": config.prepare.model_dump(mode="json"),
+        "files": files,
+        "tokenizer": tokenizer_fingerprint,
+        "text": config.text.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def describe_store(folder: Path, manifest: StoreManifest) -> str:
+    """What a store holds and what was left out, a line per source."""
+    lines = [f"store {folder}"]
+    for name, source in manifest.sources.items():
+        counts = manifest.counts[name]
+        left_out = [
+            (sum(counts["rows_rejected"].values()), "bad rows"),
+            (len(counts["items_dropped_for_evaluation"]), "items that occur in evaluation sets"),
+            (len(counts["items_dropped_as_repeated"]), "repeated items"),
+        ]
+        without = ", ".join(f"{number} {what}" for number, what in left_out if number)
+        lines.append(
+            f"  {name}: {source.items()} items to train on, {source.items('validation')} held out, "
+            f"{len(source.languages)} languages ({' '.join(source.languages)})"
+            + (f"; left out {without}" if without else "")
+        )
+    return "\n".join(lines)

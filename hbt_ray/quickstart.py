@@ -1,0 +1,37 @@
+"""The embedded corpus trained in three ways and measured: what `hbt quickstart` runs, without Ray."""
+
+from __future__ import annotations
+
+from hbt_ray.config import (
+    CorpusConfig,
+    EvaluateConfig,
+    MixConfig,
+    ModelConfig,
+    PrepareConfig,
+    RunConfig,
+    SmallEncoderConfig,
+    Strategy,
+    TextConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+STRATEGIES: tuple[Strategy, ...] = ("x-x-mono", "x-y", "hybrid")
+BENCHMARK = "embedded"
+UNTRAINED = "untrained"
+
+
+def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = 600) -> RunConfig:
+    """One of quickstart's runs. They differ in the strategy alone."""
+    return RunConfig(
+        name=strategy,
+        seed=seed,
+        corpora=(CorpusConfig(format="embedded"),),
+        prepare=PrepareConfig(validation_share=0.0),
+        text=TextConfig(max_query_tokens=48, max_passage_tokens=64),
+        model=ModelConfig(small=SmallEncoderConfig(layers=2, width=128, heads=2, vocabulary=8000)),
+        mix=MixConfig(strategy=strategy, alpha=0.5),
+        train=TrainConfig(steps=steps, global_batch_pairs=64, chunk_pairs=32, learning_rate=1e-3, temperature=0.05),
+        evaluate=EvaluateConfig(benchmarks={BENCHMARK: ""}, precision="fp32"),
+        tracking=TrackingConfig(experiment="quickstart"),
+    )

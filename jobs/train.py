@@ -1,0 +1,8 @@
+"""Prepares, trains, evaluates and tracks one run on the cluster; the same as `hbt train`, for `ray job submit`."""
+
+import sys
+
+from hbt_ray.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

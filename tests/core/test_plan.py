@@ -1,0 +1,222 @@
+"""The order of training. `manifest` fakes a store's counts, so that sizes from 1 to 40 million cost nothing."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.config import MixConfig
+from hbt_ray.errors import ConfigError
+from hbt_ray.plan import HybridPlan, rank_slice
+from hbt_ray.store import Group, Shard, Source, StoreManifest
+
+
+def manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
+    """Sources whose shards hold (items in de en fr, items in de en)."""
+    groups = (Group(("de", "en"), negatives), Group(("de", "en", "fr"), negatives))
+    made = tuple(
+        Shard(f"s/train-{n}.arrow", three + two, tuple((g, c) for g, c in ((0, two), (1, three)) if c), "")
+        for n, (three, two) in enumerate(shards)
+    )
+    return StoreManifest("text", "uint16", {name: Source(groups, {"train": made}) for name in sources})
+
+
+def plan(pairs=16, languages=None, seed=1, store=None, **mix):
+    return HybridPlan(
+        store or manifest(), MixConfig(**mix), seed=seed, global_batch_pairs=pairs, languages=languages
+    )
+
+
+def same(one, other):
+    return (
+        (one.step, one.kind, one.source, one.epoch) == (other.step, other.kind, other.source, other.epoch)
+        and np.array_equal(one.rows, other.rows)
+        and np.array_equal(one.query_languages, other.query_languages)
+        and np.array_equal(one.passage_languages, other.passage_languages)
+    )
+
+
+STRATEGIES = [
+    {"strategy": "x-x-mono"},
+    {"strategy": "x-y"},
+    {"strategy": "x-y", "cross_pairs": "mixed"},
+    {"strategy": "x-x"},
+    {"strategy": "hybrid", "alpha": 0.4},
+]
+
+
+@pytest.mark.parametrize("mix", STRATEGIES, ids=str)
+def test_a_batch_is_the_same_in_any_order_of_calls_and_in_any_plan_object(mix):
+    forwards = [plan(**mix).batch(step) for step in range(60)]
+    other = plan(**mix)
+    backwards = [other.batch(step) for step in reversed(range(60))][::-1]
+    assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
+
+
+@pytest.mark.parametrize("mix", STRATEGIES, ids=str)
+def test_batches_from_step_k_are_the_tail_of_the_batches_from_0_in_later_epochs_too(mix):
+    whole = [plan(**mix).batch(step) for step in range(200)]
+    assert whole[-1].epoch >= 1
+    resumed = plan(**mix)
+    assert all(same(resumed.batch(step), whole[step]) for step in range(120, 200))
+
+
+@given(ranks=st.integers(1, 9), pairs=st.integers(1, 200))
+def test_rank_slices_are_disjoint_in_order_and_join_to_the_batch(ranks, pairs):
+    batch = np.arange(pairs)
+    slices = [batch[rank_slice(pairs, ranks, rank)] for rank in range(ranks)]
+    assert np.concatenate(slices).tolist() == batch.tolist()
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    items=st.integers(8, 300),
+    pairs=st.integers(2, 40),
+    seed=st.integers(0, 99),
+    strategy=st.sampled_from(["x-x-mono", "x-x"]),
+)
+def test_no_item_is_twice_in_a_batch_nor_drawn_again_before_all_were_seen(items, pairs, seed, strategy):
+    if items < pairs:
+        return
+    store = manifest(shards=((items // 2, 0), (items - items // 2, 0)))
+    own = plan(pairs, ("en",), seed, store, strategy=strategy)
+    rows = [own.batch(step).rows for step in range(4 * items // pairs + 2)]
+    assert all(len(set(batch.tolist())) == pairs for batch in rows)
+    if items >= 2 * pairs:
+        drawn = np.concatenate(rows)
+        for epoch in range(len(drawn) // items):
+            assert len(set(drawn[epoch * items : (epoch + 1) * items].tolist())) == items
+
+
+def test_a_stream_shorter_than_two_batches_still_reaches_every_item():
+    own = plan(16, ("en",), 1, manifest(shards=((20, 0),)), strategy="x-x-mono")
+    assert len({row for step in range(60) for row in own.batch(step).rows.tolist()}) == 20
+
+
+def test_alpha_1_yields_only_monolingual_batches_and_alpha_0_none():
+    assert {plan(alpha=1.0).batch(step).kind for step in range(300)} == {"monolingual"}
+    assert {plan(alpha=0.0).batch(step).kind for step in range(300)} == {"cross-lingual"}
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.8])
+def test_the_realised_share_of_monolingual_batches_is_alpha_within_five_binomial_deviations(alpha):
+    steps = 20_000
+    share = plan(alpha=alpha).realised_mix(0, steps)["kind"]["monolingual"]
+    assert abs(share - alpha) < 5 * (alpha * (1 - alpha) / steps) ** 0.5
+
+
+def test_languages_of_a_batch_follow_its_kind():
+    own = plan(strategy="hybrid", alpha=0.5)
+    for step in range(100):
+        batch = own.batch(step)
+        pairs = set(zip(batch.query_languages.tolist(), batch.passage_languages.tolist(), strict=True))
+        assert len(pairs) == 1
+        question, passage = pairs.pop()
+        assert (question == passage) == (batch.kind == "monolingual")
+
+
+def test_mixed_cross_lingual_batches_hold_several_ordered_pairs_and_no_equal_one():
+    batch = plan(strategy="x-y", cross_pairs="mixed").batch(0)
+    pairs = set(zip(batch.query_languages.tolist(), batch.passage_languages.tolist(), strict=True))
+    assert len(pairs) > 1
+    assert all(question != passage for question, passage in pairs)
+
+
+def test_x_x_batches_mix_languages_and_keep_each_pair_in_one():
+    batch = plan(strategy="x-x").batch(0)
+    assert batch.kind == "mixed"
+    assert batch.query_languages.tolist() == batch.passage_languages.tolist()
+    assert len(set(batch.query_languages.tolist())) > 1
+
+
+def test_an_item_that_lacks_a_language_is_never_drawn_for_it():
+    # Rows 0..19 of the first shard have no French: group 0 stands first.
+    for mix in STRATEGIES:
+        own = plan(**mix)
+        for step in range(150):
+            batch = own.batch(step)
+            french = (batch.query_languages == "fr") | (batch.passage_languages == "fr")
+            assert not (batch.rows[french] < 20).any()
+
+
+def test_two_plans_that_differ_in_alpha_meet_the_same_batches_in_each_stream():
+    def by_stream(alpha):
+        streams = {}
+        own = plan(alpha=alpha)
+        for step in range(400):
+            batch = own.batch(step)
+            key = (batch.kind, batch.query_languages[0], batch.passage_languages[0])
+            streams.setdefault(key, []).append(batch.rows.tolist())
+        return streams
+
+    low, high = by_stream(0.3), by_stream(0.7)
+    for key in low.keys() & high.keys():
+        shared = min(len(low[key]), len(high[key]))
+        assert low[key][:shared] == high[key][:shared]
+
+
+def test_uniform_language_sampling_ignores_sizes_and_size_follows_them():
+    # French has 180 items of 200.
+    steps = 20_000
+    uniform = plan(strategy="x-x-mono", language_sampling="uniform").realised_mix(0, steps)["languages"]
+    by_size = plan(strategy="x-x-mono", language_sampling="size").realised_mix(0, steps)["languages"]
+    deviation = (1 / 3 * 2 / 3 / steps) ** 0.5
+    assert all(abs(share - 1 / 3) < 5 * deviation for share in uniform.values())
+    assert abs(by_size["fr-fr"] - 180 / 580) < 5 * deviation
+
+
+def test_a_source_in_one_language_serves_monolingual_batches_only():
+    store = manifest(sources=("parallel",))
+    english = Source((Group(("en",), 0),), {"train": (Shard("e/train-0.arrow", 500, ((0, 500),), ""),)})
+    both = StoreManifest("text", "uint16", {**store.sources, "english": english})
+    own = HybridPlan(both, MixConfig(alpha=0.5), seed=1, global_batch_pairs=16)
+    kinds = {(batch.source, batch.kind) for batch in map(own.batch, range(300))}
+    assert kinds == {("parallel", "monolingual"), ("parallel", "cross-lingual"), ("english", "monolingual")}
+
+
+def test_restricting_languages_leaves_the_order_within_the_others_unchanged():
+    all_languages = plan(strategy="x-x-mono")
+    english = [b.rows.tolist() for b in map(all_languages.batch, range(100)) if b.query_languages[0] == "en"]
+    alone = plan(languages=("en",), strategy="x-x-mono")
+    assert [alone.batch(step).rows.tolist() for step in range(len(english))] == english
+
+
+def test_items_with_too_few_hard_negatives_are_not_drawn():
+    with pytest.raises(ConfigError, match="2 hard negatives"):
+        plan(store=manifest(negatives=1), hard_negatives=2)
+    assert plan(store=manifest(negatives=2), hard_negatives=2).batch(0).hard_negatives == 2
+
+
+def test_a_language_that_is_not_in_the_corpora_is_named_with_those_that_are():
+    with pytest.raises(ConfigError, match=r"'sw' is not in the corpora; there are de, en, fr"):
+        plan(languages=("de", "sw"))
+
+
+def test_a_batch_larger_than_every_stream_is_refused_with_the_largest_size():
+    with pytest.raises(ConfigError, match="has 200 items"):
+        plan(pairs=256, strategy="x-x-mono")
+
+
+def test_streams_smaller_than_a_batch_are_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="never drawn"):
+        own = plan(pairs=190, strategy="x-x-mono")
+    assert set(own.realised_mix(0, 1000)["languages"]) == {"de-de", "en-en"}
+
+
+def test_cross_lingual_batches_of_a_corpus_in_one_language_are_refused_with_the_way_out():
+    with pytest.raises(ConfigError, match="x-x-mono"):
+        plan(languages=("en",), strategy="hybrid")
+
+
+def test_a_plan_over_40_million_items_draws_from_all_of_them_without_holding_an_array_of_them():
+    own = plan(64, store=manifest(shards=((65_573, 0),) * 610), strategy="x-x-mono")
+    tracemalloc.start()
+    rows = np.concatenate([own.batch(step).rows for step in range(0, 600_000, 10_000)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.min() < 40_000_000 / 10
+    assert rows.max() > 40_000_000 * 9 / 10
+    assert peak < 40_000_000  # bytes: less than one for each item

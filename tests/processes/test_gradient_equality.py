@@ -1,0 +1,97 @@
+"""Gathered over 2 and 4 ranks, a batch gives the loss and gradient it gives one process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+NUM_RANKS = (1, 2, 4)
+CASES = [  # hard negatives per pair, dropout, cross-lingual
+    (0, 0.0, "x-x-mono"),
+    (0, 0.1, "x-y"),
+    (2, 0.0, "x-y"),
+    (2, 0.1, "x-x"),
+]
+
+
+def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
+    """Runs every case on one rank; rank 0 saves what it found."""
+    import torch.distributed as dist
+
+    from hbt_ray.batches import build_batch
+    from hbt_ray.config import TrainConfig
+    from hbt_ray.store import TokenStore
+    from hbt_ray.trainer import Trainer
+    from tests import tiny
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
+    store = TokenStore.open(Path(folder) / "store")
+    found = []
+    for negatives, dropout, strategy in CASES:
+        plan = tiny.make_plan(store, strategy=strategy, hard_negatives=negatives)
+        encoder = tiny.make_encoder(Path(folder) / "encoder", dropout)
+        train = TrainConfig(global_batch_pairs=8, chunk_pairs=2, precision="fp32")
+        trainer = Trainer(encoder, train, seed=1)
+        trainer.model.train()
+        batch = build_batch(plan.batch(5), store, rank, num_ranks)
+        loss = trainer.loss(batch)
+        loss.backward()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        found.append((float(total) / num_ranks, gradient))
+    if rank == 0:
+        torch.save(found, f"{folder}/{num_ranks}.pt")
+    dist.barrier()
+    os._exit(0)  # tearing gloo down beside DDP's own threads may hang, and nothing is left to do
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Number of ranks -> (loss, gradient) of every case."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("ranks")
+    tiny.make_store(folder / "store", negatives=2)
+    tiny.make_encoder(folder / "encoder")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hbt_ray.trainer"])  # torch is imported once, then each rank is a fork
+    for num_ranks in NUM_RANKS:
+        port = _free_port()
+        ranks = [context.Process(target=_rank_main, args=(r, num_ranks, port, str(folder))) for r in range(num_ranks)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+        for process in ranks:
+            process.kill()
+        assert [process.exitcode for process in ranks] == [0] * num_ranks
+    return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"negatives={n} dropout={d} {s}" for n, d, s in CASES])
+def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, num_ranks, case):
+    one_loss, one_gradient = found[1][case]
+    loss, gradient = found[num_ranks][case]
+    assert abs(loss - one_loss) < 1e-6 * abs(one_loss)
+    # Only the order of float32 sums differs.
+    assert (gradient - one_gradient).norm() < 1e-5 * one_gradient.norm()
+
+
+def test_dropout_changes_the_gradient_so_the_equality_with_dropout_says_something(found):
+    assert found[1][0][1].norm() > 0
+    assert not torch.equal(found[1][2][1], found[1][3][1])
