@@ -106,7 +106,7 @@ def check_answer(passage: str, answer: object, start: object) -> None:
 
 def records_of_table(table: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
     """The records of an Arrow table or record batch; an error in place of one that is not valid UTF-8."""
-    columns = {name: _values(table.column(name)) for name in table.schema.names}
+    columns = {name: _values(table.column(place)) for place, name in enumerate(table.schema.names)}
     for row in range(table.num_rows):
         record = {name: values[row] for name, values in columns.items()}
         broken = next((value for value in record.values() if isinstance(value, UnicodeDecodeError)), None)
@@ -116,7 +116,7 @@ def records_of_table(table: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError
 def _values(column: Any) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         values = [_value(scalar) for scalar in column]
     return values
 
@@ -126,6 +126,8 @@ def _value(scalar: Any) -> Any:
         return scalar.as_py()
     except UnicodeDecodeError as error:
         return error
+    except (ValueError, OverflowError):  # such as a date beyond Python's: no text in any case
+        return scalar
 
 
 def present_columns(columns: Mapping[str, str], names: Collection[str]) -> list[str]:

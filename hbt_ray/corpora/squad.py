@@ -35,10 +35,84 @@ def read_part(part: Part) -> Iterator[Row | Reject]:
     except BadRow as bad:
         yield bad.at(part.source, path.name)
         return
-    for place, article in _objects(document, "data", f"{path.name}:"):
-        for place, paragraph in _objects(article, "paragraphs", f"{place}."):
-            for place, question in _objects(paragraph, "qas", f"{place}."):
-                try:
-                    yield _row(part, place, paragraph, question)
-                except BadRow as bad:
-                    yield bad.at(part.source, place)
+    for found in _leaves(part, f"{path.name}:", document, ("data", "paragraphs", "qas")):
+        if isinstance(found, Reject):
+            yield found
+            continue
+        place, paragraph, question = found
+        try:
+            yield _row(part, place, paragraph, question)
+        except BadRow as bad:
+            yield bad.at(part.source, place)
+
+
+def _load(path: Path) -> object:
+    try:
+        raw = path.read_bytes()
+        return json.loads((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadRow("unreadable file", f"not UTF-8: {error}") from None
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise BadRow("unreadable file", error) from None
+
+
+def _leaves(
+    part: Part, place: str, value: Any, keys: tuple[str, ...], parent: Any = None
+) -> Iterator[tuple[str, Any, Any] | Reject]:
+    """What stands under `keys`, one list within another: its place, the object its list is in, and itself."""
+    if not keys:
+        yield place.rstrip("."), parent, value
+        return
+    key, *rest = keys
+    members = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(members, list):
+        yield reject(part.source, place.rstrip(".:"), "not SQuAD", f"no list {key!r}")
+        return
+    for number, member in enumerate(members):
+        yield from _leaves(part, f"{place}{key}[{number}].", member, tuple(rest), value)
+
+
+def _row(part: Part, place: str, paragraph: Any, question: Any) -> Row:
+    if not isinstance(question, dict):
+        raise BadRow("not an object", f"a {type(question).__name__}")
+    context = text_of(paragraph, "context", "passage")
+    answer, start = _first_answer(question)
+    check_answer(context, answer, start)
+    return Row(
+        source=part.source,
+        item_id=id_of(question, "id"),
+        language=str(part.language),
+        question=text_of(question, "question", "question"),
+        passage=_passage(context, paragraph.get("sentence_breaks"), start),
+        place=place,
+    )
+
+
+def _first_answer(question: dict[str, Any]) -> tuple[str | None, int]:
+    """The first answer and its start; (None, -1) for a question without answers."""
+    answers = question.get("answers") or []
+    if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
+        raise BadRow("wrong type", "'answers' is not a list of objects")
+    if not answers:
+        return None, -1
+    text, start = answers[0].get("text"), answers[0].get("answer_start", -1)
+    if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+        raise BadRow("wrong type", "an answer needs a 'text' and a whole number 'answer_start'")
+    return text, start
+
+
+def _passage(context: str, breaks: object, start: int) -> str:
+    if breaks is None or start < 0:
+        return context
+    if not isinstance(breaks, list) or not all(_is_span(span) for span in breaks):
+        raise BadRow("wrong type", "'sentence_breaks' is not a list of [start, end]")
+    for begin, end in breaks:
+        if begin <= start < end:
+            return context[begin:end].strip()
+    raise BadRow("answer in no sentence", f"at {start}")
+
+
+def _is_span(span: object) -> bool:
+    return (
+        isinstance(span, list) and len(span) == 2 and all(type(edge) is int for edge in span) and 0 <= span[0] < span[1]
+    )
