@@ -1,0 +1,84 @@
+"""Text as it is stored, and text as it is compared."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+
+from hbt_ray.records import Reject, Row
+
+# Marks without width that say nothing about the word. The joiners U+200C and U+200D stay: Persian and the scripts
+# of India write different words with them. So do format characters that are seen, such as U+06DD, an Arabic mark.
+_ZERO_WIDTH = frozenset(
+    [
+        *(0x00AD, 0x061C, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF),
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x2070),
+        *range(0xFFF9, 0xFFFC),
+    ]
+)
+
+
+class _CleanTable(dict[int, int | None]):
+    """What each character becomes, by code point, filled as characters are met."""
+
+    def __missing__(self, code: int) -> int | None:
+        character = chr(code)
+        # A lone surrogate (Cs) cannot be written as UTF-8.
+        drop = code in _ZERO_WIDTH or unicodedata.category(character) in ("Cc", "Cs")
+        self[code] = None if drop and not character.isspace() else code
+        return self[code]
+
+
+class _MatchTable(dict[int, int | None]):
+    """Likewise: punctuation and white space become a space, what has no width or glyph goes."""
+
+    def __missing__(self, code: int) -> int | None:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if character.isspace() or category[0] in "PZ":
+            self[code] = ord(" ")
+        else:
+            self[code] = None if category in ("Cc", "Cf", "Cs") else code
+        return self[code]
+
+
+_CLEAN = _CleanTable()
+_MATCH = _MatchTable()
+
+
+def clean(text: str) -> str:
+    """Composed (NFC), without control characters and zero-width marks, white space collapsed. Idempotent.
+
+    >>> clean("a\\u200b  caf\\u0065\\u0301\\n")
+    'a café'
+    """
+    if not text.isprintable():  # white space other than " " counts as not printable too
+        text = text.translate(_CLEAN)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def normalise_for_match(text: str) -> str:
+    """What stays the same across editions of a text: no case, width, punctuation or layout. Idempotent.
+
+    NFKC and casefolded; punctuation and white space become single spaces, format characters go. Symbols stay,
+    so that "C+" is not "C"; a text of punctuation alone becomes "".
+
+    >>> normalise_for_match("  “Where” is ﬁle-2?")
+    'where is file 2'
+    """
+    # Case folding may leave characters that NFKC would compose, and composing some that fold again.
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", folded).casefold()
+    folded = unicodedata.normalize("NFKC", folded.translate(_MATCH))
+    return " ".join(folded.split())
+
+
+def clean_row(row: Row) -> Row | Reject:
+    """The row with all its texts cleaned; negatives that are empty or equal the passage are left out."""
+    question, passage = clean(row.question), clean(row.passage)
+    if not question or not passage:
+        reason = "empty passage" if question else "empty question"
+        return Reject(row.source, row.place, reason, f"item {row.item_id}"[:200])
+    negatives = tuple(negative for negative in map(clean, row.negatives) if negative and negative != passage)
+    return replace(row, question=question, passage=passage, negatives=negatives)

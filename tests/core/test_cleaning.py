@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hbt_ray.cleaning import clean, clean_row, normalise_for_match
+from hbt_ray.records import Reject, Row
+
+any_text = st.text(st.characters())  # lone surrogates too
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  a\tb\r\n c\u00a0d\u3000e ", "a b c d e"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\x00b\x1b[0m\x7f", "ab[0m"),
+        ("\ufeffa\u200bb\u00adc\u202ed", "abcd"),
+        ("a\ud800b", "ab"),
+        ("e\u200b\u0301", "\u00e9"),  # composed once the mark between has gone
+        ("\u06dd", "\u06dd"),
+    ],
+)
+def test_layout_control_characters_and_zero_width_marks_go(text: str, cleaned: str):
+    assert clean(text) == cleaned
+
+
+def test_joiners_that_make_other_words_stay():
+    persian, sinhala = "می\u200cخواهم", "ක්\u200dර"
+    assert clean(persian) == persian
+    assert clean(sinhala) == sinhala
+
+
+@given(any_text)
+def test_cleaning_twice_is_cleaning_once(text: str):
+    once = clean(text)
+    assert clean(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+    once.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("Where is it?", "where is it"),
+        ("“WHERE – is it…”", "where is it"),
+        ("Ｗｈｅｒｅ　ｉｓ　ｉｔ？", "where is it"),
+        ("Straße", "strasse"),
+        ("पानी।", "पानी"),  # the vowel signs are letters' marks, not punctuation
+        ("می\u200cخواهم", "میخواهم"),
+        ("C++, 5 €", "c++ 5 €"),
+        ("?!", ""),
+    ],
+)
+def test_case_width_punctuation_and_layout_do_not_count_in_a_match(text: str, normalised: str):
+    assert normalise_for_match(text) == normalised
+
+
+@given(any_text)
+def test_normalising_twice_is_normalising_once(text: str):
+    once = normalise_for_match(text)
+    assert normalise_for_match(once) == once
+    once.encode("utf-8")
+
+
+@given(any_text)
+def test_cleaning_does_not_change_what_a_text_matches(text: str):
+    assert normalise_for_match(clean(text)) == normalise_for_match(text)
+
+
+def test_a_row_is_cleaned_whole():
+    row = Row("source", "a", "de", " Wo? ", "Dort.\n", ("Dort.", "", "\u200b", " Hier "), "de.jsonl:1")
+    assert clean_row(row) == Row("source", "a", "de", "Wo?", "Dort.", ("Hier",), "de.jsonl:1")
+
+
+def test_a_row_that_cleaning_empties_is_rejected():
+    assert clean_row(Row("source", "a", "de", "\u200b", "Dort.", place="x:1")) == Reject(
+        "source", "x:1", "empty question", "item a"
+    )
+    assert clean_row(Row("source", "a", "de", "Wo?", "\x00", place="x:1")) == Reject(
+        "source", "x:1", "empty passage", "item a"
+    )
