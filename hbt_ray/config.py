@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -74,7 +76,7 @@ class CorpusConfig(Section):
 class PrepareConfig(Section):
     """How corpora become a token store."""
 
-    evaluation_sets: dict[str, str] = {}  # benchmark name -> folder; no training item may occur in them
+    evaluation_sets: dict[str, str | None] = {}  # benchmark name -> folder; no training item may occur in them
     near_duplicate_threshold: Share = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
     max_reject_share: Share = 0.02  # above this share of bad rows in a source, preparing fails
     validation_share: Share = 0.02  # of each source's items, held out by a hash of their id
@@ -182,7 +184,7 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    benchmarks: dict[str, str] = {}  # name -> folder, "embedded" needs none; measured when training has ended
+    benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
     precision: Literal["bf16", "fp32"] = "bf16"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
@@ -250,7 +252,25 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
                 section[parent] = {}
             section = section[parent]
         section[leaf] = value
-    return build_config(data)
+    return build_config(_expanded(data))
+
+
+def _expanded(value: Any) -> Any:
+    """Values with `${NAME}` replaced from the environment, so that one file serves machines with other folders."""
+    if isinstance(value, dict):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def of_environment(name: re.Match[str]) -> str:
+        try:
+            return os.environ[name[1]]
+        except KeyError:
+            raise ConfigError(f"{value!r} needs the environment variable {name[1]}; export {name[1]}=...") from None
+
+    return re.sub(r"\$\{(\w+)\}", of_environment, value)
 
 
 def build_config(data: dict[str, Any]) -> RunConfig:

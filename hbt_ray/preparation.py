@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,7 +23,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, read_part
 from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError
-from hbt_ray.permutation import key_of, uniforms
+from hbt_ray.permutation import key_of
 from hbt_ray.records import Reject, Row
 from hbt_ray.store import Group, Split, StoreManifest, TokenItem, WrittenShard, write_shard
 from hbt_ray.tokenization import Tokenization
@@ -133,8 +132,7 @@ def repeated_items(rows: pa.Table) -> pa.Table:
 
 def split_of(source: str, item_id: str, validation_share: float) -> Split:
     """An item's split, by a hash of its name: the same however many items there are."""
-    place = uniforms(key_of("split", source, item_id), np.zeros(1, np.int64))[0]
-    return "validation" if place < validation_share else "train"
+    return "validation" if key_of("split", source, item_id) < validation_share * 2**64 else "train"
 
 
 @dataclass(frozen=True, slots=True)

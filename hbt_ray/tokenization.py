@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hbt_ray.config import ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.store import Side
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode need not spend
+    from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -28,36 +32,38 @@ class Tokenization:
     """Encodes questions and passages with their prefixes, cut to their lengths, special tokens in place."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
-        self.tokenizer = tokenizer
+        self.definition = _definition(tokenizer)
+        self.num_tokens = len(tokenizer)
         self.text = text
 
     @property
     def token_type(self) -> str:
         """The smallest type of the store's that holds every id."""
-        return "uint16" if len(self.tokenizer) <= 2**16 else "int32"
+        return "uint16" if self.num_tokens <= 2**16 else "int32"
 
     def encode(self, texts: Sequence[str], side: Side) -> list[np.ndarray]:
-        """Token ids of each text, one array each."""
-        if not texts:
-            return []
+        """Token ids of each text, one array each, as the model's own tokenizer would give them."""
         prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
-        length = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
-        encoded = self.tokenizer(
-            [prefix + text for text in texts],
-            truncation=True,
-            max_length=length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
+        self._backend.enable_truncation(
+            self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
         )
-        return [np.array(ids, dtype=self.token_type) for ids in encoded["input_ids"]]
+        encoded = self._backend.encode_batch_fast([prefix + text for text in texts])
+        return [np.array(one.ids, dtype=self.token_type) for one in encoded]
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the tokenizer, the prefixes and the lengths."""
-        return hashlib.sha256((tokenizer_json(self.tokenizer) + self.text.fingerprint()).encode()).hexdigest()[:16]
+        return hashlib.sha256((self.definition + self.text.fingerprint()).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _backend(self) -> Tokenizer:
+        return Tokenizer.from_str(self.definition)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
 
 
-def tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokenizer's definition, without the truncation and padding that calls leave in it."""
+def _definition(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The tokenizer as JSON, without the truncation and padding that calls leave in it."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None
     return json.dumps(definition, sort_keys=True)
@@ -69,6 +75,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     Raises:
         ConfigError: there is none at `model.path`, or it has no fast implementation.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     assert model.path is not None
     folder = Path(model.path)
     modules = folder / "modules.json"
@@ -94,6 +102,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     Byte pairs are merged by count, so the result does not depend on how many threads counted, as the
     expectation steps of a Unigram tokenizer would.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()])

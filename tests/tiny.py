@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedTokenizerFast
 
 from hbt_ray.config import MixConfig, ModelConfig, SmallEncoderConfig, TextConfig
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
@@ -29,13 +30,17 @@ def negative(language: str, item: int, place: int) -> str:
     return f"{language} it is not {item} but {item + place + 1}"
 
 
-def tokenization() -> Tokenization:
+def tokenizer() -> PreTrainedTokenizerFast:
     texts = [
         f"{TEXT.query_prefix} {question(x, i)} {TEXT.passage_prefix} {passage(x, i)}"
         for x in LANGUAGES
         for i in range(60)
     ]
-    return Tokenization(train_tokenizer(texts, MODEL.small.vocabulary), TEXT)
+    return train_tokenizer(texts, MODEL.small.vocabulary)
+
+
+def tokenization() -> Tokenization:
+    return Tokenization(tokenizer(), TEXT)
 
 
 def token_item(own: Tokenization, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0) -> TokenItem:
@@ -64,5 +69,5 @@ def make_plan(store: TokenStore, global_batch_pairs: int = 8, **mix) -> HybridPl
 def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1) -> SentenceTransformer:
     """The tiny encoder as training loads it, from a folder where it is made once."""
     if not folder.exists():
-        save_encoder(small_encoder(MODEL, TEXT, tokenization().tokenizer, seed=seed), folder)
+        save_encoder(small_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
     return load_encoder(MODEL.model_copy(update={"dropout": dropout}), TEXT, folder)

@@ -36,10 +36,12 @@ def connect() -> None:
 
 def quiet() -> None:
     """Keeps libraries' progress bars and notices out of the output of this process."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.enable_operator_progress_bars = False
 
 
 def check_workers(workers: int, cpus_per_worker: float, gpu: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hbt_ray.checkpoint import load_weights
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.prepare import prepare, store_tokenization
+from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.train import train
 from hbt_ray.config import RunConfig, dump_config
 from hbt_ray.evaluate import EvalReport
@@ -85,10 +85,10 @@ def _train_and_evaluate(
 
 def initial_model(config: RunConfig, store: Path, folder: RunFolder) -> str:
     """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
-    tokenization = store_tokenization(store, config)
+    tokenizer = store_tokenizer(store, config)
     if config.model.path is not None:
         return config.model.path
-    encoder = small_encoder(config.model, config.text, tokenization.tokenizer, seed=config.seed)
+    encoder = small_encoder(config.model, config.text, tokenizer, seed=config.seed)
     save_encoder(encoder, folder.initial_model)
     return str(folder.initial_model)
 

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,6 @@ from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, list_parts
 from hbt_ray.decontamination import EvaluationTexts
-from hbt_ray.errors import StoreError
 from hbt_ray.preparation import (
     ROWS,
     bucketed,
@@ -34,9 +33,13 @@ from hbt_ray.preparation import (
     tokenizer_texts,
 )
 from hbt_ray.records import Reject
-from hbt_ray.store import MANIFEST, StoreManifest, commit, read_manifest
+from hbt_ray.store import MANIFEST, StoreManifest, TokenStore, commit
 from hbt_ray.tokenization import Tokenization, load_tokenizer, train_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+KEYS_PER_BUCKET = 1 << 20  # that one task compares in memory
 REJECTS = "rejects.jsonl"
 TOKENIZER = "tokenizer"
 
@@ -55,20 +58,19 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
-    tokenization = None
-    if config.model.path is not None:
-        tokenization = Tokenization(load_tokenizer(config.model), config.text)
+    tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
+    tokenization = Tokenization(tokenizer, config.text) if tokenizer else None
     described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
     folder = stores / store_fingerprint(config, parts, described)
     if not (folder / MANIFEST).exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _make_store(config, parts, tokenization, folder, blocks)
+        _make_store(config, parts, tokenizer, folder, blocks)
     return folder
 
 
-def store_tokenization(store: Path, config: RunConfig) -> Tokenization:
-    """The tokenization a store was made with. Raises StoreError when it is not what the run asks for."""
+def store_tokenizer(store: Path, config: RunConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer a store was made with. Raises StoreError when it is not what the run asks for."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = (
@@ -76,17 +78,12 @@ def store_tokenization(store: Path, config: RunConfig) -> Tokenization:
         if config.model.path is not None
         else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
     )
-    tokenization = Tokenization(tokenizer, config.text)
-    manifest = read_manifest(store)
-    if manifest.text_fingerprint != tokenization.fingerprint():
-        raise StoreError(
-            f"the store {store} was made with another tokenizer, prefix or length; prepare it again for this model"
-        )
-    return tokenization
+    TokenStore.open(store, Tokenization(tokenizer, config.text).fingerprint())
+    return tokenizer
 
 
 def _make_store(
-    config: RunConfig, parts: list[Part], tokenization: Tokenization | None, folder: Path, blocks: int | None
+    config: RunConfig, parts: list[Part], tokenizer: PreTrainedTokenizerFast | None, folder: Path, blocks: int | None
 ) -> StoreManifest:
     rows = _read(config, parts, blocks)
     counts = _counts(rows)
@@ -97,22 +94,15 @@ def _make_store(
     contaminated = _contaminated(rows)
     repeated = _repeated(rows)
     left_out = set(contaminated) | repeated
-    placed = rows.map_batches(
-        bucketed,
-        fn_kwargs={
-            "left_out": ray.put(left_out),
-            "num_shards": shards_needed(counts, config.prepare.items_per_shard),
-            "validation_share": config.prepare.validation_share,
-        },
-        batch_format="pyarrow",
-        batch_size=None,
-    ).materialize()
-    if tokenization is None:
-        tokenization = _train_tokenization(config, placed)
-    tokenization.tokenizer.save_pretrained(folder / TOKENIZER)
+    num_shards = shards_needed(counts, config.prepare.items_per_shard)
+    placed = _placed(rows, left_out, num_shards, config)
+    if tokenizer is None:
+        tokenizer = _train_tokenizer(config, placed)
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    tokenization = Tokenization(tokenizer, config.text)
 
     shards = []
-    for text in _make_shards(placed, folder, tokenization):
+    for text in _make_shards(placed, sum(num_shards.values()), folder, tokenization):
         shard, repeated_ids = shard_from_json(text)
         shards.append(shard)
         rejects += repeated_ids
@@ -136,12 +126,12 @@ def _read(config: RunConfig, parts: list[Part], blocks: int | None) -> ray.data.
     evaluation = EvaluationTexts(texts, config.prepare.near_duplicate_threshold) if texts else None
     evaluation_ref = ray.put(evaluation)
 
-    def read(batch: dict[str, Any], evaluation: EvaluationTexts | None) -> Iterator[pa.Table]:
-        yield from read_rows([parts[number] for number in batch["part"]], evaluation)
+    def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
+        yield from read_rows([parts[number] for number in batch["part"]], ray.get(evaluation_ref))
 
     return (
         ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=blocks or len(parts))
-        .map_batches(read, fn_kwargs={"evaluation": evaluation_ref}, batch_size=None)
+        .map_batches(read, batch_size=None)
         .materialize()
     )
 
@@ -178,7 +168,7 @@ def _contaminated(rows: ray.data.Dataset) -> dict[tuple[str, str], str]:
 
 
 def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
-    buckets = max(rows.num_blocks(), 1)
+    buckets = -(-rows.count() // KEYS_PER_BUCKET)
 
     def keyed(table: pa.Table) -> pa.Table:
         good = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
@@ -187,33 +177,46 @@ def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
 
     found = (
         rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
-        .groupby("bucket")
+        .groupby("bucket", num_partitions=buckets)
         .map_groups(repeated_items, batch_format="pyarrow")
         .take_all()
     )
     return {(row["source"], row["item_id"]) for row in found}
 
 
-def _train_tokenization(config: RunConfig, placed: ray.data.Dataset) -> Tokenization:
+def _placed(
+    rows: ray.data.Dataset, left_out: set[tuple[str, str]], num_shards: dict[str, int], config: RunConfig
+) -> ray.data.Dataset:
+    left_out_ref = ray.put(left_out)
+    share = config.prepare.validation_share
+
+    def place(table: pa.Table) -> pa.Table:
+        return bucketed(table, ray.get(left_out_ref), num_shards, share)
+
+    return rows.map_batches(place, batch_format="pyarrow", batch_size=None).materialize()
+
+
+def _train_tokenizer(config: RunConfig, placed: ray.data.Dataset) -> PreTrainedTokenizerFast:
     def training(table: pa.Table) -> pa.Table:
         return table.filter(pc.match_substring(table.column("bucket"), '"train"'))
 
     rows = placed.map_batches(training, batch_format="pyarrow", batch_size=None)
     tables = [table for table in rows.iter_batches(batch_format="pyarrow", batch_size=None)]
     texts = tokenizer_texts(pa.concat_tables(tables), (config.text.query_prefix, config.text.passage_prefix))
-    return Tokenization(train_tokenizer(texts, config.model.small.vocabulary), config.text)
+    return train_tokenizer(texts, config.model.small.vocabulary)
 
 
-def _make_shards(placed: ray.data.Dataset, folder: Path, tokenization: Tokenization) -> list[str]:
+def _make_shards(
+    placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: Tokenization
+) -> list[str]:
     tokenization_ref = ray.put(tokenization)
     schema = ROWS.append(pa.field("bucket", pa.string()))
 
-    def make(rows: pa.Table, tokenization: Tokenization) -> pa.Table:
-        return pa.table({"shard": [shard_to_json(*make_shard(rows.cast(schema), folder, tokenization))]})
+    def make(rows: pa.Table) -> pa.Table:
+        shard, rejects = make_shard(rows.cast(schema), folder, ray.get(tokenization_ref))
+        return pa.table({"shard": [shard_to_json(shard, rejects)]})
 
-    made = placed.groupby("bucket").map_groups(
-        make, fn_kwargs={"tokenization": tokenization_ref}, batch_format="pyarrow"
-    )
+    made = placed.groupby("bucket", num_partitions=num_shards).map_groups(make, batch_format="pyarrow")
     return [row["shard"] for row in made.take_all()]
 
 
