@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -62,8 +62,8 @@ class CorpusConfig(Section):
     @classmethod
     def _default_name(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("name"):
-            path = data.get("path")
-            data = {**data, "name": Path(str(path)).name if path else str(data.get("format", ""))}
+            named = Path(str(data.get("path") or "")).name  # "" for "." and "/"
+            data = {**data, "name": named or str(data.get("format", ""))}
         return data
 
     @model_validator(mode="after")
@@ -174,9 +174,10 @@ class TrainConfig(Section):
     def _consistent(self) -> TrainConfig:
         if self.global_batch_pairs % self.workers:
             lower = self.global_batch_pairs // self.workers * self.workers
+            nearest = [pairs for pairs in (lower, lower + self.workers) if pairs]
             raise ValueError(
                 f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {self.workers}; "
-                f"write {max(lower, self.workers)} or {lower + self.workers}"
+                f"write {' or '.join(map(str, nearest))}"
             )
         if self.early_stopping and not self.validation_every:
             raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
@@ -316,7 +317,7 @@ def _keys(section: type[Section], prefix: tuple[str, ...] = ()) -> Iterator[tupl
     for name, field in section.model_fields.items():
         yield (*prefix, name)
         inner = _section_of(field.annotation)
-        if inner is not None:
+        if inner is not None and get_origin(field.annotation) is not tuple:  # a list's entries have no keys
             yield from _keys(inner, (*prefix, name))
 
 
@@ -328,6 +329,8 @@ def _full_key(key: str) -> tuple[str, ...]:
         return parts
     if any(parts[: len(k)] == k and k[-1] in {"evaluation_sets", "benchmarks"} for k in known):
         return parts
+    if parts[0] == "corpora":
+        raise ConfigError("corpora is a list; write the whole of it, such as corpora='[{format: jsonl, path: FOLDER}]'")
     matches = [k for k in known if k[-len(parts) :] == parts]
     if len(matches) == 1:
         return matches[0]

@@ -190,7 +190,7 @@ def read_manifest(folder: str | Path) -> StoreManifest:
         return StoreManifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run `hbt prepare` first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"the manifest {path} cannot be read; prepare the store again ({error})") from None
@@ -311,6 +311,9 @@ def _join(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folder_name(source: str) -> str:
-    """A source's folder: its name where that is a safe file name, else made safe and told apart by a hash."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in source).strip(".")
-    return safe if safe == source else f"{safe or 'source'}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    """A source's folder: its name where that is a safe file name, else made safe and told apart by a hash.
+
+    A dot is not safe: it would allow "..", and "manifest.json" beside the store's own.
+    """
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in source)[:48]
+    return safe if safe and safe == source else f"{safe or 'source'}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"

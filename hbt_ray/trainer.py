@@ -86,8 +86,8 @@ class Trainer:
         return in_batch_loss(
             query_vectors,
             passage_vectors,
-            torch.from_numpy(batch.query_keys).to(device),
-            torch.from_numpy(batch.passage_keys).to(device),
+            torch.tensor(batch.query_keys, device=device),
+            torch.tensor(batch.passage_keys, device=device),
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
         )

@@ -20,8 +20,6 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    # Local clusters are the process's own and end with it.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True)
@@ -36,7 +34,8 @@ def connect() -> None:
 
 def quiet() -> None:
     """Keeps libraries' progress bars and notices out of the output of this process."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray.data", "sentence_transformers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -44,23 +43,8 @@ def quiet() -> None:
     context.enable_operator_progress_bars = False
 
 
-def check_workers(workers: int, cpus_per_worker: float, gpu: bool) -> None:
-    """Raises ClusterError when the cluster can never give so many workers, autoscaled nodes counted."""
-    for name, each in (("CPU", cpus_per_worker), ("GPU", float(gpu))):
-        if each and workers * each > (most := _most(name)) + 1e-6:
-            raise ClusterError(
-                f"{workers} workers need {workers * each:g} {name}, and the cluster can give {most:g} at most; "
-                f"write train.workers={int(most // each)} or fewer" + (", or train.gpu=false" if name == "GPU" else "")
-            )
-
-
-def has_gpus(workers: int) -> bool:
-    """Whether every worker can have a GPU of its own."""
-    return _most("GPU") >= workers
-
-
-def _most(resource: str) -> float:
-    """What the nodes there are hold together, or, where an autoscaler runs, what it may grow to."""
+def most(resource: str) -> float:
+    """How much of a resource the nodes hold together, or, where an autoscaler runs, may come to hold."""
     now = ray.cluster_resources().get(resource, 0.0)
     try:
         limits = ray._private.state.state.get_max_resources_from_cluster_config()

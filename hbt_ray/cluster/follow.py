@@ -75,7 +75,11 @@ class Follower:
                 self.on_metrics(step, {f"train/{name}": value for name, value in measured.items()})
             if "validation_loss" in report:
                 self.last_metrics["validation_loss"] = report["validation_loss"]
-                self.on_metrics(report["step"], {"validation/loss": report["validation_loss"]})
+                validated = {
+                    "validation/loss": report["validation_loss"],
+                    "validation/best_loss": report["best_validation_loss"],
+                }
+                self.on_metrics(report["step"], validated)
             if self.last_step:
                 self._say(self._progress(), force=self.last_step == self.config.train.steps)
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.checkpoint import load_weights
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
-from hbt_ray.cluster.train import train
+from hbt_ray.cluster.train import check_workers, train
 from hbt_ray.config import RunConfig, dump_config
-from hbt_ray.evaluate import EvalReport
+from hbt_ray.evaluate import EvalReport, check_benchmark
 from hbt_ray.experiment import RunFolder, open_run
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.preparation import describe_store
@@ -41,8 +42,12 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     """
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
-    check(uri)  # before minutes of preparing
+    # What can be found wrong is found before minutes of preparing and training.
+    check(uri)
+    for name, place in config.evaluate.benchmarks.items():
+        check_benchmark(load_benchmark(name, place))
     connect()
+    check_workers(config)
     store = prepare(config, folder.stores)
     manifest = read_manifest(store)
     _say(describe_store(store, manifest))
@@ -66,6 +71,7 @@ def _train_and_evaluate(
     tracker.log_text(dump_config(config), "config.yaml")
     initial = initial_model(config, store, folder)
     trained = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
+    tracker.log_metrics({"train/steps": trained.steps}, trained.steps)
     encoder = load_encoder(config.model, config.text, initial)
     load_weights(trained.checkpoint, encoder)
     save_encoder(encoder, folder.model)

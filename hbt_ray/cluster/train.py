@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import time
@@ -14,17 +13,17 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
 from hbt_ray.batches import build_batch
 from hbt_ray.checkpoint import Progress, load_checkpoint, save_checkpoint
-from hbt_ray.cluster.connect import check_workers, has_gpus, quiet
+from hbt_ray.cluster.connect import most, quiet
 from hbt_ray.cluster.feed import feed, make_plan
 from hbt_ray.cluster.follow import Follower, Reports
 from hbt_ray.config import RunConfig
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ClusterError, ConfigError
 from hbt_ray.experiment import RunFolder
 from hbt_ray.model import load_encoder
 from hbt_ray.plan import HybridPlan
@@ -60,9 +59,7 @@ def train(
         ConfigError: the plan cannot be made from the store.
         ClusterError: the cluster can never give the workers.
     """
-    gpu = has_gpus(config.train.workers) if config.train.gpu is None else config.train.gpu
-    cpus = _cpus_per_worker(config, gpu)
-    check_workers(config.train.workers, cpus, gpu)
+    resources = resources_per_worker(config)
     make_plan(config, TokenStore.open(store))  # a plan that cannot be made fails here, before workers start
     validation_plan(config, TokenStore.open(store))
 
@@ -72,11 +69,11 @@ def train(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "store": str(store), "initial_model": str(initial_model)},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=folder.checkpoints.name,
@@ -88,6 +85,7 @@ def train(
                 checkpoint_score_order="min",
             ),
             callbacks=[_ToDriver(reports)],
+            logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     with follower:
@@ -121,12 +119,26 @@ def validation_plan(config: RunConfig, store: TokenStore) -> HybridPlan | None:
     )
 
 
-def _cpus_per_worker(config: RunConfig, gpu: bool) -> int:
-    if config.train.threads_per_worker:
-        return config.train.threads_per_worker
+def resources_per_worker(config: RunConfig) -> dict[str, float]:
+    """What each worker asks the cluster for: a GPU where every worker can have one, else its share of the CPUs."""
+    gpu = most("GPU") >= config.train.workers if config.train.gpu is None else config.train.gpu
     if gpu:
-        return 1
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // config.train.workers)
+        return {"CPU": config.train.threads_per_worker or 1, "GPU": 1}
+    return {"CPU": config.train.threads_per_worker or max(1, int(most("CPU")) // config.train.workers)}
+
+
+def check_workers(config: RunConfig) -> None:
+    """Raises ClusterError when the cluster can never give the workers, autoscaled nodes counted."""
+    workers = config.train.workers
+    for name, each in resources_per_worker(config).items():
+        if workers * each > most(name):
+            way_out = f"write train.workers={int(most(name) // each)} or fewer"
+            if name == "GPU" or most(name) < each:
+                way_out = "write train.gpu=false" if name == "GPU" else f"write train.threads_per_worker={int(most(name))}"
+            raise ClusterError(
+                f"{workers} workers need {workers * each:g} {name}s, and the cluster can give {most(name):g} at most; "
+                + way_out
+            )
 
 
 class _ToDriver(UserCallback):
@@ -146,7 +158,6 @@ class _ToDriver(UserCallback):
 def _worker(settings: dict[str, Any]) -> None:
     """What each rank runs."""
     quiet()
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     config = RunConfig.model_validate(settings["config"])
     store_folder = Path(settings["store"])
     context = ray.train.get_context()
@@ -203,6 +214,7 @@ def _loop(
             least_gain = train.early_stopping.min_change if train.early_stopping else 0.0
             progress = _validated(progress, trainer.validation_loss(validation_batches), least_gain)
             metrics["validation_loss"] = progress.last_validation_loss
+            metrics["best_validation_loss"] = progress.best_validation_loss
             stop = train.early_stopping is not None and (
                 progress.validations_without_gain >= train.early_stopping.patience
             )

@@ -1,0 +1,121 @@
+"""One Ray cluster for all tests here: started as a person starts it, token authentication on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.config import RunConfig, build_config
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
+
+NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def dashboard(tmp_path_factory) -> str:
+    """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile."""
+    port, dashboard_port = free_port(), free_port()
+    ray = Path(sys.executable).with_name("ray")
+    log = open(tmp_path_factory.mktemp("ray") / "head.log", "wb")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
+        + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+        + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    _wait_for(f"http://127.0.0.1:{dashboard_port}/api/version", head)
+    yield f"http://127.0.0.1:{dashboard_port}"
+    import ray as ray_module
+
+    ray_module.shutdown()
+    os.killpg(head.pid, signal.SIGTERM)
+    try:
+        head.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+    del os.environ["RAY_ADDRESS"]
+    log.close()
+
+
+def _wait_for(url: str, head: subprocess.Popen) -> None:
+    for _ in range(240):
+        assert head.poll() is None, "ray start ended"
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except urllib.error.HTTPError:  # it answers, and asks for the token
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError("the dashboard did not come up within 60 s")
+
+
+@pytest.fixture(scope="session")
+def cluster(dashboard):
+    """The tests' own driver, connected."""
+    from hbt_ray.cluster.connect import connect
+
+    connect()
+
+
+LANGUAGES = ("de", "en", "fr")
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    """A folder of 120 parallel items in three languages; every fifth lacks French."""
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    for language in LANGUAGES:
+        rows = [
+            {
+                "id": f"item-{item}",
+                "question": f"{language} what is {'abcdefghij'[item % 10]}{item}",
+                "context": f"{language} it is the number {item} " + "so " * (item % 5),
+            }
+            for item in range(120)
+            if language != "fr" or item % 5 != 4
+        ]
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def tiny_config(corpus: Path, **sections) -> RunConfig:
+    """A run over `corpus` that trains in seconds; `sections` replace settings."""
+    plain = {
+        "name": "tiny",
+        "corpora": [{"format": "jsonl", "path": str(corpus)}],
+        "text": {"max_query_tokens": 20, "max_passage_tokens": 24},
+        "model": {"small": {"layers": 1, "width": 16, "heads": 2, "vocabulary": 300}},
+        "train": {
+            "steps": 10,
+            "global_batch_pairs": 16,
+            "chunk_pairs": 4,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+            "checkpoint_every": 3,
+            "threads_per_worker": 1,
+        },
+    }
+    for name, settings in sections.items():
+        plain[name] = {**plain[name], **settings} if isinstance(plain.get(name), dict) else settings
+    return build_config(plain)

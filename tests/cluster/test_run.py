@@ -1,0 +1,138 @@
+"""Whole runs on the cluster: prepared, trained, evaluated, tracked, and gone on with."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from hbt_ray.cluster.pipeline import run
+from hbt_ray.errors import ClusterError, ConfigError, TrackingError
+from hbt_ray.tracking import training_runs
+from tests.cluster.conftest import NUM_CPUS, tiny_config
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Two parallel paragraphs of two sentences, one question each, in German and English."""
+    folder = tmp_path / "squad"
+    folder.mkdir()
+    for language in ("de", "en"):
+        paragraphs = []
+        for number in range(2):
+            first, second = f"{language} it has the number {number + 500}.", f"{language} nobody knows why."
+            text = f"{first} {second}"
+            question = {
+                "id": f"q{number}",
+                "question": f"{language} which is {number + 500}",
+                "answers": [{"text": "number", "answer_start": first.index("number")}],
+            }
+            breaks = [[0, len(first)], [len(first) + 1, len(text)]]
+            paragraphs.append({"context": text, "sentence_breaks": breaks, "qas": [question]})
+        (folder / f"{language}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return folder
+
+
+def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_same(
+    cluster, corpus, benchmark, tmp_path
+):
+    config = tiny_config(
+        corpus,
+        prepare={"validation_share": 0.3},
+        train={"workers": 2, "validation_every": 4, "validation_batches": 2},
+        evaluate={"benchmarks": {"squad": str(benchmark)}, "precision": "fp32"},
+    )
+    out = tmp_path / "runs" / "tiny"
+    finished = run(config, out)
+    model = SentenceTransformer(str(out / "model"))
+    assert model.encode_query(["de what is a10"]).shape == (1, 16)
+    report = json.loads((out / "evaluation" / "squad" / "report.json").read_text())
+    assert report["metrics"] == finished.metrics
+    assert {"squad/mono/map", "squad/cross/map/de-en", "squad/multi/rank_distance"} <= report["metrics"].keys()
+
+    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    [tracked] = training_runs(uri, "hbt")
+    assert tracked.status == "FINISHED"
+    assert {"train/loss", "train/pairs_per_s", "validation/loss", "squad/mono/map"} <= tracked.metrics.keys()
+    assert tracked.params["mix.alpha"] == "0.5"
+
+    before = weights(out)
+    run(config, out)
+    [again] = training_runs(uri, "hbt")
+    assert again.run_id == tracked.run_id
+    assert same_weights(weights(out), before)
+
+    with pytest.raises(ConfigError, match=r"mix\.alpha=0\.5, and this one has 0\.9"):
+        run(tiny_config(corpus, mix={"alpha": 0.9}, prepare={"validation_share": 0.3}, train={"workers": 2}), out)
+
+
+def kill_a_worker_when(marker, killed):
+    """Sends SIGKILL to one training worker as soon as a checkpoint stands."""
+    for _ in range(600):
+        if list(marker.glob("checkpoint_*")):
+            workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"])]
+            if workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.append(workers[-1].pid)
+                return
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, tmp_path):
+    config = tiny_config(corpus, train={"steps": 150, "workers": 1, "checkpoint_every": 5})
+    run(config, tmp_path / "undisturbed")
+    killed: list[int] = []
+    out = tmp_path / "disturbed"
+    killer = threading.Thread(target=kill_a_worker_when, args=(out / "checkpoints", killed))
+    killer.start()
+    run(config, out)
+    killer.join()
+    assert killed
+    assert same_weights(weights(out), weights(tmp_path / "undisturbed"))
+
+
+def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path):
+    # At this rate the loss cannot fall for long.
+    train = {
+        "steps": 60,
+        "learning_rate": 0.5,
+        "validation_every": 2,
+        "validation_batches": 2,
+        "early_stopping": {"patience": 2},
+    }
+    run(tiny_config(corpus, prepare={"validation_share": 0.3}, train=train), tmp_path / "run")
+    [tracked] = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
+    assert tracked.metrics["validation/best_loss"] <= tracked.metrics["validation/loss"]
+    assert tracked.metrics["train/steps"] < 60
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"train": {"workers": 100, "global_batch_pairs": 100}}, ClusterError, f"can give {NUM_CPUS} at most"),
+        ({"languages": ["de", "sw"]}, ConfigError, "'sw' is not in the corpora; there are de, en, fr"),
+        ({"tracking": {"uri": "http://127.0.0.1:9"}}, TrackingError, "127.0.0.1:9"),
+        ({"train": {"global_batch_pairs": 512}}, ConfigError, "smaller global_batch_pairs"),
+        ({"train": {"validation_every": 2}, "prepare": {"validation_share": 0.0}}, ConfigError, "validation_share"),
+        ({"model": {"path": "no/such/model"}}, ConfigError, "no/such/model"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_had_is_refused_before_training(cluster, corpus, tmp_path, sections, error, message):
+    with pytest.raises(error, match=message):
+        run(tiny_config(corpus, **sections), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
