@@ -1,0 +1,272 @@
+"""Settings: read, checked and told apart. A mistake is one sentence that names the key and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.config import (
+    CorpusConfig,
+    MixConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainConfig,
+    build_config,
+    dump_config,
+    flatten,
+    load_config,
+)
+from hbt_ray.errors import ConfigError
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_file_gives_its_settings_and_leaves_the_others_at_their_defaults(tmp_path):
+    config = load_config(written(tmp_path, "name: mine\nmix:\n  alpha: 0.25\n"))
+    assert (config.name, config.mix.alpha) == ("mine", 0.25)
+    assert config.train == TrainConfig()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+def test_an_empty_file_gives_the_defaults(tmp_path, text):
+    assert load_config(written(tmp_path, text)) == RunConfig() == load_config()
+
+
+def test_overrides_win_over_the_file_and_the_last_over_the_first(tmp_path):
+    file = written(tmp_path, "mix: {alpha: 0.25, hard_negatives: 3}\n")
+    mix = load_config(file, ["mix.alpha=0.5", "mix.alpha=0.75"]).mix
+    assert (mix.alpha, mix.hard_negatives) == (0.75, 3)
+
+
+def test_a_key_may_be_shortened_to_its_last_part_where_that_is_unique():
+    config = load_config(None, ["alpha=0.6", "steps=7", "small.width=64", "patience=2", "validation_every=5"])
+    assert (config.mix.alpha, config.train.steps, config.model.small.width) == (0.6, 7, 64)
+    assert config.train.early_stopping is not None
+    assert config.train.early_stopping.patience == 2
+    # What is passed over: "path" of a corpus, which stands in a list and has no key of its own.
+    assert load_config(None, ["path=some/model"]).model.path == "some/model"
+
+
+def test_a_shortened_key_that_may_mean_two_settings_names_both():
+    with pytest.raises(ConfigError, match=r"'precision' may mean train\.precision or evaluate\.precision; write one"):
+        load_config(None, ["precision=fp32"])
+
+
+def test_values_of_overrides_are_yaml():
+    config = load_config(
+        None,
+        ["languages=[de, en]", "gpu=no", "learning_rate=1e-3", "dropout=null", "corpora=[{format: jsonl, path: x/y}]"],
+    )
+    assert config.languages == ("de", "en")
+    assert config.train.gpu is False
+    assert config.train.learning_rate == 0.001
+    assert config.model.dropout is None
+    assert config.corpora == (CorpusConfig(format="jsonl", path="x/y", name="y"),)
+
+
+def test_benchmarks_and_evaluation_sets_are_named_by_override():
+    config = load_config(None, ["evaluate.benchmarks.xquad-r=a/b", "prepare.evaluation_sets.embedded="])
+    assert config.evaluate.benchmarks == {"xquad-r": "a/b"}
+    assert config.prepare.evaluation_sets == {"embedded": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("alhpa=0.6", "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
+        ("train.stepz=3", "there is no setting 'train.stepz'; did you mean 'train.steps'?"),
+        ("alpha", "'alpha' is not an override; write key=value, such as alpha=0.6"),
+        ("alpha=[1", "the value of 'alpha=[1' is not valid YAML"),
+        ("alpha=2", "mix.alpha is 2: input should be less than or equal to 1"),
+        ("alpha=-0.1", "mix.alpha is -0.1: input should be greater than or equal to 0"),
+        ("alpha=much", "mix.alpha is 'much': "),
+        ("corpora.path=x", "corpora is a list; write the whole of it, such as corpora="),
+    ],
+)
+def test_a_wrong_override_is_told_with_its_key_and_the_way_out(override, message):
+    with pytest.raises(ConfigError) as told:
+        load_config(None, [override])
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mix: {aplha: 1}", "there is no setting 'mix.aplha'; did you mean 'alpha'?"),
+        ("trian: {}", "there is no setting 'trian'; did you mean 'train'?"),
+        (
+            "corpora: [{format: jsonl, path: x, columns: {questoin: q}}]",
+            "there is no setting 'corpora.0.columns.questoin'; did you mean 'question'?",
+        ),
+        ("train: {early_stopping: {patienc: 3}}", "'train.early_stopping.patienc'; did you mean 'patience'?"),
+        ("mix: {strategy: y-y}", "mix.strategy is 'y-y'"),
+        ("corpora: [{format: jsonl}]", "corpora.0: a corpus of format 'jsonl' needs a path"),
+        ("corpora: []", "corpora is empty; name at least one"),
+        ("corpora: [{format: squad, path: a/x}, {format: jsonl, path: b/x}]", "two corpora are called 'x'"),
+        ("train: {early_stopping: {}}", "early_stopping needs validation_every"),
+        ("model: {small: {width: 10, heads: 4}}", "width 10 must be a multiple of heads 4"),
+        ("mix: {alpha: 2}\nseed: -1", "seed is -1"),  # all mistakes are told at once
+        ("- alpha", "must hold settings as 'key: value', not a list"),
+        ("mix: [", "is not valid YAML"),
+        ("mix: {alpha: 0.5", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_sentence(tmp_path, text, message):
+    with pytest.raises(ConfigError) as told:
+        load_config(written(tmp_path, text))
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_file_a_folder_and_a_file_that_is_not_text_are_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*absent\.yaml.*No such file"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_config(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "workers", "ways_out"),
+    [(64, 3, "write 63 or 66"), (10, 4, "write 8 or 12"), (3, 4, "write 4$")],
+)
+def test_a_batch_that_its_workers_do_not_divide_says_which_sizes_they_would(pairs, workers, ways_out):
+    with pytest.raises(ConfigError, match=f"{pairs} is not divisible by workers {workers}; {ways_out}"):
+        build_config({"train": {"global_batch_pairs": pairs, "workers": workers}})
+
+
+def test_a_corpus_is_called_by_its_folder_unless_it_has_a_name():
+    assert CorpusConfig(format="jsonl", path="a/mine").name == "mine"
+    assert CorpusConfig(format="jsonl", path="a/mine", name="other").name == "other"
+    assert CorpusConfig(format="embedded").name == "embedded"
+    assert [CorpusConfig(format="jsonl", path=path).name for path in (".", "/")] == ["jsonl", "jsonl"]
+
+
+@pytest.mark.parametrize(("word", "exponent"), [("size", 1.0), ("uniform", 0.0), (0.3, 0.3), ("0.3", 0.3)])
+def test_sampling_is_a_word_or_an_exponent(word, exponent):
+    assert build_config({"mix": {"language_sampling": word}}).mix.language_sampling == exponent
+    assert build_config({"mix": {"source_sampling": word}}).mix.source_sampling == exponent
+
+
+@pytest.mark.parametrize("wrong", ["sizes", 1.5, -1])
+def test_any_other_sampling_is_refused(wrong):
+    with pytest.raises(ConfigError, match=r"mix\.language_sampling is "):
+        build_config({"mix": {"language_sampling": wrong}})
+
+
+def test_names_of_the_environment_are_replaced_wherever_a_text_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HBT_TEST_ROOT", "/data")
+    monkeypatch.setenv("HBT_TEST_NAME", "big")
+    file = written(
+        tmp_path,
+        "name: ${HBT_TEST_NAME}-${HBT_TEST_NAME}\n"
+        "corpora: [{format: jsonl, path: '${HBT_TEST_ROOT}/rows'}]\n"
+        "prepare: {evaluation_sets: {xquad-r: '${HBT_TEST_ROOT}/xquad'}}\n",
+    )
+    config = load_config(file, ["model.path=${HBT_TEST_ROOT}/model"])
+    assert config.name == "big-big"
+    assert (config.corpora[0].path, config.corpora[0].name) == ("/data/rows", "rows")
+    assert config.prepare.evaluation_sets == {"xquad-r": "/data/xquad"}
+    assert config.model.path == "/data/model"
+
+
+def test_a_name_that_the_environment_lacks_says_what_to_export(monkeypatch):
+    monkeypatch.delenv("HBT_TEST_ROOT", raising=False)
+    with pytest.raises(ConfigError, match="needs the environment variable HBT_TEST_ROOT; export HBT_TEST_ROOT="):
+        load_config(None, ["model.path=${HBT_TEST_ROOT}/model"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.text(st.characters(exclude_characters="$", exclude_categories=["Cs"])),
+    seed=st.integers(0, 2**63 - 1),
+    alpha=st.floats(0, 1),
+    rate=st.floats(1e-12, 1e3),
+    prefix=st.text(st.characters(exclude_characters="$", exclude_categories=["Cs"])),
+    languages=st.none() | st.lists(st.sampled_from(["no", "de", "zh-Hant", "on", "null"]), unique=True),
+    sampling=st.sampled_from(["size", "uniform", 0.5]),
+)
+def test_what_is_dumped_is_read_back_as_it_was(tmp_path_factory, name, seed, alpha, rate, prefix, languages, sampling):
+    config = build_config(
+        {
+            "name": name,
+            "seed": seed,
+            "languages": languages,
+            "text": {"query_prefix": prefix},
+            "mix": {"alpha": alpha, "language_sampling": sampling},
+            "train": {"learning_rate": rate, "validation_every": 1, "early_stopping": {}},
+            "evaluate": {"benchmarks": {"embedded": None, "xquad-r": "a b"}},
+        }
+    )
+    file = written(tmp_path_factory.getbasetemp(), dump_config(config))
+    assert load_config(file) == config
+
+
+def test_the_dump_holds_every_setting():
+    assert set(yaml.safe_load(dump_config(RunConfig()))) == set(RunConfig.model_fields)
+    assert flatten(load_config(None, ["alpha=0.125"]))["mix.alpha"] == 0.125
+
+
+def test_a_parts_fingerprint_changes_with_each_of_its_settings_and_with_nothing_else():
+    changed = [
+        TextConfig(query_prefix="q: "),
+        TextConfig(passage_prefix="p: "),
+        TextConfig(max_query_tokens=65),
+        TextConfig(max_passage_tokens=129),
+    ]
+    prints = [text.fingerprint() for text in (TextConfig(), *changed)]
+    assert len(set(prints)) == 5
+    assert TextConfig(max_query_tokens=64).fingerprint() == prints[0]
+    assert all(len(one) == 16 and set(one) <= set("0123456789abcdef") for one in prints)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=x",
+        "seed=1",
+        "languages=[de]",
+        "corpora=[{format: jsonl, path: x}]",
+        "items_per_shard=5",
+        "query_prefix=x",
+        "width=64",
+        "alpha=0.1",
+        "steps=5",
+        "run_depth=7",
+        "experiment=x",
+    ],
+)
+def test_a_runs_fingerprint_changes_with_a_setting_of_any_part(override):
+    assert load_config(None, [override]).fingerprint() != RunConfig().fingerprint()
+
+
+def test_settings_are_frozen_and_their_types_are_checked_where_they_are_built():
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().mix.alpha = 0.1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="extra"):
+        ModelConfig(pathh="x")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("mix", "share"),
+    [
+        (MixConfig(strategy="x-x-mono", alpha=0.3), 1.0),
+        (MixConfig(strategy="x-y", alpha=0.3), 0.0),
+        (MixConfig(strategy="x-x", alpha=0.3), 0.0),
+        (MixConfig(strategy="hybrid", alpha=0.3), 0.3),
+    ],
+)
+def test_alpha_is_the_monolingual_share_of_hybrid_alone(mix, share):
+    assert mix.monolingual_share == share
