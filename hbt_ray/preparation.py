@@ -105,7 +105,7 @@ def check_rejects(counts: dict[tuple[str, str, str], int], max_share: float, rej
             bad[source] += rows
             reasons[source][reason] += rows
     for source in sorted(read):
-        if bad[source] > max_share * read[source] or bad[source] == read[source]:
+        if bad[source] / read[source] > max_share or bad[source] == read[source]:
             reason, rows = reasons[source].most_common(1)[0]
             raise CorpusError(
                 f"{bad[source]} of {read[source]} rows of corpus {source!r} cannot be used, most often for "
