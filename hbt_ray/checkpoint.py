@@ -16,6 +16,7 @@ from hbt_ray.trainer import Trainer
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
 
 
@@ -33,11 +34,11 @@ def save_checkpoint(folder: str | Path, trainer: Trainer, progress: Progress) ->
     """Writes a checkpoint. The marker with every file's checksum comes last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPLETE).unlink(missing_ok=True)
     save_file(trainer.encoder.state_dict(), folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    sums = {file: file_sha256(folder / file) for file in FILES}
     (folder / COMPLETE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
@@ -46,8 +47,8 @@ def is_complete(folder: str | Path) -> bool:
     folder = Path(folder)
     try:
         sums = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        return all(file_sha256(folder / file) == sha256 for file, sha256 in sums.items())
-    except (OSError, ValueError):
+        return all(file_sha256(folder / file) == sums[file] for file in FILES)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

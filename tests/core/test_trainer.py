@@ -1,0 +1,352 @@
+"""Training is a function of weights, moments and the step: stopped, resumed or shared, it comes out the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hbt_ray.batches import build_batch, from_arrow, to_arrow
+from hbt_ray.checkpoint import (
+    COMPLETE,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    Progress,
+    is_complete,
+    load_checkpoint,
+    load_weights,
+    read_progress,
+    save_checkpoint,
+)
+from hbt_ray.config import TrainConfig
+from hbt_ray.model import DualEncoder
+from hbt_ray.records import Batch
+from hbt_ray.store import TokenStore
+from hbt_ray.trainer import Trainer, learning_rate
+from tests import tiny
+
+PAIRS = 8
+UNCLIPPED = 1e6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So that sums have one order, and other processes leave the tests their core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made: Path = tmp_path_factory.mktemp("training")
+    tiny.make_store(made / "store", negatives=1)
+    tiny.make_encoder(made / "encoder")
+    return made
+
+
+def make_trainer(folder: Path, dropout: float = 0.1, **train) -> Trainer:
+    defaults = {"steps": 10, "global_batch_pairs": PAIRS, "chunk_pairs": 4, "precision": "fp32", "learning_rate": 1e-2}
+    return Trainer(tiny.make_encoder(folder / "encoder", dropout), TrainConfig(**defaults | train), seed=5)
+
+
+def batch(folder: Path, step: int, rank: int = 0, num_ranks: int = 1, **mix) -> Batch:
+    store = TokenStore.open(folder / "store")
+    return build_batch(tiny.make_plan(store, PAIRS, **mix).batch(step), store, rank, num_ranks)
+
+
+def train(trainer: Trainer, folder: Path, first: int, last: int) -> list[float]:
+    return [trainer.step(step, [batch(folder, step)]).loss for step in range(first, last)]
+
+
+def gradient(trainer: Trainer, of: Batch) -> torch.Tensor:
+    trainer.model.train()
+    trainer.loss(of).backward()
+    found = torch.cat([p.grad.flatten() for p in trainer.dual.parameters() if p.grad is not None])
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        # 10 steps, 2 of warm-up: 1/2, 2/2, then the 8 steps of the schedule.
+        ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]),
+        ("cosine", [0.5, 1, 1, None, 0.5 + math.sqrt(0.125), None, 0.5, None, 0.5 - math.sqrt(0.125), None, 0]),
+    ],
+)
+def test_the_rate_warms_up_and_follows_its_schedule_to_the_end(schedule, rates):
+    train = TrainConfig(steps=10, warmup_share=0.2, learning_rate=4.0, schedule=schedule)
+    for step, rate in enumerate(rates):
+        if rate is not None:
+            assert learning_rate(step, train) == pytest.approx(4 * rate, abs=1e-12), step
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate_and_all_may_be_warm_up():
+    assert learning_rate(0, TrainConfig(steps=10, warmup_share=0, learning_rate=4.0)) == 4.0
+    rates = [learning_rate(step, TrainConfig(steps=4, warmup_share=1, learning_rate=4.0)) for step in range(4)]
+    assert rates == [1, 2, 3, 4]
+
+
+def test_a_step_reports_the_rate_it_used(folder):
+    trainer = make_trainer(folder, steps=10, warmup_share=0.2, learning_rate=0.004)
+    assert trainer.step(0, [batch(folder, 0)]).learning_rate == 0.002
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.002}
+
+
+# Stopping and going on
+
+
+def test_ten_steps_are_six_a_checkpoint_and_four_in_a_fresh_trainer_bit_for_bit(folder, tmp_path):
+    whole = make_trainer(folder)
+    losses = train(whole, folder, 0, 10)
+
+    first = make_trainer(folder)
+    assert train(first, folder, 0, 6) == losses[:6]
+    progress = Progress(step=6, best_validation_loss=0.1 + 0.2, validations_without_gain=1)
+    save_checkpoint(tmp_path / "checkpoint", first, progress)
+    assert is_complete(tmp_path / "checkpoint")
+
+    torch.manual_seed(999)  # what was drawn in between does not matter
+    resumed = make_trainer(folder)
+    assert load_checkpoint(tmp_path / "checkpoint", resumed) == progress
+    assert train(resumed, folder, 6, 10) == losses[6:]
+    for name, weight in whole.encoder.state_dict().items():
+        assert torch.equal(weight, resumed.encoder.state_dict()[name]), name
+    moments, moments_resumed = whole.optimizer_state(), resumed.optimizer_state()
+    assert moments.keys() == moments_resumed.keys()
+    assert {key.partition("/")[0] for key in moments} == {"exp_avg", "exp_avg_sq", "step"}
+    for name, moment in moments.items():
+        assert torch.equal(moment, moments_resumed[name]), name
+
+
+def test_dropout_was_on_so_the_equality_after_resuming_says_something(folder):
+    assert train(make_trainer(folder, dropout=0.1), folder, 0, 1) != train(make_trainer(folder, 0.0), folder, 0, 1)
+
+
+def test_moments_left_behind_would_change_what_follows(folder, tmp_path):
+    whole = make_trainer(folder)
+    losses = train(whole, folder, 0, 4)
+    first = make_trainer(folder)
+    train(first, folder, 0, 2)
+    save_checkpoint(tmp_path, first, Progress(2))
+    without_moments = make_trainer(folder)
+    load_weights(tmp_path, without_moments.encoder)
+    resumed = train(without_moments, folder, 2, 4)
+    assert resumed[0] == losses[2]
+    assert resumed[1] != losses[3]
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoint(folder, tmp_path) -> Path:
+    trainer = make_trainer(folder)
+    train(trainer, folder, 0, 1)
+    save_checkpoint(tmp_path / "checkpoint", trainer, Progress(1))
+    return tmp_path / "checkpoint"
+
+
+def test_a_checkpoint_tells_its_progress(checkpoint):
+    assert is_complete(checkpoint)
+    assert read_progress(checkpoint) == Progress(step=1)
+    assert set(json.loads((checkpoint / COMPLETE).read_text())) == {WEIGHTS, OPTIMIZER, STATE}
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
+def test_a_checkpoint_that_lacks_a_file_is_not_complete(checkpoint, file):
+    (checkpoint / file).unlink()
+    assert not is_complete(checkpoint)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_checkpoint_with_a_torn_file_is_not_complete(checkpoint, file, left):
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(content[: int(len(content) * left)])
+    assert not is_complete(checkpoint)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE])
+def test_a_checkpoint_with_one_changed_bit_is_not_complete(checkpoint, file):
+    content = bytearray((checkpoint / file).read_bytes())
+    content[-3] ^= 1
+    (checkpoint / file).write_bytes(content)
+    assert not is_complete(checkpoint)
+
+
+@pytest.mark.parametrize("marker", ["null", "[]", "3", '{"weights.safetensors": null}', "{}"])
+def test_a_marker_of_another_shape_makes_no_checkpoint(checkpoint, marker):
+    (checkpoint / COMPLETE).write_text(marker)
+    assert not is_complete(checkpoint)
+
+
+def test_a_missing_folder_is_no_checkpoint(tmp_path):
+    assert not is_complete(tmp_path / "absent")
+
+
+def test_a_checkpoint_may_be_written_over_an_earlier_one(folder, checkpoint):
+    trainer = make_trainer(folder)
+    train(trainer, folder, 0, 2)
+    save_checkpoint(checkpoint, trainer, Progress(2))
+    assert is_complete(checkpoint)
+    assert read_progress(checkpoint).step == 2
+
+
+def test_while_a_checkpoint_is_written_over_an_earlier_one_it_is_not_complete(folder, checkpoint, monkeypatch):
+    def fails(*_):
+        raise OSError("disk full")
+
+    trainer = make_trainer(folder)
+    monkeypatch.setattr("hbt_ray.checkpoint.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(checkpoint, trainer, Progress(2))
+    assert not is_complete(checkpoint)
+
+
+# Gradients
+
+
+def test_the_gradient_of_two_batches_is_the_mean_of_their_gradients(folder):
+    one, other = batch(folder, 3, strategy="x-y"), batch(folder, 4, strategy="x-x-mono")
+    trainer = make_trainer(folder, max_gradient_norm=UNCLIPPED)
+    mean = (gradient(trainer, one) + gradient(trainer, other)) / 2
+    losses = [float(trainer.loss(b).detach()) for b in (one, other)]
+    result = trainer.step(0, [one, other])
+    assert result.gradient_norm == pytest.approx(float(mean.norm()), rel=1e-5)
+    assert result.loss == pytest.approx(sum(losses) / 2, rel=1e-6)
+    # AdamW's first moment is a tenth of the gradient after one step.
+    moments = trainer.optimizer_state()
+    names = [name for name, p in trainer.dual.named_parameters() if p.requires_grad]
+    first = torch.cat([moments[f"exp_avg/{name}"].flatten() for name in names])
+    assert torch.allclose(first, mean / 10, rtol=1e-4, atol=1e-8)
+
+
+def test_a_long_gradient_is_clipped_and_reported_as_it_was(folder):
+    trainer = make_trainer(folder, max_gradient_norm=1e-3)
+    norm = float(gradient(trainer, batch(folder, 0)).norm())
+    assert norm > 1e-2
+    assert trainer.step(0, [batch(folder, 0)]).gradient_norm == pytest.approx(norm, rel=1e-5)
+    moments = [value for name, value in trainer.optimizer_state().items() if name.startswith("exp_avg/")]
+    assert float(torch.cat([m.flatten() for m in moments]).norm()) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_what_takes_no_part_in_the_vectors_is_frozen_and_all_else_has_a_gradient(folder):
+    trainer = make_trainer(folder)
+    frozen = {name for name, p in trainer.encoder.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in trainer.encoder.named_parameters() if ".pooler." in name}
+    assert len(frozen) == 2  # BERT's pooler: a matrix and a bias, unused under mean pooling
+    trainer.loss(batch(folder, 0)).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in trainer.encoder.parameters())
+    optimized = {p for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {p for p in trainer.encoder.parameters() if p.requires_grad}
+
+
+def test_matrices_decay_and_biases_and_gains_do_not(folder):
+    decaying, others = make_trainer(folder, weight_decay=0.1).optimizer.param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in decaying["params"]} == {2}
+    assert {p.ndim for p in others["params"]} == {1}
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+def test_a_chunks_vectors_do_not_depend_on_what_else_its_rank_holds(folder, mix):
+    dual = DualEncoder(tiny.make_encoder(folder / "encoder"), seed=5, chunk_pairs=2, bf16=False).train()
+    queries, passages = dual(batch(folder, 7, **mix))
+    negatives = batch(folder, 7, **mix).num_negatives
+    for num_ranks in (2, 4):
+        for rank in range(num_ranks):
+            own = batch(folder, 7, rank, num_ranks, **mix)
+            pairs = slice(own.first_pair, own.first_pair + own.num_pairs)
+            own_queries, own_passages = dual(own)
+            assert torch.equal(own_queries, queries[pairs])
+            assert torch.equal(own_passages[: own.num_pairs], passages[pairs])
+            hard = slice(PAIRS + pairs.start * negatives, PAIRS + pairs.stop * negatives)
+            assert torch.equal(own_passages[own.num_pairs :], passages[hard])
+
+
+def test_dropout_differs_from_step_to_step_from_chunk_to_chunk_and_by_seed(folder):
+    encoder = tiny.make_encoder(folder / "encoder", dropout=0.3)
+    one = batch(folder, 7)
+
+    def queries(seed: int, chunk_pairs: int, of: Batch) -> torch.Tensor:
+        return DualEncoder(encoder, seed=seed, chunk_pairs=chunk_pairs, bf16=False).train()(of)[0]
+
+    again = Batch(**{name: getattr(one, name) for name in Batch.__dataclass_fields__} | {"step": 8})
+    assert torch.equal(queries(5, 4, one), queries(5, 4, one))
+    assert not torch.equal(queries(5, 4, one), queries(5, 4, again))
+    assert not torch.equal(queries(5, 4, one), queries(6, 4, one))
+    twice = np.array([0, 1, 0, 1])  # the same two questions in both chunks
+    ends = np.cumsum(one.query_lengths)
+    rows = [one.query_ids[ends[n] - one.query_lengths[n] : ends[n]] for n in twice]
+    doubled = Batch(
+        **{name: getattr(one, name) for name in Batch.__dataclass_fields__}
+        | {"query_ids": np.concatenate(rows), "query_lengths": one.query_lengths[twice]}
+        | {"passage_ids": np.concatenate(rows), "passage_lengths": one.query_lengths[twice]}
+    )
+    vectors = queries(5, 2, doubled)
+    assert not torch.equal(vectors[:2], vectors[2:])
+
+
+def test_without_dropout_chunks_change_nothing_but_the_order_of_sums(folder):
+    encoder = tiny.make_encoder(folder / "encoder", dropout=0.0)
+    found = [DualEncoder(encoder, seed=5, chunk_pairs=pairs, bf16=False).train()(batch(folder, 7)) for pairs in (1, 8)]
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_vectors_have_unit_length_and_come_from_arrow_too(folder):
+    trainer = make_trainer(folder)
+    one = batch(folder, 2, strategy="x-x", hard_negatives=1)
+    trainer.model.train()
+    found = trainer.model(one)
+    for vectors, again in zip(found, trainer.model(from_arrow(to_arrow(one))), strict=True):
+        assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-6)
+        assert vectors.dtype == torch.float32
+        assert torch.equal(vectors, again)
+
+
+# Learning
+
+
+def test_the_loss_falls_from_that_of_guessing_one_of_8(folder):
+    losses = train(make_trainer(folder, steps=60), folder, 0, 60)
+    assert np.mean(losses[:5]) == pytest.approx(math.log(8), abs=0.1)
+    assert np.mean(losses[-10:]) < 0.75 * math.log(8)
+
+
+def test_validation_measures_without_dropout_and_changes_nothing(folder):
+    trainer = make_trainer(folder, dropout=0.3)
+    before = {name: weight.clone() for name, weight in trainer.encoder.state_dict().items()}
+    batches = [batch(folder, step) for step in (0, 1)]
+    loss = trainer.validation_loss(batches)
+    assert trainer.validation_loss(iter(batches)) == loss
+    undropped = make_trainer(folder, dropout=0.0)
+    assert loss == pytest.approx(float(np.mean([float(undropped.loss(b).detach()) for b in batches])), rel=1e-6)
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.encoder.state_dict().items())
+    assert trainer.optimizer_state() == {}
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_loss(folder):
+    trainer = make_trainer(folder, dropout=0.0, precision="bf16")
+    exact = make_trainer(folder, dropout=0.0)
+    losses, expected = train(trainer, folder, 0, 3), train(exact, folder, 0, 3)
+    assert losses != expected
+    assert losses == pytest.approx(expected, rel=0.1)
+    assert {p.dtype for p in trainer.encoder.parameters()} == {torch.float32}
+    queries, passages = trainer.model(batch(folder, 0))
+    assert queries.dtype == passages.dtype == torch.float32
