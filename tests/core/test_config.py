@@ -195,7 +195,7 @@ def test_a_name_that_the_environment_lacks_says_what_to_export(monkeypatch):
     alpha=st.floats(0, 1),
     rate=st.floats(1e-12, 1e3),
     prefix=st.text(st.characters(exclude_characters="$", exclude_categories=["Cs"])),
-    languages=st.none() | st.lists(st.sampled_from(["no", "de", "zh-Hant", "on", "null"]), unique=True),
+    languages=st.none() | st.lists(st.sampled_from(["no", "de", "zh-Hant", "on", "null"]), min_size=1, unique=True),
     sampling=st.sampled_from(["size", "uniform", 0.5]),
 )
 def test_what_is_dumped_is_read_back_as_it_was(tmp_path_factory, name, seed, alpha, rate, prefix, languages, sampling):
