@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
+from safetensors.torch import load_file, load_model, save_file, save_model
 from sentence_transformers import SentenceTransformer
 
+from hbt_ray.errors import CheckpointError
+from hbt_ray.progress import Progress
 from hbt_ray.store import file_sha256
 from hbt_ray.trainer import Trainer
 
@@ -20,22 +21,12 @@ FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a training has come. Together with weights and moments, all there is to go on from."""
-
-    step: int  # optimizer steps done
-    best_validation_loss: float | None = None
-    last_validation_loss: float | None = None
-    validations_without_gain: int = 0
-
-
 def save_checkpoint(folder: str | Path, trainer: Trainer, progress: Progress) -> None:
     """Writes a checkpoint. The marker with every file's checksum comes last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / COMPLETE).unlink(missing_ok=True)
-    save_file(trainer.encoder.state_dict(), folder / WEIGHTS)
+    save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
     sums = {file: file_sha256(folder / file) for file in FILES}
@@ -57,8 +48,16 @@ def read_progress(folder: str | Path) -> Progress:
 
 
 def load_checkpoint(folder: str | Path, trainer: Trainer) -> Progress:
-    """Puts a checkpoint's weights and moments into a trainer made with the same configuration."""
+    """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
+
+    Raises:
+        CheckpointError: it is torn or changed.
+    """
     folder = Path(folder)
+    if not is_complete(folder):
+        raise CheckpointError(
+            f"the checkpoint {folder} is incomplete or damaged; delete it to go on from the one before"
+        )
     load_weights(folder, trainer.encoder)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return read_progress(folder)
@@ -66,4 +65,4 @@ def load_checkpoint(folder: str | Path, trainer: Trainer) -> Progress:
 
 def load_weights(folder: str | Path, encoder: SentenceTransformer) -> None:
     """Puts a checkpoint's weights into an encoder made with the same configuration."""
-    encoder.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    load_model(encoder, Path(folder) / WEIGHTS)

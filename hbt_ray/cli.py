@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
-from hbt_ray.config import EvaluateConfig, RunConfig, load_config
+from hbt_ray.config import EvaluateConfig, RunConfig, load_config, with_absolute_paths
 from hbt_ray.errors import CorpusError, UserError
 
 # What needs seconds to import (torch, ray, mlflow) is imported by the commands that use it.
 
-OUT_DEFAULT = "~/hbt_runs"
+# On a cluster it should name a folder that every node sees.
+OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
 
 class _Commands(click.Group):
@@ -51,7 +52,7 @@ def _out_of(out: str | None, config: RunConfig) -> Path:
 @click.option("--out", help=f"Folder of stores. Default: {OUT_DEFAULT}/stores.")
 def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Turn corpora into a token store."""
-    config = load_config(config_file, overrides)
+    config = with_absolute_paths(load_config(config_file, overrides))
     from hbt_ray.cluster.connect import connect
     from hbt_ray.cluster.prepare import prepare as prepare_store
     from hbt_ray.preparation import describe_store
@@ -87,7 +88,9 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option("--query-prefix", help="Default: what the model brings.")
 @click.option("--passage-prefix", help="Default: what the model brings.")
 @click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
-@click.option("--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec.")
+@click.option(
+    "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
+)
 def evaluate(
     model: str,
     benchmarks: Sequence[str],
@@ -121,14 +124,16 @@ def _named_place(benchmark: str) -> tuple[str, str]:
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True)
-@click.option("--experiment", help="Take the runs of this MLflow experiment, by name or id, instead of folders.")
+@click.argument("runs", nargs=-1)
+@click.option("--experiment", help="Take runs of this MLflow experiment, all or those named, instead of folders.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
 def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> None:
     """Print runs side by side, and where to see more of them.
 
     RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs.
     """
+    if not runs and not experiment:
+        raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
     from rich.console import Console
 
     from hbt_ray.config import TrackingConfig

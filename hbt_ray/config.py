@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hbt_ray.errors import ConfigError
 
@@ -33,6 +34,15 @@ class Section(BaseModel):
         """16 hex digits that change when any setting of this part does."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _distinct(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if languages is not None and len(set(languages)) < max(len(languages), 1):
+        raise ValueError("name at least one language, and each once")
+    return languages
+
+
+Languages = Annotated[tuple[str, ...] | None, AfterValidator(_distinct)]
 
 
 class Columns(Section):
@@ -53,7 +63,7 @@ class CorpusConfig(Section):
     format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface"]
     name: str = ""  # the source's name in the store; default: the format, or the folder's name
     path: str | None = None  # a folder or file; for huggingface a data set's name or a folder saved to disk
-    languages: tuple[str, ...] | None = None  # None: all that are found
+    languages: Languages = None  # None: all that are found
     columns: Columns = Columns()
     subset: str | None = None  # huggingface: the configuration's name
     split: str = "train"  # huggingface and embedded: which split
@@ -167,7 +177,7 @@ class TrainConfig(Section):
     checkpoints_kept: int = Field(2, ge=1)
     workers: int = Field(1, ge=1)
     gpu: bool | None = None  # None: when the cluster has one for every worker
-    threads_per_worker: int | None = Field(None, ge=1)  # None: the machine's cores shared among its workers
+    threads_per_worker: int | None = Field(None, ge=1)  # None: the cluster's CPUs shared among its workers
     max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint
 
     @model_validator(mode="after")
@@ -178,6 +188,14 @@ class TrainConfig(Section):
             raise ValueError(
                 f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {self.workers}; "
                 f"write {' or '.join(map(str, nearest))}"
+            )
+        pairs_per_worker = self.global_batch_pairs // self.workers
+        if (pairs_per_worker % self.chunk_pairs and pairs_per_worker > self.chunk_pairs) or (
+            self.workers > 1 and pairs_per_worker < self.chunk_pairs
+        ):
+            raise ValueError(
+                f"a worker's {pairs_per_worker} pairs are not whole chunks of chunk_pairs {self.chunk_pairs}; "
+                f"write chunk_pairs={math.gcd(pairs_per_worker, self.chunk_pairs)}"
             )
         if self.early_stopping and not self.validation_every:
             raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
@@ -201,7 +219,7 @@ class RunConfig(Section):
     name: str = "run"
     seed: int = Field(0, ge=0, lt=2**63)
     corpora: tuple[CorpusConfig, ...] = (CorpusConfig(format="embedded", name="embedded"),)
-    languages: tuple[str, ...] | None = None  # train on these alone
+    languages: Languages = None  # train on these alone
     prepare: PrepareConfig = PrepareConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -280,6 +298,26 @@ def build_config(data: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same run from wherever it is carried out: paths that exist here are made absolute, hub names stay."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
+
+    return config.model_copy(
+        update={
+            "corpora": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in config.corpora),
+            "model": config.model.model_copy(update={"path": absolute(config.model.path)}),
+            "prepare": config.prepare.model_copy(
+                update={"evaluation_sets": {k: absolute(v) for k, v in config.prepare.evaluation_sets.items()}}
+            ),
+            "evaluate": config.evaluate.model_copy(
+                update={"benchmarks": {k: absolute(v) for k, v in config.evaluate.benchmarks.items()}}
+            ),
+        }
+    )
 
 
 def dump_config(config: RunConfig) -> str:

@@ -17,6 +17,14 @@ class StoreError(UserError):
     """A token store that is missing, incomplete, damaged, or made for other settings."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint that is torn or was changed."""
+
+
+class TrainingDiverged(UserError):
+    """A loss or gradient that is not finite."""
+
+
 class ClusterError(UserError):
     """Resources that the Ray cluster does not have and will not get."""
 

@@ -1,16 +1,31 @@
-"""One run's folder: what stands where, and whether a run may go on in it."""
+"""One run: what stands where in its folder, the order it trains in, and whether it may go on."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from hbt_ray.config import RunConfig, dump_config, flatten, load_config
 from hbt_ray.errors import ConfigError
+from hbt_ray.plan import HybridPlan
+from hbt_ray.store import StoreManifest
 
 # Settings that say where and how a run is carried out, not what comes out of it.
-WITHOUT_EFFECT = ("name", "tracking.", "evaluate.", "train.max_failures", "train.checkpoint", "train.threads_per_worker")
+WITHOUT_EFFECT = (
+    "name",
+    "tracking.",
+    "evaluate.",
+    "train.checkpoint_every",
+    "train.checkpoints_kept",
+    "train.gpu",
+    "train.max_failures",
+    "train.threads_per_worker",
+    "train.workers",
+)
+LEAST_VALIDATION_PAIRS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +36,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / "run.yaml"
 
     @property
     def initial_model(self) -> Path:
@@ -43,25 +58,35 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def stores(self) -> Path:
-        """Token stores, shared by the runs that stand side by side."""
-        return self.path.parent / "stores"
-
-    @property
     def evaluations(self) -> Path:
         """A folder per benchmark, with the report's files."""
         return self.path / "evaluation"
 
+    @property
+    def stores(self) -> Path:
+        """Token stores, shared by the runs that stand side by side."""
+        return self.path.parent / "stores"
+
+    def begin(self, config: RunConfig) -> None:
+        """Notes the configuration. Called when all that can be checked beforehand was found right."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.config.with_suffix(".partial")
+        partial.write_text(dump_config(config), encoding="utf-8")
+        os.replace(partial, self.config)
+
 
 def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunFolder:
-    """Makes a run's folder, or returns to one that an earlier call left.
+    """The folder of a run: a new one, or one that an earlier call left. With `fresh`, what a run left there is deleted.
 
     Raises:
         ConfigError: the folder holds a run whose settings would give another result.
     """
     folder = RunFolder(Path(out).expanduser().resolve())
-    if fresh and folder.config.exists():
-        shutil.rmtree(folder.path)
+    if fresh:
+        for left in (folder.checkpoints, folder.model, folder.initial_model, folder.evaluations):
+            shutil.rmtree(left, ignore_errors=True)
+        for left in (folder.config, folder.tracking_id):
+            left.unlink(missing_ok=True)
     if folder.config.exists():
         changed = changed_settings(load_config(folder.config), config)
         if changed:
@@ -70,8 +95,6 @@ def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunF
                 f"{folder.path} holds a run with {key}={before}, and this one has {now}; "
                 "write another --out, or --fresh to start over"
             )
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(dump_config(config), encoding="utf-8")
     return folder
 
 
@@ -83,3 +106,52 @@ def changed_settings(before: RunConfig, now: RunConfig) -> list[tuple[str, objec
         for key in sorted(flat_before.keys() | flat_now.keys())
         if flat_before.get(key) != flat_now.get(key) and not key.startswith(WITHOUT_EFFECT)
     ]
+
+
+def training_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan:
+    """The training order of a configuration. Raises ConfigError when the store cannot serve it."""
+    return HybridPlan(
+        manifest,
+        config.mix,
+        seed=config.seed,
+        global_batch_pairs=config.train.global_batch_pairs,
+        languages=config.languages,
+    )
+
+
+def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | None:
+    """The order of the validation batches: the training mix over the held-out split; None where nothing is validated.
+
+    A batch is as large as the smallest language or pair allows, and no larger than in training; combinations
+    with fewer than 16 held-out items are passed over before that.
+
+    Raises:
+        ConfigError: too little is held out.
+    """
+    if not config.train.validation_every:
+        return None
+
+    def plan(pairs: int) -> HybridPlan:
+        return HybridPlan(
+            manifest,
+            config.mix,
+            seed=config.seed,
+            global_batch_pairs=pairs,
+            languages=config.languages,
+            split="validation",
+        )
+
+    workers = config.train.workers
+    try:
+        sizes = defaultdict(list)
+        for stream in plan(max(workers, 2)).streams:
+            sizes[stream.kind].append(stream.num_items)
+        smallest = min(min(of_kind) for of_kind in sizes.values())
+        most = min(max(of_kind) for of_kind in sizes.values())
+        pairs = min(config.train.global_batch_pairs, most, max(smallest, LEAST_VALIDATION_PAIRS))
+        return plan(pairs // workers * workers)
+    except ConfigError:
+        raise ConfigError(
+            f"validation_every={config.train.validation_every} needs more held-out items than there are; "
+            "raise prepare.validation_share, or write train.validation_every=0"
+        ) from None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.util import is_sentence_transformer_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -84,17 +86,18 @@ def open_encoder(
     Raises:
         ConfigError: it cannot be loaded.
     """
-    model_kwargs = {"attn_implementation": attention}
-    is_sentence_encoder = (Path(path) / "modules.json").exists() or not Path(path).exists()
+    # Weights saved in half precision are trained and compared in full: autocast alone says where less is enough.
+    model_kwargs: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
     try:
-        if is_sentence_encoder:
+        if is_sentence_transformer_model(path):
             encoder = SentenceTransformer(
                 path, device=device, trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
             )
         else:
-            if trust_remote_code:
-                model_kwargs["trust_remote_code"] = "true"
-            transformer = Transformer(path, model_kwargs=model_kwargs)
+            trust = {"trust_remote_code": trust_remote_code}
+            transformer = Transformer(
+                path, model_kwargs=model_kwargs | trust, config_kwargs=trust, processor_kwargs=trust
+            )
             modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
             encoder = SentenceTransformer(modules=modules, device=device)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
@@ -215,6 +218,8 @@ class TextEmbedder:
 
     @torch.inference_mode()
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, self.encoder.get_embedding_dimension() or 1), np.float32)
         device = self.encoder.device
         tokenizer = self.encoder.tokenizer
         encoded = tokenizer(list(texts), truncation=True, max_length=self.encoder.max_seq_length)["input_ids"]
@@ -237,4 +242,5 @@ class TextEmbedder:
             if vectors is None:
                 vectors = np.empty((len(texts), embedded.shape[1]), np.float32)
             vectors[chunk] = embedded
-        return vectors if vectors is not None else np.empty((0, 1), np.float32)
+        assert vectors is not None
+        return vectors

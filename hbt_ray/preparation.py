@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 
 import hbt_ray
 from hbt_ray.cleaning import clean_row, normalise_for_match
-from hbt_ray.config import RunConfig
+from hbt_ray.config import CorpusConfig, RunConfig
 from hbt_ray.corpora import Part, read_part
 from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError
 from hbt_ray.permutation import key_of
-from hbt_ray.records import Reject, Row
+from hbt_ray.records import Benchmark, Reject, Row
 from hbt_ray.store import Group, Split, StoreManifest, TokenItem, WrittenShard, write_shard
 from hbt_ray.tokenization import Tokenization
 
@@ -44,6 +44,7 @@ ROWS = pa.schema(
     ]
 )
 ROWS_PER_TABLE = 1024
+UNREADABLE = "unreadable file"
 TOKENIZER_TEXTS = 200_000  # the most that a tokenizer is trained on
 
 
@@ -70,7 +71,8 @@ def _accepted(row: Row, evaluation: EvaluationTexts | None) -> dict[str, Any]:
         "language": row.language,
         "question": row.question,
         "passage": row.passage,
-        "negatives": list(row.negatives),
+        # A negative is no part of what makes the item, so it goes alone.
+        "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
         "place": row.place,
         "pair_key": key_of(pair) - 2**63,
         "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
@@ -87,7 +89,7 @@ def _rejected(reject: Reject) -> dict[str, Any]:
 
 
 def count_rows(rows: pa.Table) -> dict[tuple[str, str, str], int]:
-    """Rows of a table by (source, language, reason); the language of a rejected row and the reason of a good one are ''."""
+    """Rows of a table by (source, language, reason); a rejected row's language and a good one's reason are ''."""
     counts: Counter[tuple[str, str, str]] = Counter()
     columns = (rows.column(name).to_pylist() for name in ("source", "language", "rejected"))
     for source, language, reason in zip(*columns, strict=True):
@@ -95,22 +97,39 @@ def count_rows(rows: pa.Table) -> dict[tuple[str, str, str], int]:
     return dict(counts)
 
 
-def check_rejects(counts: dict[tuple[str, str, str], int], max_share: float, rejects_file: Path) -> None:
-    """Raises CorpusError where a source's share of bad rows is above what is allowed, or no row was good."""
-    read, bad = Counter[str](), Counter[str]()
+def check_rejects(rows_read: Mapping[str, int], rejects: Sequence[Reject], max_share: float, file: Path) -> None:
+    """Raises CorpusError where a source's share of bad rows is above what is allowed, or a whole file is lost.
+
+    Args:
+        rows_read: of each source, good and bad.
+        file: where the rejects are written down.
+    """
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
-    for (source, _, reason), rows in counts.items():
-        read[source] += rows
-        if reason:
-            bad[source] += rows
-            reasons[source][reason] += rows
-    for source in sorted(read):
-        if bad[source] / read[source] > max_share or bad[source] == read[source]:
+    for reject in rejects:
+        reasons[reject.source][reject.reason] += 1
+        if reject.reason == UNREADABLE:  # counts as one row, and may have held a language
+            raise CorpusError(
+                f"{reject.place} of corpus {reject.source!r} cannot be read ({reject.detail}); fetch it again"
+            )
+    for source in sorted(reasons):
+        bad = reasons[source].total()
+        if bad > max_share * rows_read[source]:
             reason, rows = reasons[source].most_common(1)[0]
             raise CorpusError(
-                f"{bad[source]} of {read[source]} rows of corpus {source!r} cannot be used, most often for "
-                f"{reason!r} ({rows}); see {rejects_file}, mend them or raise prepare.max_reject_share"
+                f"{bad} of {rows_read[source]} rows of corpus {source!r} cannot be used, most often for "
+                f"{reason!r} ({rows}); see {file}, mend them or raise prepare.max_reject_share"
             )
+
+
+def check_languages(corpora: Sequence[CorpusConfig], counts: dict[tuple[str, str, str], int]) -> None:
+    """Raises CorpusError where a corpus, or a language asked of it, gave no good row."""
+    for corpus in corpora:
+        found = {language for source, language, reason in counts if source == corpus.name and not reason}
+        missing = sorted(set(corpus.languages or ()) - found)
+        if missing or not found:
+            what = f"no row in {missing[0]!r}" if missing else "no row that can be used"
+            there = f"; it has {', '.join(sorted(found))}" if found else ""
+            raise CorpusError(f"corpus {corpus.name!r} has {what}{there}")
 
 
 def repeated_items(rows: pa.Table) -> pa.Table:
@@ -126,7 +145,10 @@ def repeated_items(rows: pa.Table) -> pa.Table:
             repeated.add((source, item_id))
     items = sorted(repeated)
     return pa.table(
-        {"source": pa.array([s for s, _ in items], pa.string()), "item_id": pa.array([i for _, i in items], pa.string())}
+        {
+            "source": pa.array([s for s, _ in items], pa.string()),
+            "item_id": pa.array([i for _, i in items], pa.string()),
+        }
     )
 
 
@@ -156,7 +178,7 @@ def bucketed(
 ) -> pa.Table:
     """The rows that go into the store, with the `bucket` of each. `left_out` names items by source and id."""
     sources, item_ids = rows.column("source").to_pylist(), rows.column("item_id").to_pylist()
-    buckets = []
+    buckets: list[str | None] = []
     for source, item_id, reason in zip(sources, item_ids, rows.column("rejected").to_pylist(), strict=True):
         if reason or (source, item_id) in left_out:
             buckets.append(None)
@@ -165,7 +187,9 @@ def bucketed(
         # A validation split is small enough for one shard of every 1 / share.
         shards = num_shards[source] if split == "train" else max(1, round(num_shards[source] * validation_share))
         buckets.append(Bucket(source, split, key_of("shard", source, item_id) % shards).to_text())
-    return rows.append_column("bucket", pa.array(buckets, pa.string())).filter(pc.is_valid(pa.array(buckets, pa.string())))
+    return rows.append_column("bucket", pa.array(buckets, pa.string())).filter(
+        pc.is_valid(pa.array(buckets, pa.string()))
+    )
 
 
 def shards_needed(counts: dict[tuple[str, str, str], int], items_per_shard: int) -> dict[str, int]:
@@ -210,9 +234,7 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -
         item.questions[row["language"]] = question  # type: ignore[index]
         item.passages[row["language"]] = passage  # type: ignore[index]
         item.negatives[row["language"]] = [next(negatives) for _ in row["negatives"]]  # type: ignore[index]
-    shard = write_shard(
-        folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type
-    )
+    shard = write_shard(folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type)
     return shard, rejects
 
 
@@ -234,29 +256,43 @@ def shard_to_json(shard: WrittenShard, rejects: Sequence[Reject]) -> str:
 
 def shard_from_json(text: str) -> tuple[WrittenShard, list[Reject]]:
     data = json.loads(text)
-    *start, runs, sha256 = data["shard"]
+    source, split, number, file, num_items, runs, sha256 = data["shard"]
     groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
-    return WrittenShard(*start, groups, sha256), [Reject(*reject) for reject in data["rejects"]]
+    shard = WrittenShard(source, split, number, file, num_items, groups, sha256)
+    return shard, [Reject(*reject) for reject in data["rejects"]]
 
 
-def store_fingerprint(config: RunConfig, parts: Sequence[Part], tokenizer_fingerprint: str) -> str:
-    """16 hex digits that name the store these settings and these files make."""
-    files = []
-    for part in parts:
-        path = Path(part.place)
-        if path.is_file():
-            status = path.stat()
-            files.append([part.place, status.st_size, status.st_mtime_ns])
-        else:
-            files.append([part.place, hbt_ray.__version__])
+def store_fingerprint(
+    config: RunConfig, parts: Sequence[Part], evaluation_sets: Sequence[Benchmark], tokenizer_fingerprint: str
+) -> str:
+    """16 hex digits that name the store these settings, these files and these evaluation sets make."""
     described = {
+        "version": hbt_ray.__version__,
         "corpora": [corpus.model_dump(mode="json") for corpus in config.corpora],
         "prepare": config.prepare.model_dump(mode="json"),
-        "files": files,
+        "files": [_file_states(Path(part.place)) for part in parts],
+        "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": config.text.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_states(place: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of each in a folder; the name alone of what is neither."""
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states] or [(str(place), 0, 0)]
+
+
+def zero_shot_sets(config: RunConfig) -> dict[str, str | None]:
+    """The sets that training must not have seen: those named for it, and those the run is measured on.
+
+    The embedded set is no such set: its pool holds the training passages on purpose, and its questions ask about
+    combinations that are never trained on.
+    """
+    named = config.evaluate.benchmarks | config.prepare.evaluation_sets
+    return {name: place for name, place in named.items() if name != "embedded"}
 
 
 def describe_store(folder: Path, manifest: StoreManifest) -> str:

@@ -57,6 +57,12 @@ class Benchmark:
     queries: Sequence[Query]
     passages: Sequence[Passage]  # sorted by passage_id, each id once
     judgements: dict[str, dict[str, int]]  # query_id -> passage_id -> grade, > 0 is relevant
+    contexts: Sequence[str] = ()  # paragraphs that passages were cut from; like them, they must not be trained on
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that training must not have seen."""
+        return [*(q.text for q in self.queries), *(p.text for p in self.passages), *self.contexts]
 
     def fingerprint(self) -> str:
         """16 hex digits of every text, id and judgement."""

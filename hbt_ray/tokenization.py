@@ -96,6 +96,16 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
+    """Raises ConfigError when texts may be longer than the tokenizer's model can take."""
+    for name in ("max_query_tokens", "max_passage_tokens"):
+        if getattr(text, name) > tokenizer.model_max_length:
+            raise ConfigError(
+                f"text.{name} is {getattr(text, name)}, and the model takes {tokenizer.model_max_length} at most; "
+                f"write text.{name}={tokenizer.model_max_length}"
+            )
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-pair tokenizer of at most `vocabulary` pieces. The same texts in the same order give the same one.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import TrainConfig
+from hbt_ray.errors import TrainingDiverged
 from hbt_ray.loss import in_batch_loss
 from hbt_ray.model import DualEncoder
 from hbt_ray.records import Batch
@@ -30,7 +31,7 @@ class StepResult:
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule, to 0 at the end."""
+    """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule towards 0."""
     warmup_steps = round(train.warmup_share * train.steps)
     if step < warmup_steps:
         return train.learning_rate * (step + 1) / warmup_steps
@@ -62,7 +63,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
 
     def step(self, step: int, batches: Sequence[Batch]) -> StepResult:
-        """One optimizer step on one batch, or on several whose gradients are averaged."""
+        """One optimizer step on one batch, or on several whose gradients are averaged.
+
+        Raises:
+            TrainingDiverged: the gradient is not finite; the weights are as they were.
+        """
         self.model.train()
         rate = learning_rate(step, self.train)
         losses = []
@@ -73,6 +78,10 @@ class Trainer:
                 (loss / len(batches)).backward()
             losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
+        if not torch.isfinite(norm):  # equal on all ranks, so all stop here
+            raise TrainingDiverged(
+                f"the gradient of step {step} is not finite; lower train.learning_rate, or write train.precision=fp32"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -101,7 +110,7 @@ class Trainer:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
-        names = {parameter: name for name, parameter in self.dual.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.dual.named_parameters()}
         return {
             f"{key}/{names[parameter]}": value
             for parameter, state in self.optimizer.state.items()
@@ -114,7 +123,7 @@ class Trainer:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             by_name.setdefault(name, {})[kind] = value
-        state: dict[nn.Parameter, Any] = {}
+        state: dict[Tensor, Any] = {}
         for name, parameter in self.dual.named_parameters():
             if name in by_name:
                 # AdamW keeps `step` in float32 beside the parameter, moments in the parameter's own type.

@@ -55,6 +55,7 @@ def read_benchmark(name: str, folder: str, with_paragraph: bool = False) -> Benc
     """
     queries: list[Query] = []
     passages: list[Passage] = []
+    contexts: list[str] = []
     relevant: dict[str, list[str]] = defaultdict(list)  # question id -> the passages that answer it, in any language
     for part in list_language_parts(CorpusConfig(format="squad", name=name, path=folder), (".json", ".json.gz"), {}):
         language, path = str(part.language), Path(part.place)
@@ -62,6 +63,7 @@ def read_benchmark(name: str, folder: str, with_paragraph: bool = False) -> Benc
         paragraphs = [paragraph for article in _load(path).data for paragraph in article.paragraphs]
         for number, paragraph in enumerate(paragraphs):
             passage_ids = [f"{language}:{number:05}:{place:03}" for place in range(len(paragraph.sentence_breaks))]
+            contexts.append(paragraph.context)
             passages += map(Passage, passage_ids, [language] * len(passage_ids), _texts(paragraph, with_paragraph))
             for question in paragraph.qas:
                 if question.id in seen:
@@ -76,7 +78,8 @@ def read_benchmark(name: str, folder: str, with_paragraph: bool = False) -> Benc
         for query in queries
         if (question_id := query.query_id.removeprefix(f"{query.language}:")) in relevant
     }
-    return Benchmark(name, queries, sorted(passages, key=lambda passage: passage.passage_id), judgements)
+    passages.sort(key=lambda passage: passage.passage_id)
+    return Benchmark(name, queries, passages, judgements, contexts)
 
 
 def _load(path: Path) -> _Document:

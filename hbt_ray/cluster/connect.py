@@ -7,6 +7,7 @@ import os
 
 import ray
 import ray.data
+from ray.exceptions import RayError
 
 from hbt_ray.errors import ClusterError
 
@@ -15,19 +16,20 @@ def connect() -> None:
     """Joins the cluster named by RAY_ADDRESS (as under `ray job submit`), else starts one on this machine.
 
     The dashboard stays on, on loopback: Ray Train's clean-up asks it whether a controller is alive.
+
+    Raises:
+        ClusterError: nothing answers there, or it wants a token that this user does not have.
     """
     quiet()
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True)
-        else:
-            ray.init(include_dashboard=True, dashboard_host="127.0.0.1", logging_level=logging.WARNING)
-    except ConnectionError as error:
+        ray.init(address=address or "local", logging_level=logging.WARNING, **own)
+    except (ConnectionError, ValueError, RayError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
+            f"cannot join the Ray cluster {address or 'on this machine'} ({str(error).strip().splitlines()[0]}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         ) from None
 
@@ -43,11 +45,12 @@ def quiet() -> None:
     context.enable_operator_progress_bars = False
 
 
-def most(resource: str) -> float:
-    """How much of a resource the nodes hold together, or, where an autoscaler runs, may come to hold."""
-    now = ray.cluster_resources().get(resource, 0.0)
+def node_sizes(resource: str) -> list[float]:
+    """How much of a resource each node has; what an autoscaler may still add counts as one more node."""
+    sizes = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
     try:
         limits = ray._private.state.state.get_max_resources_from_cluster_config()
     except Exception:  # an internal of Ray: where it is gone, what there is now is what we know
         limits = None
-    return max(now, float((limits or {}).get(resource, 0.0)))
+    to_come = float((limits or {}).get(resource, 0.0)) - sum(sizes)
+    return sizes + [to_come] * (to_come > 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import ray
 import torch
 
-from hbt_ray.cluster.connect import most, quiet
+from hbt_ray.cluster.connect import node_sizes, quiet
+from hbt_ray.cluster.failures import explained
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.evaluate_model import evaluate_model
@@ -18,10 +19,11 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path) -> list
 
     Reports are written to `out/<benchmark>`.
     """
-    gpu = most("GPU") >= 1
-    cpus = 1 if gpu else int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+    gpu = max(node_sizes("GPU"), default=0) >= 1
+    cpus = 1 if gpu else max(int(max(node_sizes("CPU"), default=1)), 1)
     task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_evaluate)
-    return ray.get(task.remote(model, settings, out, cpus))
+    with explained("evaluating"):
+        return ray.get(task.remote(model, settings, out, cpus))
 
 
 def _evaluate(model: str, settings: EvaluateConfig, out: Path, threads: int) -> list[EvalReport]:

@@ -10,24 +10,12 @@ import ray.data
 
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
 from hbt_ray.config import RunConfig
-from hbt_ray.plan import HybridPlan
+from hbt_ray.experiment import training_plan
 from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
 
-STEPS_PER_ROW = 64  # of the plan, that one row of the feed's input stands for
 BLOCK_BYTES = 256 * 1024  # built before they are handed on: small, so that the first batch comes soon
 BATCHES_AHEAD = 4
-
-
-def make_plan(config: RunConfig, store: TokenStore) -> HybridPlan:
-    """The training order of a configuration over its store."""
-    return HybridPlan(
-        store.manifest,
-        config.mix,
-        seed=config.seed,
-        global_batch_pairs=config.train.global_batch_pairs,
-        languages=config.languages,
-    )
 
 
 def feed(
@@ -35,24 +23,20 @@ def feed(
 ) -> Iterator[Batch]:
     """This rank's slices of the plan's batches [first_step, last_step), in order.
 
-    They are built by one task that streams them. It asks for no CPU, so it starts where the training workers
-    hold every CPU there is.
+    One task builds and streams them, as far ahead as they are taken. It asks for no CPU, so it starts where the
+    training workers hold every CPU there is. Should its node be lost, Ray runs it again from `first_step`.
     """
 
-    def build(table: pa.Table) -> Iterator[pa.Table]:
+    def build(span: pa.Table) -> Iterator[pa.Table]:
         store = TokenStore.open(store_folder)
-        plan = make_plan(config, store)
-        for start, end in zip(table.column("start").to_pylist(), table.column("end").to_pylist(), strict=True):
-            for step in range(start, end):
-                yield to_arrow(build_batch(plan.batch(step), store, rank, num_ranks))
+        plan = training_plan(config, store.manifest)
+        for step in range(span["first"][0].as_py(), span["last"][0].as_py()):
+            yield to_arrow(build_batch(plan.batch(step), store, rank, num_ranks))
 
-    spans = [
-        {"start": start, "end": min(start + STEPS_PER_ROW, last_step)}
-        for start in range(first_step, last_step, STEPS_PER_ROW)
-    ]
-    if not spans:
+    if first_step >= last_step:
         return
-    dataset = ray.data.from_items(spans, override_num_blocks=1).map_batches(
+    # `from_items` holds its rows itself; other sources would start a task that waits for a whole CPU.
+    dataset = ray.data.from_items([{"first": first_step, "last": last_step}]).map_batches(
         build, batch_format="pyarrow", batch_size=None, num_cpus=0
     )
     dataset.context.execution_options.preserve_order = True

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hbt_ray.config import RunConfig
 
@@ -31,22 +32,26 @@ class Reports:
         return kept
 
 
+def start_reports() -> Any:
+    """The actor, on the driver's own node, so that it lives as long as its only reader."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Reports.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
 class Follower:
     """A context in which a thread takes reports as they come; at its end the last ones have been taken."""
 
-    def __init__(
-        self, reports: Any, config: RunConfig, on_metrics: Callable[[int, dict[str, float]], None]
-    ) -> None:
+    def __init__(self, reports: Any, config: RunConfig, on_metrics: Callable[[int, dict[str, float]], None]) -> None:
         self.reports = reports
         self.config = config
         self.on_metrics = on_metrics
-        self.last_step = 0
-        self.last_metrics: dict[str, float] = {}
+        self._step = 0
+        self._latest: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._terminal = sys.stderr.isatty()
         self._line_at = 0.0
-        self._started_at: tuple[float, int] | None = None  # seconds and step of the first report, for the time left
+        self._first: tuple[float, int] | None = None  # seconds and step of the first report, for the time left
 
     def __enter__(self) -> Follower:
         self._thread.start()
@@ -56,7 +61,7 @@ class Follower:
         self._ended.set()
         self._thread.join()
         self._take()
-        if self._terminal and self.last_step:
+        if self._terminal and self._step:
             print(file=sys.stderr)
 
     def _run(self) -> None:
@@ -67,36 +72,36 @@ class Follower:
         for report in ray.get(self.reports.take.remote()):
             if "failure" in report:
                 self._say(f"\n{report['failure']}; going on from the newest checkpoint", force=True)
-                self._started_at = None
+                self._first = None
                 continue
-            for measured in report.pop("history"):
-                step = int(measured.pop("step"))
-                self.last_step, self.last_metrics = step, dict(measured)
-                self.on_metrics(step, {f"train/{name}": value for name, value in measured.items()})
-            if "validation_loss" in report:
-                self.last_metrics["validation_loss"] = report["validation_loss"]
+            for measured in report["steps"]:
+                self._step = int(measured["step"])
+                self._latest |= measured
+                self.on_metrics(self._step, {f"train/{name}": measured[name] for name in measured if name != "step"})
+            if report["validated"]:
+                self._latest["validation_loss"] = report["validation_loss"]
                 validated = {
                     "validation/loss": report["validation_loss"],
                     "validation/best_loss": report["best_validation_loss"],
                 }
                 self.on_metrics(report["step"], validated)
-            if self.last_step:
-                self._say(self._progress(), force=self.last_step == self.config.train.steps)
+            if report["steps"]:
+                self._say(self._progress(), force=self._step == self.config.train.steps)
 
     def _progress(self) -> str:
         now, steps = time.monotonic(), self.config.train.steps
-        if self._started_at is None:
-            self._started_at = (now, self.last_step)
-        began_s, began_step = self._started_at
+        if self._first is None:
+            self._first = (now, self._step)
+        began_s, began_step = self._first
         left = ""
-        if self.last_step > began_step:
-            left_s = (now - began_s) / (self.last_step - began_step) * (steps - self.last_step)
+        if self._step > began_step:
+            left_s = (now - began_s) / (self._step - began_step) * (steps - self._step)
             left = f"  {int(left_s // 60)}:{int(left_s % 60):02d} left"
-        measured = self.last_metrics
-        validation = f"  validation {measured['validation_loss']:.3f}" if "validation_loss" in measured else ""
+        latest = self._latest
+        validation = f"  validation {latest['validation_loss']:.3f}" if "validation_loss" in latest else ""
         return (
-            f"step {self.last_step}/{steps}  loss {measured['loss']:.3f}{validation}  "
-            f"{measured['pairs_per_s']:.0f} pairs/s  data wait {100 * measured['data_wait_share']:.1f}%{left}"
+            f"step {self._step}/{steps}  loss {latest['loss']:.3f}{validation}  "
+            f"{latest['pairs_per_s']:.0f} pairs/s  data wait {100 * latest['data_wait_share']:.1f}%{left}"
         )
 
     def _say(self, line: str, force: bool) -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.checkpoint import load_weights
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
-from hbt_ray.cluster.train import check_workers, train
-from hbt_ray.config import RunConfig, dump_config
+from hbt_ray.cluster.train import resources_per_worker, train
+from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
+from hbt_ray.errors import TrackingError
 from hbt_ray.evaluate import EvalReport, check_benchmark
-from hbt_ray.experiment import RunFolder, open_run
+from hbt_ray.experiment import RunFolder, open_run, training_plan, validation_plan
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
+from hbt_ray.plan import HybridPlan
 from hbt_ray.preparation import describe_store
-from hbt_ray.store import StoreManifest, read_manifest
+from hbt_ray.store import StoreManifest, TokenStore, read_manifest
 from hbt_ray.tracking import Tracker, check, resolve_uri, ui_command
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +47,52 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     """Prepares, trains, evaluates and tracks one run; called again for the same folder, it goes on.
 
     Raises:
-        UserError: something asked for cannot be had; nothing has been trained then.
+        UserError: something asked for cannot be had. What can be checked is checked before training begins.
     """
+    config = with_absolute_paths(config)
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
-    # What can be found wrong is found before minutes of preparing and training.
     check(uri)
     for name, place in config.evaluate.benchmarks.items():
         check_benchmark(load_benchmark(name, place))
     connect()
-    check_workers(config)
+    resources_per_worker(config)
     store = prepare(config, folder.stores)
     manifest = read_manifest(store)
+    TokenStore(store, manifest).verify()
+    plan = training_plan(config, manifest)
+    validation_plan(config, manifest)
+    tokenizer = store_tokenizer(store, config)
+    folder.begin(config)
     _say(describe_store(store, manifest))
+
     tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id)
     try:
-        with tracker.system_metrics():
-            reports = _train_and_evaluate(config, store, manifest, folder, tracker)
+        with tracker.system_metrics(), _stopped_by_sigterm():
+            _track_inputs(config, store, manifest, plan, tracker)
+            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        with contextlib.suppress(TrackingError):  # what failed first is what the user should read
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.finish()
     return FinishedRun(folder, reports, ui_command(uri))
 
 
-def _train_and_evaluate(
-    config: RunConfig, store: Path, manifest: StoreManifest, folder: RunFolder, tracker: Tracker
-) -> dict[str, EvalReport]:
+def _track_inputs(config: RunConfig, store: Path, manifest: StoreManifest, plan: HybridPlan, tracker: Tracker) -> None:
     for name, source in manifest.sources.items():
-        profile = {split: source.items(split) for split in source.shards} | {"languages": len(source.languages)}
+        profile = {"train": source.items(), "validation": source.items("validation"), "languages": source.languages}
         tracker.log_dataset(name, manifest.fingerprint(), str(store), profile, "training")
     tracker.log_text(dump_config(config), "config.yaml")
-    initial = initial_model(config, store, folder)
+    shares = plan.realised_mix(0, config.train.steps * config.train.gradient_accumulation)
+    rows = [{"of": of, "value": value, "share": share} for of, by in shares.items() for value, share in by.items()]
+    tracker.log_table("realised_mix", rows)
+
+
+def _train_and_evaluate(
+    config: RunConfig, store: Path, tokenizer: PreTrainedTokenizerFast, folder: RunFolder, tracker: Tracker
+) -> dict[str, EvalReport]:
+    initial = initial_model(config, tokenizer, folder)
     trained = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
     tracker.log_metrics({"train/steps": trained.steps}, trained.steps)
     encoder = load_encoder(config.model, config.text, initial)
@@ -89,14 +112,29 @@ def _train_and_evaluate(
     return reports
 
 
-def initial_model(config: RunConfig, store: Path, folder: RunFolder) -> str:
+def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder: RunFolder) -> str:
     """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
-    tokenizer = store_tokenizer(store, config)
     if config.model.path is not None:
         return config.model.path
-    encoder = small_encoder(config.model, config.text, tokenizer, seed=config.seed)
-    save_encoder(encoder, folder.initial_model)
+    save_encoder(small_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
     return str(folder.initial_model)
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """`ray job stop` sends SIGTERM; like Ctrl-C it should end the tracked run as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(text: str) -> None:

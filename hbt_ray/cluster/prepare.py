@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ import ray
 import ray.data
 
 from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.cluster.failures import explained
 from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, list_parts
 from hbt_ray.decontamination import EvaluationTexts
+from hbt_ray.errors import CorpusError
 from hbt_ray.preparation import (
     ROWS,
     bucketed,
+    check_languages,
     check_rejects,
     count_rows,
     make_shard,
@@ -31,10 +35,11 @@ from hbt_ray.preparation import (
     shards_needed,
     store_fingerprint,
     tokenizer_texts,
+    zero_shot_sets,
 )
-from hbt_ray.records import Reject
+from hbt_ray.records import Benchmark, Reject
 from hbt_ray.store import MANIFEST, StoreManifest, TokenStore, commit
-from hbt_ray.tokenization import Tokenization, load_tokenizer, train_tokenizer
+from hbt_ray.tokenization import Tokenization, check_lengths, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,14 +63,24 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
+    evaluation_sets = [load_benchmark(name, place) for name, place in zero_shot_sets(config).items()]
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
+    if tokenizer:
+        check_lengths(tokenizer, config.text)
     tokenization = Tokenization(tokenizer, config.text) if tokenizer else None
     described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
-    folder = stores / store_fingerprint(config, parts, described)
-    if not (folder / MANIFEST).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _make_store(config, parts, tokenizer, folder, blocks)
+    folder = stores / store_fingerprint(config, parts, evaluation_sets, described)
+    if (folder / MANIFEST).exists():
+        return folder
+    # Made under a name of its own: a store of the same settings may be in the making beside this one.
+    unfinished = stores / f"{folder.name}.partial-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir(parents=True)
+    with explained("preparing"):
+        _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # the other was first, and made the same
+        shutil.rmtree(unfinished)
     return folder
 
 
@@ -83,19 +98,32 @@ def store_tokenizer(store: Path, config: RunConfig) -> PreTrainedTokenizerFast:
 
 
 def _make_store(
-    config: RunConfig, parts: list[Part], tokenizer: PreTrainedTokenizerFast | None, folder: Path, blocks: int | None
+    config: RunConfig,
+    parts: list[Part],
+    evaluation_sets: list[Benchmark],
+    tokenizer: PreTrainedTokenizerFast | None,
+    folder: Path,
+    blocks: int | None,
 ) -> StoreManifest:
-    rows = _read(config, parts, blocks)
+    rows = _read(config, parts, evaluation_sets, blocks)
     counts = _counts(rows)
+    rows_read = Counter[str]()
+    for (source, _, _), number in counts.items():
+        rows_read[source] += number
     rejects = _rejects(rows)
     _write_rejects(folder / REJECTS, rejects)
-    check_rejects(counts, config.prepare.max_reject_share, folder / REJECTS)
+    check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
+    check_languages(config.corpora, counts)
 
     contaminated = _contaminated(rows)
     repeated = _repeated(rows)
     left_out = set(contaminated) | repeated
     num_shards = shards_needed(counts, config.prepare.items_per_shard)
     placed = _placed(rows, left_out, num_shards, config)
+    if not placed.count():
+        raise CorpusError(
+            f"no item is left to train on: {len(contaminated)} occur in evaluation sets, {len(repeated)} are repeated"
+        )
     if tokenizer is None:
         tokenizer = _train_tokenizer(config, placed)
     tokenizer.save_pretrained(folder / TOKENIZER)
@@ -107,22 +135,20 @@ def _make_store(
         shards.append(shard)
         rejects += repeated_ids
     _write_rejects(folder / REJECTS, rejects)
+    check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
     return commit(
         folder,
         shards,
         text_fingerprint=tokenization.fingerprint(),
         token_type=tokenization.token_type,
-        counts=_summary(counts, rejects, contaminated, repeated - set(contaminated)),
+        counts=_summary(rows_read, rejects, contaminated, repeated - set(contaminated)),
     )
 
 
-def _read(config: RunConfig, parts: list[Part], blocks: int | None) -> ray.data.Dataset:
-    texts = [
-        text
-        for name, place in config.prepare.evaluation_sets.items()
-        for benchmark in [load_benchmark(name, place)]
-        for text in [*(q.text for q in benchmark.queries), *(p.text for p in benchmark.passages)]
-    ]
+def _read(
+    config: RunConfig, parts: list[Part], evaluation_sets: list[Benchmark], blocks: int | None
+) -> ray.data.Dataset:
+    texts = [text for benchmark in evaluation_sets for text in benchmark.texts]
     evaluation = EvaluationTexts(texts, config.prepare.near_duplicate_threshold) if texts else None
     evaluation_ref = ray.put(evaluation)
 
@@ -201,14 +227,12 @@ def _train_tokenizer(config: RunConfig, placed: ray.data.Dataset) -> PreTrainedT
         return table.filter(pc.match_substring(table.column("bucket"), '"train"'))
 
     rows = placed.map_batches(training, batch_format="pyarrow", batch_size=None)
-    tables = [table for table in rows.iter_batches(batch_format="pyarrow", batch_size=None)]
+    tables = list(rows.iter_batches(batch_format="pyarrow", batch_size=None))
     texts = tokenizer_texts(pa.concat_tables(tables), (config.text.query_prefix, config.text.passage_prefix))
     return train_tokenizer(texts, config.model.small.vocabulary)
 
 
-def _make_shards(
-    placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: Tokenization
-) -> list[str]:
+def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: Tokenization) -> list[str]:
     tokenization_ref = ray.put(tokenization)
     schema = ROWS.append(pa.field("bucket", pa.string()))
 
@@ -230,23 +254,22 @@ def _write_rejects(file: Path, rejects: list[Reject]) -> None:
 
 
 def _summary(
-    counts: dict[tuple[str, str, str], int],
+    rows_read: Mapping[str, int],
     rejects: list[Reject],
     contaminated: dict[tuple[str, str], str],
     repeated: set[tuple[str, str]],
 ) -> dict[str, Any]:
-    sources = sorted({source for source, _, _ in counts})
-    rejected: dict[str, Counter[str]] = {source: Counter() for source in sources}
+    rejected: dict[str, Counter[str]] = {source: Counter() for source in rows_read}
     for reject in rejects:
         rejected[reject.source][reject.reason] += 1
     return {
         source: {
-            "rows_read": sum(n for (s, _, _), n in counts.items() if s == source),
+            "rows_read": rows_read[source],
             "rows_rejected": dict(sorted(rejected[source].items())),
             "items_dropped_for_evaluation": [
                 {"item": item, "found": found} for (s, item), found in sorted(contaminated.items()) if s == source
             ],
             "items_dropped_as_repeated": sorted(item for s, item in repeated if s == source),
         }
-        for source in sources
+        for source in sorted(rows_read)
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipeline import initial_model, run
-from hbt_ray.cluster.prepare import prepare
+from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.experiment import RunFolder
 from hbt_ray.quickstart import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 
@@ -37,6 +37,7 @@ def _untrained(out: Path, seed: int) -> dict[str, float]:
     config = quickstart_config(STRATEGIES[0], seed)
     folder = RunFolder(out / UNTRAINED)
     store = prepare(config, folder.stores)
-    [report] = evaluate_on_cluster(initial_model(config, store, folder), config.evaluate, folder.evaluations)
+    model = initial_model(config, store_tokenizer(store, config), folder)
+    [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)
     assert report.benchmark == BENCHMARK
     return report.metrics

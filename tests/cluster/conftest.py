@@ -32,7 +32,7 @@ def dashboard(tmp_path_factory) -> str:
     """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile."""
     port, dashboard_port = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
-    log = open(tmp_path_factory.mktemp("ray") / "head.log", "wb")
+    log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
         + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]

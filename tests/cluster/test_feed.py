@@ -1,8 +1,9 @@
 import numpy as np
 
 from hbt_ray.batches import build_batch
-from hbt_ray.cluster.feed import feed, make_plan
+from hbt_ray.cluster.feed import feed
 from hbt_ray.cluster.prepare import prepare
+from hbt_ray.experiment import training_plan
 from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
 from tests.cluster.conftest import tiny_config
@@ -12,7 +13,7 @@ def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(clus
     config = tiny_config(corpus)
     folder = prepare(config, tmp_path / "stores")
     store = TokenStore.open(folder)
-    plan = make_plan(config, store)
+    plan = training_plan(config, store.manifest)
     for rank in range(2):
         fed = list(feed(config, folder, rank=rank, num_ranks=2, first_step=50, last_step=190))
         assert [batch.step for batch in fed] == list(range(50, 190))

@@ -72,9 +72,7 @@ def test_bad_rows_are_written_down_and_do_not_stop_the_job(cluster, corpus, tmp_
     store = prepare(tiny_config(corpus), tmp_path / "stores")
     rejects = [json.loads(line) for line in (store / REJECTS).read_text().splitlines()]
     assert [reject["place"].rpartition(":")[2] for reject in rejects] == ["121", "122"]
-    assert read_manifest(store).counts["numbers"]["rows_rejected"] == {
-        reject["reason"]: 1 for reject in rejects
-    }
+    assert read_manifest(store).counts["numbers"]["rows_rejected"] == {reject["reason"]: 1 for reject in rejects}
 
 
 def test_too_many_bad_rows_fail_the_job_naming_share_and_reason(cluster, corpus, tmp_path):

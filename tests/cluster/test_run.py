@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -106,24 +107,37 @@ def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, t
 
 
 def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path):
-    # At this rate the loss cannot fall for long.
+    # At this rate the loss cannot fall for long. Checkpoints without a validation stand between those with one.
     train = {
         "steps": 60,
         "learning_rate": 0.5,
         "validation_every": 2,
         "validation_batches": 2,
-        "early_stopping": {"patience": 2},
+        "checkpoint_every": 1,
+        "early_stopping": {"patience": 3},
     }
-    run(tiny_config(corpus, prepare={"validation_share": 0.3}, train=train), tmp_path / "run")
+    config = tiny_config(corpus, prepare={"validation_share": 0.3}, train=train)
+    run(config, tmp_path / "run")
     [tracked] = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
-    assert tracked.metrics["validation/best_loss"] <= tracked.metrics["validation/loss"]
-    assert tracked.metrics["train/steps"] < 60
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    losses = {m.step: m.value for m in client.get_metric_history(tracked.run_id, "validation/loss")}
+    best = min(losses, key=losses.get)
+    assert tracked.metrics["train/steps"] == best
+    assert max(losses) == best + 3 * 2 < 60
+
+    kept = weights(tmp_path / "run")
+    run(config, tmp_path / "run")  # it has ended: calling again changes nothing
+    assert same_weights(weights(tmp_path / "run"), kept)
 
 
 @pytest.mark.parametrize(
     ("sections", "error", "message"),
     [
-        ({"train": {"workers": 100, "global_batch_pairs": 100}}, ClusterError, f"can give {NUM_CPUS} at most"),
+        (
+            {"train": {"workers": 100, "global_batch_pairs": 100, "chunk_pairs": 1}},
+            ClusterError,
+            f"write train.workers={NUM_CPUS}",
+        ),
         ({"languages": ["de", "sw"]}, ConfigError, "'sw' is not in the corpora; there are de, en, fr"),
         ({"tracking": {"uri": "http://127.0.0.1:9"}}, TrackingError, "127.0.0.1:9"),
         ({"train": {"global_batch_pairs": 512}}, ConfigError, "smaller global_batch_pairs"),

@@ -29,7 +29,9 @@ STAGES = (
     "loss",
     "model",
     "trainer",
+    "progress",
     "checkpoint",
+    "loop",
     "metrics",
     "index",
     "evaluate",
@@ -38,6 +40,7 @@ STAGES = (
     "tracking",
     "experiment",
     "quickstart",
+    "resources",
     "cluster",
     "cli",
 )

@@ -1,0 +1,51 @@
+"""How far a training has come, and what is due next. Pure, so that every rank decides the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hbt_ray.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Together with weights and moments, all there is to go on from."""
+
+    step: int = 0  # optimizer steps done
+    last_validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    validations_without_gain: int = 0
+
+
+def is_finished(progress: Progress, train: TrainConfig) -> bool:
+    """Whether the last step was done, or early stopping has lost its patience."""
+    impatient = train.early_stopping is not None and progress.validations_without_gain >= train.early_stopping.patience
+    return impatient or progress.step >= train.steps
+
+
+def validation_is_due(progress: Progress, train: TrainConfig) -> bool:
+    if not train.validation_every:
+        return False
+    return progress.step % train.validation_every == 0 or progress.step == train.steps
+
+
+def checkpoint_is_due(progress: Progress, train: TrainConfig) -> bool:
+    """After every `checkpoint_every` steps, every validation, and at the end."""
+    return (
+        progress.step % train.checkpoint_every == 0
+        or validation_is_due(progress, train)
+        or is_finished(progress, train)
+    )
+
+
+def after_validation(progress: Progress, loss: float, train: TrainConfig) -> Progress:
+    """The progress with a validation's loss, compared with the best before it."""
+    least_gain = train.early_stopping.min_change if train.early_stopping else 0.0
+    best = progress.best_validation_loss
+    gained = best is None or loss < best - least_gain
+    return replace(
+        progress,
+        last_validation_loss=loss,
+        best_validation_loss=loss if gained else best,
+        validations_without_gain=0 if gained else progress.validations_without_gain + 1,
+    )

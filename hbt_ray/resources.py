@@ -1,0 +1,43 @@
+"""How many workers fit on which nodes. Decides; asks no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hbt_ray.errors import ClusterError
+
+
+def workers_that_fit(node_sizes: Sequence[float], each: float) -> int:
+    """How many workers of `each` units the nodes hold, none split over two nodes.
+
+    >>> workers_that_fit([4, 16], each=3)
+    6
+    """
+    return sum(int(size // each) for size in node_sizes)
+
+
+def share_of_each(node_sizes: Sequence[float], workers: int) -> int:
+    """The most whole units that every one of the workers can have on some node, at least 1.
+
+    >>> share_of_each([4, 16], workers=5)
+    4
+    """
+    shares = range(max(int(max(node_sizes, default=1)), 1), 0, -1)
+    return next((each for each in shares if workers_that_fit(node_sizes, each) >= workers), 1)
+
+
+def check_workers(workers: int, each: float, resource: str, node_sizes: Sequence[float]) -> None:
+    """Raises ClusterError, with the way out, when the nodes can never hold the workers."""
+    fit = workers_that_fit(node_sizes, each)
+    if fit >= workers:
+        return
+    if resource == "GPU" and not fit:
+        way_out = "write train.gpu=false to train on CPUs"
+    elif fit:
+        way_out = f"write train.workers={fit}"
+    else:
+        way_out = f"write train.threads_per_worker={max(int(max(node_sizes, default=1)), 1)}"
+    raise ClusterError(
+        f"{workers} workers of {each:g} {resource} each cannot be had: the cluster can give {fit} of them at most; "
+        + way_out
+    )
