@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
 from hbt_ray.checkpoint import (
@@ -24,7 +26,7 @@ from hbt_ray.checkpoint import (
     save_checkpoint,
 )
 from hbt_ray.config import TrainConfig
-from hbt_ray.model import DualEncoder
+from hbt_ray.model import DualEncoder, open_encoder
 from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer, learning_rate
@@ -213,6 +215,29 @@ def test_while_a_checkpoint_is_written_over_an_earlier_one_it_is_not_complete(fo
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(checkpoint, trainer, Progress(2))
     assert not is_complete(checkpoint)
+
+
+def test_weights_that_have_two_names_are_saved_once_and_come_back(tmp_path):
+    tokenizer = tiny.tokenizer()
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(tmp_path / "t5")  # its embeddings are `shared` and `embed_tokens`
+    tokenizer.save_pretrained(tmp_path / "t5")
+    settings = TrainConfig(global_batch_pairs=PAIRS, chunk_pairs=4)
+    one, other = (Trainer(open_encoder(str(tmp_path / "t5")), settings, seed=1) for _ in range(2))
+    with torch.no_grad():
+        for weight in one.encoder.parameters():
+            weight.add_(1)
+    save_checkpoint(tmp_path / "checkpoint", one, Progress(0))
+    load_checkpoint(tmp_path / "checkpoint", other)
+    assert all(torch.equal(weight, other.encoder.state_dict()[n]) for n, weight in one.encoder.state_dict().items())
+
+
+def test_weights_of_another_encoder_are_refused(folder, checkpoint):
+    weights = load_file(checkpoint / WEIGHTS)
+    name = next(iter(weights))
+    save_file({n: weight for n, weight in weights.items() if n != name}, checkpoint / WEIGHTS)
+    with pytest.raises(RuntimeError, match=name):
+        load_weights(checkpoint, make_trainer(folder).encoder)
 
 
 # Gradients
