@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hbt_ray.config import (
     dump_config,
     flatten,
     load_config,
+    with_absolute_paths,
 )
 from hbt_ray.errors import ConfigError
 
@@ -145,6 +147,49 @@ def test_a_missing_file_a_folder_and_a_file_that_is_not_text_are_told(tmp_path):
 def test_a_batch_that_its_workers_do_not_divide_says_which_sizes_they_would(pairs, workers, ways_out):
     with pytest.raises(ConfigError, match=f"{pairs} is not divisible by workers {workers}; {ways_out}"):
         build_config({"train": {"global_batch_pairs": pairs, "workers": workers}})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "workers", "chunk", "way_out"),
+    [(24, 2, 8, "chunk_pairs=4"), (8, 1, 3, "chunk_pairs=1"), (8, 2, 16, "=4")],
+)
+def test_a_chunk_that_would_lie_across_workers_says_which_would_not(pairs, workers, chunk, way_out):
+    train = {"global_batch_pairs": pairs, "workers": workers, "chunk_pairs": chunk}
+    with pytest.raises(ConfigError, match=f"{pairs // workers} pairs are not whole chunks .*{way_out}$"):
+        build_config({"train": train})
+    build_config({"train": train | {"chunk_pairs": math.gcd(pairs // workers, chunk)}})
+
+
+def test_a_batch_smaller_than_a_chunk_may_train_on_one_worker():
+    assert build_config({"train": {"global_batch_pairs": 8, "chunk_pairs": 16}}).train.workers == 1
+
+
+@pytest.mark.parametrize("languages", [[], ["de", "en", "de"]])
+def test_languages_are_at_least_one_and_each_once(languages):
+    with pytest.raises(ConfigError, match="languages: name at least one language, and each once"):
+        build_config({"languages": languages})
+    with pytest.raises(ConfigError, match=r"corpora\.0\.languages: name at least one"):
+        build_config({"corpora": [{"format": "embedded", "languages": languages}]})
+
+
+def test_paths_that_exist_are_made_absolute_and_hub_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    config = load_config(
+        None,
+        [
+            "corpora=[{format: jsonl, path: rows, name: r}, {format: huggingface, path: org/name}]",
+            "model.path=org/model",
+            "prepare.evaluation_sets.xquad-r=rows",
+            "evaluate.benchmarks.xquad-r=./rows",
+        ],
+    )
+    absolute = with_absolute_paths(config)
+    assert [c.path for c in absolute.corpora] == [str(tmp_path / "rows"), "org/name"]
+    assert absolute.corpora[0].name == "r"
+    assert absolute.model.path == "org/model"
+    assert absolute.prepare.evaluation_sets == absolute.evaluate.benchmarks == {"xquad-r": str(tmp_path / "rows")}
+    assert with_absolute_paths(absolute) == absolute
 
 
 def test_a_corpus_is_called_by_its_folder_unless_it_has_a_name():
