@@ -113,7 +113,7 @@ def check_rejects(rows_read: Mapping[str, int], rejects: Sequence[Reject], max_s
             )
     for source in sorted(reasons):
         bad = reasons[source].total()
-        if bad > max_share * rows_read[source]:
+        if bad / rows_read[source] > max_share:  # divided, as 0.29 * 100 is less than 29
             reason, rows = reasons[source].most_common(1)[0]
             raise CorpusError(
                 f"{bad} of {rows_read[source]} rows of corpus {source!r} cannot be used, most often for "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.config import CorpusConfig
+from hbt_ray.config import CorpusConfig, RunConfig, load_config
 from hbt_ray.corpora import list_parts
 from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError
@@ -24,6 +26,7 @@ from hbt_ray.preparation import (
     ROWS,
     Bucket,
     bucketed,
+    check_languages,
     check_rejects,
     count_rows,
     make_shard,
@@ -33,9 +36,11 @@ from hbt_ray.preparation import (
     shard_to_json,
     shards_needed,
     split_of,
+    store_fingerprint,
     tokenizer_texts,
+    zero_shot_sets,
 )
-from hbt_ray.records import Reject
+from hbt_ray.records import Benchmark, Passage, Reject
 from hbt_ray.store import TokenStore, commit
 from hbt_ray.tokenization import Tokenization
 from tests import tiny
@@ -146,29 +151,48 @@ def test_pair_keys_are_equal_where_language_question_and_passage_are_once_normal
 # Too many bad rows
 
 
+def bad_rows(source: str, **reasons: int) -> list[Reject]:
+    return [Reject(source, f"de.jsonl:{n}", reason) for reason, rows in reasons.items() for n in range(rows)]
+
+
 @pytest.mark.parametrize(
-    ("bad", "rows", "share"),
-    [(2, 100, 0.02), (29, 100, 0.29), (7, 100, 0.07), (57, 100, 0.57), (0, 5, 0.0), (1, 3, 1.0)],
+    ("bad", "rows", "share"), [(2, 100, 0.02), (29, 100, 0.29), (7, 100, 0.07), (57, 100, 0.57), (0, 5, 0.0)]
 )
 def test_a_share_of_bad_rows_exactly_at_the_threshold_is_allowed_and_one_more_is_not(bad, rows, share):
-    def counts(bad: int) -> dict[tuple[str, str, str], int]:
-        return {("s", "", "broken JSON"): bad, ("s", "de", ""): rows - bad, ("other", "de", ""): 1000}
-
-    check_rejects(counts(bad), share, Path("rejects.jsonl"))
-    if share < 1:
-        with pytest.raises(CorpusError, match=rf"^{bad + 1} of {rows} rows of corpus 's' cannot be used"):
-            check_rejects(counts(bad + 1), share, Path("rejects.jsonl"))
-
-
-def test_a_source_without_one_good_row_is_refused_whatever_the_threshold():
-    with pytest.raises(CorpusError, match="3 of 3 rows of corpus 's'"):
-        check_rejects({("s", "", "broken JSON"): 3, ("t", "de", ""): 9}, 1.0, Path("rejects.jsonl"))
+    read = {"s": rows, "other": 1000}
+    check_rejects(read, bad_rows("s", broken=bad), share, Path("rejects.jsonl"))
+    with pytest.raises(CorpusError, match=rf"^{bad + 1} of {rows} rows of corpus 's' cannot be used"):
+        check_rejects(read, bad_rows("s", broken=bad + 1), share, Path("rejects.jsonl"))
 
 
 def test_the_commonest_reason_is_told_and_where_all_are_listed():
-    counts = {("s", "", "broken JSON"): 2, ("s", "", "missing passage"): 3, ("s", "de", ""): 5}
-    with pytest.raises(CorpusError, match=r"^5 of 10 .* 'missing passage' \(3\); see out/rejects\.jsonl, mend them"):
-        check_rejects(counts, 0.1, Path("out/rejects.jsonl"))
+    rejects = bad_rows("s", broken=2, missing=3)
+    with pytest.raises(CorpusError, match=r"^5 of 10 .* 'missing' \(3\); see out/rejects\.jsonl, mend them"):
+        check_rejects({"s": 10}, rejects, 0.1, Path("out/rejects.jsonl"))
+
+
+def test_a_file_that_breaks_off_is_refused_however_few_its_rows_count_for(tmp_path):
+    (tmp_path / "c").mkdir()
+    whole = gzip.compress(b"".join(json.dumps(record(n, "de")).encode() + b"\n" for n in range(2000)))
+    (tmp_path / "c/de.jsonl.gz").write_bytes(whole[:-100])
+    rows = read(list_parts(CorpusConfig(format="jsonl", path=str(tmp_path / "c"))))
+    assert rows.num_rows > 1000
+    bad = [Reject(r["source"], r["place"], r["rejected"], r["detail"]) for r in rows.to_pylist() if r["rejected"]]
+    with pytest.raises(CorpusError, match=r"de\.jsonl\.gz:\d+ of corpus 'c' cannot be read .*; fetch it again"):
+        check_rejects({"c": rows.num_rows}, bad, 1.0, tmp_path / "rejects.jsonl")
+
+
+def test_a_corpus_or_a_language_asked_of_it_without_one_good_row_is_refused():
+    counts = {("s", "de", ""): 9, ("s", "en", ""): 1, ("s", "", "broken JSON"): 3, ("t", "", "broken JSON"): 3}
+
+    def asked(name: str, *languages: str) -> CorpusConfig:
+        return CorpusConfig(format="jsonl", path=name, languages=languages or None)
+
+    check_languages([asked("s"), asked("s", "de"), asked("s", "de", "en")], counts)
+    with pytest.raises(CorpusError, match="corpus 's' has no row in 'fr'; it has de, en"):
+        check_languages([asked("s", "de", "fr")], counts)
+    with pytest.raises(CorpusError, match=r"corpus 't' has no row that can be used$"):
+        check_languages([asked("t")], counts)
 
 
 # Repeated items
@@ -369,3 +393,45 @@ def test_a_near_duplicate_of_an_evaluation_text_is_dropped_at_its_threshold(tmp_
     for threshold, found in ((0.9, ["item-000"]), (0.96, [])):
         rows = read(parts, EvaluationTexts([letters], threshold))
         assert [r["item_id"] for r in rows.to_pylist() if r["occurs_in_evaluation"]] == found
+
+
+def test_a_negative_that_occurs_in_evaluation_goes_alone(tmp_path):
+    parts = corpus(tmp_path / "c", {"en": [record(0, "en", negatives=["the first one", "the second one"])]})
+    [row] = read(parts, EvaluationTexts(["The second one."], 1.0)).to_pylist()
+    assert row["negatives"] == ["the first one"]
+    assert row["occurs_in_evaluation"] is None
+
+
+def test_training_must_not_have_seen_what_the_run_is_measured_on():
+    config = load_config(
+        None,
+        ["evaluate.benchmarks.xquad-r=a", "evaluate.benchmarks.embedded=null", "prepare.evaluation_sets.squad=b"],
+    )
+    assert zero_shot_sets(config) == {"xquad-r": "a", "squad": "b"}
+
+
+# Which store
+
+
+def test_a_stores_name_changes_with_what_makes_it_and_with_nothing_else(tmp_path):
+    parts = corpus(tmp_path / "c", {"de": [record(0, "de")], "en": [record(0, "en")]})
+    benchmark = Benchmark("b", [], [Passage("1", "en", "one")], {})
+    name = store_fingerprint(RunConfig(), parts, [benchmark], "tokenizer")
+
+    def named(*overrides: str) -> str:
+        return store_fingerprint(load_config(None, overrides), parts, [benchmark], "tokenizer")
+
+    assert named() == name
+    assert named("alpha=0.1", "seed=7", "name=x", "steps=3", "run_depth=3") == name
+    other = Benchmark("b", [], [Passage("1", "en", "two")], {})
+    changed = [
+        named("items_per_shard=5"),
+        named("query_prefix=q"),
+        named("corpora=[{format: jsonl, path: x}]"),
+        store_fingerprint(RunConfig(), parts[:1], [benchmark], "tokenizer"),
+        store_fingerprint(RunConfig(), parts, [other], "tokenizer"),
+        store_fingerprint(RunConfig(), parts, [benchmark], "another"),
+    ]
+    os.utime(tmp_path / "c/de.jsonl", ns=(0, 0))
+    changed.append(store_fingerprint(RunConfig(), parts, [benchmark], "tokenizer"))
+    assert len({name, *changed}) == 8
