@@ -26,6 +26,7 @@ from hbt_ray.checkpoint import (
     save_checkpoint,
 )
 from hbt_ray.config import TrainConfig
+from hbt_ray.errors import CheckpointError, TrainingDiverged
 from hbt_ray.model import DualEncoder, open_encoder
 from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
@@ -194,6 +195,17 @@ def test_a_marker_of_another_shape_makes_no_checkpoint(checkpoint, marker):
     assert not is_complete(checkpoint)
 
 
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
+def test_a_torn_checkpoint_is_not_gone_on_from_and_leaves_the_weights_alone(folder, checkpoint, file):
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(content[:-1])
+    trainer = make_trainer(folder)
+    before = [p.clone() for p in trainer.encoder.parameters()]
+    with pytest.raises(CheckpointError, match="is incomplete or damaged; delete it to go on from the one before"):
+        load_checkpoint(checkpoint, trainer)
+    assert all(torch.equal(p, was) for p, was in zip(trainer.encoder.parameters(), before, strict=True))
+
+
 def test_a_missing_folder_is_no_checkpoint(tmp_path):
     assert not is_complete(tmp_path / "absent")
 
@@ -265,6 +277,17 @@ def test_a_long_gradient_is_clipped_and_reported_as_it_was(folder):
     assert trainer.step(0, [batch(folder, 0)]).gradient_norm == pytest.approx(norm, rel=1e-5)
     moments = [value for name, value in trainer.optimizer_state().items() if name.startswith("exp_avg/")]
     assert float(torch.cat([m.flatten() for m in moments]).norm()) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_ends_training_before_it_reaches_the_weights(folder):
+    trainer = make_trainer(folder)
+    trainer.step(0, [batch(folder, 0)])
+    before = {name: weight.clone() for name, weight in trainer.encoder.state_dict().items()}
+    hook = next(p for p in trainer.encoder.parameters() if p.requires_grad).register_hook(lambda g: g * torch.nan)
+    with pytest.raises(TrainingDiverged, match=r"the gradient of step 1 is not finite; lower train\.learning_rate"):
+        trainer.step(1, [batch(folder, 1)])
+    hook.remove()
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.encoder.state_dict().items())
 
 
 def test_what_takes_no_part_in_the_vectors_is_frozen_and_all_else_has_a_gradient(folder):
