@@ -154,15 +154,16 @@ def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> Non
 @main.command()
 @click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=600, show_default=True)
-def quickstart(out: str, seed: int, steps: int) -> None:
+@click.option("--steps", type=click.IntRange(1), help="Of each training. Default: what five minutes allow.")
+def quickstart(out: str, seed: int, steps: int | None) -> None:
     """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
     from rich.console import Console
 
     from hbt_ray.cluster.quickstart import run_quickstart
+    from hbt_ray.quickstart import STEPS
     from hbt_ray.report import comparison_table
 
-    finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps)
+    finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
     Console().print(comparison_table(finished.metrics))
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
 

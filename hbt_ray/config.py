@@ -28,7 +28,7 @@ Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid"]
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def fingerprint(self) -> str:
         """16 hex digits that change when any setting of this part does."""

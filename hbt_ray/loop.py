@@ -49,12 +49,13 @@ def train_to_the_end(
     measured = Measured()
     ended_s = time.perf_counter()
     while not is_finished(progress, train):
+        asked_s = time.perf_counter()
         own = [next(batches) for _ in range(each)]
-        waited_s = time.perf_counter() - ended_s
+        waited_s = time.perf_counter() - asked_s
         assert own[0].step == progress.step * each, "the feed left the plan's order"
         result = trainer.step(progress.step, own)
         progress = replace(progress, step=progress.step + 1)
-        step_s = time.perf_counter() - ended_s
+        step_s = time.perf_counter() - ended_s  # with what reporting the steps before took
         ended_s += step_s
         measured.steps.append(
             {
@@ -73,5 +74,4 @@ def train_to_the_end(
         if checkpoint or progress.step % REPORT_EVERY == 0:
             report(progress, measured, checkpoint)
             measured = Measured()
-            ended_s = time.perf_counter()  # what reporting takes is no step's
     return progress

@@ -19,9 +19,10 @@ from hbt_ray.config import (
 STRATEGIES: tuple[Strategy, ...] = ("x-x-mono", "x-y", "hybrid")
 BENCHMARK = "embedded"
 UNTRAINED = "untrained"
+STEPS = 500
 
 
-def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = 600) -> RunConfig:
+def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> RunConfig:
     """One of quickstart's runs. They differ in the strategy alone."""
     return RunConfig(
         name=strategy,
@@ -31,7 +32,14 @@ def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = 600) -> Ru
         text=TextConfig(max_query_tokens=48, max_passage_tokens=64),
         model=ModelConfig(small=SmallEncoderConfig(layers=2, width=128, heads=2, vocabulary=8000)),
         mix=MixConfig(strategy=strategy, alpha=0.5),
-        train=TrainConfig(steps=steps, global_batch_pairs=64, chunk_pairs=32, learning_rate=1e-3, temperature=0.05),
-        evaluate=EvaluateConfig(benchmarks={BENCHMARK: ""}, precision="fp32"),
+        train=TrainConfig(
+            steps=steps,
+            global_batch_pairs=64,
+            chunk_pairs=64,
+            learning_rate=1e-3,
+            temperature=0.05,
+            checkpoint_every=250,
+        ),
+        evaluate=EvaluateConfig(benchmarks={BENCHMARK: None}),
         tracking=TrackingConfig(experiment="quickstart"),
     )

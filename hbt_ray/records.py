@@ -67,7 +67,7 @@ class Benchmark:
     def fingerprint(self) -> str:
         """16 hex digits of every text, id and judgement."""
         sum = hashlib.sha256()
-        for text in (*self.queries, *self.passages, *sorted(self.judgements.items())):
+        for text in (*self.queries, *self.passages, *sorted(self.judgements.items()), *self.contexts):
             sum.update(repr(text).encode())
         return sum.hexdigest()[:16]
 

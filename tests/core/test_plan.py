@@ -24,9 +24,7 @@ def manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
 
 
 def plan(pairs=16, languages=None, seed=1, store=None, **mix):
-    return HybridPlan(
-        store or manifest(), MixConfig(**mix), seed=seed, global_batch_pairs=pairs, languages=languages
-    )
+    return HybridPlan(store or manifest(), MixConfig(**mix), seed=seed, global_batch_pairs=pairs, languages=languages)
 
 
 def same(one, other):
