@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from hbt_ray.trainer import Trainer
 WARM_UP_STEPS = 20  # not counted
 
 
-def bench_train_under_ray(config: RunConfig, out: Path, *, rounds: int = 3) -> dict[str, object]:
+def bench_train_under_ray(config: RunConfig, out: Path, *, rounds: int = 3) -> dict[str, Any]:
     """Steps per second of `hbt train` with one worker, over those of the same loop on ready-made batches.
 
     Both have the same threads, batches, model and precision. Ray's share includes the feed and every report.

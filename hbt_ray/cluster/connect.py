@@ -12,6 +12,15 @@ from ray.exceptions import RayError
 from hbt_ray.errors import ClusterError
 
 
+NOISY = (
+    "ray.data",
+    "ray._private.authentication",
+    "ray.train.v2._internal.execution.context",  # prints every report in full, whatever Ray Train's own level says
+    "sentence_transformers",
+    "transformers",
+)
+
+
 def connect() -> None:
     """Joins the cluster named by RAY_ADDRESS (as under `ray job submit`), else starts one on this machine.
 
@@ -36,9 +45,8 @@ def connect() -> None:
 
 def quiet() -> None:
     """Keeps libraries' progress bars and notices out of the output of this process."""
-    for name in ("ray.data", "sentence_transformers", "transformers"):
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
