@@ -322,7 +322,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """The configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
 def flatten(config: Section, prefix: str = "") -> dict[str, Any]:

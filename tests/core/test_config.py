@@ -315,3 +315,8 @@ def test_settings_are_frozen_and_their_types_are_checked_where_they_are_built():
 )
 def test_alpha_is_the_monolingual_share_of_hybrid_alone(mix, share):
     assert mix.monolingual_share == share
+
+
+def test_a_prefix_with_a_character_that_yaml_takes_for_a_line_end_is_read_back_as_it_was(tmp_path):
+    config = build_config({"text": {"query_prefix": "a\x85b\u2028c: "}})
+    assert load_config(written(tmp_path, dump_config(config))) == config
