@@ -36,6 +36,8 @@ def dashboard(tmp_path_factory) -> str:
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
         + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+        # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
+        + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
         + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
         stdout=log,
         stderr=log,
@@ -49,7 +51,7 @@ def dashboard(tmp_path_factory) -> str:
     ray_module.shutdown()
     os.killpg(head.pid, signal.SIGTERM)
     try:
-        head.wait(20)
+        head.wait(8)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
     del os.environ["RAY_ADDRESS"]
