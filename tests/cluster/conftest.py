@@ -18,6 +18,7 @@ from hbt_ray.config import RunConfig, build_config
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
 
+MARK = "HBT_TEST_CLUSTER"
 NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
 
 
@@ -33,6 +34,7 @@ def dashboard(tmp_path_factory) -> str:
     port, dashboard_port = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
     log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
+    os.environ[MARK] = str(port)  # inherited by every process of this cluster, and by no other's
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
         + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]

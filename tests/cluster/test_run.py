@@ -1,8 +1,6 @@
 """Whole runs on the cluster: prepared, trained, evaluated, tracked, and gone on with."""
 
 import json
-import os
-import signal
 import threading
 import time
 
@@ -16,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from hbt_ray.cluster.pipeline import run
 from hbt_ray.errors import ClusterError, ConfigError, TrackingError
 from hbt_ray.tracking import training_runs
-from tests.cluster.conftest import NUM_CPUS, tiny_config
+from tests.cluster.conftest import MARK, NUM_CPUS, tiny_config
 
 
 def weights(folder):
@@ -85,16 +83,16 @@ def kill_a_worker_when(marker, killed):
     """Sends SIGKILL to one training worker as soon as a checkpoint stands."""
     for _ in range(600):
         if list(marker.glob("checkpoint_*")):
-            workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"])]
-            if workers:
-                os.kill(workers[-1].pid, signal.SIGKILL)
-                killed.append(workers[-1].pid)
-                return
+            for process in psutil.process_iter(["cmdline"]):
+                if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()) and MARK in process.environ():
+                    process.kill()
+                    killed.append(process.pid)
+                    return
         time.sleep(0.05)
 
 
 def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, tmp_path):
-    config = tiny_config(corpus, train={"steps": 150, "workers": 1, "checkpoint_every": 5})
+    config = tiny_config(corpus, train={"steps": 60, "workers": 1, "checkpoint_every": 10})
     run(config, tmp_path / "undisturbed")
     killed: list[int] = []
     out = tmp_path / "disturbed"
