@@ -8,14 +8,14 @@ import os
 import ray
 import ray.data
 from ray.exceptions import RayError
+from ray.train.v2._internal.execution import context as train_context
 
 from hbt_ray.errors import ClusterError
-
 
 NOISY = (
     "ray.data",
     "ray._private.authentication",
-    "ray.train.v2._internal.execution.context",  # prints every report in full, whatever Ray Train's own level says
+    train_context.__file__,  # Ray names this logger by its file: it prints every report in full, at whatever level
     "sentence_transformers",
     "transformers",
 )
