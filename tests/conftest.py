@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("hbt", deadline=None)  # a busy machine is no wrong answer
+settings.load_profile("hbt")
 
 
 @pytest.fixture(scope="session")
