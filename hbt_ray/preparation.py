@@ -187,9 +187,8 @@ def bucketed(
         # A validation split is small enough for one shard of every 1 / share.
         shards = num_shards[source] if split == "train" else max(1, round(num_shards[source] * validation_share))
         buckets.append(Bucket(source, split, key_of("shard", source, item_id) % shards).to_text())
-    return rows.append_column("bucket", pa.array(buckets, pa.string())).filter(
-        pc.is_valid(pa.array(buckets, pa.string()))
-    )
+    column = pa.array(buckets, pa.string())
+    return rows.append_column("bucket", column).filter(pc.is_valid(column))
 
 
 def shards_needed(counts: dict[tuple[str, str, str], int], items_per_shard: int) -> dict[str, int]:
