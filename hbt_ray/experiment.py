@@ -11,7 +11,7 @@ from pathlib import Path
 from hbt_ray.config import RunConfig, dump_config, flatten, load_config
 from hbt_ray.errors import ConfigError
 from hbt_ray.plan import HybridPlan
-from hbt_ray.store import StoreManifest
+from hbt_ray.store import Split, StoreManifest
 
 # Settings that say where and how a run is carried out, not what comes out of it.
 WITHOUT_EFFECT = (
@@ -110,13 +110,7 @@ def changed_settings(before: RunConfig, now: RunConfig) -> list[tuple[str, objec
 
 def training_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan:
     """The training order of a configuration. Raises ConfigError when the store cannot serve it."""
-    return HybridPlan(
-        manifest,
-        config.mix,
-        seed=config.seed,
-        global_batch_pairs=config.train.global_batch_pairs,
-        languages=config.languages,
-    )
+    return _plan(config, manifest, "train", config.train.global_batch_pairs)
 
 
 def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | None:
@@ -131,27 +125,28 @@ def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | 
     if not config.train.validation_every:
         return None
 
-    def plan(pairs: int) -> HybridPlan:
-        return HybridPlan(
-            manifest,
-            config.mix,
-            seed=config.seed,
-            global_batch_pairs=pairs,
-            languages=config.languages,
-            split="validation",
-        )
-
     workers = config.train.workers
     try:
         sizes = defaultdict(list)
-        for stream in plan(max(workers, 2)).streams:
+        for stream in _plan(config, manifest, "validation", max(workers, 2)).streams:
             sizes[stream.kind].append(stream.num_items)
         smallest = min(min(of_kind) for of_kind in sizes.values())
         most = min(max(of_kind) for of_kind in sizes.values())
         pairs = min(config.train.global_batch_pairs, most, max(smallest, LEAST_VALIDATION_PAIRS))
-        return plan(pairs // workers * workers)
+        return _plan(config, manifest, "validation", pairs // workers * workers)
     except ConfigError:
         raise ConfigError(
             f"validation_every={config.train.validation_every} needs more held-out items than there are; "
             "raise prepare.validation_share, or write train.validation_every=0"
         ) from None
+
+
+def _plan(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridPlan:
+    return HybridPlan(
+        manifest,
+        config.mix,
+        seed=config.seed,
+        global_batch_pairs=global_batch_pairs,
+        languages=config.languages,
+        split=split,
+    )

@@ -119,6 +119,7 @@ class HybridPlan:
         self._schedule_blocks: list[tuple[np.ndarray, np.ndarray]] = []
         self._batches_scheduled = np.zeros(len(self.streams), np.int64)
         self._epoch_head = lru_cache(maxsize=4)(self._separated_head)
+        self._choices = lru_cache(maxsize=None)(self._language_choices)
 
     # Which streams there are, and how often each is drawn
 
@@ -313,22 +314,21 @@ class HybridPlan:
         """(G,) each: every pair's own languages, among those that its item has."""
         places = ordinal * self.global_batch_pairs + np.arange(len(items))
         draws = uniforms(key_of(stream.key, "languages"), places)
-        queries, passages = [], []
-        for run, draw in zip(stream.runs_of(items).tolist(), draws.tolist(), strict=True):
-            choices, cumulated = self._language_choices(stream.kind, stream.source, stream.run_languages[run])
-            query, passage = choices[min(int(np.searchsorted(cumulated, draw, side="right")), len(choices) - 1)]
-            queries.append(query)
-            passages.append(passage)
-        return np.array(queries), np.array(passages)
+        runs = stream.runs_of(items)
+        drawn = np.empty((len(items), 2), object)
+        for run in np.unique(runs):
+            mine = runs == run
+            choices, cumulated = self._choices(stream.kind, stream.source, stream.run_languages[run])
+            places_drawn = np.searchsorted(cumulated, draws[mine], side="right")
+            drawn[mine] = choices[np.minimum(places_drawn, len(choices) - 1)]
+        return drawn[:, 0].astype(str), drawn[:, 1].astype(str)
 
-    def _language_choices(
-        self, kind: Kind, source: str, languages: tuple[str, ...]
-    ) -> tuple[list[tuple[str, str]], np.ndarray]:
-        """What a row may draw, and the cumulated probabilities."""
+    def _language_choices(self, kind: Kind, source: str, languages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """What a row may draw, (choices, 2) str, and the cumulated probabilities."""
         choices = list(permutations(languages, 2)) if kind == "cross-lingual" else [(x, x) for x in languages]
         counts = self._items_per_language[source]
         weights = np.array([(counts[x] * counts[y]) ** (self.mix.language_sampling / 2) for x, y in choices])
-        return choices, np.cumsum(weights / weights.sum())
+        return np.array(choices, object), np.cumsum(weights / weights.sum())
 
     @cached_property
     def _items_per_language(self) -> dict[str, Counter[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -33,7 +34,11 @@ def dashboard(tmp_path_factory) -> str:
     """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile."""
     port, dashboard_port = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
-    log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
+    folder = tmp_path_factory.mktemp("ray")
+    log = (folder / "head.log").open("wb")
+    token = folder / "auth_token"  # a machine may have none, and `ray start` makes none
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ[MARK] = str(port)  # inherited by every process of this cluster, and by no other's
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
@@ -56,7 +61,7 @@ def dashboard(tmp_path_factory) -> str:
         head.wait(8)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
-    del os.environ["RAY_ADDRESS"]
+    del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_TOKEN_PATH"]
     log.close()
 
 
