@@ -11,9 +11,9 @@ from hbt_ray.records import Batch
 from hbt_ray.store import Side, TokenStore
 
 
-def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> Batch:
+def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1, chunk_pairs: int = 1) -> Batch:
     """The slice of a global batch that one rank trains on. Any process can build any rank's."""
-    mine = rank_slice(len(spec.rows), num_ranks, rank)
+    mine = rank_slice(len(spec.rows), num_ranks, rank, chunk_pairs)
     rows = spec.rows[mine]
     query_ids, query_lengths = _take(store, spec, "question", spec.query_languages[mine], rows)
     passage_ids, passage_lengths = _take(store, spec, "passage", spec.passage_languages[mine], rows)

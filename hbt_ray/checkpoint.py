@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import asdict
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.errors import CheckpointError
+from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.progress import Progress
+from hbt_ray.storage import Place
 from hbt_ray.store import file_sha256
 from hbt_ray.trainer import Trainer
 
@@ -21,48 +28,151 @@ FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
 
 
-def save_checkpoint(folder: str | Path, trainer: Trainer, progress: Progress) -> None:
-    """Writes a checkpoint. The marker with every file's checksum comes last."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / COMPLETE).unlink(missing_ok=True)
-    save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
-    save_file(trainer.optimizer_state(), folder / OPTIMIZER)
-    (folder / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    sums = {file: file_sha256(folder / file) for file in FILES}
-    (folder / COMPLETE).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+@dataclass(frozen=True, slots=True)
+class CheckpointState:
+    """What a checkpoint says of itself."""
+
+    progress: Progress
+    metrics: dict[str, float]  # measured for it: "loss", and "validation_loss" where it was validated
 
 
-def is_complete(folder: str | Path) -> bool:
-    """Whether a checkpoint has its marker and every file is as it was written."""
-    folder = Path(folder)
+class Checkpoints:
+    """The checkpoints of one run, each in a folder named by its step.
+
+    What is written is invisible until its marker, with every file's checksum, stands beside it. What is
+    read is compared with the checksums first.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def save(self, trainer: Trainer, progress: Progress, metrics: dict[str, float]) -> Place:
+        """Writes a checkpoint.
+
+        Raises:
+            CheckpointError: the storage fails. What was written of this one is deleted; those before it stay.
+        """
+        place = self.place / step_name(progress.step)
+        state = CheckpointState(progress, metrics)
+        try:
+            (place / COMPLETE).delete()
+            if place.local:
+                _write(place.local, trainer, state)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    _write(Path(folder), trainer, state)
+                    place.upload(Path(folder), last=COMPLETE)
+        except (OSError, SafetensorError, StorageError) as error:
+            with contextlib.suppress(StorageError):
+                place.delete()
+            reason = getattr(error, "strerror", None) or error
+            steps = self.steps()
+            kept = f"that of step {steps[-1]} is kept" if steps else "there is none before it"
+            raise CheckpointError(
+                f"the checkpoint of step {progress.step} cannot be written to {self.place} ({reason}); {kept}: "
+                "make room or mend the storage, and run the same command again"
+            ) from error
+        return place
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that have their marker, the newest last."""
+        named = sorted(name for name in self.place.names() if name.startswith("step-"))
+        return [int(name.removeprefix("step-")) for name in named if (self.place / name / COMPLETE).exists()]
+
+    def newest(self) -> tuple[int | None, list[str]]:
+        """The step of the newest checkpoint that is whole, if any; and why newer ones were passed over."""
+        faults: list[str] = []
+        for name in reversed(self.place.names()):
+            if not name.startswith("step-"):
+                continue
+            with self._fetched(int(name.removeprefix("step-"))) as folder:
+                fault = fault_of(folder)
+            if fault is None:
+                return int(name.removeprefix("step-")), faults
+            faults.append(f"{self.place / name} is passed over: {fault}")
+        return None, faults
+
+    def best(self, metric: str) -> int | None:
+        """The step whose `metric` is lowest, among checkpoints that were measured for it; the earliest of equals."""
+        measured = {step: self.state(step).metrics.get(metric) for step in self.steps()}
+        known = {step: value for step, value in measured.items() if value is not None}
+        return min(known, key=lambda step: (known[step], step)) if known else None
+
+    def state(self, step: int) -> CheckpointState:
+        data = json.loads((self.place / step_name(step) / STATE).read_text())
+        return CheckpointState(Progress(**data["progress"]), data["metrics"])
+
+    def load(self, step: int, trainer: Trainer) -> Progress:
+        """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
+
+        Raises:
+            CheckpointError: it is torn or changed.
+        """
+        with self._fetched(step) as folder:
+            _check(folder)
+            load_model(trainer.encoder, folder / WEIGHTS)
+            trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
+        return self.state(step).progress
+
+    def load_weights(self, step: int, encoder: SentenceTransformer) -> None:
+        """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
+        with self._fetched(step) as folder:
+            _check(folder)
+            load_model(encoder, folder / WEIGHTS)
+
+    def prune(self, keep: int, best_by: str | None) -> None:
+        """Deletes all but the newest `keep` and the best by a metric."""
+        steps = self.steps()
+        kept = set(steps[-keep:]) | {self.best(best_by) if best_by and len(steps) > keep else None}
+        for step in steps:
+            if step not in kept:
+                (self.place / step_name(step) / COMPLETE).delete()  # first, so that a torn deletion is no checkpoint
+                (self.place / step_name(step)).delete()
+
+    @contextlib.contextmanager
+    def _fetched(self, step: int) -> Iterator[Path]:
+        """A checkpoint's folder on this machine."""
+        place = self.place / step_name(step)
+        if place.local:
+            yield place.local
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            place.download(Path(folder))
+            yield Path(folder)
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a folder is no whole checkpoint; None if it is one."""
     try:
         sums = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        return all(file_sha256(folder / file) == sums[file] for file in FILES)
+        for file in FILES:
+            if file_sha256(folder / file) != sums[file]:
+                return f"{file} is not as it was written"
+    except FileNotFoundError as error:
+        return f"it has no {Path(error.filename).name}"
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return f"{COMPLETE} cannot be read"
+    return None
 
 
-def read_progress(folder: str | Path) -> Progress:
-    return Progress(**json.loads((Path(folder) / STATE).read_text(encoding="utf-8")))
+def _check(folder: Path) -> None:
+    fault = fault_of(folder)
+    if fault is not None:
+        raise CheckpointError(f"the checkpoint {folder} is torn or damaged: {fault}; delete it to go on without it")
 
 
-def load_checkpoint(folder: str | Path, trainer: Trainer) -> Progress:
-    """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
-
-    Raises:
-        CheckpointError: it is torn or changed.
-    """
-    folder = Path(folder)
-    if not is_complete(folder):
-        raise CheckpointError(
-            f"the checkpoint {folder} is incomplete or damaged; delete it to go on from the one before"
-        )
-    load_weights(folder, trainer.encoder)
-    trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
-    return read_progress(folder)
-
-
-def load_weights(folder: str | Path, encoder: SentenceTransformer) -> None:
-    """Puts a checkpoint's weights into an encoder made with the same configuration."""
-    load_model(encoder, Path(folder) / WEIGHTS)
+def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
+    save_file(trainer.optimizer_state(), folder / OPTIMIZER)
+    described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
+    (folder / STATE).write_text(json.dumps(described), encoding="utf-8")
+    sums = {file: file_sha256(folder / file) for file in FILES}
+    partial = folder / (COMPLETE + ".partial")
+    partial.write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    partial.rename(folder / COMPLETE)

@@ -65,6 +65,55 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
 
 @main.command()
 @_config_arguments
+@click.option("--workers", type=click.IntRange(1), help="Default: the configuration's.")
+@click.option("--steps", help="FIRST:LAST, such as 0:100. Default: all.")
+@click.option(
+    "--store", help="A store, or a folder with no more than its manifest.json. Default: prepared as to train."
+)
+@click.option("--out", help=f"Folder for plan.parquet and plan.png. Default: {OUT_DEFAULT}/NAME-plan.")
+def plan(
+    config_file: str | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    steps: str | None,
+    store: str | None,
+    out: str | None,
+) -> None:
+    """Show an order of training, without training: which worker gets which pair at which step."""
+    config = with_absolute_paths(load_config(config_file, overrides))
+    from rich.console import Console
+
+    from hbt_ray.experiment import training_plan
+    from hbt_ray.order import Order, order_tables, parse_steps, write_order
+    from hbt_ray.store import TokenStore
+
+    first, last = parse_steps(steps, config.train.steps)
+    folder = Path(out or f"{OUT_DEFAULT}/{config.name}-plan").expanduser().resolve()
+    if store is None:
+        from hbt_ray.cluster.connect import connect
+        from hbt_ray.cluster.prepare import prepare as prepare_store
+
+        connect()
+        found = TokenStore.open(prepare_store(config, folder.parent / "stores"))
+    else:
+        found = TokenStore.open(Path(store).expanduser())
+    order = Order(
+        training_plan(config, found.manifest),
+        found,
+        first,
+        last,
+        workers or config.train.most_workers,
+        config.train.chunk_pairs,
+        config.train.gradient_accumulation,
+    )
+    write_order(order, folder)
+    for table in order_tables(order):
+        Console().print(table)
+    click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
+
+
+@main.command()
+@_config_arguments
 @click.option("--out", help=f"The run's folder. Default: {OUT_DEFAULT}/NAME.")
 @click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
@@ -83,7 +132,7 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
 @click.option("--benchmark", "benchmarks", multiple=True, required=True, help="NAME=FOLDER, or embedded. Repeatable.")
 @click.option("--out", required=True, help="Folder for the report.")
-@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True)
 @click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
 @click.option("--query-prefix", help="Default: what the model brings.")
 @click.option("--passage-prefix", help="Default: what the model brings.")
@@ -154,7 +203,7 @@ def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> Non
 @main.command()
 @click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Of each training; fewer end sooner. Default: 250.")
+@click.option("--steps", type=click.IntRange(1), help="Of each training; fewer end sooner. Default: 200.")
 def quickstart(out: str, seed: int, steps: int | None) -> None:
     """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
     from rich.console import Console

@@ -23,6 +23,7 @@ from hbt_ray.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid"]
+Precision = Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor computes in it
 
 
 class Section(BaseModel):
@@ -152,6 +153,10 @@ class MixConfig(Section):
         return {"x-x-mono": 1.0, "hybrid": self.alpha}.get(self.strategy, 0.0)
 
 
+Count = Annotated[int, Field(ge=1)]
+Workers = Count | tuple[Count, Count]
+
+
 class EarlyStoppingConfig(Section):
     patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
     min_change: float = Field(0.0, ge=0)
@@ -169,42 +174,72 @@ class TrainConfig(Section):
     max_gradient_norm: float = Field(1.0, gt=0)
     temperature: float = Field(0.05, gt=0)
     gather_negatives: bool = True  # passages of all ranks serve as negatives
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
+    non_finite_allowed: int = Field(
+        0, ge=0
+    )  # steps skipped because their gradient is not finite; one more ends the run
     validation_every: int = Field(0, ge=0)  # steps; 0: never
     validation_batches: int = Field(8, ge=1)
     early_stopping: EarlyStoppingConfig | None = None
     checkpoint_every: int = Field(100, ge=1)  # steps
-    checkpoints_kept: int = Field(2, ge=1)
-    workers: int = Field(1, ge=1)
+    checkpoint_minutes: float | None = Field(10.0, gt=0)  # and when the last one is this old; None: by steps alone
+    checkpoints_kept: int = Field(2, ge=1)  # the newest, and the best one beside them
+    best_by: Literal["validation_loss", "loss"] | None = "validation_loss"  # None: no best one is kept
+    workers: Workers = 1  # a number, or [least, most] for a group that follows the cluster's size
     gpu: bool | None = None  # None: when the cluster has one for every worker
     threads_per_worker: int | None = Field(None, ge=1)  # None: the cluster's CPUs shared among its workers
     max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint
 
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.global_batch_pairs % self.workers:
-            lower = self.global_batch_pairs // self.workers * self.workers
-            nearest = [pairs for pairs in (lower, lower + self.workers) if pairs]
+        if isinstance(self.workers, int):
+            self._check_divisible(self.workers)
+        else:
+            self._check_range(*self.workers)
+        if self.early_stopping and not self.validation_every:
+            raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
+        if self.early_stopping and self.best_by != "validation_loss":
+            raise ValueError("early_stopping keeps the best weights: write best_by=validation_loss")
+        return self
+
+    def _check_divisible(self, workers: int) -> None:
+        if self.global_batch_pairs % workers:
+            lower = self.global_batch_pairs // workers * workers
+            nearest = [pairs for pairs in (lower, lower + workers) if pairs]
             raise ValueError(
-                f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {self.workers}; "
+                f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {workers}; "
                 f"write {' or '.join(map(str, nearest))}"
             )
-        pairs_per_worker = self.global_batch_pairs // self.workers
+        pairs_per_worker = self.global_batch_pairs // workers
         if (pairs_per_worker % self.chunk_pairs and pairs_per_worker > self.chunk_pairs) or (
-            self.workers > 1 and pairs_per_worker < self.chunk_pairs
+            workers > 1 and pairs_per_worker < self.chunk_pairs
         ):
             raise ValueError(
                 f"a worker's {pairs_per_worker} pairs are not whole chunks of chunk_pairs {self.chunk_pairs}; "
                 f"write chunk_pairs={math.gcd(pairs_per_worker, self.chunk_pairs)}"
             )
-        if self.early_stopping and not self.validation_every:
-            raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
-        return self
+
+    def _check_range(self, least: int, most: int) -> None:
+        if least > most:
+            raise ValueError(f"workers [{least}, {most}] must be [least, most]; write [{most}, {least}]")
+        if most > -(-self.global_batch_pairs // self.chunk_pairs):
+            raise ValueError(
+                f"{self.global_batch_pairs} pairs in chunks of chunk_pairs {self.chunk_pairs} are not enough for "
+                f"{most} workers; write chunk_pairs={max(self.global_batch_pairs // most, 1)} or fewer workers"
+            )
 
 
 class EvaluateConfig(Section):
     benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
 
@@ -217,6 +252,7 @@ class TrackingConfig(Section):
 
 class RunConfig(Section):
     name: str = "run"
+    storage: str | None = None  # a folder or s3://BUCKET/FOLDER for checkpoints; None: the run's own folder
     seed: int = Field(0, ge=0, lt=2**63)
     corpora: tuple[CorpusConfig, ...] = (CorpusConfig(format="embedded", name="embedded"),)
     languages: Languages = None  # train on these alone

@@ -17,8 +17,12 @@ class StoreError(UserError):
     """A token store that is missing, incomplete, damaged, or made for other settings."""
 
 
+class StorageError(UserError):
+    """A folder or object store that cannot be read or written."""
+
+
 class CheckpointError(UserError):
-    """A checkpoint that is torn or was changed."""
+    """A checkpoint that is torn, was changed, or cannot be written."""
 
 
 class TrainingDiverged(UserError):

@@ -11,6 +11,7 @@ from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
 from hbt_ray.model import TextEmbedder, open_encoder
+from hbt_ray.precision import uses_bf16
 from hbt_ray.report import write_report
 
 
@@ -41,17 +42,19 @@ def evaluate_model(
     ]
     for benchmark in benchmarks:
         check_benchmark(benchmark)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = uses_bf16(settings.precision, device)
     embedder = TextEmbedder(
-        open_encoder(model, pooling, "cuda" if torch.cuda.is_available() else "cpu"),
+        open_encoder(model, pooling, device.type),
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
-        bf16=settings.precision == "bf16",
+        bf16=bf16,
     )
     described = {
         "path": model,
         "query_prefix": embedder.query_prefix,
         "passage_prefix": embedder.passage_prefix,
-        "precision": settings.precision,
+        "precision": "bf16" if bf16 else "fp32",
     }
     for benchmark in benchmarks:
         report = evaluate(embedder, benchmark, settings)

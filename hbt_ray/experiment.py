@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbt_ray.config import RunConfig, dump_config, flatten, load_config
+import yaml
+
+from hbt_ray.config import RunConfig, build_config, dump_config, flatten
 from hbt_ray.errors import ConfigError
 from hbt_ray.plan import HybridPlan
+from hbt_ray.storage import Place
 from hbt_ray.store import Split, StoreManifest
 
 # Settings that say where and how a run is carried out, not what comes out of it.
 WITHOUT_EFFECT = (
     "name",
+    "storage",
     "tracking.",
     "evaluate.",
+    "train.best_by",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.checkpoints_kept",
     "train.gpu",
     "train.max_failures",
@@ -30,13 +35,28 @@ LEAST_VALIDATION_PAIRS = 16
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The paths of one training run."""
+    """The paths of one training run: what it is gone on from in its storage, what it leaves in its folder."""
 
     path: Path
+    storage: Place  # the folder itself, or a place that outlives this machine
 
     @property
-    def config(self) -> Path:
-        return self.path / "run.yaml"
+    def config(self) -> Place:
+        return self.storage / "run.yaml"
+
+    @property
+    def tracking_id(self) -> Place:
+        """Holds the id of the run's MLflow run."""
+        return self.storage / "mlflow_run_id"
+
+    @property
+    def checkpoints(self) -> Place:
+        return self.storage / "checkpoints"
+
+    @property
+    def scratch(self) -> Place:
+        """What Ray Train writes while it runs."""
+        return self.storage / "ray_train"
 
     @property
     def initial_model(self) -> Path:
@@ -47,15 +67,6 @@ class RunFolder:
     def model(self) -> Path:
         """The trained encoder, a sentence-transformers folder."""
         return self.path / "model"
-
-    @property
-    def tracking_id(self) -> Path:
-        """Holds the id of the run's MLflow run."""
-        return self.path / "mlflow_run_id"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     @property
     def evaluations(self) -> Path:
@@ -70,9 +81,13 @@ class RunFolder:
     def begin(self, config: RunConfig) -> None:
         """Notes the configuration. Called when all that can be checked beforehand was found right."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.config.with_suffix(".partial")
-        partial.write_text(dump_config(config), encoding="utf-8")
-        os.replace(partial, self.config)
+        self.config.write_text(dump_config(config))
+
+
+def run_folder(config: RunConfig, out: str | Path) -> RunFolder:
+    """Where a run lies. Raises ConfigError when its storage cannot be one."""
+    path = Path(out).expanduser().resolve()
+    return RunFolder(path, Place.of(config.storage) / path.name if config.storage else Place.of(path))
 
 
 def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunFolder:
@@ -81,18 +96,18 @@ def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunF
     Raises:
         ConfigError: the folder holds a run whose settings would give another result.
     """
-    folder = RunFolder(Path(out).expanduser().resolve())
+    folder = run_folder(config, out)
     if fresh:
-        for left in (folder.checkpoints, folder.model, folder.initial_model, folder.evaluations):
+        for place in (folder.checkpoints, folder.config, folder.tracking_id):
+            place.delete()
+        for left in (folder.model, folder.initial_model, folder.evaluations):
             shutil.rmtree(left, ignore_errors=True)
-        for left in (folder.config, folder.tracking_id):
-            left.unlink(missing_ok=True)
     if folder.config.exists():
-        changed = changed_settings(load_config(folder.config), config)
+        changed = changed_settings(build_config(yaml.safe_load(folder.config.read_text())), config)
         if changed:
             key, before, now = changed[0]
             raise ConfigError(
-                f"{folder.path} holds a run with {key}={before}, and this one has {now}; "
+                f"{folder.storage} holds a run with {key}={before}, and this one has {now}; "
                 "write another --out, or --fresh to start over"
             )
     return folder
@@ -125,15 +140,15 @@ def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | 
     if not config.train.validation_every:
         return None
 
-    workers = config.train.workers
+    most_workers = config.train.most_workers
     try:
         sizes = defaultdict(list)
-        for stream in _plan(config, manifest, "validation", max(workers, 2)).streams:
+        for stream in _plan(config, manifest, "validation", max(most_workers, 2)).streams:
             sizes[stream.kind].append(stream.num_items)
         smallest = min(min(of_kind) for of_kind in sizes.values())
         most = min(max(of_kind) for of_kind in sizes.values())
         pairs = min(config.train.global_batch_pairs, most, max(smallest, LEAST_VALIDATION_PAIRS))
-        return _plan(config, manifest, "validation", pairs // workers * workers)
+        return _plan(config, manifest, "validation", max(pairs, most_workers))
     except ConfigError:
         raise ConfigError(
             f"validation_every={config.train.validation_every} needs more held-out items than there are; "

@@ -1,4 +1,4 @@
-"""The training loop of one rank, from where it stands to the end. What it measures goes to `report`."""
+"""The training loop of one rank, from where it stands to the end. What it measures goes to its `Company`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,42 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from hbt_ray.errors import TrainingDiverged
 from hbt_ray.progress import Progress, after_validation, checkpoint_is_due, is_finished, validation_is_due
 from hbt_ray.records import Batch
 from hbt_ray.trainer import Trainer
 
-REPORT_EVERY = 10  # steps
+TELL_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured since the last report."""
+    """What was measured since it was last told."""
 
     steps: list[dict[str, float]] = field(default_factory=list)  # "step", "loss", "pairs_per_s", ...
     validation_loss: float | None = None
 
 
-class Report(Protocol):
-    """Takes what was measured; saves a checkpoint as well when one is due. Called at the same steps on all ranks."""
+class Company(Protocol):
+    """What stands around the loop: those who follow the training, keep its checkpoints and may take its machine away.
 
-    def __call__(self, progress: Progress, measured: Measured, checkpoint: bool) -> None: ...
+    `save` and `must_save` are called at the same steps on all ranks.
+    """
+
+    def tell(self, progress: Progress, measured: Measured) -> None:
+        """Takes what was measured."""
+
+    def tell_skipped(self, progress: Progress) -> str:
+        """Takes note of a step whose gradient was not finite; returns which pairs it was made of."""
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this rank wants a checkpoint, and whether it wants all to look if they must save."""
+
+    def must_save(self, progress: Progress) -> bool:
+        """Looks, on all ranks, whether a machine is about to be taken away and nothing was saved since the notice."""
+
+    def save(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Saves a checkpoint, with what was measured for it: "loss", and where it was validated "validation_loss"."""
 
 
 def train_to_the_end(
@@ -33,7 +50,7 @@ def train_to_the_end(
     progress: Progress,
     batches: Iterator[Batch],
     validation_batches: Sequence[Batch],
-    report: Report,
+    company: Company,
 ) -> Progress:
     """Trains until the last step or early stopping.
 
@@ -42,36 +59,55 @@ def train_to_the_end(
         validation_batches: this rank's slices; empty where there is no validation.
 
     Raises:
-        TrainingDiverged: a loss or gradient is not finite; the weights are those of the step before.
+        TrainingDiverged: more gradients were not finite than allowed; the weights are those of the step before.
     """
     train = trainer.train
     each = train.gradient_accumulation
     measured = Measured()
-    ended_s = time.perf_counter()
+    losses: list[float] = []  # since the last checkpoint
+    ended_s = told_s = time.perf_counter()
     while not is_finished(progress, train):
         asked_s = time.perf_counter()
         own = [next(batches) for _ in range(each)]
         waited_s = time.perf_counter() - asked_s
         assert own[0].step == progress.step * each, "the feed left the plan's order"
-        result = trainer.step(progress.step, own)
+        result = trainer.step(progress.step, own, company.wishes())
+        if result.skipped:
+            progress = replace(progress, steps_skipped=progress.steps_skipped + 1)
+            pairs = company.tell_skipped(progress)
+            if progress.steps_skipped > train.non_finite_allowed:
+                raise TrainingDiverged(
+                    f"the gradient of step {progress.step} is not finite, and {train.non_finite_allowed} such steps "
+                    f"are allowed; lower train.learning_rate, write train.precision=fp32 or raise "
+                    f"train.non_finite_allowed. Its pairs: {pairs}"
+                )
         progress = replace(progress, step=progress.step + 1)
-        step_s = time.perf_counter() - ended_s  # with what reporting the steps before took
+        step_s = time.perf_counter() - ended_s  # with what came between this step and the one before
         ended_s += step_s
-        measured.steps.append(
-            {
-                "step": progress.step,
-                "loss": result.loss,
-                "gradient_norm": result.gradient_norm,
-                "learning_rate": result.learning_rate,
-                "pairs_per_s": train.global_batch_pairs * each / step_s,
-                "data_wait_share": waited_s / step_s,
-            }
-        )
+        if not result.skipped:
+            losses.append(result.loss)
+            measured.steps.append(
+                {
+                    "step": progress.step,
+                    "loss": result.loss,
+                    "gradient_norm": result.gradient_norm,
+                    "learning_rate": result.learning_rate,
+                    "pairs_per_s": train.global_batch_pairs * each / step_s,
+                    "data_wait_share": waited_s / step_s,
+                }
+            )
         if validation_batches and validation_is_due(progress, train):
             measured.validation_loss = trainer.validation_loss(validation_batches)
             progress = after_validation(progress, measured.validation_loss, train)
-        checkpoint = checkpoint_is_due(progress, train)
-        if checkpoint or progress.step % REPORT_EVERY == 0:
-            report(progress, measured, checkpoint)
-            measured = Measured()
+        wants_checkpoint, wants_look = result.wishes
+        must_save = wants_look and company.must_save(progress)
+        due = checkpoint_is_due(progress, train) or wants_checkpoint or must_save
+        if due or ended_s - told_s >= TELL_EVERY_S:
+            validated = {} if measured.validation_loss is None else {"validation_loss": measured.validation_loss}
+            company.tell(progress, measured)
+            measured, told_s = Measured(), ended_s
+        if due:
+            loss = {"loss": sum(losses) / len(losses)} if losses else {}
+            company.save(progress, loss | validated)
+            losses = []
     return progress

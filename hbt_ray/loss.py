@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,25 +17,28 @@ class _GatherWithGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, own: Tensor) -> Tensor:
-        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, own.contiguous())
-        return torch.cat(gathered)
+    def forward(ctx, own: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes = sizes
+        return _gathered(own, sizes)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        return gradient.split(ctx.sizes)[dist.get_rank()], None
 
 
-def gather(own: Tensor) -> Tensor:
-    """(ranks * N, ...) every rank's (N, ...), in rank order, with gradient."""
-    if own.is_floating_point():
-        return _GatherWithGradient.apply(own)
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, own.contiguous())
-    return torch.cat(gathered)
+def gather(own: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(sum of sizes, ...) every rank's (size of rank, ...), in rank order, with gradient."""
+    return _GatherWithGradient.apply(own, sizes) if own.is_floating_point() else _gathered(own, sizes)
+
+
+def _gathered(own: Tensor, sizes: Sequence[int]) -> Tensor:
+    most = max(sizes)  # collectives want equal shapes
+    padded = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]) if len(own) < most else own.contiguous()
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([tensor[:size] for tensor, size in zip(gathered, sizes, strict=True)])
 
 
 def in_batch_loss(
@@ -44,13 +49,15 @@ def in_batch_loss(
     *,
     temperature: float,
     gather_negatives: bool = False,
+    rank_pairs: Sequence[int] | None = None,
 ) -> Tensor:
     """Mean InfoNCE of this rank's questions (van den Oord et al. 2018, arXiv 1807.03748).
 
         loss_i = -log( exp(q_i . d_i / t) / sum_j exp(q_i . d_j / t) )
 
     over its own passage and every other that is not known to be right as well: a passage equal to d_i, and the
-    positive of an equal question, are left out of the sum.
+    positive of an equal question, are left out of the sum. The mean is weighted by this rank's share of the pairs,
+    times the number of ranks, so that the ranks' plain mean is the mean over all questions.
 
     Args:
         query_vectors: (B, D) unit vectors.
@@ -58,23 +65,29 @@ def in_batch_loss(
         query_keys: (B,) equal where questions are equal.
         passage_keys: (B * (1 + N),) likewise.
         temperature: t.
-        gather_negatives: all ranks' passages serve as negatives; every rank must bring the same number.
+        gather_negatives: all ranks' passages serve as negatives; every rank must bring N per pair.
+        rank_pairs: pairs of each rank; None: as many as this one has.
     """
-    pairs = len(query_vectors)
-    first = 0
+    pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
+    first, weight = 0, 1.0
     # A passage's question: the key of the pair it is the positive of. A negative has none to be equal with.
     is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs
     own_query_keys = torch.zeros_like(passage_keys)
     own_query_keys[:pairs] = query_keys
-    if gather_negatives and dist.is_initialized() and dist.get_world_size() > 1:
-        first = dist.get_rank() * len(passage_vectors)
-        passage_vectors = gather(passage_vectors)
-        passage_keys = gather(passage_keys)
-        own_query_keys = gather(own_query_keys)
-        is_positive = is_positive.repeat(dist.get_world_size())
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        ranks, rank = dist.get_world_size(), dist.get_rank()
+        rank_pairs = rank_pairs or [pairs] * ranks
+        weight = pairs * ranks / sum(rank_pairs)
+        if gather_negatives:
+            sizes = [own * per_pair for own in rank_pairs]
+            first = sum(sizes[:rank])
+            passage_vectors = gather(passage_vectors, sizes)
+            passage_keys = gather(passage_keys, sizes)
+            own_query_keys = gather(own_query_keys, sizes)
+            is_positive = torch.cat([torch.arange(own * per_pair) < own for own in rank_pairs]).to(is_positive.device)
     right = first + torch.arange(pairs, device=query_vectors.device)
     scores = query_vectors @ passage_vectors.T / temperature  # (B, passages)
     also_right = passage_keys[right, None] == passage_keys[None]
     also_right |= (query_keys[:, None] == own_query_keys[None]) & is_positive[None]
     also_right[torch.arange(pairs), right] = False
-    return torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
+    return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)

@@ -54,7 +54,7 @@ class Stream:
     languages: tuple[str, str] | None  # question's, passage's
     starts: np.ndarray  # (runs,) first item row of each run of eligible items
     ends: np.ndarray  # (runs,) eligible items up to and with this run
-    run_languages: tuple[tuple[str, ...], ...]  # languages that the items of each run have
+    run_languages: tuple[tuple[str, ...], ...]  # languages to draw from for the items of each run
     key: int
 
     @property
@@ -183,7 +183,10 @@ class HybridPlan:
         return [self._stream(kind, source, None)]
 
     def _stream(self, kind: Kind, source: str, languages: tuple[str, str] | None) -> Stream:
-        """The runs of a source's items that can serve the languages, from the manifest's counts alone."""
+        """The runs of a source's items that can serve the languages, from the manifest's counts alone.
+
+        Neighbours that serve alike are one run, so a parallel corpus has one however many shards it fills.
+        """
         groups = self.manifest.sources[source].groups
         least_languages = 2 if kind == "cross-lingual" else 1
         own_languages = [tuple(x for x in group.languages if x in self.languages) for group in groups]
@@ -192,14 +195,19 @@ class HybridPlan:
             and (set(languages) <= set(own) if languages else len(own) >= least_languages)
             for group, own in zip(groups, own_languages, strict=True)
         ]
-        starts, counts, run_languages = [], [], []
+        starts: list[int] = []
+        counts: list[int] = []
+        run_languages: list[tuple[str, ...]] = []
         row = 0
         for shard in self.manifest.sources[source].shards.get(self.split, ()):
             for group, count in shard.runs:
-                if serves[group]:
+                drawn_from = own_languages[group] if languages is None else languages
+                if serves[group] and starts and starts[-1] + counts[-1] == row and run_languages[-1] == drawn_from:
+                    counts[-1] += count
+                elif serves[group]:
                     starts.append(row)
                     counts.append(count)
-                    run_languages.append(own_languages[group])
+                    run_languages.append(drawn_from)
                 row += count
         return Stream(
             kind,
@@ -356,17 +364,30 @@ class HybridPlan:
         return dict(shares)
 
 
-def rank_slice(global_batch_pairs: int, num_ranks: int, rank: int) -> slice:
+def rank_slice(global_batch_pairs: int, num_ranks: int, rank: int, chunk_pairs: int = 1) -> slice:
     """The pairs of a global batch that a rank trains on. Slices are disjoint, in order, and join to the batch.
 
-    Where the ranks do not divide the batch, the first ranks take one pair more.
+    Each is of whole chunks, and where the ranks do not divide the chunks, the first ranks take one more. Where
+    there are fewer chunks than ranks, pairs are dealt out in the same way instead.
 
     >>> [rank_slice(10, 4, rank) for rank in range(4)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None), slice(8, 10, None)]
+    >>> [rank_slice(16, 3, rank, chunk_pairs=4) for rank in range(3)]
+    [slice(0, 8, None), slice(8, 12, None), slice(12, 16, None)]
     """
-    each, more = divmod(global_batch_pairs, num_ranks)
+    chunks = -(-global_batch_pairs // chunk_pairs)
+    if chunks < num_ranks:
+        chunks, chunk_pairs = global_batch_pairs, 1
+    each, more = divmod(chunks, num_ranks)
     start = rank * each + min(rank, more)
-    return slice(start, start + each + (rank < more))
+    end = start + each + (rank < more)
+    return slice(min(start * chunk_pairs, global_batch_pairs), min(end * chunk_pairs, global_batch_pairs))
+
+
+def rank_pairs(global_batch_pairs: int, num_ranks: int, chunk_pairs: int = 1) -> list[int]:
+    """How many pairs each rank has."""
+    slices = (rank_slice(global_batch_pairs, num_ranks, rank, chunk_pairs) for rank in range(num_ranks))
+    return [own.stop - own.start for own in slices]
 
 
 def _shuffled(stream: Stream, epoch: int, places: np.ndarray) -> np.ndarray:

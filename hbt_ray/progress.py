@@ -15,6 +15,7 @@ class Progress:
     last_validation_loss: float | None = None
     best_validation_loss: float | None = None
     validations_without_gain: int = 0
+    steps_skipped: int = 0  # whose gradient was not finite
 
 
 def is_finished(progress: Progress, train: TrainConfig) -> bool:

@@ -19,7 +19,7 @@ from hbt_ray.config import (
 STRATEGIES: tuple[Strategy, ...] = ("x-x-mono", "x-y", "hybrid")
 BENCHMARK = "embedded"
 UNTRAINED = "untrained"
-STEPS = 250
+STEPS = 200
 
 
 def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> RunConfig:
@@ -30,12 +30,12 @@ def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> 
         corpora=(CorpusConfig(format="embedded"),),
         prepare=PrepareConfig(validation_share=0.0),
         text=TextConfig(max_query_tokens=48, max_passage_tokens=64),
-        model=ModelConfig(small=SmallEncoderConfig(layers=2, width=128, heads=2, vocabulary=8000)),
+        model=ModelConfig(dropout=0.0, small=SmallEncoderConfig(layers=2, width=128, heads=2, vocabulary=8000)),
         mix=MixConfig(strategy=strategy, alpha=0.5),
         train=TrainConfig(
             steps=steps,
             global_batch_pairs=64,
-            chunk_pairs=64,
+            chunk_pairs=32,
             learning_rate=1e-3,
             temperature=0.05,
             checkpoint_every=250,

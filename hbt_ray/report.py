@@ -308,7 +308,8 @@ def _project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
     from sklearn.manifold import TSNE
 
     start = plane / plane[:, 0].std() * 1e-4  # as van der Maaten and Hinton 2008 start, but from the PCA
-    points = TSNE(perplexity=min(30, (len(vectors) - 1) / 3), init=start, random_state=0).fit_transform(vectors)
+    perplexity = min(30, (len(vectors) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init=start, max_iter=500, random_state=0).fit_transform(vectors)
     return np.asarray(points), "t-SNE"
 
 

@@ -197,7 +197,10 @@ def read_manifest(folder: str | Path) -> StoreManifest:
 
 
 class TokenStore:
-    """Reads token sequences by source, side, language and item row. Shards are mapped when first touched."""
+    """Reads token sequences by source, side, language and item row.
+
+    Shards are mapped when first touched, after their checksum was found right: a damaged one raises StoreError then.
+    """
 
     def __init__(self, folder: str | Path, manifest: StoreManifest) -> None:
         self.folder = Path(folder)
@@ -220,6 +223,15 @@ class TokenStore:
                 f"({manifest.text_fingerprint}, this run has {text_fingerprint}); prepare it again for this model"
             )
         return cls(folder, manifest)
+
+    @property
+    def shard_files(self) -> list[str]:
+        return [
+            shard.file
+            for source in self.manifest.sources.values()
+            for shards in source.shards.values()
+            for shard in shards
+        ]
 
     def take(
         self, source: str, side: Side, language: str, rows: np.ndarray, split: Split = "train"
@@ -260,9 +272,16 @@ class TokenStore:
         for source in self.manifest.sources.values():
             for shards in source.shards.values():
                 for shard in shards:
-                    path = self.folder / shard.file
-                    if not path.exists() or file_sha256(path) != shard.sha256:
-                        raise StoreError(f"shard {shard.file} of {self.folder} is damaged; prepare the store again")
+                    self._check(shard)
+
+    def _check(self, shard: Shard) -> None:
+        path = self.folder / shard.file
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise StoreError(f"shard {path} cannot be read ({error.strerror}); prepare the store again") from None
+        if found != shard.sha256:
+            raise StoreError(f"shard {path} is damaged: it is not as it was written; prepare the store again")
 
     def _places(self, source: str, rows: np.ndarray, split: Split) -> list[tuple[Shard, int]]:
         starts = self._starts[source, split]
@@ -289,13 +308,8 @@ class TokenStore:
 
     def _table(self, shard: Shard) -> pa.Table:
         if shard.file not in self._tables:
-            try:
-                table = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
-            except (OSError, pa.ArrowInvalid) as error:
-                raise StoreError(
-                    f"shard {shard.file} of {self.folder} cannot be read ({error}); prepare again"
-                ) from None
-            self._tables[shard.file] = table
+            self._check(shard)
+            self._tables[shard.file] = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
         return self._tables[shard.file]
 
 

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import hbt_ray
 from hbt_ray.config import RunConfig, TrackingConfig, flatten
 from hbt_ray.errors import TrackingError
+from hbt_ray.storage import Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,6 +49,7 @@ METRICS_PER_BATCH = 1000
 TIMEOUT_S = 4  # for an answer of a store
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
 MASK = "***"
@@ -123,10 +125,19 @@ class Tracker:
     uri: str = field(repr=False)  # may hold credentials
     experiment: str
     run_id: str
+    unsent_file: Path | None = None  # keeps metrics that the store has not taken, for the next time the run goes on
     _unsent: list[tuple[str, float, int, int]] = field(default_factory=list, repr=False)  # name, value, ms, step
 
     @classmethod
-    def start(cls, uri: str, experiment: str, name: str, config: RunConfig, run_id_file: Path) -> Tracker:
+    def start(
+        cls,
+        uri: str,
+        experiment: str,
+        name: str,
+        config: RunConfig,
+        run_id_file: Place,
+        unsent_file: Path | None = None,
+    ) -> Tracker:
         """Creates a run, or goes on in the one whose id stands in `run_id_file`.
 
         A setting that changed since the run began becomes a tag `resumed.<key>`: MLflow's parameters are written once.
@@ -140,32 +151,58 @@ class Tracker:
             run = _kept_run(client, run_id_file)
             if run is None:
                 run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=_tags(config))
-                run_id_file.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = run_id_file.with_name(run_id_file.name + ".tmp")
-                unfinished.write_text(run.info.run_id + "\n", encoding="utf-8")
-                unfinished.replace(run_id_file)
+                run_id_file.write_text(run.info.run_id + "\n")
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
             _log_params(client, run, config)
-        return cls(uri=uri, experiment=experiment, run_id=run.info.run_id)
+        tracker = cls(uri=uri, experiment=experiment, run_id=run.info.run_id, unsent_file=unsent_file)
+        tracker._send_kept()
+        return tracker
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs values under `tracked_name`. A store that does not answer is waited for: values go out with the next."""
-        from mlflow.entities import Metric
+        """Logs values under `tracked_name`.
 
+        A store that does not answer is waited for: values go out with the next ones, kept in `unsent_file` until then.
+        """
         now_ms = int(time.time() * 1000)
         was_late = bool(self._unsent)
-        self._unsent += [(tracked_name(name), float(value), now_ms, step) for name, value in metrics.items()]
+        new = [(tracked_name(name), float(value), now_ms, step) for name, value in metrics.items()]
+        self._unsent += new
         try:
-            with _explained(self.uri, "log metrics"), _impatient():
-                client = _client(self.uri)
-                while self._unsent:
-                    batch = [Metric(*values) for values in self._unsent[:METRICS_PER_BATCH]]
-                    client.log_batch(self.run_id, metrics=batch)
-                    del self._unsent[: len(batch)]
+            self._send()
         except TrackingError as error:
+            self._keep(new)
             if not was_late:
                 logger.warning("%s. Metrics are kept until it answers.", error)
+        else:
+            if was_late and self.unsent_file:
+                self.unsent_file.unlink(missing_ok=True)
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        with _explained(self.uri, "log metrics"), _impatient():
+            client = _client(self.uri)
+            while self._unsent:
+                batch = [Metric(*values) for values in self._unsent[:METRICS_PER_BATCH]]
+                client.log_batch(self.run_id, metrics=batch)
+                del self._unsent[: len(batch)]
+
+    def _keep(self, values: Sequence[tuple[str, float, int, int]]) -> None:
+        if self.unsent_file:
+            with self.unsent_file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps([self.run_id, *metric]) + "\n" for metric in values)
+
+    def _send_kept(self) -> None:
+        """Sends what an earlier part of this run could not."""
+        if self.unsent_file is None or not self.unsent_file.exists():
+            return
+        for line in self.unsent_file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line cut short when its writer was killed
+                run_id, *metric = json.loads(line)
+                if run_id == self.run_id:
+                    self._unsent.append(tuple(metric))
+        self.log_metrics({}, step=0)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets or replaces tags."""
@@ -268,7 +305,7 @@ class Tracker:
         finally:
             monitor.finish()
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+    def finish(self, status: RunStatus = "FINISHED") -> None:
         """Sends what is unsent and ends the run."""
         self.log_metrics({}, step=0)
         with _explained(self.uri, "end the run"), _impatient():
@@ -483,13 +520,13 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     return str(known.experiment_id)
 
 
-def _kept_run(client: MlflowClient, run_id_file: Path) -> Run | None:
+def _kept_run(client: MlflowClient, run_id_file: Place) -> Run | None:
     """The run whose id the file keeps, if the store still has it."""
     from mlflow.exceptions import MlflowException
 
     if not run_id_file.exists():
         return None
-    run_id = run_id_file.read_text(encoding="utf-8").strip()
+    run_id = run_id_file.read_text().strip()
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import TrainConfig
-from hbt_ray.errors import TrainingDiverged
 from hbt_ray.loss import in_batch_loss
 from hbt_ray.model import DualEncoder
+from hbt_ray.plan import rank_pairs
+from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Batch
 
 
@@ -28,6 +29,8 @@ class StepResult:
     loss: float  # mean over the global batch
     gradient_norm: float  # before clipping
     learning_rate: float
+    skipped: bool = False  # the gradient was not finite, and neither weights nor moments moved
+    wishes: tuple[bool, ...] = ()  # which of the ranks' wishes any of them had
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
@@ -50,10 +53,11 @@ class Trainer:
     def __init__(self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int) -> None:
         self.train = train
         self.encoder = encoder
-        self.dual = DualEncoder(encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=train.precision == "bf16")
+        bf16 = uses_bf16(train.precision, encoder.device)
+        self.dual = DualEncoder(encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16)
         _freeze_unused(encoder)
         self.model: nn.Module = self.dual
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if _num_ranks() > 1:
             # Buffers are not synchronised in forward: the encoders hold constants alone.
             self.model = DistributedDataParallel(
                 self.dual,
@@ -62,11 +66,14 @@ class Trainer:
             )
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
 
-    def step(self, step: int, batches: Sequence[Batch]) -> StepResult:
+    def step(self, step: int, batches: Sequence[Batch], wishes: Sequence[bool] = ()) -> StepResult:
         """One optimizer step on one batch, or on several whose gradients are averaged.
 
-        Raises:
-            TrainingDiverged: the gradient is not finite; the weights are as they were.
+        A gradient that is not finite moves nothing. All ranks hold the same gradient, so they decide alike.
+
+        Args:
+            wishes: what this rank would like to do after the step, if any rank does; as many on every rank. They
+                travel with the loss, so that ranks agree without a message of their own.
         """
         self.model.train()
         rate = learning_rate(step, self.train)
@@ -78,15 +85,15 @@ class Trainer:
                 (loss / len(batches)).backward()
             losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
-        if not torch.isfinite(norm):  # equal on all ranks, so all stop here
-            raise TrainingDiverged(
-                f"the gradient of step {step} is not finite; lower train.learning_rate, or write train.precision=fp32"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(_mean_over_ranks(torch.stack(losses).mean()), float(norm), rate)
+        told = torch.stack([torch.stack(losses).mean(), *(torch.tensor(float(wish)).to(norm) for wish in wishes)])
+        mean_loss, *granted = _mean_over_ranks(told)
+        return StepResult(mean_loss, float(norm), rate, not finite, tuple(share > 0 for share in granted))
 
     def loss(self, batch: Batch) -> Tensor:
         """This rank's loss on its slice of a global batch."""
@@ -99,6 +106,7 @@ class Trainer:
             torch.tensor(batch.passage_keys, device=device),
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
+            rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
         )
 
     @torch.no_grad()
@@ -106,7 +114,8 @@ class Trainer:
         """Mean loss over batches without dropout, over all ranks."""
         self.model.eval()
         losses = [self.loss(batch) for batch in batches]
-        return _mean_over_ranks(torch.stack(losses).mean())
+        [mean] = _mean_over_ranks(torch.stack(losses).mean()[None])
+        return mean
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
@@ -138,12 +147,17 @@ def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:
     return contextlib.nullcontext()
 
 
-def _mean_over_ranks(value: Tensor) -> float:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return float(value)
+def _num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _mean_over_ranks(values: Tensor) -> list[float]:
+    """The ranks' means of (N,) values."""
+    if _num_ranks() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= _num_ranks()
+    return values.tolist()
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

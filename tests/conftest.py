@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HBT_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[object]:
+    """A bucket of a real S3 server on this machine."""
+    import pyarrow.fs as pafs
+    from moto.server import ThreadedMotoServer
+
+    from hbt_ray.storage import Place
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    before = {name: os.environ.get(name) for name in keys}
+    os.environ.update(keys)
+    host, port = server.get_host_and_port()
+    store = pafs.S3FileSystem(
+        endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
+    )
+    store.create_dir("runs")
+    yield Place.of(f"s3://runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value

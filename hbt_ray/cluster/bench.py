@@ -16,7 +16,7 @@ from hbt_ray.cluster.pipeline import initial_model
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import RunConfig
-from hbt_ray.experiment import RunFolder, training_plan
+from hbt_ray.experiment import RunFolder, run_folder, training_plan
 from hbt_ray.model import load_encoder
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
@@ -37,12 +37,12 @@ def bench_train_under_ray(config: RunConfig, out: Path, *, rounds: int = 3) -> d
     out.mkdir(parents=True, exist_ok=True)
     store = prepare(config, out / "stores")
     threads = int(resources_per_worker(config)["CPU"])
-    folder = RunFolder(out / "warm-up")
+    folder = run_folder(config, out / "warm-up")
     model = initial_model(config, store_tokenizer(store, config), folder)
     bare, under_ray = [], []
     for number in range(rounds):
         bare.append(_bare_steps_per_s(config, store, model, threads))
-        under_ray.append(_steps_per_s_under_ray(config, store, model, RunFolder(out / f"round-{number}")))
+        under_ray.append(_steps_per_s_under_ray(config, store, model, run_folder(config, out / f"round-{number}")))
     ratios = [ray / alone for ray, alone in zip(under_ray, bare, strict=True)]
     result = {
         "value": statistics.median(under_ray),

@@ -31,7 +31,7 @@ def feed(
         store = TokenStore.open(store_folder)
         plan = training_plan(config, store.manifest)
         for step in range(span["first"][0].as_py(), span["last"][0].as_py()):
-            yield to_arrow(build_batch(plan.batch(step), store, rank, num_ranks))
+            yield to_arrow(build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs))
 
     if first_step >= last_step:
         return

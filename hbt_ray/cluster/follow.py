@@ -1,4 +1,7 @@
-"""What a running training says, followed on the driver: a line on the terminal, metrics to the tracker."""
+"""What a running training says, followed on the driver: a line on the terminal, metrics to the tracker.
+
+Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.train.v2.api.callback import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hbt_ray.cluster.failures import causes_of
 from hbt_ray.config import RunConfig
+from hbt_ray.errors import UserError
 
 POLL_S = 0.5
 LOG_LINE_EVERY_S = 10.0  # where the output is not a terminal
@@ -19,10 +26,11 @@ LOG_LINE_EVERY_S = 10.0  # where the output is not a terminal
 
 @ray.remote(num_cpus=0)
 class Reports:
-    """Keeps what workers reported until the driver takes it."""
+    """Keeps what rank 0 and the controller say until the driver takes it."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
+        self.mistake: UserError | None = None
 
     def put(self, report: dict[str, Any]) -> None:
         self.kept.append(report)
@@ -31,11 +39,34 @@ class Reports:
         kept, self.kept = self.kept, []
         return kept
 
+    def put_mistake(self, mistake: UserError) -> None:
+        """Notes why starting the workers again cannot help."""
+        self.mistake = mistake
+
+    def get_mistake(self) -> UserError | None:
+        return self.mistake
+
 
 def start_reports() -> Any:
     """The actor, on the driver's own node, so that it lives as long as its only reader."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Reports.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
+class FailureReporter(UserCallback):
+    """Tells the driver why workers are started again. Runs on the controller."""
+
+    def __init__(self, reports: Any) -> None:
+        self.reports = reports
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for cause in (cause for error in worker_exceptions.values() for cause in causes_of(error)):
+            if isinstance(cause, UserError) and not isinstance(cause, RayError):
+                self.reports.put_mistake.remote(type(cause)(*cause.args))
+                return
+        rank, error = min(worker_exceptions.items())
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        self.reports.put.remote({"notice": f"worker {rank} failed ({lines[-1]})"})
 
 
 class Follower:
@@ -64,21 +95,31 @@ class Follower:
         if self._terminal and self._step:
             print(file=sys.stderr)
 
+    def notice(self, text: str) -> None:
+        """Says something that happened to the training."""
+        self._say(text, notice=True)
+        self._first = None
+
     def _run(self) -> None:
         while not self._ended.wait(POLL_S):
             self._take()
 
     def _take(self) -> None:
-        for report in ray.get(self.reports.take.remote()):
-            if "failure" in report:
-                self._say(f"\n{report['failure']}; going on from the newest checkpoint", force=True)
-                self._first = None
+        try:
+            reports = ray.get(self.reports.take.remote())
+        except RayError:  # the actor is gone with the cluster; whoever waits for the training will say so
+            return
+        for report in reports:
+            if "notice" in report:
+                self.notice(report["notice"])
+                continue
+            if "saved" in report:
                 continue
             for measured in report["steps"]:
                 self._step = int(measured["step"])
                 self._latest |= measured
                 self.on_metrics(self._step, {f"train/{name}": measured[name] for name in measured if name != "step"})
-            if report["validated"]:
+            if report["validation_loss"] is not None:
                 self._latest["validation_loss"] = report["validation_loss"]
                 validated = {
                     "validation/loss": report["validation_loss"],
@@ -86,7 +127,7 @@ class Follower:
                 }
                 self.on_metrics(report["step"], validated)
             if report["steps"]:
-                self._say(self._progress(), force=self._step == self.config.train.steps)
+                self._say(self._progress(), last=self._step == self.config.train.steps)
 
     def _progress(self) -> str:
         now, steps = time.monotonic(), self.config.train.steps
@@ -104,9 +145,9 @@ class Follower:
             f"{latest['pairs_per_s']:.0f} pairs/s  data wait {100 * latest['data_wait_share']:.1f}%{left}"
         )
 
-    def _say(self, line: str, force: bool) -> None:
+    def _say(self, line: str, *, notice: bool = False, last: bool = False) -> None:
         if self._terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif force or time.monotonic() - self._line_at >= LOG_LINE_EVERY_S:
+            print(f"\r\x1b[K{line}", end="\n" if notice else "", file=sys.stderr, flush=True)
+        elif notice or last or time.monotonic() - self._line_at >= LOG_LINE_EVERY_S:
             self._line_at = time.monotonic()
-            print(line.strip(), file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import load_benchmark
-from hbt_ray.checkpoint import load_weights
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
@@ -24,8 +25,8 @@ from hbt_ray.experiment import RunFolder, open_run, training_plan, validation_pl
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.preparation import describe_store
-from hbt_ray.store import StoreManifest, TokenStore, read_manifest
-from hbt_ray.tracking import Tracker, check, resolve_uri, ui_command
+from hbt_ray.store import StoreManifest, read_manifest
+from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -59,24 +60,35 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     resources_per_worker(config)
     store = prepare(config, folder.stores)
     manifest = read_manifest(store)
-    TokenStore(store, manifest).verify()
     plan = training_plan(config, manifest)
     validation_plan(config, manifest)
     tokenizer = store_tokenizer(store, config)
     folder.begin(config)
     _say(describe_store(store, manifest))
 
-    tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id)
+    unsent = folder.path / "unsent_metrics.jsonl"
+    tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id, unsent)
     try:
         with tracker.system_metrics(), _stopped_by_sigterm():
-            _track_inputs(config, store, manifest, plan, tracker)
+            _if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
             reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
     except BaseException as error:
-        with contextlib.suppress(TrackingError):  # what failed first is what the user should read
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if isinstance(error, KeyboardInterrupt):
+            _say(f"\nstopped; the same command goes on from the newest checkpoint in {folder.checkpoints}")
+        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        _if_mlflow_answers(tracker, lambda: tracker.finish(status))
         raise
-    tracker.finish()
+    _if_mlflow_answers(tracker, tracker.finish)
     return FinishedRun(folder, reports, ui_command(uri))
+
+
+def _if_mlflow_answers(tracker: Tracker, log: Callable[[], Any]) -> None:
+    """What has been trained is not lost because MLflow is: a warning, and on with it."""
+    try:
+        check(tracker.uri)  # in seconds; the rest would try for minutes
+        log()
+    except TrackingError as error:
+        _say(f"not tracked: {error}")
 
 
 def _track_inputs(config: RunConfig, store: Path, manifest: StoreManifest, plan: HybridPlan, tracker: Tracker) -> None:
@@ -93,23 +105,27 @@ def _train_and_evaluate(
     config: RunConfig, store: Path, tokenizer: PreTrainedTokenizerFast, folder: RunFolder, tracker: Tracker
 ) -> dict[str, EvalReport]:
     initial = initial_model(config, tokenizer, folder)
-    trained = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
-    tracker.log_metrics({"train/steps": trained.steps}, trained.steps)
+    steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
+    tracker.log_metrics({"train/steps": steps}, steps)
     encoder = load_encoder(config.model, config.text, initial)
-    load_weights(trained.checkpoint, encoder)
+    Checkpoints(folder.checkpoints).load_weights(steps, encoder)
     save_encoder(encoder, folder.model)
     reports = {}
     if config.evaluate.benchmarks:
         for report in evaluate_on_cluster(str(folder.model), config.evaluate, folder.evaluations):
-            name = report.benchmark
-            reports[name] = report
-            tracker.log_metrics(report.metrics, trained.steps)
-            place = config.evaluate.benchmarks[name] or name
-            tracker.log_dataset(name, report.fingerprint, place, report.counts, "evaluation")
-            tracker.log_artifacts(folder.evaluations / name, f"evaluation/{name}")
+            reports[report.benchmark] = report
+            tracker.log_metrics(report.metrics, steps)
+            _if_mlflow_answers(tracker, functools.partial(_track_report, config, report, folder, tracker))
     if config.tracking.log_model:
-        tracker.log_model(folder.model, step=trained.steps)
+        _if_mlflow_answers(tracker, lambda: tracker.log_model(folder.model, step=steps))
     return reports
+
+
+def _track_report(config: RunConfig, report: EvalReport, folder: RunFolder, tracker: Tracker) -> None:
+    name = report.benchmark
+    place = config.evaluate.benchmarks[name] or name
+    tracker.log_dataset(name, report.fingerprint, place, report.counts, "evaluation")
+    tracker.log_artifacts(folder.evaluations / name, f"evaluation/{name}")
 
 
 def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder: RunFolder) -> str:

@@ -201,12 +201,12 @@ def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
         keys = good.column("pair_key").to_numpy() % buckets
         return good.append_column("bucket", pa.array(keys, pa.int64()))
 
-    found = (
-        rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
-        .groupby("bucket", num_partitions=buckets)
-        .map_groups(repeated_items, batch_format="pyarrow")
-        .take_all()
-    )
+    keys = rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
+    if buckets == 1:  # not worth a shuffle
+        found = repeated_items(pa.concat_tables(keys.iter_batches(batch_format="pyarrow", batch_size=None))).to_pylist()
+    else:
+        grouped = keys.groupby("bucket", num_partitions=buckets)
+        found = grouped.map_groups(repeated_items, batch_format="pyarrow").take_all()
     return {(row["source"], row["item_id"]) for row in found}
 
 

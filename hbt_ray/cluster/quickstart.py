@@ -10,7 +10,7 @@ from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipeline import initial_model, run
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
-from hbt_ray.experiment import RunFolder
+from hbt_ray.experiment import run_folder
 from hbt_ray.quickstart import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 
 
@@ -35,7 +35,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
 
 def _untrained(out: Path, seed: int) -> dict[str, float]:
     config = quickstart_config(STRATEGIES[0], seed)
-    folder = RunFolder(out / UNTRAINED)
+    folder = run_folder(config, out / UNTRAINED)
     store = prepare(config, folder.stores)
     model = initial_model(config, store_tokenizer(store, config), folder)
     [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)

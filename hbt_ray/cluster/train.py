@@ -2,61 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.train import FailureConfig, LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.callback import UserCallback
 
 from hbt_ray.batches import build_batch
-from hbt_ray.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.feed import feed
-from hbt_ray.cluster.follow import Follower, start_reports
+from hbt_ray.cluster.follow import FailureReporter, Follower, start_reports
 from hbt_ray.config import RunConfig
-from hbt_ray.errors import TrainingDiverged
-from hbt_ray.experiment import RunFolder, validation_plan
-from hbt_ray.loop import Measured, train_to_the_end
+from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.experiment import RunFolder, training_plan, validation_plan
+from hbt_ray.loop import train_to_the_end
 from hbt_ray.model import load_encoder
-from hbt_ray.progress import Progress
 from hbt_ray.records import Batch
 from hbt_ray.resources import check_workers, share_of_each
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
-SCORE = "validation_loss"
-UNVALIDATED = 1e30  # a finite score, so that checkpoints without a validation are the first to go
 STARTS_TRIED = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """Which weights to keep."""
-
-    checkpoint: Path
-    steps: int  # optimizer steps that made them
+RESIZE_CHECK_S = 30.0  # between looks whether an elastic group can grow
 
 
 def resources_per_worker(config: RunConfig) -> dict[str, float]:
     """What each worker asks for: a GPU where every worker can have one, else its share of the CPUs.
 
     Raises:
-        ClusterError: the cluster can never give it to all workers, autoscaled nodes counted.
+        ClusterError: the cluster can never give it to the least number of workers, autoscaled nodes counted.
     """
-    workers = config.train.workers
-    gpu = sum(map(int, node_sizes("GPU"))) >= workers if config.train.gpu is None else config.train.gpu
+    train = config.train
+    gpu = sum(map(int, node_sizes("GPU"))) >= train.least_workers if train.gpu is None else train.gpu
     resources: dict[str, float] = {"GPU": 1} if gpu else {}
-    resources["CPU"] = config.train.threads_per_worker or (1 if gpu else share_of_each(node_sizes("CPU"), workers))
-    for name, each in resources.items():
-        check_workers(workers, each, name, node_sizes(name))
+    each = (
+        1 if gpu or train.most_workers > train.least_workers else share_of_each(node_sizes("CPU"), train.most_workers)
+    )
+    resources["CPU"] = train.threads_per_worker or each
+    for name, amount in resources.items():
+        check_workers(train.least_workers, amount, name, node_sizes(name))
     return resources
 
 
@@ -66,88 +62,128 @@ def train(
     initial_model: str | Path,
     folder: RunFolder,
     on_metrics: Callable[[int, dict[str, float]], None],
-) -> TrainedRun:
-    """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's folder.
+) -> int:
+    """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's storage.
 
     Args:
         initial_model: folder or hub name of the encoder to start from.
         on_metrics: called on the driver with an optimizer step and what was measured there.
 
+    Returns:
+        The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
+
     Raises:
         ClusterError: the cluster can never give the workers, or they failed more often than allowed.
-        TrainingDiverged: a gradient was not finite.
+        TrainingDiverged: more gradients were not finite than allowed.
+        CheckpointError: a checkpoint cannot be written.
     """
     resources = resources_per_worker(config)
     reports = start_reports()
-    early_stopping = config.train.early_stopping is not None
+    told = {
+        "config": config.model_dump(mode="json"),
+        "store": str(store),
+        "initial_model": str(initial_model),
+        "checkpoints": folder.checkpoints,
+        "reports": reports,
+    }
+    with explained("training"), Follower(reports, config, on_metrics) as follower:
+        for starts_left in reversed(range(config.train.max_failures + 1)):
+            try:
+                _fit(config, resources, told, folder)
+                break
+            except (ActorDiedError, ActorUnavailableError):
+                if not starts_left:
+                    raise
+                follower.notice("Ray Train's controller failed; starting another")
+    if mistake := ray.get(reports.get_mistake.remote()):
+        raise mistake
+    checkpoints = Checkpoints(folder.checkpoints)
+    kept = checkpoints.steps()
+    best = checkpoints.best("validation_loss") if config.train.early_stopping else None
+    if not kept:
+        raise CheckpointError(f"training ended without a checkpoint in {folder.checkpoints}; run it again")
+    return kept[-1] if best is None else best
+
+
+def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], folder: RunFolder) -> None:
+    """One life of Ray Train's controller.
+
+    Its own storage is new each time: what a run is gone on from are its checkpoints, whatever else was lost.
+    """
+    train = config.train
+    scratch = folder.scratch / uuid.uuid4().hex[:8]
+    filesystem, path = scratch.arrow()
+    workers: Any = train.most_workers
+    if train.least_workers < train.most_workers:
+        workers = (train.least_workers, train.most_workers)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "store": str(store),
-            "initial_model": str(initial_model),
-        },
+        train_loop_config=told,
         torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.train.workers,
+            num_workers=workers,
             use_gpu="GPU" in resources,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         ),
         run_config=ray.train.RunConfig(
-            name=folder.checkpoints.name,
-            storage_path=str(folder.path),
-            failure_config=FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=STARTS_TRIED),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=config.train.checkpoints_kept,
-                checkpoint_score_attribute=SCORE if early_stopping else None,
-                checkpoint_score_order="min",
-            ),
-            callbacks=[_ToDriver(reports)],
+            name=folder.path.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=STARTS_TRIED),
+            callbacks=[FailureReporter(told["reports"])],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with explained("training"), Follower(reports, config, on_metrics):
-        result = trainer.fit()
-    if result.return_value is not None:
-        raise TrainingDiverged(result.return_value)
-    checkpoint = result.checkpoint
-    if early_stopping and result.best_checkpoints:
-        checkpoint = min(result.best_checkpoints, key=lambda kept: kept[1][SCORE])[0]
-    assert checkpoint is not None, "training ended without a checkpoint"
-    return TrainedRun(Path(checkpoint.path), read_progress(checkpoint.path).step)
+    with _deleted_afterwards(folder):
+        _in_another_thread(trainer.fit)
 
 
-class _ToDriver(UserCallback):
-    """Hands what workers report to the driver, which alone prints and tracks. Runs on the controller."""
-
-    def __init__(self, reports: Any) -> None:
-        self.reports = reports
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        self.reports.put.remote(metrics[0])
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        rank, error = min(worker_exceptions.items())
-        self.reports.put.remote({"failure": f"worker {rank}: {str(error).strip().splitlines()[-1]}"})
+@contextlib.contextmanager
+def _deleted_afterwards(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(StorageError):
+            folder.scratch.delete()
 
 
-def _worker(settings: dict[str, Any]) -> str | None:
-    """What each rank runs. Returns why training cannot go on, where starting again would not help."""
+def _in_another_thread(work: Callable[[], Any]) -> None:
+    """Waits for some work. In the main thread Ray Train would take Ctrl-C for itself, and end with success."""
+    raised: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)  # with a timeout, so that signals are seen to
+    if raised:
+        raise raised[0]
+
+
+def _worker(told: dict[str, Any]) -> None:
+    """What each rank runs."""
     quiet()
-    config = RunConfig.model_validate(settings["config"])
-    store_folder = Path(settings["store"])
+    if ray.get(told["reports"].get_mistake.remote()) is not None:
+        return  # starting again cannot help
+    config = RunConfig.model_validate(told["config"])
+    store_folder = Path(told["store"])
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = str(ray.train.torch.get_device())
 
     store = TokenStore.open(store_folder)
-    encoder = load_encoder(config.model, config.text, settings["initial_model"], device=device)
+    encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
     trainer = Trainer(encoder, config.train, seed=config.seed)
-    progress = Progress()
-    if restored := ray.train.get_checkpoint():
-        with restored.as_directory() as path:
-            progress = load_checkpoint(path, trainer)
+    plan = training_plan(config, store.manifest)
+    company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], plan, store)
+    progress = company.restore()
     each = config.train.gradient_accumulation
     batches = feed(
         config,
@@ -157,40 +193,14 @@ def _worker(settings: dict[str, Any]) -> str | None:
         first_step=progress.step * each,
         last_step=config.train.steps * each,
     )
-    try:
-        train_to_the_end(
-            trainer, progress, batches, _validation_batches(config, store, rank, num_ranks), _Reporter(trainer, rank)
-        )
-    except TrainingDiverged as diverged:
-        return str(diverged)
-    return None
+    train_to_the_end(trainer, progress, batches, _validation_batches(config, store, rank, num_ranks), company)
 
 
 def _validation_batches(config: RunConfig, store: TokenStore, rank: int, num_ranks: int) -> list[Batch]:
     plan = validation_plan(config, store.manifest)
     if plan is None:
         return []
-    return [build_batch(plan.batch(step), store, rank, num_ranks) for step in range(config.train.validation_batches)]
-
-
-class _Reporter:
-    """Reports to Ray Train; rank 0 brings the checkpoint."""
-
-    def __init__(self, trainer: Trainer, rank: int) -> None:
-        self.trainer = trainer
-        self.rank = rank
-
-    def __call__(self, progress: Progress, measured: Measured, checkpoint: bool) -> None:
-        metrics = {
-            "step": progress.step,
-            "steps": measured.steps,
-            "validated": measured.validation_loss is not None,
-            "best_validation_loss": progress.best_validation_loss,
-            SCORE: UNVALIDATED if measured.validation_loss is None else measured.validation_loss,
-        }
-        if self.rank != 0 or not checkpoint:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(folder, self.trainer, progress)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+    return [
+        build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs)
+        for step in range(config.train.validation_batches)
+    ]

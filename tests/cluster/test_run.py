@@ -82,7 +82,7 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
 def kill_a_worker_when(marker, killed):
     """Sends SIGKILL to one training worker as soon as a checkpoint stands."""
     for _ in range(600):
-        if list(marker.glob("checkpoint_*")):
+        if list(marker.glob("step-*/complete.json")):
             for process in psutil.process_iter(["cmdline"]):
                 if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()) and MARK in process.environ():
                     process.kill()

@@ -186,7 +186,7 @@ def test_a_store_made_with_another_tokenizer_is_refused_by_name(tmp_path):
     assert "(text, this run has other)" in str(told.value)
 
 
-def test_verify_finds_one_flipped_bit_and_names_its_shard(tmp_path):
+def test_one_flipped_bit_is_found_before_its_shard_is_read_and_the_shard_is_named(tmp_path):
     shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(3)]
     store = committed(tmp_path, shards)
     store.verify()
@@ -194,7 +194,10 @@ def test_verify_finds_one_flipped_bit_and_names_its_shard(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"shard s/train-00001\.arrow of .* is damaged; prepare the store again"):
+    assert store.item_ids("s", np.array([0, 2]))  # its neighbours are not touched by it
+    with pytest.raises(StoreError, match=r"shard .*/s/train-00001\.arrow is damaged: .*; prepare the store again"):
+        store.take("s", "question", "de", np.array([1]))
+    with pytest.raises(StoreError, match=r"train-00001\.arrow is damaged"):
         store.verify()
 
 
@@ -204,7 +207,7 @@ def test_a_truncated_shard_is_told_where_it_is_read_and_by_verify(tmp_path, byte
     store = committed(tmp_path, [shard])
     path = tmp_path / shard.file
     path.write_bytes(path.read_bytes()[:bytes_left])
-    with pytest.raises(StoreError, match=r"shard s/train-00000\.arrow of .* cannot be read"):
+    with pytest.raises(StoreError, match=r"shard .*/s/train-00000\.arrow is damaged"):
         store.take("s", "question", "de", np.array([0]))
     with pytest.raises(StoreError, match=r"s/train-00000\.arrow"):
         store.verify()
@@ -216,7 +219,7 @@ def test_a_missing_shard_is_told(tmp_path):
     (tmp_path / shard.file).unlink()
     with pytest.raises(StoreError, match="cannot be read"):
         store.item_ids("s", np.array([0]))
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match="cannot be read"):
         store.verify()
 
 

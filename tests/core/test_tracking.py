@@ -21,6 +21,7 @@ import pytest
 from hbt_ray import tracking
 from hbt_ray.config import RunConfig, TrackingConfig, build_config
 from hbt_ray.errors import TrackingError
+from hbt_ray.storage import Place
 from hbt_ray.tracking import Tracker, check, masked, resolve_uri, tracked_name, training_runs, ui_command
 
 CONFIG = build_config({"seed": 7, "mix": {"alpha": 0.6}, "corpora": [{"format": "embedded", "name": "small"}]})
@@ -144,11 +145,11 @@ def test_uri_is_the_configured_one_then_the_environment_then_a_file_beside_the_r
 
 def test_a_restarted_run_goes_on_in_the_same_mlflow_run(sqlite_uri: str, runs_dir: Path):
     id_file = runs_dir / "restarted" / "mlflow_run_id"
-    first = Tracker.start(sqlite_uri, "hbt", "restarted", CONFIG, id_file)
+    first = Tracker.start(sqlite_uri, "hbt", "restarted", CONFIG, Place.of(id_file))
     first.log_metrics({"train/loss": 2.0}, step=1)
     first.finish("FAILED")
 
-    second = Tracker.start(sqlite_uri, "hbt", "restarted", CONFIG, id_file)
+    second = Tracker.start(sqlite_uri, "hbt", "restarted", CONFIG, Place.of(id_file))
     assert second.run_id == first.run_id
     assert _run_of(second).info.status == "RUNNING"
     second.log_metrics({"train/loss": 1.0}, step=2)
@@ -160,7 +161,7 @@ def test_a_restarted_run_goes_on_in_the_same_mlflow_run(sqlite_uri: str, runs_di
 
 def test_parameters_are_flat_and_a_change_on_resume_is_a_tag(sqlite_uri: str, runs_dir: Path):
     id_file = runs_dir / "params" / "mlflow_run_id"
-    tracker = Tracker.start(sqlite_uri, "hbt", "params", CONFIG, id_file)
+    tracker = Tracker.start(sqlite_uri, "hbt", "params", CONFIG, Place.of(id_file))
     run = _run_of(tracker)
     assert run.data.params["mix.alpha"] == "0.6"
     assert run.data.params["corpora.small.format"] == "embedded"
@@ -169,7 +170,7 @@ def test_parameters_are_flat_and_a_change_on_resume_is_a_tag(sqlite_uri: str, ru
     assert expected.items() <= run.data.tags.items()
 
     longer = RunConfig.model_validate({**CONFIG.model_dump(), "train": {"steps": 900}})
-    Tracker.start(sqlite_uri, "hbt", "params", longer, id_file)
+    Tracker.start(sqlite_uri, "hbt", "params", longer, Place.of(id_file))
     run = _run_of(tracker)
     assert run.data.params["train.steps"] == "600"
     assert run.data.tags["resumed.train.steps"] == "900"
@@ -177,7 +178,7 @@ def test_parameters_are_flat_and_a_change_on_resume_is_a_tag(sqlite_uri: str, ru
 
 def test_values_over_mlflows_limit_are_clipped(sqlite_uri: str, runs_dir: Path):
     config = build_config({"text": {"query_prefix": "x" * 7000}})
-    tracker = Tracker.start(sqlite_uri, "hbt", "long", config, runs_dir / "long" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "long", config, Place.of(runs_dir / "long" / "mlflow_run_id"))
     assert _run_of(tracker).data.params["text.query_prefix"] == "x" * 6000
 
 
@@ -185,7 +186,7 @@ def test_a_run_that_mlflow_lost_is_made_anew(sqlite_uri: str, runs_dir: Path, ca
     id_file = runs_dir / "lost" / "mlflow_run_id"
     id_file.parent.mkdir()
     id_file.write_text("0" * 32)
-    tracker = Tracker.start(sqlite_uri, "hbt", "lost", CONFIG, id_file)
+    tracker = Tracker.start(sqlite_uri, "hbt", "lost", CONFIG, Place.of(id_file))
     assert tracker.run_id != "0" * 32
     assert id_file.read_text().strip() == tracker.run_id
     assert "no longer has run" in caplog.text
@@ -210,7 +211,7 @@ def test_metric_names_map_to_ones_that_mlflow_allows(name: str, kept: str):
 
 
 def test_more_metrics_than_one_request_holds_are_all_logged(sqlite_uri: str, runs_dir: Path):
-    tracker = Tracker.start(sqlite_uri, "hbt", "many", CONFIG, runs_dir / "many" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "many", CONFIG, Place.of(runs_dir / "many" / "mlflow_run_id"))
     tracker.log_metrics({f"pair/{i}": i / 2 for i in range(1001)}, step=3)
     metrics = _run_of(tracker).data.metrics
     assert len(metrics) == 1001
@@ -220,7 +221,7 @@ def test_more_metrics_than_one_request_holds_are_all_logged(sqlite_uri: str, run
 def test_metrics_wait_for_a_store_that_does_not_answer(
     sqlite_uri: str, runs_dir: Path, caplog: pytest.LogCaptureFixture
 ):
-    tracker = Tracker.start(sqlite_uri, "hbt", "waits", CONFIG, runs_dir / "waits" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "waits", CONFIG, Place.of(runs_dir / "waits" / "mlflow_run_id"))
     tracker.uri = f"http://127.0.0.1:{_free_port()}"
     tracker.log_metrics({"loss": 2.0}, step=1)
     tracker.log_metrics({"loss": 1.5}, step=2)
@@ -232,7 +233,7 @@ def test_metrics_wait_for_a_store_that_does_not_answer(
 
 
 def test_data_sets_are_noted_once_with_fingerprint_source_and_profile(sqlite_uri: str, runs_dir: Path):
-    tracker = Tracker.start(sqlite_uri, "hbt", "data", CONFIG, runs_dir / "data" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "data", CONFIG, Place.of(runs_dir / "data" / "mlflow_run_id"))
     for _ in range(2):
         tracker.log_dataset("small", "0123456789abcdef", "/data/store", {"items": 3, "languages": ["de"]}, "training")
     tracker.log_dataset("xquad-r", "fedcba9876543210", "s3://ada:pass@bucket/x", {}, "evaluation")
@@ -247,7 +248,7 @@ def test_data_sets_are_noted_once_with_fingerprint_source_and_profile(sqlite_uri
 
 
 def test_artifacts_and_tables_lie_beside_the_store(sqlite_uri: str, runs_dir: Path, tmp_path: Path):
-    tracker = Tracker.start(sqlite_uri, "hbt", "files", CONFIG, runs_dir / "files" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "files", CONFIG, Place.of(runs_dir / "files" / "mlflow_run_id"))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "loss.svg").write_text("<svg/>")
     tracker.log_artifacts(tmp_path / "figures", "report")
@@ -267,7 +268,7 @@ def test_the_logged_model_gives_the_same_vectors(sqlite_uri: str, runs_dir: Path
     from mlflow import MlflowClient
     from sentence_transformers import SentenceTransformer
 
-    tracker = Tracker.start(sqlite_uri, "hbt", "model", CONFIG, runs_dir / "model" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "model", CONFIG, Place.of(runs_dir / "model" / "mlflow_run_id"))
     uri = tracker.log_model(model_dir, step=600)
     logged = MlflowClient(sqlite_uri).get_logged_model(uri.removeprefix("models:/"))
     assert logged.source_run_id == tracker.run_id
@@ -290,7 +291,7 @@ def test_the_logged_model_gives_the_same_vectors(sqlite_uri: str, runs_dir: Path
 
 
 def test_system_metrics_go_on_after_a_restart(sqlite_uri: str, runs_dir: Path):
-    tracker = Tracker.start(sqlite_uri, "hbt", "system", CONFIG, runs_dir / "system" / "mlflow_run_id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "system", CONFIG, Place.of(runs_dir / "system" / "mlflow_run_id"))
     for _ in range(2):
         with tracker.system_metrics(interval_s=0.1):
             time.sleep(0.5)
@@ -304,7 +305,7 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str, 
     for alpha in (0.0, 1.0):
         config = build_config({"mix": {"alpha": alpha}})
         name = f"alpha-{alpha}"
-        trackers[name] = Tracker.start(sqlite_uri, "compare", name, config, tmp_path / name / "mlflow_run_id")
+        trackers[name] = Tracker.start(sqlite_uri, "compare", name, config, Place.of(tmp_path / name / "mlflow_run_id"))
         trackers[name].log_metrics({"xquad-r/mono/map": alpha / 2}, step=600)
     both = training_runs(sqlite_uri, "compare")
     assert [(run.name, run.metrics) for run in both] == [
@@ -326,8 +327,9 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str, 
 def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from hbt_ray.config import build_config;"
-        "from hbt_ray.tracking import Tracker; folder, name = Path(sys.argv[1]), sys.argv[2];"
-        "t = Tracker.start(f'sqlite:///{folder}/mlflow.db', 'hbt', name, build_config({}), folder / name);"
+        "from hbt_ray.storage import Place; from hbt_ray.tracking import Tracker;"
+        "folder, name = Path(sys.argv[1]), sys.argv[2];"
+        "t = Tracker.start(f'sqlite:///{folder}/mlflow.db', 'hbt', name, build_config({}), Place.of(folder / name));"
         "t.finish()"
     )
     commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("a", "b")]
@@ -374,7 +376,7 @@ def test_a_deleted_experiment_is_told_with_the_way_out(sqlite_uri: str, tmp_path
     check(sqlite_uri)
     MlflowClient(sqlite_uri).delete_experiment(MlflowClient(sqlite_uri).create_experiment("gone"))
     with pytest.raises(TrackingError, match="mlflow experiments restore"):
-        Tracker.start(sqlite_uri, "gone", "a", CONFIG, tmp_path / "id")
+        Tracker.start(sqlite_uri, "gone", "a", CONFIG, Place.of(tmp_path / "id"))
 
 
 def test_secrets_are_masked_wherever_they_may_be_seen(sqlite_uri: str, tmp_path: Path):
@@ -389,7 +391,7 @@ def test_secrets_are_masked_wherever_they_may_be_seen(sqlite_uri: str, tmp_path:
             "tracking": {"uri": "http://ada:pass@tracking:5000"},
         }
     )
-    tracker = Tracker.start(sqlite_uri, "hbt", "secret", config, tmp_path / "id")
+    tracker = Tracker.start(sqlite_uri, "hbt", "secret", config, Place.of(tmp_path / "id"))
     tracker.set_tags({"api_key": "abc", "place": "ftp://ada:pass@h"})
     run = _run_of(tracker)
     assert run.data.params["prepare.evaluation_sets.hf_token"] == run.data.tags["api_key"] == "***"
@@ -401,7 +403,7 @@ def test_a_real_server_takes_runs_metrics_artifacts_and_models(server_uri: str, 
     import mlflow
 
     id_file = tmp_path / "mlflow_run_id"
-    tracker = Tracker.start(server_uri, "hbt", "remote", CONFIG, id_file)
+    tracker = Tracker.start(server_uri, "hbt", "remote", CONFIG, Place.of(id_file))
     tracker.log_metrics({"loss": 1.0, "xquad-r/mono/ndcg@10": 0.25, "nothing": math.nan}, step=1)
     tracker.log_dataset("small", "0123456789abcdef", "/data/store", {"items": 3}, "training")
     tracker.log_text("seed: 7", "config.yaml")
@@ -409,7 +411,7 @@ def test_a_real_server_takes_runs_metrics_artifacts_and_models(server_uri: str, 
     with tracker.system_metrics(interval_s=0.1):
         time.sleep(0.3)
     tracker.finish()
-    assert Tracker.start(server_uri, "hbt", "remote", CONFIG, id_file).run_id == tracker.run_id
+    assert Tracker.start(server_uri, "hbt", "remote", CONFIG, Place.of(id_file)).run_id == tracker.run_id
 
     (run,) = training_runs(server_uri, "hbt")
     assert run.metrics["xquad-r/mono/ndcg_at_10"] == 0.25

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5EncoderModel
 
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
-from hbt_ray.checkpoint import (
-    COMPLETE,
-    OPTIMIZER,
-    STATE,
-    WEIGHTS,
-    Progress,
-    is_complete,
-    load_checkpoint,
-    load_weights,
-    read_progress,
-    save_checkpoint,
-)
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import TrainConfig
-from hbt_ray.errors import CheckpointError, TrainingDiverged
-from hbt_ray.model import DualEncoder, open_encoder
+from hbt_ray.model import DualEncoder
+from hbt_ray.progress import Progress
 from hbt_ray.records import Batch
+from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer, learning_rate
 from tests import tiny
@@ -117,12 +104,12 @@ def test_ten_steps_are_six_a_checkpoint_and_four_in_a_fresh_trainer_bit_for_bit(
     first = make_trainer(folder)
     assert train(first, folder, 0, 6) == losses[:6]
     progress = Progress(step=6, best_validation_loss=0.1 + 0.2, validations_without_gain=1)
-    save_checkpoint(tmp_path / "checkpoint", first, progress)
-    assert is_complete(tmp_path / "checkpoint")
+    checkpoints = Checkpoints(Place.of(tmp_path))
+    checkpoints.save(first, progress, {})
 
     torch.manual_seed(999)  # what was drawn in between does not matter
     resumed = make_trainer(folder)
-    assert load_checkpoint(tmp_path / "checkpoint", resumed) == progress
+    assert checkpoints.load(6, resumed) == progress
     assert train(resumed, folder, 6, 10) == losses[6:]
     for name, weight in whole.encoder.state_dict().items():
         assert torch.equal(weight, resumed.encoder.state_dict()[name]), name
@@ -142,114 +129,13 @@ def test_moments_left_behind_would_change_what_follows(folder, tmp_path):
     losses = train(whole, folder, 0, 4)
     first = make_trainer(folder)
     train(first, folder, 0, 2)
-    save_checkpoint(tmp_path, first, Progress(2))
+    checkpoints = Checkpoints(Place.of(tmp_path))
+    checkpoints.save(first, Progress(2), {})
     without_moments = make_trainer(folder)
-    load_weights(tmp_path, without_moments.encoder)
+    checkpoints.load_weights(2, without_moments.encoder)
     resumed = train(without_moments, folder, 2, 4)
     assert resumed[0] == losses[2]
     assert resumed[1] != losses[3]
-
-
-# Checkpoints
-
-
-@pytest.fixture
-def checkpoint(folder, tmp_path) -> Path:
-    trainer = make_trainer(folder)
-    train(trainer, folder, 0, 1)
-    save_checkpoint(tmp_path / "checkpoint", trainer, Progress(1))
-    return tmp_path / "checkpoint"
-
-
-def test_a_checkpoint_tells_its_progress(checkpoint):
-    assert is_complete(checkpoint)
-    assert read_progress(checkpoint) == Progress(step=1)
-    assert set(json.loads((checkpoint / COMPLETE).read_text())) == {WEIGHTS, OPTIMIZER, STATE}
-
-
-@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
-def test_a_checkpoint_that_lacks_a_file_is_not_complete(checkpoint, file):
-    (checkpoint / file).unlink()
-    assert not is_complete(checkpoint)
-
-
-@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
-@pytest.mark.parametrize("left", [0, 0.5])
-def test_a_checkpoint_with_a_torn_file_is_not_complete(checkpoint, file, left):
-    content = (checkpoint / file).read_bytes()
-    (checkpoint / file).write_bytes(content[: int(len(content) * left)])
-    assert not is_complete(checkpoint)
-
-
-@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE])
-def test_a_checkpoint_with_one_changed_bit_is_not_complete(checkpoint, file):
-    content = bytearray((checkpoint / file).read_bytes())
-    content[-3] ^= 1
-    (checkpoint / file).write_bytes(content)
-    assert not is_complete(checkpoint)
-
-
-@pytest.mark.parametrize("marker", ["null", "[]", "3", '{"weights.safetensors": null}', "{}"])
-def test_a_marker_of_another_shape_makes_no_checkpoint(checkpoint, marker):
-    (checkpoint / COMPLETE).write_text(marker)
-    assert not is_complete(checkpoint)
-
-
-@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER, STATE, COMPLETE])
-def test_a_torn_checkpoint_is_not_gone_on_from_and_leaves_the_weights_alone(folder, checkpoint, file):
-    content = (checkpoint / file).read_bytes()
-    (checkpoint / file).write_bytes(content[:-1])
-    trainer = make_trainer(folder)
-    before = [p.clone() for p in trainer.encoder.parameters()]
-    with pytest.raises(CheckpointError, match="is incomplete or damaged; delete it to go on from the one before"):
-        load_checkpoint(checkpoint, trainer)
-    assert all(torch.equal(p, was) for p, was in zip(trainer.encoder.parameters(), before, strict=True))
-
-
-def test_a_missing_folder_is_no_checkpoint(tmp_path):
-    assert not is_complete(tmp_path / "absent")
-
-
-def test_a_checkpoint_may_be_written_over_an_earlier_one(folder, checkpoint):
-    trainer = make_trainer(folder)
-    train(trainer, folder, 0, 2)
-    save_checkpoint(checkpoint, trainer, Progress(2))
-    assert is_complete(checkpoint)
-    assert read_progress(checkpoint).step == 2
-
-
-def test_while_a_checkpoint_is_written_over_an_earlier_one_it_is_not_complete(folder, checkpoint, monkeypatch):
-    def fails(*_):
-        raise OSError("disk full")
-
-    trainer = make_trainer(folder)
-    monkeypatch.setattr("hbt_ray.checkpoint.save_file", fails)
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(checkpoint, trainer, Progress(2))
-    assert not is_complete(checkpoint)
-
-
-def test_weights_that_have_two_names_are_saved_once_and_come_back(tmp_path):
-    tokenizer = tiny.tokenizer()
-    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    T5EncoderModel(config).save_pretrained(tmp_path / "t5")  # its embeddings are `shared` and `embed_tokens`
-    tokenizer.save_pretrained(tmp_path / "t5")
-    settings = TrainConfig(global_batch_pairs=PAIRS, chunk_pairs=4)
-    one, other = (Trainer(open_encoder(str(tmp_path / "t5")), settings, seed=1) for _ in range(2))
-    with torch.no_grad():
-        for weight in one.encoder.parameters():
-            weight.add_(1)
-    save_checkpoint(tmp_path / "checkpoint", one, Progress(0))
-    load_checkpoint(tmp_path / "checkpoint", other)
-    assert all(torch.equal(weight, other.encoder.state_dict()[n]) for n, weight in one.encoder.state_dict().items())
-
-
-def test_weights_of_another_encoder_are_refused(folder, checkpoint):
-    weights = load_file(checkpoint / WEIGHTS)
-    name = next(iter(weights))
-    save_file({n: weight for n, weight in weights.items() if n != name}, checkpoint / WEIGHTS)
-    with pytest.raises(RuntimeError, match=name):
-        load_weights(checkpoint, make_trainer(folder).encoder)
 
 
 # Gradients
@@ -279,15 +165,23 @@ def test_a_long_gradient_is_clipped_and_reported_as_it_was(folder):
     assert float(torch.cat([m.flatten() for m in moments]).norm()) == pytest.approx(1e-4, rel=1e-3)
 
 
-def test_a_gradient_that_is_not_finite_ends_training_before_it_reaches_the_weights(folder):
+def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(folder):
     trainer = make_trainer(folder)
     trainer.step(0, [batch(folder, 0)])
-    before = {name: weight.clone() for name, weight in trainer.encoder.state_dict().items()}
+    weights = {name: weight.clone() for name, weight in trainer.encoder.state_dict().items()}
+    moments = {name: moment.clone() for name, moment in trainer.optimizer_state().items()}
     hook = next(p for p in trainer.encoder.parameters() if p.requires_grad).register_hook(lambda g: g * torch.nan)
-    with pytest.raises(TrainingDiverged, match=r"the gradient of step 1 is not finite; lower train\.learning_rate"):
-        trainer.step(1, [batch(folder, 1)])
+    assert trainer.step(1, [batch(folder, 1)]).skipped
     hook.remove()
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.encoder.state_dict().items())
+    assert all(torch.equal(weight, weights[name]) for name, weight in trainer.encoder.state_dict().items())
+    assert all(torch.equal(moment, moments[name]) for name, moment in trainer.optimizer_state().items())
+    assert not trainer.step(2, [batch(folder, 2)]).skipped
+
+
+def test_wishes_come_back_with_the_step(folder):
+    trainer = make_trainer(folder)
+    assert trainer.step(0, [batch(folder, 0)], (True, False)).wishes == (True, False)
+    assert trainer.step(1, [batch(folder, 1)]).wishes == ()
 
 
 def test_what_takes_no_part_in_the_vectors_is_frozen_and_all_else_has_a_gradient(folder):

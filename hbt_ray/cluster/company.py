@@ -1,0 +1,118 @@
+"""What stands around the training loop on the cluster: who follows it, what it saves, and when it must."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch.distributed as dist
+from ray.train import Checkpoint
+
+from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.config import TrainConfig
+from hbt_ray.loop import Measured
+from hbt_ray.plan import HybridPlan
+from hbt_ray.progress import Progress
+from hbt_ray.store import TokenStore
+from hbt_ray.trainer import Trainer
+
+LOOK_EVERY_S = 5.0  # for a notice that a node is about to be taken away
+
+
+class ClusterCompany:
+    """`loop.Company` of one rank. Rank 0 speaks and saves for all."""
+
+    def __init__(
+        self, trainer: Trainer, checkpoints: Checkpoints, reports: Any, plan: HybridPlan, store: TokenStore
+    ) -> None:
+        self.trainer = trainer
+        self.checkpoints = checkpoints
+        self.reports = reports
+        self.plan = plan
+        self.store = store
+        self.speaks = ray.train.get_context().get_world_rank() == 0
+        self._saved_s = self._looked_s = time.monotonic()
+        self._saved_for: Any = None  # the notice that was saved for
+
+    @property
+    def _train(self) -> TrainConfig:
+        return self.trainer.train
+
+    def restore(self) -> Progress:
+        """Where the newest whole checkpoint left off, the same on all ranks; the beginning where there is none."""
+        step: int | None = None
+        if self.speaks:
+            step, faults = self.checkpoints.newest()
+            for fault in faults:
+                self._notice(fault)
+            if step is not None:
+                self._notice(f"going on from the checkpoint of step {step} of {self._train.steps}")
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            told = [step]
+            dist.broadcast_object_list(told, src=0)
+            step = told[0]
+        return Progress() if step is None else self.checkpoints.load(step, self.trainer)
+
+    def tell(self, progress: Progress, measured: Measured) -> None:
+        if self.speaks and (measured.steps or measured.validation_loss is not None):
+            self.reports.put.remote(
+                {
+                    "step": progress.step,
+                    "steps": measured.steps,
+                    "validation_loss": measured.validation_loss,
+                    "best_validation_loss": progress.best_validation_loss,
+                }
+            )
+
+    def tell_skipped(self, progress: Progress) -> str:
+        each = self._train.gradient_accumulation
+        parts = []
+        for step in range(progress.step * each, (progress.step + 1) * each):
+            spec = self.plan.batch(step)
+            ids = self.store.item_ids(spec.source, spec.rows, spec.split)
+            parts.append(f"{spec.kind} batch of {spec.source}, items {' '.join(ids)}")
+        pairs = "; ".join(parts)
+        if self.speaks:
+            self._notice(
+                f"the gradient of step {progress.step} is not finite: skipped, {progress.steps_skipped} so far "
+                f"({pairs})"
+            )
+        return pairs
+
+    def wishes(self) -> tuple[bool, bool]:
+        if not self.speaks:
+            return False, False
+        now_s, minutes = time.monotonic(), self._train.checkpoint_minutes
+        looks = now_s - self._looked_s >= LOOK_EVERY_S
+        if looks:
+            self._looked_s = now_s
+        return minutes is not None and now_s - self._saved_s >= 60 * minutes, looks
+
+    def must_save(self, progress: Progress) -> bool:
+        notice = ray.train.get_preemption_info()
+        if notice is None or notice == self._saved_for:
+            return False
+        self._saved_for = notice
+        if self.speaks:
+            self._notice(f"a node is about to be taken away: saving step {progress.step}")
+        return True
+
+    def save(self, progress: Progress, metrics: dict[str, float]) -> None:
+        if not self.speaks:
+            ray.train.report({"step": progress.step})
+            return
+        place = self.checkpoints.save(self.trainer, progress, metrics)
+        self.checkpoints.prune(self._train.checkpoints_kept, self._train.best_by)
+        ray.get(self.reports.put.remote({"saved": progress.step}))  # and so all that was told before has arrived
+        self._saved_s = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            # Ray Train keeps no more than where it is: which one to go on from, and how many to keep, is for us.
+            Path(folder, "place.txt").write_text(f"{place}\n", encoding="utf-8")
+            ray.train.report({"step": progress.step} | metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def _notice(self, text: str) -> None:
+        self.reports.put.remote({"notice": text})
