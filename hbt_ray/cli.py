@@ -203,7 +203,7 @@ def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> Non
 @main.command()
 @click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Of each training; fewer end sooner. Default: 200.")
+@click.option("--steps", type=click.IntRange(1), help="Of each training; fewer end sooner. Default: 150.")
 def quickstart(out: str, seed: int, steps: int | None) -> None:
     """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
     from rich.console import Console

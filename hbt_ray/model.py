@@ -87,7 +87,8 @@ def open_encoder(
         ConfigError: it cannot be loaded.
     """
     # Weights saved in half precision are trained and compared in full: autocast alone says where less is enough.
-    model_kwargs: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32}
+    # From safetensors alone: other files of weights are pickles, which can run code.
+    model_kwargs: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32, "use_safetensors": True}
     try:
         if is_sentence_transformer_model(path):
             encoder = SentenceTransformer(

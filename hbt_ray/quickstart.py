@@ -19,7 +19,7 @@ from hbt_ray.config import (
 STRATEGIES: tuple[Strategy, ...] = ("x-x-mono", "x-y", "hybrid")
 BENCHMARK = "embedded"
 UNTRAINED = "untrained"
-STEPS = 200
+STEPS = 150
 
 
 def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> RunConfig:

@@ -37,6 +37,11 @@ class Place:
         text = str(place)
         if text.startswith(REMOTE):
             path, _, query = text.partition("?")
+            if "@" in path:
+                raise ConfigError(
+                    "credentials do not belong in the storage's URI; "
+                    "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the store's own files"
+                )
             unknown = sorted(dict(urllib.parse.parse_qsl(query)).keys() - SETTINGS)
             if unknown:
                 raise ConfigError(f"storage has no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")

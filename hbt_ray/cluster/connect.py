@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 import ray
 import ray.data
+from ray._common.utils import reset_ray_address
+from ray._private.utils import read_ray_address
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution import context as train_context
 
@@ -33,6 +36,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        _forget_dead_cluster()
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         ray.init(address=address or "local", logging_level=logging.WARNING, **own)
@@ -41,6 +46,20 @@ def connect() -> None:
             f"cannot join the Ray cluster {address or 'on this machine'} ({str(error).strip().splitlines()[0]}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         ) from None
+
+
+def _forget_dead_cluster() -> None:
+    """Removes the note that a killed `ray start --head` left.
+
+    Ray Train would ask the cluster named there about this run's controller, twelve seconds at a time.
+    """
+    noted = read_ray_address()
+    host, _, port = (noted or "").rpartition(":")
+    try:
+        if noted:
+            socket.create_connection((host, int(port)), timeout=1).close()
+    except (OSError, ValueError):
+        reset_ray_address()
 
 
 def quiet() -> None:

@@ -19,6 +19,7 @@ from hbt_ray.config import RunConfig, build_config
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
 
+REPOSITORY = Path(__file__).parents[2]
 MARK = "HBT_TEST_CLUSTER"
 NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
 
@@ -91,8 +92,12 @@ LANGUAGES = ("de", "en", "fr")
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
+    return write_corpus(tmp_path)
+
+
+def write_corpus(parent: Path) -> Path:
     """A folder of 120 parallel items in three languages; every fifth lacks French."""
-    folder = tmp_path / "numbers"
+    folder = parent / "numbers"
     folder.mkdir()
     for language in LANGUAGES:
         rows = [

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from hbt_ray.config import dump_config
 from hbt_ray.tracking import training_runs
-from tests.cluster.conftest import tiny_config
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.cluster.conftest import REPOSITORY, tiny_config
 
 
 def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
@@ -206,6 +208,15 @@ def test_a_model_that_is_not_there_is_told_with_the_way_out(tmp_path, monkeypatc
 
 
 # Embedding
+
+
+def test_weights_that_are_no_safetensors_are_refused(plain, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(plain, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be loaded \(.*safetensors"):
+        open_encoder(str(folder))
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -1,5 +1,6 @@
 """The order of training. `manifest` fakes a store's counts, so that sizes from 1 to 40 million cost nothing."""
 
+import sys
 import tracemalloc
 
 import numpy as np
@@ -218,3 +219,39 @@ def test_a_plan_over_40_million_items_draws_from_all_of_them_without_holding_an_
     assert rows.min() < 40_000_000 / 10
     assert rows.max() > 40_000_000 * 9 / 10
     assert peak < 40_000_000  # bytes: less than one for each item
+
+
+def test_a_slice_of_40_million_items_for_1000_workers_costs_what_one_of_10_000_items_does():
+    """Work is counted as calls of Python functions, which no other process disturbs."""
+    costs = {}
+    for shards, size in ((1, 10_000), (2442, 16_384)):
+        own = plan(2000, store=manifest(shards=((size, 0),) * shards), strategy="hybrid")
+        assert sum(len(stream.starts) for stream in own.streams) == 9  # one run each, however many shards
+        own.batch(0)  # the schedule's first block is laid
+        tracemalloc.start()
+        calls = 0
+
+        def count(frame, event, argument):
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        for step in range(1, 40):
+            spec = own.batch(step)
+            for rank in (0, 500, 999):
+                assert len(spec.rows[rank_slice(len(spec.rows), 1000, rank)]) == 2
+        sys.setprofile(None)
+        costs[shards] = (calls, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    (few_calls, few_bytes), (many_calls, many_bytes) = costs.values()
+    assert many_calls < 1.2 * few_calls
+    assert many_bytes < 1.2 * few_bytes
+
+
+@given(ranks=st.integers(1, 9), pairs=st.integers(1, 200), chunk=st.integers(1, 40))
+def test_slices_of_whole_chunks_start_on_the_batch_s_own_grid(ranks, pairs, chunk):
+    slices = [rank_slice(pairs, ranks, rank, chunk) for rank in range(ranks)]
+    assert np.concatenate([np.arange(pairs)[own] for own in slices]).tolist() == list(range(pairs))
+    if -(-pairs // chunk) >= ranks:
+        assert all(own.start % chunk == 0 for own in slices)
+        assert all(own.stop > own.start for own in slices)

@@ -66,6 +66,12 @@ def test_a_store_of_another_kind_or_with_an_unknown_setting_is_refused():
         Place.of("s3://bucket/runs?endpoint=http://127.0.0.1:1")
 
 
+def test_credentials_in_the_uri_are_refused_without_being_shown():
+    with pytest.raises(ConfigError, match="export AWS_ACCESS_KEY_ID") as told:
+        Place.of("s3://someone:swordfish@bucket/runs")
+    assert "swordfish" not in str(told.value)
+
+
 def test_a_bucket_that_is_not_there_is_told_by_name(bucket):
     with pytest.raises(StorageError, match="cannot write s3://absent/file"):
         Place("s3://absent/file", bucket.query).write_text("x")

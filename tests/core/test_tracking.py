@@ -341,6 +341,21 @@ def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path
     assert {run.status for run in runs} == {"FINISHED"}
 
 
+def test_metrics_that_were_never_sent_go_out_when_the_run_goes_on(sqlite_uri: str, runs_dir: Path):
+    place, unsent = Place.of(runs_dir / "kept" / "mlflow_run_id"), runs_dir / "kept" / "unsent.jsonl"
+    tracker = Tracker.start(sqlite_uri, "hbt", "kept", CONFIG, place, unsent)
+    tracker.log_metrics({"loss": 3.0}, step=0)
+    tracker.uri = f"http://127.0.0.1:{_free_port()}"
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    tracker.log_metrics({"loss": 1.5}, step=2)
+    with unsent.open("a") as file:
+        file.write('["cut sho')  # its writer was killed
+    again = Tracker.start(sqlite_uri, "hbt", "kept", CONFIG, place, unsent)
+    assert again.run_id == tracker.run_id
+    assert _values(again, "loss") == [(0, 3.0), (1, 2.0), (2, 1.5)]
+    assert not unsent.exists()
+
+
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_a_server_that_is_not_there_is_told_within_seconds(scheme: str):
     start = time.monotonic()
