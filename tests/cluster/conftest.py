@@ -18,6 +18,7 @@ import pytest
 from hbt_ray.config import RunConfig, build_config
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here save more often than they compute
 
 REPOSITORY = Path(__file__).parents[2]
 MARK = "HBT_TEST_CLUSTER"
