@@ -133,7 +133,7 @@ def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, An
 
 def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """One worker, then two, then one."""
-    running = Running(config_of(corpus, workers=[1, 2], steps=20 * STEPS, checkpoint_every=25), folder / "disturbed")
+    running = Running(config_of(corpus, workers=[1, 2], steps=1000, checkpoint_every=25), folder / "disturbed")
     running.reach(25)
     sizes = [len(worker_nodes())]
     nodes.add()
@@ -151,7 +151,7 @@ def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, A
 
 def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """The worker's node is about to be taken away: the next checkpoint would be far off."""
-    running = Running(config_of(corpus, steps=20 * STEPS, checkpoint_every=100_000), folder / "disturbed")
+    running = Running(config_of(corpus, steps=1000, checkpoint_every=100_000), folder / "disturbed")
     wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
     time.sleep(15)  # in the middle of the training
     [node] = worker_nodes()
