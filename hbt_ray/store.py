@@ -8,6 +8,7 @@ id, so the manifest's counts alone say which rows serve which language: planning
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -127,7 +128,11 @@ class WrittenShard:
 def write_shard(
     folder: str | Path, source: str, split: Split, number: int, items: Iterable[TokenItem], token_type: str
 ) -> WrittenShard:
-    """Writes one shard; the same items give the same bytes in whatever order they come."""
+    """Writes one shard; the same items give the same bytes in whatever order they come.
+
+    Raises:
+        StoreError: the disk is full or cannot be written; nothing is left of the shard then.
+    """
     ordered = sorted(items, key=lambda item: (item.group.languages, item.group.negatives, item.item_id))
     languages = sorted({language for item in ordered for language in item.questions})
     tokens = pa.list_(pa.from_numpy_dtype(np.dtype(token_type)))
@@ -140,12 +145,21 @@ def write_shard(
         )
     file = f"{_folder_name(source)}/{split}-{number:05d}.arrow"
     path = Path(folder) / file
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(columns)
     partial = path.with_suffix(f".partial-{os.getpid()}")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(len(ordered), 1))  # one record batch, so that rows are addressable
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            # One record batch, so that rows are addressable.
+            writer.write_table(table, max_chunksize=max(len(ordered), 1))
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"shard {file} cannot be written to {folder} ({reason}); make room, and prepare again"
+        ) from None
     runs: list[tuple[Group, int]] = []
     for item in ordered:
         if runs and runs[-1][0] == item.group:

@@ -20,6 +20,7 @@ from hbt_ray.progress import Progress
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
+PATIENCE_S = 10.0  # with a driver that is slow to track: training is more important
 LOOK_EVERY_S = 5.0  # for a notice that a node is about to be taken away
 
 
@@ -105,14 +106,21 @@ class ClusterCompany:
         if not self.speaks:
             ray.train.report({"step": progress.step})
             return
+        self._wait_until_noted(progress)
         place = self.checkpoints.save(self.trainer, progress, metrics)
         self.checkpoints.prune(self._train.checkpoints_kept, self._train.best_by)
-        ray.get(self.reports.put.remote({"saved": progress.step}))  # and so all that was told before has arrived
         self._saved_s = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             # Ray Train keeps no more than where it is: which one to go on from, and how many to keep, is for us.
             Path(folder, "place.txt").write_text(f"{place}\n", encoding="utf-8")
             ray.train.report({"step": progress.step} | metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def _wait_until_noted(self, progress: Progress) -> None:
+        """Waits for the driver to track what was told: steps before a checkpoint are not done again to be measured."""
+        number = ray.get(self.reports.put.remote({"saving": progress.step}))
+        until_s = time.monotonic() + PATIENCE_S
+        while ray.get(self.reports.get_noted.remote()) < number and time.monotonic() < until_s:
+            time.sleep(0.02)
 
     def _notice(self, text: str) -> None:
         self.reports.put.remote({"notice": text})

@@ -6,6 +6,7 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from hbt_ray.cluster.failures import causes_of
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 
-POLL_S = 0.5
+POLL_S = 0.1
 LOG_LINE_EVERY_S = 10.0  # where the output is not a terminal
 
 
@@ -30,14 +31,27 @@ class Reports:
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
+        self.received = 0
+        self.noted = 0
         self.mistake: UserError | None = None
 
-    def put(self, report: dict[str, Any]) -> None:
+    def put(self, report: dict[str, Any]) -> int:
+        """Returns how many there were up to this one."""
         self.kept.append(report)
+        self.received += 1
+        return self.received
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> tuple[list[dict[str, Any]], int]:
+        """What came since it was last called, and how many there were up to the last."""
         kept, self.kept = self.kept, []
-        return kept
+        return kept, self.received
+
+    def put_noted(self, number: int) -> None:
+        """Says that the driver has seen to that many: a kill cannot lose them any more."""
+        self.noted = number
+
+    def get_noted(self) -> int:
+        return self.noted
 
     def put_mistake(self, mistake: UserError) -> None:
         """Notes why starting the workers again cannot help."""
@@ -66,7 +80,8 @@ class FailureReporter(UserCallback):
                 return
         rank, error = min(worker_exceptions.items())
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        self.reports.put.remote({"notice": f"worker {rank} failed ({lines[-1]})"})
+        reason = textwrap.shorten(lines[-1], 160, placeholder=" ...")
+        self.reports.put.remote({"notice": f"worker {rank} failed ({reason}); starting again"})
 
 
 class Follower:
@@ -106,14 +121,14 @@ class Follower:
 
     def _take(self) -> None:
         try:
-            reports = ray.get(self.reports.take.remote())
+            reports, number = ray.get(self.reports.take.remote())
         except RayError:  # the actor is gone with the cluster; whoever waits for the training will say so
             return
         for report in reports:
             if "notice" in report:
                 self.notice(report["notice"])
                 continue
-            if "saved" in report:
+            if "saving" in report:
                 continue
             for measured in report["steps"]:
                 self._step = int(measured["step"])
@@ -128,6 +143,8 @@ class Follower:
                 self.on_metrics(report["step"], validated)
             if report["steps"]:
                 self._say(self._progress(), last=self._step == self.config.train.steps)
+        if reports:
+            self.reports.put_noted.remote(number)
 
     def _progress(self) -> str:
         now, steps = time.monotonic(), self.config.train.steps

@@ -20,7 +20,7 @@ from hbt_ray.cluster.failures import explained
 from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, list_parts
 from hbt_ray.decontamination import EvaluationTexts
-from hbt_ray.errors import CorpusError
+from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.preparation import (
     ROWS,
     bucketed,
@@ -61,6 +61,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
 
     Raises:
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
+        StoreError: the store cannot be written; there is none then, and no part of one.
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
     evaluation_sets = [load_benchmark(name, place) for name, place in zero_shot_sets(config).items()]
@@ -75,8 +76,12 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
     # Made under a name of its own: a store of the same settings may be in the making beside this one.
     unfinished = stores / f"{folder.name}.partial-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir(parents=True)
-    with explained("preparing"):
-        _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
+    try:
+        with explained("preparing"):
+            _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
+    except StoreError:  # its shards would only fill the disk; where rows are bad, their list is kept to be read
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     try:
         unfinished.rename(folder)
     except OSError:  # the other was first, and made the same

@@ -32,8 +32,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def dashboard(tmp_path_factory) -> str:
-    """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile."""
+def dashboard(tmp_path_factory, bucket) -> str:
+    """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile.
+
+    Its processes inherit the keys of `bucket`'s server.
+    """
     port, dashboard_port = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
     folder = tmp_path_factory.mktemp("ray")

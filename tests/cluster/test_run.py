@@ -1,6 +1,7 @@
 """Whole runs on the cluster: prepared, trained, evaluated, tracked, and gone on with."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -102,6 +103,21 @@ def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, t
     killer.join()
     assert killed
     assert same_weights(weights(out), weights(tmp_path / "undisturbed"))
+
+
+def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(cluster, bucket, corpus, tmp_path):
+    storage = f"{bucket}/{tmp_path.name}?{bucket.query}"
+    config = tiny_config(corpus, storage=storage)
+    run(config, tmp_path / "one" / "run")
+    expected = weights(tmp_path / "one" / "run")
+    assert (bucket / tmp_path.name / "run" / "checkpoints" / "step-000000010" / "complete.json").exists()
+    uri = f"sqlite:///{tmp_path}/one/mlflow.db"
+    [tracked] = training_runs(uri, "hbt")
+
+    shutil.rmtree(tmp_path / "one" / "run")  # the machine is gone, and another one takes over
+    run(config, tmp_path / "one" / "run")
+    assert same_weights(weights(tmp_path / "one" / "run"), expected)
+    assert [again.run_id for again in training_runs(uri, "hbt")] == [tracked.run_id]
 
 
 def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,19 @@ def test_a_missing_shard_is_told(tmp_path):
         store.item_ids("s", np.array([0]))
     with pytest.raises(StoreError, match="cannot be read"):
         store.verify()
+
+
+def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left_of_the_shard(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"shard s/train-00000\.arrow cannot be written to .*; make room"):
+            write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(100)], "uint16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(StoreError, match="no complete store"):
+        TokenStore.open(tmp_path)
 
 
 UNSAFE = ["../x", "..", "/etc/x", "a/b", "a\\b", ".hidden", "a\x00b", "", "con cert", "日本/語"]

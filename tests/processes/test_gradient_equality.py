@@ -52,6 +52,14 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
         found.append((float(total) / num_ranks, gradient))
     if rank == 0:
         torch.save(found, f"{folder}/{num_ranks}.pt")
+
+    # One rank's gradient is not finite, and one rank has a wish: all come to know.
+    if rank == num_ranks - 1:
+        next(p for p in encoder.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * torch.nan)
+    before = [p.detach().clone() for p in encoder.parameters()]
+    result = trainer.step(5, [batch], (rank == num_ranks - 1, False))
+    stayed = all(torch.equal(p, was) for p, was in zip(encoder.parameters(), before, strict=True))
+    Path(f"{folder}/{num_ranks}-{rank}.txt").write_text(f"{result.skipped} {stayed} {result.wishes}")
     dist.barrier()
     os._exit(0)  # tearing gloo down beside DDP's own threads may hang, and nothing is left to do
 
@@ -63,11 +71,21 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def told_by_ranks(folder, found) -> dict[int, list[str]]:
+    """Number of ranks -> what each says of a step with a gradient that is not finite."""
+    return {n: [(folder / f"{n}-{rank}.txt").read_text() for rank in range(n)] for n in NUM_RANKS}
+
+
+@pytest.fixture(scope="module")
+def found(folder):
     """Number of ranks -> (loss, gradient) of every case."""
     from tests import tiny
 
-    folder = tmp_path_factory.mktemp("ranks")
     tiny.make_store(folder / "store", negatives=2)
     tiny.make_encoder(folder / "encoder")
     context = multiprocessing.get_context("forkserver")
@@ -98,3 +116,10 @@ def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, 
 def test_dropout_changes_the_gradient_so_the_equality_with_dropout_says_something(found):
     assert found[1][0][1].norm() > 0
     assert not torch.equal(found[1][2][1], found[1][3][1])
+
+
+@pytest.mark.parametrize("num_ranks", NUM_RANKS)
+def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all_and_a_wish_of_one_is_granted_by_all(
+    found, told_by_ranks, num_ranks
+):
+    assert told_by_ranks[num_ranks] == ["True True (True, False)"] * num_ranks
