@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from hbt_ray.corpora.part import Part
 from hbt_ray.records import Reject, Row
 
@@ -105,12 +107,27 @@ def check_answer(passage: str, answer: object, start: object) -> None:
 
 
 def records_of_table(table: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """The records of an Arrow table or record batch; an error in place of one that is not valid UTF-8."""
+    """The records of an Arrow table or record batch; an error in place of one that is not valid UTF-8.
+
+    Raises:
+        pyarrow.ArrowInvalid: the table's own structure is damaged.
+    """
+    for column in table.columns:
+        _check_structure(column)
     columns = {name: _values(table.column(place)) for place, name in enumerate(table.schema.names)}
     for row in range(table.num_rows):
         record = {name: values[row] for name, values in columns.items()}
         broken = next((value for value in record.values() if isinstance(value, UnicodeDecodeError)), None)
         yield record if broken is None else broken
+
+
+def _check_structure(column: Any) -> None:
+    """Raises ArrowInvalid for offsets that point outside their data: to read there would end the process."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):  # offsets come first; texts are looked at one by one
+            raise
 
 
 def _values(column: Any) -> list[Any]:

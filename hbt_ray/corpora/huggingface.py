@@ -24,6 +24,9 @@ from hbt_ray.records import Reject, Row
 _ROWS_PER_PART = 65_536
 _ROWS_PER_BATCH = 1024
 
+# What `datasets` raises for files that are not as it wrote them.
+_DAMAGED = (OSError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, AttributeError)
+
 
 def list_parts(corpus: CorpusConfig) -> list[Part]:
     """Ranges of rows of a data set saved to disk, in order; else one part, or one per language that is a subset.
@@ -62,7 +65,7 @@ def read_part(part: Part) -> Iterator[Row | Reject]:
                     yield row
     except CorpusError:
         raise
-    except (OSError, pa.ArrowException, ValueError, IndexError) as error:
+    except _DAMAGED as error:
         yield reject(part.source, f"{name}:{number + 1}", "unreadable file", error)
 
 
@@ -88,7 +91,7 @@ def _parts_on_disk(corpus: CorpusConfig, folder: Path) -> list[Part]:
         _check_inside(corpus, folder / str(file["filename"]), folder)
     try:
         dataset = datasets.load_from_disk(str(folder))
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except _DAMAGED as error:
         raise CorpusError(
             f"the corpus {corpus.name!r} at {str(folder)!r} cannot be loaded ({_one_line(error)}); save it again"
         ) from None
