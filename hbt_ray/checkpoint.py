@@ -76,20 +76,21 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have their marker, the newest last."""
-        named = sorted(name for name in self.place.names() if name.startswith("step-"))
-        return [int(name.removeprefix("step-")) for name in named if (self.place / name / COMPLETE).exists()]
+        return [step for step in self._begun() if (self.place / step_name(step) / COMPLETE).exists()]
+
+    def _begun(self) -> list[int]:
+        """Steps of the checkpoints of which anything stands, the newest last."""
+        return [int(name.removeprefix("step-")) for name in self.place.names() if name.startswith("step-")]
 
     def newest(self) -> tuple[int | None, list[str]]:
         """The step of the newest checkpoint that is whole, if any; and why newer ones were passed over."""
         faults: list[str] = []
-        for name in reversed(self.place.names()):
-            if not name.startswith("step-"):
-                continue
-            with self._fetched(int(name.removeprefix("step-"))) as folder:
+        for step in reversed(self._begun()):
+            with self._fetched(step) as folder:
                 fault = fault_of(folder)
             if fault is None:
-                return int(name.removeprefix("step-")), faults
-            faults.append(f"{self.place / name} is passed over: {fault}")
+                return step, faults
+            faults.append(f"{self.place / step_name(step)} is passed over: {fault}")
         return None, faults
 
     def best(self, metric: str) -> int | None:
@@ -99,8 +100,7 @@ class Checkpoints:
         return min(known, key=lambda step: (known[step], step)) if known else None
 
     def state(self, step: int) -> CheckpointState:
-        data = json.loads((self.place / step_name(step) / STATE).read_text())
-        return CheckpointState(Progress(**data["progress"]), data["metrics"])
+        return _state_from((self.place / step_name(step) / STATE).read_text())
 
     def load(self, step: int, trainer: Trainer) -> Progress:
         """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
@@ -112,7 +112,7 @@ class Checkpoints:
             _check(folder)
             load_model(trainer.encoder, folder / WEIGHTS)
             trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
-        return self.state(step).progress
+            return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
     def load_weights(self, step: int, encoder: SentenceTransformer) -> None:
         """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
@@ -143,6 +143,11 @@ class Checkpoints:
 
 def step_name(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _state_from(text: str) -> CheckpointState:
+    data = json.loads(text)
+    return CheckpointState(Progress(**data["progress"]), data["metrics"])
 
 
 def fault_of(folder: Path) -> str | None:

@@ -175,9 +175,7 @@ class TrainConfig(Section):
     temperature: float = Field(0.05, gt=0)
     gather_negatives: bool = True  # passages of all ranks serve as negatives
     precision: Precision = "auto"
-    non_finite_allowed: int = Field(
-        0, ge=0
-    )  # steps skipped because their gradient is not finite; one more ends the run
+    non_finite_allowed: int = Field(0, ge=0)  # steps skipped for a gradient that is not finite; one more ends the run
     validation_every: int = Field(0, ge=0)  # steps; 0: never
     validation_batches: int = Field(8, ge=1)
     early_stopping: EarlyStoppingConfig | None = None

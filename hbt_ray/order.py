@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from hbt_ray.errors import ConfigError, StoreError
-from hbt_ray.plan import HybridPlan, rank_slice
+from hbt_ray.plan import HybridPlan, rank_pairs, rank_slice
 from hbt_ray.store import TokenStore
 
 PAIRS = pa.schema(
@@ -59,7 +59,7 @@ class Order:
                     try:
                         ids = [*self.store.item_ids(spec.source, spec.rows, spec.split)]
                     except StoreError:
-                        if (self.store.folder / self.store.shard_files[0]).exists():
+                        if (self.store.folder / self.store.shards[0].file).exists():
                             raise
                         with_ids = False  # a manifest without its shards
                 ranks = np.empty(size, np.int32)
@@ -83,16 +83,15 @@ class Order:
 
     def pairs_per_rank(self) -> list[int]:
         """How many pairs of each batch the ranks get."""
-        size = self.plan.global_batch_pairs
-        slices = (rank_slice(size, self.num_ranks, rank, self.chunk_pairs) for rank in range(self.num_ranks))
-        return [own.stop - own.start for own in slices]
+        return rank_pairs(self.plan.global_batch_pairs, self.num_ranks, self.chunk_pairs)
 
-    def _batches(self) -> np.ndarray:
-        return np.arange(self.first_step * self.batches_per_step, self.last_step * self.batches_per_step)
+    def _batches_of_streams(self) -> Counter[int]:
+        batches = np.arange(self.first_step * self.batches_per_step, self.last_step * self.batches_per_step)
+        return Counter(self.plan.stream_numbers(batches).tolist())
 
     def shares(self) -> list[tuple[str, str, float, float]]:
         """(of what, which, share intended, share in these steps), by kind, by source and by languages."""
-        realised = Counter(self.plan.stream_numbers(self._batches()).tolist())
+        realised = self._batches_of_streams()
         total = max(realised.total(), 1)
         found: dict[tuple[str, str], list[float]] = {}
         for number, stream in enumerate(self.plan.streams):
@@ -107,7 +106,7 @@ class Order:
 
     def epochs(self) -> list[tuple[str, int, float]]:
         """(stream, its items, how many times these steps go through them), the most seen first."""
-        realised = Counter(self.plan.stream_numbers(self._batches()).tolist())
+        realised = self._batches_of_streams()
         seen = [
             (stream.name, stream.num_items, realised[number] * self.plan.global_batch_pairs / stream.num_items)
             for number, stream in enumerate(self.plan.streams)

@@ -239,13 +239,10 @@ class TokenStore:
         return cls(folder, manifest)
 
     @property
-    def shard_files(self) -> list[str]:
-        return [
-            shard.file
-            for source in self.manifest.sources.values()
-            for shards in source.shards.values()
-            for shard in shards
-        ]
+    def shards(self) -> list[Shard]:
+        """Of all sources and splits."""
+        by_split = (shards for source in self.manifest.sources.values() for shards in source.shards.values())
+        return [shard for shards in by_split for shard in shards]
 
     def take(
         self, source: str, side: Side, language: str, rows: np.ndarray, split: Split = "train"
@@ -283,10 +280,8 @@ class TokenStore:
 
     def verify(self) -> None:
         """Reads every shard and compares checksums. Raises StoreError naming the first that differs."""
-        for source in self.manifest.sources.values():
-            for shards in source.shards.values():
-                for shard in shards:
-                    self._check(shard)
+        for shard in self.shards:
+            self._check(shard)
 
     def _check(self, shard: Shard) -> None:
         path = self.folder / shard.file

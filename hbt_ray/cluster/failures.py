@@ -21,14 +21,21 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except (RayError, TrainingFailedError, UserError) as error:
-        for cause in causes_of(error):
-            if isinstance(cause, UserError) and not isinstance(cause, RayError):
-                raise type(cause)(*cause.args) from None
+        if mistake := mistake_in(error):
+            raise mistake from None
         last_line = str(error).strip().splitlines()[-1]
         raise ClusterError(f"{doing} failed: {last_line}; the workers' own words stand above") from error
 
 
-def causes_of(error: BaseException) -> Iterator[BaseException]:
+def mistake_in(error: BaseException) -> UserError | None:
+    """The user's mistake that an error carries, without what Ray made of it; None where there is none."""
+    for cause in _causes(error):
+        if isinstance(cause, UserError) and not isinstance(cause, RayError):
+            return type(cause)(*cause.args)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and all that it wraps, outermost first."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()

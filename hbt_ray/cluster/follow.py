@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.train.v2.api.callback import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hbt_ray.cluster.failures import causes_of
+from hbt_ray.cluster.failures import mistake_in
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 
@@ -74,9 +74,9 @@ class FailureReporter(UserCallback):
         self.reports = reports
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for cause in (cause for error in worker_exceptions.values() for cause in causes_of(error)):
-            if isinstance(cause, UserError) and not isinstance(cause, RayError):
-                self.reports.put_mistake.remote(type(cause)(*cause.args))
+        for error in worker_exceptions.values():
+            if mistake := mistake_in(error):
+                self.reports.put_mistake.remote(mistake)
                 return
         rank, error = min(worker_exceptions.items())
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +135,8 @@ def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], f
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _deleted_afterwards(folder):
-        _in_another_thread(trainer.fit)
-
-
-@contextlib.contextmanager
-def _deleted_afterwards(folder: RunFolder) -> Iterator[None]:
     try:
-        yield
+        _in_another_thread(trainer.fit)
     finally:
         with contextlib.suppress(StorageError):
             folder.scratch.delete()
