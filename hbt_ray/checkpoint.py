@@ -82,14 +82,18 @@ class Checkpoints:
         """Steps of the checkpoints of which anything stands, the newest last."""
         return [int(name.removeprefix("step-")) for name in self.place.names() if name.startswith("step-")]
 
-    def newest(self) -> tuple[int | None, list[str]]:
-        """The step of the newest checkpoint that is whole, if any; and why newer ones were passed over."""
+    def load_newest(self, trainer: Trainer) -> tuple[Progress | None, list[str]]:
+        """Loads the newest checkpoint that is whole, as `load` does.
+
+        Returns:
+            Where it left off, None where there is no whole one; and why newer ones were passed over.
+        """
         faults: list[str] = []
         for step in reversed(self._begun()):
             with self._fetched(step) as folder:
                 fault = fault_of(folder)
-            if fault is None:
-                return step, faults
+                if fault is None:
+                    return _load(folder, trainer), faults
             faults.append(f"{self.place / step_name(step)} is passed over: {fault}")
         return None, faults
 
@@ -110,9 +114,7 @@ class Checkpoints:
         """
         with self._fetched(step) as folder:
             _check(folder)
-            load_model(trainer.encoder, folder / WEIGHTS)
-            trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
-            return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
+            return _load(folder, trainer)
 
     def load_weights(self, step: int, encoder: SentenceTransformer) -> None:
         """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
@@ -168,6 +170,12 @@ def _check(folder: Path) -> None:
     fault = fault_of(folder)
     if fault is not None:
         raise CheckpointError(f"the checkpoint {folder} is torn or damaged: {fault}; delete it to go on without it")
+
+
+def _load(folder: Path, trainer: Trainer) -> Progress:
+    load_model(trainer.encoder, folder / WEIGHTS)
+    trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
+    return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
 
 def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:

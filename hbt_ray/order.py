@@ -85,31 +85,22 @@ class Order:
         """How many pairs of each batch the ranks get."""
         return rank_pairs(self.plan.global_batch_pairs, self.num_ranks, self.chunk_pairs)
 
-    def _batches_of_streams(self) -> Counter[int]:
-        batches = np.arange(self.first_step * self.batches_per_step, self.last_step * self.batches_per_step)
-        return Counter(self.plan.stream_numbers(batches).tolist())
+    @property
+    def _batches(self) -> tuple[int, int]:
+        """The plan's first batch in these steps, and the first after them."""
+        return self.first_step * self.batches_per_step, self.last_step * self.batches_per_step
 
     def shares(self) -> list[tuple[str, str, float, float]]:
         """(of what, which, share intended, share in these steps), by kind, by source and by languages."""
-        realised = self._batches_of_streams()
-        total = max(realised.total(), 1)
-        found: dict[tuple[str, str], list[float]] = {}
-        for number, stream in enumerate(self.plan.streams):
-            languages = "-".join(stream.languages) if stream.languages else "mixed"
-            for key in (("kind", stream.kind), ("source", stream.source), ("languages", languages)):
-                both = found.setdefault(key, [0.0, 0.0])
-                both[0] += float(self.plan.shares[number])
-                both[1] += realised[number] / total
-        order = ["kind", "source", "languages"]
-        entries = sorted(found.items(), key=lambda entry: order.index(entry[0][0]))
-        return [(of, which, intended, happened) for (of, which), (intended, happened) in entries]
+        intended, realised = self.plan.intended_mix(), self.plan.realised_mix(*self._batches)
+        return [(of, which, share, realised[of][which]) for of, by in intended.items() for which, share in by.items()]
 
     def epochs(self) -> list[tuple[str, int, float]]:
         """(stream, its items, how many times these steps go through them), the most seen first."""
-        realised = self._batches_of_streams()
+        pairs = self.plan.batches_of_streams(*self._batches) * self.plan.global_batch_pairs
         seen = [
-            (stream.name, stream.num_items, realised[number] * self.plan.global_batch_pairs / stream.num_items)
-            for number, stream in enumerate(self.plan.streams)
+            (stream.name, stream.num_items, own / stream.num_items)
+            for stream, own in zip(self.plan.streams, pairs.tolist(), strict=True)
         ]
         return sorted(seen, key=lambda entry: (-entry[2], entry[0]))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import permutations
@@ -351,17 +350,26 @@ class HybridPlan:
 
     # What an order amounts to
 
-    def realised_mix(self, first_step: int, last_step: int) -> dict[str, Mapping[str, float]]:
+    def batches_of_streams(self, first_step: int, last_step: int) -> np.ndarray:
+        """How many of the batches of steps [first_step, last_step) each stream gives, (streams,) int64."""
+        return np.bincount(self.stream_numbers(np.arange(first_step, last_step)), minlength=len(self.streams))
+
+    def intended_mix(self) -> dict[str, dict[str, float]]:
+        """Probabilities of a batch's kind, source and languages."""
+        return self._mix(self.shares)
+
+    def realised_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Shares of the batches of steps [first_step, last_step) by kind, source and languages."""
-        numbers = self.stream_numbers(np.arange(first_step, last_step))
-        total = max(len(numbers), 1)
-        shares: dict[str, Counter[str]] = {"kind": Counter(), "source": Counter(), "languages": Counter()}
-        for number, batches in zip(*np.unique(numbers, return_counts=True), strict=True):
-            stream = self.streams[number]
-            shares["kind"][stream.kind] += batches / total
-            shares["source"][stream.source] += batches / total
-            shares["languages"]["-".join(stream.languages) if stream.languages else "mixed"] += batches / total
-        return dict(shares)
+        return self._mix(self.batches_of_streams(first_step, last_step) / max(last_step - first_step, 1))
+
+    def _mix(self, shares: np.ndarray) -> dict[str, dict[str, float]]:
+        """Shares of the streams, (streams,), added up by what the streams have in common."""
+        mix: dict[str, dict[str, float]] = {"kind": {}, "source": {}, "languages": {}}
+        for stream, share in zip(self.streams, shares.tolist(), strict=True):
+            languages = "-".join(stream.languages) if stream.languages else "mixed"
+            for of, value in (("kind", stream.kind), ("source", stream.source), ("languages", languages)):
+                mix[of][value] = mix[of].get(value, 0.0) + share
+        return mix
 
 
 def rank_slice(global_batch_pairs: int, num_ranks: int, rank: int, chunk_pairs: int = 1) -> slice:

@@ -57,10 +57,6 @@ class Place:
         return Place(f"{self.path}/{name}", self.query)
 
     @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
     def local(self) -> Path | None:
         """The path on this machine; None in an object store."""
         return None if self.path.startswith(REMOTE) else Path(self.path)

@@ -45,18 +45,20 @@ class ClusterCompany:
 
     def restore(self) -> Progress:
         """Where the newest whole checkpoint left off, the same on all ranks; the beginning where there is none."""
-        step: int | None = None
+        progress: Progress | None = None
         if self.speaks:
-            step, faults = self.checkpoints.newest()
+            progress, faults = self.checkpoints.load_newest(self.trainer)
             for fault in faults:
                 self._notice(fault)
-            if step is not None:
-                self._notice(f"going on from the checkpoint of step {step} of {self._train.steps}")
+            if progress is not None:
+                self._notice(f"going on from the checkpoint of step {progress.step} of {self._train.steps}")
         if dist.is_initialized() and dist.get_world_size() > 1:
-            told = [step]
+            told = [progress]
             dist.broadcast_object_list(told, src=0)
-            step = told[0]
-        return Progress() if step is None else self.checkpoints.load(step, self.trainer)
+            progress = told[0]
+            if progress is not None and not self.speaks:
+                self.checkpoints.load(progress.step, self.trainer)
+        return progress or Progress()
 
     def tell(self, progress: Progress, measured: Measured) -> None:
         if self.speaks and (measured.steps or measured.validation_loss is not None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from hbt_ray.storage import Place
 from hbt_ray.store import file_sha256
 from hbt_ray.trainer import Trainer
 from tests import tiny
+from tests.full_disk import no_file_above
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +69,17 @@ def test_weights_moments_progress_and_metrics_come_back(encoder, checkpoints):
     saved, other = make_trainer(encoder, shift=1.0), make_trainer(encoder)
     progress = Progress(step=5, best_validation_loss=0.1 + 0.2, validations_without_gain=1, steps_skipped=2)
     checkpoints.save(saved, progress, {"loss": 1.5})
-    assert checkpoints.newest() == (5, [])
-    assert checkpoints.load(5, other) == progress
+    assert checkpoints.load(5, make_trainer(encoder)) == progress
+    assert checkpoints.load_newest(other) == (progress, [])
     assert checkpoints.state(5).metrics == {"loss": 1.5}
     assert torch.equal(weights_of(other), weights_of(saved))
     moments = saved.optimizer_state()
     assert all(torch.equal(value, moments[name]) for name, value in other.optimizer_state().items())
 
 
-def test_where_nothing_was_saved_there_is_nothing_to_go_on_from(checkpoints):
+def test_where_nothing_was_saved_there_is_nothing_to_go_on_from(encoder, checkpoints):
     assert checkpoints.steps() == []
-    assert checkpoints.newest() == (None, [])
+    assert checkpoints.load_newest(make_trainer(encoder)) == (None, [])
 
 
 @pytest.mark.parametrize("file", [*FILES, COMPLETE])
@@ -89,8 +89,8 @@ def test_a_torn_checkpoint_is_passed_over_by_name_for_the_one_before(encoder, ch
     torn = checkpoints.save(trainer, Progress(10), {})
     content = content_of(torn, file)
     damage(torn, file, content[: len(content) // 2])
-    step, [fault] = checkpoints.newest()
-    assert step == 5
+    progress, [fault] = checkpoints.load_newest(trainer)
+    assert progress == Progress(5)
     assert "step-000000010 is passed over" in fault
     assert file in fault
 
@@ -102,8 +102,8 @@ def test_one_changed_bit_is_found(encoder, checkpoints, file):
     content = bytearray(content_of(place, file))
     content[-3] ^= 1
     damage(place, file, bytes(content))
-    assert checkpoints.newest()[0] is None
     before = weights_of(trainer)
+    assert checkpoints.load_newest(trainer)[0] is None
     with pytest.raises(CheckpointError, match=f"is torn or damaged: {file} is not as it was written"):
         checkpoints.load(5, trainer)
     assert torch.equal(weights_of(trainer), before)
@@ -113,8 +113,8 @@ def test_one_changed_bit_is_found(encoder, checkpoints, file):
 def test_a_checkpoint_that_lacks_a_file_is_none(encoder, checkpoints, file):
     place = checkpoints.save(make_trainer(encoder), Progress(5), {})
     (place / file).delete()
-    step, [fault] = checkpoints.newest()
-    assert step is None
+    progress, [fault] = checkpoints.load_newest(make_trainer(encoder))
+    assert progress is None
     assert f"it has no {file}" in fault
 
 
@@ -135,7 +135,7 @@ def test_it_may_be_written_over_a_torn_one_of_the_same_step(encoder, checkpoints
     torn = checkpoints.save(make_trainer(encoder), Progress(5), {})
     damage(torn, WEIGHTS, b"")
     checkpoints.save(make_trainer(encoder), Progress(5), {})
-    assert checkpoints.newest() == (5, [])
+    assert checkpoints.load_newest(make_trainer(encoder)) == (Progress(5), [])
 
 
 def test_the_newest_are_kept_and_the_best_beside_them(encoder, checkpoints):
@@ -153,16 +153,10 @@ def test_the_newest_are_kept_and_the_best_beside_them(encoder, checkpoints):
 def test_a_storage_that_takes_no_more_keeps_what_it_has_and_says_so(encoder, tmp_path):
     checkpoints = Checkpoints(Place.of(tmp_path))
     checkpoints.save(make_trainer(encoder), Progress(5), {})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(
-            CheckpointError, match=r"step 10 cannot be written to .*; that of step 5 is kept: make room"
-        ):
-            checkpoints.save(make_trainer(encoder), Progress(10), {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoints.newest() == (5, [])
+    sentence = r"step 10 cannot be written to .*; that of step 5 is kept: make room"
+    with no_file_above(4096), pytest.raises(CheckpointError, match=sentence):
+        checkpoints.save(make_trainer(encoder), Progress(10), {})
+    assert checkpoints.load_newest(make_trainer(encoder)) == (Progress(5), [])
     assert checkpoints.place.names() == ["step-000000005"]  # nothing is left to fill the disk
 
 

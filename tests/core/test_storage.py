@@ -56,7 +56,7 @@ def test_a_place_may_be_handed_to_another_process(place):
 def test_a_relative_folder_is_made_absolute():
     assert Place.of("runs").local == Path("runs").absolute()
     assert Place.of("s3://bucket/runs/").local is None
-    assert (Place.of("s3://bucket/runs/") / "one").name == "one"
+    assert str(Place.of("s3://bucket/runs/") / "one") == "s3://bucket/runs/one"
 
 
 def test_a_store_of_another_kind_or_with_an_unknown_setting_is_refused():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.errors import StoreError
 from hbt_ray.store import Group, StoreManifest, TokenItem, TokenStore, WrittenShard, commit, read_manifest, write_shard
+from tests.full_disk import no_file_above
 
 
 def item(number: int, languages: tuple[str, ...] = ("de", "en"), negatives: int = 0, kind: str = "uint16") -> TokenItem:
@@ -225,13 +225,9 @@ def test_a_missing_shard_is_told(tmp_path):
 
 
 def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left_of_the_shard(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(StoreError, match=r"shard s/train-00000\.arrow cannot be written to .*; make room"):
-            write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(100)], "uint16")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    sentence = r"shard s/train-00000\.arrow cannot be written to .*; make room"
+    with no_file_above(1000), pytest.raises(StoreError, match=sentence):
+        write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(100)], "uint16")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     with pytest.raises(StoreError, match="no complete store"):
         TokenStore.open(tmp_path)

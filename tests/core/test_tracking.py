@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray import tracking
 from hbt_ray.config import RunConfig, TrackingConfig, build_config
 from hbt_ray.errors import TrackingError
 from hbt_ray.storage import Place
-from hbt_ray.tracking import Tracker, check, masked, resolve_uri, tracked_name, training_runs, ui_command
+from hbt_ray.tracking import Tracker, check, masked, resolve_uri, store, tracked_name, training_runs, ui_command
 
 CONFIG = build_config({"seed": 7, "mix": {"alpha": 0.6}, "corpora": [{"format": "embedded", "name": "small"}]})
 SENTENCES = ["where is the river", "the river is long", "who wrote the book"]
@@ -368,8 +367,8 @@ def test_a_server_that_is_not_there_is_told_within_seconds(scheme: str):
 
 
 def test_a_server_that_never_replies_is_told_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
-    assert tracking.TIMEOUT_S <= 5
-    monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
+    assert store.TIMEOUT_S <= 5
+    monkeypatch.setattr(store, "TIMEOUT_S", 1)
     start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(TrackingError, match="timed out"):
         check(f"http://127.0.0.1:{mute.getsockname()[1]}")
