@@ -15,17 +15,17 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from hbt_ray.cluster.pipeline import run
 from hbt_ray.config import RunConfig, dump_config
-from hbt_ray.tracking import training_runs
 from tests.cluster.conftest import MARK, REPOSITORY, free_port, tiny_config, write_corpus
+from tests.cluster.strikes import kill_one, newest_step
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))
 STEPS = 40
@@ -52,19 +52,6 @@ def model_of(out: Path) -> bytes:
     return (out / "model" / "model.safetensors").read_bytes()
 
 
-def processes_of_cluster(name: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if name in " ".join(process.info["cmdline"] or ()) and MARK in process.environ():
-                yield process
-        except psutil.Error:
-            continue
-
-
-def newest(out: Path) -> int:
-    return max((int(p.parent.name[5:]) for p in out.glob("checkpoints/step-*/complete.json")), default=0)
-
-
 class Striker(threading.Thread):
     """Strikes at random moments: some steps after it struck last, and in every second case in mid-write."""
 
@@ -79,15 +66,15 @@ class Striker(threading.Thread):
 
     def run(self) -> None:
         for time_ in range(TIMES):
-            goal = newest(self.out) + self.draw.randint(1, max(STEPS // (TIMES + 1), 1))
-            while newest(self.out) < goal and not self.ended:
+            goal = newest_step(self.out) + self.draw.randint(1, max(STEPS // (TIMES + 1), 1))
+            while newest_step(self.out) < goal and not self.ended:
                 time.sleep(0.01)
             if time_ % 2 == 0:
                 self._wait_for_a_write()
             else:
                 time.sleep(self.draw.random() * 0.2)
             while not self.ended:
-                at = newest(self.out)
+                at = newest_step(self.out)
                 if self.strike():
                     self.struck.append(at)
                     break
@@ -102,20 +89,16 @@ class Striker(threading.Thread):
                     return
 
 
-def kill_one(name: str) -> Callable[[], bool]:
-    def strike() -> bool:
-        for process in processes_of_cluster(name):
-            process.kill()
-            return True
-        return False
-
-    return strike
+def losses(uri: str, out: Path) -> list[tuple[int, float]]:
+    """(step, loss) of each step as MLflow has it; a step that was done again is there again."""
+    run_id = (out / "mlflow_run_id").read_text().strip()
+    history = MlflowClient(uri).get_metric_history(run_id, "train/loss")
+    return [(metric.step, metric.value) for metric in history]
 
 
-def repeated_steps(uri: str, steps: int = STEPS) -> int:
-    """Steps that were done more than once, as MLflow has them."""
-    [tracked] = training_runs(uri, "hbt")
-    told = [metric.step for metric in MlflowClient(uri).get_metric_history(tracked.run_id, "train/loss")]
+def repeated_steps(uri: str, out: Path, steps: int = STEPS) -> int:
+    """How many steps were done again."""
+    told = [step for step, _ in losses(uri, out)]
     assert set(told) == set(range(1, steps + 1)), "a step is missing"
     return len(told) - steps
 
@@ -128,14 +111,14 @@ def report(fault: str, struck: list[int], lost: int, in_mid_write: int = 0) -> N
 def test_a_killed_process_of_the_training_changes_nothing(undisturbed, tmp_path, fault, process):
     corpus, expected = undisturbed
     out = tmp_path / "run"
-    striker = Striker(out, kill_one(process))
+    striker = Striker(out, lambda: kill_one(process))
     striker.start()
     run(faulty_config(corpus), out)
     striker.ended = True
     striker.join()
     assert len(striker.struck) == TIMES
     assert model_of(out) == expected
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db")
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
     assert lost <= 2 * TIMES  # the one in the making, and the one told before it was saved
     report(fault, striker.struck, lost, striker.in_mid_write)
 
@@ -148,18 +131,18 @@ def test_a_killed_driver_goes_on_when_it_is_called_again(undisturbed, tmp_path):
     draw, struck = random.Random(5), []
     for _ in range(TIMES):
         driver = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True)
-        goal = newest(out) + draw.randint(1, max(STEPS // (TIMES + 1), 1))
-        while newest(out) < goal and driver.poll() is None:
+        goal = newest_step(out) + draw.randint(1, max(STEPS // (TIMES + 1), 1))
+        while newest_step(out) < goal and driver.poll() is None:
             time.sleep(0.01)
         assert driver.poll() is None, driver.stderr.read().decode()
-        struck.append(newest(out))
+        struck.append(newest_step(out))
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     finished = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
     assert "going on from the checkpoint of step" in finished.stderr
     assert model_of(out) == expected
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db")
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
     report("driver", struck, lost)
 
 
@@ -203,7 +186,7 @@ def test_metrics_that_mlflow_could_not_take_are_kept_and_sent_later(undisturbed,
     run(config, out)  # sends what is left, if anything is
     assert len(striker.struck) == TIMES
     assert not (out / "unsent_metrics.jsonl").exists()
-    assert repeated_steps(uri, steps) == 0
+    assert repeated_steps(uri, out, steps) == 0
     stop_mlflow(server.pop())
     report("MLflow server", striker.struck, 0)
 
@@ -240,14 +223,31 @@ def test_a_lost_node_changes_nothing(dashboard, tmp_path):
     found = several_nodes("raylet", tmp_path)
     assert len(found["lost_at"]) == TIMES
     assert model_of(tmp_path / "disturbed") == model_of(tmp_path / "undisturbed")
-    report("raylet", found["lost_at"], -1)
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "disturbed", found["steps"])
+    assert lost <= TIMES * (found["checkpoint_every"] + 1)
+    report("raylet", found["lost_at"], lost)
 
 
-def test_a_group_grows_and_shrinks_with_the_cluster(dashboard, tmp_path):
+def test_a_group_grows_and_shrinks_with_the_cluster_over_the_same_batches(dashboard, tmp_path):
     found = several_nodes("elastic", tmp_path)
     assert found["sizes"] == [1, 2, 1]
-    report("resized", [found["grown_at"], found["shrunk_at"]], -1)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    straight = dict(losses(uri, tmp_path / "undisturbed"))
+    resized = losses(uri, tmp_path / "disturbed")
+    furthest = max(abs(loss - straight[step]) for step, loss in resized)
+    assert furthest < 1e-3  # another batch's loss differs by far more than this
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "disturbed"))
+    apart = sum((one[name] - other[name]).square().sum() for name in one) ** 0.5
+    relative = float(apart / sum(value.square().sum() for value in one.values()) ** 0.5)
+    assert relative < 1e-3
+    lost = repeated_steps(uri, tmp_path / "disturbed", found["steps"])
+    report("resized", [found["grown_at"], found["shrunk_at"]], lost)
+    print(f"losses at most {furthest:.1e} apart, weights {relative:.1e} of their length")
 
 
 def test_a_notice_that_a_node_will_be_taken_away_is_saved_for(dashboard, tmp_path):
-    assert several_nodes("preemption", tmp_path)["saved"] > 0
+    found = several_nodes("preemption", tmp_path)
+    assert found["saved"] > 0
+    assert model_of(tmp_path / "disturbed") == model_of(tmp_path / "undisturbed")
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "disturbed", found["steps"])
+    report("preemption", [found["saved"]], lost)

@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 
-import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -15,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from hbt_ray.cluster.pipeline import run
 from hbt_ray.errors import ClusterError, ConfigError, TrackingError
 from hbt_ray.tracking import training_runs
-from tests.cluster.conftest import MARK, NUM_CPUS, tiny_config
+from tests.cluster.conftest import NUM_CPUS, tiny_config
+from tests.cluster.strikes import kill_one, newest_step
 
 
 def weights(folder):
@@ -80,24 +80,20 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
         run(tiny_config(corpus, mix={"alpha": 0.9}, prepare={"validation_share": 0.3}, train={"workers": 2}), out)
 
 
-def kill_a_worker_when(marker, killed):
-    """Sends SIGKILL to one training worker as soon as a checkpoint stands."""
+def kill_a_worker_after_a_checkpoint(out, killed):
     for _ in range(600):
-        if list(marker.glob("step-*/complete.json")):
-            for process in psutil.process_iter(["cmdline"]):
-                if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()) and MARK in process.environ():
-                    process.kill()
-                    killed.append(process.pid)
-                    return
+        if newest_step(out) and kill_one("RayTrainWorker"):
+            killed.append(True)
+            return
         time.sleep(0.05)
 
 
 def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, tmp_path):
     config = tiny_config(corpus, train={"steps": 60, "workers": 1, "checkpoint_every": 10})
     run(config, tmp_path / "undisturbed")
-    killed: list[int] = []
+    killed: list[bool] = []
     out = tmp_path / "disturbed"
-    killer = threading.Thread(target=kill_a_worker_when, args=(out / "checkpoints", killed))
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(out, killed))
     killer.start()
     run(config, out)
     killer.join()

@@ -17,14 +17,15 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 WORKER_CPUS = 2  # more than the head has, so that a worker stands on a node that can be lost
-STEPS = 150
+STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}
+EVERY = {"raylet": 5, "elastic": 25, "preemption": 100_000}  # steps between checkpoints
 
 
-def config_of(corpus: Path, **train: Any) -> Any:
+def config_of(scenario: str, corpus: Path, **train: Any) -> Any:
     from tests.cluster.conftest import tiny_config
 
-    settings = {"steps": STEPS, "checkpoint_every": 5, "threads_per_worker": WORKER_CPUS, "max_failures": 20}
-    return tiny_config(corpus, train=settings | train)
+    settings = {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}
+    return tiny_config(corpus, train=settings | {"threads_per_worker": WORKER_CPUS, "max_failures": 20} | train)
 
 
 class Nodes:
@@ -62,10 +63,6 @@ def worker_nodes() -> list[str]:
     return [actor.node_id for actor in list_actors() if "RayTrainWorker" in actor.class_name and actor.state == "ALIVE"]
 
 
-def steps_saved(out: Path) -> list[int]:
-    return sorted(int(marker.parent.name[5:]) for marker in out.glob("checkpoints/step-*/complete.json"))
-
-
 def wait_until(is_so: Any, seconds: float = 180) -> None:
     until = time.monotonic() + seconds
     while not is_so():
@@ -93,7 +90,9 @@ class Running:
 
     @property
     def newest(self) -> int:
-        return max(steps_saved(self.out), default=0)
+        from tests.cluster.strikes import newest_step
+
+        return newest_step(self.out)
 
     def ended(self) -> bool:
         return not self.thread.is_alive()
@@ -108,15 +107,10 @@ class Running:
             raise self.error[0]
 
 
-def undisturbed(nodes: Nodes, corpus: Path, folder: Path) -> None:
-    nodes.add()
-    Running(config_of(corpus), folder / "undisturbed").join()
-
-
 def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """The node of the worker is lost at random moments; another comes."""
     draw = random.Random(7)
-    running = Running(config_of(corpus), folder / "disturbed")
+    running = Running(config_of("raylet", corpus), folder / "disturbed")
     lost_at = []
     for _ in range(times):
         running.reach(running.newest + draw.choice([5, 10, 15]))
@@ -133,7 +127,7 @@ def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, An
 
 def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """One worker, then two, then one."""
-    running = Running(config_of(corpus, workers=[1, 2], steps=1000, checkpoint_every=25), folder / "disturbed")
+    running = Running(config_of("elastic", corpus, workers=[1, 2]), folder / "disturbed")
     running.reach(25)
     sizes = [len(worker_nodes())]
     nodes.add()
@@ -151,7 +145,7 @@ def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, A
 
 def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """The worker's node is about to be taken away: the next checkpoint would be far off."""
-    running = Running(config_of(corpus, steps=1000, checkpoint_every=100_000), folder / "disturbed")
+    running = Running(config_of("preemption", corpus), folder / "disturbed")
     wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
     time.sleep(15)  # in the middle of the training
     [node] = worker_nodes()
@@ -168,13 +162,11 @@ def main(scenario: str, folder: str, times: str = "1") -> None:
     place = Path(folder)
     nodes = Nodes()
     corpus = place / "numbers"
-    if scenario == "raylet":
-        undisturbed(nodes, corpus, place)
-    else:
-        nodes.add()
+    nodes.add()
+    Running(config_of(scenario, corpus), place / "undisturbed").join()
     scenarios = {"raylet": raylet, "elastic": elastic, "preemption": preemption}
     found = scenarios[scenario](nodes, corpus, place, int(times))
-    print(json.dumps(found), flush=True)
+    print(json.dumps(found | {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}), flush=True)
     os._exit(0)  # the cluster's processes end with this one
 
 
