@@ -6,8 +6,9 @@ and dense layers it has. What is trained is therefore what `SentenceTransformer(
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sentence_transformers.util import is_sentence_transformer_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from hbt_ray.batches import pad
 from hbt_ray.config import ModelConfig, TextConfig
@@ -62,7 +64,7 @@ def small_encoder(
         max_position_embeddings=max(text.max_query_tokens, text.max_passage_tokens),
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+    with without_progress_bars(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(key_of(seed, "weights") % 2**63)
         BertModel(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -90,17 +92,18 @@ def open_encoder(
     # From safetensors alone: other files of weights are pickles, which can run code.
     model_kwargs: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.float32, "use_safetensors": True}
     try:
-        if is_sentence_transformer_model(path):
-            encoder = SentenceTransformer(
-                path, device=device, trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
-            )
-        else:
-            trust = {"trust_remote_code": trust_remote_code}
-            transformer = Transformer(
-                path, model_kwargs=model_kwargs | trust, config_kwargs=trust, processor_kwargs=trust
-            )
-            modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
-            encoder = SentenceTransformer(modules=modules, device=device)
+        with without_progress_bars():
+            if is_sentence_transformer_model(path):
+                encoder = SentenceTransformer(
+                    path, device=device, trust_remote_code=trust_remote_code, model_kwargs=model_kwargs
+                )
+            else:
+                trust = {"trust_remote_code": trust_remote_code}
+                transformer = Transformer(
+                    path, model_kwargs=model_kwargs | trust, config_kwargs=trust, processor_kwargs=trust
+                )
+                modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+                encoder = SentenceTransformer(modules=modules, device=device)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -114,7 +117,20 @@ def open_encoder(
 
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
     """Writes a folder that `SentenceTransformer(folder)` loads."""
-    encoder.save(str(folder), create_model_card=False, safe_serialization=True)
+    with without_progress_bars():
+        encoder.save(str(folder), create_model_card=False, safe_serialization=True)
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Without transformers' bars, which show for a second's work and break into a run's own line."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def set_dropout(encoder: nn.Module, probability: float) -> None:
