@@ -115,13 +115,22 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise TrackingError(_explanation(uri, doing, error)) from error
 
 
-def _explanation(uri: str, doing: str, error: Exception) -> str:
-    server = uri.startswith(("http://", "https://"))
+def _why_unreachable(error: Exception) -> str | None:
+    """Why there was no answer; None where there was one, if only of what is wrong."""
+    if "Connection aborted" in str(error):
+        return "the connection was cut"
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause
     if isinstance(cause, OSError) and cause.filename is None:  # not a file's error, so the network's
-        reason = masked(cause.strerror or str(cause) or type(cause).__name__)
+        return masked(cause.strerror or str(cause) or type(cause).__name__)
+    return None
+
+
+def _explanation(uri: str, doing: str, error: Exception) -> str:
+    server = uri.startswith(("http://", "https://"))
+    reason = _why_unreachable(error)
+    if reason is not None:
         return (
             f"no MLflow {'server' if server else 'store'} answers at {masked(uri)} ({reason}); start it, as with "
             "'mlflow server', or set tracking.uri to another, such as sqlite:////data/mlflow.db"

@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
 from mlflow import MlflowClient
@@ -167,7 +168,7 @@ def stop_mlflow(server: subprocess.Popen) -> None:
 def test_metrics_that_mlflow_could_not_take_are_kept_and_sent_later(undisturbed, tmp_path):
     corpus, _ = undisturbed
     out, port = tmp_path / "run", free_port()
-    steps = 25 * STEPS  # the server takes a while to come back
+    steps = 50 * STEPS  # the server takes a while to come back
     server = [start_mlflow(tmp_path, port)]
 
     def strike() -> bool:
@@ -235,14 +236,15 @@ def test_a_group_grows_and_shrinks_with_the_cluster_over_the_same_batches(dashbo
     straight = dict(losses(uri, tmp_path / "undisturbed"))
     resized = losses(uri, tmp_path / "disturbed")
     furthest = max(abs(loss - straight[step]) for step, loss in resized)
-    assert furthest < 1e-3  # another batch's loss differs by far more than this
+    usual = median(abs(straight[step + 1] - straight[step]) for step in range(1, found["steps"]))
+    assert furthest < 0.01 * usual  # what lies between the losses of two batches
     one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "disturbed"))
     apart = sum((one[name] - other[name]).square().sum() for name in one) ** 0.5
     relative = float(apart / sum(value.square().sum() for value in one.values()) ** 0.5)
     assert relative < 1e-3
     lost = repeated_steps(uri, tmp_path / "disturbed", found["steps"])
     report("resized", [found["grown_at"], found["shrunk_at"]], lost)
-    print(f"losses at most {furthest:.1e} apart, weights {relative:.1e} of their length")
+    print(f"losses {furthest:.1e} apart at most, neighbours' {usual:.1e}; weights {relative:.1e} of their length")
 
 
 def test_a_notice_that_a_node_will_be_taken_away_is_saved_for(dashboard, tmp_path):

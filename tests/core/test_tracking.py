@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,6 +365,21 @@ def test_a_server_that_is_not_there_is_told_within_seconds(scheme: str):
     assert time.monotonic() - start < 5
     assert "pass" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_server_that_hangs_up_is_told_in_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            for _ in range(20):
+                with contextlib.suppress(OSError):
+                    server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(
+            TrackingError, match=r"^no MLflow server answers at .* \(the connection was cut\); start it"
+        ):
+            check(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_server_that_never_replies_is_told_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
