@@ -16,6 +16,18 @@ def workers_that_fit(node_sizes: Sequence[float], each: float) -> int:
     return sum(int(size // each) for size in node_sizes)
 
 
+def threads_of_each(node_sizes: Sequence[float], workers: int) -> int:
+    """CPUs for each of the workers: their share of the nodes; a single worker leaves one for its feed and for Ray.
+
+    Two threads that compute together wait for each other: where anything else takes a CPU from one, both stand still.
+
+    >>> threads_of_each([2], workers=1), threads_of_each([8], workers=1), threads_of_each([4, 16], workers=5)
+    (1, 7, 4)
+    """
+    share = share_of_each(node_sizes, workers)
+    return max(share - 1, 1) if workers == 1 else share
+
+
 def share_of_each(node_sizes: Sequence[float], workers: int) -> int:
     """The most whole units that every one of the workers can have on some node, at least 1.
 

@@ -30,7 +30,7 @@ from hbt_ray.experiment import RunFolder, training_plan, validation_plan
 from hbt_ray.loop import train_to_the_end
 from hbt_ray.model import load_encoder
 from hbt_ray.records import Batch
-from hbt_ray.resources import check_workers, share_of_each
+from hbt_ray.resources import check_workers, threads_of_each
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
@@ -47,9 +47,8 @@ def resources_per_worker(config: RunConfig) -> dict[str, float]:
     train = config.train
     gpu = sum(map(int, node_sizes("GPU"))) >= train.least_workers if train.gpu is None else train.gpu
     resources: dict[str, float] = {"GPU": 1} if gpu else {}
-    each = (
-        1 if gpu or train.most_workers > train.least_workers else share_of_each(node_sizes("CPU"), train.most_workers)
-    )
+    elastic = train.most_workers > train.least_workers
+    each = 1 if gpu or elastic else threads_of_each(node_sizes("CPU"), train.most_workers)
     resources["CPU"] = train.threads_per_worker or each
     for name, amount in resources.items():
         check_workers(train.least_workers, amount, name, node_sizes(name))

@@ -324,23 +324,6 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str, 
         training_runs(f"sqlite:///{tmp_path}/none.db", "compare")
 
 
-def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path):
-    code = (
-        "import sys; from pathlib import Path; from hbt_ray.config import build_config;"
-        "from hbt_ray.storage import Place; from hbt_ray.tracking import Tracker;"
-        "folder, name = Path(sys.argv[1]), sys.argv[2];"
-        "t = Tracker.start(f'sqlite:///{folder}/mlflow.db', 'hbt', name, build_config({}), Place.of(folder / name));"
-        "t.finish()"
-    )
-    commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("a", "b")]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
-    # Nothing to read either: MLflow tells of migrations, and of git where it is missing.
-    assert [process.communicate(timeout=60)[0] for process in started] == [b"", b""]
-    runs = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
-    assert sorted(run.name for run in runs) == ["a", "b"]
-    assert {run.status for run in runs} == {"FINISHED"}
-
-
 def test_metrics_that_were_never_sent_go_out_when_the_run_goes_on(sqlite_uri: str, runs_dir: Path):
     place, unsent = Place.of(runs_dir / "kept" / "mlflow_run_id"), runs_dir / "kept" / "unsent.jsonl"
     tracker = Tracker.start(sqlite_uri, "hbt", "kept", CONFIG, place, unsent)

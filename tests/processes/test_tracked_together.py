@@ -1,0 +1,26 @@
+"""Several processes track at the same time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hbt_ray.tracking import training_runs
+
+
+def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from hbt_ray.config import build_config;"
+        "from hbt_ray.storage import Place; from hbt_ray.tracking import Tracker;"
+        "folder, name = Path(sys.argv[1]), sys.argv[2];"
+        "t = Tracker.start(f'sqlite:///{folder}/mlflow.db', 'hbt', name, build_config({}), Place.of(folder / name));"
+        "t.finish()"
+    )
+    commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("a", "b")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
+    # Nothing to read either: MLflow tells of migrations, and of git where it is missing.
+    assert [process.communicate(timeout=60)[0] for process in started] == [b"", b""]
+    runs = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
+    assert sorted(run.name for run in runs) == ["a", "b"]
+    assert {run.status for run in runs} == {"FINISHED"}
