@@ -137,6 +137,7 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option("--query-prefix", help="Default: what the model brings.")
 @click.option("--passage-prefix", help="Default: what the model brings.")
 @click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
+@click.option("--split", help="Where a benchmark has several. Default: the one that is usually reported.")
 @click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
 )
@@ -149,6 +150,7 @@ def evaluate(
     query_prefix: str | None,
     passage_prefix: str | None,
     with_paragraph: bool,
+    split: str | None,
     run_depth: int,
 ) -> None:
     """Measure a model on benchmarks, in this process."""
@@ -157,7 +159,7 @@ def evaluate(
     from hbt_ray.report import print_report
 
     settings = EvaluateConfig(
-        benchmarks=places, precision=precision, run_depth=run_depth, with_paragraph=with_paragraph
+        benchmarks=places, precision=precision, run_depth=run_depth, with_paragraph=with_paragraph, split=split
     )
     prefixes = {"query_prefix": query_prefix, "passage_prefix": passage_prefix}
     for report in evaluate_model(model, settings, Path(out), pooling=pooling, **prefixes):
@@ -177,26 +179,29 @@ def _named_place(benchmark: str) -> tuple[str, str]:
 @click.option("--experiment", help="Take runs of this MLflow experiment, all or those named, instead of folders.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
 def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> None:
-    """Print runs side by side, and where to see more of them.
+    """Print runs side by side, which differences are more than chance, and where to see more of them.
 
-    RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs.
+    RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs. Runs that differ in their
+    seed alone are shown as one; the others are tested against the first.
     """
     if not runs and not experiment:
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
     from rich.console import Console
 
+    from hbt_ray.compare import comparison_table, contenders_in, contenders_of, significance_table
     from hbt_ray.config import TrackingConfig
-    from hbt_ray.report import comparison_table, read_run_metrics
     from hbt_ray.tracking import resolve_uri, training_runs, ui_command
 
     if experiment:
         store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
         tracked = training_runs(store, experiment, runs)
-        metrics = {f"{run.name} {run.run_id[:8]}": run.metrics for run in tracked}
+        contenders = contenders_of({f"{run.name} {run.run_id[:8]}": (run.params, run.metrics) for run in tracked})
     else:
         store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
-        metrics = {run: read_run_metrics(run) for run in runs}
-    Console().print(comparison_table(metrics))
+        contenders = contenders_in(runs)
+    Console().print(comparison_table(contenders))
+    if significance := significance_table(contenders):
+        Console().print(significance)
     click.echo(f"runs     {ui_command(store)}")
 
 
@@ -209,11 +214,11 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     from rich.console import Console
 
     from hbt_ray.cluster.quickstart import run_quickstart
+    from hbt_ray.compare import Contender, comparison_table
     from hbt_ray.quickstart import STEPS
-    from hbt_ray.report import comparison_table
 
     finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
-    Console().print(comparison_table(finished.metrics))
+    Console().print(comparison_table([Contender(name, (own,)) for name, own in finished.metrics.items()]))
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
 
 

@@ -185,7 +185,7 @@ class TrainConfig(Section):
     best_by: Literal["validation_loss", "loss"] | None = "validation_loss"  # None: no best one is kept
     workers: Workers = 1  # a number, or [least, most] for a group that follows the cluster's size
     gpu: bool | None = None  # None: when the cluster has one for every worker
-    threads_per_worker: int | None = Field(None, ge=1)  # None: the cluster's CPUs shared among its workers
+    threads_per_worker: int | None = Field(None, ge=1)  # None: the cluster's CPUs, shared; see resources
     max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint
 
     @property
@@ -240,6 +240,7 @@ class EvaluateConfig(Section):
     precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
+    split: str | None = None  # "dev" or "test", where a set has both; None: the one that is usually reported
 
 
 class TrackingConfig(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
 from hbt_ray.model import TextEmbedder, open_encoder
@@ -37,9 +37,8 @@ def evaluate_model(
         CorpusError: a benchmark cannot be read; nothing has been measured then.
         ConfigError: the model cannot be loaded.
     """
-    benchmarks = [
-        load_benchmark(name, place or None, settings.with_paragraph) for name, place in settings.benchmarks.items()
-    ]
+    options = ReadOptions(settings.with_paragraph, settings.split)
+    benchmarks = [load_benchmark(name, place or None, options) for name, place in settings.benchmarks.items()]
     for benchmark in benchmarks:
         check_benchmark(benchmark)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

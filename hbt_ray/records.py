@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Query:
     query_id: str
     language: str
     text: str
+    group: str = ""  # the same for translations of one question; "" where there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Benchmark:
     passages: Sequence[Passage]  # sorted by passage_id, each id once
     judgements: dict[str, dict[str, int]]  # query_id -> passage_id -> grade, > 0 is relevant
     contexts: Sequence[str] = ()  # paragraphs that passages were cut from; like them, they must not be trained on
+    absent: Mapping[str, str] = field(default_factory=dict)  # judged passages that the pool lacks -> their language
+    rejects: Sequence[Reject] = ()  # what its files hold that could not be used, or is not as it should be
 
     @property
     def texts(self) -> list[str]:
@@ -65,7 +68,7 @@ class Benchmark:
         return [*(q.text for q in self.queries), *(p.text for p in self.passages), *self.contexts]
 
     def fingerprint(self) -> str:
-        """16 hex digits of every text, id and judgement."""
+        """16 hex digits of every text, id and judgement that is used."""
         sum = hashlib.sha256()
         for text in (*self.queries, *self.passages, *sorted(self.judgements.items()), *self.contexts):
             sum.update(repr(text).encode())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
@@ -55,7 +55,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     uri = resolve_uri(config.tracking, folder.path)
     check(uri)
     for name, place in config.evaluate.benchmarks.items():
-        check_benchmark(load_benchmark(name, place))
+        check_benchmark(load_benchmark(name, place, ReadOptions(split=config.evaluate.split)))
     connect()
     resources_per_worker(config)
     store = prepare(config, folder.stores)

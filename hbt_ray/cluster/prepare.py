@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.cluster.failures import explained
 from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, list_parts
@@ -64,7 +64,8 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
         StoreError: the store cannot be written; there is none then, and no part of one.
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
-    evaluation_sets = [load_benchmark(name, place) for name, place in zero_shot_sets(config).items()]
+    options = ReadOptions(split=config.evaluate.split)
+    evaluation_sets = [load_benchmark(name, place, options) for name, place in zero_shot_sets(config).items()]
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
     if tokenizer:
         check_lengths(tokenizer, config.text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluate import check_benchmark
 
@@ -54,7 +54,10 @@ def test_sentences_are_passages_and_translations_share_judgements(folder: Path):
 
 
 def test_with_paragraph_changes_the_text_alone(folder: Path):
-    alone, together = load_benchmark("squad", str(folder)), load_benchmark("squad", str(folder), with_paragraph=True)
+    alone, together = (
+        load_benchmark("squad", str(folder)),
+        load_benchmark("squad", str(folder), ReadOptions(with_paragraph=True)),
+    )
     assert together.passages[0].text == "Eins. Eins. Zwei."
     assert [p.passage_id for p in together.passages] == [p.passage_id for p in alone.passages]
     assert together.judgements == alone.judgements
@@ -89,12 +92,14 @@ def test_xquad_r_has_its_published_counts(shared_data: Path):
 def test_unknown_benchmark_names_the_nearest():
     with pytest.raises(CorpusError, match="did you mean 'xquad-r'"):
         load_benchmark("xquad", None)
-    with pytest.raises(CorpusError, match="there are embedded, squad, xquad-r"):
+    with pytest.raises(
+        CorpusError, match="there are embedded, xquad-r, squad, mlqa-r, miracl, mrtydi, beir, mldr, xm3600, pairs"
+    ):
         load_benchmark("zzz", None)
 
 
 def test_missing_files_are_told(tmp_path: Path):
-    with pytest.raises(CorpusError, match="needs a folder"):
+    with pytest.raises(CorpusError, match="needs the folder"):
         load_benchmark("xquad-r", None)
     with pytest.raises(CorpusError, match="nothing at"):
         load_benchmark("xquad-r", str(tmp_path / "nowhere"))
@@ -106,11 +111,8 @@ def test_missing_files_are_told(tmp_path: Path):
     ("content", "message"),
     [
         (b"{", r"en\.json.*Invalid JSON"),
-        (b"[]", "is not SQuAD with sentence_breaks"),
-        (
-            b'{"data": [{"paragraphs": [{"context": "c", "qas": []}]}]}',
-            r"data\[0\]\.paragraphs\[0\]\.sentence_breaks: Field required",
-        ),
+        (b"[]", "is not SQuAD"),
+        (b'{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\]\.paragraphs\[0\]\.context: Field required"),
     ],
 )
 def test_a_broken_file_is_told_in_one_line(tmp_path: Path, content: bytes, message: str):
@@ -128,7 +130,26 @@ def test_a_broken_archive_is_told(tmp_path: Path):
             load_benchmark("squad", str(tmp_path))
 
 
-def test_the_same_question_twice_is_refused(tmp_path: Path):
-    _write(tmp_path, "en", _paragraph("One.", [[0, 4]], ("a", "Which?", 0), ("a", "Which?", 0)))
-    with pytest.raises(CorpusError, match="two questions with the id 'a'"):
-        load_benchmark("squad", str(tmp_path))
+def test_the_same_question_twice_is_noted_and_the_first_kept(tmp_path: Path):
+    _write(tmp_path, "en", _paragraph("One.", [[0, 4]], ("a", "Which?", 0), ("a", "What?", 0)))
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert [query.text for query in benchmark.queries] == ["Which?"]
+    assert [(reject.reason, reject.detail) for reject in benchmark.rejects] == [("repeated query id", "en:a")]
+
+
+def test_paragraphs_without_sentence_breaks_are_cut_in_sentences(tmp_path: Path):
+    paragraph = _paragraph("Dr. Wu came. She stayed!  Why?", [], ("a", "Who?", 0), ("b", "What?", 17))
+    del paragraph["sentence_breaks"]
+    _write(tmp_path, "en", paragraph)
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert [passage.text for passage in benchmark.passages] == ["Dr. Wu came.", "She stayed!", "Why?"]
+    assert benchmark.judgements == {"en:a": {"en:00000:000": 1}, "en:b": {"en:00000:001": 1}}
+    assert not benchmark.rejects
+
+
+def test_an_answer_outside_every_sentence_is_counted_and_the_question_kept(tmp_path: Path):
+    _write(tmp_path, "en", _paragraph("One. Two.", [[0, 4], [5, 9]], ("a", "Which?", 5), ("b", "What?", 70)))
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert len(benchmark.queries) == 2
+    reasons = [(reject.place, reject.reason) for reject in benchmark.rejects]
+    assert reasons == [("en.json b", "answer in no sentence"), ("en:b", "query without a relevant passage")]

@@ -68,7 +68,7 @@ MISTAKES = [
     (("train", "global_batch_pairs=10", "workers=4"), "not divisible by workers 4; write 8 or 12"),
     (("evaluate", "--benchmark", "xquad-r=/nonexistent", "--model", "x", "--out", "o"), "nothing at '/nonexistent'"),
     (("evaluate", "--benchmark", "xquad-r", "--model", "x", "--out", "o"), "says no folder; write xquad-r=FOLDER"),
-    (("evaluate", "--benchmark", "xquad-r=", "--model", "x", "--out", "o"), "'xquad-r' needs a folder"),
+    (("evaluate", "--benchmark", "xquad-r=", "--model", "x", "--out", "o"), "'xquad-r' needs the folder"),
     (
         ("evaluate", "--benchmark", "xqad-r=.", "--model", "x", "--out", "o"),
         "there is no benchmark 'xqad-r'; did you mean 'xquad-r'?",

@@ -1,0 +1,98 @@
+"""MIRACL (Zhang et al. 2023, TACL 11) and Mr. TyDi (Zhang et al. 2021): questions and Wikipedia passages by language.
+
+Below the folder, at whatever depth and gzipped or not, as published:
+
+- topics `topics.miracl-v1.0-sw-dev.tsv`, `topics.mrtydi-v1.1-sw.test.txt`: query id, tab, text;
+- judgements `qrels.miracl-v1.0-sw-dev.tsv`, `qrels.mrtydi-v1.1-sw.test.txt`, in TREC's format. One whose name has two
+  languages, `qrels.miracl-v1.0-sw-en-dev.tsv`, judges passages of the second for questions of the first;
+- passages `docs-0.jsonl`, `corpus.jsonl` and the like, with `docid`, `title` and `text`, in a folder whose name ends in
+  the language, `miracl-corpus-v1.0-sw`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hbt_ray.benchmarks.collection import Collection
+from hbt_ray.benchmarks.lines import files_matching, read_objects, read_topics, read_trec_judgements, with_title
+from hbt_ray.benchmarks.options import ReadOptions
+from hbt_ray.errors import CorpusError
+from hbt_ray.records import Benchmark
+
+# Wikipedia passages of each language in MIRACL: Zhang et al. 2023, table 2, and MIRACL's own page for de and yo.
+PASSAGES = {
+    **{"ar": 2_061_414, "bn": 297_265, "de": 15_866_222, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172},
+    **{"fi": 1_883_509, "fr": 14_636_953, "hi": 506_264, "id": 1_446_315, "ja": 6_953_614, "ko": 1_486_752},
+    **{"ru": 9_543_918, "sw": 131_924, "te": 518_079, "th": 542_166, "yo": 49_043, "zh": 4_934_368},
+}
+LEVELS = {"low": 1_000_000, "mid": 4_000_000}  # fewer passages than this; more is "high"
+
+# Languages as Mr. TyDi's folders name them.
+NAMES = {
+    **{"arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id", "japanese": "ja"},
+    **{"korean": "ko", "russian": "ru", "swahili": "sw", "telugu": "te", "thai": "th"},
+}
+_FILE = r"\.(?:miracl-v[\d.]+|mrtydi-v[\d.]+)-([a-z]+)(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
+_SPLITS = {"miracl": "dev", "mrtydi": "test"}  # usually reported
+
+
+def resource_level(language: str) -> str | None:
+    """ "low", "mid" or "high", by the language's passages in MIRACL; None for a language that MIRACL lacks."""
+    if language not in PASSAGES:
+        return None
+    return next((level for level, below in LEVELS.items() if PASSAGES[language] < below), "high")
+
+
+def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
+    """Every language whose topics lie below the folder. Ids begin with the language: `sw:6`, `sw:32589#0`.
+
+    Raises:
+        CorpusError: there are no topics, judgements or passages.
+    """
+    into = Collection(name)
+    split = options.split or _SPLITS["mrtydi" if name.startswith("mrtydi") else "miracl"]
+    topics = _of_split(folder, "topics", split, options)
+    judgements = _of_split(folder, "qrels", split, options)
+    for language, _, path in topics:
+        for place, query_id, text in read_topics(path, into):
+            into.add_query(f"{language}:{query_id}", language, text, place=place)
+    wanted = {language for language, _, _ in topics}
+    for asked, answered, path in judgements:
+        wanted |= {answered}
+        for place, query_id, passage_id, grade in read_trec_judgements(path, into):
+            query, passage = f"{asked}:{query_id}", f"{answered}:{passage_id}"
+            into.judge(query, passage, grade, language=answered, place=place)
+    corpora = [(language, path) for language, path in _corpora(folder) if language in wanted]
+    if not corpora:
+        raise CorpusError(
+            f"{folder!r} holds no passages for {', '.join(sorted(wanted))}; put their docs-*.jsonl.gz below a folder "
+            "whose name ends in the language, such as miracl-corpus-v1.0-sw"
+        )
+    for language, path in corpora:
+        for place, described in read_objects(path, into, ("docid", "text")):
+            into.add_passage(f"{language}:{described['docid']}", language, with_title(described), place=place)
+    return into.benchmark(judged_only=True)
+
+
+def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:
+    """(language asked in, language of the passages, file) of a kind of file."""
+    files = []
+    splits = set()
+    for path, match in files_matching(folder, kind + _FILE):
+        own = NAMES.get(match[1], match[1])
+        splits.add(match[3])
+        if match[3] == split and (options.languages is None or own in options.languages):
+            files.append((own, match[2] or own, path))
+    if not files:
+        there = ", ".join(sorted(splits)) or "none"
+        raise CorpusError(f"{folder!r} holds no {kind} of the split {split!r}; splits there: {there}")
+    return files
+
+
+def _corpora(folder: str) -> list[tuple[str, Path]]:
+    """(language, file) of each file of passages, by the end of its folder's name."""
+    files = []
+    for path, _ in files_matching(folder, r"(?:docs-\d+|corpus)\.jsonl"):
+        last = path.parent.name.rpartition("-")[2]
+        files.append((NAMES.get(last, last), path))
+    return files

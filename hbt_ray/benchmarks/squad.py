@@ -1,0 +1,183 @@
+"""Sets in SQuAD's format as retrieval sets: the sentences of their paragraphs are the passages.
+
+LAReQA (Roy et al. 2020, arXiv 2004.05484, section 3.1): the candidates of a language are all sentences of all its
+paragraphs, equal ones each counted; a question's answer is the sentence in which its first answer begins.
+Questions with the same id are translations, and the answer's sentence in every language is relevant to each.
+
+Sentences are those of `sentence_breaks`, as LAReQA publishes them, and where there are none those of `sentence_spans`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from hbt_ray.benchmarks.collection import Collection
+from hbt_ray.benchmarks.lines import files_matching
+from hbt_ray.benchmarks.options import ReadOptions
+from hbt_ray.benchmarks.sentences import sentence_spans
+from hbt_ray.config import CorpusConfig
+from hbt_ray.corpora.files import list_language_parts
+from hbt_ray.errors import CorpusError
+from hbt_ray.records import Benchmark
+
+
+class Answer(BaseModel):
+    answer_start: int  # characters from the start of the context
+
+
+class Question(BaseModel):
+    id: str
+    question: str
+    answers: list[Answer]
+
+
+class Paragraph(BaseModel):
+    context: str
+    sentence_breaks: list[tuple[int, int]] | None = None  # [start, end) in characters of the context
+    qas: list[Question]
+
+    def sentences(self, language: str) -> list[tuple[int, int]]:
+        """[start, end) of each sentence."""
+        return sentence_spans(self.context, language) if self.sentence_breaks is None else self.sentence_breaks
+
+
+class Article(BaseModel):
+    paragraphs: list[Paragraph]
+
+
+class Document(BaseModel):
+    data: list[Article]
+
+
+class SentenceSet:
+    """Gathers paragraphs, language by language, and aligns their questions by id."""
+
+    def __init__(self, name: str, options: ReadOptions) -> None:
+        self.into = Collection(name)
+        self.options = options
+        self._paragraphs: dict[tuple[str, str], tuple[list[tuple[int, int]], list[str]]] = {}
+        self._numbers: dict[str, int] = defaultdict(int)
+        self._relevant: dict[str, dict[str, str]] = defaultdict(dict)  # question id -> language -> passage id
+
+    def add_paragraph(self, paragraph: Paragraph, language: str, place: str, *, again: bool = False) -> None:
+        """Its sentences as passages, and where its questions' answers stand.
+
+        Args:
+            again: a paragraph with the same text may have come before; its sentences are then those.
+        """
+        key = language, paragraph.context
+        if not (again and key in self._paragraphs):
+            self._paragraphs[key] = self._add_sentences(paragraph, language, place)
+        spans, passage_ids = self._paragraphs[key]
+        for question in paragraph.qas:
+            sentence = _answer_sentence(spans, question)
+            if sentence is None:
+                self.into.reject(f"{place} {question.id}", "answer in no sentence")
+            else:
+                self._relevant[question.id].setdefault(language, passage_ids[sentence])
+
+    def _add_sentences(
+        self, paragraph: Paragraph, language: str, place: str
+    ) -> tuple[list[tuple[int, int]], list[str]]:
+        number = self._numbers[language]
+        self._numbers[language] += 1
+        self.into.contexts.append(paragraph.context)
+        spans = paragraph.sentences(language)
+        passage_ids = [f"{language}:{number:05}:{sentence:03}" for sentence in range(len(spans))]
+        for passage_id, (start, end) in zip(passage_ids, spans, strict=True):
+            text = paragraph.context[start:end].strip()
+            if self.options.with_paragraph:
+                text = f"{text} {paragraph.context}"
+            self.into.add_passage(passage_id, language, text, place=place)
+        return spans, passage_ids
+
+    def add_question(self, question: Question, language: str, place: str) -> None:
+        query_id = f"{language}:{question.id}"
+        self.into.add_query(query_id, language, question.question, place=place, group=question.id)
+
+    def benchmark(self) -> Benchmark:
+        for query in self.into.queries:
+            for language, passage_id in self._relevant.get(query.group, {}).items():
+                self.into.judge(query.query_id, passage_id, 1, language=language, place=query.query_id)
+        return self.into.benchmark(judged_only=False)
+
+
+def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
+    """The benchmark in a folder of `<language>.json[.gz]`.
+
+    Query ids are `<language>:<question id>`, passage ids `<language>:<paragraph>:<sentence>`, both numbers counted
+    from 0 in the order of the language's file. Passages are sorted by id, and so are grouped by language.
+
+    Raises:
+        CorpusError: the folder is missing, holds no such file, or one of them is not in this format.
+    """
+    gathered = SentenceSet(name, options)
+    languages = None if options.languages is None else tuple(sorted(options.languages))
+    corpus = CorpusConfig(format="squad", name=name, path=folder, languages=languages)
+    for part in list_language_parts(corpus, (".json", ".json.gz"), {}):
+        language, path = str(part.language), Path(part.place)
+        for paragraph in paragraphs_of(path):
+            gathered.add_paragraph(paragraph, language, path.name)
+            for question in paragraph.qas:
+                gathered.add_question(question, language, path.name)
+    return gathered.benchmark()
+
+
+def read_mlqa(name: str, folder: str, options: ReadOptions) -> Benchmark:
+    """MLQA (Lewis et al. 2020) as LAReQA's MLQA-R, from `<split>-context-<language>-question-<language>.json`.
+
+    A language's questions are those of every file that asks in it, its candidates the sentences of every paragraph
+    in it. The published counts of questions are those of the dev files; the split may be chosen.
+
+    Raises:
+        CorpusError: the folder holds no such file of the split, or one of them is not in this format.
+    """
+    found = files_matching(folder, r"(dev|test)-context-([a-z]{2,3})-question-([a-z]{2,3})\.json")
+    splits = sorted({match[1] for _, match in found})
+    split = options.split or ("dev" if "dev" in splits else "test")
+    if split not in splits:
+        raise CorpusError(
+            f"{folder!r} holds no {split}-context-<language>-question-<language>.json; "
+            f"splits there: {', '.join(splits) or 'none'}"
+        )
+    gathered = SentenceSet(name, options)
+    asked: set[tuple[str, str]] = set()
+    for path, match in found:
+        _, answered_in, asked_in = match.groups()
+        if match[1] != split or (options.languages and not {answered_in, asked_in} <= options.languages):
+            continue
+        for paragraph in paragraphs_of(path):
+            gathered.add_paragraph(paragraph, answered_in, path.name, again=True)
+            for question in paragraph.qas:
+                if (asked_in, question.id) not in asked:
+                    asked.add((asked_in, question.id))
+                    gathered.add_question(question, asked_in, path.name)
+    return gathered.benchmark()
+
+
+def paragraphs_of(path: Path) -> list[Paragraph]:
+    """Every paragraph of a file. Raises CorpusError when it cannot be read as SQuAD."""
+    try:
+        raw = path.read_bytes()
+        document = Document.model_validate_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise CorpusError(f"{str(path)!r} is not SQuAD: {place + ': ' if place else ''}{first['msg']}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"cannot read {str(path)!r} ({reason}); fetch it again") from None
+    return [paragraph for article in document.data for paragraph in article.paragraphs]
+
+
+def _answer_sentence(spans: list[tuple[int, int]], question: Question) -> int | None:
+    """The sentence's place in the paragraph, or None for a question without an answer there."""
+    if not question.answers:
+        return None
+    begin = question.answers[0].answer_start
+    return next((number for number, (start, end) in enumerate(spans) if start <= begin < end), None)
