@@ -1,8 +1,9 @@
 """From vectors to the ranks of the relevant passages, and from ranks to measures.
 
 Legend: Q queries, P passages in the pool, D width, R relevant passages of the query that has most. An array of ranks
-is (Q, R), counts from 1, and holds 0 where a query has fewer than R relevant passages; their order does not matter.
-Ranks are exact, over the whole pool: there is no cut-off.
+is (Q, R), counts from 1, and holds 0 where a query has fewer than R relevant passages and ABSENT for one that cannot
+be found, because the pool lacks it; their order does not matter. Ranks are exact, over the whole pool: there is no
+cut-off.
 
 Equal scores are ordered as trec_eval orders them: scores are float32, and of passages with the same score the one with
 the greater id stands first. So every value equals the one that `ir_measures` finds in the written ranking.
@@ -10,7 +11,9 @@ the greater id stands first. So every value equals the one that `ir_measures` fi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +21,8 @@ import numpy as np
 from hbt_ray.errors import UserError
 
 Pool = slice | np.ndarray  # columns of the passages in it, ascending
+_ROWS = 64  # of scores, compared at once: few enough to stay in a cache of the processor
+ABSENT = -1  # the rank of a relevant passage that is not in the pool: it counts as relevant, and as never found
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,11 @@ MEASURES = {
         Measure("recall@1", "recall@1", "share", True),
         Measure("recall@10", "recall@10", "share", True),
         Measure("recall@100", "recall@100", "share", True),
+        Measure("success@10", "success@10", "share", True),
         Measure("mrr", "rr", "share", True),
+        Measure("mrr@10", "rr@10", "share", True),
         Measure("rank_distance", "rank_distance", "ranks", False),
+        Measure("same_language_first", "same_language_first", "share", False),
     )
 }
 
@@ -77,8 +85,8 @@ def ranks_of_relevant(
         passage_vectors: (P, D) float32, sorted by passage id.
         relevant: (Q, R) columns of the relevant passages, -1 where a query has fewer.
         pools: the passages of each pool, as a slice or as ascending columns.
-        block: queries scored at once, which takes 4 * block * P bytes, twice that where vectors repeat; by default
-            up to 128 MiB.
+        block: queries scored at once, which takes 5 * block * P bytes, nine where vectors repeat; by default up to
+            160 MiB.
 
     Returns:
         (pools, Q, R) int32 ranks, 0 where the passage is not in the pool.
@@ -95,25 +103,60 @@ def ranks_of_relevant(
     # Kept for all blocks: fresh memory for each costs more time than the products do.
     products = np.empty((block, len(distinct)), np.float32)
     scores = products if len(distinct) == num_passages else np.empty((block, num_passages), np.float32)
-    for first in range(0, len(query_vectors), block):
-        rows = slice(first, first + block)
-        count = len(query_vectors[rows])
-        np.matmul(query_vectors[rows], distinct.T, out=products[:count])
-        if scores is not products:
-            np.take(products[:count], column_of, axis=1, out=scores[:count], mode="clip")  # "clip" writes unbuffered
+
+    def rank_part(first: int, start: int, stop: int) -> None:
+        mask = np.empty((stop - start, -(-num_passages // 8) * 8), bool)
+        rows = slice(first + start, first + stop)
         for pool, place, rank in zip(pools, places, ranks, strict=True):
-            _rank_block(scores[:count, pool], place[rows], rank[rows])
+            _rank_block(scores[start:stop, pool], place[rows], rank[rows], mask)
+
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        for first in range(0, len(query_vectors), block):
+            count = len(query_vectors[first : first + block])
+            np.matmul(query_vectors[first : first + block], distinct.T, out=products[:count])
+            if scores is not products:
+                # "clip" writes unbuffered
+                np.take(products[:count], column_of, axis=1, out=scores[:count], mode="clip")
+            starts = range(0, count, _ROWS)
+            stops = [min(start + _ROWS, count) for start in starts]
+            list(workers.map(rank_part, [first] * len(starts), starts, stops))
     return ranks
 
 
-def _rank_block(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray) -> None:
-    """Fills in the ranks of a block: scores (B, pool), places (B, R), ranks (B, R)."""
-    for row, slot in np.argwhere(places >= 0):
-        line, place = scores[row], places[row, slot]
-        score = line[place]
+def _rank_block(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray, mask: np.ndarray) -> None:
+    """Fills in the ranks of a block.
+
+    Args:
+        scores: (B, pool).
+        places: (B, R) in the pool, -1 where there is none.
+        ranks: (B, R), to be filled in.
+        mask: at least (B, pool) bool, to be written over.
+    """
+    width = scores.shape[1]
+    padded = mask[:, : -(-width // 8) * 8]
+    padded[:, width:] = False
+    for slot in range(places.shape[1]):
+        rows = np.flatnonzero(places[:, slot] >= 0)
+        if not len(rows):
+            continue
+        lines = scores if len(rows) == len(scores) else scores[rows]
+        own = places[rows, slot]
+        score = lines[np.arange(len(rows)), own][:, None]
+        found = padded[: len(rows)]
+        np.greater(lines, score, out=found[:, :width])
+        above = _counts(found)
+        np.greater_equal(lines, score, out=found[:, :width])
+        not_below = _counts(found)
         # Of equal scores the greater id stands above, that is the one further to the right.
-        above = np.count_nonzero(line[:place] > score) + np.count_nonzero(line[place + 1 :] >= score)
-        ranks[row, slot] = 1 + above
+        for tied in np.flatnonzero(not_below - above > 1):
+            above[tied] += np.count_nonzero(lines[tied, own[tied] + 1 :] == score[tied])
+        ranks[rows, slot] = 1 + above
+
+
+def _counts(mask: np.ndarray) -> np.ndarray:
+    """How many are set in each row of a mask, (B, a multiple of 8) bool: (B,)."""
+    counts: np.ndarray = np.bitwise_count(mask.view(np.uint64)).sum(axis=1, dtype=np.int64)
+    return counts
 
 
 def _places_in_pool(relevant: np.ndarray, pool: Pool, num_passages: int) -> np.ndarray:
@@ -171,13 +214,17 @@ def average_precision(ranks: np.ndarray) -> np.ndarray:
     return _share(precisions.sum(axis=1), ranks)
 
 
-def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
+def reciprocal_rank(ranks: np.ndarray, k: int | None = None) -> np.ndarray:
     """1 / rank of the first relevant passage, trec_eval's `recip_rank`: (Q, R) -> (Q,), 0 where there is none.
 
     >>> reciprocal_rank(np.array([[5, 2], [0, 0]])).tolist()
     [0.5, 0.0]
+
+    Args:
+        k: how many passages are looked at; None: all.
     """
-    inverse = np.divide(1.0, ranks, where=ranks > 0, out=np.zeros(ranks.shape))
+    counted = (ranks > 0) if k is None else (ranks > 0) & (ranks <= k)
+    inverse = np.divide(1.0, ranks, where=counted, out=np.zeros(ranks.shape))
     best: np.ndarray = inverse.max(axis=1, initial=0.0)
     return best
 
@@ -211,21 +258,21 @@ def ndcg(ranks: np.ndarray, k: int, grades: np.ndarray | None = None) -> np.ndar
     Args:
         ranks: (Q, R).
         k: how many passages count.
-        grades: (Q, R), > 0 wherever there is a rank; None: all 1.
+        grades: (Q, R), > 0 wherever there is a rank or ABSENT; None: all 1.
 
     Returns:
         (Q,), 0 for a query with no relevant passage.
     """
-    gains = np.where(ranks > 0, 1.0 if grades is None else grades, 0.0)
+    gains = np.where(ranks != 0, 1.0 if grades is None else grades, 0.0)
     counted = (ranks > 0) & (ranks <= k)
-    gained = np.divide(gains, np.log2(ranks + 1.0), where=counted, out=np.zeros(ranks.shape)).sum(axis=1)
+    gained = np.divide(gains, np.log2(np.maximum(ranks, 0) + 1.0), where=counted, out=np.zeros(ranks.shape)).sum(axis=1)
     best = -np.sort(-gains, axis=1)[:, :k]
     ideal = (best / np.log2(np.arange(best.shape[1]) + 2.0)).sum(axis=1)
     return np.divide(gained, ideal, where=ideal > 0, out=np.zeros(len(ranks)))
 
 
 def rank_distance(ranks: np.ndarray) -> np.ndarray:
-    """Highest minus lowest rank of the relevant passages, in ranks: (Q, R) -> (Q,), NaN with fewer than two of them.
+    """Highest minus lowest rank of the relevant passages, in ranks: (Q, R) -> (Q,), NaN with fewer than two found.
 
     The measure of language bias of Elmahdy et al. 2024, arXiv 2408.10536: small where a question finds its answer in
     every language at nearly the same place. A random order of P passages with n relevant gives
@@ -249,5 +296,5 @@ def _ordered(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _share(counted: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Divided by the number of relevant passages: (Q,), 0 where there is none."""
-    relevant = (ranks > 0).sum(axis=1)
+    relevant = (ranks != 0).sum(axis=1)
     return np.divide(counted, relevant, where=relevant > 0, out=np.zeros(len(ranks)))

@@ -128,7 +128,8 @@ def test_a_cell_counts_the_queries_that_have_a_judgement_there():
     cells = table[table.setting != "multi"].groupby(["language", "passage_language"]).size()
     assert cells["en", "tr"] == 3
     assert cells["de", "tr"] == cells["tr", "tr"] == cells["en", "de"] == 4
-    assert cells["de", "de"] == 5
+    assert cells["de", "de"] == cells["en", "en"] == 5  # the question without judgements counts 0 in its language
+    assert report.metrics["tiny/mono/map/en"] == pytest.approx(4 / 5)
     assert report.metrics["tiny/cross/map/en-tr"] == 1
     # In the pool of all, the question without judgements counts 0. For item 0 the Turkish passage, no longer
     # relevant, still scores as the others do, and its greater id puts it first: they stand at ranks 2 and 3.
@@ -136,6 +137,72 @@ def test_a_cell_counts_the_queries_that_have_a_judgement_there():
     assert report.counts["queries_without_relevant"] == 1
     # Rank distance is over those with two relevant passages: 1 for item 0, 2 for the others.
     assert report.metrics["tiny/multi/rank_distance/en"] == pytest.approx((1 + 3 * 2) / 4)
+
+
+def test_a_passage_that_the_pool_lacks_is_relevant_and_never_found():
+    whole = parallel_benchmark()
+    lost = {"de:00": "de", "tr:01": "tr"}
+    passages = [passage for passage in whole.passages if passage.passage_id not in lost]
+    benchmark = replace(whole, passages=passages, absent=lost)
+    report = _evaluate(benchmark, topic_embedder(whole))
+    for language in LANGUAGES:
+        expected = {"de": 4 / 5, "tr": 4 / 5, "en": 1}
+        for other in LANGUAGES:
+            cell = "mono/map/" + language if other == language else f"cross/map/{language}-{other}"
+            assert report.metrics[f"tiny/{cell}"] == expected[other]
+        # Two questions find two of their three passages at the first two ranks.
+        assert report.metrics[f"tiny/multi/map/{language}"] == pytest.approx((3 + 2 * 2 / 3) / 5)
+    assert report.counts["relevant_passages_absent"] == 2
+
+
+def test_a_language_without_any_passage_is_counted_as_never_found():
+    whole = parallel_benchmark()
+    lost = {passage.passage_id: "tr" for passage in whole.passages if passage.language == "tr"}
+    passages = [passage for passage in whole.passages if passage.language != "tr"]
+    report = _evaluate(replace(whole, passages=passages, absent=lost), topic_embedder(whole))
+    assert report.metrics["tiny/mono/map/tr"] == report.metrics["tiny/cross/map/de-tr"] == 0
+    assert report.metrics["tiny/mono/map"] == pytest.approx(2 / 3)
+
+
+def test_bias_is_told_where_a_question_has_answers_in_several_languages():
+    benchmark = parallel_benchmark()
+    report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
+    assert report.metrics["tiny/multi/same_language_first"] == 1
+    fair = _evaluate(benchmark, topic_embedder(benchmark))
+    # All three tie, and the greatest id stands first: that of Turkish.
+    assert [fair.metrics[f"tiny/multi/same_language_first/{x}"] for x in LANGUAGES] == [0, 0, 1]
+    apart = replace(benchmark, judgements={f"de:{n}": {f"de:{n:02}": 1, f"de:{4 - n:02}": 1} for n in range(5)})
+    report = _evaluate(replace(apart, queries=apart.queries[:5]), topic_embedder(benchmark))
+    assert not [name for name in report.metrics if "rank_distance" in name or "same_language" in name]
+
+
+def test_the_gap_is_mono_minus_the_mean_of_cross():
+    benchmark = parallel_benchmark(12)
+    found = _evaluate(benchmark, topic_embedder(benchmark, noise=0.6)).metrics
+    for language in LANGUAGES:
+        cross = np.mean([found[f"tiny/cross/map/{language}-{other}"] for other in LANGUAGES if other != language])
+        assert found[f"tiny/gap/map/{language}"] == pytest.approx(found[f"tiny/mono/map/{language}"] - cross)
+    assert found["tiny/gap/map"] == pytest.approx(found["tiny/mono/map"] - found["tiny/cross/map"])
+
+
+def test_parallel_texts_are_aligned_and_their_rankings_compared():
+    plain = parallel_benchmark()
+    queries = [replace(query, group=query.query_id.split(":")[1]) for query in plain.queries]
+    benchmark = replace(plain, queries=queries)
+    found = _evaluate(benchmark, topic_embedder(benchmark)).metrics
+    assert found["tiny/alignment/cosine/de-en"] == found["tiny/passage_alignment/recall@1/tr-de"] == pytest.approx(1)
+    assert found["tiny/alignment/cosine_of_others"] == pytest.approx(0)
+    assert found["tiny/multi/consistency"] == pytest.approx(1)
+    assert not [name for name in _evaluate(plain, topic_embedder(plain)).metrics if "alignment" in name]
+
+
+def test_low_mid_and_high_resource_languages_are_told_apart():
+    languages = ("fi", "sw", "yo")  # mid, low and low
+    benchmark = parallel_benchmark(8, languages)
+    found = _evaluate(benchmark, topic_embedder(benchmark, noise=0.8)).metrics
+    low = np.mean([found[f"tiny/mono/ndcg@10/{language}"] for language in ("sw", "yo")])
+    assert found["tiny/mono/ndcg@10/low-resource"] == pytest.approx(low)
+    assert found["tiny/mono/ndcg@10/mid-resource"] == found["tiny/mono/ndcg@10/fi"]
 
 
 def test_one_language_has_no_cross_and_multi_equals_mono():

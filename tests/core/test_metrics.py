@@ -164,3 +164,17 @@ def test_measure_of_a_metric():
     assert metrics.measure_of("xquad-r/multi/rank_distance").unit == "ranks"
     with pytest.raises(UserError, match="not a metric"):
         metrics.measure_of("xquad-r/multi")
+
+
+def test_a_relevant_passage_that_the_pool_lacks_counts_as_never_found():
+    ranks = np.array([[1, metrics.ABSENT], [metrics.ABSENT, 0]])
+    assert metrics.average_precision(ranks).tolist() == [0.5, 0]
+    assert metrics.recall(ranks, 10).tolist() == [0.5, 0]
+    assert metrics.reciprocal_rank(ranks).tolist() == [1, 0]
+    assert metrics.success(ranks, 10).tolist() == [1, 0]
+    assert metrics.ndcg(ranks, 10)[0] == pytest.approx(1 / (1 + 1 / np.log2(3)))
+    assert np.isnan(metrics.rank_distance(ranks)).all()
+
+
+def test_reciprocal_rank_up_to_a_depth():
+    assert metrics.reciprocal_rank(np.array([[12, 4], [11, 0]]), 10).tolist() == [0.25, 0]
