@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -15,11 +17,11 @@ from ir_measures import AP, RR, R, nDCG
 from PIL import Image
 from rich.console import Console
 
+from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.errors import UserError
 from hbt_ray.evaluate import EvalReport, Sample, evaluate
-from hbt_ray.records import Benchmark, Passage, Query
-from hbt_ray.report import comparison_table, print_report, projection_figure, read_run_metrics, write_report
+from hbt_ray.records import Benchmark, Passage, Query, Reject
+from hbt_ray.report import print_report, projection_figure, write_report
 
 LANGUAGES = ("de", "en", "tr")
 
@@ -136,41 +138,26 @@ def test_print_report_fits_a_terminal(report: EvalReport):
     assert "…" not in text
 
 
-def test_comparison_marks_the_best_of_each_column():
-    table = comparison_table(
-        {
-            "x-y": {"tiny/mono/map": 0.5, "tiny/multi/map": 0.30001, "tiny/multi/rank_distance": 1410.2},
-            "hybrid": {"tiny/mono/map": 0.6, "tiny/multi/map": 0.30002, "tiny/multi/rank_distance": 286.6},
-            "half": {"tiny/mono/map": 0.1, "train/loss": 3.0},
-        }
-    )
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert cells == {
-        "run": ["x-y", "hybrid", "half"],
-        "mono mAP": ["0.5000", "[bold]0.6000[/bold]", "0.1000"],
-        "multi mAP": ["[bold]0.3000[/bold]", "[bold]0.3000[/bold]", "–"],
-        "rank distance": ["1,410.2", "[bold]286.6[/bold]", "–"],
-    }
-    assert table.title == "tiny"
+def test_what_others_read_says_the_same(report: EvalReport, folder: Path):
+    result = json.loads((folder / "mteb.json").read_text())
+    [scores] = result["scores"].values()
+    subsets = {subset["hf_subset"]: subset for subset in scores}
+    assert len(subsets) == 3 + 6 + 3
+    assert subsets["de-en"]["map"] == pytest.approx(report.metrics["tiny/cross/map/de-en"])
+    assert subsets["tr-multi"]["main_score"] == pytest.approx(report.metrics["tiny/multi/ndcg@10/tr"])
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"| map | {report.metrics['tiny/mono/map']:.4f} |" in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (folder / picture).exists()
 
 
-def test_comparison_of_several_benchmarks_names_them():
-    table = comparison_table({"a": {"one/mono/map": 0.5}, "b": {"two/mono/map": 0.5}})
-    assert [column.header for column in table.columns] == ["run", "one mono mAP", "two mono mAP"]
-
-
-def test_reports_of_a_run_are_read_together(tmp_path: Path):
-    for name in ("one", "two"):
-        folder = tmp_path / "evaluation" / name
-        folder.mkdir(parents=True)
-        (folder / "report.json").write_text(json.dumps({"metrics": {f"{name}/mono/map": 0.5}}))
-    expected = {"one/mono/map": 0.5, "two/mono/map": 0.5}
-    assert read_run_metrics(tmp_path) == read_run_metrics(tmp_path / "evaluation") == expected
-
-
-def test_a_folder_without_a_report_is_told(tmp_path: Path):
-    with pytest.raises(UserError, match="evaluate a model into that folder"):
-        read_run_metrics(tmp_path)
-    (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UserError, match="is not a report"):
-        read_run_metrics(tmp_path)
+def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):
+    rejects = [Reject("tiny", f"corpus.jsonl:{n}", "broken JSON", "{") for n in range(3)]
+    report = evaluate(WholeNumbers(), replace(_benchmark(), rejects=rejects), EvaluateConfig())
+    write_report(report, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["rejects"] == {"broken JSON": 3}
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert [entry["place"] for entry in listed] == ["corpus.jsonl:0", "corpus.jsonl:1", "corpus.jsonl:2"]
+    console = Console(file=StringIO(), width=100)
+    print_report(report, console)
+    assert "3 times: broken JSON" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,0 +1,93 @@
+"""A report as files: JSON, Parquet, CSV, TREC's formats, Markdown and figures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from hbt_ray.evaluate import EvalReport, Run
+from hbt_ray.report.figures import bias_figure, matrix_figure, projection_figure
+from hbt_ray.report.markdown import markdown_lines
+from hbt_ray.report.mteb import mteb_result
+
+
+def write_report(report: EvalReport, out_dir: str | Path, model: Any = None) -> Path:
+    """Leaves a report's files in a folder, which is made if needed.
+
+    `report.json` (metrics, counts, seconds; written last, so that it stands for a complete folder), `report.md` with
+    the figures `matrix.png`, `bias.png` and `projection.png`, `per_query.parquet`, `matrix.csv`, `run.trec` and
+    `qrels.trec` for the pool of all languages, `mteb.json` in the shape of mteb's results, and where the benchmark's
+    files held what could not be used, `rejects.jsonl`.
+
+    Args:
+        report: what to write.
+        out_dir: the folder.
+        model: what was measured, as JSON can hold it; left out where None.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(report.per_query, folder / "per_query.parquet")
+    _write_lines(folder / "matrix.csv", _matrix_lines(report))
+    _write_lines(folder / "run.trec", _run_lines(report.run))
+    _write_lines(folder / "qrels.trec", _qrels_lines(report.judgements))
+    for name, figure in (
+        ("matrix", matrix_figure(report)),
+        ("bias", bias_figure(report)),
+        ("projection", projection_figure(report.benchmark, report.sample)),
+    ):
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    _write_lines(folder / "report.md", markdown_lines(report))
+    rejects = folder / "rejects.jsonl"
+    rejects.unlink(missing_ok=True)
+    if report.rejects:
+        _write_lines(rejects, (json.dumps(asdict(reject), ensure_ascii=False) for reject in report.rejects))
+    (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
+    summary = {
+        "benchmark": report.benchmark,
+        "fingerprint": report.fingerprint,
+        **({} if model is None else {"model": model}),
+        "metrics": report.metrics,
+        "counts": report.counts,
+        "rejects": dict(Counter(reject.reason for reject in report.rejects)),
+        "seconds": {"embed": report.embed_seconds, "rank": report.rank_seconds},
+    }
+    (folder / "report.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def _matrix_lines(report: EvalReport) -> Iterator[str]:
+    yield ",".join(("question_language", *report.languages))
+    for language, row in zip(report.languages, report.matrix, strict=True):
+        yield ",".join((language, *("" if np.isnan(value) else repr(float(value)) for value in row)))
+
+
+def _run_lines(run: Run) -> Iterator[str]:
+    for query_id, columns, scores in zip(run.query_ids, run.columns.tolist(), run.scores.tolist(), strict=True):
+        for rank, (column, score) in enumerate(zip(columns, scores, strict=True), start=1):
+            # Nine significant digits bring a float32 back to itself.
+            yield f"{query_id} Q0 {run.passage_ids[column]} {rank} {score:.9g} hbt"
+
+
+def _qrels_lines(judgements: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    return chain.from_iterable(
+        (f"{query_id} 0 {passage_id} {grade}" for passage_id, grade in sorted(judged.items()))
+        for query_id, judged in sorted(judgements.items())
+    )
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,51 @@
+"""A report in Markdown, with its figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from hbt_ray.evaluate import EvalReport
+from hbt_ray.measure import SETTINGS
+from hbt_ray.metrics import MEASURES
+from hbt_ray.report.tables import HEADLINES, formatted, language_values, query_languages
+
+
+def markdown_lines(report: EvalReport) -> Iterator[str]:
+    """Every measure in the three settings, headline numbers by language, figures, and what could not be used."""
+    counts = report.counts
+    yield f"# {report.benchmark}"
+    yield ""
+    yield (
+        f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "
+        f"benchmark {report.fingerprint}."
+    )
+    yield ""
+    rows = []
+    for measure in MEASURES.values():
+        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
+        if any(name in report.metrics for name in names):
+            rows.append([measure.name, *(formatted(name, report.metrics.get(name)) for name in names)])
+    yield from _table(["measure", *SETTINGS], rows)
+    yield ""
+    rows = [
+        [language, *(formatted(f"/{s}/{m}", value) for (s, m), value in language_values(report, language).items())]
+        for language in query_languages(report)
+    ]
+    yield from _table(["question language", *HEADLINES.values()], rows)
+    for name, title in (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors")):
+        yield ""
+        yield f"![{title}]({name}.png)"
+    if report.rejects:
+        yield ""
+        yield from _table(
+            ["found in its files", "times"],
+            [[reason, f"{number:,}"] for reason, number in sorted(Counter(r.reason for r in report.rejects).items())],
+        )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(headings) + " |"
+    yield "|" + "---|" + "---:|" * (len(headings) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"

@@ -1,0 +1,81 @@
+"""A report's numbers as a person reads them: headings, formats, tables in the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hbt_ray.evaluate import EvalReport
+from hbt_ray.measure import SETTINGS
+from hbt_ray.metrics import MEASURES, measure_of
+
+# The four numbers by which runs are compared: (setting, measure) -> heading.
+HEADLINES = {
+    ("mono", "map"): "mono mAP",
+    ("cross", "map"): "cross mAP",
+    ("multi", "map"): "multi mAP",
+    ("multi", "rank_distance"): "rank distance",
+}
+
+
+def print_report(report: EvalReport, console: Console | None = None) -> None:
+    """Prints every measure in the three settings, and mAP and rank distance of each language."""
+    console = console or Console()
+    console.print(_measures_table(report), _languages_table(report))
+    console.print(
+        f"{report.counts['queries']:,} queries, {report.counts['passages']:,} passages; "
+        f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
+        highlight=False,
+    )
+    for reason, number in sorted(Counter(reject.reason for reject in report.rejects).items()):
+        console.print(f"{number:,} times: {reason} (listed in rejects.jsonl)", highlight=False)
+
+
+def formatted(metric: str, value: float | None) -> str:
+    """A metric's value as a table shows it."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if measure_of(metric).unit == "share" else f"{value:,.1f}"
+
+
+def _measures_table(report: EvalReport) -> Table:
+    table = Table(title=report.benchmark)
+    table.add_column("measure")
+    for setting in SETTINGS:
+        table.add_column(setting, justify="right")
+    for measure in MEASURES.values():
+        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
+        if any(name in report.metrics for name in names):
+            heading = f"{measure.name.replace('_', ' ')} {'↑' if measure.higher_is_better else '↓'}"
+            table.add_row(heading, *(formatted(name, report.metrics.get(name)) for name in names))
+    return table
+
+
+def _languages_table(report: EvalReport) -> Table:
+    table = Table(title="by question language")
+    table.add_column("language")
+    for heading in HEADLINES.values():
+        table.add_column(heading, justify="right")
+    for language in query_languages(report):
+        table.add_row(language, *(formatted(f"/{s}/{m}", v) for (s, m), v in language_values(report, language).items()))
+    return table
+
+
+def query_languages(report: EvalReport) -> list[str]:
+    """The languages in which questions are asked."""
+    return [language for language in report.languages if f"{report.benchmark}/multi/map/{language}" in report.metrics]
+
+
+def language_values(report: EvalReport, language: str) -> dict[tuple[str, str], float | None]:
+    """The headline numbers of one question language; cross is the mean over passage languages."""
+    values = {
+        (setting, measure): report.metrics.get(f"{report.benchmark}/{setting}/{measure}/{language}")
+        for setting, measure in HEADLINES
+    }
+    place = report.languages.index(language)
+    others = np.delete(report.matrix[place], place)
+    others = others[~np.isnan(others)]
+    return values | {("cross", "map"): float(others.mean()) if len(others) else None}
