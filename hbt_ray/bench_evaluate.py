@@ -11,6 +11,7 @@ import torch
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from hbt_ray.measure import measure
+from hbt_ray.pool import ArrayPool
 from hbt_ray.records import Benchmark
 
 ALL = None  # the pool of all languages
@@ -35,7 +36,7 @@ def bench_evaluate(benchmark: Benchmark, query_vectors: np.ndarray, passage_vect
     vectors = [lookup.queries([query.text for query in benchmark.queries])]
     vectors.append(lookup.passages([passage.text for passage in benchmark.passages]))
     began_s = time.perf_counter()
-    measured = measure(benchmark, *vectors)
+    measured = measure(benchmark, vectors[0], ArrayPool(vectors[1]))
     ours_s = time.perf_counter() - began_s
 
     asked = sorted({query.language for query in benchmark.queries})

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,10 @@ class Checkpoints:
             _check(folder)
             load_model(encoder, folder / WEIGHTS)
 
-    def prune(self, keep: int, best_by: str | None) -> None:
-        """Deletes all but the newest `keep` and the best by a metric."""
+    def prune(self, keep: int, best_by: str | None, spared: Collection[int] = ()) -> None:
+        """Deletes all but the newest `keep`, the best by a metric, and some that are needed as yet."""
         steps = self.steps()
-        kept = set(steps[-keep:]) | {self.best(best_by) if best_by and len(steps) > keep else None}
+        kept = {*steps[-keep:], *spared, self.best(best_by) if best_by and len(steps) > keep else None}
         for step in steps:
             if step not in kept:
                 (self.place / step_name(step) / COMPLETE).delete()  # first, so that a torn deletion is no checkpoint

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hbt_ray.config import EvaluateConfig, RunConfig, load_config, with_absolute_paths
-from hbt_ray.errors import CorpusError, UserError
+from hbt_ray.errors import ConfigError, CorpusError, UserError
 
 # What needs seconds to import (torch, ray, mlflow) is imported by the commands that use it.
 
@@ -139,6 +139,10 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
 @click.option("--split", help="Where a benchmark has several. Default: the one that is usually reported.")
 @click.option(
+    "--shards", type=click.IntRange(0), default=0, help="Share the passages among so many actors of a cluster."
+)
+@click.option("--index", type=click.Choice(["flat", "hnsw", "ivfpq"]), default="flat", help="Of each shard.")
+@click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
 )
 def evaluate(
@@ -151,18 +155,37 @@ def evaluate(
     passage_prefix: str | None,
     with_paragraph: bool,
     split: str | None,
+    shards: int,
+    index: Any,
     run_depth: int,
 ) -> None:
-    """Measure a model on benchmarks, in this process."""
+    """Measure a model on benchmarks: in this process, or with --shards on a Ray cluster."""
     places = dict(_named_place(benchmark) for benchmark in benchmarks)
-    from hbt_ray.evaluate_model import evaluate_model
+    if index != "flat" and not shards:
+        raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
     from hbt_ray.report import print_report
 
     settings = EvaluateConfig(
-        benchmarks=places, precision=precision, run_depth=run_depth, with_paragraph=with_paragraph, split=split
+        benchmarks=places,
+        precision=precision,
+        run_depth=run_depth,
+        with_paragraph=with_paragraph,
+        split=split,
+        shards=shards,
+        index=index,
     )
-    prefixes = {"query_prefix": query_prefix, "passage_prefix": passage_prefix}
-    for report in evaluate_model(model, settings, Path(out), pooling=pooling, **prefixes):
+    described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
+    if shards:
+        from hbt_ray.cluster.connect import connect
+        from hbt_ray.cluster.evaluate import evaluate_in_shards
+
+        connect()
+        reports: Iterable[Any] = evaluate_in_shards(model, settings, Path(out).resolve(), **described)
+    else:
+        from hbt_ray.evaluate_model import evaluate_model
+
+        reports = evaluate_model(model, settings, Path(out), **described)
+    for report in reports:
         print_report(report)
     click.echo(f"report   {out}")
 

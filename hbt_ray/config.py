@@ -179,6 +179,7 @@ class TrainConfig(Section):
     validation_every: int = Field(0, ge=0)  # steps; 0: never
     validation_batches: int = Field(8, ge=1)
     early_stopping: EarlyStoppingConfig | None = None
+    evaluate_every: int = Field(0, ge=0)  # steps after which benchmarks are measured beside the training; 0: never
     checkpoint_every: int = Field(100, ge=1)  # steps
     checkpoint_minutes: float | None = Field(10.0, gt=0)  # and when the last one is this old; None: by steps alone
     checkpoints_kept: int = Field(2, ge=1)  # the newest, and the best one beside them
@@ -241,6 +242,15 @@ class EvaluateConfig(Section):
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
     split: str | None = None  # "dev" or "test", where a set has both; None: the one that is usually reported
+    shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
+    index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate
+    index_depth: int = Field(1000, ge=1)  # passages per query that an approximate index looks for
+
+    @model_validator(mode="after")
+    def _index_in_shards(self) -> EvaluateConfig:
+        if self.index != "flat" and not self.shards:
+            raise ValueError(f"index {self.index} lies in shards; write shards=1 or more")
+        return self
 
 
 class TrackingConfig(Section):

@@ -14,8 +14,8 @@ from hbt_ray import bias
 from hbt_ray.alignment import alignment_metrics
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import CorpusError
-from hbt_ray.index import top_k
 from hbt_ray.measure import Judged, measure
+from hbt_ray.pool import ArrayPool, Pool
 from hbt_ray.records import Benchmark, Reject
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
@@ -68,8 +68,11 @@ class EvalReport:
     rank_seconds: float
 
 
-def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig) -> EvalReport:
+def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, pool: Pool | None = None) -> EvalReport:
     """Measures an encoder on a benchmark.
+
+    Args:
+        pool: the benchmark's passages, where they were embedded elsewhere; None: embed them here.
 
     What counts where is said at `measure`; `counts` says how many queries have no relevant passage, and how many such
     passages the pool lacks. A benchmark of one language has no cross metrics.
@@ -81,11 +84,12 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig) ->
     check_benchmark(benchmark)
     started = time.perf_counter()
     query_vectors = _embed(embed.queries, [query.text for query in benchmark.queries])  # (Q, D)
-    passage_vectors = _embed(embed.passages, [passage.text for passage in benchmark.passages])  # (P, D)
+    if pool is None:
+        pool = ArrayPool(_embed(embed.passages, [passage.text for passage in benchmark.passages]))
     embedded = time.perf_counter()
-    measured = measure(benchmark, query_vectors, passage_vectors)
-    scores, columns = top_k(query_vectors, passage_vectors, settings.run_depth)
-    parallel = _parallel_metrics(benchmark, columns, measured.judged, query_vectors, passage_vectors)
+    measured = measure(benchmark, query_vectors, pool)
+    scores, columns = pool.top_k(query_vectors, settings.run_depth)
+    parallel = _parallel_metrics(benchmark, columns, measured.judged, query_vectors, pool)
     ranked = time.perf_counter()
     return EvalReport(
         benchmark=benchmark.name,
@@ -103,7 +107,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig) ->
         ),
         judgements=benchmark.judgements,
         rejects=tuple(benchmark.rejects),
-        sample=_sample(benchmark, measured.judged.columns, query_vectors, passage_vectors),
+        sample=_sample(benchmark, measured.judged.columns, query_vectors, pool),
         embed_seconds=embedded - started,
         rank_seconds=ranked - embedded,
     )
@@ -144,7 +148,7 @@ def _parallel_metrics(
     run_columns: np.ndarray,
     judged: Judged,
     query_vectors: np.ndarray,
-    passage_vectors: np.ndarray,
+    pool: Pool,
 ) -> dict[str, float]:
     """What parallel questions and passages say: how near they lie, and how alike what they list is."""
     groups = [query.group for query in benchmark.queries]
@@ -159,8 +163,7 @@ def _parallel_metrics(
                 of_passage.setdefault(column, group)
     chosen = sorted(of_passage)
     answers = [benchmark.passages[column].language for column in chosen]
-    vectors = passage_vectors[chosen]
-    aligned = alignment_metrics([of_passage[column] for column in chosen], answers, vectors)
+    aligned = alignment_metrics([of_passage[column] for column in chosen], answers, pool.vectors(chosen))
     found |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
     overlaps = bias.consistency(groups, languages, run_columns[:, :CONSISTENCY_DEPTH])
     if overlaps:
@@ -187,9 +190,7 @@ def _counts(benchmark: Benchmark) -> dict[str, int]:
     return counts
 
 
-def _sample(
-    benchmark: Benchmark, relevant: np.ndarray, query_vectors: np.ndarray, passage_vectors: np.ndarray
-) -> Sample:
+def _sample(benchmark: Benchmark, relevant: np.ndarray, query_vectors: np.ndarray, pool: Pool) -> Sample:
     """Evenly spaced questions of each language, sorted by id so that translations are taken together, and for each
     a passage that answers it, in its own language if there is one."""
     queries: list[int] = []
@@ -205,7 +206,7 @@ def _sample(
             passages.update(sorted(answers, key=lambda answer: languages[answer] != language)[:1])
     chosen = sorted(passages)
     return Sample(
-        np.concatenate([query_vectors[queries], passage_vectors[chosen]]),
+        np.concatenate([query_vectors[queries], pool.vectors(chosen)]),
         (*(benchmark.queries[row].language for row in queries), *languages[chosen].tolist()),
         ("question",) * len(queries) + ("passage",) * len(chosen),
     )

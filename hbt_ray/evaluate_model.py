@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
 from hbt_ray.model import TextEmbedder, open_encoder
 from hbt_ray.precision import uses_bf16
+from hbt_ray.records import Benchmark
 from hbt_ray.report import write_report
 
 
@@ -37,25 +39,47 @@ def evaluate_model(
         CorpusError: a benchmark cannot be read; nothing has been measured then.
         ConfigError: the model cannot be loaded.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    benchmarks = load_benchmarks(settings)
+    embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix, device.type)
+    for benchmark in benchmarks:
+        report = evaluate(embedder, benchmark, settings)
+        folder = out if len(benchmarks) == 1 else out / benchmark.name
+        write_report(report, folder, description(model, embedder))
+        yield report
+
+
+def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
+    """The benchmarks that are asked for. Raises CorpusError when one cannot be read."""
     options = ReadOptions(settings.with_paragraph, settings.split)
     benchmarks = [load_benchmark(name, place or None, options) for name, place in settings.benchmarks.items()]
     for benchmark in benchmarks:
         check_benchmark(benchmark)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = uses_bf16(settings.precision, device)
-    embedder = TextEmbedder(
-        open_encoder(model, pooling, device.type),
+    return benchmarks
+
+
+def open_embedder(
+    model: str,
+    settings: EvaluateConfig,
+    pooling: str = "mean",
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+    device: str = "cpu",
+) -> TextEmbedder:
+    """A model as it is measured; arguments as those of `evaluate_model`."""
+    return TextEmbedder(
+        open_encoder(model, pooling, device),
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
-        bf16=bf16,
+        bf16=uses_bf16(settings.precision, torch.device(device)),
     )
-    described = {
+
+
+def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
+    """What a report says of the model that was measured."""
+    return {
         "path": model,
         "query_prefix": embedder.query_prefix,
         "passage_prefix": embedder.passage_prefix,
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": "bf16" if embedder.bf16 else "fp32",
     }
-    for benchmark in benchmarks:
-        report = evaluate(embedder, benchmark, settings)
-        write_report(report, out if len(benchmarks) == 1 else out / benchmark.name, described)
-        yield report

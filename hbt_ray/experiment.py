@@ -25,6 +25,7 @@ WITHOUT_EFFECT = (
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "train.checkpoints_kept",
+    "train.evaluate_every",
     "train.gpu",
     "train.max_failures",
     "train.threads_per_worker",

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from hbt_ray import bias, metrics
 from hbt_ray.benchmarks.miracl import resource_level
+from hbt_ray.pool import Pool
 from hbt_ray.records import Benchmark
 
 SETTINGS = ("mono", "cross", "multi")
@@ -57,7 +58,7 @@ class _Cell:
     columns: dict[str, np.ndarray]  # column of the per-query table -> (N,)
 
 
-def measure(benchmark: Benchmark, query_vectors: np.ndarray, passage_vectors: np.ndarray) -> Measured:
+def measure(benchmark: Benchmark, query_vectors: np.ndarray, pool: Pool) -> Measured:
     """Measures every query within each language's passages, and among those of all.
 
     A cell of question and passage language counts the queries that have a judgement there. A query without any
@@ -68,19 +69,21 @@ def measure(benchmark: Benchmark, query_vectors: np.ndarray, passage_vectors: np
 
     Args:
         query_vectors: (Q, D) float32, in the order of the benchmark.
-        passage_vectors: (P, D) float32, likewise.
+        pool: the benchmark's passages.
 
     Raises:
         UserError: the vectors hold NaN, or their widths differ.
     """
     judged = _judged(benchmark)
-    pools = _pools(benchmark)
-    every = [*pools.values(), slice(None)]
-    ranks = metrics.ranks_of_relevant(query_vectors, passage_vectors, judged.columns, every)
-    _note_absent(ranks, judged, list(pools))
-    cells = list(_cells(benchmark, list(pools), ranks, judged))
+    spans = _spans(benchmark)
+    ranks = pool.ranks(query_vectors, judged.columns, [*spans.values(), slice(None)])
+    _note_absent(ranks, judged, list(spans))
+    cells = list(_cells(benchmark, list(spans), ranks, judged))
     return Measured(
-        _metrics(benchmark.name, cells), _table(benchmark, cells), _matrix(benchmark.languages, cells), judged
+        _metrics(benchmark.name, cells, pool.depth),
+        _table(benchmark, cells),
+        _matrix(benchmark.languages, cells),
+        judged,
     )
 
 
@@ -112,7 +115,7 @@ def _note_absent(ranks: np.ndarray, judged: Judged, passage_languages: Sequence[
     ranks[-1][absent] = metrics.ABSENT
 
 
-def _pools(benchmark: Benchmark) -> dict[str, metrics.Pool]:
+def _spans(benchmark: Benchmark) -> dict[str, metrics.Pool]:
     """The passages of each language, as a slice where they stand side by side; of some languages all may be absent."""
     runs = [(key, len(list(group))) for key, group in groupby(passage.language for passage in benchmark.passages)]
     ends = np.cumsum([length for _, length in runs])
@@ -176,7 +179,7 @@ def _measure(ranks: np.ndarray, grades: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _metrics(benchmark: str, cells: Sequence[_Cell]) -> dict[str, float]:
+def _metrics(benchmark: str, cells: Sequence[_Cell], depth: int | None) -> dict[str, float]:
     """Averages of every measure, whole ones before those of a language or pair."""
     whole: dict[str, float] = {}
     detailed: dict[str, float] = {}
@@ -190,13 +193,13 @@ def _metrics(benchmark: str, cells: Sequence[_Cell]) -> dict[str, float]:
                 if cell.setting == setting and not np.isnan(cell.columns.get(measure.column, np.nan)).all()
             }
             if means:
-                name = f"{benchmark}/{setting}/{measure.name}"
+                name = f"{benchmark}/{setting}/{metrics.named(measure, depth)}"
                 whole[name] = float(np.mean(list(means.values())))
                 if measure.name in _DETAILED[setting]:
                     detailed |= {f"{name}/{part}": mean for part, mean in means.items()}
                 if setting != "cross":
                     whole |= {f"{name}/{level}": mean for level, mean in _by_resources(means).items()}
-    return whole | _gaps(benchmark, cells) | detailed
+    return whole | _gaps(benchmark, cells, depth) | detailed
 
 
 def _by_resources(means: dict[str, float]) -> dict[str, float]:
@@ -209,7 +212,7 @@ def _by_resources(means: dict[str, float]) -> dict[str, float]:
     return {level: float(np.mean(own)) for level, own in levels.items()} if len(levels) > 1 else {}
 
 
-def _gaps(benchmark: str, cells: Sequence[_Cell]) -> dict[str, float]:
+def _gaps(benchmark: str, cells: Sequence[_Cell], depth: int | None) -> dict[str, float]:
     """Mono minus Cross: of each question language its mAP within it less the mean of those in other languages."""
     mono = {cell.language: cell.columns["ap"].mean() for cell in cells if cell.setting == "mono"}
     cross: dict[str, list[float]] = {}
@@ -217,8 +220,9 @@ def _gaps(benchmark: str, cells: Sequence[_Cell]) -> dict[str, float]:
         if cell.setting == "cross":
             cross.setdefault(cell.language, []).append(cell.columns["ap"].mean())
     gaps = {language: float(mono[language] - np.mean(own)) for language, own in cross.items() if language in mono}
-    whole = {f"{benchmark}/gap/map": float(np.mean(list(gaps.values())))} if gaps else {}
-    return whole | {f"{benchmark}/gap/map/{language}": gap for language, gap in gaps.items()}
+    name = f"{benchmark}/gap/{metrics.named(metrics.MEASURES['map'], depth)}"
+    whole = {name: float(np.mean(list(gaps.values())))} if gaps else {}
+    return whole | {f"{name}/{language}": gap for language, gap in gaps.items()}
 
 
 def _table(benchmark: Benchmark, cells: Sequence[_Cell]) -> pa.Table:

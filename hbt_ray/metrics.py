@@ -52,19 +52,31 @@ MEASURES = {
 }
 
 
+def named(measure: Measure, depth: int | None) -> str:
+    """What a measure is called where no more than `depth` passages of each query were looked at; None: all.
+
+    >>> named(MEASURES["map"], 1000), named(MEASURES["ndcg@10"], 1000), named(MEASURES["map"], None)
+    ('map@1000', 'ndcg@10', 'map')
+    """
+    return measure.name if depth is None or "@" in measure.name else f"{measure.name}@{depth}"
+
+
 def measure_of(metric: str) -> Measure:
     """The measure in a metric's name.
 
     >>> measure_of("xquad-r/multi/rank_distance/ar").higher_is_better
     False
+    >>> measure_of("miracl/mono/map@1000").name
+    'map'
 
     Raises:
         UserError: the name holds none.
     """
-    parts = metric.split("/")
-    if len(parts) < 3 or parts[2] not in MEASURES:
+    _, _, name, *_ = *metric.split("/"), "", "", ""
+    measure = MEASURES.get(name) or MEASURES.get(name.partition("@")[0])
+    if measure is None:
         raise UserError(f"{metric!r} is not a metric; write <benchmark>/<mono, cross or multi>/<{', '.join(MEASURES)}>")
-    return MEASURES[parts[2]]
+    return measure
 
 
 def ranks_of_relevant(
@@ -132,25 +144,35 @@ def _rank_block(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray, mask:
         ranks: (B, R), to be filled in.
         mask: at least (B, pool) bool, to be written over.
     """
-    width = scores.shape[1]
-    padded = mask[:, : -(-width // 8) * 8]
-    padded[:, width:] = False
     for slot in range(places.shape[1]):
         rows = np.flatnonzero(places[:, slot] >= 0)
-        if not len(rows):
-            continue
-        lines = scores if len(rows) == len(scores) else scores[rows]
-        own = places[rows, slot]
-        score = lines[np.arange(len(rows)), own][:, None]
-        found = padded[: len(rows)]
-        np.greater(lines, score, out=found[:, :width])
-        above = _counts(found)
-        np.greater_equal(lines, score, out=found[:, :width])
-        not_below = _counts(found)
-        # Of equal scores the greater id stands above, that is the one further to the right.
-        for tied in np.flatnonzero(not_below - above > 1):
-            above[tied] += np.count_nonzero(lines[tied, own[tied] + 1 :] == score[tied])
-        ranks[rows, slot] = 1 + above
+        if len(rows):
+            lines = scores if len(rows) == len(scores) else scores[rows]
+            own = places[rows, slot]
+            ranks[rows, slot] = 1 + count_above(lines, lines[np.arange(len(rows)), own], own, mask)
+
+
+def count_above(scores: np.ndarray, threshold: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How many passages stand above one that each query is asked about: (B,).
+
+    Args:
+        scores: (B, N) of N neighbouring passages.
+        threshold: (B,) score of the one asked about.
+        own: (B,) its place among the N; below 0 where it stands to their left, N or more where to their right. Of equal
+            scores those further to the right stand above.
+        mask: at least (B, N rounded up to a multiple of 8) bool, to be written over.
+    """
+    count, width = scores.shape
+    padded = mask[:count, : -(-width // 8) * 8]
+    padded[:, width:] = False
+    np.greater(scores, threshold[:, None], out=padded[:, :width])
+    above = _counts(padded)
+    np.greater_equal(scores, threshold[:, None], out=padded[:, :width])
+    itself = (own >= 0) & (own < width)
+    for tied in np.flatnonzero(_counts(padded) - above > itself):
+        start = min(max(int(own[tied]) + 1, 0), width)
+        above[tied] += np.count_nonzero(scores[tied, start:] == threshold[tied])
+    return above
 
 
 def _counts(mask: np.ndarray) -> np.ndarray:

@@ -30,11 +30,17 @@ def validation_is_due(progress: Progress, train: TrainConfig) -> bool:
     return progress.step % train.validation_every == 0 or progress.step == train.steps
 
 
+def evaluation_is_due(progress: Progress, train: TrainConfig) -> bool:
+    """Whether the benchmarks are measured beside the training; at its end they are in any case."""
+    return train.evaluate_every > 0 and progress.step % train.evaluate_every == 0 and not is_finished(progress, train)
+
+
 def checkpoint_is_due(progress: Progress, train: TrainConfig) -> bool:
-    """After every `checkpoint_every` steps, every validation, and at the end."""
+    """After every `checkpoint_every` steps, every validation, for an evaluation, and at the end."""
     return (
         progress.step % train.checkpoint_every == 0
         or validation_is_due(progress, train)
+        or evaluation_is_due(progress, train)
         or is_finished(progress, train)
     )
 

@@ -1,4 +1,4 @@
-"""Speed, as ratios taken in one run: `python jobs/bench.py train`, `python jobs/bench.py evaluate xquad-r=FOLDER`."""
+"""Speed, as ratios taken in one run: `python jobs/bench.py train`, `... evaluate xquad-r=FOLDER`, `... search`."""
 
 from pathlib import Path
 
@@ -60,6 +60,21 @@ def evaluate(benchmark: str, model: str | None, width: int) -> None:
         f"{result['evaluations']} evaluations: {result['ours_s']:.1f} s here, {result['theirs_s']:.1f} s there: "
         f"ratio {result['ratio']:.1f}; mAP {result['apart']:.1e} apart"
     )
+
+
+@main.command()
+@click.option("--passages", default=1_000_000, show_default=True)
+@click.option("--out", default="~/hbt_runs/bench", show_default=True)
+def search(passages: int, out: str) -> None:
+    """Search in 1, 2 and 4 shards against one flat index, where the nearest neighbours are known."""
+    from hbt_ray.cluster.bench import bench_sharded_search
+
+    for result in bench_sharded_search(Path(out).expanduser().resolve(), passages=passages):
+        click.echo(
+            f"{result['shards']} shards: {result['found']:.1%} found first, the first 100 "
+            f"{'equal' if result['equal'] else 'differ from'} those of one index, "
+            f"{result['queries_per_s']:,.0f} queries/s, {result['peak_bytes'] / 2**20:,.0f} MiB each at most"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
-__all__ = ["BENCHMARKS", "ReadOptions", "load_benchmark"]
+__all__ = ["BENCHMARKS", "ReadOptions", "load_benchmark", "own_name"]
 
 READERS: dict[str, Callable[[str, str, ReadOptions], Benchmark]] = {
     "xquad-r": squad.read_benchmark,
@@ -56,4 +56,13 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         raise CorpusError(f"the benchmark {name!r} needs the folder that holds its files; write {name}=FOLDER")
     if part and family != "beir":
         options = replace(options, languages=frozenset({part}))
-    return READERS[family](f"{family}-{part}" if part else family, folder, options)
+    return READERS[family](own_name(name), folder, options)
+
+
+def own_name(name: str) -> str:
+    """What a benchmark's metrics and its folder are called.
+
+    >>> own_name("miracl/sw")
+    'miracl-sw'
+    """
+    return name.replace("/", "-")

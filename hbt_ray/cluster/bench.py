@@ -1,25 +1,32 @@
-"""How much of the machine's speed a run on Ray keeps: the same steps under Ray Train and in a bare loop, in turns."""
+"""Speed on a cluster: training under Ray against a bare loop, and search in shards against one index."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import ray
 import torch
 
 from hbt_ray.batches import build_batch
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.pipeline import initial_model
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.retrieval import sharded_pool
 from hbt_ray.cluster.train import resources_per_worker, train
-from hbt_ray.config import RunConfig
+from hbt_ray.config import EvaluateConfig, RunConfig
 from hbt_ray.experiment import RunFolder, run_folder, training_plan
+from hbt_ray.index import top_k
 from hbt_ray.model import load_encoder
+from hbt_ray.pool import shard_bounds
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
+from hbt_ray.vectors import commit, write_part
 
 WARM_UP_STEPS = 20  # not counted
 
@@ -43,7 +50,7 @@ def bench_train_under_ray(config: RunConfig, out: Path, *, rounds: int = 3) -> d
     for number in range(rounds):
         bare.append(_bare_steps_per_s(config, store, model, threads))
         under_ray.append(_steps_per_s_under_ray(config, store, model, run_folder(config, out / f"round-{number}")))
-    ratios = [ray / alone for ray, alone in zip(under_ray, bare, strict=True)]
+    ratios = [with_ray / alone for with_ray, alone in zip(under_ray, bare, strict=True)]
     result = {
         "value": statistics.median(under_ray),
         "unit": "steps/s",
@@ -79,3 +86,48 @@ def _steps_per_s_under_ray(config: RunConfig, store: Path, model: str, folder: R
     train(config, store, model, folder, on_metrics)
     counted = [seconds for step, seconds in step_s.items() if step > WARM_UP_STEPS]
     return len(counted) / sum(counted)
+
+
+def bench_sharded_search(
+    out: Path, *, passages: int = 1_000_000, width: int = 64, queries: int = 256, shards: Sequence[int] = (1, 2, 4)
+) -> list[dict[str, Any]]:
+    """Search among synthetic passages whose nearest neighbours are known: each query is a passage moved a little.
+
+    Returns:
+        For each number of shards: `shards`; `found`, the share of queries whose passage comes first; `equal`, whether
+        the first 100 are those that one flat index in this process lists; `queries_per_s`; and `peak_bytes`, the most
+        memory that any of the shards' processes held.
+    """
+    connect()
+    folder = out / f"vectors-{passages}-{width}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    parts, sizes, files = [], [], []
+    for number, (start, stop) in enumerate(shard_bounds(passages, -(-passages // 100_000))):
+        part = rng.standard_normal((stop - start, width), dtype=np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+        files.append(write_part(folder, number, part))
+        sizes.append(stop - start)
+        parts.append(part)
+    commit(folder, files, sizes, width)
+    vectors = np.concatenate(parts)
+    known = rng.choice(passages, queries, replace=False)
+    asked = vectors[known] + rng.normal(0, 0.05, (queries, width)).astype(np.float32)
+    _, expected = top_k(asked, vectors, 100)
+    results = []
+    for number in shards:
+        with sharded_pool(folder, passages, EvaluateConfig(shards=number)) as (pool, actors):
+            pool.top_k(asked[:8], 100)
+            began_s = time.perf_counter()
+            _, columns = pool.top_k(asked, 100)
+            seconds = time.perf_counter() - began_s
+            results.append(
+                {
+                    "shards": number,
+                    "found": float((columns[:, 0] == known).mean()),
+                    "equal": bool((columns == expected).all()),
+                    "queries_per_s": queries / seconds,
+                    "peak_bytes": max(ray.get([actor.peak_memory.remote() for actor in actors])),
+                }
+            )
+    return results

@@ -10,13 +10,13 @@ from typing import Any
 import ray
 import ray.train
 import torch.distributed as dist
-from ray.train import Checkpoint
+from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import TrainConfig
 from hbt_ray.loop import Measured
 from hbt_ray.plan import HybridPlan
-from hbt_ray.progress import Progress
+from hbt_ray.progress import Progress, evaluation_is_due
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
@@ -38,6 +38,7 @@ class ClusterCompany:
         self.speaks = ray.train.get_context().get_world_rank() == 0
         self._saved_s = self._looked_s = time.monotonic()
         self._saved_for: Any = None  # the notice that was saved for
+        self._to_evaluate: set[int] = set()  # steps whose checkpoints are being measured
 
     @property
     def _train(self) -> TrainConfig:
@@ -110,12 +111,22 @@ class ClusterCompany:
             return
         self._wait_until_noted(progress)
         place = self.checkpoints.save(self.trainer, progress, metrics)
-        self.checkpoints.prune(self._train.checkpoints_kept, self._train.best_by)
+        validation: bool | ValidationTaskConfig = False
+        if evaluation_is_due(progress, self._train):
+            self._to_evaluate.add(progress.step)
+            validation = ValidationTaskConfig(fn_kwargs={"step": progress.step})
+        if self._to_evaluate:
+            self._to_evaluate -= ray.get(self.reports.get_evaluated.remote())
+        self.checkpoints.prune(self._train.checkpoints_kept, self._train.best_by, self._to_evaluate)
         self._saved_s = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             # Ray Train keeps no more than where it is: which one to go on from, and how many to keep, is for us.
             Path(folder, "place.txt").write_text(f"{place}\n", encoding="utf-8")
-            ray.train.report({"step": progress.step} | metrics, checkpoint=Checkpoint.from_directory(folder))
+            ray.train.report(
+                {"step": progress.step} | metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                validation=validation,
+            )
 
     def _wait_until_noted(self, progress: Progress) -> None:
         """Waits for the driver to track what was told: steps before a checkpoint are not done again to be measured."""

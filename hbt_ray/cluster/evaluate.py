@@ -1,41 +1,90 @@
-"""A model measured by a task of the cluster, where its GPUs are."""
+"""A model measured on the cluster: by one task where its GPUs are, or in shards."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 
+from hbt_ray.benchmarks import own_name
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
+from hbt_ray.cluster.retrieval import embed_passages, sharded_pool
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.evaluate import EvalReport
-from hbt_ray.evaluate_model import evaluate_model
+from hbt_ray.evaluate import EvalReport, evaluate
+from hbt_ray.evaluate_model import description, evaluate_model, load_benchmarks, open_embedder
+from hbt_ray.report import write_report
+from hbt_ray.vectors import vectors_fingerprint
+
+SAMPLED_QUERIES = 200  # for the recall of an approximate index
 
 
-def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path) -> list[EvalReport]:
-    """`evaluate_model` as one task with every CPU of a node, or with a GPU where there is one.
+def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
+    """`evaluate_model` as one task with every CPU of a node, or with a GPU where there is one; or in shards.
 
     Where the driver's is the only node, the driver does it itself: it has loaded already what a task would load.
 
     Reports are written to `out/<benchmark>`.
+
+    Args:
+        prefixes: `pooling`, `query_prefix` and `passage_prefix`, as those of `evaluate_model`.
     """
+    if settings.shards:
+        return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **prefixes))
     gpu = max(node_sizes("GPU"), default=0) >= 1
     cpus = 1 if gpu else max(int(max(node_sizes("CPU"), default=1)), 1)
     if not gpu and len(node_sizes("CPU")) == 1:
-        return _evaluate(model, settings, out, min(cpus, os.cpu_count() or 1))
+        return _evaluate(model, settings, out, min(cpus, os.cpu_count() or 1), prefixes)
     task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_evaluate)
     with explained("evaluating"):
-        return ray.get(task.remote(model, settings, out, cpus))
+        return ray.get(task.remote(model, settings, out, cpus, prefixes))
 
 
-def _evaluate(model: str, settings: EvaluateConfig, out: Path, threads: int) -> list[EvalReport]:
+def _evaluate(
+    model: str, settings: EvaluateConfig, out: Path, threads: int, prefixes: dict[str, Any]
+) -> list[EvalReport]:
     quiet()
     torch.set_num_threads(threads)
-    return [
-        report
-        for name, place in settings.benchmarks.items()
-        for report in evaluate_model(model, settings.model_copy(update={"benchmarks": {name: place}}), out / name)
-    ]
+    return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
+
+
+def _each_benchmark(
+    settings: EvaluateConfig, out: Path, measure: Callable[[EvaluateConfig, Path], Iterable[EvalReport]]
+) -> list[EvalReport]:
+    """Reports of benchmarks that are measured one by one, each in its folder."""
+    reports: list[EvalReport] = []
+    for name, place in settings.benchmarks.items():
+        own = settings.model_copy(update={"benchmarks": {name: place}})
+        reports += measure(own, out / own_name(name))
+    return reports
+
+
+def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> Iterator[EvalReport]:
+    """`evaluate_model`, its passages embedded by actors and searched in `settings.shards` others.
+
+    Vectors are kept in a folder `vectors` beside `out`, and found there again for the same model and passages.
+
+    Raises:
+        ClusterError: an actor failed.
+    """
+    benchmarks = load_benchmarks(settings)
+    embedder = open_embedder(model, settings, **prefixes)
+    for benchmark in benchmarks:
+        described = description(model, embedder)
+        name = vectors_fingerprint(model, benchmark.fingerprint(), described["passage_prefix"], described["precision"])
+        opened = functools.partial(open_embedder, model, settings, **prefixes)
+        cache = out.parent / "vectors"
+        vectors = embed_passages(benchmark, opened, name, cache, settings.shards)
+        with sharded_pool(cache / name, len(vectors), settings) as (pool, _):
+            report = evaluate(embedder, benchmark, settings, pool)
+            described |= {"shards": settings.shards, "index": settings.index}
+            if settings.index != "flat":
+                sampled = [query.text for query in benchmark.queries[:: -(-len(benchmark.queries) // SAMPLED_QUERIES)]]
+                described["index_recall@10"] = pool.recall_of_index(embedder.queries(sampled))
+        write_report(report, out if len(benchmarks) == 1 else out / benchmark.name, described)
+        yield report

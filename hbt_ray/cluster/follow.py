@@ -33,6 +33,7 @@ class Reports:
         self.kept: list[dict[str, Any]] = []
         self.received = 0
         self.noted = 0
+        self.evaluated: set[int] = set()
         self.mistake: UserError | None = None
 
     def put(self, report: dict[str, Any]) -> int:
@@ -52,6 +53,13 @@ class Reports:
 
     def get_noted(self) -> int:
         return self.noted
+
+    def put_evaluated(self, step: int) -> None:
+        """Says that the checkpoint of a step has been measured, or could not be: it is not needed for that any more."""
+        self.evaluated.add(step)
+
+    def get_evaluated(self) -> set[int]:
+        return self.evaluated
 
     def put_mistake(self, mistake: UserError) -> None:
         """Notes why starting the workers again cannot help."""
@@ -129,6 +137,9 @@ class Follower:
                 self.notice(report["notice"])
                 continue
             if "saving" in report:
+                continue
+            if "benchmarks" in report:
+                self.on_metrics(report["step"], report["benchmarks"])
                 continue
             for measured in report["steps"]:
                 self._step = int(measured["step"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.benchmarks import ReadOptions, load_benchmark, own_name
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
@@ -123,7 +123,7 @@ def _train_and_evaluate(
 
 def _track_report(config: RunConfig, report: EvalReport, folder: RunFolder, tracker: Tracker) -> None:
     name = report.benchmark
-    place = config.evaluate.benchmarks[name] or name
+    place = {own_name(key): place for key, place in config.evaluate.benchmarks.items()}[name] or name
     tracker.log_dataset(name, report.fingerprint, place, report.counts, "evaluation")
     tracker.log_artifacts(folder.evaluations / name, f"evaluation/{name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import uuid
@@ -14,11 +15,12 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError
-from ray.train import FailureConfig, LoggingConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hbt_ray.batches import build_batch
 from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.cluster.beside import measure_checkpoint
 from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
@@ -133,12 +135,22 @@ def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], f
             callbacks=[FailureReporter(told["reports"])],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
+        validation_config=_beside_training(config, told) if train.evaluate_every else None,
     )
     try:
         _in_another_thread(trainer.fit)
     finally:
         with contextlib.suppress(StorageError):
             folder.scratch.delete()
+
+
+def _beside_training(config: RunConfig, told: dict[str, Any]) -> ValidationConfig:
+    """How checkpoints are measured while training goes on: by tasks that take no CPU from it in Ray's books."""
+    measure = functools.partial(measure_checkpoint, told=told)
+    gpu = max(node_sizes("GPU"), default=0) > config.train.most_workers
+    return ValidationConfig(
+        fn=measure, ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
+    )
 
 
 def _in_another_thread(work: Callable[[], Any]) -> None:

@@ -53,7 +53,13 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
     config = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
-        train={"workers": 2, "validation_every": 4, "validation_batches": 2},
+        train={
+            "workers": 2,
+            "validation_every": 4,
+            "validation_batches": 2,
+            "evaluate_every": 5,
+            "checkpoints_kept": 1,
+        },
         evaluate={"benchmarks": {"squad": str(benchmark)}, "precision": "fp32"},
     )
     out = tmp_path / "runs" / "tiny"
@@ -69,6 +75,9 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
     assert tracked.status == "FINISHED"
     assert {"train/loss", "train/pairs_per_s", "validation/loss", "squad/mono/map"} <= tracked.metrics.keys()
     assert tracked.params["mix.alpha"] == "0.5"
+
+    history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
+    assert {metric.step for metric in history} == {5, 10}  # beside the training, and at its end
 
     before = weights(out)
     run(config, out)

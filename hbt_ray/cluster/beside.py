@@ -1,0 +1,44 @@
+"""A checkpoint measured on the run's benchmarks by a task, while training goes on.
+
+Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hbt_ray.cluster.connect import quiet
+from hbt_ray.config import RunConfig
+from hbt_ray.errors import UserError
+
+
+def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict[str, float]:
+    """Measures the checkpoint of a step, and tells the driver. What fails here costs a notice, not the training.
+
+    Args:
+        checkpoint: Ray Train's own, of which nothing is needed.
+        told: what the workers were told.
+    """
+    from hbt_ray.checkpoint import Checkpoints
+    from hbt_ray.evaluate import evaluate
+    from hbt_ray.evaluate_model import load_benchmarks
+    from hbt_ray.model import TextEmbedder, load_encoder
+    from hbt_ray.precision import uses_bf16
+
+    quiet()
+    reports = told["reports"]
+    try:
+        config = RunConfig.model_validate(told["config"])
+        encoder = load_encoder(config.model, config.text, told["initial_model"])
+        Checkpoints(told["checkpoints"]).load_weights(step, encoder)
+        embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))
+        metrics: dict[str, float] = {}
+        for benchmark in load_benchmarks(config.evaluate):
+            metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
+        reports.put.remote({"step": step, "benchmarks": metrics})
+    except UserError as error:
+        reports.put.remote({"notice": f"step {step} was not measured: {error}"})
+        return {}
+    finally:
+        reports.put_evaluated.remote(step)
+    return metrics

@@ -1,0 +1,132 @@
+"""Passages embedded by a pool of actors, and searched in shards that lie with other actors."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+
+from hbt_ray.cluster.connect import node_sizes, quiet
+from hbt_ray.cluster.failures import explained
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import StoreError
+from hbt_ray.model import TextEmbedder
+from hbt_ray.pool import Shard, ShardedPool, shard_bounds
+from hbt_ray.records import Benchmark
+from hbt_ray.vectors import MANIFEST, VectorFiles, commit, write_part
+
+CHUNK = 4096  # passages that an actor embeds at a time, one file each
+
+
+class _PassageEmbedder:
+    """An actor with a model: texts in, a file of vectors out."""
+
+    def __init__(self, open_embedder: Any, folder: str) -> None:
+        quiet()
+        torch.set_num_threads(1)
+        self.embedder: TextEmbedder = open_embedder()
+        self.folder = Path(folder)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        [number], [texts] = batch["number"], batch["texts"]
+        vectors = self.embedder.passages([str(text) for text in texts])
+        file = write_part(self.folder, int(number), vectors)
+        return {"number": [int(number)], "file": [file], "size": [len(vectors)], "width": [vectors.shape[1]]}
+
+
+def embed_passages(benchmark: Benchmark, open_embedder: Any, name: str, cache: Path, actors: int) -> VectorFiles:
+    """The vectors of a benchmark's passages, made by actors where they are not in the cache.
+
+    Args:
+        open_embedder: called in each actor, gives a `TextEmbedder`.
+        name: fingerprint of the vectors, under which they are kept.
+        cache: a folder that every node sees.
+        actors: how many at most; each takes one CPU, or one GPU where every one can have one.
+
+    Raises:
+        StoreError: the vectors cannot be written.
+    """
+    folder = cache / name
+    if (folder / MANIFEST).exists():
+        return VectorFiles(folder)
+    unfinished = cache / f"{name}.partial-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir(parents=True)
+    texts = [passage.text for passage in benchmark.passages]
+    rows = [
+        {"number": number, "texts": texts[first : first + CHUNK]}
+        for number, first in enumerate(range(0, len(texts), CHUNK))
+    ]
+    gpu = sum(map(int, node_sizes("GPU"))) >= actors
+    try:
+        with explained("embedding"):
+            made = (
+                ray.data.from_items(rows, override_num_blocks=len(rows))
+                .map_batches(
+                    _PassageEmbedder,
+                    fn_constructor_args=(open_embedder, str(unfinished)),
+                    batch_size=1,
+                    num_cpus=0 if gpu else 1,
+                    num_gpus=1 if gpu else 0,
+                    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(rows))),
+                )
+                .take_all()
+            )
+        made.sort(key=lambda row: row["number"])
+        commit(unfinished, [row["file"] for row in made], [row["size"] for row in made], int(made[0]["width"]))
+        with contextlib.suppress(OSError):  # another was first, and made the same
+            unfinished.rename(folder)
+    except StoreError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return VectorFiles(folder)
+
+
+@ray.remote
+class _ShardActor:
+    """A shard in a process of its own: it holds no more than its part of the vectors."""
+
+    def __init__(self, folder: str, start: int, stop: int, kind: Any) -> None:
+        self.shard = Shard(VectorFiles(Path(folder)).read(start, stop), start, kind)
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        return getattr(self.shard, question)(*arguments)
+
+    def peak_memory(self) -> int:
+        """Bytes that this process has held at most."""
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextlib.contextmanager
+def sharded_pool(folder: Path, size: int, settings: EvaluateConfig) -> Iterator[tuple[ShardedPool, list[Any]]]:
+    """The vectors of a folder in `settings.shards` actors, as long as it is open; each has a CPU, or its share of them.
+
+    Gives the pool, and the actors themselves.
+    """
+    bounds = shard_bounds(size, settings.shards)
+    cpus = min(1.0, sum(node_sizes("CPU")) / len(bounds))
+    actors = [
+        _ShardActor.options(num_cpus=cpus).remote(str(folder), start, stop, settings.index)  # type: ignore[attr-defined]
+        for start, stop in bounds
+    ]
+
+    def ask(question: str, *arguments: Any) -> list[Any]:
+        shared = [ray.put(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        with explained("searching"):
+            return ray.get([actor.ask.remote(question, *shared) for actor in actors])
+
+    try:
+        yield ShardedPool(ask, None if settings.index == "flat" else settings.index_depth), actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)

@@ -1,0 +1,105 @@
+"""Passages embedded by actors and searched in shards: the same report as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from hbt_ray.cluster.evaluate import evaluate_in_shards
+from hbt_ray.cluster.retrieval import sharded_pool
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.evaluate import evaluate
+from hbt_ray.evaluate_model import load_benchmarks, open_embedder
+from hbt_ray.pool import Shard, ShardedPool, shard_bounds
+from hbt_ray.report import write_report
+from hbt_ray.vectors import commit, write_part
+from tests import tiny
+from tests.cluster.conftest import NUM_CPUS
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the actors have: with more, sums are made in another order, and the last bits of vectors differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def settings(corpus) -> EvaluateConfig:
+    return EvaluateConfig(benchmarks={"pairs": str(corpus)}, precision="fp32", run_depth=20)
+
+
+def test_three_actors_report_what_three_shards_in_one_process_do_and_vectors_are_kept(cluster, settings, tmp_path):
+    model = tmp_path / "model"
+    tiny.make_encoder(model)
+    three = settings.model_copy(update={"shards": 3})
+    [report] = evaluate_in_shards(str(model), three, tmp_path / "actors")
+    [folder] = (tmp_path / "vectors").iterdir()
+    made = folder.stat().st_mtime_ns
+
+    embedder = open_embedder(str(model), settings)
+    [benchmark] = load_benchmarks(settings)
+    vectors = embedder.passages([passage.text for passage in benchmark.passages])
+    shards = [Shard(vectors[start:stop], start) for start, stop in shard_bounds(len(vectors), 3)]
+    pool = ShardedPool(lambda question, *arguments: [getattr(shard, question)(*arguments) for shard in shards])
+    alone = evaluate(embedder, benchmark, settings, pool)
+    write_report(alone, tmp_path / "alone")
+    assert report.metrics == alone.metrics
+    for file in ("per_query.parquet", "matrix.csv", "run.trec", "qrels.trec"):
+        assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "actors" / file).read_bytes(), file
+
+    # Other shards sum in another order: what lies as near as float32 resolves may change places.
+    whole = evaluate(embedder, benchmark, settings)
+    assert whole.metrics == pytest.approx(report.metrics, rel=1e-3, abs=1e-3)
+    [again] = evaluate_in_shards(str(model), three, tmp_path / "again")
+    assert again.metrics == report.metrics
+    assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "vectors").iterdir()] == [(folder, made)]
+
+
+def test_an_approximate_index_names_its_depth_and_its_recall(cluster, settings, tmp_path):
+    model = tmp_path / "model"
+    tiny.make_encoder(model)
+    approximate = settings.model_copy(update={"shards": 2, "index": "hnsw", "index_depth": 50})
+    [report] = evaluate_in_shards(str(model), approximate, tmp_path / "out")
+    assert {"pairs/mono/map@50", "pairs/multi/rank_distance@50", "pairs/multi/ndcg@10"} <= report.metrics.keys()
+    assert "pairs/mono/map" not in report.metrics
+    described = json.loads((tmp_path / "out" / "report.json").read_text())["model"]
+    assert 0.5 < described["index_recall@10"] <= 1
+    assert pq.read_table(tmp_path / "out" / "per_query.parquet").num_rows > 0
+
+
+def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
+    width, size = 256, 80_000
+    rng = np.random.default_rng(0)
+    files = [write_part(tmp_path, n, rng.standard_normal((size // 4, width), dtype=np.float32)) for n in range(4)]
+    commit(tmp_path, files, [size // 4] * 4, width)
+    peaks = {}
+    for shards in (1, 4):
+        with sharded_pool(tmp_path, size, EvaluateConfig(shards=shards)) as (pool, actors):
+            pool.top_k(rng.standard_normal((4, width), dtype=np.float32), 10)
+            peaks[shards] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
+    vectors = size * width * 4
+    assert peaks[1] - peaks[4] > vectors  # of the three quarters it no longer holds, and the index over them
+
+
+def test_more_shards_than_cpus_share_them(cluster, settings, tmp_path):
+    model = tmp_path / "model"
+    tiny.make_encoder(model)
+    shards = NUM_CPUS + 3
+    [report] = evaluate_in_shards(str(model), settings.model_copy(update={"shards": shards}), tmp_path / "out")
+    assert report.counts["passages"] > 0
+
+
+def test_the_folder_of_a_report_is_made_where_it_is_named(cluster, settings, tmp_path: Path):
+    model = tmp_path / "model"
+    tiny.make_encoder(model)
+    list(evaluate_in_shards(str(model), settings.model_copy(update={"shards": 1}), tmp_path / "deep" / "out"))
+    assert (tmp_path / "deep" / "out" / "report.json").exists()
