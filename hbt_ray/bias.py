@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+from scipy import stats
 
 PERSISTENCE = 0.9  # of rank-biased overlap: Webber et al. 2010 take 0.9, which gives the first 10 places 86%
 _BLOCK = 256  # rankings compared at once, K * K bytes each
@@ -86,3 +87,45 @@ def consistency(groups: Sequence[str], languages: Sequence[str], columns: np.nda
             overlaps = [rank_biased_overlap(first[block], second[block]) for block in blocks]
             means[one, other] = float(np.concatenate(overlaps).mean())
     return means
+
+
+def peer(ranks: np.ndarray, languages: np.ndarray, grades: np.ndarray, depth: int) -> np.ndarray:
+    """Probability of Equal Expected Rank, PEER (Yang et al. 2024, arXiv 2405.00978): 1 is fair, 0 is not.
+
+    For each grade the probability, by the test of Kruskal and Wallis over the places in the ranking, that relevant
+    passages of all languages have the same expected rank, as the authors' `peer_measure` computes it; passages
+    beyond `depth` share the places behind it. The mean over a query's grades. It says nothing where each language has
+    one relevant passage: any order then gives the same.
+
+    Args:
+        ranks: (Q, R) in the pool of all languages, as in `metrics`.
+        languages: (Q, R) of the passages.
+        grades: (Q, R), 0 where a query has fewer than R.
+
+    Returns:
+        (Q,), NaN for a query whose relevant passages are in one language, or one in each.
+    """
+    values = np.full(len(ranks), np.nan)
+    for row, (places, spoken, graded) in enumerate(zip(ranks, languages, grades, strict=True)):
+        there = graded > 0
+        if not 1 < len(set(spoken[there])) < there.sum():
+            continue
+        beyond = there & ((places <= 0) | (places > depth))
+        counted = np.where(beyond, depth + (beyond.sum() + 1) / 2, places)
+        each = [
+            _equal_rank_probability([counted[same & (spoken == language)] for language in sorted(set(spoken[same]))])
+            for grade in np.unique(graded[there])
+            for same in [graded == grade]
+        ]
+        values[row] = np.mean(each)
+    return values
+
+
+def _equal_rank_probability(samples: Sequence[np.ndarray]) -> float:
+    """Kruskal and Wallis 1952, of places that are compared as they are: 1 for a single sample."""
+    together = np.concatenate(samples)
+    spread = np.square(together - together.mean()).sum()
+    if len(samples) < 2 or spread == 0:
+        return 1.0
+    between = sum(len(sample) * (sample.mean() - together.mean()) ** 2 for sample in samples)
+    return float(stats.chi2.sf((len(together) - 1) * between / spread, len(samples) - 1))

@@ -17,8 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.progress import Progress
-from hbt_ray.storage import Place
-from hbt_ray.store import file_sha256
+from hbt_ray.storage import Place, file_sha256
 from hbt_ray.trainer import Trainer
 
 WEIGHTS = "weights.safetensors"

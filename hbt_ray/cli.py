@@ -130,7 +130,13 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 @main.command()
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
-@click.option("--benchmark", "benchmarks", multiple=True, required=True, help="NAME=FOLDER, or embedded. Repeatable.")
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    required=True,
+    help="NAME=FOLDER, or embedded, or miracl/sw. Repeatable.",
+)
 @click.option("--out", required=True, help="Folder for the report.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True)
 @click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
@@ -191,8 +197,10 @@ def evaluate(
 
 
 def _named_place(benchmark: str) -> tuple[str, str]:
+    from hbt_ray.benchmarks.hub import can_be_fetched
+
     name, equals, place = benchmark.partition("=")
-    if not equals and name != "embedded":
+    if not equals and name != "embedded" and not can_be_fetched(name):
         raise CorpusError(f"--benchmark {benchmark!r} says no folder; write {name}=FOLDER")
     return name, place
 

@@ -26,6 +26,8 @@ _DETAILED = {
     "multi": ("map", "ndcg@10", "recall@100", "rank_distance", "same_language_first"),
 }
 
+PEER_DEPTH = 100  # as its authors report it
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -153,6 +155,7 @@ def _cells(
         own = judged.languages[asked] == language
         several = _in_several_languages(ranks[-1, asked], judged.languages[asked])
         columns["rank_distance"] = np.where(several, metrics.rank_distance(ranks[-1, asked]), np.nan)
+        columns["peer"] = bias.peer(ranks[-1, asked], judged.languages[asked], judged.grades[asked], PEER_DEPTH)
         columns["same_language_first"] = bias.same_language_first(ranks[-1, asked], own)
         yield _Cell("multi", language, None, asked, ranks[-1, asked], columns)
 
@@ -229,8 +232,8 @@ def _table(benchmark: Benchmark, cells: Sequence[_Cell]) -> pa.Table:
     """The per-query table.
 
     Columns: query_id, group (the same for translations of one question), language, setting, passage_language (null for
-    multi), the measures, relevant (their number), ranks (ascending, of those that the pool has), rank_distance and
-    same_language_first (null but for multi with relevant passages in two languages).
+    multi), the measures, relevant (their number), ranks (ascending, of those that the pool has), rank_distance,
+    same_language_first and peer (null but for multi with relevant passages in two languages).
     """
     sizes = [len(cell.rows) for cell in cells]
     rows = np.concatenate([cell.rows for cell in cells])
@@ -256,6 +259,7 @@ def _table(benchmark: Benchmark, cells: Sequence[_Cell]) -> pa.Table:
             ),
             "rank_distance": _of_multi("rank_distance", cells),
             "same_language_first": _of_multi("same_language_first", cells),
+            "peer": _of_multi("peer", cells),
         }
     )
 

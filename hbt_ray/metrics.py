@@ -21,6 +21,7 @@ import numpy as np
 from hbt_ray.errors import UserError
 
 Pool = slice | np.ndarray  # columns of the passages in it, ascending
+_WORTH_SORTING = 3  # ranks of a query: as many comparisons of all its scores take as long as to sort them
 _ROWS = 64  # of scores, compared at once: few enough to stay in a cache of the processor
 ABSENT = -1  # the rank of a relevant passage that is not in the pool: it counts as relevant, and as never found
 
@@ -48,6 +49,7 @@ MEASURES = {
         Measure("mrr@10", "rr@10", "share", True),
         Measure("rank_distance", "rank_distance", "ranks", False),
         Measure("same_language_first", "same_language_first", "share", False),
+        Measure("peer@100", "peer", "share", True),
     )
 }
 
@@ -144,12 +146,28 @@ def _rank_block(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray, mask:
         ranks: (B, R), to be filled in.
         mask: at least (B, pool) bool, to be written over.
     """
-    for slot in range(places.shape[1]):
+    slots = np.flatnonzero((places >= 0).any(axis=0))
+    if len(slots) >= _WORTH_SORTING:
+        _rank_sorted(scores, places, ranks)
+        return
+    for slot in slots:
         rows = np.flatnonzero(places[:, slot] >= 0)
-        if len(rows):
-            lines = scores if len(rows) == len(scores) else scores[rows]
-            own = places[rows, slot]
-            ranks[rows, slot] = 1 + count_above(lines, lines[np.arange(len(rows)), own], own, mask)
+        lines = scores if len(rows) == len(scores) else scores[rows]
+        own = places[rows, slot]
+        ranks[rows, slot] = 1 + count_above(lines, lines[np.arange(len(rows)), own], own, mask)
+
+
+def _rank_sorted(scores: np.ndarray, places: np.ndarray, ranks: np.ndarray) -> None:
+    """`_rank_block` for many ranks of each query: its scores are sorted once, and each rank is looked up."""
+    width = scores.shape[1]
+    for line, ordered, own, rank in zip(scores, np.sort(scores, axis=1), places, ranks, strict=True):
+        there = own >= 0
+        threshold = line[own[there]]
+        up_to = ordered.searchsorted(threshold, "right")
+        found = 1 + width - up_to
+        for tied in np.flatnonzero(up_to - ordered.searchsorted(threshold, "left") > 1):
+            found[tied] += np.count_nonzero(line[own[there][tied] + 1 :] == threshold[tied])
+        rank[there] = found
 
 
 def count_above(scores: np.ndarray, threshold: np.ndarray, own: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import urllib.parse
@@ -138,3 +139,9 @@ class Place:
         except (OSError, ValueError) as error:  # Arrow's own errors are one or the other
             reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:300]
             raise StorageError(f"cannot {doing} {self} ({reason})") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """The checksum of a file of this machine, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.errors import StoreError
+from hbt_ray.storage import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -320,11 +321,6 @@ class TokenStore:
             self._check(shard)
             self._tables[shard.file] = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
         return self._tables[shard.file]
-
-
-def file_sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _join(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

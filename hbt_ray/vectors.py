@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.errors import StoreError
-from hbt_ray.store import file_sha256
+from hbt_ray.storage import file_sha256
 
 MANIFEST = "vectors.json"
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
-from hbt_ray.benchmarks import beir, miracl, mldr, pairs, squad, xm3600
+from hbt_ray.benchmarks import beir, hub, miracl, mldr, pairs, squad, xm3600
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
@@ -35,7 +35,7 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         name: one of `BENCHMARKS`, such as `xquad-r`; `embedded` is the small set that comes with the package. What
             stands behind a slash narrows it: `miracl/sw` is its Swahili, `beir/scifact` tells one set from another.
             Such a benchmark's own name, with which its metrics begin, has a hyphen there: `miracl-sw`.
-        folder: where the files lie; `embedded` needs none.
+        folder: where the files lie; `embedded` needs none, and what `hub` knows is fetched.
         options: what to read of it.
 
     Raises:
@@ -52,6 +52,8 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
 
         benchmark: Benchmark = embedded.benchmark()
         return benchmark
+    if not folder and hub.can_be_fetched(name):
+        folder = hub.fetch(name, options.split)
     if not folder:
         raise CorpusError(f"the benchmark {name!r} needs the folder that holds its files; write {name}=FOLDER")
     if part and family != "beir":

@@ -131,9 +131,7 @@ class ClusterCompany:
     def _wait_until_noted(self, progress: Progress) -> None:
         """Waits for the driver to track what was told: steps before a checkpoint are not done again to be measured."""
         number = ray.get(self.reports.put.remote({"saving": progress.step}))
-        until_s = time.monotonic() + PATIENCE_S
-        while ray.get(self.reports.get_noted.remote()) < number and time.monotonic() < until_s:
-            time.sleep(0.02)
+        ray.get(self.reports.wait_noted.remote(number, PATIENCE_S))
 
     def _notice(self, text: str) -> None:
         self.reports.put.remote({"notice": text})

@@ -5,6 +5,8 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import textwrap
 import threading
@@ -21,13 +23,13 @@ from hbt_ray.cluster.failures import mistake_in
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 
-POLL_S = 0.1
+LOOK_EVERY_S = 0.5  # whether the training has ended; reports come without being looked for
 LOG_LINE_EVERY_S = 10.0  # where the output is not a terminal
 
 
 @ray.remote(num_cpus=0)
 class Reports:
-    """Keeps what rank 0 and the controller say until the driver takes it."""
+    """Keeps what rank 0 and the controller say until the driver takes it; wakes who waits for something here."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
@@ -35,38 +37,51 @@ class Reports:
         self.noted = 0
         self.evaluated: set[int] = set()
         self.mistake: UserError | None = None
+        self.changed = asyncio.Condition()
 
-    def put(self, report: dict[str, Any]) -> int:
+    async def put(self, report: dict[str, Any]) -> int:
         """Returns how many there were up to this one."""
-        self.kept.append(report)
-        self.received += 1
-        return self.received
+        async with self.changed:
+            self.kept.append(report)
+            self.received += 1
+            self.changed.notify_all()
+            return self.received
 
-    def take(self) -> tuple[list[dict[str, Any]], int]:
-        """What came since it was last called, and how many there were up to the last."""
-        kept, self.kept = self.kept, []
-        return kept, self.received
+    async def take(self, wait_s: float) -> tuple[list[dict[str, Any]], int]:
+        """What came since it was last called, and how many there were up to the last; waits where there is nothing."""
+        async with self.changed:
+            await self._until(lambda: bool(self.kept), wait_s)
+            kept, self.kept = self.kept, []
+            return kept, self.received
 
-    def put_noted(self, number: int) -> None:
+    async def put_noted(self, number: int) -> None:
         """Says that the driver has seen to that many: a kill cannot lose them any more."""
-        self.noted = number
+        async with self.changed:
+            self.noted = number
+            self.changed.notify_all()
 
-    def get_noted(self) -> int:
-        return self.noted
+    async def wait_noted(self, number: int, wait_s: float) -> None:
+        """Waits until the driver has seen to that many, or for so long."""
+        async with self.changed:
+            await self._until(lambda: self.noted >= number, wait_s)
 
-    def put_evaluated(self, step: int) -> None:
+    async def put_evaluated(self, step: int) -> None:
         """Says that the checkpoint of a step has been measured, or could not be: it is not needed for that any more."""
         self.evaluated.add(step)
 
-    def get_evaluated(self) -> set[int]:
+    async def get_evaluated(self) -> set[int]:
         return self.evaluated
 
-    def put_mistake(self, mistake: UserError) -> None:
+    async def put_mistake(self, mistake: UserError) -> None:
         """Notes why starting the workers again cannot help."""
         self.mistake = mistake
 
-    def get_mistake(self) -> UserError | None:
+    async def get_mistake(self) -> UserError | None:
         return self.mistake
+
+    async def _until(self, is_so: Callable[[], bool], wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.changed.wait_for(is_so), wait_s)
 
 
 def start_reports() -> Any:
@@ -124,13 +139,14 @@ class Follower:
         self._first = None
 
     def _run(self) -> None:
-        while not self._ended.wait(POLL_S):
-            self._take()
+        while not self._ended.is_set():
+            self._take(LOOK_EVERY_S)
 
-    def _take(self) -> None:
+    def _take(self, wait_s: float = 0.0) -> None:
         try:
-            reports, number = ray.get(self.reports.take.remote())
+            reports, number = ray.get(self.reports.take.remote(wait_s))
         except RayError:  # the actor is gone with the cluster; whoever waits for the training will say so
+            self._ended.wait(wait_s)
             return
         for report in reports:
             if "notice" in report:

@@ -27,7 +27,7 @@ def matrix_figure(report: EvalReport) -> Figure:
     rows = [report.languages.index(language) for language in query_languages(report)]
     columns = [n for n in range(len(report.languages)) if report.counts[f"passages/{report.languages[n]}"]]
     values = report.matrix[np.ix_(rows, columns)]
-    figure, axes = _figure(2.6 + 0.52 * len(columns), 2.2 + 0.48 * len(rows))
+    figure, axes = _figure(max(2.6 + 0.52 * len(columns), 6.4), 2.2 + 0.48 * len(rows))
     colours = matplotlib.colormaps["YlGnBu"].with_extremes(bad="#eeeeee")
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=1)
     axes.set_xticks(range(len(columns)), [report.languages[n] for n in columns])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from hbt_ray.bias import consistency, rank_biased_overlap, same_language_first
+from hbt_ray.bias import consistency, peer, rank_biased_overlap, same_language_first
 
 
 def test_the_first_of_the_parallel_passages_decides():
@@ -47,3 +48,27 @@ def test_consistency_compares_translations_alone():
     groups = ["a", "b", "a", "b", ""]
     found = consistency(groups, ["de", "de", "en", "en", "en"], columns)
     assert found == {("de", "en"): pytest.approx((1 + 0) / 2)}
+
+
+def test_languages_in_turn_are_fair_and_one_after_the_other_are_not():
+    languages = np.array([["de"] * 8 + ["en"] * 8] * 2, object)
+    in_turn = [*range(1, 17, 2), *range(2, 17, 2)]
+    found = peer(np.array([in_turn, range(1, 17)]), languages, np.ones((2, 16), int), 100)
+    # Places without gaps or ties: the usual test of Kruskal and Wallis.
+    expected = [stats.kruskal(in_turn[:8], in_turn[8:])[1], stats.kruskal(range(1, 9), range(9, 17))[1]]
+    assert found == pytest.approx(expected)
+    assert found[0] > 0.6 > 0.01 > found[1]
+
+
+def test_peer_counts_what_was_not_found_behind_the_rest_and_each_grade_alike():
+    languages = np.array([["de", "de", "en", "en"]], object)
+    missed = peer(np.array([[1, 2, 0, 500]]), languages, np.array([[1, 1, 1, 1]]), 10)
+    # 1 and 2 against twice (11 + 12) / 2: between 90.25, within 0.5.
+    assert missed[0] == pytest.approx(stats.chi2.sf(3 * 100 / 100.5, 1))
+    by_grade = peer(np.array([[1, 2, 3, 4]]), languages, np.array([[2, 1, 2, 1]]), 10)
+    assert by_grade[0] == pytest.approx(stats.chi2.sf(1, 1))  # two passages of each grade, one in each language
+
+
+def test_peer_says_nothing_of_one_relevant_passage_in_each_language():
+    languages = np.array([["de", "en"], ["de", "de"]], object)
+    assert np.isnan(peer(np.array([[1, 9], [1, 9]]), languages, np.ones((2, 2), int), 10)).all()

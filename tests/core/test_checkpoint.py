@@ -15,8 +15,7 @@ from hbt_ray.config import TrainConfig
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model import open_encoder
 from hbt_ray.progress import Progress
-from hbt_ray.storage import Place
-from hbt_ray.store import file_sha256
+from hbt_ray.storage import Place, file_sha256
 from hbt_ray.trainer import Trainer
 from tests import tiny
 from tests.full_disk import no_file_above

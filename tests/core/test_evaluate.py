@@ -196,6 +196,15 @@ def test_parallel_texts_are_aligned_and_their_rankings_compared():
     assert not [name for name in _evaluate(plain, topic_embedder(plain)).metrics if "alignment" in name]
 
 
+def test_peer_is_told_where_a_language_has_several_relevant_passages():
+    benchmark = parallel_benchmark(6)
+    assert not [name for name in _evaluate(benchmark, topic_embedder(benchmark)).metrics if "peer" in name]
+    two = {key: {**judged, "en:05": 1, "de:05": 1} for key, judged in benchmark.judgements.items()}
+    fair = _evaluate(replace(benchmark, judgements=two), topic_embedder(benchmark)).metrics["tiny/multi/peer@100"]
+    apart = _evaluate(replace(benchmark, judgements=two), topic_embedder(benchmark, bias=3)).metrics
+    assert 0 <= apart["tiny/multi/peer@100"] < fair <= 1
+
+
 def test_low_mid_and_high_resource_languages_are_told_apart():
     languages = ("fi", "sw", "yo")  # mid, low and low
     benchmark = parallel_benchmark(8, languages)
