@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from hbt_ray.pool import ArrayPool
 from hbt_ray.records import Benchmark
 
 ALL = None  # the pool of all languages
+REPETITIONS = 3  # of ours, of which the median counts; theirs is a sum over many evaluators
 DEPTH = 100  # their default depth of mAP; the cell that is compared is ranked to its end
 
 
@@ -35,9 +37,12 @@ def bench_evaluate(benchmark: Benchmark, query_vectors: np.ndarray, passage_vect
     lookup: Any = _Lookup(benchmark, query_vectors, passage_vectors)
     vectors = [lookup.queries([query.text for query in benchmark.queries])]
     vectors.append(lookup.passages([passage.text for passage in benchmark.passages]))
-    began_s = time.perf_counter()
-    measured = measure(benchmark, vectors[0], ArrayPool(vectors[1]))
-    ours_s = time.perf_counter() - began_s
+    own_s = []
+    for _ in range(REPETITIONS):
+        began_s = time.perf_counter()
+        measured = measure(benchmark, vectors[0], ArrayPool(vectors[1]))
+        own_s.append(time.perf_counter() - began_s)
+    ours_s = statistics.median(own_s)
 
     asked = sorted({query.language for query in benchmark.queries})
     answered = sorted({passage.language for passage in benchmark.passages})

@@ -147,6 +147,7 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option(
     "--shards", type=click.IntRange(0), default=0, help="Share the passages among so many actors of a cluster."
 )
+@click.option("--window-chars", type=click.IntRange(16), help="Cut long passages in windows; the best one counts.")
 @click.option("--index", type=click.Choice(["flat", "hnsw", "ivfpq"]), default="flat", help="Of each shard.")
 @click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
@@ -161,6 +162,7 @@ def evaluate(
     passage_prefix: str | None,
     with_paragraph: bool,
     split: str | None,
+    window_chars: int | None,
     shards: int,
     index: Any,
     run_depth: int,
@@ -169,6 +171,8 @@ def evaluate(
     places = dict(_named_place(benchmark) for benchmark in benchmarks)
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
+    if window_chars and shards:
+        raise ConfigError("windows of passages are searched in one process; leave out --shards")
     from hbt_ray.report import print_report
 
     settings = EvaluateConfig(
@@ -177,6 +181,7 @@ def evaluate(
         run_depth=run_depth,
         with_paragraph=with_paragraph,
         split=split,
+        window_chars=window_chars,
         shards=shards,
         index=index,
     )

@@ -242,6 +242,7 @@ class EvaluateConfig(Section):
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
     split: str | None = None  # "dev" or "test", where a set has both; None: the one that is usually reported
+    window_chars: int | None = Field(None, ge=16)  # long passages in windows, the best one counts; None: cut off
     shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate
     index_depth: int = Field(1000, ge=1)  # passages per query that an approximate index looks for
@@ -250,6 +251,8 @@ class EvaluateConfig(Section):
     def _index_in_shards(self) -> EvaluateConfig:
         if self.index != "flat" and not self.shards:
             raise ValueError(f"index {self.index} lies in shards; write shards=1 or more")
+        if self.window_chars and self.shards:
+            raise ValueError("windows of passages are searched in one process; write shards=0")
         return self
 
 

@@ -17,6 +17,7 @@ from hbt_ray.errors import CorpusError
 from hbt_ray.measure import Judged, measure
 from hbt_ray.pool import ArrayPool, Pool
 from hbt_ray.records import Benchmark, Reject
+from hbt_ray.windows import cut_all
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
 _SAMPLED_QUERIES = 40  # of each language, for the picture of the vectors
@@ -85,7 +86,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
     started = time.perf_counter()
     query_vectors = _embed(embed.queries, [query.text for query in benchmark.queries])  # (Q, D)
     if pool is None:
-        pool = ArrayPool(_embed(embed.passages, [passage.text for passage in benchmark.passages]))
+        pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], settings.window_chars)
     embedded = time.perf_counter()
     measured = measure(benchmark, query_vectors, pool)
     scores, columns = pool.top_k(query_vectors, settings.run_depth)
@@ -134,6 +135,13 @@ def check_benchmark(benchmark: Benchmark) -> None:
     strange = strange or set().union(*benchmark.judgements.values()) - set(passage_ids) - benchmark.absent.keys()
     if strange:
         raise CorpusError(f"the benchmark {name!r} has a judgement for {min(strange)!r}, which is not in it")
+
+
+def _embedded_pool(embed: Embedder, texts: Sequence[str], window_chars: int | None) -> ArrayPool:
+    if window_chars is None:
+        return ArrayPool(_embed(embed.passages, texts))
+    windows, starts = cut_all(texts, window_chars)
+    return ArrayPool(_embed(embed.passages, windows), starts)
 
 
 def _embed(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> np.ndarray:

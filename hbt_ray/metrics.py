@@ -87,6 +87,7 @@ def ranks_of_relevant(
     relevant: np.ndarray,
     pools: Sequence[Pool] = (slice(None),),
     block: int | None = None,
+    starts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Exact ranks of the relevant passages by inner product, in several pools from one pass over the scores.
 
@@ -99,6 +100,7 @@ def ranks_of_relevant(
         passage_vectors: (P, D) float32, sorted by passage id.
         relevant: (Q, R) columns of the relevant passages, -1 where a query has fewer.
         pools: the passages of each pool, as a slice or as ascending columns.
+        starts: (P,) where the vectors of each passage begin, whose score is that of its best one; None: one each.
         block: queries scored at once, which takes 5 * block * P bytes, nine where vectors repeat; by default up to
             160 MiB.
 
@@ -109,31 +111,35 @@ def ranks_of_relevant(
         UserError: a vector holds NaN or infinity, or widths differ.
     """
     check_vectors(query_vectors, passage_vectors)
-    num_passages = len(passage_vectors)
-    distinct, column_of = distinct_rows(passage_vectors)  # (U, D), (P,)
+    num_vectors = len(passage_vectors)
+    num_passages = num_vectors if starts is None else len(starts)
+    distinct, column_of = distinct_rows(passage_vectors)  # (U, D), (vectors,)
     places = [_places_in_pool(relevant, pool, num_passages) for pool in pools]  # each (Q, R)
     ranks = np.zeros((len(pools), *relevant.shape), np.int32)
-    block = block or max(1, min(512, 2**25 // max(num_passages, 1)))
+    block = block or max(1, min(512, 2**25 // max(num_vectors, 1)))
     # Kept for all blocks: fresh memory for each costs more time than the products do.
     products = np.empty((block, len(distinct)), np.float32)
-    scores = products if len(distinct) == num_passages else np.empty((block, num_passages), np.float32)
+    each = products if len(distinct) == num_vectors else np.empty((block, num_vectors), np.float32)
+    scores = each if starts is None else np.empty((block, num_passages), np.float32)
 
-    def rank_part(first: int, start: int, stop: int) -> None:
-        mask = np.empty((stop - start, -(-num_passages // 8) * 8), bool)
-        rows = slice(first + start, first + stop)
+    def rank_part(first: int, begin: int, end: int) -> None:
+        mask = np.empty((end - begin, -(-num_passages // 8) * 8), bool)
+        rows = slice(first + begin, first + end)
         for pool, place, rank in zip(pools, places, ranks, strict=True):
-            _rank_block(scores[start:stop, pool], place[rows], rank[rows], mask)
+            _rank_block(scores[begin:end, pool], place[rows], rank[rows], mask)
 
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for first in range(0, len(query_vectors), block):
             count = len(query_vectors[first : first + block])
             np.matmul(query_vectors[first : first + block], distinct.T, out=products[:count])
-            if scores is not products:
+            if each is not products:
                 # "clip" writes unbuffered
-                np.take(products[:count], column_of, axis=1, out=scores[:count], mode="clip")
-            starts = range(0, count, _ROWS)
-            stops = [min(start + _ROWS, count) for start in starts]
-            list(workers.map(rank_part, [first] * len(starts), starts, stops))
+                np.take(products[:count], column_of, axis=1, out=each[:count], mode="clip")
+            if starts is not None:
+                np.maximum.reduceat(each[:count], starts, axis=1, out=scores[:count])
+            begins = range(0, count, _ROWS)
+            ends = [min(begin + _ROWS, count) for begin in begins]
+            list(workers.map(rank_part, [first] * len(begins), begins, ends))
     return ranks
 
 

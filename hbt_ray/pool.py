@@ -41,17 +41,42 @@ class ArrayPool:
 
     depth = None
 
-    def __init__(self, passage_vectors: np.ndarray) -> None:
-        self._vectors = passage_vectors
+    def __init__(self, vectors: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """
+        Args:
+            vectors: (P, D) float32; or of all windows of all passages, one after the other.
+            starts: (P,) where the windows of each passage begin; the best one speaks for it.
+        """
+        self._vectors = vectors
+        self._starts = starts
 
     def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[metrics.Pool]) -> np.ndarray:
-        return metrics.ranks_of_relevant(queries, self._vectors, relevant, spans)
+        return metrics.ranks_of_relevant(queries, self._vectors, relevant, spans, starts=self._starts)
 
     def top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return SearchIndex(self._vectors).search(queries, k)
+        index = SearchIndex(self._vectors)
+        if self._starts is None:
+            return index.search(queries, k)
+        passage_of = np.searchsorted(self._starts, np.arange(len(self._vectors)), "right") - 1
+        k = min(k, len(self._starts))
+        scores, columns = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        unfinished, depth = np.arange(len(queries)), 2 * k
+        while len(unfinished):
+            found_scores, found = index.search(queries[unfinished], depth)
+            still = []
+            for row, own_scores, own in zip(unfinished, found_scores, passage_of[found], strict=True):
+                first = np.sort(np.unique(own, return_index=True)[1])[:k]  # the best window of each passage
+                if len(first) < k:
+                    still.append(row)
+                else:
+                    scores[row], columns[row] = own_scores[first], own[first]
+            unfinished, depth = np.array(still, np.int64), 2 * depth
+        return scores, columns
 
     def vectors(self, columns: Sequence[int]) -> np.ndarray:
-        return self._vectors[list(columns)]
+        """Of a passage in windows, that of the first."""
+        rows = list(columns) if self._starts is None else self._starts[list(columns)]
+        return self._vectors[rows]
 
 
 class Shard:

@@ -39,6 +39,7 @@ STAGES = (
     "bias",
     "alignment",
     "index",
+    "windows",
     "pool",
     "vectors",
     "measure",

@@ -1,0 +1,71 @@
+"""The best window of a passage speaks for it."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.evaluate import evaluate
+from hbt_ray.pool import ArrayPool
+from hbt_ray.windows import cut_all, windows_of
+from tests.core.test_evaluate import TableEmbedder, parallel_benchmark
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(16, 80))
+def test_no_character_is_left_out_and_no_window_is_too_long(lengths: list[int], size: int):
+    # Words of numbered characters, so that each place in the text is known from what stands there.
+    numbers = iter(range(0x4E00, 0xFFFF))
+    text = " ".join("".join(chr(next(numbers)) for _ in range(length)) for length in lengths)
+    pieces = windows_of(text, size)
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert all(piece in text for piece in pieces)
+    assert set("".join(pieces)) >= set(text) - {" "}
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
+    rng = np.random.default_rng(seed)
+    widths = rng.integers(1, 5, 12)
+    starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
+    vectors = rng.integers(-3, 4, (int(widths.sum()), 3)).astype(np.float32)
+    queries = rng.integers(-3, 4, (6, 3)).astype(np.float32)
+    best = np.maximum.reduceat(queries @ vectors.T, starts, axis=1)
+    ordered = [sorted(range(12), key=lambda passage: (-line[passage], -passage)) for line in best]
+    pool = ArrayPool(vectors, starts)
+    scores, columns = pool.top_k(queries, 5)
+    assert columns.tolist() == [line[:5] for line in ordered]
+    assert (scores == np.take_along_axis(best, columns, axis=1)).all()
+    relevant = rng.integers(0, 12, (6, 2))
+    ranks = pool.ranks(queries, relevant, [slice(None)])[0]
+    for line, asked, found in zip(ordered, relevant, ranks, strict=True):
+        assert found.tolist() == [1 + line.index(passage) for passage in asked.tolist()]
+
+
+def test_cut_texts_say_where_each_begins():
+    windows, starts = cut_all(["a b c d e f", "short"], 5)
+    assert windows == ["a b c", "c d e", "e f", "short"]
+    assert starts.tolist() == [0, 3]
+
+
+def test_an_answer_deep_in_a_long_passage_is_found_by_its_window():
+    benchmark = parallel_benchmark(4, ("en",))
+    long = [p.__class__(p.passage_id, "en", "x" * 40 + " " + p.text) for p in benchmark.passages]
+    rng = np.random.default_rng(0)
+    vectors = {f"q:en:{n}": np.eye(5)[n] for n in range(4)} | {f"p:en:{n}": np.eye(5)[n] for n in range(4)}
+
+    class ByEnd(TableEmbedder):
+        def passages(self, texts):
+            known = [next((text for text in self.vectors if whole.endswith(text)), None) for whole in texts]
+            seen = [len(whole) <= 16 and text is not None for whole, text in zip(texts, known, strict=True)]
+            rows = [self.vectors[text] if ok else rng.random(5) * 0.1 for text, ok in zip(known, seen, strict=True)]
+            return np.array(rows, np.float32)
+
+    cut = evaluate(
+        ByEnd(vectors),
+        benchmark.__class__("tiny", benchmark.queries, long, benchmark.judgements),
+        EvaluateConfig(window_chars=16),
+    )
+    assert cut.metrics["tiny/mono/map"] == 1
+    assert cut.counts["passages"] == 4
