@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,16 +63,16 @@ def test_three_actors_report_what_three_shards_in_one_process_do_and_vectors_are
     assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "vectors").iterdir()] == [(folder, made)]
 
 
-def test_an_approximate_index_names_its_depth_and_its_recall(cluster, settings, tmp_path):
+def test_an_approximate_index_in_more_shards_than_cpus_names_its_depth_and_its_recall(cluster, settings, tmp_path):
     model = tmp_path / "model"
     tiny.make_encoder(model)
-    approximate = settings.model_copy(update={"shards": 2, "index": "hnsw", "index_depth": 50})
-    [report] = evaluate_in_shards(str(model), approximate, tmp_path / "out")
+    approximate = settings.model_copy(update={"shards": NUM_CPUS + 1, "index": "hnsw", "index_depth": 50})
+    [report] = evaluate_in_shards(str(model), approximate, tmp_path / "deep" / "out")
     assert {"pairs/mono/map@50", "pairs/multi/rank_distance@50", "pairs/multi/ndcg@10"} <= report.metrics.keys()
     assert "pairs/mono/map" not in report.metrics
-    described = json.loads((tmp_path / "out" / "report.json").read_text())["model"]
+    described = json.loads((tmp_path / "deep" / "out" / "report.json").read_text())["model"]
     assert 0.5 < described["index_recall@10"] <= 1
-    assert pq.read_table(tmp_path / "out" / "per_query.parquet").num_rows > 0
+    assert pq.read_table(tmp_path / "deep" / "out" / "per_query.parquet").num_rows > 0
 
 
 def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
@@ -88,18 +87,3 @@ def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
             peaks[shards] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
     vectors = size * width * 4
     assert peaks[1] - peaks[4] > vectors  # of the three quarters it no longer holds, and the index over them
-
-
-def test_more_shards_than_cpus_share_them(cluster, settings, tmp_path):
-    model = tmp_path / "model"
-    tiny.make_encoder(model)
-    shards = NUM_CPUS + 3
-    [report] = evaluate_in_shards(str(model), settings.model_copy(update={"shards": shards}), tmp_path / "out")
-    assert report.counts["passages"] > 0
-
-
-def test_the_folder_of_a_report_is_made_where_it_is_named(cluster, settings, tmp_path: Path):
-    model = tmp_path / "model"
-    tiny.make_encoder(model)
-    list(evaluate_in_shards(str(model), settings.model_copy(update={"shards": 1}), tmp_path / "deep" / "out"))
-    assert (tmp_path / "deep" / "out" / "report.json").exists()
