@@ -13,7 +13,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--steps", default=120, show_default=True)
+@click.option("--steps", default=300, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the worker. Default: all that the cluster has.")
 @click.option("--out", default="~/hbt_runs/bench", show_default=True)

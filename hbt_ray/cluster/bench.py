@@ -28,7 +28,7 @@ from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 from hbt_ray.vectors import commit, write_part
 
-WARM_UP_STEPS = 20  # not counted
+WARM_UP_STEPS = 100  # not counted: Ray goes on starting processes for seconds after a training has begun
 
 
 def bench_train_under_ray(config: RunConfig, out: Path, *, rounds: int = 3) -> dict[str, Any]:
