@@ -15,7 +15,7 @@ from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
 
 BLOCK_BYTES = 256 * 1024  # built before they are handed on: small, so that the first batch comes soon
-BATCHES_AHEAD = 4
+BATCHES_TOGETHER = 8  # are handed on at once: what a hand-over costs is taken from the training, not from the feed
 
 
 def feed(
@@ -30,8 +30,11 @@ def feed(
     def build(span: pa.Table) -> Iterator[pa.Table]:
         store = TokenStore.open(store_folder)
         plan = training_plan(config, store.manifest)
-        for step in range(span["first"][0].as_py(), span["last"][0].as_py()):
-            yield to_arrow(build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs))
+        first, last = span["first"][0].as_py(), span["last"][0].as_py()
+        for start in range(first, last, BATCHES_TOGETHER):
+            specs = map(plan.batch, range(start, min(start + BATCHES_TOGETHER, last)))
+            built = (build_batch(spec, store, rank, num_ranks, config.train.chunk_pairs) for spec in specs)
+            yield pa.concat_tables(map(to_arrow, built))
 
     if first_step >= last_step:
         return
@@ -42,5 +45,6 @@ def feed(
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     dataset.context.target_max_block_size = BLOCK_BYTES
-    for table in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=BATCHES_AHEAD):
-        yield from_arrow(table)
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for row in range(table.num_rows):
+            yield from_arrow(table.slice(row, 1))
