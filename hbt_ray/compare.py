@@ -196,8 +196,10 @@ def significance_table(contenders: Sequence[Contender]) -> Table | None:
         return None
     table = Table(title=f"against {contenders[0].label}")
     for heading in ("run", "measure", "difference", "95% interval", "p (Holm)", ""):
-        table.add_column(heading, justify="left" if heading in {"run", "measure", ""} else "right")
-    for label, metric, heading, difference, p_value in found:
+        words = heading in {"run", "measure", ""}
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=heading != "run")
+    labels = [contender.label for contender in contenders]
+    for label, metric, heading, difference, p_value in sorted(found, key=lambda entry: labels.index(entry[0])):
         better = (difference.mean > 0) == measure_of(metric).higher_is_better
         verdict = ("better" if better else "worse") if p_value < LEVEL else "no difference shown"
         shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]

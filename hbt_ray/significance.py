@@ -97,8 +97,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _values(tables: Sequence[pa.Table], setting: str, column: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Of each query in each pool: its group, its weight in the metric, and its value, a mean over the tables."""
     found: list[dict[tuple[str, str, str], tuple[str, float]]] = []
+    columns = ["query_id", "language", "passage_language", "group", "setting", column]
     for table in tables:
-        rows = table.select(["query_id", "language", "passage_language", "group", "setting", column]).to_pydict()
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            raise UserError(f"a per_query.parquet has no column {missing[0]!r}; evaluate that model anew")
+        rows = table.select(columns).to_pydict()
         found.append(
             {
                 (query, language, answered or ""): (group, value)

@@ -98,6 +98,11 @@ def test_other_queries_cannot_be_compared():
         compare_queries([table([0.5, 0.1])], [table([0.5])], "mono", "ap")
 
 
+def test_a_report_of_another_shape_is_told():
+    with pytest.raises(UserError, match=r"no column 'group'; evaluate that model anew"):
+        compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono", "ap")
+
+
 def test_false_alarms_are_as_rare_as_they_claim():
     rng = np.random.default_rng(2)
     alarms = 0

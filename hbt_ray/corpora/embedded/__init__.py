@@ -91,7 +91,11 @@ def benchmark(split: str = "test") -> Benchmark:
     passages = [Passage(f"{lang}:{item.item_id}", lang, item.texts[lang][1]) for lang, item in pool]
     return Benchmark(
         name="embedded",
-        queries=[Query(f"{lang}:{item.item_id}", lang, item.texts[lang][0]) for item in asked for lang in LANGUAGES],
+        queries=[
+            Query(f"{lang}:{item.item_id}", lang, item.texts[lang][0], item.item_id)
+            for item in asked
+            for lang in LANGUAGES
+        ],
         passages=sorted(passages, key=lambda passage: passage.passage_id),
         judgements={
             f"{lang}:{item.item_id}": {f"{other}:{item.item_id}": 1 for other in LANGUAGES}
