@@ -5,7 +5,7 @@ Legend: N groups of parallel texts with one in each of two languages, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -79,17 +79,13 @@ def alignment_metrics(groups: Sequence[str], languages: Sequence[str], vectors: 
         `cosine`, `cosine_of_others`, `recall@1`, `recall@10` and `uniformity`, those of a pair with `/ar-en` behind;
         nothing where no text has a parallel one.
     """
-    row_of: dict[str, dict[str, int]] = {}
-    for row, (group, language) in enumerate(zip(groups, languages, strict=True)):
-        if group:
-            row_of.setdefault(language, {}).setdefault(group, row)
+    row_of = rows_by_language(groups, languages)
     whole: dict[str, list[float]] = {}
     detailed: dict[str, float] = {}
-    for one, other in combinations(sorted(row_of), 2):
-        shared = sorted(row_of[one].keys() & row_of[other].keys())
-        if len(shared) < 2:
+    for rows in parallel_rows(row_of):
+        one, other = rows
+        if len(rows[one]) < 2:
             continue
-        rows = {language: [row_of[language][group] for group in shared] for language in (one, other)}
         for asked, answered in ((one, other), (other, one)):
             found = align(vectors[rows[asked]], vectors[rows[answered]])
             values = {"cosine": found.parallel, "cosine_of_others": found.others}
@@ -102,3 +98,24 @@ def alignment_metrics(groups: Sequence[str], languages: Sequence[str], vectors: 
     parallel = sorted(row for rows_of_language in row_of.values() for row in rows_of_language.values())
     means = {name: float(np.mean(values)) for name, values in whole.items()}
     return means | {"uniformity": uniformity(vectors[parallel])} | detailed
+
+
+def rows_by_language(groups: Sequence[str], languages: Sequence[str]) -> dict[str, dict[str, int]]:
+    """language -> group -> the first row with both; rows whose group is "" are left out."""
+    row_of: dict[str, dict[str, int]] = {}
+    for row, (group, language) in enumerate(zip(groups, languages, strict=True)):
+        if group:
+            row_of.setdefault(language, {}).setdefault(group, row)
+    return row_of
+
+
+def parallel_rows(row_of: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, list[int]]]:
+    """For each two languages that share groups, the rows of these groups in either, in the same order.
+
+    >>> list(parallel_rows({"de": {"a": 0, "b": 1}, "en": {"b": 2, "a": 3}, "tr": {"c": 4}}))
+    [{'de': [0, 1], 'en': [3, 2]}]
+    """
+    for pair in combinations(sorted(row_of), 2):
+        shared = sorted(row_of[pair[0]].keys() & row_of[pair[1]].keys())
+        if shared:
+            yield {language: [row_of[language][group] for group in shared] for language in pair}

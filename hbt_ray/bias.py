@@ -6,10 +6,11 @@ Legend: Q queries, R relevant passages of the query that has most, K passages li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from scipy import stats
+
+from hbt_ray.alignment import parallel_rows, rows_by_language
 
 PERSISTENCE = 0.9  # of rank-biased overlap: Webber et al. 2010 take 0.9, which gives the first 10 places 86%
 _BLOCK = 256  # rankings compared at once, K * K bytes each
@@ -73,19 +74,13 @@ def consistency(groups: Sequence[str], languages: Sequence[str], columns: np.nda
         languages: (Q,) of the queries.
         columns: (Q, K) passages listed for each query, best first.
     """
-    row_of: dict[str, dict[str, int]] = {}
-    for row, (group, language) in enumerate(zip(groups, languages, strict=True)):
-        if group:
-            row_of.setdefault(language, {})[group] = row
     means = {}
-    for one, other in combinations(sorted(row_of), 2):
-        shared = sorted(row_of[one].keys() & row_of[other].keys())
-        if shared:
-            first = columns[[row_of[one][group] for group in shared]]
-            second = columns[[row_of[other][group] for group in shared]]
-            blocks = (slice(start, start + _BLOCK) for start in range(0, len(shared), _BLOCK))
-            overlaps = [rank_biased_overlap(first[block], second[block]) for block in blocks]
-            means[one, other] = float(np.concatenate(overlaps).mean())
+    for rows in parallel_rows(rows_by_language(groups, languages)):
+        one, other = rows
+        first, second = columns[rows[one]], columns[rows[other]]
+        blocks = (slice(start, start + _BLOCK) for start in range(0, len(first), _BLOCK))
+        overlaps = [rank_biased_overlap(first[block], second[block]) for block in blocks]
+        means[one, other] = float(np.concatenate(overlaps).mean())
     return means
 
 

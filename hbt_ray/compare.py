@@ -84,8 +84,9 @@ def contenders_in(folders: Sequence[str]) -> list[Contender]:
     contenders = []
     for members in runs.values():
         read = [_read_run(folder) for folder in members]
-        label = members[0] if len(members) == 1 else f"{members[0]} and {len(members) - 1} more seeds"
-        contenders.append(Contender(label, tuple(own for own, _ in read), tuple(reports for _, reports in read)))
+        contenders.append(
+            Contender(_label(members), tuple(own for own, _ in read), tuple(reports for _, reports in read))
+        )
     return contenders
 
 
@@ -94,13 +95,11 @@ def contenders_of(runs: Mapping[str, tuple[Mapping[str, str], Mapping[str, float
     methods: dict[str, list[str]] = {}
     for label, (params, _) in runs.items():
         methods.setdefault(_key(params) if params else label, []).append(label)
-    return [
-        Contender(
-            labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more seeds",
-            tuple(runs[label][1] for label in labels),
-        )
-        for labels in methods.values()
-    ]
+    return [Contender(_label(labels), tuple(runs[label][1] for label in labels)) for labels in methods.values()]
+
+
+def _label(runs: Sequence[str]) -> str:
+    return runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more seeds"
 
 
 def _method(folder: str) -> str | None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
-from hbt_ray.metrics import MEASURES
-from hbt_ray.report.tables import HEADLINES, formatted, language_values, query_languages
+from hbt_ray.report.tables import HEADLINES, language_rows, measure_rows
 
 
 def markdown_lines(report: EvalReport) -> Iterator[str]:
@@ -21,17 +20,9 @@ def markdown_lines(report: EvalReport) -> Iterator[str]:
         f"benchmark {report.fingerprint}."
     )
     yield ""
-    rows = []
-    for measure in MEASURES.values():
-        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
-        if any(name in report.metrics for name in names):
-            rows.append([measure.name, *(formatted(name, report.metrics.get(name)) for name in names)])
-    yield from _table(["measure", *SETTINGS], rows)
+    yield from _table(["measure", *SETTINGS], [[measure.name, *values] for measure, values in measure_rows(report)])
     yield ""
-    rows = [
-        [language, *(formatted(f"/{s}/{m}", value) for (s, m), value in language_values(report, language).items())]
-        for language in query_languages(report)
-    ]
+    rows = [[language, *values] for language, values in language_rows(report)]
     yield from _table(["question language", *HEADLINES.values()], rows)
     for name, title in (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors")):
         yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
-from hbt_ray.metrics import MEASURES, measure_of
+from hbt_ray.metrics import MEASURES, Measure, measure_of
 
 # The four numbers by which runs are compared: (setting, measure) -> heading.
 HEADLINES = {
@@ -46,11 +47,8 @@ def _measures_table(report: EvalReport) -> Table:
     table.add_column("measure")
     for setting in SETTINGS:
         table.add_column(setting, justify="right")
-    for measure in MEASURES.values():
-        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
-        if any(name in report.metrics for name in names):
-            heading = f"{measure.name.replace('_', ' ')} {'↑' if measure.higher_is_better else '↓'}"
-            table.add_row(heading, *(formatted(name, report.metrics.get(name)) for name in names))
+    for measure, values in measure_rows(report):
+        table.add_row(f"{measure.name.replace('_', ' ')} {'↑' if measure.higher_is_better else '↓'}", *values)
     return table
 
 
@@ -59,9 +57,24 @@ def _languages_table(report: EvalReport) -> Table:
     table.add_column("language")
     for heading in HEADLINES.values():
         table.add_column(heading, justify="right")
-    for language in query_languages(report):
-        table.add_row(language, *(formatted(f"/{s}/{m}", v) for (s, m), v in language_values(report, language).items()))
+    for language, values in language_rows(report):
+        table.add_row(language, *values)
     return table
+
+
+def measure_rows(report: EvalReport) -> Iterator[tuple[Measure, list[str]]]:
+    """Each measure that the report has, and its values in the settings as a table shows them."""
+    for measure in MEASURES.values():
+        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
+        if any(name in report.metrics for name in names):
+            yield measure, [formatted(name, report.metrics.get(name)) for name in names]
+
+
+def language_rows(report: EvalReport) -> Iterator[tuple[str, list[str]]]:
+    """Each question language and its headline numbers as a table shows them."""
+    for language in query_languages(report):
+        values = _language_values(report, language)
+        yield language, [formatted(f"/{setting}/{measure}", value) for (setting, measure), value in values.items()]
 
 
 def query_languages(report: EvalReport) -> list[str]:
@@ -69,7 +82,7 @@ def query_languages(report: EvalReport) -> list[str]:
     return [language for language in report.languages if f"{report.benchmark}/multi/map/{language}" in report.metrics]
 
 
-def language_values(report: EvalReport, language: str) -> dict[tuple[str, str], float | None]:
+def _language_values(report: EvalReport, language: str) -> dict[tuple[str, str], float | None]:
     """The headline numbers of one question language; cross is the mean over passage languages."""
     values = {
         (setting, measure): report.metrics.get(f"{report.benchmark}/{setting}/{measure}/{language}")
