@@ -56,7 +56,7 @@ def uniformity(vectors: np.ndarray) -> float:
 
     Wang and Isola 2020, arXiv 2005.10242, with t = 2. Of many rows, evenly spaced ones are taken.
 
-    >>> uniformity(np.array([[1.0, 0.0], [-1.0, 0.0]]))  # log exp(-2 * 4)
+    >>> round(uniformity(np.array([[1.0, 0.0], [-1.0, 0.0]])), 9)  # log exp(-2 * 4)
     -8.0
     """
     if len(vectors) > _UNIFORMITY_TEXTS:
