@@ -12,7 +12,7 @@ import torch
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from hbt_ray.measure import measure
-from hbt_ray.pool import ArrayPool
+from hbt_ray.pool import Pool, Shard
 from hbt_ray.records import Benchmark
 
 ALL = None  # the pool of all languages
@@ -40,7 +40,7 @@ def bench_evaluate(benchmark: Benchmark, query_vectors: np.ndarray, passage_vect
     own_s = []
     for _ in range(REPETITIONS):
         began_s = time.perf_counter()
-        measured = measure(benchmark, vectors[0], ArrayPool(vectors[1]))
+        measured = measure(benchmark, vectors[0], Pool.of(Shard(vectors[1])))
         own_s.append(time.perf_counter() - began_s)
     ours_s = statistics.median(own_s)
 

@@ -171,8 +171,6 @@ def evaluate(
     places = dict(_named_place(benchmark) for benchmark in benchmarks)
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
-    if window_chars and shards:
-        raise ConfigError("windows of passages are searched in one process; leave out --shards")
     from hbt_ray.report import print_report
 
     settings = EvaluateConfig(

@@ -117,17 +117,25 @@ def _key(settings: Mapping[str, object]) -> str:
 
 
 def _headlines(contenders: Sequence[Contender]) -> list[tuple[str, str, str]]:
-    """(benchmark, metric, heading) of each number by which these can be compared."""
-    names = {name for contender in contenders for own in contender.metrics for name in own}
-    headlines = {f"{setting}/{measure}" for setting, measure in HEADLINES}
-    ordered = (name for contender in contenders for own in contender.metrics for name in own)
-    benchmarks = list(dict.fromkeys(n.partition("/")[0] for n in ordered if n.partition("/")[2] in headlines))
+    """(benchmark, metric, heading) of each number by which these can be compared; depths (`map@1000`) stay apart."""
+    names = dict.fromkeys(name for contender in contenders for own in contender.metrics for name in own)
+    found: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for name in names:
+        benchmark, setting, measure, *part = *name.split("/"), "", ""
+        headline = (setting, measure.partition("@")[0])
+        if headline in HEADLINES and not any(part):
+            found.setdefault(benchmark, {}).setdefault(headline, []).append(name)
     return [
-        (benchmark, metric, heading if len(benchmarks) == 1 else f"{benchmark} {heading}")
-        for benchmark in benchmarks
-        for (setting, measure), heading in HEADLINES.items()
-        if (metric := f"{benchmark}/{setting}/{measure}") in names
+        (benchmark, metric, " ".join(([benchmark] if len(found) > 1 else []) + [heading, *_depth(metric)]))
+        for benchmark, own in found.items()
+        for headline, heading in HEADLINES.items()
+        for metric in own.get(headline, ())
     ]
+
+
+def _depth(metric: str) -> list[str]:
+    depth = metric.partition("@")[2]
+    return [f"@{depth}"] if depth else []
 
 
 def comparison_table(contenders: Sequence[Contender]) -> Table:

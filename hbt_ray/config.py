@@ -251,8 +251,6 @@ class EvaluateConfig(Section):
     def _index_in_shards(self) -> EvaluateConfig:
         if self.index != "flat" and not self.shards:
             raise ValueError(f"index {self.index} lies in shards; write shards=1 or more")
-        if self.window_chars and self.shards:
-            raise ValueError("windows of passages are searched in one process; write shards=0")
         return self
 
 

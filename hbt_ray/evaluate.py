@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,9 +15,10 @@ from hbt_ray.alignment import alignment_metrics
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import CorpusError
 from hbt_ray.measure import Judged, measure
-from hbt_ray.pool import ArrayPool, Pool
+from hbt_ray.metrics import MEASURES, named
+from hbt_ray.pool import Pool, Shard
 from hbt_ray.records import Benchmark, Reject
-from hbt_ray.windows import cut_all
+from hbt_ray.windows import pieces_of
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
 _SAMPLED_QUERIES = 40  # of each language, for the picture of the vectors
@@ -67,6 +68,12 @@ class EvalReport:
     sample: Sample
     embed_seconds: float
     rank_seconds: float
+    depth: int | None = None  # how many passages of each query were looked at; None: all
+
+    def metric(self, setting: str, measure: str, part: str = "") -> str:
+        """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
+        name = f"{self.benchmark}/{setting}/{named(MEASURES[measure], self.depth)}"
+        return f"{name}/{part}" if part else name
 
 
 def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, pool: Pool | None = None) -> EvalReport:
@@ -84,7 +91,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
     """
     check_benchmark(benchmark)
     started = time.perf_counter()
-    query_vectors = _embed(embed.queries, [query.text for query in benchmark.queries])  # (Q, D)
+    query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])  # (Q, D)
     if pool is None:
         pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], settings.window_chars)
     embedded = time.perf_counter()
@@ -111,6 +118,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
         sample=_sample(benchmark, measured.judged.columns, query_vectors, pool),
         embed_seconds=embedded - started,
         rank_seconds=ranked - embedded,
+        depth=pool.depth,
     )
 
 
@@ -137,18 +145,16 @@ def check_benchmark(benchmark: Benchmark) -> None:
         raise CorpusError(f"the benchmark {name!r} has a judgement for {min(strange)!r}, which is not in it")
 
 
-def _embedded_pool(embed: Embedder, texts: Sequence[str], window_chars: int | None) -> ArrayPool:
-    if window_chars is None:
-        return ArrayPool(_embed(embed.passages, texts))
-    windows, starts = cut_all(texts, window_chars)
-    return ArrayPool(_embed(embed.passages, windows), starts)
+def _embedded_pool(embed: Embedder, passages: Sequence[str], window_chars: int | None) -> Pool:
+    pieces = pieces_of(passages, window_chars)
+    vectors = np.concatenate([np.asarray(embed.passages(chunk), np.float32) for chunk in pieces.chunks()])
+    return Pool.of(Shard(vectors[pieces.rows], starts=pieces.starts))
 
 
-def _embed(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> np.ndarray:
-    """(N, D) vectors; equal texts are embedded once, so that they tie whatever stands beside them in a batch."""
+def _embed_queries(embed: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """(Q, D) vectors; equal texts are embedded once, so that they tie whatever stands beside them in a batch."""
     number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    vectors = np.asarray(embed(list(number_of)), np.float32)
-    return vectors if len(number_of) == len(texts) else vectors[[number_of[text] for text in texts]]
+    return np.asarray(embed.queries(list(number_of)), np.float32)[[number_of[text] for text in texts]]
 
 
 def _parallel_metrics(

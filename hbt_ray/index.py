@@ -1,4 +1,4 @@
-"""The search index: FAISS, and only here."""
+"""The first passages of a query: FAISS, and only here."""
 
 from __future__ import annotations
 
@@ -9,113 +9,65 @@ import faiss
 import numpy as np
 
 from hbt_ray.errors import UserError
-from hbt_ray.metrics import check_vectors, distinct_rows
+from hbt_ray.ranks import exact_scores, reach
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
+_MORE = 8  # passages than asked for that are looked at, so that most ties at the edge are seen at once
+_QUERIES_AT_ONCE = 512
 _NEIGHBOURS = 32  # of a passage in an HNSW graph
 _EF_CONSTRUCTION = 80
 _LEAST_IVFPQ = 9984  # 39 passages for each of the 256 centroids of a subquantizer, as FAISS asks for
 
 
-class SearchIndex:
-    """Passages that are searched by inner product.
-
-    "flat" is exact, with `metrics.ranks_of_relevant`'s rule for ties: of equal scores the passage further to the right
-    stands first. Equal vectors are scored once, and so always tie. Unequal vectors whose scores differ by less than
-    float32 resolves may stand in another order there, for the two sum in different orders.
-
-    "hnsw" (Malkov and Yashunin 2018) and "ivfpq" (Jégou et al. 2011) are approximate: faster, and smaller in the second
-    case, but they miss some passages.
-    """
-
-    def __init__(self, passage_vectors: np.ndarray, kind: Kind = "flat") -> None:
-        """
-        Args:
-            passage_vectors: (P, D) float32, sorted by passage id.
-
-        Raises:
-            UserError: a vector holds NaN or infinity, or there are too few for an "ivfpq" index.
-        """
-        check_vectors(passage_vectors[:0], passage_vectors)
-        self.kind = kind
-        self._index: Any
-        self._size = len(passage_vectors)
-        if kind == "flat":
-            distinct, number_of = distinct_rows(passage_vectors)  # (U, D), (P,)
-            # Columns with those of equal vectors side by side, (P,), and where those of each vector begin, (U + 1,).
-            self._columns = np.argsort(number_of, kind="stable")
-            self._begins = np.concatenate([[0], np.cumsum(np.bincount(number_of))])
-            self._index = faiss.IndexFlatIP(passage_vectors.shape[1])
-            self._index.add(np.ascontiguousarray(distinct, np.float32))
-        else:
-            vectors = np.ascontiguousarray(passage_vectors, np.float32)
-            self._index = _hnsw(vectors.shape[1]) if kind == "hnsw" else _ivfpq(vectors)
-            self._index.add(vectors)
-
-    def search(
-        self, query_vectors: np.ndarray, k: int, span: tuple[int, int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k passages with the greatest inner product, best first.
-
-        Args:
-            query_vectors: (Q, D) float32.
-            k: passages per query; all of them if there are fewer.
-            span: search those from the first column up to the second alone; in an approximate index.
-
-        Returns:
-            scores (Q, min(k, P)) float32 and columns (Q, min(k, P)) int64; -inf and -1 where an approximate index
-            found fewer.
-
-        Raises:
-            UserError: a vector holds NaN or infinity, or widths differ.
-        """
-        check_vectors(query_vectors, np.empty((0, self._index.d), np.float32))
-        k = min(k, self._size)
-        queries = np.ascontiguousarray(query_vectors, np.float32)
-        if self.kind == "flat":
-            return self._search_exactly(queries, k)
-        selected = {} if span is None else {"sel": faiss.IDSelectorRange(*span)}
-        if self.kind == "hnsw":
-            how = faiss.SearchParametersHNSW(efSearch=max(2 * k, 64), **selected)  # type: ignore[attr-defined]
-        else:
-            how = faiss.SearchParametersIVF(nprobe=self._index.nprobe, **selected)  # type: ignore[call-arg]
-        scores, columns = self._index.search(queries, k, params=how)
-        scores[columns < 0] = -np.inf
-        return scores, columns
-
-    def _search_exactly(self, query_vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        distinct = self._index.ntotal
-        scores = np.empty((len(query_vectors), k), np.float32)
-        columns = np.empty((len(query_vectors), k), np.int64)
-        unfinished = np.arange(len(query_vectors))
-        depth = k + 1  # one more than asked for shows whether a tie reaches over the edge
-        while len(unfinished):
-            depth = min(depth, distinct)
-            found_scores, found = self._index.search(query_vectors[unfinished], depth)
-            last = min(k, depth) - 1
-            complete = np.full(len(found), depth == distinct) | (found_scores[:, -1] < found_scores[:, last])
-            for row in np.flatnonzero(complete):
-                ordered = self._ordered(found_scores[row], found[row], k)
-                scores[unfinished[row]], columns[unfinished[row]] = ordered
-            unfinished = unfinished[~complete]
-            depth *= 2
-        return scores, columns
-
-    def _ordered(self, scores: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first k passages among those whose vectors were found: scores (k,), columns (k,)."""
-        copies = self._begins[found + 1] - self._begins[found]
-        if (copies == 1).all():
-            columns = self._columns[self._begins[found]]
-        else:
-            columns = np.concatenate([self._columns[self._begins[n] : self._begins[n + 1]] for n in found])
-            scores = np.repeat(scores, copies)
-        order = np.lexsort((-columns, -scores))[:k]
-        return scores[order], columns[order]
-
-
 def top_k(query_vectors: np.ndarray, passage_vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`SearchIndex.search` in a flat index that is made for it."""
-    return SearchIndex(passage_vectors).search(query_vectors, k)
+    """The k passages with the greatest exact score, best first; of equal scores the one further to the right.
+
+    Args:
+        query_vectors: (Q, D) float32.
+        passage_vectors: (P, D) float32, sorted by passage id.
+        k: passages per query; all of them if there are fewer.
+
+    Returns:
+        scores (Q, min(k, P)) float32 and columns (Q, min(k, P)) int64.
+    """
+    queries = np.ascontiguousarray(query_vectors, np.float32)
+    passages = np.ascontiguousarray(passage_vectors, np.float32)
+    k = min(k, len(passages))
+    scores = np.empty((len(queries), k), np.float32)
+    columns = np.empty((len(queries), k), np.int64)
+    doubt = 2 * reach(queries, passages)
+    unfinished, depth = np.arange(len(queries)), k + _MORE
+    while len(unfinished):
+        depth = min(depth, len(passages))
+        still = []
+        for first in range(0, len(unfinished), _QUERIES_AT_ONCE):
+            rows = unfinished[first : first + _QUERIES_AT_ONCE]
+            near, found = faiss.knn(queries[rows], passages, depth, metric=faiss.METRIC_INNER_PRODUCT)
+            own_scores, own = ordered(queries[rows], passages, found)
+            # A passage that was not found is at most as near as the last one that was.
+            complete = (near[:, -1] + doubt[rows] < own_scores[:, k - 1]) | (depth == len(passages))
+            scores[rows[complete]], columns[rows[complete]] = own_scores[complete, :k], own[complete, :k]
+            still.append(rows[~complete])
+        unfinished, depth = np.concatenate(still), 2 * depth
+    return scores, columns
+
+
+def ordered(queries: np.ndarray, passages: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Found passages with their exact scores, best first.
+
+    Args:
+        queries: (Q, D) float32.
+        passages: (P, D) float32.
+        columns: (Q, K) int64, -1 for none.
+
+    Returns:
+        scores (Q, K) float32, -inf for none, and columns (Q, K).
+    """
+    scores = np.full(columns.shape, -np.inf, np.float32)
+    rows, places = np.nonzero(columns >= 0)
+    scores[rows, places] = exact_scores(queries, passages, rows, columns[rows, places])
+    order = np.lexsort((-columns, -scores), axis=1)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(columns, order, axis=1)
 
 
 def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +83,42 @@ def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple
     columns = np.concatenate([found for _, found in parts], axis=1)
     order = np.lexsort((-columns, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(columns, order, axis=1)
+
+
+class ApproximateIndex:
+    """Vectors that are searched faster than all of them can be scored, and some missed.
+
+    "hnsw" (Malkov and Yashunin 2018) or "ivfpq" (Jégou et al. 2011).
+    """
+
+    def __init__(self, vectors: np.ndarray, kind: Kind) -> None:
+        """
+        Args:
+            vectors: (P, D) float32.
+
+        Raises:
+            UserError: there are too few for an "ivfpq" index.
+        """
+        self.kind = kind
+        self._index: Any = _hnsw(vectors.shape[1]) if kind == "hnsw" else _ivfpq(vectors)
+        self._index.add(vectors)
+
+    def search(self, query_vectors: np.ndarray, k: int, span: tuple[int, int] | None = None) -> np.ndarray:
+        """Columns of the k nearest vectors that it finds, (Q, k) int64, -1 where it finds fewer.
+
+        Args:
+            query_vectors: (Q, D) float32.
+            span: search those from the first column up to the second alone.
+        """
+        queries = np.ascontiguousarray(query_vectors, np.float32)
+        selected = {} if span is None else {"sel": faiss.IDSelectorRange(*span)}
+        if self.kind == "hnsw":
+            how = faiss.SearchParametersHNSW(efSearch=max(2 * k, 64), **selected)  # type: ignore[attr-defined]
+        else:
+            how = faiss.SearchParametersIVF(nprobe=self._index.nprobe, **selected)  # type: ignore[call-arg]
+        _, columns = self._index.search(queries, k, params=how)
+        found: np.ndarray = columns
+        return found
 
 
 def _hnsw(width: int) -> Any:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hbt_ray import bias, metrics
 from hbt_ray.benchmarks.miracl import resource_level
-from hbt_ray.pool import Pool
+from hbt_ray.pool import Pool, Span
 from hbt_ray.records import Benchmark
 
 SETTINGS = ("mono", "cross", "multi")
@@ -117,7 +117,7 @@ def _note_absent(ranks: np.ndarray, judged: Judged, passage_languages: Sequence[
     ranks[-1][absent] = metrics.ABSENT
 
 
-def _spans(benchmark: Benchmark) -> dict[str, metrics.Pool]:
+def _spans(benchmark: Benchmark) -> dict[str, Span]:
     """The passages of each language, as a slice where they stand side by side; of some languages all may be absent."""
     runs = [(key, len(list(group))) for key, group in groupby(passage.language for passage in benchmark.passages)]
     ends = np.cumsum([length for _, length in runs])

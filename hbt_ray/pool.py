@@ -1,210 +1,270 @@
-"""The passages that are searched: one array of vectors, or shards of it that lie elsewhere.
+"""The passages that are searched, in one shard or in several that may lie elsewhere.
 
-Legend: Q queries, P passages, D width, R relevant passages of the query that has most, S shards. Columns count over the
-whole pool; a span is a slice of them, such as the passages of one language.
+Legend: Q queries, P passages, W their windows, D width, R relevant passages of the query that has most, S shards.
+Columns count passages over the whole pool; a span is some of them, such as the passages of one language: a slice, or
+ascending columns.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hbt_ray import metrics
-from hbt_ray.index import Kind, SearchIndex, merge_top_k, top_k
+from hbt_ray.index import ApproximateIndex, Kind, merge_top_k, ordered, top_k
+from hbt_ray.ranks import check_vectors, count_above, exact_scores, reach
 
-_SCORES_AT_ONCE = 2**24  # of a shard
-
-
-class Pool(Protocol):
-    """Passages in the order of their ids, as vectors that can be asked."""
-
-    @property
-    def depth(self) -> int | None:
-        """How many passages of each query are looked at; None: all, so that ranks are exact."""
-
-    def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[metrics.Pool]) -> np.ndarray:
-        """Ranks as `metrics.ranks_of_relevant` gives them, (spans, Q, R); ABSENT where `depth` did not reach."""
-
-    def top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first passages of each query, as `SearchIndex.search` gives them."""
-
-    def vectors(self, columns: Sequence[int]) -> np.ndarray:
-        """(N, D) float32 of some passages."""
-
-
-class ArrayPool:
-    """All vectors in this process."""
-
-    depth = None
-
-    def __init__(self, vectors: np.ndarray, starts: np.ndarray | None = None) -> None:
-        """
-        Args:
-            vectors: (P, D) float32; or of all windows of all passages, one after the other.
-            starts: (P,) where the windows of each passage begin; the best one speaks for it.
-        """
-        self._vectors = vectors
-        self._starts = starts
-
-    def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[metrics.Pool]) -> np.ndarray:
-        return metrics.ranks_of_relevant(queries, self._vectors, relevant, spans, starts=self._starts)
-
-    def top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        index = SearchIndex(self._vectors)
-        if self._starts is None:
-            return index.search(queries, k)
-        passage_of = np.searchsorted(self._starts, np.arange(len(self._vectors)), "right") - 1
-        k = min(k, len(self._starts))
-        scores, columns = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        unfinished, depth = np.arange(len(queries)), 2 * k
-        while len(unfinished):
-            found_scores, found = index.search(queries[unfinished], depth)
-            still = []
-            for row, own_scores, own in zip(unfinished, found_scores, passage_of[found], strict=True):
-                first = np.sort(np.unique(own, return_index=True)[1])[:k]  # the best window of each passage
-                if len(first) < k:
-                    still.append(row)
-                else:
-                    scores[row], columns[row] = own_scores[first], own[first]
-            unfinished, depth = np.array(still, np.int64), 2 * depth
-        return scores, columns
-
-    def vectors(self, columns: Sequence[int]) -> np.ndarray:
-        """Of a passage in windows, that of the first."""
-        rows = list(columns) if self._starts is None else self._starts[list(columns)]
-        return self._vectors[rows]
+Span = slice | np.ndarray
+SCORES_AT_ONCE = 2**24  # of a shard
+_MOST_QUERIES_AT_ONCE = 512
+_ROWS = 64  # of scores, compared at once: few enough to stay in a cache of the processor
 
 
 class Shard:
-    """Neighbouring passages of a pool."""
+    """Neighbouring passages of a pool. The score of a passage in windows is that of its best one."""
 
-    def __init__(self, vectors: np.ndarray, first: int, kind: Kind = "flat") -> None:
+    def __init__(self, vectors: np.ndarray, first: int = 0, kind: Kind = "flat", starts: np.ndarray | None = None):
         """
         Args:
-            vectors: (N, D) float32.
-            first: the column of the first of them.
+            vectors: (W, D) float32, of all windows of the passages one after the other.
+            first: the column of the first passage.
+            starts: (P,) where the windows of each passage begin; None: each has one.
+
+        Raises:
+            UserError: a vector holds NaN or infinity, or there are too few for an "ivfpq" index.
         """
-        self._vectors = vectors
+        check_vectors(vectors[:0], vectors)
+        self._vectors = np.ascontiguousarray(vectors, np.float32)
         self._first = first
-        self._index = SearchIndex(vectors, kind)
-
-    @cached_property
-    def _distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors that differ, and which of them each passage has: equal ones are scored once, so that they tie."""
-        return metrics.distinct_rows(self._vectors)
-
-    def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As `Pool.top_k`, of this shard's passages; with an approximate index, of those in a span."""
-        own = None if span is None else (span[0] - self._first, span[1] - self._first)
-        scores, columns = self._index.search(queries, k, own)
-        return scores, np.where(columns < 0, columns, columns + self._first)
-
-    def exact_top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `top_k`, whatever index the shard has."""
-        scores, columns = top_k(queries, self._vectors, k)
-        return scores, columns + self._first
-
-    def scores_of(self, queries: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Scores of the passages at (Q, R) columns; NaN for those of other shards."""
-        own = (columns >= self._first) & (columns < self._first + len(self._vectors))
-        found = np.full(columns.shape, np.nan, np.float32)
-        for rows, scores in self._scored(queries):
-            row, slot = np.nonzero(own[rows])
-            found[rows.start + row, slot] = scores[row, columns[rows][row, slot] - self._first]
-        return found
-
-    def counts_above(
-        self, queries: np.ndarray, scores: np.ndarray, columns: np.ndarray, spans: Sequence[tuple[int, int]]
-    ) -> np.ndarray:
-        """How many passages of this shard stand above each of some others, within the spans that these are in.
-
-        Returns:
-            (spans, Q, R) int64.
-
-        Args:
-            scores: (Q, R) of the others; NaN for none.
-            columns: (Q, R) of the others.
-            spans: first column and the one after the last of each.
-        """
-        counts = np.zeros((len(spans), *columns.shape), np.int64)
-        for rows, products in self._scored(queries):
-            mask = np.empty((len(products), -(-self.size() // 8) * 8), bool)
-            for number, (start, stop) in enumerate(spans):
-                begin, end = max(start - self._first, 0), min(stop - self._first, self.size())
-                wanted = ~np.isnan(scores[rows]) & (columns[rows] >= start) & (columns[rows] < stop)
-                for slot in np.flatnonzero(wanted.any(axis=0)) if end > begin else ():
-                    asked = np.flatnonzero(wanted[:, slot])
-                    own = columns[rows, slot][asked] - self._first - begin
-                    lines, threshold = products[asked, begin:end], scores[rows, slot][asked]
-                    counts[number, rows.start + asked, slot] = metrics.count_above(lines, threshold, own, mask)
-        return counts
+        # Where the windows of each passage begin and end, (P + 1,).
+        self._edges = None if starts is None else np.append(starts, len(vectors))
+        self._index = None if kind == "flat" else ApproximateIndex(self._vectors, kind)
 
     def size(self) -> int:
         """How many passages there are."""
-        return len(self._vectors)
+        return len(self._vectors) if self._edges is None else len(self._edges) - 1
 
-    def vectors_of(self, columns: np.ndarray) -> np.ndarray:
-        """(N, D) of those of (N,) columns that are here, zeros for others."""
-        own = (columns >= self._first) & (columns < self._first + len(self._vectors))
-        found = np.zeros((len(columns), self._vectors.shape[1]), np.float32)
-        found[own] = self._vectors[columns[own] - self._first]
+    def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The first k passages of this shard, as `index.top_k` gives them.
+
+        With an approximate index, of those in a span that it finds: scores -inf and columns -1 where it finds fewer.
+        """
+        index = self._index
+        if index is None:
+            return self.exact_top_k(queries, k)
+        start, stop = np.clip(span or (0, self._end), self._first, self._end) - self._first
+        if self._edges is not None:
+            start, stop = self._edges[start], self._edges[stop]
+
+        def search(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+            found = index.search(queries[rows], depth, (int(start), int(stop)))
+            return ordered(queries[rows], self._vectors, found)
+
+        return self._passages_of(search, len(queries), min(k, self.size()))
+
+    def exact_top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `top_k`, whatever index the shard has."""
+        return self._passages_of(
+            lambda rows, depth: top_k(queries[rows], self._vectors, depth), len(queries), min(k, self.size())
+        )
+
+    def _passages_of(
+        self, search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], num_queries: int, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first k passages of a search among windows: of some queries, so many windows of each."""
+        if self._edges is None:
+            scores, columns = search(np.arange(num_queries), k)
+            return scores, np.where(columns < 0, columns, columns + self._first)
+        passage_of = np.repeat(np.arange(self.size()), np.diff(self._edges))
+        scores = np.full((num_queries, k), -np.inf, np.float32)
+        columns = np.full((num_queries, k), -1, np.int64)
+        unfinished, depth = np.arange(num_queries), 2 * k
+        while len(unfinished):
+            depth = min(depth, len(self._vectors))
+            still = []
+            for row, line, own in zip(unfinished, *search(unfinished, depth), strict=True):
+                there = own >= 0
+                passages = passage_of[own[there]]
+                best = np.sort(np.unique(passages, return_index=True)[1])  # the best window of each passage
+                if len(best) < k and depth < len(self._vectors):
+                    still.append(row)
+                    continue
+                best = best[:k]
+                scores[row, : len(best)] = line[there][best]
+                columns[row, : len(best)] = passages[best] + self._first
+            unfinished, depth = np.array(still, np.int64), 2 * depth
+        return scores, columns
+
+    def scores_of(self, queries: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Exact scores of the passages at (Q, R) columns; NaN for those of other shards."""
+        found = np.full(columns.shape, np.nan, np.float32)
+        rows, slots = np.nonzero((columns >= self._first) & (columns < self._first + self.size()))
+        found[rows, slots] = self._exact(queries, rows, columns[rows, slots] - self._first)
         return found
 
-    def _scored(self, queries: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows, scores of their queries and all passages here) of a few queries at a time."""
-        distinct, column_of = self._distinct
-        block = max(1, _SCORES_AT_ONCE // max(len(self._vectors), 1))
-        for first in range(0, len(queries), block):
-            products = queries[first : first + block] @ distinct.T
-            whole = products if len(distinct) == len(self._vectors) else products[:, column_of]
-            yield slice(first, first + len(products)), whole
+    def counts_above(
+        self, queries: np.ndarray, scores: np.ndarray, columns: np.ndarray, spans: Sequence[Span]
+    ) -> np.ndarray:
+        """How many passages of this shard stand above each of some others, within the spans that these are in.
+
+        Args:
+            scores: (Q, R) exact ones of the others; NaN for none.
+            columns: (Q, R) of the others.
+
+        Returns:
+            (spans, Q, R) int64.
+        """
+        counts = np.zeros((len(spans), *columns.shape), np.int64)
+        spans_here = [self._placed(span, columns) for span in spans]
+        near = reach(queries, self._vectors)
+        block = max(1, min(_MOST_QUERIES_AT_ONCE, SCORES_AT_ONCE // max(len(self._vectors), 1)))
+        # Kept for all blocks: fresh memory for each costs more time than the products do.
+        products = np.empty((block, len(self._vectors)), np.float32)
+        lines = products if self._edges is None else np.empty((block, self.size()), np.float32)
+
+        def count(first: int, begin: int, end: int) -> None:
+            rows = slice(first + begin, first + end)
+            for number, placed in enumerate(spans_here):
+                wanted = np.where(placed.inside[rows], scores[rows], np.nan)
+                if np.isnan(wanted).all():
+                    continue
+
+                def exactly(row: int, places: np.ndarray, placed: _Placed = placed) -> np.ndarray:
+                    return self._exact(queries, np.array([rows.start + row]), placed.passages[places])
+
+                counts[number, rows] = count_above(
+                    lines[begin:end, placed.local], wanted, placed.own[rows], placed.here[rows], near[rows], exactly
+                )
+
+        with ThreadPoolExecutor(os.cpu_count()) as workers:
+            for first in range(0, len(queries), block):
+                number = len(queries[first : first + block])
+                np.matmul(queries[first : first + block], self._vectors.T, out=products[:number])
+                if self._edges is not None:
+                    np.maximum.reduceat(products[:number], self._edges[:-1], axis=1, out=lines[:number])
+                begins = range(0, number, _ROWS)
+                ends = [min(begin + _ROWS, number) for begin in begins]
+                list(workers.map(count, [first] * len(begins), begins, ends))
+        return counts
+
+    def _placed(self, span: Span, columns: np.ndarray) -> _Placed:
+        if isinstance(span, slice):
+            begin, end = np.clip((span.start, span.stop), self._first, self._end).tolist()
+            here = (columns >= begin) & (columns < end)
+            local = slice(begin - self._first, end - self._first)
+            return _Placed(local, np.arange(local.start, local.stop), columns - begin, here, _is_in(columns, span))
+        own = span[(span >= self._first) & (span < self._end)]
+        places = np.searchsorted(own, columns)
+        here = np.isin(columns, own)
+        return _Placed(
+            own - self._first, own - self._first, np.where(here, places, places - 1), here, _is_in(columns, span)
+        )
+
+    @property
+    def _end(self) -> int:
+        return self._first + self.size()
+
+    def _exact(self, queries: np.ndarray, rows: np.ndarray, passages: np.ndarray) -> np.ndarray:
+        """As `ranks.exact_scores`, of passages by their places in this shard."""
+        if self._edges is None:
+            return exact_scores(queries, self._vectors, rows, passages)
+        begins, sizes = self._edges[passages], np.diff(self._edges)[passages]
+        first = np.cumsum(sizes) - sizes
+        windows = np.arange(sizes.sum()) + np.repeat(begins - first, sizes)
+        asked = rows if len(rows) == 1 else np.repeat(rows, sizes)
+        scores = exact_scores(queries, self._vectors, asked, windows)
+        best: np.ndarray = np.maximum.reduceat(scores, first) if len(first) else scores
+        return best
+
+    def vectors_of(self, columns: np.ndarray) -> np.ndarray:
+        """(N, D) of those of (N,) columns that are here, zeros for others; of one in windows, that of the first."""
+        own = (columns >= self._first) & (columns < self._end)
+        places = columns[own] - self._first
+        found = np.zeros((len(columns), self._vectors.shape[1]), np.float32)
+        found[own] = self._vectors[places if self._edges is None else self._edges[places]]
+        return found
 
 
-class ShardedPool:
-    """A pool whose shards answer together, wherever they are."""
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where a span and some passages stand within a shard: (Q, R) of the passages."""
+
+    local: Span  # the shard's passages that are in the span
+    passages: np.ndarray  # the same, as places in the shard
+    own: np.ndarray  # places among them; of one that is not there, those at greater places are further to the right
+    here: np.ndarray  # whether they are among them
+    inside: np.ndarray  # whether they are in the span at all, in whichever shard
+
+
+class Pool:
+    """Passages in the order of their ids, whose shards answer together, wherever they are."""
 
     def __init__(self, ask: Callable[..., list[Any]], depth: int | None = None) -> None:
         """
         Args:
             ask: `ask("top_k", *arguments)` is what `Shard.top_k(*arguments)` gives, of every shard in their order.
-            depth: where the shards' index is approximate, how many passages of each query it looks for.
+            depth: where the shards' index is approximate, how many passages of each query it looks for; None: all are
+                looked at, so that ranks are exact.
         """
         self._ask = ask
         self.depth = depth
 
-    def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[metrics.Pool]) -> np.ndarray:
-        size = sum(self._ask("size"))
-        bounds = []
-        for span in spans:
-            if not isinstance(span, slice):
-                raise ValueError("shards hold languages side by side: passage ids must begin with the language")
-            start, stop, _ = span.indices(size)
-            bounds.append((start, stop))
+    @classmethod
+    def of(cls, *shards: Shard, depth: int | None = None) -> Pool:
+        """Shards in this process."""
+        return cls(lambda question, *arguments: [getattr(shard, question)(*arguments) for shard in shards], depth)
+
+    @cached_property
+    def _size(self) -> int:
+        return int(sum(self._ask("size")))
+
+    def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[Span] = (slice(None),)) -> np.ndarray:
+        """Ranks of the relevant passages within spans: one more than the passages of the span that stand above.
+
+        Args:
+            queries: (Q, D) float32.
+            relevant: (Q, R) columns, -1 where a query has fewer.
+
+        Returns:
+            (spans, Q, R) int32; 0 where the passage is not in the span, ABSENT where `depth` did not reach it.
+
+        Raises:
+            UserError: a vector holds NaN or infinity, or widths differ.
+        """
+        check_vectors(queries, self.vectors([]))
+        whole = [slice(*span.indices(self._size)) if isinstance(span, slice) else span for span in spans]
         if self.depth is not None:
-            return np.stack([self._listed(queries, relevant, span) for span in bounds])
+            return np.stack([self._listed(queries, relevant, span) for span in whole])
         found = np.stack(self._ask("scores_of", queries, relevant))  # (S, Q, R)
         there = ~np.isnan(found)
         scores = np.where(there.any(axis=0), np.where(there, found, 0).sum(axis=0), np.nan).astype(np.float32)
-        above = sum(self._ask("counts_above", queries, scores, relevant, bounds))
-        inside = np.stack([(relevant >= start) & (relevant < stop) for start, stop in bounds])
+        above = sum(self._ask("counts_above", queries, scores, relevant, whole))
+        inside = np.stack([_is_in(relevant, span) for span in whole])
         ranks: np.ndarray = np.where(inside, 1 + above, 0).astype(np.int32)
         return ranks
 
-    def _listed(self, queries: np.ndarray, relevant: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    def _listed(self, queries: np.ndarray, relevant: np.ndarray, span: Span) -> np.ndarray:
         """(Q, R) ranks in what the indexes list of a span; ABSENT for passages of the span that they miss."""
         assert self.depth is not None
-        _, columns = merge_top_k(self._ask("top_k", queries, self.depth, span), self.depth)
-        ranks = np.where((relevant >= span[0]) & (relevant < span[1]), metrics.ABSENT, 0).astype(np.int32)
+        if not isinstance(span, slice):
+            raise ValueError("an approximate index searches languages that lie side by side: begin ids with them")
+        _, columns = merge_top_k(self._ask("top_k", queries, self.depth, (span.start, span.stop)), self.depth)
+        ranks = np.where(_is_in(relevant, span), metrics.ABSENT, 0).astype(np.int32)
         for slot in range(relevant.shape[1]):
             row, place = np.nonzero((columns == relevant[:, slot, None]) & (relevant[:, slot, None] >= 0))
             ranks[row, slot] = place + 1
         return ranks
 
     def top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first k passages of each query, as `index.top_k` gives them."""
+        check_vectors(queries, self.vectors([]))
         return merge_top_k(self._ask("top_k", queries, k), k)
 
     def recall_of_index(self, queries: np.ndarray, k: int = 10) -> float:
@@ -215,8 +275,15 @@ class ShardedPool:
         return float(np.mean(hits) / exact.shape[1])
 
     def vectors(self, columns: Sequence[int]) -> np.ndarray:
+        """(N, D) float32 of some passages; of a passage in windows, that of the first."""
         found: np.ndarray = np.sum(self._ask("vectors_of", np.asarray(columns, np.int64)), axis=0)
         return found
+
+
+def _is_in(columns: np.ndarray, span: Span) -> np.ndarray:
+    if isinstance(span, slice):
+        return (columns >= span.start) & (columns < span.stop)
+    return np.isin(columns, span)
 
 
 def shard_bounds(size: int, shards: int) -> list[tuple[int, int]]:

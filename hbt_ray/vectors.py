@@ -79,18 +79,18 @@ class VectorFiles:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, D) float32; of the files no more is read than that. Raises StoreError for a damaged file."""
-        out = np.empty((stop - start, self.width), np.float32)
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of (N,) rows; of the files no more is held than that. Raises StoreError for a damaged one."""
+        out = np.empty((len(rows), self.width), np.float32)
         for file, first, last in zip(self._files, self._ends, self._ends[1:], strict=False):
-            low, high = max(start, int(first)), min(stop, int(last))
-            if low >= high:
+            own = np.flatnonzero((rows >= first) & (rows < last))
+            if not len(own):
                 continue
             try:
                 with pa.memory_map(str(file)) as source:
                     column = pa.ipc.open_file(source).read_all()["vector"].combine_chunks()
                     values = column.flatten().to_numpy().reshape(-1, self.width)
-                    out[low - start : high - start] = values[low - first : high - first]
+                    out[own] = values[rows[own] - first]
             except (OSError, pa.ArrowInvalid, ValueError) as error:
                 raise StoreError(f"{file} is damaged; delete its folder to embed anew") from error
         return out

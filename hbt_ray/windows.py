@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+CHUNK = 4096  # texts that are embedded together
 
 
 def windows_of(text: str, size: int) -> list[str]:
@@ -31,11 +34,40 @@ def windows_of(text: str, size: int) -> list[str]:
         start = middle + 1 if middle > start else end
 
 
-def cut_all(texts: Sequence[str], size: int) -> tuple[list[str], np.ndarray]:
-    """The windows of all texts one after the other, and where those of each text begin: (P,) int64."""
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What of P passages is embedded: W windows, or the passages whole; equal texts once, so that they tie."""
+
+    texts: list[str]  # that differ
+    rows: np.ndarray  # (W,) int64, which of the texts each window is
+    starts: np.ndarray | None  # (P,) int64, where the windows of each passage begin; None: each is whole
+
+    @property
+    def num_passages(self) -> int:
+        return len(self.rows) if self.starts is None else len(self.starts)
+
+    def chunks(self) -> list[list[str]]:
+        """The texts, as many as are embedded together.
+
+        The last bits of a vector depend on those beside it: the same few wherever they are embedded.
+        """
+        return [self.texts[first : first + CHUNK] for first in range(0, len(self.texts), CHUNK)]
+
+    def of_passages(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """`rows` and `starts` of some neighbouring passages."""
+        if self.starts is None:
+            return self.rows[first:last], None
+        edges = np.append(self.starts, len(self.rows))
+        return self.rows[edges[first] : edges[last]], self.starts[first:last] - edges[first]
+
+
+def pieces_of(passages: Sequence[str], window_chars: int | None) -> Pieces:
+    """Passages cut in windows of at most `window_chars` characters; None: whole."""
     windows: list[str] = []
-    starts = np.empty(len(texts), np.int64)
-    for number, text in enumerate(texts):
+    starts = np.empty(len(passages), np.int64)
+    for number, text in enumerate(passages):
         starts[number] = len(windows)
-        windows += windows_of(text, size)
-    return windows, starts
+        windows += [text] if window_chars is None else windows_of(text, window_chars)
+    number_of = {text: number for number, text in enumerate(dict.fromkeys(windows))}
+    rows = np.fromiter((number_of[text] for text in windows), np.int64, len(windows))
+    return Pieces(list(number_of), rows, None if window_chars is None else starts)

@@ -27,6 +27,7 @@ from hbt_ray.pool import shard_bounds
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 from hbt_ray.vectors import commit, write_part
+from hbt_ray.windows import Pieces
 
 WARM_UP_STEPS = 100  # not counted: Ray goes on starting processes for seconds after a training has begun
 
@@ -115,8 +116,9 @@ def bench_sharded_search(
     asked = vectors[known] + rng.normal(0, 0.05, (queries, width)).astype(np.float32)
     _, expected = top_k(asked, vectors, 100)
     results = []
+    whole = Pieces([], np.arange(passages), None)
     for number in shards:
-        with sharded_pool(folder, passages, EvaluateConfig(shards=number)) as (pool, actors):
+        with sharded_pool(folder, whole, EvaluateConfig(shards=number)) as (pool, actors):
             pool.top_k(asked[:8], 100)
             began_s = time.perf_counter()
             _, columns = pool.top_k(asked, 100)

@@ -20,6 +20,7 @@ from hbt_ray.evaluate import EvalReport, evaluate
 from hbt_ray.evaluate_model import description, evaluate_model, load_benchmarks, open_embedder
 from hbt_ray.report import write_report
 from hbt_ray.vectors import vectors_fingerprint
+from hbt_ray.windows import pieces_of
 
 SAMPLED_QUERIES = 200  # for the recall of an approximate index
 
@@ -76,11 +77,13 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
     embedder = open_embedder(model, settings, **prefixes)
     for benchmark in benchmarks:
         described = description(model, embedder)
-        name = vectors_fingerprint(model, benchmark.fingerprint(), described["passage_prefix"], described["precision"])
+        made_of = (benchmark.fingerprint(), described["passage_prefix"], described["precision"], settings.window_chars)
+        name = vectors_fingerprint(model, *made_of)
+        pieces = pieces_of([passage.text for passage in benchmark.passages], settings.window_chars)
         opened = functools.partial(open_embedder, model, settings, **prefixes)
         cache = out.parent / "vectors"
-        vectors = embed_passages(benchmark, opened, name, cache, settings.shards)
-        with sharded_pool(cache / name, len(vectors), settings) as (pool, _):
+        embed_passages(pieces, opened, name, cache, settings.shards)
+        with sharded_pool(cache / name, pieces, settings) as (pool, _):
             report = evaluate(embedder, benchmark, settings, pool)
             described |= {"shards": settings.shards, "index": settings.index}
             if settings.index != "flat":

@@ -19,11 +19,9 @@ from hbt_ray.cluster.failures import explained
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import StoreError
 from hbt_ray.model import TextEmbedder
-from hbt_ray.pool import Shard, ShardedPool, shard_bounds
-from hbt_ray.records import Benchmark
+from hbt_ray.pool import Pool, Shard, shard_bounds
 from hbt_ray.vectors import MANIFEST, VectorFiles, commit, write_part
-
-CHUNK = 4096  # passages that an actor embeds at a time, one file each
+from hbt_ray.windows import Pieces
 
 
 class _PassageEmbedder:
@@ -42,8 +40,8 @@ class _PassageEmbedder:
         return {"number": [int(number)], "file": [file], "size": [len(vectors)], "width": [vectors.shape[1]]}
 
 
-def embed_passages(benchmark: Benchmark, open_embedder: Any, name: str, cache: Path, actors: int) -> VectorFiles:
-    """The vectors of a benchmark's passages, made by actors where they are not in the cache.
+def embed_passages(pieces: Pieces, open_embedder: Any, name: str, cache: Path, actors: int) -> VectorFiles:
+    """The vectors of the passages' texts, made by actors where they are not in the cache.
 
     Args:
         open_embedder: called in each actor, gives a `TextEmbedder`.
@@ -59,11 +57,7 @@ def embed_passages(benchmark: Benchmark, open_embedder: Any, name: str, cache: P
         return VectorFiles(folder)
     unfinished = cache / f"{name}.partial-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir(parents=True)
-    texts = [passage.text for passage in benchmark.passages]
-    rows = [
-        {"number": number, "texts": texts[first : first + CHUNK]}
-        for number, first in enumerate(range(0, len(texts), CHUNK))
-    ]
+    rows = [{"number": number, "texts": texts} for number, texts in enumerate(pieces.chunks())]
     gpu = sum(map(int, node_sizes("GPU"))) >= actors
     try:
         with explained("embedding"):
@@ -94,8 +88,8 @@ def embed_passages(benchmark: Benchmark, open_embedder: Any, name: str, cache: P
 class _ShardActor:
     """A shard in a process of its own: it holds no more than its part of the vectors."""
 
-    def __init__(self, folder: str, start: int, stop: int, kind: Any) -> None:
-        self.shard = Shard(VectorFiles(Path(folder)).read(start, stop), start, kind)
+    def __init__(self, folder: str, first: int, rows: np.ndarray, starts: np.ndarray | None, kind: Any) -> None:
+        self.shard = Shard(VectorFiles(Path(folder)).take(rows), first, kind, starts)
 
     def ask(self, question: str, *arguments: Any) -> Any:
         return getattr(self.shard, question)(*arguments)
@@ -108,16 +102,16 @@ class _ShardActor:
 
 
 @contextlib.contextmanager
-def sharded_pool(folder: Path, size: int, settings: EvaluateConfig) -> Iterator[tuple[ShardedPool, list[Any]]]:
-    """The vectors of a folder in `settings.shards` actors, as long as it is open; each has a CPU, or its share of them.
+def sharded_pool(folder: Path, pieces: Pieces, settings: EvaluateConfig) -> Iterator[tuple[Pool, list[Any]]]:
+    """Passages whose vectors are in a folder, in `settings.shards` actors, as long as it is open.
 
-    Gives the pool, and the actors themselves.
+    Each actor has a CPU, or its share of them. Gives the pool, and the actors themselves.
     """
-    bounds = shard_bounds(size, settings.shards)
+    bounds = shard_bounds(pieces.num_passages, settings.shards)
     cpus = min(1.0, sum(node_sizes("CPU")) / len(bounds))
     actors = [
-        _ShardActor.options(num_cpus=cpus).remote(str(folder), start, stop, settings.index)  # type: ignore[attr-defined]
-        for start, stop in bounds
+        _ShardActor.options(num_cpus=cpus).remote(str(folder), first, *pieces.of_passages(first, last), settings.index)  # type: ignore[attr-defined]
+        for first, last in bounds
     ]
 
     def ask(question: str, *arguments: Any) -> list[Any]:
@@ -126,7 +120,7 @@ def sharded_pool(folder: Path, size: int, settings: EvaluateConfig) -> Iterator[
             return ray.get([actor.ask.remote(question, *shared) for actor in actors])
 
     try:
-        yield ShardedPool(ask, None if settings.index == "flat" else settings.index_depth), actors
+        yield Pool(ask, None if settings.index == "flat" else settings.index_depth), actors
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -57,19 +57,19 @@ def matrix_figure(report: EvalReport) -> Figure:
 def bias_figure(report: EvalReport) -> Figure:
     """Rank distance and mAP over the pool of all languages, by question language, the most even-handed first."""
     languages = query_languages(report)
-    precision = {language: report.metrics[f"{report.benchmark}/multi/map/{language}"] for language in languages}
+    precision = {language: report.metrics[report.metric("multi", "map", language)] for language in languages}
     distance = {
-        language: report.metrics.get(f"{report.benchmark}/multi/rank_distance/{language}", np.nan)
+        language: report.metrics.get(report.metric("multi", "rank_distance", language), np.nan)
         for language in languages
     }
     ordered = sorted(languages, key=lambda language: (np.isnan(distance[language]), distance[language], language))
     figure = Figure(figsize=(8.6, 1.7 + 0.32 * len(ordered)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, values, metric, label in (
-        (left, distance, "multi/rank_distance", "rank distance, in ranks (lower is fairer)"),
-        (right, precision, "multi/map", "multi mAP (higher is better)"),
+    for axes, values, measure, label in (
+        (left, distance, "rank_distance", "rank distance, in ranks (lower is fairer)"),
+        (right, precision, "map", "multi mAP (higher is better)"),
     ):
-        name = f"{report.benchmark}/{metric}"
+        name = report.metric("multi", measure)
         numbers = [values[language] for language in ordered]
         bars = axes.barh(ordered, np.nan_to_num(numbers), color=_ACCENT, height=0.68)
         labels = ["none" if np.isnan(number) else _short(name, number) for number in numbers]

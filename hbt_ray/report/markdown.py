@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
+from hbt_ray.metrics import named
 from hbt_ray.report.tables import HEADLINES, language_rows, measure_rows
 
 
@@ -20,7 +21,9 @@ def markdown_lines(report: EvalReport) -> Iterator[str]:
         f"benchmark {report.fingerprint}."
     )
     yield ""
-    yield from _table(["measure", *SETTINGS], [[measure.name, *values] for measure, values in measure_rows(report)])
+    yield from _table(
+        ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
+    )
     yield ""
     rows = [[language, *values] for language, values in language_rows(report)]
     yield from _table(["question language", *HEADLINES.values()], rows)

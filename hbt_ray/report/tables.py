@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
-from hbt_ray.metrics import MEASURES, Measure, measure_of
+from hbt_ray.metrics import MEASURES, Measure, measure_of, named
 
 # The four numbers by which runs are compared: (setting, measure) -> heading.
 HEADLINES = {
@@ -48,7 +48,8 @@ def _measures_table(report: EvalReport) -> Table:
     for setting in SETTINGS:
         table.add_column(setting, justify="right")
     for measure, values in measure_rows(report):
-        table.add_row(f"{measure.name.replace('_', ' ')} {'↑' if measure.higher_is_better else '↓'}", *values)
+        shown = named(measure, report.depth).replace("_", " ")
+        table.add_row(f"{shown} {'↑' if measure.higher_is_better else '↓'}", *values)
     return table
 
 
@@ -65,7 +66,7 @@ def _languages_table(report: EvalReport) -> Table:
 def measure_rows(report: EvalReport) -> Iterator[tuple[Measure, list[str]]]:
     """Each measure that the report has, and its values in the settings as a table shows them."""
     for measure in MEASURES.values():
-        names = [f"{report.benchmark}/{setting}/{measure.name}" for setting in SETTINGS]
+        names = [report.metric(setting, measure.name) for setting in SETTINGS]
         if any(name in report.metrics for name in names):
             yield measure, [formatted(name, report.metrics.get(name)) for name in names]
 
@@ -79,13 +80,13 @@ def language_rows(report: EvalReport) -> Iterator[tuple[str, list[str]]]:
 
 def query_languages(report: EvalReport) -> list[str]:
     """The languages in which questions are asked."""
-    return [language for language in report.languages if f"{report.benchmark}/multi/map/{language}" in report.metrics]
+    return [language for language in report.languages if report.metric("multi", "map", language) in report.metrics]
 
 
 def _language_values(report: EvalReport, language: str) -> dict[tuple[str, str], float | None]:
     """The headline numbers of one question language; cross is the mean over passage languages."""
     values = {
-        (setting, measure): report.metrics.get(f"{report.benchmark}/{setting}/{measure}/{language}")
+        (setting, measure): report.metrics.get(report.metric(setting, measure, language))
         for setting, measure in HEADLINES
     }
     place = report.languages.index(language)

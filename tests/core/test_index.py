@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hbt_ray.errors import UserError
 from hbt_ray.index import top_k
 
 
@@ -41,10 +40,8 @@ def test_top_k_equals_exact_ranking_of_random_unit_vectors():
     scores, columns = top_k(queries, passages, 50)
     exact = queries.astype(np.float64) @ passages.astype(np.float64).T
     assert (np.diff(scores, axis=1) <= 0).all()
-    # Float32 resolves 1e-7 here; passages that lie further apart stand in the exact order.
-    found = np.take_along_axis(exact, columns, axis=1)
-    best = -np.sort(-exact, axis=1)[:, :50]
-    assert np.abs(found - best).max() < 1e-6
+    assert (scores == np.take_along_axis(exact, columns, axis=1).astype(np.float32)).all()
+    assert (scores == -np.sort(-exact, axis=1)[:, :50].astype(np.float32)).all()
 
 
 def test_more_than_there_are_gives_all():
@@ -52,8 +49,3 @@ def test_more_than_there_are_gives_all():
     scores, columns = top_k(vectors, vectors, 10)
     assert scores.shape == columns.shape == (3, 3)
     assert columns.tolist() == [[0, 2, 1], [1, 2, 0], [2, 1, 0]]
-
-
-def test_vectors_that_are_not_numbers_are_refused():
-    with pytest.raises(UserError, match="questions hold NaN"):
-        top_k(np.full((1, 2), np.nan, np.float32), np.eye(2, dtype=np.float32), 1)

@@ -38,6 +38,7 @@ STAGES = (
     "metrics",
     "alignment",
     "bias",
+    "ranks",
     "index",
     "windows",
     "pool",

@@ -1,4 +1,4 @@
-"""Measures equal `ir_measures` and values worked out on paper; ranks are exact, ties included."""
+"""Measures equal `ir_measures` and values worked out on paper."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ir_measures import AP, RR, R, Success, nDCG
 
 from hbt_ray import metrics
 from hbt_ray.errors import UserError
+from hbt_ray.pool import Pool, Shard
 
 # Eight judgements worked out on paper: the relevant passages of three questions stand at these ranks.
 RANKS = np.array([[1, 3, 6, 10], [2, 4, 5, 0], [7, 0, 0, 0], [0, 0, 0, 0]])
@@ -93,7 +94,7 @@ def test_measures_equal_ir_measures_with_ties_and_grades(seed: int):
     relevant = np.stack([rng.choice(90, width, replace=False) for _ in range(25)])
     relevant[np.arange(width) >= rng.integers(1, width + 1, (25, 1))] = -1
     grades = np.where(relevant >= 0, rng.integers(1, 4, relevant.shape), 0)
-    ranks = metrics.ranks_of_relevant(queries, passages, relevant)[0]
+    ranks = Pool.of(Shard(passages)).ranks(queries, relevant)[0]
 
     scores = queries @ passages.T
     run = {f"q{i}": {ids[j]: float(scores[i, j]) for j in range(90)} for i in range(25)}
@@ -112,51 +113,11 @@ def test_measures_equal_ir_measures_with_ties_and_grades(seed: int):
         assert ours[one.measure][int(one.query_id[1:])] == pytest.approx(one.value, abs=1e-6), one
 
 
-def _ranks_by_sorting(queries: np.ndarray, passages: np.ndarray, relevant: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    ranks = np.zeros(relevant.shape, np.int64)
-    for i, scores in enumerate(queries @ passages.T):
-        order = sorted(pool.tolist(), key=lambda column: (-scores[column], -column))
-        for j, column in enumerate(relevant[i]):
-            ranks[i, j] = order.index(column) + 1 if column in order else 0
-    return ranks
-
-
-@pytest.mark.parametrize("block", [1, 3, None])
-def test_ranks_in_every_pool_equal_sorting(block: int | None):
-    rng = np.random.default_rng(3)
-    queries, passages = _integer_vectors(rng, 17), _integer_vectors(rng, 40)
-    relevant = np.stack([rng.permutation(41)[:5] - 1 for _ in range(17)])
-    pools: list[metrics.Pool] = [slice(0, 12), slice(12, 40), np.array([1, 5, 6, 20, 39]), slice(None)]
-    ranks = metrics.ranks_of_relevant(queries, passages, relevant, pools, block)
-    for pool, found in zip(pools, ranks, strict=True):
-        expected = _ranks_by_sorting(queries, passages, relevant, np.arange(40)[pool])
-        assert found.tolist() == expected.tolist()
-
-
-def test_equal_passages_tie_exactly_whatever_the_matrix_product_does():
-    rng = np.random.default_rng(0)
-    queries = rng.standard_normal((300, 100), dtype=np.float32)
-    passages = np.tile(rng.standard_normal((1, 100), dtype=np.float32), (1_001, 1))
-    relevant = np.tile(np.array([0, 500, 1_000]), (300, 1))
-    ranks = metrics.ranks_of_relevant(queries, passages, relevant)[0]
-    assert (ranks == [1_001, 501, 1]).all()
-
-
-def test_queries_without_relevant_passages_have_no_ranks():
-    ranks = metrics.ranks_of_relevant(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), np.zeros((2, 0), int))
-    assert ranks.shape == (1, 2, 0)
-    assert metrics.average_precision(ranks[0]).tolist() == [0, 0]
-    assert metrics.ndcg(ranks[0], 10).tolist() == [0, 0]
-    assert np.isnan(metrics.rank_distance(ranks[0])).all()
-
-
-def test_vectors_that_are_not_numbers_are_refused():
-    vectors = np.eye(2, dtype=np.float32)
-    broken = np.where(vectors > 0, np.nan, vectors)
-    with pytest.raises(UserError, match="passages hold NaN"):
-        metrics.ranks_of_relevant(vectors, broken, np.array([[0], [1]]))
-    with pytest.raises(UserError, match="same model"):
-        metrics.ranks_of_relevant(vectors, np.ones((2, 3), np.float32), np.array([[0], [1]]))
+def test_queries_without_relevant_passages_measure_nothing():
+    ranks = np.zeros((2, 0), int)
+    assert metrics.average_precision(ranks).tolist() == [0, 0]
+    assert metrics.ndcg(ranks, 10).tolist() == [0, 0]
+    assert np.isnan(metrics.rank_distance(ranks)).all()
 
 
 def test_measure_of_a_metric():

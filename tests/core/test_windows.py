@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import evaluate
-from hbt_ray.pool import ArrayPool
-from hbt_ray.windows import cut_all, windows_of
+from hbt_ray.pool import Pool, Shard, shard_bounds
+from hbt_ray.windows import CHUNK, Pieces, pieces_of, windows_of
 from tests.core.test_evaluate import TableEmbedder, parallel_benchmark
 
 
@@ -33,20 +33,47 @@ def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
     queries = rng.integers(-3, 4, (6, 3)).astype(np.float32)
     best = np.maximum.reduceat(queries @ vectors.T, starts, axis=1)
     ordered = [sorted(range(12), key=lambda passage: (-line[passage], -passage)) for line in best]
-    pool = ArrayPool(vectors, starts)
-    scores, columns = pool.top_k(queries, 5)
-    assert columns.tolist() == [line[:5] for line in ordered]
-    assert (scores == np.take_along_axis(best, columns, axis=1)).all()
+    pieces = Pieces([], np.arange(len(vectors)), starts)
     relevant = rng.integers(0, 12, (6, 2))
-    ranks = pool.ranks(queries, relevant, [slice(None)])[0]
-    for line, asked, found in zip(ordered, relevant, ranks, strict=True):
-        assert found.tolist() == [1 + line.index(passage) for passage in asked.tolist()]
+    for shards in (1, 3):
+        bounds = shard_bounds(12, shards)
+        parts = [(first, *pieces.of_passages(first, last)) for first, last in bounds]
+        pool = Pool.of(*(Shard(vectors[rows], first, starts=own) for first, rows, own in parts))
+        scores, columns = pool.top_k(queries, 5)
+        assert columns.tolist() == [line[:5] for line in ordered]
+        assert (scores == np.take_along_axis(best, columns, axis=1)).all()
+        ranks = pool.ranks(queries, relevant)[0]
+        for line, asked, found in zip(ordered, relevant, ranks, strict=True):
+            assert found.tolist() == [1 + line.index(passage) for passage in asked.tolist()]
 
 
-def test_cut_texts_say_where_each_begins():
-    windows, starts = cut_all(["a b c d e f", "short"], 5)
-    assert windows == ["a b c", "c d e", "e f", "short"]
-    assert starts.tolist() == [0, 3]
+def test_an_approximate_index_ranks_passages_by_their_best_window():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((600, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    starts = np.arange(0, 600, 3)
+    queries = vectors[[30, 300, 599]]
+    exact, near = (Pool.of(Shard(vectors, kind=kind, starts=starts)) for kind in ("flat", "hnsw"))
+    assert near.top_k(queries, 10)[1].tolist() == exact.top_k(queries, 10)[1].tolist()
+    listed = Pool.of(Shard(vectors, kind="hnsw", starts=starts), depth=20)
+    ranks = listed.ranks(queries, np.array([[10], [100], [199]]), [slice(0, 100), slice(100, 200), slice(None)])
+    assert ranks[:, :, 0].tolist() == [[1, 0, 0], [0, 1, 1], [1, 1, 1]]
+
+
+def test_cut_texts_say_where_each_begins_and_equal_ones_are_one():
+    pieces = pieces_of(["a b c d e f", "short", "c d e"], 5)
+    assert pieces.texts == ["a b c", "c d e", "e f", "short"]
+    assert pieces.rows.tolist() == [0, 1, 2, 3, 1]
+    assert pieces.starts is not None
+    assert pieces.starts.tolist() == [0, 3, 4]
+    assert [part if part is None else part.tolist() for part in pieces.of_passages(1, 3)] == [[3, 1], [0, 1]]
+    whole = pieces_of(["a", "b", "a"], None)
+    assert (whole.texts, whole.rows.tolist(), whole.starts) == (["a", "b"], [0, 1, 0], None)
+
+
+def test_texts_are_embedded_in_the_same_company_wherever_they_are():
+    texts = [str(number) for number in range(2 * CHUNK + 1)]
+    assert [len(chunk) for chunk in pieces_of(texts, None).chunks()] == [CHUNK, CHUNK, 1]
 
 
 def test_an_answer_deep_in_a_long_passage_is_found_by_its_window():
