@@ -55,6 +55,11 @@ class RunFolder:
         return self.storage / "checkpoints"
 
     @property
+    def measured(self) -> Place:
+        """A file for each checkpoint that was measured beside the training, named by its step."""
+        return self.storage / "measured"
+
+    @property
     def scratch(self) -> Place:
         """What Ray Train writes while it runs."""
         return self.storage / "ray_train"
@@ -99,7 +104,7 @@ def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunF
     """
     folder = run_folder(config, out)
     if fresh:
-        for place in (folder.checkpoints, folder.config, folder.tracking_id):
+        for place in (folder.checkpoints, folder.measured, folder.config, folder.tracking_id):
             place.delete()
         for left in (folder.model, folder.initial_model, folder.evaluations):
             shutil.rmtree(left, ignore_errors=True)

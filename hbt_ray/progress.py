@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from hbt_ray.config import TrainConfig
@@ -33,6 +34,12 @@ def validation_is_due(progress: Progress, train: TrainConfig) -> bool:
 def evaluation_is_due(progress: Progress, train: TrainConfig) -> bool:
     """Whether the benchmarks are measured beside the training; at its end they are in any case."""
     return train.evaluate_every > 0 and progress.step % train.evaluate_every == 0 and not is_finished(progress, train)
+
+
+def steps_to_evaluate(saved: Iterable[int], evaluated: Collection[int], train: TrainConfig) -> set[int]:
+    """Steps of saved checkpoints that were due for an evaluation and have not had it."""
+    due = {step for step in saved if evaluation_is_due(Progress(step=step), train)}
+    return due.difference(evaluated)
 
 
 def checkpoint_is_due(progress: Progress, train: TrainConfig) -> bool:

@@ -5,11 +5,18 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
+from hbt_ray.storage import Place
+
+
+def measured_steps(measured: Place) -> set[int]:
+    """Steps of the checkpoints that were measured already."""
+    return {int(name.removesuffix(".json")) for name in measured.names() if name.endswith(".json")}
 
 
 def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict[str, float]:
@@ -35,6 +42,7 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         metrics: dict[str, float] = {}
         for benchmark in load_benchmarks(config.evaluate):
             metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
+        (told["measured"] / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
         reports.put.remote({"step": step, "benchmarks": metrics})
     except UserError as error:
         reports.put.remote({"notice": f"step {step} was not measured: {error}"})

@@ -16,7 +16,7 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import TrainConfig
 from hbt_ray.loop import Measured
 from hbt_ray.plan import HybridPlan
-from hbt_ray.progress import Progress, evaluation_is_due
+from hbt_ray.progress import Progress, evaluation_is_due, steps_to_evaluate
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
@@ -51,6 +51,8 @@ class ClusterCompany:
             progress, faults = self.checkpoints.load_newest(self.trainer)
             for fault in faults:
                 self._notice(fault)
+            evaluated = ray.get(self.reports.get_evaluated.remote())
+            self._to_evaluate = steps_to_evaluate(self.checkpoints.steps(), evaluated, self._train)
             if progress is not None:
                 self._notice(f"going on from the checkpoint of step {progress.step} of {self._train.steps}")
         if dist.is_initialized() and dist.get_world_size() > 1:

@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from hbt_ray.batches import build_batch
 from hbt_ray.checkpoint import Checkpoints
-from hbt_ray.cluster.beside import measure_checkpoint
+from hbt_ray.cluster.beside import measure_checkpoint, measured_steps
 from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
@@ -31,6 +31,7 @@ from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.experiment import RunFolder, training_plan, validation_plan
 from hbt_ray.loop import train_to_the_end
 from hbt_ray.model import load_encoder
+from hbt_ray.progress import steps_to_evaluate
 from hbt_ray.records import Batch
 from hbt_ray.resources import check_workers, threads_of_each
 from hbt_ray.store import TokenStore
@@ -85,9 +86,11 @@ def train(
         "store": str(store),
         "initial_model": str(initial_model),
         "checkpoints": folder.checkpoints,
+        "measured": folder.measured,
         "reports": reports,
     }
     with explained("training"), Follower(reports, config, on_metrics) as follower:
+        late = _measure_late(config, told, folder)
         for starts_left in reversed(range(config.train.max_failures + 1)):
             try:
                 _fit(config, resources, told, folder)
@@ -96,6 +99,7 @@ def train(
                 if not starts_left:
                     raise
                 follower.notice("Ray Train's controller failed; starting another")
+        ray.get(late)
     if mistake := ray.get(reports.get_mistake.remote()):
         raise mistake
     checkpoints = Checkpoints(folder.checkpoints)
@@ -145,12 +149,26 @@ def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], f
 
 
 def _beside_training(config: RunConfig, told: dict[str, Any]) -> ValidationConfig:
-    """How checkpoints are measured while training goes on: by tasks that take no CPU from it in Ray's books."""
+    """How checkpoints are measured while training goes on."""
     measure = functools.partial(measure_checkpoint, told=told)
+    return ValidationConfig(fn=measure, ray_remote_kwargs=_beside(config))
+
+
+def _measure_late(config: RunConfig, told: dict[str, Any], folder: RunFolder) -> list[Any]:
+    """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
+    if not config.train.evaluate_every:
+        return []
+    measured = measured_steps(folder.measured)
+    ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
+    steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, config.train)
+    task = ray.remote(measure_checkpoint).options(**_beside(config))
+    return [task.remote(None, step, told) for step in sorted(steps)]
+
+
+def _beside(config: RunConfig) -> dict[str, Any]:
+    """What a measuring task asks for: no CPU, so that it takes none from the training in Ray's books."""
     gpu = max(node_sizes("GPU"), default=0) > config.train.most_workers
-    return ValidationConfig(
-        fn=measure, ray_remote_kwargs={"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
-    )
+    return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
 
 
 def _in_another_thread(work: Callable[[], Any]) -> None:

@@ -58,7 +58,6 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
             "validation_every": 4,
             "validation_batches": 2,
             "evaluate_every": 5,
-            "checkpoints_kept": 1,
         },
         evaluate={"benchmarks": {"squad": str(benchmark)}, "precision": "fp32"},
     )
@@ -79,8 +78,12 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
     history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
     assert {metric.step for metric in history} == {5, 10}  # beside the training, and at its end
 
+    # As if the driver had been killed before the checkpoint of step 5 was measured.
+    (out / "measured" / "5.json").unlink()
     before = weights(out)
     run(config, out)
+    history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
+    assert [metric.value for metric in history if metric.step == 5] == [history[0].value] * 2
     [again] = training_runs(uri, "hbt")
     assert again.run_id == tracked.run_id
     assert same_weights(weights(out), before)

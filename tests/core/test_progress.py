@@ -1,7 +1,14 @@
 import pytest
 
 from hbt_ray.config import EarlyStoppingConfig, TrainConfig
-from hbt_ray.progress import Progress, after_validation, checkpoint_is_due, is_finished, validation_is_due
+from hbt_ray.progress import (
+    Progress,
+    after_validation,
+    checkpoint_is_due,
+    is_finished,
+    steps_to_evaluate,
+    validation_is_due,
+)
 
 TRAIN = TrainConfig(steps=20, validation_every=4, checkpoint_every=5, early_stopping=EarlyStoppingConfig(patience=2))
 
@@ -47,3 +54,9 @@ def test_training_ends_at_the_last_step_or_when_patience_is_lost(step, without_g
 
 def test_without_early_stopping_only_the_last_step_ends_training():
     assert not is_finished(Progress(8, validations_without_gain=99), TrainConfig(steps=20))
+
+
+def test_checkpoints_that_were_due_and_are_not_measured_are_to_be_evaluated():
+    train = TrainConfig(steps=10, evaluate_every=2)
+    assert steps_to_evaluate([1, 2, 4, 6, 10], {4}, train) == {2, 6}
+    assert steps_to_evaluate([2, 4], (), TrainConfig(steps=10)) == set()
