@@ -20,7 +20,7 @@ from hbt_ray.errors import ConfigError, CorpusError, UserError
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """Prints a user's mistake as one sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -31,7 +31,7 @@ class _Commands(click.Group):
             ctx.exit(2)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hbt_ray")
 def main() -> None:
     """Hybrid batch training of multilingual retrievers."""

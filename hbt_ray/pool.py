@@ -136,8 +136,8 @@ class Shard:
                 if np.isnan(wanted).all():
                     continue
 
-                def exactly(row: int, places: np.ndarray, placed: _Placed = placed) -> np.ndarray:
-                    return self._exact(queries, np.array([rows.start + row]), placed.passages[places])
+                def exactly(asked: np.ndarray, places: np.ndarray, placed: _Placed = placed) -> np.ndarray:
+                    return self._exact(queries, rows.start + asked, placed.passages[places])
 
                 counts[number, rows] = count_above(
                     lines[begin:end, placed.local], wanted, placed.own[rows], placed.here[rows], near[rows], exactly

@@ -58,7 +58,7 @@ def count_above(
     own: np.ndarray,
     here: np.ndarray,
     reach: np.ndarray,
-    exactly: Callable[[int, np.ndarray], np.ndarray],
+    exactly: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """How many of N passages stand above each of some whose exact scores are known: (B, R) int64.
 
@@ -68,7 +68,8 @@ def count_above(
         own: (B, R) their places: of equal scores, those further to the right stand above.
         here: (B, R) whether they are among the N themselves.
         reach: (B,)
-        exactly: `exactly(row, places)` are the exact scores of a query's passages at some places.
+        exactly: `exactly(rows, places)` are the exact scores of pairs of a query and a passage; of one query and
+            several passages where there is one row.
     """
     asked = ~np.isnan(thresholds)
     low, high = thresholds - reach[:, None], thresholds + reach[:, None]
@@ -76,19 +77,52 @@ def count_above(
         above, from_low = _counts_by_sorting(near_scores, low, high, asked)
     else:
         above, from_low = _counts_by_comparing(near_scores, low, high, asked)
-    unsettled = from_low - above > here
-    for row in np.flatnonzero(unsettled.any(axis=1)):
-        line = near_scores[row]
-        slots = np.flatnonzero(unsettled[row])
-        most = int((from_low - above)[row, slots].max())
-        all_scores = exactly(int(row), np.arange(len(line))) if most * _WORTH_ALL > len(line) else None
-        for slot in slots:
-            places = np.flatnonzero((line >= low[row, slot]) & (line <= high[row, slot]))
-            scores = exactly(int(row), places) if all_scores is None else all_scores[places]
-            threshold = thresholds[row, slot]
-            further = places > own[row, slot]
-            above[row, slot] += np.count_nonzero((scores > threshold) | ((scores == threshold) & further))
+    near = from_low - above
+    crowded = near.max(axis=1, initial=0) * _WORTH_ALL > near_scores.shape[1]
+    unsettled = (near > here) & ~crowded[:, None]
+    found = [_places_between(near_scores, low[:, slot], high[:, slot], unsettled[:, slot]) for slot in _any(unsettled)]
+    if found:
+        rows, places = (np.concatenate(of) for of in zip(*found, strict=True))
+        slots = np.repeat(_any(unsettled), [len(own) for own, _ in found])
+        scores, asked_about = exactly(rows, places), thresholds[rows, slots]
+        further = places > own[rows, slots]
+        stand_above = (scores > asked_about) | ((scores == asked_about) & further)
+        np.add.at(above, (rows[stand_above], slots[stand_above]), 1)
+    for row in np.flatnonzero(crowded & asked.any(axis=1)):
+        places = np.arange(near_scores.shape[1])
+        scores = exactly(np.array([row]), places)
+        for slot in np.flatnonzero(asked[row]):
+            tied = (scores == thresholds[row, slot]) & (places > own[row, slot])
+            above[row, slot] = np.count_nonzero(tied | (scores > thresholds[row, slot]))
     return above
+
+
+def _any(unsettled: np.ndarray) -> np.ndarray:
+    """Slots in which anything is unsettled."""
+    return np.flatnonzero(unsettled.any(axis=0))
+
+
+def _places_between(
+    scores: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and places of the scores from `low` to `high`, in the rows that are wanted.
+
+    Args:
+        scores: (B, N).
+        low, high: (B,).
+        wanted: (B,) bool.
+    """
+    rows = np.flatnonzero(wanted)
+    lines = scores[rows]
+    width = scores.shape[1]
+    mask = np.zeros((len(rows), -(-width // 8) * 8), bool)
+    np.greater_equal(lines, low[rows, None], out=mask[:, :width])
+    mask[:, :width] &= lines <= high[rows, None]
+    # Few are set: eight at a time are passed over.
+    words = np.flatnonzero(mask.view(np.uint64))
+    flat = (words[:, None] * 8 + np.arange(8)).ravel()
+    flat = flat[mask.reshape(-1)[flat]]
+    return rows[flat // mask.shape[1]], flat % mask.shape[1]
 
 
 def _counts_by_sorting(

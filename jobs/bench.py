@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from hbt_ray.cli import OUT_DEFAULT, Commands
 from hbt_ray.quickstart import quickstart_config
 
 
-@click.group()
+@click.group(cls=Commands)
 def main() -> None:
     """Measure how fast this is, each figure against a peer in the same run."""
 
@@ -16,7 +17,7 @@ def main() -> None:
 @click.option("--steps", default=300, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of the worker. Default: all that the cluster has.")
-@click.option("--out", default="~/hbt_runs/bench", show_default=True)
+@click.option("--out", default=f"{OUT_DEFAULT}/bench", show_default=True)
 def train(steps: int, rounds: int, threads: int | None, out: str) -> None:
     """Training under Ray against the same loop without it."""
     from hbt_ray.cluster.bench import bench_train_under_ray
@@ -32,7 +33,7 @@ def train(steps: int, rounds: int, threads: int | None, out: str) -> None:
 
 @main.command()
 @click.argument("benchmark", metavar="NAME=FOLDER")
-@click.option("--model", help="Embed with this model. Default: random vectors; the time does not depend on them.")
+@click.option("--model", help="Embed with this model. Default: random vectors, which take longest: most passages lie close.")
 @click.option("--width", default=384, show_default=True, help="Of random vectors.")
 def evaluate(benchmark: str, model: str | None, width: int) -> None:
     """One pass over a benchmark against sentence-transformers' evaluator, pool by pool."""
@@ -64,7 +65,7 @@ def evaluate(benchmark: str, model: str | None, width: int) -> None:
 
 @main.command()
 @click.option("--passages", default=1_000_000, show_default=True)
-@click.option("--out", default="~/hbt_runs/bench", show_default=True)
+@click.option("--out", default=f"{OUT_DEFAULT}/bench", show_default=True)
 def search(passages: int, out: str) -> None:
     """Search in 1, 2 and 4 shards against one flat index, where the nearest neighbours are known."""
     from hbt_ray.cluster.bench import bench_sharded_search
