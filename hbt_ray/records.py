@@ -60,7 +60,9 @@ class Benchmark:
     judgements: dict[str, dict[str, int]]  # query_id -> passage_id -> grade, > 0 is relevant
     contexts: Sequence[str] = ()  # paragraphs that passages were cut from; like them, they must not be trained on
     absent: Mapping[str, str] = field(default_factory=dict)  # judged passages that the pool lacks -> their language
+    excluded: Mapping[str, str] = field(default_factory=dict)  # query_id -> the passage that it is, never in its list
     rejects: Sequence[Reject] = ()  # what its files hold that could not be used, or is not as it should be
+    split: str = ""  # of the files that were read; "" where there are none
 
     @property
     def texts(self) -> list[str]:
@@ -70,7 +72,8 @@ class Benchmark:
     def fingerprint(self) -> str:
         """16 hex digits of every text, id and judgement that is used."""
         sum = hashlib.sha256()
-        for text in (*self.queries, *self.passages, *sorted(self.judgements.items()), *self.contexts):
+        excluded = sorted(self.excluded.items())
+        for text in (*self.queries, *self.passages, *sorted(self.judgements.items()), *self.contexts, *excluded):
             sum.update(repr(text).encode())
         return sum.hexdigest()[:16]
 

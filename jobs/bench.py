@@ -33,7 +33,9 @@ def train(steps: int, rounds: int, threads: int | None, out: str) -> None:
 
 @main.command()
 @click.argument("benchmark", metavar="NAME=FOLDER")
-@click.option("--model", help="Embed with this model. Default: random vectors, which take longest: most passages lie close.")
+@click.option(
+    "--model", help="Embed with this model. Default: random vectors, which take longest: most passages lie close."
+)
 @click.option("--width", default=384, show_default=True, help="Of random vectors.")
 def evaluate(benchmark: str, model: str | None, width: int) -> None:
     """One pass over a benchmark against sentence-transformers' evaluator, pool by pool."""

@@ -91,7 +91,7 @@ class Collection:
             if have and language not in have:
                 self.reject(language, "language without passages", f"{number} queries")
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
-        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, self.rejects)
+        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, rejects=self.rejects)
 
 
 def printable_id(text: str) -> str:
