@@ -48,14 +48,14 @@ def rank_biased_overlap(one: np.ndarray, other: np.ndarray, persistence: float =
     [0.5]
 
     Args:
-        one: (N, K) passages of N rankings, best first.
+        one: (N, K) passages of N rankings, best first; below 0 for none.
         other: (N, K) those that they are compared with.
 
     Returns:
         (N,)
     """
     count, depth = one.shape
-    equal = one[:, :, None] == other[:, None, :]  # (N, K, K)
+    equal = (one[:, :, None] == other[:, None, :]) & (one >= 0)[:, :, None]  # (N, K, K)
     rows, places = np.nonzero(equal.any(axis=2))
     both_listed_at = np.maximum(places, equal.argmax(axis=2)[rows, places])
     shared = np.zeros((count, depth))
@@ -88,9 +88,10 @@ def peer(ranks: np.ndarray, languages: np.ndarray, grades: np.ndarray, depth: in
     """Probability of Equal Expected Rank, PEER (Yang et al. 2024, arXiv 2405.00978): 1 is fair, 0 is not.
 
     For each grade the probability, by the test of Kruskal and Wallis over the places in the ranking, that relevant
-    passages of all languages have the same expected rank, as the authors' `peer_measure` computes it; passages
-    beyond `depth` share the places behind it. The mean over a query's grades. It says nothing where each language has
-    one relevant passage: any order then gives the same.
+    passages of all languages have the same expected rank; the mean over a query's grades. Where all of them are among
+    the first `depth` it is what the authors' package `peer_measure` 0.0.1 computes. Those beyond share the places
+    behind `depth` here; the package puts them behind as many places as the query has relevant passages of the grade.
+    It says nothing where each language has one relevant passage: any order then gives the same.
 
     Args:
         ranks: (Q, R) in the pool of all languages, as in `metrics`.

@@ -150,6 +150,13 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 @click.option("--window-chars", type=click.IntRange(16), help="Cut long passages in windows; the best one counts.")
 @click.option("--index", type=click.Choice(["flat", "hnsw", "ivfpq"]), default="flat", help="Of each shard.")
 @click.option(
+    "--index-depth",
+    type=click.IntRange(100),
+    default=1000,
+    show_default=True,
+    help="Passages per query that hnsw and ivfpq look for.",
+)
+@click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
 )
 def evaluate(
@@ -165,10 +172,15 @@ def evaluate(
     window_chars: int | None,
     shards: int,
     index: Any,
+    index_depth: int,
     run_depth: int,
 ) -> None:
     """Measure a model on benchmarks: in this process, or with --shards on a Ray cluster."""
-    places = dict(_named_place(benchmark) for benchmark in benchmarks)
+    named = [_named_place(benchmark) for benchmark in benchmarks]
+    places = dict(named)
+    twice = next((name for name, _ in named if [other for other, _ in named].count(name) > 1), None)
+    if twice is not None:
+        raise CorpusError(f"--benchmark names {twice} twice; tell them apart as beir/one=FOLDER, beir/other=FOLDER")
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
     from hbt_ray.report import print_report
@@ -182,6 +194,7 @@ def evaluate(
         window_chars=window_chars,
         shards=shards,
         index=index,
+        index_depth=index_depth,
     )
     described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
     if shards:
@@ -248,11 +261,13 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     from rich.console import Console
 
     from hbt_ray.cluster.quickstart import run_quickstart
-    from hbt_ray.compare import Contender, comparison_table
+    from hbt_ray.compare import Contender, comparison_table, significance_table
     from hbt_ray.quickstart import STEPS
 
     finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
-    Console().print(comparison_table([Contender(name, (own,)) for name, own in finished.metrics.items()]))
+    contenders = [Contender.of_run(name, folder) for name, folder in finished.folders.items()]
+    Console().print(comparison_table(contenders))
+    Console().print(significance_table(contenders))
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
 
 

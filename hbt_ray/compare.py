@@ -16,7 +16,7 @@ from rich.table import Table
 from hbt_ray.config import build_config, flatten
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.metrics import measure_of
-from hbt_ray.report import HEADLINES, formatted
+from hbt_ray.report import formatted, headlines
 from hbt_ray.significance import Difference, compare_queries, holm
 
 # Where reports stand: in the folder itself, in one for each benchmark, in a training run's folder.
@@ -33,6 +33,12 @@ class Contender:
     metrics: tuple[Mapping[str, float], ...]  # of each run
     reports: tuple[Mapping[str, Path], ...] = ()  # of each run: benchmark -> the folder of its report
 
+    @classmethod
+    def of_run(cls, label: str, folder: str | Path) -> Contender:
+        """One run that left its reports below a folder. Raises UserError as `contenders_in`."""
+        metrics, reports = _read_run(folder)
+        return cls(label, (metrics,), (reports,))
+
     def values(self, metric: str) -> list[float]:
         return [own[metric] for own in self.metrics if metric in own]
 
@@ -43,7 +49,19 @@ class Contender:
     def per_query(self, benchmark: str) -> list[pa.Table]:
         """The per-query tables of a benchmark; none where a run has none."""
         files = [own[benchmark] / "per_query.parquet" for own in self.reports if benchmark in own]
-        return [pq.read_table(file) for file in files] if files and all(file.exists() for file in files) else []
+        if not files or not all(file.exists() for file in files):
+            return []
+        try:
+            return [pq.read_table(file) for file in files]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"a per_query.parquet of {self.label} is damaged ({error}); evaluate that model anew"
+            ) from None
+
+    def fingerprints(self, benchmark: str) -> set[str]:
+        """Of what its runs were measured on under a benchmark's name."""
+        files = [own[benchmark] / "report.json" for own in self.reports if benchmark in own]
+        return {str(json.loads(file.read_bytes()).get("fingerprint")) for file in files}
 
 
 def read_run_metrics(folder: str | Path) -> dict[str, float]:
@@ -79,6 +97,10 @@ def contenders_in(folders: Sequence[str]) -> list[Contender]:
         UserError: no report is in one of them, or one cannot be read.
     """
     runs: dict[str, list[str]] = {}
+    places = [Path(folder).expanduser().resolve() for folder in folders]
+    twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice!r} is named twice; name each run once")
     for folder in folders:
         runs.setdefault(_method(folder) or folder, []).append(folder)
     contenders = []
@@ -122,20 +144,23 @@ def _headlines(contenders: Sequence[Contender]) -> list[tuple[str, str, str]]:
     found: dict[str, dict[tuple[str, str], list[str]]] = {}
     for name in names:
         benchmark, setting, measure, *part = *name.split("/"), "", ""
-        headline = (setting, measure.partition("@")[0])
-        if headline in HEADLINES and not any(part):
+        wanted = headlines(benchmark)
+        headline = next(
+            (own for own in ((setting, measure), (setting, measure.partition("@")[0])) if own in wanted), None
+        )
+        if headline and not any(part):
             found.setdefault(benchmark, {}).setdefault(headline, []).append(name)
     return [
-        (benchmark, metric, " ".join(([benchmark] if len(found) > 1 else []) + [heading, *_depth(metric)]))
+        (benchmark, metric, " ".join(([benchmark] if len(found) > 1 else []) + [heading, *_depth(metric, heading)]))
         for benchmark, own in found.items()
-        for headline, heading in HEADLINES.items()
+        for headline, heading in headlines(benchmark).items()
         for metric in own.get(headline, ())
     ]
 
 
-def _depth(metric: str) -> list[str]:
+def _depth(metric: str, heading: str) -> list[str]:
     depth = metric.partition("@")[2]
-    return [f"@{depth}"] if depth else []
+    return [f"@{depth}"] if depth and not heading.endswith(f"@{depth}") else []
 
 
 def comparison_table(contenders: Sequence[Contender]) -> Table:
@@ -178,7 +203,7 @@ def differences(contenders: Sequence[Contender]) -> list[tuple[str, str, str, Di
         (contender, metric, heading, difference, p-value corrected by Holm over all that are returned).
 
     Raises:
-        UserError: two reports of one benchmark are not of the same queries.
+        UserError: two reports of one benchmark are not of the same texts and judgements.
     """
     first, *others = contenders
     found = []
@@ -191,9 +216,18 @@ def differences(contenders: Sequence[Contender]) -> list[tuple[str, str, str, Di
         for number, contender in enumerate(others, start=1):
             one, other = tables[0, benchmark], tables[number, benchmark]
             if one and other:
+                _check_same(benchmark, first, contender)
                 found.append((contender.label, metric, heading, compare_queries(one, other, setting, column)))
     corrected = holm([difference.p_value for *_, difference in found])
     return [(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]
+
+
+def _check_same(benchmark: str, one: Contender, other: Contender) -> None:
+    if len(one.fingerprints(benchmark) | other.fingerprints(benchmark)) > 1:
+        raise UserError(
+            f"{one.label} and {other.label} were not measured on the same {benchmark}: its texts or judgements differ; "
+            "evaluate them on the same files"
+        )
 
 
 def significance_table(contenders: Sequence[Contender]) -> Table | None:

@@ -245,7 +245,7 @@ class EvaluateConfig(Section):
     window_chars: int | None = Field(None, ge=16)  # long passages in windows, the best one counts; None: cut off
     shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate
-    index_depth: int = Field(1000, ge=1)  # passages per query that an approximate index looks for
+    index_depth: int = Field(1000, ge=100)  # passages per query that an approximate index looks for
 
     @model_validator(mode="after")
     def _index_in_shards(self) -> EvaluateConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +14,14 @@ from hbt_ray import bias
 from hbt_ray.alignment import alignment_metrics
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import CorpusError
-from hbt_ray.measure import Judged, measure
+from hbt_ray.measure import Judged, excluded_columns, language_spans, measure
 from hbt_ray.metrics import MEASURES, named
 from hbt_ray.pool import Pool, Shard
 from hbt_ray.records import Benchmark, Reject
 from hbt_ray.windows import pieces_of
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
+_RECALL_QUERIES = 200  # by which the recall of an approximate index is told
 _SAMPLED_QUERIES = 40  # of each language, for the picture of the vectors
 
 
@@ -68,7 +69,9 @@ class EvalReport:
     sample: Sample
     embed_seconds: float
     rank_seconds: float
+    split: str = ""  # of the benchmark
     depth: int | None = None  # how many passages of each query were looked at; None: all
+    index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
 
     def metric(self, setting: str, measure: str, part: str = "") -> str:
         """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
@@ -96,7 +99,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
         pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], settings.window_chars)
     embedded = time.perf_counter()
     measured = measure(benchmark, query_vectors, pool)
-    scores, columns = pool.top_k(query_vectors, settings.run_depth)
+    scores, columns = _first_passages(benchmark, pool, query_vectors, settings.run_depth)
     parallel = _parallel_metrics(benchmark, columns, measured.judged, query_vectors, pool)
     ranked = time.perf_counter()
     return EvalReport(
@@ -118,7 +121,9 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
         sample=_sample(benchmark, measured.judged.columns, query_vectors, pool),
         embed_seconds=embedded - started,
         rank_seconds=ranked - embedded,
+        split=benchmark.split,
         depth=pool.depth,
+        index_recall=_index_recall(benchmark, pool, query_vectors),
     )
 
 
@@ -143,6 +148,34 @@ def check_benchmark(benchmark: Benchmark) -> None:
     strange = strange or set().union(*benchmark.judgements.values()) - set(passage_ids) - benchmark.absent.keys()
     if strange:
         raise CorpusError(f"the benchmark {name!r} has a judgement for {min(strange)!r}, which is not in it")
+
+
+def _first_passages(
+    benchmark: Benchmark, pool: Pool, query_vectors: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`Pool.top_k` without the passage that a query itself is: scores -inf and columns -1 behind the last one."""
+    if not benchmark.excluded:
+        return pool.top_k(query_vectors, k)
+    scores, columns = pool.top_k(query_vectors, k + 1)
+    kept = columns != excluded_columns(benchmark)[:, None]
+    order = np.argsort(~kept, axis=1, kind="stable")
+    scores = np.take_along_axis(np.where(kept, scores, -np.inf), order, axis=1)
+    columns = np.take_along_axis(np.where(kept, columns, -1), order, axis=1)
+    return scores[:, :k], columns[:, :k]
+
+
+def _index_recall(benchmark: Benchmark, pool: Pool, query_vectors: np.ndarray) -> dict[str, float]:
+    """What an approximate index finds of the exact first 10, over some queries: among all and in each language."""
+    if pool.depth is None:
+        return {}
+    sampled = query_vectors[:: -(-len(query_vectors) // _RECALL_QUERIES)]
+    spans = {language: span for language, span in language_spans(benchmark).items() if isinstance(span, slice)}
+    found = {"all": pool.recall_of_index(sampled)}
+    return found | {
+        language: pool.recall_of_index(sampled, (span.start, span.stop))
+        for language, span in spans.items()
+        if span.stop > span.start
+    }
 
 
 def _embedded_pool(embed: Embedder, passages: Sequence[str], window_chars: int | None) -> Pool:
@@ -177,7 +210,9 @@ def _parallel_metrics(
                 of_passage.setdefault(column, group)
     chosen = sorted(of_passage)
     answers = [benchmark.passages[column].language for column in chosen]
-    aligned = alignment_metrics([of_passage[column] for column in chosen], answers, pool.vectors(chosen))
+    aligned = alignment_metrics(
+        [of_passage[column] for column in chosen], answers, pool.vectors_of(np.array(chosen, np.int64))
+    )
     found |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
     overlaps = bias.consistency(groups, languages, run_columns[:, :CONSISTENCY_DEPTH])
     if overlaps:
@@ -220,7 +255,7 @@ def _sample(benchmark: Benchmark, relevant: np.ndarray, query_vectors: np.ndarra
             passages.update(sorted(answers, key=lambda answer: languages[answer] != language)[:1])
     chosen = sorted(passages)
     return Sample(
-        np.concatenate([query_vectors[queries], pool.vectors(chosen)]),
+        np.concatenate([query_vectors[queries], pool.vectors_of(np.array(chosen, np.int64))]),
         (*(benchmark.queries[row].language for row in queries), *languages[chosen].tolist()),
         ("question",) * len(queries) + ("passage",) * len(chosen),
     )

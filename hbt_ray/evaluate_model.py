@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.config import EvaluateConfig
@@ -14,7 +15,7 @@ from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
 from hbt_ray.model import TextEmbedder, open_encoder
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Benchmark
-from hbt_ray.report import write_report
+from hbt_ray.report import make_folder, write_report
 
 
 def evaluate_model(
@@ -39,13 +40,14 @@ def evaluate_model(
         CorpusError: a benchmark cannot be read; nothing has been measured then.
         ConfigError: the model cannot be loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     benchmarks = load_benchmarks(settings)
-    embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix, device.type)
-    for benchmark in benchmarks:
+    folders = [out if len(benchmarks) == 1 else out / benchmark.name for benchmark in benchmarks]
+    for folder in folders:
+        make_folder(folder)
+    embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
+    for benchmark, folder in zip(benchmarks, folders, strict=True):
         report = evaluate(embedder, benchmark, settings)
-        folder = out if len(benchmarks) == 1 else out / benchmark.name
-        write_report(report, folder, description(model, embedder))
+        write_report(report, folder, description(model, embedder), settings)
         yield report
 
 
@@ -64,9 +66,9 @@ def open_embedder(
     pooling: str = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
-    device: str = "cpu",
 ) -> TextEmbedder:
-    """A model as it is measured; arguments as those of `evaluate_model`."""
+    """A model as it is measured, on this process's GPU where it has one; arguments as those of `evaluate_model`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return TextEmbedder(
         open_encoder(model, pooling, device),
         query_prefix=query_prefix,
@@ -76,10 +78,19 @@ def open_embedder(
 
 
 def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
-    """What a report says of the model that was measured."""
+    """What a report says of the model that was measured, and what else its vectors depend on."""
+    pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
     return {
         "path": model,
+        "revision": next((revision_of(module) for module in embedder.encoder if revision_of(module)), None),
+        "pooling": " ".join(map(str, pooling)),
+        "max_tokens": embedder.encoder.max_seq_length,
         "query_prefix": embedder.query_prefix,
         "passage_prefix": embedder.passage_prefix,
         "precision": "bf16" if embedder.bf16 else "fp32",
     }
+
+
+def revision_of(module: Any) -> str | None:
+    """The hub's commit that a module's weights came from; None for a folder's."""
+    return getattr(getattr(getattr(module, "auto_model", None), "config", None), "_commit_hash", None)

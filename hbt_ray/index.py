@@ -8,7 +8,6 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from hbt_ray.errors import UserError
 from hbt_ray.ranks import exact_scores, reach
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
@@ -16,7 +15,8 @@ _MORE = 8  # passages than asked for that are looked at, so that most ties at th
 _QUERIES_AT_ONCE = 512
 _NEIGHBOURS = 32  # of a passage in an HNSW graph
 _EF_CONSTRUCTION = 80
-_LEAST_IVFPQ = 9984  # 39 passages for each of the 256 centroids of a subquantizer, as FAISS asks for
+# 39 vectors for each of the 256 centroids of an IVF-PQ index's subquantizer, as FAISS asks for.
+LEAST_APPROXIMATE = 9984
 
 
 def top_k(query_vectors: np.ndarray, passage_vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,29 +94,20 @@ class ApproximateIndex:
     def __init__(self, vectors: np.ndarray, kind: Kind) -> None:
         """
         Args:
-            vectors: (P, D) float32.
-
-        Raises:
-            UserError: there are too few for an "ivfpq" index.
+            vectors: (P, D) float32, at least LEAST_APPROXIMATE of them.
         """
         self.kind = kind
         self._index: Any = _hnsw(vectors.shape[1]) if kind == "hnsw" else _ivfpq(vectors)
         self._index.add(vectors)
 
-    def search(self, query_vectors: np.ndarray, k: int, span: tuple[int, int] | None = None) -> np.ndarray:
+    def search(self, query_vectors: np.ndarray, k: int) -> np.ndarray:
         """Columns of the k nearest vectors that it finds, (Q, k) int64, -1 where it finds fewer.
 
         Args:
             query_vectors: (Q, D) float32.
-            span: search those from the first column up to the second alone.
         """
-        queries = np.ascontiguousarray(query_vectors, np.float32)
-        selected = {} if span is None else {"sel": faiss.IDSelectorRange(*span)}
-        if self.kind == "hnsw":
-            how = faiss.SearchParametersHNSW(efSearch=max(2 * k, 64), **selected)  # type: ignore[attr-defined]
-        else:
-            how = faiss.SearchParametersIVF(nprobe=self._index.nprobe, **selected)  # type: ignore[call-arg]
-        _, columns = self._index.search(queries, k, params=how)
+        how = faiss.SearchParametersHNSW(efSearch=max(2 * k, 64)) if self.kind == "hnsw" else None  # type: ignore[attr-defined]
+        _, columns = self._index.search(np.ascontiguousarray(query_vectors, np.float32), k, params=how)
         found: np.ndarray = columns
         return found
 
@@ -130,8 +121,6 @@ def _hnsw(width: int) -> Any:
 def _ivfpq(vectors: np.ndarray) -> Any:
     """A trained index: 4 * sqrt(P) lists of which a sixteenth is searched, codes of a byte for every 4 values or so."""
     count, width = vectors.shape
-    if count < _LEAST_IVFPQ:
-        raise UserError(f"an ivfpq index needs {_LEAST_IVFPQ:,} passages and has {count:,}; write index=flat")
     lists = min(int(4 * count**0.5), count // 39)
     codes = next(codes for codes in range(max(width // 4, 1), 0, -1) if width % codes == 0)
     quantizer = faiss.IndexFlatIP(width)  # kept by FAISS's Python layer as long as the index

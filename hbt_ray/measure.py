@@ -19,6 +19,7 @@ from hbt_ray.pool import Pool, Span
 from hbt_ray.records import Benchmark
 
 SETTINGS = ("mono", "cross", "multi")
+LEVELS = ("low-resource", "mid-resource", "high-resource")  # of languages, where they differ
 # Measures told for each language or each pair, too; the per-query table has what is needed for the others.
 _DETAILED = {
     "mono": ("map", "ndcg@10", "recall@100"),
@@ -65,9 +66,10 @@ def measure(benchmark: Benchmark, query_vectors: np.ndarray, pool: Pool) -> Meas
 
     A cell of question and passage language counts the queries that have a judgement there. A query without any
     relevant passage counts 0 in its own language and in the pool of all languages, which counts every query. A
-    relevant passage that the pool lacks counts as never found. Averages are macro: over queries, then over languages
-    (mono, multi) or ordered pairs (cross). Rank distance and same language first are means over a language's queries
-    with relevant passages in two languages, then over languages.
+    relevant passage that the pool lacks counts as never found; so does one that an approximate index did not list, but
+    in rank distance, PEER and same language first, where it stands right behind the index's depth. Averages are macro:
+    over queries, then over languages (mono, multi) or ordered pairs (cross). Rank distance and same language first are
+    means over a language's queries with relevant passages in two languages, then over languages.
 
     Args:
         query_vectors: (Q, D) float32, in the order of the benchmark.
@@ -77,10 +79,12 @@ def measure(benchmark: Benchmark, query_vectors: np.ndarray, pool: Pool) -> Meas
         UserError: the vectors hold NaN, or their widths differ.
     """
     judged = _judged(benchmark)
-    spans = _spans(benchmark)
-    ranks = pool.ranks(query_vectors, judged.columns, [*spans.values(), slice(None)])
+    spans = language_spans(benchmark)
+    own = excluded_columns(benchmark)[:, None]
+    ranks = pool.ranks(query_vectors, np.hstack([judged.columns, own]), [*spans.values(), slice(None)])
+    ranks = _without(ranks, judged.columns == own)
     _note_absent(ranks, judged, list(spans))
-    cells = list(_cells(benchmark, list(spans), ranks, judged))
+    cells = list(_cells(benchmark, list(spans), ranks, judged, pool.depth))
     return Measured(
         _metrics(benchmark.name, cells, pool.depth),
         _table(benchmark, cells),
@@ -96,7 +100,7 @@ def _judged(benchmark: Benchmark) -> Judged:
         sorted((column_of.get(key, -1), language_of[key], grade) for key, grade in judgements.items() if grade > 0)
         for judgements in (benchmark.judgements.get(query.query_id, {}) for query in benchmark.queries)
     ]
-    shape = (len(judged), max(map(len, judged)))
+    shape = (len(judged), max(1, *map(len, judged)))
     columns, grades = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     languages = np.full(shape, "", object)
     for row, found in enumerate(judged):
@@ -105,6 +109,29 @@ def _judged(benchmark: Benchmark) -> Judged:
                 *found, strict=True
             )
     return Judged(columns, grades, languages)
+
+
+def excluded_columns(benchmark: Benchmark) -> np.ndarray:
+    """Of each query the column of the passage that it is itself, -1 for none: (Q,) int64."""
+    if not benchmark.excluded:
+        return np.full(len(benchmark.queries), -1, np.int64)
+    column_of = {passage.passage_id: column for column, passage in enumerate(benchmark.passages)}
+    own = [column_of.get(benchmark.excluded.get(query.query_id, ""), -1) for query in benchmark.queries]
+    return np.array(own, np.int64)
+
+
+def _without(ranks: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Ranks as they are without the excluded passage, whose own come last.
+
+    Args:
+        ranks: (spans, Q, R + 1).
+        excluded: (Q, R) whether a relevant passage is the excluded one: it is never found.
+    """
+    own = ranks[..., -1:]
+    below = (own > 0) & (ranks[..., :-1] > own)
+    without: np.ndarray = ranks[..., :-1] - below
+    without[(without > 0) & excluded] = metrics.ABSENT
+    return without
 
 
 def _note_absent(ranks: np.ndarray, judged: Judged, passage_languages: Sequence[str]) -> None:
@@ -117,7 +144,7 @@ def _note_absent(ranks: np.ndarray, judged: Judged, passage_languages: Sequence[
     ranks[-1][absent] = metrics.ABSENT
 
 
-def _spans(benchmark: Benchmark) -> dict[str, Span]:
+def language_spans(benchmark: Benchmark) -> dict[str, Span]:
     """The passages of each language, as a slice where they stand side by side; of some languages all may be absent."""
     runs = [(key, len(list(group))) for key, group in groupby(passage.language for passage in benchmark.passages)]
     ends = np.cumsum([length for _, length in runs])
@@ -134,7 +161,7 @@ def _spans(benchmark: Benchmark) -> dict[str, Span]:
 
 
 def _cells(
-    benchmark: Benchmark, passage_languages: Sequence[str], ranks: np.ndarray, judged: Judged
+    benchmark: Benchmark, passage_languages: Sequence[str], ranks: np.ndarray, judged: Judged, depth: int | None
 ) -> Iterator[_Cell]:
     """Every query language in every pool; ranks are (passage languages + 1, Q, R), all passages last."""
     language_of = np.array([query.language for query in benchmark.queries])
@@ -143,20 +170,23 @@ def _cells(
         asked = np.flatnonzero(language_of == language)
         for number, passage_language in enumerate(passage_languages):
             counted = (ranks[number, asked] != 0).any(axis=1)
-            if not counted.any():
-                continue
             setting = "mono" if passage_language == language else "cross"
             if setting == "mono":
                 counted |= without[asked]
+            if not counted.any():
+                continue
             rows = asked[counted]
             columns = _measure(ranks[number, rows], judged.grades[rows])
             yield _Cell(setting, language, passage_language, rows, ranks[number, rows], columns)
         columns = _measure(ranks[-1, asked], judged.grades[asked])
         own = judged.languages[asked] == language
-        several = _in_several_languages(ranks[-1, asked], judged.languages[asked])
-        columns["rank_distance"] = np.where(several, metrics.rank_distance(ranks[-1, asked]), np.nan)
-        columns["peer"] = bias.peer(ranks[-1, asked], judged.languages[asked], judged.grades[asked], PEER_DEPTH)
-        columns["same_language_first"] = bias.same_language_first(ranks[-1, asked], own)
+        # What was not listed stands behind what was, so that a model is not the fairer for what it misses.
+        missed = (ranks[-1, asked] == metrics.ABSENT) & (judged.columns[asked] >= 0)
+        placed = np.where(missed, (depth or 0) + 1, ranks[-1, asked])
+        several = _in_several_languages(placed, judged.languages[asked])
+        columns["rank_distance"] = np.where(several, metrics.rank_distance(placed), np.nan)
+        columns["peer"] = bias.peer(placed, judged.languages[asked], judged.grades[asked], PEER_DEPTH)
+        columns["same_language_first"] = bias.same_language_first(placed, own)
         yield _Cell("multi", language, None, asked, ranks[-1, asked], columns)
 
 
@@ -212,7 +242,7 @@ def _by_resources(means: dict[str, float]) -> dict[str, float]:
         level = resource_level(language)
         if level is not None:
             levels.setdefault(f"{level}-resource", []).append(mean)
-    return {level: float(np.mean(own)) for level, own in levels.items()} if len(levels) > 1 else {}
+    return {level: float(np.mean(levels[level])) for level in LEVELS if level in levels} if len(levels) > 1 else {}
 
 
 def _gaps(benchmark: str, cells: Sequence[_Cell], depth: int | None) -> dict[str, float]:

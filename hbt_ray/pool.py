@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hbt_ray import metrics
-from hbt_ray.index import ApproximateIndex, Kind, merge_top_k, ordered, top_k
+from hbt_ray.errors import UserError
+from hbt_ray.index import LEAST_APPROXIMATE, ApproximateIndex, Kind, merge_top_k, ordered, top_k
 from hbt_ray.ranks import check_vectors, count_above, exact_scores, reach
 
 Span = slice | np.ndarray
@@ -35,50 +35,63 @@ class Shard:
         Args:
             vectors: (W, D) float32, of all windows of the passages one after the other.
             first: the column of the first passage.
+            kind: of the index; one with few vectors is searched exactly, which is as fast.
             starts: (P,) where the windows of each passage begin; None: each has one.
 
         Raises:
-            UserError: a vector holds NaN or infinity, or there are too few for an "ivfpq" index.
+            UserError: a vector holds NaN or infinity.
         """
         check_vectors(vectors[:0], vectors)
         self._vectors = np.ascontiguousarray(vectors, np.float32)
         self._first = first
         # Where the windows of each passage begin and end, (P + 1,).
         self._edges = None if starts is None else np.append(starts, len(vectors))
-        self._index = None if kind == "flat" else ApproximateIndex(self._vectors, kind)
+        exact = kind == "flat" or len(vectors) < LEAST_APPROXIMATE
+        self._index = None if exact else ApproximateIndex(self._vectors, kind)
 
     def size(self) -> int:
         """How many passages there are."""
         return len(self._vectors) if self._edges is None else len(self._edges) - 1
 
     def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The first k passages of this shard, as `index.top_k` gives them.
+        """The first k passages of this shard, as `index.top_k` gives them; none where it lies outside of the span.
 
-        With an approximate index, of those in a span that it finds: scores -inf and columns -1 where it finds fewer.
+        An approximate index may find fewer: scores -inf and columns -1 stand for those.
         """
+        check_vectors(queries, self._vectors[:0])
         index = self._index
         if index is None:
-            return self.exact_top_k(queries, k)
-        start, stop = np.clip(span or (0, self._end), self._first, self._end) - self._first
-        if self._edges is not None:
-            start, stop = self._edges[start], self._edges[stop]
+            return self.exact_top_k(queries, k, span)
+        return self._passages_of(
+            lambda rows, depth: ordered(queries[rows], self._vectors, index.search(queries[rows], depth)),
+            len(queries),
+            k if self._is_in(span) else 0,
+        )
 
-        def search(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-            found = index.search(queries[rows], depth, (int(start), int(stop)))
-            return ordered(queries[rows], self._vectors, found)
-
-        return self._passages_of(search, len(queries), min(k, self.size()))
-
-    def exact_top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def exact_top_k(
+        self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `top_k`, whatever index the shard has."""
         return self._passages_of(
-            lambda rows, depth: top_k(queries[rows], self._vectors, depth), len(queries), min(k, self.size())
+            lambda rows, depth: top_k(queries[rows], self._vectors, depth),
+            len(queries),
+            k if self._is_in(span) else 0,
         )
+
+    def _is_in(self, span: tuple[int, int] | None) -> bool:
+        if span is None or (span[0] <= self._first and self._end <= span[1]):
+            return True
+        if self._end <= span[0] or span[1] <= self._first:
+            return False
+        raise ValueError(f"the span {span} cuts a shard from {self._first} to {self._end}; cut shards at spans")
 
     def _passages_of(
         self, search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], num_queries: int, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The first k passages of a search among windows: of some queries, so many windows of each."""
+        k = min(k, self.size())
+        if not k:
+            return np.empty((num_queries, 0), np.float32), np.empty((num_queries, 0), np.int64)
         if self._edges is None:
             scores, columns = search(np.arange(num_queries), k)
             return scores, np.where(columns < 0, columns, columns + self._first)
@@ -104,6 +117,7 @@ class Shard:
 
     def scores_of(self, queries: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Exact scores of the passages at (Q, R) columns; NaN for those of other shards."""
+        check_vectors(queries, self._vectors[:0])
         found = np.full(columns.shape, np.nan, np.float32)
         rows, slots = np.nonzero((columns >= self._first) & (columns < self._first + self.size()))
         found[rows, slots] = self._exact(queries, rows, columns[rows, slots] - self._first)
@@ -204,14 +218,17 @@ class _Placed:
 
 
 class Pool:
-    """Passages in the order of their ids, whose shards answer together, wherever they are."""
+    """Passages in the order of their ids, whose shards answer together, wherever they are.
+
+    What a shard can be asked, a pool can be asked, so that one may stand for a shard of another.
+    """
 
     def __init__(self, ask: Callable[..., list[Any]], depth: int | None = None) -> None:
         """
         Args:
             ask: `ask("top_k", *arguments)` is what `Shard.top_k(*arguments)` gives, of every shard in their order.
-            depth: where the shards' index is approximate, how many passages of each query it looks for; None: all are
-                looked at, so that ranks are exact.
+            depth: where a shard's index is approximate, how many passages of each query are looked at; None: all, so
+                that ranks are exact.
         """
         self._ask = ask
         self.depth = depth
@@ -221,9 +238,31 @@ class Pool:
         """Shards in this process."""
         return cls(lambda question, *arguments: [getattr(shard, question)(*arguments) for shard in shards], depth)
 
-    @cached_property
-    def _size(self) -> int:
+    def size(self) -> int:
         return int(sum(self._ask("size")))
+
+    def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return merge_top_k(self._ask("top_k", queries, k, span), k)
+
+    def exact_top_k(
+        self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return merge_top_k(self._ask("exact_top_k", queries, k, span), k)
+
+    def scores_of(self, queries: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        found = np.stack(self._ask("scores_of", queries, columns))  # (S, Q, R)
+        there = ~np.isnan(found)
+        return np.where(there.any(axis=0), np.where(there, found, 0).sum(axis=0), np.nan).astype(np.float32)
+
+    def counts_above(
+        self, queries: np.ndarray, scores: np.ndarray, columns: np.ndarray, spans: Sequence[Span]
+    ) -> np.ndarray:
+        counts: np.ndarray = np.sum(self._ask("counts_above", queries, scores, columns, spans), axis=0)
+        return counts
+
+    def vectors_of(self, columns: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.sum(self._ask("vectors_of", np.asarray(columns, np.int64)), axis=0)
+        return found
 
     def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[Span] = (slice(None),)) -> np.ndarray:
         """Ranks of the relevant passages within spans: one more than the passages of the span that stand above.
@@ -238,14 +277,11 @@ class Pool:
         Raises:
             UserError: a vector holds NaN or infinity, or widths differ.
         """
-        check_vectors(queries, self.vectors([]))
-        whole = [slice(*span.indices(self._size)) if isinstance(span, slice) else span for span in spans]
+        size = self.size()
+        whole = [slice(*span.indices(size)) if isinstance(span, slice) else span for span in spans]
         if self.depth is not None:
             return np.stack([self._listed(queries, relevant, span) for span in whole])
-        found = np.stack(self._ask("scores_of", queries, relevant))  # (S, Q, R)
-        there = ~np.isnan(found)
-        scores = np.where(there.any(axis=0), np.where(there, found, 0).sum(axis=0), np.nan).astype(np.float32)
-        above = sum(self._ask("counts_above", queries, scores, relevant, whole))
+        above = self.counts_above(queries, self.scores_of(queries, relevant), relevant, whole)
         inside = np.stack([_is_in(relevant, span) for span in whole])
         ranks: np.ndarray = np.where(inside, 1 + above, 0).astype(np.int32)
         return ranks
@@ -254,30 +290,20 @@ class Pool:
         """(Q, R) ranks in what the indexes list of a span; ABSENT for passages of the span that they miss."""
         assert self.depth is not None
         if not isinstance(span, slice):
-            raise ValueError("an approximate index searches languages that lie side by side: begin ids with them")
-        _, columns = merge_top_k(self._ask("top_k", queries, self.depth, (span.start, span.stop)), self.depth)
+            raise UserError("an index that is not flat needs a language's passages side by side; write index=flat")
+        _, columns = self.top_k(queries, self.depth, (span.start, span.stop))
         ranks = np.where(_is_in(relevant, span), metrics.ABSENT, 0).astype(np.int32)
         for slot in range(relevant.shape[1]):
             row, place = np.nonzero((columns == relevant[:, slot, None]) & (relevant[:, slot, None] >= 0))
             ranks[row, slot] = place + 1
         return ranks
 
-    def top_k(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first k passages of each query, as `index.top_k` gives them."""
-        check_vectors(queries, self.vectors([]))
-        return merge_top_k(self._ask("top_k", queries, k), k)
-
-    def recall_of_index(self, queries: np.ndarray, k: int = 10) -> float:
-        """Share of the exact first k passages that the shards' index finds among its first k."""
-        _, exact = merge_top_k(self._ask("exact_top_k", queries, k), k)
-        _, found = self.top_k(queries, k)
+    def recall_of_index(self, queries: np.ndarray, span: tuple[int, int] | None = None, k: int = 10) -> float:
+        """Share of the exact first k passages of a span that are among the first k which the shards' indexes find."""
+        _, exact = self.exact_top_k(queries, k, span)
+        _, found = self.top_k(queries, k, span)
         hits = [len(set(one) & set(other)) for one, other in zip(exact.tolist(), found.tolist(), strict=True)]
         return float(np.mean(hits) / exact.shape[1])
-
-    def vectors(self, columns: Sequence[int]) -> np.ndarray:
-        """(N, D) float32 of some passages; of a passage in windows, that of the first."""
-        found: np.ndarray = np.sum(self._ask("vectors_of", np.asarray(columns, np.int64)), axis=0)
-        return found
 
 
 def _is_in(columns: np.ndarray, span: Span) -> np.ndarray:
@@ -295,3 +321,13 @@ def shard_bounds(size: int, shards: int) -> list[tuple[int, int]]:
     each, more = divmod(size, shards)
     starts = [number * each + min(number, more) for number in range(shards + 1)]
     return [(start, stop) for start, stop in itertools.pairwise(starts) if stop > start]
+
+
+def cut_at(first: int, last: int, edges: Iterable[int]) -> list[tuple[int, int]]:
+    """The parts of a shard between edges, such as those between languages.
+
+    >>> cut_at(4, 7, [0, 5, 10])
+    [(4, 5), (5, 7)]
+    """
+    inner = sorted({edge for edge in edges if first < edge < last})
+    return list(itertools.pairwise([first, *inner, last]))

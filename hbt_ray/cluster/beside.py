@@ -20,12 +20,16 @@ def measured_steps(measured: Place) -> set[int]:
 
 
 def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict[str, float]:
-    """Measures the checkpoint of a step, and tells the driver. What fails here costs a notice, not the training.
+    """Measures the checkpoint of a step, exactly and in one process, and tells the driver.
+
+    What fails here costs a notice, not the training.
 
     Args:
         checkpoint: Ray Train's own, of which nothing is needed.
         told: what the workers were told.
     """
+    import torch
+
     from hbt_ray.checkpoint import Checkpoints
     from hbt_ray.evaluate import evaluate
     from hbt_ray.evaluate_model import load_benchmarks
@@ -36,7 +40,8 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
     reports = told["reports"]
     try:
         config = RunConfig.model_validate(told["config"])
-        encoder = load_encoder(config.model, config.text, told["initial_model"])
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
         Checkpoints(told["checkpoints"]).load_weights(step, encoder)
         embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))
         metrics: dict[str, float] = {}
@@ -44,8 +49,9 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
             metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
         (told["measured"] / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
         reports.put.remote({"step": step, "benchmarks": metrics})
-    except UserError as error:
-        reports.put.remote({"notice": f"step {step} was not measured: {error}"})
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reports.put.remote({"notice": f"step {step} was not measured: {reason}"})
         return {}
     finally:
         reports.put_evaluated.remote(step)

@@ -18,11 +18,10 @@ from hbt_ray.cluster.retrieval import embed_passages, sharded_pool
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, evaluate
 from hbt_ray.evaluate_model import description, evaluate_model, load_benchmarks, open_embedder
-from hbt_ray.report import write_report
+from hbt_ray.measure import language_spans
+from hbt_ray.report import make_folder, write_report
 from hbt_ray.vectors import vectors_fingerprint
 from hbt_ray.windows import pieces_of
-
-SAMPLED_QUERIES = 200  # for the recall of an approximate index
 
 
 def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
@@ -75,19 +74,20 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
     """
     benchmarks = load_benchmarks(settings)
     embedder = open_embedder(model, settings, **prefixes)
+    described = description(model, embedder)
+    # The actors may have other devices; what "auto" means is for all the same.
+    settings = settings.model_copy(update={"precision": described["precision"]})
+    vectors_of = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
     for benchmark in benchmarks:
-        described = description(model, embedder)
-        made_of = (benchmark.fingerprint(), described["passage_prefix"], described["precision"], settings.window_chars)
-        name = vectors_fingerprint(model, *made_of)
+        folder = out if len(benchmarks) == 1 else out / benchmark.name
+        make_folder(folder)
+        name = vectors_fingerprint(model, benchmark.fingerprint(), vectors_of, settings.window_chars)
         pieces = pieces_of([passage.text for passage in benchmark.passages], settings.window_chars)
         opened = functools.partial(open_embedder, model, settings, **prefixes)
         cache = out.parent / "vectors"
         embed_passages(pieces, opened, name, cache, settings.shards)
-        with sharded_pool(cache / name, pieces, settings) as (pool, _):
+        edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
+        with sharded_pool(cache / name, pieces, settings, edges) as (pool, _):
             report = evaluate(embedder, benchmark, settings, pool)
-            described |= {"shards": settings.shards, "index": settings.index}
-            if settings.index != "flat":
-                sampled = [query.text for query in benchmark.queries[:: -(-len(benchmark.queries) // SAMPLED_QUERIES)]]
-                described["index_recall@10"] = pool.recall_of_index(embedder.queries(sampled))
-        write_report(report, out if len(benchmarks) == 1 else out / benchmark.name, described)
+        write_report(report, folder, described, settings)
         yield report

@@ -16,7 +16,7 @@ from hbt_ray.quickstart import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_conf
 
 @dataclass(frozen=True, slots=True)
 class Quickstart:
-    metrics: dict[str, dict[str, float]]  # by strategy, and of the untrained encoder
+    folders: dict[str, Path]  # by strategy, and of the untrained encoder: where reports stand
     summary: Path
     ui_command: str
 
@@ -30,7 +30,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
         metrics[strategy] = finished.metrics
     summary = out / "summary.json"
     summary.write_text(json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
-    return Quickstart(metrics, summary, finished.ui_command)
+    return Quickstart({name: out / name for name in metrics}, summary, finished.ui_command)
 
 
 def _untrained(out: Path, seed: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ import torch
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.errors import StoreError
 from hbt_ray.model import TextEmbedder
-from hbt_ray.pool import Pool, Shard, shard_bounds
+from hbt_ray.pool import Pool, Shard, cut_at, shard_bounds
 from hbt_ray.vectors import MANIFEST, VectorFiles, commit, write_part
 from hbt_ray.windows import Pieces
 
@@ -77,22 +76,25 @@ def embed_passages(pieces: Pieces, open_embedder: Any, name: str, cache: Path, a
         commit(unfinished, [row["file"] for row in made], [row["size"] for row in made], int(made[0]["width"]))
         with contextlib.suppress(OSError):  # another was first, and made the same
             unfinished.rename(folder)
-    except StoreError:
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    shutil.rmtree(unfinished, ignore_errors=True)
     return VectorFiles(folder)
 
 
 @ray.remote
 class _ShardActor:
-    """A shard in a process of its own: it holds no more than its part of the vectors."""
+    """Shards in a process of their own: it holds no more than its part of the vectors."""
 
-    def __init__(self, folder: str, first: int, rows: np.ndarray, starts: np.ndarray | None, kind: Any) -> None:
-        self.shard = Shard(VectorFiles(Path(folder)).take(rows), first, kind, starts)
+    def __init__(self, folder: str, parts: list[tuple[int, np.ndarray, np.ndarray | None]], kind: Any) -> None:
+        """
+        Args:
+            parts: of each shard the column of its first passage, and which windows it has (`Pieces.of_passages`).
+        """
+        files = VectorFiles(Path(folder))
+        self.pool = Pool.of(*(Shard(files.take(rows), first, kind, starts) for first, rows, starts in parts))
 
     def ask(self, question: str, *arguments: Any) -> Any:
-        return getattr(self.shard, question)(*arguments)
+        return getattr(self.pool, question)(*arguments)
 
     def peak_memory(self) -> int:
         """Bytes that this process has held at most."""
@@ -102,17 +104,24 @@ class _ShardActor:
 
 
 @contextlib.contextmanager
-def sharded_pool(folder: Path, pieces: Pieces, settings: EvaluateConfig) -> Iterator[tuple[Pool, list[Any]]]:
+def sharded_pool(
+    folder: Path, pieces: Pieces, settings: EvaluateConfig, edges: Sequence[int] = ()
+) -> Iterator[tuple[Pool, list[Any]]]:
     """Passages whose vectors are in a folder, in `settings.shards` actors, as long as it is open.
 
     Each actor has a CPU, or its share of them. Gives the pool, and the actors themselves.
+
+    Args:
+        edges: columns at which an approximate index is cut, so that what lies between them can be searched alone.
     """
     bounds = shard_bounds(pieces.num_passages, settings.shards)
     cpus = min(1.0, sum(node_sizes("CPU")) / len(bounds))
-    actors = [
-        _ShardActor.options(num_cpus=cpus).remote(str(folder), first, *pieces.of_passages(first, last), settings.index)  # type: ignore[attr-defined]
-        for first, last in bounds
-    ]
+    flat = settings.index == "flat"
+    actors = []
+    for first, last in bounds:
+        cuts = [(first, last)] if flat else cut_at(first, last, edges)
+        parts = [(start, *pieces.of_passages(start, stop)) for start, stop in cuts]
+        actors.append(_ShardActor.options(num_cpus=cpus).remote(str(folder), parts, settings.index))  # type: ignore[attr-defined]
 
     def ask(question: str, *arguments: Any) -> list[Any]:
         shared = [ray.put(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,33 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import UserError
 from hbt_ray.evaluate import EvalReport, Run
 from hbt_ray.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.report.markdown import markdown_lines
 from hbt_ray.report.mteb import mteb_result
 
 
-def write_report(report: EvalReport, out_dir: str | Path, model: Any = None) -> Path:
+def make_folder(folder: Path) -> None:
+    """Raises UserError when a report could not be written there: better before hours of measuring than after."""
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {folder} ({error.strerror or error}); make room or write another --out"
+        ) from error
+
+
+def write_report(
+    report: EvalReport, out_dir: str | Path, model: Any = None, settings: EvaluateConfig | None = None
+) -> Path:
     """Leaves a report's files in a folder, which is made if needed.
 
     `report.json` (metrics, counts, seconds; written last, so that it stands for a complete folder), `report.md` with
@@ -32,12 +53,22 @@ def write_report(report: EvalReport, out_dir: str | Path, model: Any = None) -> 
         report: what to write.
         out_dir: the folder.
         model: what was measured, as JSON can hold it; left out where None.
+        settings: how; left out where None.
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: it cannot be written.
     """
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with _told(folder):
+        _write_files(report, folder, model, settings)
+    return folder
+
+
+def _write_files(report: EvalReport, folder: Path, model: Any, settings: EvaluateConfig | None) -> None:
     pq.write_table(report.per_query, folder / "per_query.parquet")
     _write_lines(folder / "matrix.csv", _matrix_lines(report))
     _write_lines(folder / "run.trec", _run_lines(report.run))
@@ -58,14 +89,16 @@ def write_report(report: EvalReport, out_dir: str | Path, model: Any = None) -> 
     summary = {
         "benchmark": report.benchmark,
         "fingerprint": report.fingerprint,
+        "split": report.split,
         **({} if model is None else {"model": model}),
+        **({} if settings is None else {"settings": settings.model_dump(mode="json", exclude={"benchmarks"})}),
+        **({"index_recall@10": report.index_recall} if report.index_recall else {}),
         "metrics": report.metrics,
         "counts": report.counts,
         "rejects": dict(Counter(reject.reason for reject in report.rejects)),
         "seconds": {"embed": report.embed_seconds, "rank": report.rank_seconds},
     }
     (folder / "report.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return folder
 
 
 def _matrix_lines(report: EvalReport) -> Iterator[str]:
@@ -77,6 +110,8 @@ def _matrix_lines(report: EvalReport) -> Iterator[str]:
 def _run_lines(run: Run) -> Iterator[str]:
     for query_id, columns, scores in zip(run.query_ids, run.columns.tolist(), run.scores.tolist(), strict=True):
         for rank, (column, score) in enumerate(zip(columns, scores, strict=True), start=1):
+            if column < 0:
+                break  # no more was found
             # Nine significant digits bring a float32 back to itself.
             yield f"{query_id} Q0 {run.passage_ids[column]} {rank} {score:.9g} hbt"
 

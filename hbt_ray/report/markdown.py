@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
 from hbt_ray.metrics import named
-from hbt_ray.report.tables import HEADLINES, language_rows, measure_rows
+from hbt_ray.report.tables import language_rows, measure_rows, recall_line
 
 
 def markdown_lines(report: EvalReport) -> Iterator[str]:
@@ -25,8 +25,10 @@ def markdown_lines(report: EvalReport) -> Iterator[str]:
         ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
     )
     yield ""
-    rows = [[language, *values] for language, values in language_rows(report)]
-    yield from _table(["question language", *HEADLINES.values()], rows)
+    yield from _table(*language_rows(report))
+    if report.index_recall:
+        yield ""
+        yield recall_line(report) + "."
     for name, title in (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors")):
         yield ""
         yield f"![{title}]({name}.png)"

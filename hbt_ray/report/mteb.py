@@ -45,7 +45,7 @@ def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
         "dataset_revision": report.fingerprint,
         "mteb_version": None,  # mteb did not measure this
         "model": model,
-        "scores": {"test": subsets},
+        "scores": {report.split or "test": subsets},
         "evaluation_time": report.embed_seconds + report.rank_seconds,
         "kg_co2_emissions": None,
     }

@@ -10,16 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from hbt_ray.evaluate import EvalReport
-from hbt_ray.measure import SETTINGS
+from hbt_ray.measure import LEVELS, SETTINGS
 from hbt_ray.metrics import MEASURES, Measure, measure_of, named
 
-# The four numbers by which runs are compared: (setting, measure) -> heading.
+# The numbers by which runs are compared: (setting, measure) -> heading.
 HEADLINES = {
     ("mono", "map"): "mono mAP",
     ("cross", "map"): "cross mAP",
     ("multi", "map"): "multi mAP",
     ("multi", "rank_distance"): "rank distance",
 }
+# Where passages are judged language by language, what their authors report.
+_OF_JUDGED_POOLS = {("mono", "ndcg@10"): "mono nDCG@10", ("mono", "recall@100"): "mono recall@100"}
+_JUDGED_POOLS = ("miracl", "mrtydi", "beir", "mldr")
+
+
+def headlines(benchmark: str) -> dict[tuple[str, str], str]:
+    """(setting, measure) -> heading of the numbers by which a benchmark is told in a line."""
+    return (_OF_JUDGED_POOLS if benchmark.startswith(_JUDGED_POOLS) else {}) | HEADLINES
 
 
 def print_report(report: EvalReport, console: Console | None = None) -> None:
@@ -31,8 +39,20 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
         highlight=False,
     )
+    if report.index_recall:
+        console.print(recall_line(report), highlight=False)
     for reason, number in sorted(Counter(reject.reason for reject in report.rejects).items()):
         console.print(f"{number:,} times: {reason} (listed in rejects.jsonl)", highlight=False)
+
+
+def recall_line(report: EvalReport) -> str:
+    """What the approximate index finds."""
+    of_languages = [(recall, language) for language, recall in report.index_recall.items() if language != "all"]
+    worst, language = min(of_languages)
+    return (
+        f"the index finds {report.index_recall['all']:.1%} of the exact first 10 among all passages, "
+        f"{worst:.1%} in {language}, where it finds least"
+    )
 
 
 def formatted(metric: str, value: float | None) -> str:
@@ -55,11 +75,11 @@ def _measures_table(report: EvalReport) -> Table:
 
 def _languages_table(report: EvalReport) -> Table:
     table = Table(title="by question language")
-    table.add_column("language")
-    for heading in HEADLINES.values():
-        table.add_column(heading, justify="right")
-    for language, values in language_rows(report):
-        table.add_row(language, *values)
+    headings, rows = language_rows(report)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -71,11 +91,30 @@ def measure_rows(report: EvalReport) -> Iterator[tuple[Measure, list[str]]]:
             yield measure, [formatted(name, report.metrics.get(name)) for name in names]
 
 
-def language_rows(report: EvalReport) -> Iterator[tuple[str, list[str]]]:
-    """Each question language and its headline numbers as a table shows them."""
-    for language in query_languages(report):
-        values = _language_values(report, language)
-        yield language, [formatted(f"/{setting}/{measure}", value) for (setting, measure), value in values.items()]
+def language_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+    """Headline numbers of each question language, and of those with few, some and many resources, as tables show them.
+
+    Returns:
+        headings and rows; a number that no language has is left out.
+    """
+    levels = [level for level in LEVELS if report.metric("multi", "map", level) in report.metrics]
+    values = {language: _language_values(report, language) for language in query_languages(report)}
+    values |= {
+        level: {
+            headline: report.metrics.get(report.metric(*headline, level)) for headline in headlines(report.benchmark)
+        }
+        for level in levels
+    }
+    shown = {
+        headline: heading
+        for headline, heading in headlines(report.benchmark).items()
+        if any(own[headline] is not None for own in values.values())
+    }
+    rows = [
+        [part, *(formatted(f"/{setting}/{measure}", own[setting, measure]) for setting, measure in shown)]
+        for part, own in values.items()
+    ]
+    return ["language", *shown.values()], rows
 
 
 def query_languages(report: EvalReport) -> list[str]:
@@ -87,7 +126,7 @@ def _language_values(report: EvalReport, language: str) -> dict[tuple[str, str],
     """The headline numbers of one question language; cross is the mean over passage languages."""
     values = {
         (setting, measure): report.metrics.get(report.metric(setting, measure, language))
-        for setting, measure in HEADLINES
+        for setting, measure in headlines(report.benchmark)
     }
     place = report.languages.index(language)
     others = np.delete(report.matrix[place], place)

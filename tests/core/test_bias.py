@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,3 +73,39 @@ def test_peer_counts_what_was_not_found_behind_the_rest_and_each_grade_alike():
 def test_peer_says_nothing_of_one_relevant_passage_in_each_language():
     languages = np.array([["de", "en"], ["de", "de"]], object)
     assert np.isnan(peer(np.array([[1, 9], [1, 9]]), languages, np.ones((2, 2), int), 10)).all()
+
+
+def test_peer_is_that_of_its_authors_package_where_nothing_lies_beyond_the_depth(monkeypatch):
+    # The package asks for a function that later versions of ir_measures have renamed.
+    monkeypatch.setattr(ir_measures.util, "flatten_measures", lambda measures: measures, raising=False)
+    monkeypatch.setattr(ir_measures.util, "QrelsConverter", lambda qrels: Plain(qrels), raising=False)
+    monkeypatch.setattr(ir_measures.util, "RunConverter", lambda run: Plain(run), raising=False)
+    from peer_measure import PEER, PEERProvider
+
+    rng = np.random.default_rng(0)
+    languages = np.array(["de", "de", "en", "en", "sw", "sw"], object)
+    names = [f"p{n:02}" for n in range(40)]
+    for _ in range(20):
+        ranks = rng.permutation(40)[:6] + 1
+        grades = np.array([1, 1, 1, 1, 1, 2])
+        judged = {names[rank - 1]: int(grade) for rank, grade in zip(ranks, grades, strict=True)}
+        qrels = {"q": dict.fromkeys(names, 0) | judged}
+        spoken = dict.fromkeys(names, "de") | dict(zip((names[rank - 1] for rank in ranks), languages, strict=True))
+        run = {"q": {name: float(-n) for n, name in enumerate(names)}}
+        measure = PEER(weights={1: 0.5, 2: 0.5}, lang_mapping=spoken) @ 100
+        [found] = PEERProvider()._evaluator([measure], qrels)._iter_calc(run)
+        assert peer(ranks[None], languages[None], grades[None], 100)[0] == pytest.approx(found.value)
+
+
+class Plain:
+    """What the package's converters give: the mapping itself."""
+
+    def __init__(self, mapping: dict[str, dict[str, float]]) -> None:
+        self.mapping = mapping
+
+    def as_dict_of_dict(self) -> dict[str, dict[str, float]]:
+        return self.mapping
+
+
+def test_what_was_not_listed_is_not_shared():
+    assert rank_biased_overlap(np.array([[1, -1, -1]]), np.array([[2, -1, -1]])).tolist() == [0]

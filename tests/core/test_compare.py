@@ -204,6 +204,19 @@ def test_reports_of_a_run_are_read_together(tmp_path: Path):
     assert read_run_metrics(tmp_path) == read_run_metrics(tmp_path / "evaluation") == expected
 
 
+def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
+    one, other = (written_run(tmp_path / name, 0, alpha, 0.5) for name, alpha in (("one", 0.5), ("other", 1.0)))
+    with pytest.raises(UserError, match="is named twice"):
+        contenders_in([one, f"{other}/../one"])
+    file = Path(other) / "evaluation" / "tiny" / "report.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "of others"}))
+    with pytest.raises(UserError, match="were not measured on the same tiny"):
+        differences(contenders_in([one, other]))
+    (file.parent / "per_query.parquet").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged"):
+        differences(contenders_in([one, other]))
+
+
 def test_a_folder_without_a_report_is_told(tmp_path: Path):
     with pytest.raises(UserError, match="evaluate a model into that folder"):
         read_run_metrics(tmp_path)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from hbt_ray import metrics
+from hbt_ray.bench_evaluate import bench_evaluate
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import CorpusError, UserError
@@ -223,6 +225,54 @@ def test_one_language_has_no_cross_and_multi_equals_mono():
     assert set(report.per_query["setting"].to_pylist()) == {"mono", "multi"}
 
 
+def test_a_language_whose_questions_all_lack_an_answer_counts_nothing_found():
+    benchmark = parallel_benchmark()
+    benchmark.judgements.update({f"de:{n}": {} for n in range(5)})
+    report = _evaluate(benchmark, topic_embedder(benchmark))
+    assert report.metrics["tiny/mono/map/de"] == report.metrics["tiny/multi/map/de"] == 0
+    assert report.metrics["tiny/mono/map"] == pytest.approx(2 / 3)
+
+
+def test_a_benchmark_without_any_answer_is_measured_as_nothing_found():
+    benchmark = parallel_benchmark()
+    nothing = replace(benchmark, judgements={})
+    assert _evaluate(nothing, topic_embedder(benchmark)).metrics["tiny/multi/map"] == 0
+
+
+def test_the_passage_that_a_query_is_itself_is_passed_over():
+    # As in ArguAna: the argument that asks is among those that are searched, and nearest to itself.
+    benchmark = Benchmark(
+        "beir-tiny",
+        [Query("a", "en", "q:en:0"), Query("c", "en", "q:en:2")],
+        [Passage(key, "en", f"p:en:{n}") for n, key in enumerate("abc")],
+        {"a": {"b": 1}, "c": {"c": 1, "b": 1}},
+        excluded={"a": "a", "c": "c"},
+    )
+    near = {"q:en:0": [3, 2, 1], "q:en:2": [1, 2, 3], "p:en:0": [1, 0, 0], "p:en:1": [0, 1, 0], "p:en:2": [0, 0, 1]}
+    report = _evaluate(benchmark, TableEmbedder({text: np.array(vector) for text, vector in near.items()}), depth=2)
+    assert report.per_query.filter(pc.field("setting") == "multi")["ranks"].to_pylist() == [[1], [1]]
+    # The second query's own passage is judged relevant, and can never be found.
+    assert report.metrics["beir-tiny/mono/map"] == (1 + 1 / 2) / 2
+    assert report.run.columns.tolist() == [[1, 2], [1, 0]]
+
+
+def test_what_an_index_misses_makes_no_model_the_fairer(monkeypatch):
+    monkeypatch.setattr("hbt_ray.pool.LEAST_APPROXIMATE", 1)
+    benchmark = parallel_benchmark(40)
+    embedder = topic_embedder(benchmark, noise=0.2, bias=3)
+    exact = _evaluate(benchmark, embedder)
+    passages = embedder.passages([passage.text for passage in benchmark.passages])
+    shards = [Shard(passages[first : first + 40], first, "hnsw") for first in (0, 40, 80)]
+    near = evaluate(embedder, benchmark, EvaluateConfig(), Pool.of(*shards, depth=30))
+    table = near.per_query.filter(pc.field("setting") == "multi")
+    first = np.array([ranks[0] for ranks in table["ranks"].to_pylist()])
+    # Answers in other languages stand beyond the 40 passages of the own one: none is listed.
+    assert exact.metrics["tiny/multi/rank_distance"] > 40
+    assert near.metrics["tiny/multi/rank_distance@30"] == pytest.approx(31 - first.mean())
+    assert near.metrics["tiny/multi/same_language_first@30"] == exact.metrics["tiny/multi/same_language_first"] == 1
+    assert near.index_recall.keys() == {"all", *LANGUAGES}
+
+
 def test_languages_that_do_not_stand_side_by_side_give_the_same():
     benchmark = parallel_benchmark(8)
     embedder = topic_embedder(benchmark, noise=0.4, bias=0.2)
@@ -306,3 +356,14 @@ def test_xquad_r_with_random_vectors_is_as_biased_as_chance(shared_data: Path):
     assert len([name for name in report.metrics if name.startswith("xquad-r/cross/map/")]) == 110
     # 10 / 12 * 13,015; questions share their passages, so that the spread is that of 240 paragraphs, not of 13,090.
     assert report.metrics["xquad-r/multi/rank_distance"] == pytest.approx(10_846, rel=0.03)
+
+
+def test_the_bench_measures_what_sentence_transformers_does_and_finds_the_same():
+    benchmark = parallel_benchmark(12)
+    embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
+    queries = embedder.queries([query.text for query in benchmark.queries])
+    passages = embedder.passages([passage.text for passage in benchmark.passages])
+    found = bench_evaluate(benchmark, queries, passages)
+    assert found["evaluations"] == 3 * (3 + 1)
+    assert found["apart"] < 1e-9
+    assert found["ratio"] == found["theirs_s"] / found["ours_s"] > 0

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from hbt_ray import metrics
 from hbt_ray.errors import StoreError, UserError
-from hbt_ray.index import ApproximateIndex
-from hbt_ray.pool import Pool, Shard, Span, shard_bounds
+from hbt_ray.pool import Pool, Shard, Span, cut_at, shard_bounds
 from hbt_ray.vectors import VectorFiles, commit, vectors_fingerprint, write_part
 
 
@@ -75,7 +74,7 @@ def test_ranks_and_lists_are_exact_however_near_the_scores_and_whatever_the_shar
     assert columns.tolist() == [line[:5] for line in by_sorting(queries, vectors, np.arange(passages))]
     assert (scores == sharded(vectors, 1).top_k(queries, 5)[0]).all()
     chosen = rng.integers(0, passages, 6).tolist()
-    assert (pool.vectors(chosen) == vectors[chosen]).all()
+    assert (pool.vectors_of(np.array(chosen)) == vectors[chosen]).all()
 
 
 def test_equal_passages_tie_exactly_whatever_the_matrix_product_does():
@@ -107,16 +106,20 @@ def test_shards_are_neighbours_of_nearly_equal_size():
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_approximate_indexes_find_most_and_say_what_they_miss(kind: str):
+def test_an_approximate_index_finds_as_much_in_a_language_as_among_all(kind: str):
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((200, 32))
-    vectors = (centres[rng.integers(0, 200, 20_000)] + 0.3 * rng.standard_normal((20_000, 32))).astype(np.float32)
+    topics = rng.standard_normal((100, 32))
+    centres = np.concatenate([topics, topics + 0.5 * rng.standard_normal(32)])  # the same topics in two languages
+    vectors = (centres[np.arange(24_000) // 120] + 0.3 * rng.standard_normal((24_000, 32))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[::400] + 0.02 * rng.standard_normal((50, 32)).astype(np.float32)
-    relevant = np.arange(0, 20_000, 400)[:, None]
-    pool = sharded(vectors, 2, kind, depth=100)
-    assert pool.recall_of_index(queries) > {"hnsw": 0.9, "ivfpq": 0.4}[kind]
-    ranks = pool.ranks(queries, relevant, [slice(0, 10_000), slice(10_000, 20_000), slice(None)])
+    relevant = np.arange(0, 24_000, 480)[:, None]
+    queries = vectors[relevant[:, 0]] + 0.02 * rng.standard_normal((50, 32)).astype(np.float32)
+    shards = [Shard(vectors[start:stop], start, kind) for start, stop in ((0, 12_000), (12_000, 24_000))]
+    pool = Pool.of(*shards, depth=100)
+    least = {"hnsw": 0.9, "ivfpq": 0.4}[kind]
+    spans = [slice(0, 12_000), slice(12_000, 24_000), slice(None)]
+    assert [pool.recall_of_index(queries, span) > least for span in (None, (0, 12_000), (12_000, 24_000))] == [True] * 3
+    ranks = pool.ranks(queries, relevant, spans)
     assert (ranks[0][25:] == 0).all()
     assert (ranks[1][:25] == 0).all()
     assert (ranks[0][:25] != 0).all()
@@ -125,10 +128,19 @@ def test_approximate_indexes_find_most_and_say_what_they_miss(kind: str):
     assert set(np.unique(ranks[2][ranks[2] < 1]).tolist()) <= {metrics.ABSENT}
 
 
-def test_an_approximate_index_searches_a_span_alone():
-    vectors = whole_numbers(0, 300, 4) + np.random.default_rng(0).random((300, 4), dtype=np.float32)
-    columns = ApproximateIndex(vectors, "hnsw").search(vectors[:20], 10, (100, 150))
+def test_a_small_shard_is_searched_exactly_whatever_its_kind():
+    vectors = whole_numbers(0, 300, 4)
+    near, exact = (Pool.of(Shard(vectors, kind=kind)) for kind in ("hnsw", "flat"))
+    assert near.top_k(vectors[:20], 10)[1].tolist() == exact.top_k(vectors[:20], 10)[1].tolist()
+
+
+def test_a_span_is_searched_in_the_shards_that_it_holds():
+    vectors = whole_numbers(0, 300, 4)
+    pool = Pool.of(*(Shard(vectors[a:b], a) for a, b in cut_at(0, 300, [100, 150])))
+    _, columns = pool.top_k(vectors[:20], 10, (100, 150))
     assert ((columns >= 100) & (columns < 150)).all()
+    with pytest.raises(ValueError, match="cut shards at spans"):
+        pool.top_k(vectors[:20], 10, (120, 150))
 
 
 def test_vectors_come_back_from_their_files_part_by_part(tmp_path):

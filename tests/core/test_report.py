@@ -19,7 +19,10 @@ from rich.console import Console
 
 from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import UserError
 from hbt_ray.evaluate import EvalReport, Sample, evaluate
+from hbt_ray.measure import language_spans
+from hbt_ray.pool import Pool, Shard
 from hbt_ray.records import Benchmark, Passage, Query, Reject
 from hbt_ray.report import print_report, projection_figure, write_report
 
@@ -149,6 +152,28 @@ def test_what_others_read_says_the_same(report: EvalReport, folder: Path):
     assert f"| map | {report.metrics['tiny/mono/map']:.4f} |" in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (folder / picture).exists()
+
+
+def test_a_report_that_cannot_be_written_is_told(report: EvalReport, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written to .*file"):
+        write_report(report, tmp_path / "file")
+
+
+def test_an_approximate_index_is_told_under_its_depth(tmp_path: Path):
+    benchmark = replace(_benchmark(), name="miracl-tiny")
+    embedder = WholeNumbers()
+    passages = embedder.passages([passage.text for passage in benchmark.passages])
+    shards = [Shard(passages[span], span.start) for span in language_spans(benchmark).values()]
+    report = evaluate(embedder, benchmark, EvaluateConfig(), Pool.of(*shards, depth=7))
+    write_report(report, tmp_path, settings=EvaluateConfig(index_depth=1000))
+    written = (tmp_path / "report.md").read_text()
+    assert "| map@7 |" in written
+    assert "mono nDCG@10" in written
+    assert "100.0% of the exact first 10 among all passages" in written
+    summary = json.loads((tmp_path / "report.json").read_text())
+    assert summary["index_recall@10"]["all"] == 1
+    assert summary["settings"]["window_chars"] is None
 
 
 def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):

@@ -47,16 +47,19 @@ def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
             assert found.tolist() == [1 + line.index(passage) for passage in asked.tolist()]
 
 
-def test_an_approximate_index_ranks_passages_by_their_best_window():
+def test_an_approximate_index_ranks_passages_by_their_best_window(monkeypatch):
+    monkeypatch.setattr("hbt_ray.pool.LEAST_APPROXIMATE", 1)
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((600, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    starts = np.arange(0, 600, 3)
+    starts = np.arange(0, 300, 3)
     queries = vectors[[30, 300, 599]]
-    exact, near = (Pool.of(Shard(vectors, kind=kind, starts=starts)) for kind in ("flat", "hnsw"))
+    exact, near = (
+        Pool.of(*(Shard(vectors[n : n + 300], n // 3, kind, starts) for n in (0, 300)), depth=20)
+        for kind in ("flat", "hnsw")
+    )
     assert near.top_k(queries, 10)[1].tolist() == exact.top_k(queries, 10)[1].tolist()
-    listed = Pool.of(Shard(vectors, kind="hnsw", starts=starts), depth=20)
-    ranks = listed.ranks(queries, np.array([[10], [100], [199]]), [slice(0, 100), slice(100, 200), slice(None)])
+    ranks = near.ranks(queries, np.array([[10], [100], [199]]), [slice(0, 100), slice(100, 200), slice(None)])
     assert ranks[:, :, 0].tolist() == [[1, 0, 0], [0, 1, 1], [1, 1, 1]]
 
 
