@@ -137,20 +137,36 @@ def _sampling(value: Any) -> Any:
 Sampling = Annotated[float, BeforeValidator(_sampling), Field(ge=0, le=1)]
 
 
+class AlphaSchedule(Section):
+    """Alpha as a function of the batch: through points, and constant before the first and behind the last."""
+
+    points: tuple[tuple[Annotated[int, Field(ge=0)], Share], ...] = Field(min_length=1)  # (batch, alpha), ascending
+    between: Literal["hold", "linear", "cosine"] = "linear"  # hold: that of the point before, so alpha goes by steps
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AlphaSchedule:
+        batches = [batch for batch, _ in self.points]
+        if batches != sorted(set(batches)):
+            raise ValueError(f"the points' batches {batches} must ascend, such as [[0, 0.9], [600, 0.1]]")
+        return self
+
+
 class MixConfig(Section):
     """How a batch is composed."""
 
     strategy: Strategy = "hybrid"
     alpha: Share = 0.5  # hybrid: probability that a batch is monolingual; otherwise it is cross-lingual
+    alpha_schedule: AlphaSchedule | None = None  # hybrid: in the place of alpha, one that changes while training
     cross_pairs: Literal["one", "mixed"] = "one"  # a cross-lingual batch of one ordered pair, or each row its own
     language_sampling: Sampling = 0.0
     source_sampling: Sampling = 1.0
     hard_negatives: int = Field(0, ge=0)  # per pair; items with fewer are not drawn
 
-    @property
-    def monolingual_share(self) -> float:
-        """Probability of a monolingual batch under this strategy."""
-        return {"x-x-mono": 1.0, "hybrid": self.alpha}.get(self.strategy, 0.0)
+    @model_validator(mode="after")
+    def _schedule_of_hybrid(self) -> MixConfig:
+        if self.alpha_schedule and self.strategy != "hybrid":
+            raise ValueError(f"the strategy {self.strategy} has no alpha to schedule; write strategy=hybrid")
+        return self
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -137,6 +137,8 @@ def training_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan:
 def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | None:
     """The order of the validation batches: the training mix over the held-out split; None where nothing is validated.
 
+    Where alpha is scheduled, it is the last one: validations are compared with each other.
+
     A batch is as large as the smallest language or pair allows, and no larger than in training; combinations
     with fewer than 16 held-out items are passed over before that.
 
@@ -163,9 +165,12 @@ def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | 
 
 
 def _plan(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridPlan:
+    mix = config.mix
+    if split == "validation" and mix.alpha_schedule:
+        mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
     return HybridPlan(
         manifest,
-        config.mix,
+        mix,
         seed=config.seed,
         global_batch_pairs=global_batch_pairs,
         languages=config.languages,

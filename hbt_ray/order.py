@@ -92,7 +92,7 @@ class Order:
 
     def shares(self) -> list[tuple[str, str, float, float]]:
         """(of what, which, share intended, share in these steps), by kind, by source and by languages."""
-        intended, realised = self.plan.intended_mix(), self.plan.realised_mix(*self._batches)
+        intended, realised = self.plan.intended_mix(*self._batches), self.plan.realised_mix(*self._batches)
         return [(of, which, share, realised[of][which]) for of, by in intended.items() for which, share in by.items()]
 
     def epochs(self) -> list[tuple[str, int, float]]:

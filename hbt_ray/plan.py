@@ -111,9 +111,7 @@ class HybridPlan:
         self.global_batch_pairs = global_batch_pairs
         self.languages = tuple(languages or manifest.languages)
         self.split: Split = split
-        self.streams, shares = self._streams_and_shares()
-        # (streams,) probability that a step draws from each, and the same cumulated within each kind
-        self.shares = shares
+        self.streams, self._shares_of_kind = self._streams_and_shares()
         self._order_keys = (key_of(seed, "kind"), key_of(seed, "stream"))
         self._schedule_blocks: list[tuple[np.ndarray, np.ndarray]] = []
         self._batches_scheduled = np.zeros(len(self.streams), np.int64)
@@ -123,18 +121,11 @@ class HybridPlan:
     # Which streams there are, and how often each is drawn
 
     def _streams_and_shares(self) -> tuple[list[Stream], np.ndarray]:
-        mono_share = self.mix.monolingual_share
-        kinds: list[tuple[Kind, float]]
-        if self.mix.strategy == "x-x":
-            kinds = [("mixed", 1.0)]
-        else:
-            kinds = [("monolingual", mono_share), ("cross-lingual", 1 - mono_share)]
+        """The streams, and (streams,) the probability that a batch of its kind draws from each."""
         streams: list[Stream] = []
         shares: list[float] = []
         too_small: list[Stream] = []
-        for kind, kind_share in kinds:
-            if kind_share == 0:
-                continue
+        for kind in kinds_of(self.mix):
             by_source = {}
             for source in self.manifest.sources:
                 found = self._streams_of(kind, source)
@@ -148,9 +139,7 @@ class HybridPlan:
             for (_, own), source_weight in zip(by_source.items(), source_weights, strict=True):
                 weights = [stream.num_items**self.mix.language_sampling for stream in own]
                 streams += own
-                shares += [
-                    kind_share * source_weight / sum(source_weights) * weight / sum(weights) for weight in weights
-                ]
+                shares += [source_weight / sum(source_weights) * weight / sum(weights) for weight in weights]
         if too_small:
             smallest = min(too_small, key=lambda s: s.num_items)
             warnings.warn(
@@ -226,14 +215,14 @@ class HybridPlan:
         by_kind: dict[Kind, tuple[np.ndarray, np.ndarray]] = {}
         for kind in dict.fromkeys(stream.kind for stream in self.streams):
             numbers = np.array([n for n, stream in enumerate(self.streams) if stream.kind == kind])
-            cumulated = np.cumsum(self.shares[numbers])
+            cumulated = np.cumsum(self._shares_of_kind[numbers])
             by_kind[kind] = (numbers, cumulated / cumulated[-1])
         return by_kind
 
     def stream_numbers(self, steps: np.ndarray) -> np.ndarray:
         """(N,) the number of the stream that each step draws from."""
         kind_key, stream_key = self._order_keys
-        monolingual = uniforms(kind_key, steps) < self.mix.monolingual_share
+        monolingual = uniforms(kind_key, steps) < alphas(self.mix, steps)
         places = uniforms(stream_key, steps)
         numbers = np.zeros(len(steps), np.int64)
         for kind, (of_kind, cumulated) in self._cumulated.items():
@@ -354,9 +343,11 @@ class HybridPlan:
         """How many of the batches of steps [first_step, last_step) each stream gives, (streams,) int64."""
         return np.bincount(self.stream_numbers(np.arange(first_step, last_step)), minlength=len(self.streams))
 
-    def intended_mix(self) -> dict[str, dict[str, float]]:
-        """Probabilities of a batch's kind, source and languages."""
-        return self._mix(self.shares)
+    def intended_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
+        """Probabilities of a batch's kind, source and languages, a mean over steps [first_step, last_step)."""
+        monolingual = float(alphas(self.mix, np.arange(first_step, max(last_step, first_step + 1))).mean())
+        shares = {"monolingual": monolingual, "cross-lingual": 1 - monolingual, "mixed": 1.0}
+        return self._mix(self._shares_of_kind * np.array([shares[stream.kind] for stream in self.streams]))
 
     def realised_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Shares of the batches of steps [first_step, last_step) by kind, source and languages."""
@@ -370,6 +361,41 @@ class HybridPlan:
             for of, value in (("kind", stream.kind), ("source", stream.source), ("languages", languages)):
                 mix[of][value] = mix[of].get(value, 0.0) + share
         return mix
+
+
+def alphas(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
+    """The probability of a monolingual batch at each step: (N,) -> (N,).
+
+    >>> falling = MixConfig.model_validate({"alpha_schedule": {"points": [[0, 0.9], [100, 0.1]]}})
+    >>> alphas(falling, np.array([0, 50, 100, 1000])).tolist()
+    [0.9, 0.5, 0.1, 0.1]
+    """
+    if mix.strategy != "hybrid":
+        return np.full(len(steps), 1.0 if mix.strategy == "x-x-mono" else 0.0)
+    if mix.alpha_schedule is None:
+        return np.full(len(steps), mix.alpha)
+    points = mix.alpha_schedule.points
+    at, values = np.array([batch for batch, _ in points]), np.array([alpha for _, alpha in points])
+    before = np.clip(np.searchsorted(at, steps, side="right") - 1, 0, len(at) - 1)
+    behind = np.minimum(before + 1, len(at) - 1)
+    way = np.clip((steps - at[before]) / np.maximum(at[behind] - at[before], 1), 0, 1)
+    if mix.alpha_schedule.between == "hold":
+        way = np.zeros(len(steps))
+    elif mix.alpha_schedule.between == "cosine":
+        way = (1 - np.cos(np.pi * way)) / 2
+    found: np.ndarray = values[before] + way * (values[behind] - values[before])
+    return found
+
+
+def kinds_of(mix: MixConfig) -> tuple[Kind, ...]:
+    """The kinds of batches that a mix has at any time."""
+    if mix.strategy == "x-x":
+        return ("mixed",)
+    steps = [batch for batch, _ in mix.alpha_schedule.points] if mix.alpha_schedule else [0]
+    shares = alphas(mix, np.array(steps))
+    monolingual: tuple[Kind, ...] = ("monolingual",) if shares.max() > 0 else ()
+    cross_lingual: tuple[Kind, ...] = ("cross-lingual",) if shares.min() < 1 else ()
+    return monolingual + cross_lingual
 
 
 def rank_slice(global_batch_pairs: int, num_ranks: int, rank: int, chunk_pairs: int = 1) -> slice:

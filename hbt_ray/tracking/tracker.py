@@ -310,7 +310,7 @@ def _finite(value: Any) -> Any:
 def _tags(config: RunConfig) -> dict[str, str]:
     tags = {"strategy": config.mix.strategy, "seed": str(config.seed), "hbt_version": hbt_ray.__version__}
     if config.mix.strategy == "hybrid":
-        tags["alpha"] = str(config.mix.alpha)
+        tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
     return tags | _git_tags(Path(hbt_ray.__file__).parent)
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import (
     CorpusConfig,
-    MixConfig,
     ModelConfig,
     RunConfig,
     TextConfig,
@@ -305,16 +304,16 @@ def test_settings_are_frozen_and_their_types_are_checked_where_they_are_built():
 
 
 @pytest.mark.parametrize(
-    ("mix", "share"),
+    ("mix", "said"),
     [
-        (MixConfig(strategy="x-x-mono", alpha=0.3), 1.0),
-        (MixConfig(strategy="x-y", alpha=0.3), 0.0),
-        (MixConfig(strategy="x-x", alpha=0.3), 0.0),
-        (MixConfig(strategy="hybrid", alpha=0.3), 0.3),
+        ({"alpha_schedule": {"points": [[5, 0.1], [0, 0.9]]}}, r"\[5, 0\] must ascend, such as"),
+        ({"alpha_schedule": {"points": []}}, "alpha_schedule.points"),
+        ({"strategy": "x-y", "alpha_schedule": {"points": [[0, 0.9]]}}, "x-y has no alpha to schedule"),
     ],
 )
-def test_alpha_is_the_monolingual_share_of_hybrid_alone(mix, share):
-    assert mix.monolingual_share == share
+def test_a_schedule_of_alpha_that_cannot_be_is_told(mix, said):
+    with pytest.raises(ConfigError, match=said):
+        build_config({"mix": mix})
 
 
 def test_a_prefix_with_a_character_that_yaml_takes_for_a_line_end_is_read_back_as_it_was(tmp_path):

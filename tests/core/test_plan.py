@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.config import MixConfig
+from hbt_ray.config import AlphaSchedule, MixConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.plan import HybridPlan, rank_slice
+from hbt_ray.plan import HybridPlan, alphas, rank_slice
 from hbt_ray.store import Group, Shard, Source, StoreManifest
 
 
@@ -43,6 +43,7 @@ STRATEGIES = [
     {"strategy": "x-y", "cross_pairs": "mixed"},
     {"strategy": "x-x"},
     {"strategy": "hybrid", "alpha": 0.4},
+    {"alpha_schedule": AlphaSchedule(points=((0, 1.0), (150, 0.0)))},
 ]
 
 
@@ -105,6 +106,35 @@ def test_the_realised_share_of_monolingual_batches_is_alpha_within_five_binomial
     steps = 20_000
     share = plan(alpha=alpha).realised_mix(0, steps)["kind"]["monolingual"]
     assert abs(share - alpha) < 5 * (alpha * (1 - alpha) / steps) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("mix", "shares"),
+    [
+        ({"strategy": "x-x-mono", "alpha": 0.3}, [1, 1, 1, 1, 1]),
+        ({"strategy": "x-y", "alpha": 0.3}, [0, 0, 0, 0, 0]),
+        ({"strategy": "x-x", "alpha": 0.3}, [0, 0, 0, 0, 0]),
+        ({"alpha": 0.3}, [0.3] * 5),
+        ({"alpha_schedule": {"points": [[10, 0.8], [20, 0.4]], "between": "linear"}}, [0.8, 0.8, 0.7, 0.6, 0.4]),
+        ({"alpha_schedule": {"points": [[10, 0.8], [20, 0.4]], "between": "hold"}}, [0.8, 0.8, 0.8, 0.8, 0.4]),
+        (
+            {"alpha_schedule": {"points": [[10, 0.8], [20, 0.4]], "between": "cosine"}},
+            [0.8, 0.8, 0.6 + 0.2 * np.cos(np.pi / 4), 0.6, 0.4],
+        ),
+    ],
+    ids=str,
+)
+def test_alpha_at_steps_0_10_12_and_a_half_15_and_30(mix, shares):
+    found = alphas(MixConfig.model_validate(mix), np.array([0, 10, 12.5, 15, 30]))
+    assert found == pytest.approx(shares)
+
+
+def test_a_schedule_of_alpha_meets_the_same_batches_in_each_stream_as_constant_ones():
+    schedule = AlphaSchedule(points=((0, 0.2), (100, 0.9)), between="hold")
+    scheduled, low, high = plan(alpha_schedule=schedule), plan(alpha=0.2), plan(alpha=0.9)
+    assert all(same(scheduled.batch(step), low.batch(step)) for step in range(100))
+    assert [scheduled.batch(step).kind for step in range(100, 300)] == [high.batch(n).kind for n in range(100, 300)]
+    assert scheduled.intended_mix(0, 200)["kind"]["monolingual"] == pytest.approx((0.2 + 0.9) / 2)
 
 
 def test_languages_of_a_batch_follow_its_kind():
