@@ -127,6 +127,17 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
     )
 
 
+def metrics_of(embed: Embedder, benchmark: Benchmark) -> dict[str, float]:
+    """What `evaluate` measures of every query, without what is shown beside it: for measuring again and again.
+
+    Raises:
+        UserError: the vectors hold NaN.
+    """
+    query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])
+    pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], None)
+    return measure(benchmark, query_vectors, pool).metrics
+
+
 def check_benchmark(benchmark: Benchmark) -> None:
     """Raises CorpusError when ids repeat, are out of order or hold blanks, or a judgement names what is not there."""
     name = benchmark.name

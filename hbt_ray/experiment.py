@@ -9,11 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from hbt_ray.batches import build_batch
 from hbt_ray.config import RunConfig, build_config, dump_config, flatten
 from hbt_ray.errors import ConfigError
 from hbt_ray.plan import HybridPlan
+from hbt_ray.records import Batch
 from hbt_ray.storage import Place
-from hbt_ray.store import Split, StoreManifest
+from hbt_ray.store import Split, StoreManifest, TokenStore
 
 # Settings that say where and how a run is carried out, not what comes out of it.
 WITHOUT_EFFECT = (
@@ -162,6 +164,21 @@ def validation_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan | 
             f"validation_every={config.train.validation_every} needs more held-out items than there are; "
             "raise prepare.validation_share, or write train.validation_every=0"
         ) from None
+
+
+def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
+    """A rank's slices of the batches on which training is validated; none where it is not.
+
+    Raises:
+        ConfigError: too little is held out.
+    """
+    plan = validation_plan(config, store.manifest)
+    if plan is None:
+        return []
+    return [
+        build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs)
+        for step in range(config.train.validation_batches)
+    ]
 
 
 def _plan(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridPlan:

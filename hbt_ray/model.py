@@ -249,8 +249,7 @@ class TextEmbedder:
         if not texts:
             return np.empty((0, self.encoder.get_embedding_dimension() or 1), np.float32)
         device = self.encoder.device
-        tokenizer = self.encoder.tokenizer
-        encoded = tokenizer(list(texts), truncation=True, max_length=self.encoder.max_seq_length)["input_ids"]
+        encoded = self._token_ids(texts)
         lengths = np.array([len(ids) for ids in encoded])
         order = np.argsort(-lengths, kind="stable")
         vectors: np.ndarray | None = None
@@ -259,7 +258,7 @@ class TextEmbedder:
             chunk = order[start : start + max(1, self.batch_tokens // int(lengths[order[start]]))]
             start += len(chunk)
             flat = np.concatenate([np.asarray(encoded[place]) for place in chunk])
-            padded, mask = pad(flat, lengths[chunk], int(tokenizer.pad_token_id or 0))
+            padded, mask = pad(flat, lengths[chunk], int(self.encoder.tokenizer.pad_token_id or 0))
             features = {
                 "input_ids": torch.from_numpy(padded).to(device),
                 "attention_mask": torch.from_numpy(mask).to(device),
@@ -272,3 +271,18 @@ class TextEmbedder:
             vectors[chunk] = embedded
         assert vectors is not None
         return vectors
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        tokenizer = self.encoder.tokenizer
+        encoded = tokenizer(list(texts), truncation=True, max_length=self.encoder.max_seq_length)["input_ids"]
+        return [list(ids) for ids in encoded]
+
+
+class TokenEmbedder(TextEmbedder):
+    """Embeds texts of which the token ids are written, prefix included, as `held_out` does."""
+
+    def __init__(self, encoder: SentenceTransformer, *, bf16: bool = False) -> None:
+        super().__init__(encoder, query_prefix="", passage_prefix="", bf16=bf16)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[int(number) for number in text.split()] for text in texts]

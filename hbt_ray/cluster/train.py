@@ -18,7 +18,6 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from hbt_ray.batches import build_batch
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.beside import measure_checkpoint, measured_steps
 from hbt_ray.cluster.company import ClusterCompany
@@ -28,11 +27,10 @@ from hbt_ray.cluster.feed import feed
 from hbt_ray.cluster.follow import FailureReporter, Follower, start_reports
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.experiment import RunFolder, training_plan, validation_plan
+from hbt_ray.experiment import RunFolder, training_plan, validation_batches
 from hbt_ray.loop import train_to_the_end
 from hbt_ray.model import load_encoder
 from hbt_ray.progress import steps_to_evaluate
-from hbt_ray.records import Batch
 from hbt_ray.resources import check_workers, threads_of_each
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
@@ -216,14 +214,4 @@ def _worker(told: dict[str, Any]) -> None:
         first_step=progress.step * each,
         last_step=config.train.steps * each,
     )
-    train_to_the_end(trainer, progress, batches, _validation_batches(config, store, rank, num_ranks), company)
-
-
-def _validation_batches(config: RunConfig, store: TokenStore, rank: int, num_ranks: int) -> list[Batch]:
-    plan = validation_plan(config, store.manifest)
-    if plan is None:
-        return []
-    return [
-        build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs)
-        for step in range(config.train.validation_batches)
-    ]
+    train_to_the_end(trainer, progress, batches, validation_batches(config, store, rank, num_ranks), company)

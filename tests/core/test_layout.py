@@ -52,6 +52,8 @@ STAGES = (
     "bench_evaluate",
     "tracking",
     "experiment",
+    "held_out",
+    "search",
     "quickstart",
     "resources",
     "cluster",

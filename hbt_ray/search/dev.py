@@ -1,0 +1,48 @@
+"""What trials are measured on while a search goes on."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from hbt_ray.benchmarks import load_benchmark
+from hbt_ray.config import RunConfig
+from hbt_ray.evaluate import metrics_of
+from hbt_ray.held_out import held_out
+from hbt_ray.model import TextEmbedder, TokenEmbedder
+from hbt_ray.precision import uses_bf16
+from hbt_ray.records import Benchmark
+from hbt_ray.search.settings import DevConfig
+from hbt_ray.store import TokenStore
+
+
+def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
+    """The named benchmark, or the store's held-out items. Read once in a process, whatever trials it serves.
+
+    Raises:
+        ConfigError: nothing is held out.
+        CorpusError: the benchmark cannot be read.
+    """
+    if dev.benchmarks:
+        [(name, place)] = dev.benchmarks.items()
+        return _read(name, place)
+    return _held_out(str(store), config.languages, dev.items)
+
+
+def dev_metrics(
+    encoder: SentenceTransformer, benchmark: Benchmark, dev: DevConfig, config: RunConfig
+) -> dict[str, float]:
+    """An encoder's metrics on a `dev_set`."""
+    bf16 = uses_bf16(config.evaluate.precision, encoder.device)
+    embedder = TextEmbedder(encoder, bf16=bf16) if dev.benchmarks else TokenEmbedder(encoder, bf16=bf16)
+    return metrics_of(embedder, benchmark)
+
+
+_read = functools.lru_cache(maxsize=2)(load_benchmark)
+
+
+@functools.lru_cache(maxsize=2)
+def _held_out(store: str, languages: tuple[str, ...] | None, items: int) -> Benchmark:
+    return held_out(TokenStore.open(store), languages, items)
