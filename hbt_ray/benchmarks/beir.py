@@ -17,6 +17,8 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """One set, or a folder of sets in several languages, each in a folder named by its language.
 
     Queries are those that the split's judgements name. In a folder of several languages ids begin with the language.
+    A passage with the query's own id is never in its list, as BEIR leaves it out (`ignore_identical_ids`): where
+    passages ask, as in ArguAna and Quora, nothing is as near to a query as itself.
 
     Raises:
         CorpusError: the folder holds no such set, or it has no such split.
@@ -30,6 +32,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         for file, _ in files_matching(place, r"queries\.jsonl"):
             for line, query in read_objects(file, into, ("_id", "text")):
                 into.add_query(start + query["_id"], language, query["text"], place=line)
+                into.exclude(start + query["_id"], start + query["_id"])
         for line, query_id, passage_id, grade in read_beir_judgements(_split(place, options.split), into):
             into.judge(start + query_id, start + passage_id, grade, language=language, place=line)
     return into.benchmark(judged_only=True)

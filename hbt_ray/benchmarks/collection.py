@@ -22,6 +22,7 @@ class Collection:
         self._queries: dict[str, Query] = {}
         self._passages: dict[str, Passage] = {}
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
+        self._excluded: dict[str, str] = {}
 
     @property
     def queries(self) -> list[Query]:
@@ -64,6 +65,10 @@ class Collection:
             return
         self._judgements[key] = grade, language, place
 
+    def exclude(self, query_id: str, passage_id: str) -> None:
+        """Says that a query is a passage itself, which is then never in its list. Either may not be there."""
+        self._excluded[printable_id(query_id)] = printable_id(passage_id)
+
     def benchmark(self, *, judged_only: bool) -> Benchmark:
         """What was gathered.
 
@@ -91,7 +96,9 @@ class Collection:
             if have and language not in have:
                 self.reject(language, "language without passages", f"{number} queries")
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
-        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, rejects=self.rejects)
+        pairs = ((query.query_id, self._excluded.get(query.query_id)) for query in queries)
+        excluded = {query_id: passage_id for query_id, passage_id in pairs if passage_id in self._passages}
+        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects)
 
 
 def printable_id(text: str) -> str:

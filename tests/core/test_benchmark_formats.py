@@ -77,6 +77,17 @@ def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
     assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
 
 
+def test_a_beir_query_never_finds_the_passage_with_its_own_id(tmp_path: Path):
+    benchmark = load(
+        "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
+    )
+    assert benchmark.excluded == {}  # q2 is not asked in this split, and "q 1" is another id
+    assert load("beir", tmp_path, ReadOptions(split="train")).excluded == {"q2": "q2"}
+    beir(tmp_path / "sets" / "en", corpus_jsonl='{"_id": "q1", "text": "Where?"}\n')
+    beir(tmp_path / "sets" / "sw")
+    assert load("beir", tmp_path / "sets").excluded == {"en:q1": "en:q1"}
+
+
 def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Path):
     benchmark = load(
         "beir",
