@@ -77,6 +77,38 @@ def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
     assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
 
 
+@pytest.mark.parametrize(
+    ("named", "language"),
+    [("nfcorpus", "en"), ("nfcorpus/de", "de"), ("zh-Hant", "zh-Hant"), ("nq", "en"), ("english", "en"), ("gis", "en")],
+)
+def test_one_beir_set_has_the_language_that_its_folder_is_called(tmp_path: Path, named: str, language: str):
+    benchmark = load("beir", beir(tmp_path / named))
+    assert benchmark.languages == [language]
+    assert benchmark.judgements.keys() == {"q1"}
+
+
+def test_a_beir_set_is_read_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(beir(tmp_path / "de"))
+    assert load("beir", Path()).languages == ["de"]
+
+
+def test_languages_of_beir_sets_stand_in_any_folder_of_the_path(tmp_path: Path):
+    beir(tmp_path / "de" / "nq")
+    beir(tmp_path / "nq" / "sw")
+    assert load("beir", tmp_path).languages == ["de", "sw"]
+
+
+def test_beir_sets_of_no_language_or_of_the_same_one_are_refused(tmp_path: Path):
+    beir(tmp_path / "cqadupstack" / "english")
+    beir(tmp_path / "cqadupstack" / "gis")
+    with pytest.raises(CorpusError, match="not say the language of 'english'; name the folder of one set, or put each"):
+        load("beir", tmp_path / "cqadupstack")
+    beir(tmp_path / "sets" / "de" / "scifact")
+    beir(tmp_path / "sets" / "nfcorpus" / "de")
+    with pytest.raises(CorpusError, match="holds two sets in de, 'de/scifact' and 'nfcorpus/de'; name the folder of"):
+        load("beir", tmp_path / "sets")
+
+
 def test_a_beir_query_never_finds_the_passage_with_its_own_id(tmp_path: Path):
     benchmark = load(
         "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
