@@ -77,17 +77,19 @@ class Collection:
         """
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
+        judged: set[str] = set()
         for (query_id, passage_id), (grade, language, place) in self._judgements.items():
             if query_id not in self._queries:
                 self.reject(place, "judgement for a missing query", query_id)
                 continue
+            judged.add(query_id)
             if passage_id not in self._passages:
                 if grade <= 0:
                     continue
                 absent[passage_id] = language
                 self.reject(place, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
-        queries = [query for key, query in self._queries.items() if not judged_only or key in judgements]
+        queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
         for query in queries:
             if not any(grade > 0 for grade in judgements.get(query.query_id, {}).values()):
                 self.reject(query.query_id, "query without a relevant passage")

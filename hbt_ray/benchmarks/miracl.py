@@ -46,6 +46,8 @@ def resource_level(language: str) -> str | None:
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Every language whose topics lie below the folder. Ids begin with the language: `sw:6`, `sw:32589#0`.
 
+    A topic that no judgement names stays, for the file is that of one split: it finds nothing, and that is noted.
+
     Raises:
         CorpusError: there are no topics, judgements or passages.
     """
@@ -71,7 +73,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     for language, path in corpora:
         for place, described in read_objects(path, into, ("docid", "text")):
             into.add_passage(f"{language}:{described['docid']}", language, with_title(described), place=place)
-    return into.benchmark(judged_only=True)
+    return into.benchmark(judged_only=False)
 
 
 def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:

@@ -146,6 +146,13 @@ def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Pa
     assert texts(benchmark).keys() == {"q1", "q2", "p1", "p2"}
 
 
+def test_a_beir_query_with_only_a_missing_passage_that_is_not_relevant_was_judged(tmp_path: Path):
+    benchmark = load("beir", beir(tmp_path, qrels__test_tsv="q2\tp9\t0\n"))
+    assert [query.query_id for query in benchmark.queries] == ["q1", "q2"]
+    assert reasons(benchmark) == {"query without a relevant passage": 1}
+    assert benchmark.absent == {}
+
+
 def test_a_file_that_breaks_off_is_told_and_read_as_far_as_it_goes(tmp_path: Path):
     beir(tmp_path)
     whole = gzip.compress("".join(f'{{"_id": "q{n}", "text": "{n} {"x" * 99}"}}\n' for n in range(500)).encode())
@@ -186,6 +193,15 @@ def test_miracl_s_languages_have_pools_of_their_own(tmp_path: Path):
     assert not benchmark.rejects
     only = load("miracl/sw", tmp_path)
     assert (only.name, only.languages) == ("miracl-sw", ["sw"])
+
+
+def test_a_miracl_topic_without_a_judgement_stays_and_is_told(tmp_path: Path):
+    miracl(tmp_path, "sw")
+    write(tmp_path / "miracl-v1.0-sw" / "topics" / "topics.miracl-v1.0-sw-dev.tsv", "6\tWhere?\n8\tWho?\n9\tWhy?\n")
+    benchmark = load("miracl", tmp_path)
+    assert [query.query_id for query in benchmark.queries] == ["sw:6", "sw:8", "sw:9"]
+    told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+    assert told == [("sw:9", "query without a relevant passage")]
 
 
 def test_miracl_judgements_between_languages_are_kept(tmp_path: Path):
