@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
-from hbt_ray.benchmarks import beir, hub, miracl, mldr, pairs, squad, xm3600
+from hbt_ray.benchmarks import beir, hub, miracl, mldr, mrtydi, pairs, squad, xm3600
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
@@ -18,7 +18,7 @@ READERS: dict[str, Callable[[str, str, ReadOptions], Benchmark]] = {
     "squad": squad.read_benchmark,  # any other set in SQuAD's format
     "mlqa-r": squad.read_mlqa,
     "miracl": miracl.read_benchmark,
-    "mrtydi": miracl.read_benchmark,
+    "mrtydi": mrtydi.read_benchmark,
     "beir": beir.read_benchmark,
     "mldr": mldr.read_benchmark,
     "xm3600": xm3600.read_benchmark,

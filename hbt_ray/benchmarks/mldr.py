@@ -6,6 +6,8 @@ Below the folder, for each language, `mldr-v1.0-<language>/corpus.jsonl[.gz]` wi
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hbt_ray.benchmarks.collection import Collection
 from hbt_ray.benchmarks.lines import files_matching, is_text, read_objects
 from hbt_ray.benchmarks.options import ReadOptions
@@ -32,15 +34,19 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         for place, document in read_objects(path, into, ("docid", "text")):
             into.add_passage(f"{language}:{document['docid']}", language, document["text"], place=place)
     for language, path in asked:
-        for place, query in read_objects(path, into, ("query_id", "query")):
-            query_id = f"{language}:{query['query_id']}"
-            if not into.add_query(query_id, language, query["query"], place=place):
-                continue
-            positives = query.get("positive_passages")
-            for positive in positives if isinstance(positives, list) else []:
-                if isinstance(positive, dict) and is_text(positive.get("docid")):
-                    passage_id = f"{language}:{positive['docid']}"
-                    into.judge(query_id, passage_id, 1, language=language, place=place)
-                else:
-                    into.reject(place, "not a judgement", positive)
+        read_questions(path, language, into)
     return into.benchmark(judged_only=False)
+
+
+def read_questions(path: Path, language: str, into: Collection) -> None:
+    """Queries and judgements of a file of objects with `query_id`, `query` and `positive_passages`."""
+    for place, query in read_objects(path, into, ("query_id", "query")):
+        query_id = f"{language}:{query['query_id']}"
+        if not into.add_query(query_id, language, query["query"], place=place):
+            continue
+        positives = query.get("positive_passages")
+        for positive in positives if isinstance(positives, list) else []:
+            if isinstance(positive, dict) and is_text(positive.get("docid")):
+                into.judge(query_id, f"{language}:{positive['docid']}", 1, language=language, place=place)
+            else:
+                into.reject(place, "not a judgement", positive)

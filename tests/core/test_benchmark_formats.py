@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def test_no_link_leads_out_of_the_folder(tmp_path: Path):
         load("beir", tmp_path / "set")
 
 
-# MIRACL and Mr. TyDi
+# MIRACL
 
 
 def miracl(folder: Path, *languages: str, corpora: tuple[str, ...] = ()) -> Path:
@@ -226,15 +227,6 @@ def test_miracl_without_passages_is_told(tmp_path: Path):
         load("miracl", tmp_path, ReadOptions(split="test"))
 
 
-def test_mr_tydi_s_names_of_files_and_languages_are_known(tmp_path: Path):
-    write(tmp_path / "topics.mrtydi-v1.1-sw.test.txt.gz", "26\tWapi?\n")
-    write(tmp_path / "qrels.mrtydi-v1.1-sw.test.txt", "26 Q0 7#1 1\n")
-    write_objects(tmp_path / "mrtydi-v1.1-swahili" / "corpus.jsonl.gz", {"docid": "7#1", "title": "", "text": "Hapa."})
-    benchmark = load("mrtydi", tmp_path)
-    assert texts(benchmark) == {"sw:26": "Wapi?", "sw:7#1": "Hapa."}
-    assert benchmark.judgements == {"sw:26": {"sw:7#1": 1}}
-
-
 def test_eighteen_languages_have_a_resource_level():
     assert len(PASSAGES) == 18
     levels = {level: sorted(x for x in PASSAGES if resource_level(x) == level) for level in ("low", "mid", "high")}
@@ -254,6 +246,75 @@ def test_published_topics_and_judgements_are_read_without_a_complaint(shared_dat
     benchmark = load(name, tmp_path)
     assert len(benchmark.queries) == {"miracl": 482, "mrtydi": 670}[name]
     assert reasons(benchmark).keys() == {"judgement of a missing passage"}
+
+
+# Mr. TyDi
+
+
+def mrtydi_topics(folder: Path, topics: str = "topic.test.tsv") -> None:
+    write(folder / topics, "26\tWapi?\n27\tNani?\n")
+    write(folder / topics.replace("topics", "qrels").replace("topic", "qrels").replace("tsv", "txt"), "26 Q0 7#1 1\n")
+
+
+def mrtydi_release(folder: Path) -> None:
+    mrtydi_topics(folder)
+    write(folder / "topic.train.tsv", "30\tLini?\n")
+    write(folder / "topic.tsv", "26\tWapi?\n27\tNani?\n30\tLini?\n")
+    write_objects(folder / "collection" / "docs.jsonl.gz", {"id": "7#1", "contents": "Nyumba\n\nHapa."})
+
+
+def mrtydi_hub(folder: Path) -> None:
+    positive = {"docid": "7#1", "title": "Nyumba", "text": "Hapa."}
+    asked = {"query_id": "26", "query": "Wapi?", "positive_passages": [positive], "negative_passages": []}
+    write_objects(folder / "test.jsonl.gz", asked, {"query_id": "27", "query": "Nani?", "positive_passages": []})
+    write_objects(folder / "corpus.jsonl.gz", {"docid": "7#1", "title": "Nyumba", "text": "Hapa."})
+
+
+@pytest.mark.parametrize("inside", ["mrtydi-v1.1-swahili", "mr.tydi/mrtydi-v1.0-swahili", "sw"])
+@pytest.mark.parametrize(
+    ("layout", "text"), [(mrtydi_release, "Nyumba\n\nHapa."), (mrtydi_hub, "Nyumba Hapa.")], ids=["release", "hub"]
+)
+def test_mr_tydi_is_read_as_released_and_as_on_the_hub(
+    tmp_path: Path, layout: Callable[[Path], None], text: str, inside: str
+):
+    layout(tmp_path / inside)
+    for folder in (tmp_path, tmp_path / inside):
+        benchmark = load("mrtydi", folder)
+        assert texts(benchmark) == {"sw:26": "Wapi?", "sw:27": "Nani?", "sw:7#1": text}
+        assert benchmark.judgements == {"sw:26": {"sw:7#1": 1}}
+        told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+        assert told == [("sw:27", "query without a relevant passage")]
+
+
+def test_what_mr_tydi_holds_twice_is_read_once(tmp_path: Path):
+    for language in ("swahili", "telugu"):
+        mrtydi_hub(tmp_path / "hub" / f"mrtydi-v1.1-{language}")
+    mrtydi_topics(tmp_path / "hub" / "mrtydi-v1.1-swahili" / "ir-format-data", "topics.test.txt")
+    mrtydi_release(tmp_path / "released" / "mrtydi-v1.1-swahili")
+    benchmark = load("mrtydi", tmp_path)
+    assert [query.query_id for query in benchmark.queries] == ["sw:26", "sw:27", "te:26", "te:27"]
+    assert reasons(benchmark) == {"query without a relevant passage": 2}
+    assert load("mrtydi/te", tmp_path).languages == ["te"]
+
+
+def test_mr_tydi_s_topics_may_name_their_language_themselves(tmp_path: Path):
+    mrtydi_topics(tmp_path, "topics.mrtydi-v1.1-sw.test.txt")
+    mrtydi_hub(tmp_path / "mrtydi-v1.1-swahili")
+    (tmp_path / "mrtydi-v1.1-swahili" / "test.jsonl.gz").unlink()
+    assert load("mrtydi", tmp_path).judgements == {"sw:26": {"sw:7#1": 1}}
+
+
+def test_what_mr_tydi_lacks_is_told(tmp_path: Path):
+    mrtydi_topics(tmp_path / "mrtydi-v1.1-swahili")
+    with pytest.raises(CorpusError, match="holds no passages for sw; put docs"):
+        load("mrtydi", tmp_path)
+    with pytest.raises(CorpusError, match=r"holds no questions of the split 'dev'; put topic.dev.tsv"):
+        load("mrtydi", tmp_path, ReadOptions(split="dev"))
+    mrtydi_hub(tmp_path / "mrtydi-v1.1-swahili")
+    for file in ("qrels.test.txt", "test.jsonl.gz"):
+        (tmp_path / "mrtydi-v1.1-swahili" / file).unlink()
+    with pytest.raises(CorpusError, match=r"no judgements for .*topic.test.tsv'; put its qrels beside it"):
+        load("mrtydi", tmp_path)
 
 
 # MLDR
