@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
-from hbt_ray.benchmarks import beir, hub, miracl, mldr, mrtydi, pairs, squad, xm3600
+from hbt_ray.benchmarks import beir, hub, miracl, mldr, mlqa, mrtydi, pairs, squad, xm3600
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
@@ -16,7 +16,7 @@ __all__ = ["BENCHMARKS", "ReadOptions", "load_benchmark", "own_name"]
 READERS: dict[str, Callable[[str, str, ReadOptions], Benchmark]] = {
     "xquad-r": squad.read_benchmark,
     "squad": squad.read_benchmark,  # any other set in SQuAD's format
-    "mlqa-r": squad.read_mlqa,
+    "mlqa-r": mlqa.read_benchmark,
     "miracl": miracl.read_benchmark,
     "mrtydi": mrtydi.read_benchmark,
     "beir": beir.read_benchmark,

@@ -13,6 +13,7 @@ import pytest
 
 from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.benchmarks.miracl import PASSAGES, resource_level
+from hbt_ray.benchmarks.mlqa import PUBLISHED_QUESTIONS
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluate import check_benchmark
 from hbt_ray.records import Benchmark
@@ -419,6 +420,29 @@ def test_mlqa_r_joins_the_files_of_all_pairs(tmp_path: Path, split: str):
     both = {"de:00000:000": 1, "en:00000:000": 1}
     assert benchmark.judgements == {"de:1": both, "en:1": both, "en:2": {"en:00000:001": 1}}
     assert not benchmark.rejects
+
+
+def test_an_answer_that_mlqa_r_does_not_find_is_told_once_whoever_asks(tmp_path: Path):
+    german = mlqa_paragraph("Es ist ein Hund.", ("1", "Was ist es?", "Hund"))
+    german["qas"][0]["answers"][0]["answer_start"] = 0
+    for asked_in in ("de", "en", "es"):
+        mlqa(tmp_path, "dev", "de", asked_in, german)
+        mlqa(tmp_path, "dev", asked_in, asked_in, mlqa_paragraph(asked_in))
+    mlqa(tmp_path, "dev", "de", "de", german)
+    benchmark = load("mlqa-r", tmp_path)
+    assert len(benchmark.queries) == 3
+    assert reasons(benchmark) == {"answer not at its offset": 1, "query without a relevant passage": 3}
+
+
+def test_other_counts_than_published_are_told_where_all_of_mlqa_r_s_languages_are_there(tmp_path: Path):
+    for language, number in (PUBLISHED_QUESTIONS["dev"] | {"de": 511, "zh": 505}).items():
+        questions = ((str(one), f"{one}?", "this") for one in range(number))
+        mlqa(tmp_path, "dev", language, language, mlqa_paragraph("It is this.", *questions))
+    assert [(reject.place, reject.reason, reject.detail) for reject in load("mlqa-r", tmp_path).rejects] == [
+        ("de", "fewer questions than published", "511, published 512"),
+        ("zh", "more questions than published", "505, published 504"),
+    ]
+    assert not load("mlqa-r/de", tmp_path).rejects
 
 
 def test_mlqa_without_its_files_is_told(tmp_path: Path):

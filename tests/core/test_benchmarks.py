@@ -21,7 +21,7 @@ XQUAD_R = {
 
 
 def _paragraph(context: str, breaks: list[list[int]], *questions: tuple[str, str, int]) -> dict[str, Any]:
-    qas = [{"id": i, "question": q, "answers": [{"answer_start": a, "text": "?"}]} for i, q, a in questions]
+    qas = [{"id": i, "question": q, "answers": [{"answer_start": a}]} for i, q, a in questions]
     return {"context": context, "sentence_breaks": breaks, "qas": qas}
 
 
@@ -87,6 +87,7 @@ def test_xquad_r_has_its_published_counts(shared_data: Path):
         tuple(XQUAD_R)
     }
     assert len(benchmark.judgements) == 11 * 1_190
+    assert not benchmark.rejects
 
 
 def test_unknown_benchmark_names_the_nearest():
@@ -153,3 +154,17 @@ def test_an_answer_outside_every_sentence_is_counted_and_the_question_kept(tmp_p
     assert len(benchmark.queries) == 2
     reasons = [(reject.place, reject.reason) for reject in benchmark.rejects]
     assert reasons == [("en.json b", "answer in no sentence"), ("en:b", "query without a relevant passage")]
+
+
+@pytest.mark.parametrize(("start", "text"), [(5, "One"), (5, "Two.."), (-4, "One"), (70, "Two"), (1, "Caf\u00e9")])
+def test_an_answer_that_does_not_stand_at_its_offset_is_told_and_is_none(tmp_path: Path, start: int, text: str):
+    paragraph = _paragraph("Cafe\u0301 One. Two.", [[0, 10], [11, 15]], ("a", "Which?", start), ("b", "What?", 11))
+    for question, answer in zip(paragraph["qas"], (text, "Two"), strict=True):
+        question["answers"][0]["text"] = answer
+    _write(tmp_path, "en", paragraph)
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert benchmark.judgements == {"en:b": {"en:00000:001": 1}}
+    assert [(reject.place, reject.reason) for reject in benchmark.rejects] == [
+        ("en.json a", "answer not at its offset"),
+        ("en:a", "query without a relevant passage"),
+    ]
