@@ -32,7 +32,9 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             such a split.
     """
     into = Collection(name)
-    for language, place in sorted(_sets(folder).items()):
+    sets = _sets(folder)
+    split, judgements = _judgements(sets, options.split)
+    for language, place in sorted(sets.items()):
         start = "" if place == absolute(folder) else f"{language}:"
         for file, _ in files_matching(place, r"corpus\.jsonl"):
             for line, passage in read_objects(file, into, ("_id", "text")):
@@ -41,9 +43,9 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             for line, query in read_objects(file, into, ("_id", "text")):
                 into.add_query(start + query["_id"], language, query["text"], place=line)
                 into.exclude(start + query["_id"], start + query["_id"])
-        for line, query_id, passage_id, grade in read_beir_judgements(_split(place, options.split), into):
+        for line, query_id, passage_id, grade in read_beir_judgements(judgements[language], into):
             into.judge(start + query_id, start + passage_id, grade, language=language, place=line)
-    return into.benchmark(judged_only=True)
+    return into.benchmark(judged_only=True, split=split)
 
 
 def _sets(folder: str) -> dict[str, Path]:
@@ -77,11 +79,17 @@ def _language_among(folders: Sequence[str]) -> str | None:
     return next((name for name in reversed(codes) if name.partition("-")[0] in Locale("en").languages), None)
 
 
-def _split(folder: Path, split: str | None) -> Path:
-    splits = {match[1]: path for path, match in files_matching(folder, r"([\w-]+)\.tsv") if path.parent.name == "qrels"}
-    wanted = split or ("test" if "test" in splits else "dev")
-    if wanted not in splits:
-        raise CorpusError(
-            f"{str(folder)!r} has no judgements qrels/{wanted}.tsv; there are {', '.join(sorted(splits)) or 'none'}"
-        )
-    return splits[wanted]
+def _judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dict[str, Path]]:
+    """The split, by default the first of test and dev that all sets have, and each language's file of it."""
+    files: dict[str, dict[str, Path]] = {language: {} for language in sets}
+    for language, place in sets.items():
+        for path, match in files_matching(place, r"([\w-]+)\.tsv"):
+            if path.parent.name == "qrels":
+                files[language][match[1]] = path
+    usual = (usual for usual in ("test", "dev") if all(usual in own for own in files.values()))
+    wanted = split or next(usual, "test")
+    for language, own in files.items():
+        if wanted not in own:
+            there = ", ".join(sorted(own)) or "none"
+            raise CorpusError(f"{str(sets[language])!r} has no judgements qrels/{wanted}.tsv; there are {there}")
+    return wanted, {language: own[wanted] for language, own in files.items()}

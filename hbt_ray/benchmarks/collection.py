@@ -69,11 +69,12 @@ class Collection:
         """Says that a query is a passage itself, which is then never in its list. Either may not be there."""
         self._excluded[printable_id(query_id)] = printable_id(passage_id)
 
-    def benchmark(self, *, judged_only: bool) -> Benchmark:
+    def benchmark(self, *, judged_only: bool, split: str = "") -> Benchmark:
         """What was gathered.
 
         Args:
             judged_only: leave out queries that no judgement names, as where one file holds the queries of all splits.
+            split: what the files that were read are of; "" where there are none.
         """
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
@@ -100,7 +101,7 @@ class Collection:
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
         pairs = ((query.query_id, self._excluded.get(query.query_id)) for query in queries)
         excluded = {query_id: passage_id for query_id, passage_id in pairs if passage_id in self._passages}
-        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects)
+        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects, split)
 
 
 def printable_id(text: str) -> str:

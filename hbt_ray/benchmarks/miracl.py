@@ -67,7 +67,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     for language, path in corpora:
         for place, described in read_objects(path, into, ("docid", "text")):
             into.add_passage(f"{language}:{described['docid']}", language, with_title(described), place=place)
-    return into.benchmark(judged_only=False)
+    return into.benchmark(judged_only=False, split=split)
 
 
 def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:

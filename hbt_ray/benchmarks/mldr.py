@@ -35,7 +35,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             into.add_passage(f"{language}:{document['docid']}", language, document["text"], place=place)
     for language, path in asked:
         read_questions(path, language, into)
-    return into.benchmark(judged_only=False)
+    return into.benchmark(judged_only=False, split=split)
 
 
 def read_questions(path: Path, language: str, into: Collection) -> None:

@@ -52,7 +52,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
                     asked.add((asked_in, question.id))
                     gathered.add_question(question, asked_in, path.name)
     _compare_counts(gathered.into, PUBLISHED_QUESTIONS[split])
-    return gathered.benchmark()
+    return gathered.benchmark(split)
 
 
 def _compare_counts(into: Collection, published: dict[str, int]) -> None:

@@ -72,7 +72,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             raise CorpusError(f"{folder!r} holds no judgements for {str(topics[language])!r}; put its qrels beside it")
         if language in passages:
             _read_passages(passages[language], language, into)
-    return into.benchmark(judged_only=False)
+    return into.benchmark(judged_only=False, split=split)
 
 
 def _read_topics(topics: Path, judgements: Path, language: str, into: Collection) -> None:

@@ -103,11 +103,11 @@ class SentenceSet:
         query_id = f"{language}:{question.id}"
         self.into.add_query(query_id, language, question.question, place=place, group=question.id)
 
-    def benchmark(self) -> Benchmark:
+    def benchmark(self, split: str = "") -> Benchmark:
         for query in self.into.queries:
             for language, passage_id in self._relevant.get(query.group, {}).items():
                 self.into.judge(query.query_id, passage_id, 1, language=language, place=query.query_id)
-        return self.into.benchmark(judged_only=False)
+        return self.into.benchmark(judged_only=False, split=split)
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:

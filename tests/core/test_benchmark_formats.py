@@ -64,9 +64,9 @@ def test_beir_takes_the_queries_of_the_split_and_puts_titles_first(tmp_path: Pat
     benchmark = load("beir", beir(tmp_path))
     assert texts(benchmark) == {"q1": "Where?", "p1": "Keys Under the mat.", "p2": "In a box."}
     assert benchmark.judgements == {"q1": {"p1": 2, "p2": 0}}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == ("test", [])
     train = load("beir", tmp_path, ReadOptions(split="train"))
-    assert train.judgements == {"q2": {"p2": 1}}
+    assert (train.split, train.judgements) == ("train", {"q2": {"p2": 1}})
     with pytest.raises(CorpusError, match=r"no judgements qrels/dev.tsv; there are test, train"):
         load("beir", tmp_path, ReadOptions(split="dev"))
 
@@ -77,6 +77,15 @@ def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
     benchmark = load("beir/news", tmp_path)
     assert (benchmark.name, benchmark.languages) == ("beir-news", ["en", "sw"])
     assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
+
+
+def test_beir_sets_side_by_side_are_read_in_one_split(tmp_path: Path):
+    write(beir(tmp_path / "en") / "qrels" / "dev.tsv", "q1\tp1\t1\n")
+    only = beir(tmp_path / "sw") / "qrels"
+    (only / "test.tsv").rename(only / "dev.tsv")
+    assert load("beir", tmp_path).split == "dev"
+    with pytest.raises(CorpusError, match=r"sw' has no judgements qrels/test.tsv; there are dev, train"):
+        load("beir", tmp_path, ReadOptions(split="test"))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,7 @@ def test_miracl_s_languages_have_pools_of_their_own(tmp_path: Path):
     benchmark = load("miracl", miracl(tmp_path, "sw", "yo"))
     assert texts(benchmark)["sw:1#0"] == "T sw 1#0"
     assert benchmark.judgements["yo:6"] == {"yo:1#0": 1, "yo:1#1": 0}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == ("dev", [])
     only = load("miracl/sw", tmp_path)
     assert (only.name, only.languages) == ("miracl-sw", ["sw"])
 
@@ -282,7 +291,7 @@ def test_mr_tydi_is_read_as_released_and_as_on_the_hub(
     for folder in (tmp_path, tmp_path / inside):
         benchmark = load("mrtydi", folder)
         assert texts(benchmark) == {"sw:26": "Wapi?", "sw:27": "Nani?", "sw:7#1": text}
-        assert benchmark.judgements == {"sw:26": {"sw:7#1": 1}}
+        assert (benchmark.split, benchmark.judgements) == ("test", {"sw:26": {"sw:7#1": 1}})
         told = [(reject.place, reject.reason) for reject in benchmark.rejects]
         assert told == [("sw:27", "query without a relevant passage")]
 
@@ -332,7 +341,7 @@ def test_mldr_reads_documents_and_the_questions_of_a_split(tmp_path: Path):
             {"query_id": "q-2", "query": "What?", "positive_passages": [{"text": "no id"}]},
         )
     benchmark = load("mldr", tmp_path)
-    assert benchmark.languages == ["ar", "en"]
+    assert (benchmark.split, benchmark.languages) == ("test", ["ar", "en"])
     assert benchmark.judgements == {"ar:q-1": {"ar:d-2": 1}, "en:q-1": {"en:d-2": 1}}
     assert reasons(benchmark) == {"not a judgement": 2, "query without a relevant passage": 2}
     with pytest.raises(CorpusError, match=r"holds no mldr-v1.0-<language>/dev.jsonl.gz"):
@@ -363,7 +372,7 @@ def test_xm3600_s_first_caption_asks_and_the_others_answer_in_every_language(tmp
     }
     assert benchmark.judgements["de:k1"] == {"de:k1:2": 1, "en:k1:2": 1, "en:k1:3": 1}
     assert benchmark.judgements["de:k2"] == {"en:k2:2": 1}
-    assert reasons(benchmark) == {"missing text": 1}
+    assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
     assert not {query.text for query in benchmark.queries} & {passage.text for passage in benchmark.passages}
 
 
@@ -381,7 +390,7 @@ def test_pairs_align_by_id_and_equal_contexts_are_one_passage(tmp_path: Path):
         "en:1": {"de:1": 1, "en:1": 1},
         "en:2": {"en:1": 1},
     }
-    assert reasons(benchmark) == {"missing text": 1}
+    assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
     assert load("pairs/de", tmp_path).languages == ["de"]
 
 
@@ -419,7 +428,7 @@ def test_mlqa_r_joins_the_files_of_all_pairs(tmp_path: Path, split: str):
     ]
     both = {"de:00000:000": 1, "en:00000:000": 1}
     assert benchmark.judgements == {"de:1": both, "en:1": both, "en:2": {"en:00000:001": 1}}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == (split, [])
 
 
 def test_an_answer_that_mlqa_r_does_not_find_is_told_once_whoever_asks(tmp_path: Path):

@@ -79,7 +79,7 @@ def test_xquad_r_has_its_published_counts(shared_data: Path):
     for passage in benchmark.passages:
         count[passage.language] += 1
     assert count == XQUAD_R
-    assert len(benchmark.passages) == 13_014
+    assert (len(benchmark.passages), benchmark.split) == (13_014, "")
     asked = [query.language for query in benchmark.queries]
     assert {language: asked.count(language) for language in set(asked)} == dict.fromkeys(XQUAD_R, 1_190)
     # A passage of each language answers each question.
