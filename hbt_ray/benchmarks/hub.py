@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbt_ray.benchmarks.mrtydi import NAMES
+from hbt_ray.benchmarks import miracl, mldr, mrtydi
 from hbt_ray.errors import CorpusError
 from hbt_ray.storage import file_sha256
 
@@ -47,6 +47,7 @@ SOURCES = {
         HubFiles("BeIR/{part}-qrels", ("{split}.tsv",), "qrels"),
     ),
 }
+LANGUAGES = {"miracl": tuple(miracl.PASSAGES), "mrtydi": tuple(mrtydi.NAMES.values()), "mldr": mldr.LANGUAGES}
 SPLITS = {"miracl": "dev", "mrtydi": "test", "mldr": "test", "beir": "test"}  # usually reported
 
 
@@ -62,9 +63,13 @@ def fetch(name: str, split: str | None = None) -> str:
     It is kept below HBT_BENCHMARKS, by default `~/.cache/hbt_ray/benchmarks`, with a checksum of every file.
 
     Raises:
-        CorpusError: the hub does not answer or lacks the files, or what is kept has changed.
+        CorpusError: there is no such language, the hub does not answer or lacks the files, or what is kept has changed.
     """
     family, _, part = name.partition("/")
+    if part not in LANGUAGES.get(family, (part,)):
+        raise CorpusError(
+            f"there is no benchmark {name!r}; languages of {family}: {', '.join(sorted(LANGUAGES[family]))}"
+        )
     split = split or SPLITS[family]
     home = Path(os.environ.get("HBT_BENCHMARKS") or "~/.cache/hbt_ray/benchmarks").expanduser()
     folder = home / f"{family}-{part}-{split}"
@@ -74,7 +79,7 @@ def fetch(name: str, split: str | None = None) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    language = next((name for name, code in NAMES.items() if code == part), part)
+    language = next((name for name, code in mrtydi.NAMES.items() if code == part), part)
     for source in SOURCES[family]:
         repository = source.repository.format(part=part)
         wanted = [file.format(part=part, split=split, language=language) for file in source.files]

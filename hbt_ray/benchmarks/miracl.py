@@ -43,7 +43,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     A topic that no judgement names stays, for the file is that of one split: it finds nothing, and that is noted.
 
     Raises:
-        CorpusError: there are no topics, judgements or passages.
+        CorpusError: there are no topics, judgements or passages, or not of a language asked for.
     """
     into = Collection(name)
     split = options.split or "dev"
@@ -72,12 +72,15 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
 
 def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:
     """(language asked in, language of the passages, file) of a kind of file."""
-    files = []
-    splits = set()
-    for path, match in files_matching(folder, kind + _FILE):
-        splits.add(match[3])
-        if match[3] == split and (options.languages is None or match[1] in options.languages):
-            files.append((match[1], match[2] or match[1], path))
+    found = files_matching(folder, kind + _FILE)
+    splits = {match[3] for _, match in found}
+    if found:
+        options.check_languages(folder, {match[1] for _, match in found})
+    files = [
+        (match[1], match[2] or match[1], path)
+        for path, match in found
+        if match[3] == split and (options.languages is None or match[1] in options.languages)
+    ]
     if not files:
         there = ", ".join(sorted(splits)) or "none"
         raise CorpusError(f"{folder!r} holds no {kind} of the split {split!r}; splits there: {there}")

@@ -14,16 +14,22 @@ from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
+# All that are published.
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")
+
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Every language below the folder. Ids begin with the language.
 
     Raises:
-        CorpusError: there are no documents, or no questions of the split.
+        CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
     """
     into = Collection(name)
     split = options.split or "test"
-    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in files_matching(folder, r"[\w-]+\.jsonl")]
+    found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
+    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
+    if files:
+        options.check_languages(folder, {language for language, _ in files})
     files = [(language, path) for language, path in files if not options.languages or language in options.languages]
     corpora = [(language, path) for language, path in files if path.name.startswith("corpus.")]
     asked = [(language, path) for language, path in files if path.name.startswith(f"{split}.")]

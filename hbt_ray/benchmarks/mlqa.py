@@ -29,7 +29,8 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Where all languages are there, one with other than its published number of questions is noted.
 
     Raises:
-        CorpusError: the folder holds no such file of the split, or one of them is not in this format.
+        CorpusError: the folder holds no such file of the split or of a language asked for, or one of them is not in
+            this format.
     """
     found = files_matching(folder, r"(dev|test)-context-([a-z]{2,3})-question-([a-z]{2,3})\.json")
     splits = sorted({match[1] for _, match in found})
@@ -39,6 +40,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             f"{folder!r} holds no {split}-context-<language>-question-<language>.json; "
             f"splits there: {', '.join(splits) or 'none'}"
         )
+    options.check_languages(folder, {language for _, match in found for language in match.groups()[1:]})
     gathered = SentenceSet(name, options)
     asked: set[tuple[str, str]] = set()
     for path, match in found:

@@ -42,22 +42,23 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     A question without a judgement stays, for the file is that of one split: it finds nothing, and that is noted.
 
     Raises:
-        CorpusError: there are no questions of the split, or a language's judgements or all passages are missing.
+        CorpusError: there are no questions of the split or of a language asked for, or a language's judgements or all
+            passages are missing.
     """
     into = Collection(name)
     split = options.split or "test"
     topics = _by_language(folder, "topics?" + _TREC_FILE, split)
     judgements = _by_language(folder, "qrels" + _TREC_FILE, split)
     questions = _by_language(folder, r"(?P<split>dev|test|train)\.jsonl", split)
-    passages = _by_language(folder, r"(?P<kind>docs|corpus)\.jsonl")
+    passages = _by_language(folder, r"(?:docs|corpus)\.jsonl")
     asked = sorted(topics.keys() | questions.keys())
-    if options.languages is not None:
-        asked = [language for language in asked if language in options.languages]
     if not asked:
         raise CorpusError(
             f"{folder!r} holds no questions of the split {split!r}; put topic.{split}.tsv and qrels.{split}.txt, or "
             f"{split}.jsonl.gz, in a folder whose name ends in the language, such as mrtydi-v1.1-swahili"
         )
+    options.check_languages(folder, asked)
+    asked = sorted(options.languages or asked)
     if not passages.keys() & set(asked):
         raise CorpusError(
             f"{folder!r} holds no passages for {', '.join(asked)}; put docs.jsonl.gz or corpus.jsonl.gz in a folder "

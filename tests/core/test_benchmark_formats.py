@@ -45,6 +45,21 @@ def reasons(benchmark: Benchmark) -> Counter[str]:
     return Counter(reject.reason for reject in benchmark.rejects)
 
 
+@pytest.mark.parametrize("name", ["miracl", "mrtydi", "mldr", "mlqa-r", "xm3600", "pairs"])
+def test_a_language_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, name: str):
+    places = {each: tmp_path / each for each in ("miracl", "mrtydi", "mldr", "mlqa-r", "xm3600", "pairs")}
+    miracl(places["miracl"], "sw", "te")
+    mlqa(places["mlqa-r"], "dev", "sw", "te", mlqa_paragraph("Ja."))
+    image = {"image/key": "k", "sw": {"caption": ["a"]}, "te": {"caption": ["b"]}}
+    write_objects(places["xm3600"] / "captions.jsonl", image)
+    for language in ("sw", "te"):
+        mrtydi_hub(places["mrtydi"] / language)
+        write_objects(places["mldr"] / f"mldr-v1.0-{language}" / "corpus.jsonl", {"docid": "d", "text": "long"})
+        write_objects(places["pairs"] / f"{language}.jsonl", {"id": "1", "question": "?", "context": "A."})
+    with pytest.raises(CorpusError, match=r"no swahili; .*\bsw, te$"):
+        load(f"{name}/swahili", places[name])
+
+
 # BEIR
 
 
@@ -346,6 +361,21 @@ def test_mldr_reads_documents_and_the_questions_of_a_split(tmp_path: Path):
     assert reasons(benchmark) == {"not a judgement": 2, "query without a relevant passage": 2}
     with pytest.raises(CorpusError, match=r"holds no mldr-v1.0-<language>/dev.jsonl.gz"):
         load("mldr", tmp_path, ReadOptions(split="dev"))
+
+
+def test_mldr_is_read_from_within_a_language_s_folder_whatever_else_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "mldr-v1.0-de"
+    write_objects(folder / "corpus.jsonl.gz", {"docid": "d", "text": "long"})
+    asked = {"query_id": "q", "query": "Which?", "positive_passages": [{"docid": "d"}]}
+    write_objects(folder / "dev.jsonl", asked)
+    for file in ("dev.json", "dev.jsonl.bak", "dev-notes.jsonl", "corpus.json"):
+        write(folder / file, "{}\n")
+    monkeypatch.chdir(folder)
+    benchmark = load("mldr", Path(), ReadOptions(split="dev"))
+    assert benchmark.judgements == {"de:q": {"de:d": 1}}
+    assert (benchmark.languages, benchmark.rejects) == (["de"], [])
 
 
 # XM3600

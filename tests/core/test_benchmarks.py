@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluate import check_benchmark
 
@@ -97,6 +97,42 @@ def test_unknown_benchmark_names_the_nearest():
         CorpusError, match="there are embedded, xquad-r, squad, mlqa-r, miracl, mrtydi, beir, mldr, xm3600, pairs"
     ):
         load_benchmark("zzz", None)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("embedded", "/somewhere"), ("embedded/de", None)])
+def test_the_embedded_benchmark_has_no_folder_and_no_parts(name: str, folder: str | None):
+    with pytest.raises(
+        CorpusError, match=r"'embedded' comes with the package, whole; write embedded, not embedded[=/]"
+    ):
+        load_benchmark(name, folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["pairs"], ReadOptions(split="dev"), "the benchmark 'pairs' has no splits; leave out --split"),
+        (["squad", "xm3600/de"], ReadOptions(split="test"), "the benchmarks 'squad', 'xm3600/de' have no splits;"),
+        (
+            ["beir/nq"],
+            ReadOptions(with_paragraph=True),
+            "'beir/nq' has no paragraphs around passages; leave out --with-",
+        ),
+        (["embedded"], ReadOptions(with_paragraph=True), "'embedded' has no paragraphs around passages"),
+    ],
+)
+def test_an_option_that_no_benchmark_knows_is_refused(names: list[str], options: ReadOptions, message: str):
+    with pytest.raises(CorpusError, match=message):
+        check_options(names, options)
+
+
+def test_an_option_that_one_benchmark_knows_is_passed_over_by_the_others(folder: Path):
+    both = ReadOptions(with_paragraph=True, split="dev")
+    check_options(["pairs", "squad", "miracl/sw"], both)
+    check_options(["mlqa-r"], both)
+    check_options(["pairs"], ReadOptions())
+    check_options([], both)
+    check_options(["xquad"], both)  # which there is not, as load_benchmark tells
+    assert load_benchmark("squad", str(folder), both).split == ""
 
 
 def test_missing_files_are_told(tmp_path: Path):

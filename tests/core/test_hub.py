@@ -153,6 +153,18 @@ def test_a_language_of_a_set_is_fetched_and_no_more(
     assert {Path(file).name for file in kept} == {*files, passages}
 
 
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [("miracl/swahili", "ar, bn, de"), ("mrtydi/swahili", "ar, bn, en"), ("mldr/sw", "ar, de, en")],
+)
+def test_a_language_that_the_hub_does_not_have_is_told_without_asking(
+    hub: ThreadingHTTPServer, tmp_path: Path, name: str, languages: str
+):
+    told = load(name, hub, tmp_path).stderr
+    assert f"there is no benchmark {name!r}; languages of {name.partition('/')[0]}: {languages}" in told
+    assert hub.asked == []  # type: ignore[attr-defined]
+
+
 def test_what_the_hub_lacks_is_told(hub: ThreadingHTTPServer, tmp_path: Path):
     missing = load("beir/none", hub, tmp_path)
     assert "cannot be fetched from BeIR/none" in missing.stderr
