@@ -13,25 +13,36 @@ CHUNK = 4096  # texts that are embedded together
 def windows_of(text: str, size: int) -> list[str]:
     """Overlapping pieces of a text, each of at most `size` characters and begun in the middle of the one before.
 
-    Pieces begin and end at a blank where there is one near; texts without blanks are cut where they are.
+    Pieces begin and end at a blank where there is one within a quarter of the size; else they are cut where they are,
+    as in texts without blanks.
 
     >>> windows_of("a b c d e f", 5)
     ['a b c', 'c d e', 'e f']
+    >>> windows_of("abcdef", 4)
+    ['abcd', 'cdef']
     >>> windows_of("short", 9)
     ['short']
     """
+    quarter, half, three_quarters = size // 4, max(size // 2, 1), 3 * size // 4
     pieces = []
     start = 0
-    while True:
-        end = start + size
-        if end >= len(text):
-            pieces.append(text[start:].strip())
-            return [piece for piece in pieces if piece] or [text]
-        blank = text.rfind(" ", start + size // 2, end + 1)
-        end = blank if blank > start else end
+    while start + size < len(text):
+        end = _last_blank(text, start + three_quarters + 1, start + size) or start + size
         pieces.append(text[start:end].strip())
-        middle = text.find(" ", start + size // 2, end)
-        start = middle + 1 if middle > start else end
+        middle = _first_blank(text, start + half, start + three_quarters)
+        middle = middle or _last_blank(text, start + quarter, start + half - 1)
+        start = start + half if middle is None else middle + 1
+    pieces.append(text[start:].strip())
+    return [piece for piece in pieces if piece] or [text[:size]]
+
+
+def _first_blank(text: str, first: int, last: int) -> int | None:
+    """The place of a blank between two places, both included."""
+    return next((place for place in range(first, last + 1) if text[place].isspace()), None)
+
+
+def _last_blank(text: str, first: int, last: int) -> int | None:
+    return next((place for place in range(last, first - 1, -1) if text[place].isspace()), None)
 
 
 @dataclass(frozen=True, slots=True)

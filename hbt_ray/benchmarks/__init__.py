@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
-from hbt_ray.benchmarks import beir, hub, miracl, mldr, pairs, squad, xm3600
+from hbt_ray.benchmarks import beir, hub, miracl, mldr, mlqa, mrtydi, pairs, squad, xm3600
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
-__all__ = ["BENCHMARKS", "ReadOptions", "load_benchmark", "own_name"]
+__all__ = ["BENCHMARKS", "ReadOptions", "check_options", "load_benchmark", "own_name"]
 
-READERS: dict[str, Callable[[str, str, ReadOptions], Benchmark]] = {
-    "xquad-r": squad.read_benchmark,
-    "squad": squad.read_benchmark,  # any other set in SQuAD's format
-    "mlqa-r": squad.read_mlqa,
-    "miracl": miracl.read_benchmark,
-    "mrtydi": miracl.read_benchmark,
-    "beir": beir.read_benchmark,
-    "mldr": mldr.read_benchmark,
-    "xm3600": xm3600.read_benchmark,
-    "pairs": pairs.read_benchmark,  # parallel questions and contexts in JSON Lines
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What reads a format, and which of the options have an effect on it."""
+
+    read: Callable[[str, str, ReadOptions], Benchmark]
+    splits: bool = False  # `split`
+    paragraphs: bool = False  # `with_paragraph`
+
+
+READERS = {
+    "xquad-r": Reader(squad.read_benchmark, paragraphs=True),
+    "squad": Reader(squad.read_benchmark, paragraphs=True),  # any other set in SQuAD's format
+    "mlqa-r": Reader(mlqa.read_benchmark, splits=True, paragraphs=True),
+    "miracl": Reader(miracl.read_benchmark, splits=True),
+    "mrtydi": Reader(mrtydi.read_benchmark, splits=True),
+    "beir": Reader(beir.read_benchmark, splits=True),
+    "mldr": Reader(mldr.read_benchmark, splits=True),
+    "xm3600": Reader(xm3600.read_benchmark),
+    "pairs": Reader(pairs.read_benchmark),  # parallel questions and contexts in JSON Lines
 }
 BENCHMARKS = ("embedded", *READERS)
 DEFAULT = ReadOptions()
@@ -36,7 +46,8 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
             stands behind a slash narrows it: `miracl/sw` is its Swahili, `beir/scifact` tells one set from another.
             Such a benchmark's own name, with which its metrics begin, has a hyphen there: `miracl-sw`.
         folder: where the files lie; `embedded` needs none, and what `hub` knows is fetched.
-        options: what to read of it.
+        options: what to read of it. An option that its format does not know is passed over, for several benchmarks are
+            read with the same ones; `check_options` tells where none knows it.
 
     Raises:
         CorpusError: there is no such benchmark, or its files are missing or cannot be read.
@@ -47,6 +58,9 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(BENCHMARKS)}"
         raise CorpusError(f"there is no benchmark {name!r}; {hint}")
     if family == "embedded":
+        if part or folder:
+            asked = f"{name}={folder}" if folder else name
+            raise CorpusError(f"the benchmark 'embedded' comes with the package, whole; write embedded, not {asked}")
         # Imported when asked for, so that measuring on other sets does not build the shipped corpus.
         from hbt_ray.corpora import embedded
 
@@ -58,7 +72,21 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         raise CorpusError(f"the benchmark {name!r} needs the folder that holds its files; write {name}=FOLDER")
     if part and family != "beir":
         options = replace(options, languages=frozenset({part}))
-    return READERS[family](own_name(name), folder, options)
+    return READERS[family].read(own_name(name), folder, options)
+
+
+def check_options(names: Collection[str], options: ReadOptions) -> None:
+    """Raises CorpusError when an option has no effect on any of the benchmarks that are read with it."""
+    families = {name.partition("/")[0] for name in names}
+    if not families or not families.issubset(BENCHMARKS):
+        return  # load_benchmark tells which there is not
+    readers = [READERS[family] for family in families.intersection(READERS)]
+    named = ", ".join(map(repr, names))
+    lacking = f"the benchmark {named} has no" if len(names) == 1 else f"the benchmarks {named} have no"
+    if options.split is not None and not any(reader.splits for reader in readers):
+        raise CorpusError(f"{lacking} splits; leave out --split")
+    if options.with_paragraph and not any(reader.paragraphs for reader in readers):
+        raise CorpusError(f"{lacking} paragraphs around passages; leave out --with-paragraph")
 
 
 def own_name(name: str) -> str:

@@ -22,6 +22,7 @@ class Collection:
         self._queries: dict[str, Query] = {}
         self._passages: dict[str, Passage] = {}
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
+        self._excluded: dict[str, str] = {}
 
     @property
     def queries(self) -> list[Query]:
@@ -64,25 +65,32 @@ class Collection:
             return
         self._judgements[key] = grade, language, place
 
-    def benchmark(self, *, judged_only: bool) -> Benchmark:
+    def exclude(self, query_id: str, passage_id: str) -> None:
+        """Says that a query is a passage itself, which is then never in its list. Either may not be there."""
+        self._excluded[printable_id(query_id)] = printable_id(passage_id)
+
+    def benchmark(self, *, judged_only: bool, split: str = "") -> Benchmark:
         """What was gathered.
 
         Args:
             judged_only: leave out queries that no judgement names, as where one file holds the queries of all splits.
+            split: what the files that were read are of; "" where there are none.
         """
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
+        judged: set[str] = set()
         for (query_id, passage_id), (grade, language, place) in self._judgements.items():
             if query_id not in self._queries:
                 self.reject(place, "judgement for a missing query", query_id)
                 continue
+            judged.add(query_id)
             if passage_id not in self._passages:
                 if grade <= 0:
                     continue
                 absent[passage_id] = language
                 self.reject(place, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
-        queries = [query for key, query in self._queries.items() if not judged_only or key in judgements]
+        queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
         for query in queries:
             if not any(grade > 0 for grade in judgements.get(query.query_id, {}).values()):
                 self.reject(query.query_id, "query without a relevant passage")
@@ -91,7 +99,9 @@ class Collection:
             if have and language not in have:
                 self.reject(language, "language without passages", f"{number} queries")
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
-        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, rejects=self.rejects)
+        pairs = ((query.query_id, self._excluded.get(query.query_id)) for query in queries)
+        excluded = {query_id: passage_id for query_id, passage_id in pairs if passage_id in self._passages}
+        return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects, split)
 
 
 def printable_id(text: str) -> str:

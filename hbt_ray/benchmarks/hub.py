@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hbt_ray.benchmarks import miracl, mldr, mrtydi
 from hbt_ray.errors import CorpusError
 from hbt_ray.storage import file_sha256
 
@@ -15,7 +16,10 @@ SUMS = "sha256.json"
 
 @dataclass(frozen=True, slots=True)
 class HubFiles:
-    """Files of one data set on the hub; `{part}` and `{split}` stand for what is asked for."""
+    """Files of one data set on the hub; `{part}` and `{split}` stand for what is asked for.
+
+    `{language}` is the part as Mr. TyDi names languages, "swahili".
+    """
 
     repository: str
     files: tuple[str, ...]
@@ -33,13 +37,18 @@ SOURCES = {
         ),
         HubFiles("miracl/miracl-corpus", ("miracl-corpus-v1.0-{part}/docs-*.jsonl.gz",)),
     ),
+    "mrtydi": (
+        HubFiles("castorini/mr-tydi", ("mrtydi-v1.1-{language}/{split}.jsonl.gz",)),
+        HubFiles("castorini/mr-tydi-corpus", ("mrtydi-v1.1-{language}/corpus.jsonl.gz",)),
+    ),
     "mldr": (HubFiles("Shitao/MLDR", ("mldr-v1.0-{part}/corpus.jsonl.gz", "mldr-v1.0-{part}/{split}.jsonl.gz")),),
     "beir": (
         HubFiles("BeIR/{part}", ("corpus.jsonl.gz", "queries.jsonl.gz")),
         HubFiles("BeIR/{part}-qrels", ("{split}.tsv",), "qrels"),
     ),
 }
-SPLITS = {"miracl": "dev", "mldr": "test", "beir": "test"}  # usually reported
+LANGUAGES = {"miracl": tuple(miracl.PASSAGES), "mrtydi": tuple(mrtydi.NAMES.values()), "mldr": mldr.LANGUAGES}
+SPLITS = {"miracl": "dev", "mrtydi": "test", "mldr": "test", "beir": "test"}  # usually reported
 
 
 def can_be_fetched(name: str) -> bool:
@@ -54,9 +63,13 @@ def fetch(name: str, split: str | None = None) -> str:
     It is kept below HBT_BENCHMARKS, by default `~/.cache/hbt_ray/benchmarks`, with a checksum of every file.
 
     Raises:
-        CorpusError: the hub does not answer or lacks the files, or what is kept has changed.
+        CorpusError: there is no such language, the hub does not answer or lacks the files, or what is kept has changed.
     """
     family, _, part = name.partition("/")
+    if part not in LANGUAGES.get(family, (part,)):
+        raise CorpusError(
+            f"there is no benchmark {name!r}; languages of {family}: {', '.join(sorted(LANGUAGES[family]))}"
+        )
     split = split or SPLITS[family]
     home = Path(os.environ.get("HBT_BENCHMARKS") or "~/.cache/hbt_ray/benchmarks").expanduser()
     folder = home / f"{family}-{part}-{split}"
@@ -66,9 +79,10 @@ def fetch(name: str, split: str | None = None) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    language = next((name for name, code in mrtydi.NAMES.items() if code == part), part)
     for source in SOURCES[family]:
         repository = source.repository.format(part=part)
-        wanted = [file.format(part=part, split=split) for file in source.files]
+        wanted = [file.format(part=part, split=split, language=language) for file in source.files]
         place = folder / source.folder
         try:
             snapshot_download(repository, repo_type="dataset", allow_patterns=wanted, local_dir=place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from hbt_ray.errors import CorpusError
 def files_matching(folder: str | Path, pattern: str) -> list[tuple[Path, re.Match[str]]]:
     """The files below a folder whose whole name matches, sorted by path; `.gz` may stand behind.
 
+    Paths are absolute, so that the folders above a file have names, whatever the folder was called by.
+
     Raises:
         CorpusError: there is no such folder, or a file is a link that leads out of it.
     """
-    root = Path(folder).expanduser()
+    root = absolute(folder)
     if not root.is_dir():
         raise CorpusError(f"there is no folder {str(root)!r}; correct the benchmark's place")
     found = []
@@ -33,6 +36,11 @@ def files_matching(folder: str | Path, pattern: str) -> list[tuple[Path, re.Matc
             raise CorpusError(f"{str(path)!r} is a link that leads out of its folder; put the file itself there")
         found.append((path, match))
     return found
+
+
+def absolute(folder: str | Path) -> Path:
+    """The folder from the root of the file system. A link keeps its own name."""
+    return Path(os.path.abspath(Path(folder).expanduser()))
 
 
 def read_lines(path: Path, into: Collection) -> Iterator[tuple[str, str]]:

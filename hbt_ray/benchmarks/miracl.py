@@ -1,11 +1,11 @@
-"""MIRACL (Zhang et al. 2023, TACL 11) and Mr. TyDi (Zhang et al. 2021): questions and Wikipedia passages by language.
+"""MIRACL (Zhang et al. 2023, TACL 11): questions and Wikipedia passages in 18 languages.
 
 Below the folder, at whatever depth and gzipped or not, as published:
 
-- topics `topics.miracl-v1.0-sw-dev.tsv`, `topics.mrtydi-v1.1-sw.test.txt`: query id, tab, text;
-- judgements `qrels.miracl-v1.0-sw-dev.tsv`, `qrels.mrtydi-v1.1-sw.test.txt`, in TREC's format. One whose name has two
-  languages, `qrels.miracl-v1.0-sw-en-dev.tsv`, judges passages of the second for questions of the first;
-- passages `docs-0.jsonl`, `corpus.jsonl` and the like, with `docid`, `title` and `text`, in a folder whose name ends in
+- topics `topics.miracl-v1.0-sw-dev.tsv`: query id, tab, text;
+- judgements `qrels.miracl-v1.0-sw-dev.tsv`, in TREC's format. One whose name has two languages,
+  `qrels.miracl-v1.0-sw-en-dev.tsv`, judges passages of the second for questions of the first;
+- passages `docs-0.jsonl` or `corpus.jsonl` with `docid`, `title` and `text`, in a folder whose name ends in
   the language, `miracl-corpus-v1.0-sw`.
 """
 
@@ -27,13 +27,7 @@ PASSAGES = {
 }
 LEVELS = {"low": 1_000_000, "mid": 4_000_000}  # fewer passages than this; more is "high"
 
-# Languages as Mr. TyDi's folders name them.
-NAMES = {
-    **{"arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id", "japanese": "ja"},
-    **{"korean": "ko", "russian": "ru", "swahili": "sw", "telugu": "te", "thai": "th"},
-}
-_FILE = r"\.(?:miracl-v[\d.]+|mrtydi-v[\d.]+)-([a-z]+)(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
-_SPLITS = {"miracl": "dev", "mrtydi": "test"}  # usually reported
+_FILE = r"\.miracl-v[\d.]+-([a-z]{2,3})(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
 
 
 def resource_level(language: str) -> str | None:
@@ -46,11 +40,13 @@ def resource_level(language: str) -> str | None:
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Every language whose topics lie below the folder. Ids begin with the language: `sw:6`, `sw:32589#0`.
 
+    A topic that no judgement names stays, for the file is that of one split: it finds nothing, and that is noted.
+
     Raises:
-        CorpusError: there are no topics, judgements or passages.
+        CorpusError: there are no topics, judgements or passages, or not of a language asked for.
     """
     into = Collection(name)
-    split = options.split or _SPLITS["mrtydi" if name.startswith("mrtydi") else "miracl"]
+    split = options.split or "dev"
     topics = _of_split(folder, "topics", split, options)
     judgements = _of_split(folder, "qrels", split, options)
     for language, _, path in topics:
@@ -71,18 +67,20 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     for language, path in corpora:
         for place, described in read_objects(path, into, ("docid", "text")):
             into.add_passage(f"{language}:{described['docid']}", language, with_title(described), place=place)
-    return into.benchmark(judged_only=True)
+    return into.benchmark(judged_only=False, split=split)
 
 
 def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:
     """(language asked in, language of the passages, file) of a kind of file."""
-    files = []
-    splits = set()
-    for path, match in files_matching(folder, kind + _FILE):
-        own = NAMES.get(match[1], match[1])
-        splits.add(match[3])
-        if match[3] == split and (options.languages is None or own in options.languages):
-            files.append((own, match[2] or own, path))
+    found = files_matching(folder, kind + _FILE)
+    splits = {match[3] for _, match in found}
+    if found:
+        options.check_languages(folder, {match[1] for _, match in found})
+    files = [
+        (match[1], match[2] or match[1], path)
+        for path, match in found
+        if match[3] == split and (options.languages is None or match[1] in options.languages)
+    ]
     if not files:
         there = ", ".join(sorted(splits)) or "none"
         raise CorpusError(f"{folder!r} holds no {kind} of the split {split!r}; splits there: {there}")
@@ -91,8 +89,5 @@ def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[
 
 def _corpora(folder: str) -> list[tuple[str, Path]]:
     """(language, file) of each file of passages, by the end of its folder's name."""
-    files = []
-    for path, _ in files_matching(folder, r"(?:docs-\d+|corpus)\.jsonl"):
-        last = path.parent.name.rpartition("-")[2]
-        files.append((NAMES.get(last, last), path))
-    return files
+    files = files_matching(folder, r"(?:docs-\d+|corpus)\.jsonl")
+    return [(path.parent.name.rpartition("-")[2], path) for path, _ in files]

@@ -6,22 +6,30 @@ Below the folder, for each language, `mldr-v1.0-<language>/corpus.jsonl[.gz]` wi
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hbt_ray.benchmarks.collection import Collection
 from hbt_ray.benchmarks.lines import files_matching, is_text, read_objects
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
+# All that are published.
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")
+
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Every language below the folder. Ids begin with the language.
 
     Raises:
-        CorpusError: there are no documents, or no questions of the split.
+        CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
     """
     into = Collection(name)
     split = options.split or "test"
-    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in files_matching(folder, r"[\w-]+\.jsonl")]
+    found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
+    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
+    if files:
+        options.check_languages(folder, {language for language, _ in files})
     files = [(language, path) for language, path in files if not options.languages or language in options.languages]
     corpora = [(language, path) for language, path in files if path.name.startswith("corpus.")]
     asked = [(language, path) for language, path in files if path.name.startswith(f"{split}.")]
@@ -32,15 +40,19 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         for place, document in read_objects(path, into, ("docid", "text")):
             into.add_passage(f"{language}:{document['docid']}", language, document["text"], place=place)
     for language, path in asked:
-        for place, query in read_objects(path, into, ("query_id", "query")):
-            query_id = f"{language}:{query['query_id']}"
-            if not into.add_query(query_id, language, query["query"], place=place):
-                continue
-            positives = query.get("positive_passages")
-            for positive in positives if isinstance(positives, list) else []:
-                if isinstance(positive, dict) and is_text(positive.get("docid")):
-                    passage_id = f"{language}:{positive['docid']}"
-                    into.judge(query_id, passage_id, 1, language=language, place=place)
-                else:
-                    into.reject(place, "not a judgement", positive)
-    return into.benchmark(judged_only=False)
+        read_questions(path, language, into)
+    return into.benchmark(judged_only=False, split=split)
+
+
+def read_questions(path: Path, language: str, into: Collection) -> None:
+    """Queries and judgements of a file of objects with `query_id`, `query` and `positive_passages`."""
+    for place, query in read_objects(path, into, ("query_id", "query")):
+        query_id = f"{language}:{query['query_id']}"
+        if not into.add_query(query_id, language, query["query"], place=place):
+            continue
+        positives = query.get("positive_passages")
+        for positive in positives if isinstance(positives, list) else []:
+            if isinstance(positive, dict) and is_text(positive.get("docid")):
+                into.judge(query_id, f"{language}:{positive['docid']}", 1, language=language, place=place)
+            else:
+                into.reject(place, "not a judgement", positive)

@@ -4,6 +4,7 @@ LAReQA (Roy et al. 2020, arXiv 2004.05484, section 3.1): the candidates of a lan
 paragraphs, equal ones each counted; a question's answer is the sentence in which its first answer begins.
 Questions with the same id are translations, and the answer's sentence in every language is relevant to each.
 
+An answer whose text does not stand where it should begin is none: the sentence there would be a wrong one.
 Sentences are those of `sentence_breaks`, as LAReQA publishes them, and where there are none those of `sentence_spans`.
 """
 
@@ -17,7 +18,6 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from hbt_ray.benchmarks.collection import Collection
-from hbt_ray.benchmarks.lines import files_matching
 from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.benchmarks.sentences import sentence_spans
 from hbt_ray.config import CorpusConfig
@@ -28,6 +28,7 @@ from hbt_ray.records import Benchmark
 
 class Answer(BaseModel):
     answer_start: int  # characters from the start of the context
+    text: str | None = None  # what stands there
 
 
 class Question(BaseModel):
@@ -63,6 +64,7 @@ class SentenceSet:
         self._paragraphs: dict[tuple[str, str], tuple[list[tuple[int, int]], list[str]]] = {}
         self._numbers: dict[str, int] = defaultdict(int)
         self._relevant: dict[str, dict[str, str]] = defaultdict(dict)  # question id -> language -> passage id
+        self._unanswered: set[tuple[str, str]] = set()  # (language, question id) that were noted
 
     def add_paragraph(self, paragraph: Paragraph, language: str, place: str, *, again: bool = False) -> None:
         """Its sentences as passages, and where its questions' answers stand.
@@ -75,11 +77,12 @@ class SentenceSet:
             self._paragraphs[key] = self._add_sentences(paragraph, language, place)
         spans, passage_ids = self._paragraphs[key]
         for question in paragraph.qas:
-            sentence = _answer_sentence(spans, question)
-            if sentence is None:
-                self.into.reject(f"{place} {question.id}", "answer in no sentence")
-            else:
+            sentence, reason = _answer_sentence(paragraph.context, spans, question)
+            if sentence is not None:
                 self._relevant[question.id].setdefault(language, passage_ids[sentence])
+            elif (language, question.id) not in self._unanswered:
+                self._unanswered.add((language, question.id))
+                self.into.reject(f"{place} {question.id}", reason)
 
     def _add_sentences(
         self, paragraph: Paragraph, language: str, place: str
@@ -100,11 +103,11 @@ class SentenceSet:
         query_id = f"{language}:{question.id}"
         self.into.add_query(query_id, language, question.question, place=place, group=question.id)
 
-    def benchmark(self) -> Benchmark:
+    def benchmark(self, split: str = "") -> Benchmark:
         for query in self.into.queries:
             for language, passage_id in self._relevant.get(query.group, {}).items():
                 self.into.judge(query.query_id, passage_id, 1, language=language, place=query.query_id)
-        return self.into.benchmark(judged_only=False)
+        return self.into.benchmark(judged_only=False, split=split)
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
@@ -128,38 +131,6 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     return gathered.benchmark()
 
 
-def read_mlqa(name: str, folder: str, options: ReadOptions) -> Benchmark:
-    """MLQA (Lewis et al. 2020) as LAReQA's MLQA-R, from `<split>-context-<language>-question-<language>.json`.
-
-    A language's questions are those of every file that asks in it, its candidates the sentences of every paragraph
-    in it. The published counts of questions are those of the dev files; the split may be chosen.
-
-    Raises:
-        CorpusError: the folder holds no such file of the split, or one of them is not in this format.
-    """
-    found = files_matching(folder, r"(dev|test)-context-([a-z]{2,3})-question-([a-z]{2,3})\.json")
-    splits = sorted({match[1] for _, match in found})
-    split = options.split or ("dev" if "dev" in splits else "test")
-    if split not in splits:
-        raise CorpusError(
-            f"{folder!r} holds no {split}-context-<language>-question-<language>.json; "
-            f"splits there: {', '.join(splits) or 'none'}"
-        )
-    gathered = SentenceSet(name, options)
-    asked: set[tuple[str, str]] = set()
-    for path, match in found:
-        _, answered_in, asked_in = match.groups()
-        if match[1] != split or (options.languages and not {answered_in, asked_in} <= options.languages):
-            continue
-        for paragraph in paragraphs_of(path):
-            gathered.add_paragraph(paragraph, answered_in, path.name, again=True)
-            for question in paragraph.qas:
-                if (asked_in, question.id) not in asked:
-                    asked.add((asked_in, question.id))
-                    gathered.add_question(question, asked_in, path.name)
-    return gathered.benchmark()
-
-
 def paragraphs_of(path: Path) -> list[Paragraph]:
     """Every paragraph of a file. Raises CorpusError when it cannot be read as SQuAD."""
     try:
@@ -175,9 +146,12 @@ def paragraphs_of(path: Path) -> list[Paragraph]:
     return [paragraph for article in document.data for paragraph in article.paragraphs]
 
 
-def _answer_sentence(spans: list[tuple[int, int]], question: Question) -> int | None:
-    """The sentence's place in the paragraph, or None for a question without an answer there."""
+def _answer_sentence(context: str, spans: list[tuple[int, int]], question: Question) -> tuple[int | None, str]:
+    """The sentence's place in the paragraph, or None and why the question has no answer there."""
     if not question.answers:
-        return None
-    begin = question.answers[0].answer_start
-    return next((number for number, (start, end) in enumerate(spans) if start <= begin < end), None)
+        return None, "answer in no sentence"
+    begin, text = question.answers[0].answer_start, question.answers[0].text or ""
+    if context[begin : begin + len(text)] != text:
+        return None, "answer not at its offset"
+    sentence = next((number for number, (start, end) in enumerate(spans) if start <= begin < end), None)
+    return sentence, "answer in no sentence"

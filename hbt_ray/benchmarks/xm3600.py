@@ -20,15 +20,18 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Query ids are `<language>:<image>`, passage ids `<language>:<image>:<number of the caption>`.
 
     Raises:
-        CorpusError: the folder holds no captions.jsonl.
+        CorpusError: the folder holds no captions.jsonl, or no captions in a language asked for.
     """
     into = Collection(name)
     files = files_matching(folder, r"captions\.jsonl")
     if not files:
         raise CorpusError(f"{folder!r} holds no captions.jsonl; fetch it there")
+    found: set[str] = set()
     for path, _ in files:
         for place, image in read_objects(path, into, ("image/key",)):
+            found.update(language for language, described in image.items() if isinstance(described, dict))
             _add_image(image, place, into, options)
+    options.check_languages(folder, found)
     return into.benchmark(judged_only=False)
 
 

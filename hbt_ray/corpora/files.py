@@ -12,7 +12,7 @@ from hbt_ray.corpora.part import Part
 from hbt_ray.errors import CorpusError
 
 # "de", "pcm", "pt-BR", "zh-Hant", "es-419"; not "en-questions"
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Z][A-Za-z]+|-[A-Z]{2}|-[0-9]{3})?")
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Z][A-Za-z]+|-[A-Z]{2}|-[0-9]{3})?")
 
 
 def list_file_parts(corpus: CorpusConfig, suffixes: Sequence[str], options: dict[str, Any]) -> list[Part]:
@@ -85,7 +85,7 @@ def _by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Pa
     named: dict[str, Path] = {}
     for file in files:
         stem = next((file.name.removesuffix(s) for s in suffixes if file.name.endswith(s)), "")
-        if not _LANGUAGE.fullmatch(stem):
+        if not LANGUAGE.fullmatch(stem):
             continue
         if stem in named:
             raise CorpusError(f"{named[stem].name} and {file.name} in {str(file.parent)!r} both hold {stem}; keep one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.benchmarks.miracl import PASSAGES, resource_level
+from hbt_ray.benchmarks.mlqa import PUBLISHED_QUESTIONS
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluate import check_benchmark
 from hbt_ray.records import Benchmark
@@ -43,6 +45,21 @@ def reasons(benchmark: Benchmark) -> Counter[str]:
     return Counter(reject.reason for reject in benchmark.rejects)
 
 
+@pytest.mark.parametrize("name", ["miracl", "mrtydi", "mldr", "mlqa-r", "xm3600", "pairs"])
+def test_a_language_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, name: str):
+    places = {each: tmp_path / each for each in ("miracl", "mrtydi", "mldr", "mlqa-r", "xm3600", "pairs")}
+    miracl(places["miracl"], "sw", "te")
+    mlqa(places["mlqa-r"], "dev", "sw", "te", mlqa_paragraph("Ja."))
+    image = {"image/key": "k", "sw": {"caption": ["a"]}, "te": {"caption": ["b"]}}
+    write_objects(places["xm3600"] / "captions.jsonl", image)
+    for language in ("sw", "te"):
+        mrtydi_hub(places["mrtydi"] / language)
+        write_objects(places["mldr"] / f"mldr-v1.0-{language}" / "corpus.jsonl", {"docid": "d", "text": "long"})
+        write_objects(places["pairs"] / f"{language}.jsonl", {"id": "1", "question": "?", "context": "A."})
+    with pytest.raises(CorpusError, match=r"no swahili; .*\bsw, te$"):
+        load(f"{name}/swahili", places[name])
+
+
 # BEIR
 
 
@@ -62,9 +79,9 @@ def test_beir_takes_the_queries_of_the_split_and_puts_titles_first(tmp_path: Pat
     benchmark = load("beir", beir(tmp_path))
     assert texts(benchmark) == {"q1": "Where?", "p1": "Keys Under the mat.", "p2": "In a box."}
     assert benchmark.judgements == {"q1": {"p1": 2, "p2": 0}}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == ("test", [])
     train = load("beir", tmp_path, ReadOptions(split="train"))
-    assert train.judgements == {"q2": {"p2": 1}}
+    assert (train.split, train.judgements) == ("train", {"q2": {"p2": 1}})
     with pytest.raises(CorpusError, match=r"no judgements qrels/dev.tsv; there are test, train"):
         load("beir", tmp_path, ReadOptions(split="dev"))
 
@@ -75,6 +92,58 @@ def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
     benchmark = load("beir/news", tmp_path)
     assert (benchmark.name, benchmark.languages) == ("beir-news", ["en", "sw"])
     assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
+
+
+def test_beir_sets_side_by_side_are_read_in_one_split(tmp_path: Path):
+    write(beir(tmp_path / "en") / "qrels" / "dev.tsv", "q1\tp1\t1\n")
+    only = beir(tmp_path / "sw") / "qrels"
+    (only / "test.tsv").rename(only / "dev.tsv")
+    assert load("beir", tmp_path).split == "dev"
+    with pytest.raises(CorpusError, match=r"sw' has no judgements qrels/test.tsv; there are dev, train"):
+        load("beir", tmp_path, ReadOptions(split="test"))
+
+
+@pytest.mark.parametrize(
+    ("named", "language"),
+    [("nfcorpus", "en"), ("nfcorpus/de", "de"), ("zh-Hant", "zh-Hant"), ("nq", "en"), ("english", "en"), ("gis", "en")],
+)
+def test_one_beir_set_has_the_language_that_its_folder_is_called(tmp_path: Path, named: str, language: str):
+    benchmark = load("beir", beir(tmp_path / named))
+    assert benchmark.languages == [language]
+    assert benchmark.judgements.keys() == {"q1"}
+
+
+def test_a_beir_set_is_read_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(beir(tmp_path / "de"))
+    assert load("beir", Path()).languages == ["de"]
+
+
+def test_languages_of_beir_sets_stand_in_any_folder_of_the_path(tmp_path: Path):
+    beir(tmp_path / "de" / "nq")
+    beir(tmp_path / "nq" / "sw")
+    assert load("beir", tmp_path).languages == ["de", "sw"]
+
+
+def test_beir_sets_of_no_language_or_of_the_same_one_are_refused(tmp_path: Path):
+    beir(tmp_path / "cqadupstack" / "english")
+    beir(tmp_path / "cqadupstack" / "gis")
+    with pytest.raises(CorpusError, match="not say the language of 'english'; name the folder of one set, or put each"):
+        load("beir", tmp_path / "cqadupstack")
+    beir(tmp_path / "sets" / "de" / "scifact")
+    beir(tmp_path / "sets" / "nfcorpus" / "de")
+    with pytest.raises(CorpusError, match="holds two sets in de, 'de/scifact' and 'nfcorpus/de'; name the folder of"):
+        load("beir", tmp_path / "sets")
+
+
+def test_a_beir_query_never_finds_the_passage_with_its_own_id(tmp_path: Path):
+    benchmark = load(
+        "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
+    )
+    assert benchmark.excluded == {}  # q2 is not asked in this split, and "q 1" is another id
+    assert load("beir", tmp_path, ReadOptions(split="train")).excluded == {"q2": "q2"}
+    beir(tmp_path / "sets" / "en", corpus_jsonl='{"_id": "q1", "text": "Where?"}\n')
+    beir(tmp_path / "sets" / "sw")
+    assert load("beir", tmp_path / "sets").excluded == {"en:q1": "en:q1"}
 
 
 def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Path):
@@ -103,6 +172,13 @@ def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Pa
     assert texts(benchmark).keys() == {"q1", "q2", "p1", "p2"}
 
 
+def test_a_beir_query_with_only_a_missing_passage_that_is_not_relevant_was_judged(tmp_path: Path):
+    benchmark = load("beir", beir(tmp_path, qrels__test_tsv="q2\tp9\t0\n"))
+    assert [query.query_id for query in benchmark.queries] == ["q1", "q2"]
+    assert reasons(benchmark) == {"query without a relevant passage": 1}
+    assert benchmark.absent == {}
+
+
 def test_a_file_that_breaks_off_is_told_and_read_as_far_as_it_goes(tmp_path: Path):
     beir(tmp_path)
     whole = gzip.compress("".join(f'{{"_id": "q{n}", "text": "{n} {"x" * 99}"}}\n' for n in range(500)).encode())
@@ -121,7 +197,7 @@ def test_no_link_leads_out_of_the_folder(tmp_path: Path):
         load("beir", tmp_path / "set")
 
 
-# MIRACL and Mr. TyDi
+# MIRACL
 
 
 def miracl(folder: Path, *languages: str, corpora: tuple[str, ...] = ()) -> Path:
@@ -140,9 +216,18 @@ def test_miracl_s_languages_have_pools_of_their_own(tmp_path: Path):
     benchmark = load("miracl", miracl(tmp_path, "sw", "yo"))
     assert texts(benchmark)["sw:1#0"] == "T sw 1#0"
     assert benchmark.judgements["yo:6"] == {"yo:1#0": 1, "yo:1#1": 0}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == ("dev", [])
     only = load("miracl/sw", tmp_path)
     assert (only.name, only.languages) == ("miracl-sw", ["sw"])
+
+
+def test_a_miracl_topic_without_a_judgement_stays_and_is_told(tmp_path: Path):
+    miracl(tmp_path, "sw")
+    write(tmp_path / "miracl-v1.0-sw" / "topics" / "topics.miracl-v1.0-sw-dev.tsv", "6\tWhere?\n8\tWho?\n9\tWhy?\n")
+    benchmark = load("miracl", tmp_path)
+    assert [query.query_id for query in benchmark.queries] == ["sw:6", "sw:8", "sw:9"]
+    told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+    assert told == [("sw:9", "query without a relevant passage")]
 
 
 def test_miracl_judgements_between_languages_are_kept(tmp_path: Path):
@@ -167,15 +252,6 @@ def test_miracl_without_passages_is_told(tmp_path: Path):
         load("miracl", tmp_path, ReadOptions(split="test"))
 
 
-def test_mr_tydi_s_names_of_files_and_languages_are_known(tmp_path: Path):
-    write(tmp_path / "topics.mrtydi-v1.1-sw.test.txt.gz", "26\tWapi?\n")
-    write(tmp_path / "qrels.mrtydi-v1.1-sw.test.txt", "26 Q0 7#1 1\n")
-    write_objects(tmp_path / "mrtydi-v1.1-swahili" / "corpus.jsonl.gz", {"docid": "7#1", "title": "", "text": "Hapa."})
-    benchmark = load("mrtydi", tmp_path)
-    assert texts(benchmark) == {"sw:26": "Wapi?", "sw:7#1": "Hapa."}
-    assert benchmark.judgements == {"sw:26": {"sw:7#1": 1}}
-
-
 def test_eighteen_languages_have_a_resource_level():
     assert len(PASSAGES) == 18
     levels = {level: sorted(x for x in PASSAGES if resource_level(x) == level) for level in ("low", "mid", "high")}
@@ -197,6 +273,75 @@ def test_published_topics_and_judgements_are_read_without_a_complaint(shared_dat
     assert reasons(benchmark).keys() == {"judgement of a missing passage"}
 
 
+# Mr. TyDi
+
+
+def mrtydi_topics(folder: Path, topics: str = "topic.test.tsv") -> None:
+    write(folder / topics, "26\tWapi?\n27\tNani?\n")
+    write(folder / topics.replace("topics", "qrels").replace("topic", "qrels").replace("tsv", "txt"), "26 Q0 7#1 1\n")
+
+
+def mrtydi_release(folder: Path) -> None:
+    mrtydi_topics(folder)
+    write(folder / "topic.train.tsv", "30\tLini?\n")
+    write(folder / "topic.tsv", "26\tWapi?\n27\tNani?\n30\tLini?\n")
+    write_objects(folder / "collection" / "docs.jsonl.gz", {"id": "7#1", "contents": "Nyumba\n\nHapa."})
+
+
+def mrtydi_hub(folder: Path) -> None:
+    positive = {"docid": "7#1", "title": "Nyumba", "text": "Hapa."}
+    asked = {"query_id": "26", "query": "Wapi?", "positive_passages": [positive], "negative_passages": []}
+    write_objects(folder / "test.jsonl.gz", asked, {"query_id": "27", "query": "Nani?", "positive_passages": []})
+    write_objects(folder / "corpus.jsonl.gz", {"docid": "7#1", "title": "Nyumba", "text": "Hapa."})
+
+
+@pytest.mark.parametrize("inside", ["mrtydi-v1.1-swahili", "mr.tydi/mrtydi-v1.0-swahili", "sw"])
+@pytest.mark.parametrize(
+    ("layout", "text"), [(mrtydi_release, "Nyumba\n\nHapa."), (mrtydi_hub, "Nyumba Hapa.")], ids=["release", "hub"]
+)
+def test_mr_tydi_is_read_as_released_and_as_on_the_hub(
+    tmp_path: Path, layout: Callable[[Path], None], text: str, inside: str
+):
+    layout(tmp_path / inside)
+    for folder in (tmp_path, tmp_path / inside):
+        benchmark = load("mrtydi", folder)
+        assert texts(benchmark) == {"sw:26": "Wapi?", "sw:27": "Nani?", "sw:7#1": text}
+        assert (benchmark.split, benchmark.judgements) == ("test", {"sw:26": {"sw:7#1": 1}})
+        told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+        assert told == [("sw:27", "query without a relevant passage")]
+
+
+def test_what_mr_tydi_holds_twice_is_read_once(tmp_path: Path):
+    for language in ("swahili", "telugu"):
+        mrtydi_hub(tmp_path / "hub" / f"mrtydi-v1.1-{language}")
+    mrtydi_topics(tmp_path / "hub" / "mrtydi-v1.1-swahili" / "ir-format-data", "topics.test.txt")
+    mrtydi_release(tmp_path / "released" / "mrtydi-v1.1-swahili")
+    benchmark = load("mrtydi", tmp_path)
+    assert [query.query_id for query in benchmark.queries] == ["sw:26", "sw:27", "te:26", "te:27"]
+    assert reasons(benchmark) == {"query without a relevant passage": 2}
+    assert load("mrtydi/te", tmp_path).languages == ["te"]
+
+
+def test_mr_tydi_s_topics_may_name_their_language_themselves(tmp_path: Path):
+    mrtydi_topics(tmp_path, "topics.mrtydi-v1.1-sw.test.txt")
+    mrtydi_hub(tmp_path / "mrtydi-v1.1-swahili")
+    (tmp_path / "mrtydi-v1.1-swahili" / "test.jsonl.gz").unlink()
+    assert load("mrtydi", tmp_path).judgements == {"sw:26": {"sw:7#1": 1}}
+
+
+def test_what_mr_tydi_lacks_is_told(tmp_path: Path):
+    mrtydi_topics(tmp_path / "mrtydi-v1.1-swahili")
+    with pytest.raises(CorpusError, match="holds no passages for sw; put docs"):
+        load("mrtydi", tmp_path)
+    with pytest.raises(CorpusError, match=r"holds no questions of the split 'dev'; put topic.dev.tsv"):
+        load("mrtydi", tmp_path, ReadOptions(split="dev"))
+    mrtydi_hub(tmp_path / "mrtydi-v1.1-swahili")
+    for file in ("qrels.test.txt", "test.jsonl.gz"):
+        (tmp_path / "mrtydi-v1.1-swahili" / file).unlink()
+    with pytest.raises(CorpusError, match=r"no judgements for .*topic.test.tsv'; put its qrels beside it"):
+        load("mrtydi", tmp_path)
+
+
 # MLDR
 
 
@@ -211,11 +356,26 @@ def test_mldr_reads_documents_and_the_questions_of_a_split(tmp_path: Path):
             {"query_id": "q-2", "query": "What?", "positive_passages": [{"text": "no id"}]},
         )
     benchmark = load("mldr", tmp_path)
-    assert benchmark.languages == ["ar", "en"]
+    assert (benchmark.split, benchmark.languages) == ("test", ["ar", "en"])
     assert benchmark.judgements == {"ar:q-1": {"ar:d-2": 1}, "en:q-1": {"en:d-2": 1}}
     assert reasons(benchmark) == {"not a judgement": 2, "query without a relevant passage": 2}
     with pytest.raises(CorpusError, match=r"holds no mldr-v1.0-<language>/dev.jsonl.gz"):
         load("mldr", tmp_path, ReadOptions(split="dev"))
+
+
+def test_mldr_is_read_from_within_a_language_s_folder_whatever_else_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "mldr-v1.0-de"
+    write_objects(folder / "corpus.jsonl.gz", {"docid": "d", "text": "long"})
+    asked = {"query_id": "q", "query": "Which?", "positive_passages": [{"docid": "d"}]}
+    write_objects(folder / "dev.jsonl", asked)
+    for file in ("dev.json", "dev.jsonl.bak", "dev-notes.jsonl", "corpus.json"):
+        write(folder / file, "{}\n")
+    monkeypatch.chdir(folder)
+    benchmark = load("mldr", Path(), ReadOptions(split="dev"))
+    assert benchmark.judgements == {"de:q": {"de:d": 1}}
+    assert (benchmark.languages, benchmark.rejects) == (["de"], [])
 
 
 # XM3600
@@ -242,7 +402,7 @@ def test_xm3600_s_first_caption_asks_and_the_others_answer_in_every_language(tmp
     }
     assert benchmark.judgements["de:k1"] == {"de:k1:2": 1, "en:k1:2": 1, "en:k1:3": 1}
     assert benchmark.judgements["de:k2"] == {"en:k2:2": 1}
-    assert reasons(benchmark) == {"missing text": 1}
+    assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
     assert not {query.text for query in benchmark.queries} & {passage.text for passage in benchmark.passages}
 
 
@@ -260,7 +420,7 @@ def test_pairs_align_by_id_and_equal_contexts_are_one_passage(tmp_path: Path):
         "en:1": {"de:1": 1, "en:1": 1},
         "en:2": {"en:1": 1},
     }
-    assert reasons(benchmark) == {"missing text": 1}
+    assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
     assert load("pairs/de", tmp_path).languages == ["de"]
 
 
@@ -298,7 +458,30 @@ def test_mlqa_r_joins_the_files_of_all_pairs(tmp_path: Path, split: str):
     ]
     both = {"de:00000:000": 1, "en:00000:000": 1}
     assert benchmark.judgements == {"de:1": both, "en:1": both, "en:2": {"en:00000:001": 1}}
-    assert not benchmark.rejects
+    assert (benchmark.split, benchmark.rejects) == (split, [])
+
+
+def test_an_answer_that_mlqa_r_does_not_find_is_told_once_whoever_asks(tmp_path: Path):
+    german = mlqa_paragraph("Es ist ein Hund.", ("1", "Was ist es?", "Hund"))
+    german["qas"][0]["answers"][0]["answer_start"] = 0
+    for asked_in in ("de", "en", "es"):
+        mlqa(tmp_path, "dev", "de", asked_in, german)
+        mlqa(tmp_path, "dev", asked_in, asked_in, mlqa_paragraph(asked_in))
+    mlqa(tmp_path, "dev", "de", "de", german)
+    benchmark = load("mlqa-r", tmp_path)
+    assert len(benchmark.queries) == 3
+    assert reasons(benchmark) == {"answer not at its offset": 1, "query without a relevant passage": 3}
+
+
+def test_other_counts_than_published_are_told_where_all_of_mlqa_r_s_languages_are_there(tmp_path: Path):
+    for language, number in (PUBLISHED_QUESTIONS["dev"] | {"de": 511, "zh": 505}).items():
+        questions = ((str(one), f"{one}?", "this") for one in range(number))
+        mlqa(tmp_path, "dev", language, language, mlqa_paragraph("It is this.", *questions))
+    assert [(reject.place, reject.reason, reject.detail) for reject in load("mlqa-r", tmp_path).rejects] == [
+        ("de", "fewer questions than published", "511, published 512"),
+        ("zh", "more questions than published", "505, published 504"),
+    ]
+    assert not load("mlqa-r/de", tmp_path).rejects
 
 
 def test_mlqa_without_its_files_is_told(tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluate import check_benchmark
 
@@ -21,7 +21,7 @@ XQUAD_R = {
 
 
 def _paragraph(context: str, breaks: list[list[int]], *questions: tuple[str, str, int]) -> dict[str, Any]:
-    qas = [{"id": i, "question": q, "answers": [{"answer_start": a, "text": "?"}]} for i, q, a in questions]
+    qas = [{"id": i, "question": q, "answers": [{"answer_start": a}]} for i, q, a in questions]
     return {"context": context, "sentence_breaks": breaks, "qas": qas}
 
 
@@ -79,7 +79,7 @@ def test_xquad_r_has_its_published_counts(shared_data: Path):
     for passage in benchmark.passages:
         count[passage.language] += 1
     assert count == XQUAD_R
-    assert len(benchmark.passages) == 13_014
+    assert (len(benchmark.passages), benchmark.split) == (13_014, "")
     asked = [query.language for query in benchmark.queries]
     assert {language: asked.count(language) for language in set(asked)} == dict.fromkeys(XQUAD_R, 1_190)
     # A passage of each language answers each question.
@@ -87,6 +87,7 @@ def test_xquad_r_has_its_published_counts(shared_data: Path):
         tuple(XQUAD_R)
     }
     assert len(benchmark.judgements) == 11 * 1_190
+    assert not benchmark.rejects
 
 
 def test_unknown_benchmark_names_the_nearest():
@@ -96,6 +97,42 @@ def test_unknown_benchmark_names_the_nearest():
         CorpusError, match="there are embedded, xquad-r, squad, mlqa-r, miracl, mrtydi, beir, mldr, xm3600, pairs"
     ):
         load_benchmark("zzz", None)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("embedded", "/somewhere"), ("embedded/de", None)])
+def test_the_embedded_benchmark_has_no_folder_and_no_parts(name: str, folder: str | None):
+    with pytest.raises(
+        CorpusError, match=r"'embedded' comes with the package, whole; write embedded, not embedded[=/]"
+    ):
+        load_benchmark(name, folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["pairs"], ReadOptions(split="dev"), "the benchmark 'pairs' has no splits; leave out --split"),
+        (["squad", "xm3600/de"], ReadOptions(split="test"), "the benchmarks 'squad', 'xm3600/de' have no splits;"),
+        (
+            ["beir/nq"],
+            ReadOptions(with_paragraph=True),
+            "'beir/nq' has no paragraphs around passages; leave out --with-",
+        ),
+        (["embedded"], ReadOptions(with_paragraph=True), "'embedded' has no paragraphs around passages"),
+    ],
+)
+def test_an_option_that_no_benchmark_knows_is_refused(names: list[str], options: ReadOptions, message: str):
+    with pytest.raises(CorpusError, match=message):
+        check_options(names, options)
+
+
+def test_an_option_that_one_benchmark_knows_is_passed_over_by_the_others(folder: Path):
+    both = ReadOptions(with_paragraph=True, split="dev")
+    check_options(["pairs", "squad", "miracl/sw"], both)
+    check_options(["mlqa-r"], both)
+    check_options(["pairs"], ReadOptions())
+    check_options([], both)
+    check_options(["xquad"], both)  # which there is not, as load_benchmark tells
+    assert load_benchmark("squad", str(folder), both).split == ""
 
 
 def test_missing_files_are_told(tmp_path: Path):
@@ -153,3 +190,17 @@ def test_an_answer_outside_every_sentence_is_counted_and_the_question_kept(tmp_p
     assert len(benchmark.queries) == 2
     reasons = [(reject.place, reject.reason) for reject in benchmark.rejects]
     assert reasons == [("en.json b", "answer in no sentence"), ("en:b", "query without a relevant passage")]
+
+
+@pytest.mark.parametrize(("start", "text"), [(5, "One"), (5, "Two.."), (-4, "One"), (70, "Two"), (1, "Caf\u00e9")])
+def test_an_answer_that_does_not_stand_at_its_offset_is_told_and_is_none(tmp_path: Path, start: int, text: str):
+    paragraph = _paragraph("Cafe\u0301 One. Two.", [[0, 10], [11, 15]], ("a", "Which?", start), ("b", "What?", 11))
+    for question, answer in zip(paragraph["qas"], (text, "Two"), strict=True):
+        question["answers"][0]["text"] = answer
+    _write(tmp_path, "en", paragraph)
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert benchmark.judgements == {"en:b": {"en:00000:001": 1}}
+    assert [(reject.place, reject.reason) for reject in benchmark.rejects] == [
+        ("en.json a", "answer not at its offset"),
+        ("en:a", "query without a relevant passage"),
+    ]

@@ -15,12 +15,37 @@ from pathlib import Path
 
 import pytest
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+def packed(line: object) -> bytes:
+    """One line of JSON, gzipped."""
+    return gzip.compress(json.dumps(line).encode() + b"\n")
+
+
+PASSAGE = {"docid": "p", "title": "", "text": "Hapa."}
+QUESTION = {"query_id": "q", "query": "Wapi?", "positive_passages": [PASSAGE]}
 SETS = {
     "BeIR/tiny": {
-        "corpus.jsonl.gz": gzip.compress(b'{"_id": "p", "title": "", "text": "Here."}\n'),
-        "queries.jsonl.gz": gzip.compress(b'{"_id": "q", "text": "Where?"}\n'),
+        "corpus.jsonl.gz": packed({"_id": "p", "title": "", "text": "Here."}),
+        "queries.jsonl.gz": packed({"_id": "q", "text": "Where?"}),
         "huge.bin": b"not asked for",
+    },
+    "miracl/miracl": {
+        "miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv": b"q\tWapi?\n",
+        "miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-train.tsv": b"r\tNani?\n",
+        "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv": b"q\tQ0\tp\t1\n",
+        "miracl-v1.0-te/topics/topics.miracl-v1.0-te-dev.tsv": b"r\tx\n",
+    },
+    "miracl/miracl-corpus": {"miracl-corpus-v1.0-sw/docs-0.jsonl.gz": packed(PASSAGE)},
+    "castorini/mr-tydi": {
+        "mrtydi-v1.1-swahili/test.jsonl.gz": packed(QUESTION),
+        "mrtydi-v1.1-swahili/train.jsonl.gz": packed(QUESTION),
+        "mrtydi-v1.1-swahili/ir-format-data/topics.test.txt": b"q\tWapi?\n",
+    },
+    "castorini/mr-tydi-corpus": {"mrtydi-v1.1-swahili/corpus.jsonl.gz": packed(PASSAGE)},
+    "Shitao/MLDR": {
+        "mldr-v1.0-de/corpus.jsonl.gz": packed(PASSAGE),
+        "mldr-v1.0-de/test.jsonl.gz": packed(QUESTION),
+        "mldr-v1.0-de/train.jsonl.gz": packed(QUESTION),
     },
     "BeIR/tiny-qrels": {"test.tsv": b"query-id\tcorpus-id\tscore\nq\tp\t1\n"},
 }
@@ -39,9 +64,11 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
         parts = self.path.partition("?")[0].strip("/").split("/")
         api = parts[0] == "api"
-        files = SETS.get("/".join(parts[2:4] if api else parts[1:3]))
+        repository = "/".join(parts[2:4] if api else parts[1:3])
+        files = SETS.get(repository)
+        commit = hashlib.sha1(repository.encode()).hexdigest()
         body: bytes | None = None
-        headers = {"X-Repo-Commit": COMMIT, "Content-Type": "application/json"}
+        headers = {"X-Repo-Commit": commit, "Content-Type": "application/json"}
         if files is not None and api and "tree" in parts:
             listed = [
                 {"type": "file", "path": f, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
@@ -50,9 +77,9 @@ class Hub(BaseHTTPRequestHandler):
             body = json.dumps(listed).encode()
         elif files is not None and api:
             siblings = [{"rfilename": file} for file in files]
-            body = json.dumps({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": siblings}).encode()
-        elif files is not None and parts[-1] in files:
-            body = files[parts[-1]]
+            body = json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode()
+        elif files is not None and (file := "/".join(parts[5:])) in files:  # datasets/OWNER/NAME/resolve/COMMIT/FILE
+            body = files[file]
             headers["ETag"] = f'"{hashlib.sha1(body).hexdigest()}"'
         self.send_response(404 if body is None else 200)
         for name, value in headers.items():
@@ -106,6 +133,36 @@ def test_a_name_is_fetched_once_kept_and_checked(hub: ThreadingHTTPServer, tmp_p
     again = load("beir/tiny", hub, tmp_path)
     assert again.returncode == 1
     assert "corpus.jsonl.gz is not as it was fetched; delete" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "judgements", "files"),
+    [
+        ("miracl/sw", "{'sw:q': {'sw:p': 1}}", {"topics.miracl-v1.0-sw-dev.tsv", "qrels.miracl-v1.0-sw-dev.tsv"}),
+        ("mrtydi/sw", "{'sw:q': {'sw:p': 1}}", {"test.jsonl.gz"}),
+        ("mldr/de", "{'de:q': {'de:p': 1}}", {"test.jsonl.gz"}),
+    ],
+)
+def test_a_language_of_a_set_is_fetched_and_no_more(
+    hub: ThreadingHTTPServer, tmp_path: Path, name: str, judgements: str, files: set[str]
+):
+    loaded = load(name, hub, tmp_path)
+    assert loaded.stdout.strip() == judgements, loaded.stderr
+    kept = json.loads(next(tmp_path.rglob("sha256.json")).read_text())
+    passages = "docs-0.jsonl.gz" if name == "miracl/sw" else "corpus.jsonl.gz"
+    assert {Path(file).name for file in kept} == {*files, passages}
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [("miracl/swahili", "ar, bn, de"), ("mrtydi/swahili", "ar, bn, en"), ("mldr/sw", "ar, de, en")],
+)
+def test_a_language_that_the_hub_does_not_have_is_told_without_asking(
+    hub: ThreadingHTTPServer, tmp_path: Path, name: str, languages: str
+):
+    told = load(name, hub, tmp_path).stderr
+    assert f"there is no benchmark {name!r}; languages of {name.partition('/')[0]}: {languages}" in told
+    assert hub.asked == []  # type: ignore[attr-defined]
 
 
 def test_what_the_hub_lacks_is_told(hub: ThreadingHTTPServer, tmp_path: Path):

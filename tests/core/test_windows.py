@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise, repeat
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,15 +16,37 @@ from hbt_ray.windows import CHUNK, Pieces, pieces_of, windows_of
 from tests.core.test_evaluate import TableEmbedder, parallel_benchmark
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(16, 80))
-def test_no_character_is_left_out_and_no_window_is_too_long(lengths: list[int], size: int):
-    # Words of numbered characters, so that each place in the text is known from what stands there.
+def numbered(lengths: Iterable[int], blanks: Iterable[str]) -> str:
+    """Words of numbered characters, so that each place in the text is known from what stands there."""
     numbers = iter(range(0x4E00, 0xFFFF))
-    text = " ".join("".join(chr(next(numbers)) for _ in range(length)) for length in lengths)
+    words = ("".join(chr(next(numbers)) for _ in range(length)) for length in lengths)
+    return "".join(word + blank for word, blank in zip(words, blanks, strict=False))
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.text(" \n\t\u3000", max_size=9)), max_size=60), st.integers(1, 80))
+def test_no_character_is_left_out_and_no_window_is_too_long(words: list[tuple[int, str]], size: int):
+    text = numbered(*zip(*words, strict=True)) if words else ""
     pieces = windows_of(text, size)
-    assert all(0 < len(piece) <= size for piece in pieces)
+    assert all(len(piece) <= size for piece in pieces)
     assert all(piece in text for piece in pieces)
-    assert set("".join(pieces)) >= set(text) - {" "}
+    assert all(pieces) or not text.strip()
+    assert set("".join(pieces)) >= set("".join(text.split()))
+    assert len(pieces) <= len(text) // (size // 4 + 1) + 1  # each begins more than a quarter after the one before
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.sampled_from(" \n\u3000"), st.integers(16, 80))
+def test_neighbouring_windows_overlap_whatever_the_words_and_blanks(lengths: list[int], blank: str, size: int):
+    pieces = windows_of(numbered(lengths, repeat(blank)), size)
+    for before, after in pairwise(pieces):
+        assert set(before) & set(after) - {blank}
+
+
+@given(st.integers(0, 900), st.integers(2, 80))
+def test_without_blanks_each_window_begins_in_the_middle_of_the_one_before(length: int, size: int):
+    text = numbered([length], [""])
+    starts = [text.index(piece) for piece in windows_of(text, size)]
+    assert starts == [number * (size // 2) for number in range(len(starts))]
+    assert starts[-1] + size >= length
 
 
 @given(st.integers(0, 2**32 - 1))
