@@ -183,8 +183,10 @@ def evaluate(
         raise CorpusError(f"--benchmark names {twice} twice; tell them apart as beir/one=FOLDER, beir/other=FOLDER")
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
+    from hbt_ray.benchmarks import ReadOptions, check_options
     from hbt_ray.report import print_report
 
+    check_options(places, ReadOptions(with_paragraph, split))
     settings = EvaluateConfig(
         benchmarks=places,
         precision=precision,

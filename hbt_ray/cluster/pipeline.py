@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark, own_name
+from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark, own_name
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
@@ -54,8 +54,10 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
     check(uri)
+    options = ReadOptions(config.evaluate.with_paragraph, config.evaluate.split)
+    check_options(config.evaluate.benchmarks, options)
     for name, place in config.evaluate.benchmarks.items():
-        check_benchmark(load_benchmark(name, place, ReadOptions(split=config.evaluate.split)))
+        check_benchmark(load_benchmark(name, place, options))
     connect()
     resources_per_worker(config)
     store = prepare(config, folder.stores)
