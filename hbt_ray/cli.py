@@ -129,6 +129,29 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 
 @main.command()
+@click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", help=f"The search's folder. Default: {OUT_DEFAULT}/NAME.")
+def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> None:
+    """Search settings of a run, such as alpha; choose by a dev set, and measure what was chosen.
+
+    KEY=VALUE changes a setting of the search, or, as run.KEY=VALUE, of what its runs have in common.
+    """
+    from hbt_ray.search.settings import load_search
+
+    config = load_search(config_file, overrides)
+    from rich.console import Console
+
+    from hbt_ray.cluster.search import search as search_on_cluster
+    from hbt_ray.search.tables import outcome_tables
+
+    finished = search_on_cluster(config, _out_of(out, config.run))
+    for table in outcome_tables(config, finished.outcome):
+        Console().print(table)
+    click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")
+
+
+@main.command()
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
 @click.option(
     "--benchmark",

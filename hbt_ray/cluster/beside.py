@@ -6,12 +6,15 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 from hbt_ray.storage import Place
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def measured_steps(measured: Place) -> set[int]:
@@ -31,10 +34,7 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
     import torch
 
     from hbt_ray.checkpoint import Checkpoints
-    from hbt_ray.evaluate import evaluate
-    from hbt_ray.evaluate_model import load_benchmarks
-    from hbt_ray.model import TextEmbedder, load_encoder
-    from hbt_ray.precision import uses_bf16
+    from hbt_ray.model import load_encoder
 
     quiet()
     reports = told["reports"]
@@ -43,10 +43,7 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
         Checkpoints(told["checkpoints"]).load_weights(step, encoder)
-        embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))
-        metrics: dict[str, float] = {}
-        for benchmark in load_benchmarks(config.evaluate):
-            metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
+        metrics = (told["measure"] or benchmark_metrics)(encoder, config)
         (told["measured"] / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
         reports.put.remote({"step": step, "benchmarks": metrics})
     except Exception as error:
@@ -55,4 +52,18 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         return {}
     finally:
         reports.put_evaluated.remote(step)
+    return metrics
+
+
+def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[str, float]:
+    """An encoder's metrics on a run's benchmarks."""
+    from hbt_ray.evaluate import evaluate
+    from hbt_ray.evaluate_model import load_benchmarks
+    from hbt_ray.model import TextEmbedder
+    from hbt_ray.precision import uses_bf16
+
+    embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))
+    metrics: dict[str, float] = {}
+    for benchmark in load_benchmarks(config.evaluate):
+        metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
     return metrics

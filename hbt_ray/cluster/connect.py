@@ -17,6 +17,7 @@ from hbt_ray.errors import ClusterError
 
 NOISY = (
     "ray.data",
+    "ray.tune",
     "ray._private.authentication",
     train_context.__file__,  # Ray names this logger by its file: it prints every report in full, at whatever level
     "sentence_transformers",

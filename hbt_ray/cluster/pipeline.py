@@ -72,19 +72,19 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id, unsent)
     try:
         with tracker.system_metrics(), _stopped_by_sigterm():
-            _if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
+            if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
             reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             _say(f"\nstopped; the same command goes on from the newest checkpoint in {folder.checkpoints}")
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        _if_mlflow_answers(tracker, lambda: tracker.finish(status))
+        if_mlflow_answers(tracker, lambda: tracker.finish(status))
         raise
-    _if_mlflow_answers(tracker, tracker.finish)
+    if_mlflow_answers(tracker, tracker.finish)
     return FinishedRun(folder, reports, ui_command(uri))
 
 
-def _if_mlflow_answers(tracker: Tracker, log: Callable[[], Any]) -> None:
+def if_mlflow_answers(tracker: Tracker, log: Callable[[], Any]) -> None:
     """What has been trained is not lost because MLflow is: a warning, and on with it."""
     try:
         check(tracker.uri)  # in seconds; the rest would try for minutes
@@ -117,9 +117,9 @@ def _train_and_evaluate(
         for report in evaluate_on_cluster(str(folder.model), config.evaluate, folder.evaluations):
             reports[report.benchmark] = report
             tracker.log_metrics(report.metrics, steps)
-            _if_mlflow_answers(tracker, functools.partial(_track_report, config, report, folder, tracker))
+            if_mlflow_answers(tracker, functools.partial(_track_report, config, report, folder, tracker))
     if config.tracking.log_model:
-        _if_mlflow_answers(tracker, lambda: tracker.log_model(folder.model, step=steps))
+        if_mlflow_answers(tracker, lambda: tracker.log_model(folder.model, step=steps))
     return reports
 
 

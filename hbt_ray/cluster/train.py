@@ -62,12 +62,14 @@ def train(
     initial_model: str | Path,
     folder: RunFolder,
     on_metrics: Callable[[int, dict[str, float]], None],
+    measure: Callable[[Any, RunConfig], dict[str, float]] | None = None,
 ) -> int:
     """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's storage.
 
     Args:
         initial_model: folder or hub name of the encoder to start from.
         on_metrics: called on the driver with an optimizer step and what was measured there.
+        measure: what `evaluate_every` measures of an encoder; None: the run's benchmarks.
 
     Returns:
         The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
@@ -85,6 +87,7 @@ def train(
         "initial_model": str(initial_model),
         "checkpoints": folder.checkpoints,
         "measured": folder.measured,
+        "measure": measure,
         "reports": reports,
     }
     with explained("training"), Follower(reports, config, on_metrics) as follower:

@@ -17,6 +17,17 @@ def is_better_higher(objective: str) -> bool:
     return measure_of(f"any/{objective}").higher_is_better
 
 
+def spoken(objective: str) -> str:
+    """An objective as tables and figures call it.
+
+    >>> spoken("multi/map"), spoken("multi/rank_distance")
+    ('multi mAP', 'rank distance')
+    """
+    setting, _, measure = objective.partition("/")
+    words = measure.replace("_", " ").replace("map", "mAP").replace("ndcg", "nDCG")
+    return words if measure == "rank_distance" else f"{setting} {words}"
+
+
 def score(metrics: Mapping[str, float], weights: Mapping[str, float], passages: int) -> float:
     """One number from several, for a choice by stated weights: their weighted mean.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import hbt_ray
-from hbt_ray.config import RunConfig, flatten
+from hbt_ray.config import RunConfig, Section, flatten
 from hbt_ray.errors import TrackingError
 from hbt_ray.storage import Place
 from hbt_ray.tracking.logged_model import write_mlflow_model
@@ -71,11 +71,14 @@ class Tracker:
         uri: str,
         experiment: str,
         name: str,
-        config: RunConfig,
+        config: Section,
         run_id_file: Place,
         unsent_file: Path | None = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> Tracker:
         """Creates a run, or goes on in the one whose id stands in `run_id_file`.
+
+        `config` becomes its parameters; a run's also tells some of its tags, beside those that are given.
 
         A setting that changed since the run began becomes a tag `resumed.<key>`: MLflow's parameters are written once.
 
@@ -87,7 +90,9 @@ class Tracker:
             client = client_of(uri)
             run = _kept_run(client, run_id_file)
             if run is None:
-                run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=_tags(config))
+                run = client.create_run(
+                    _experiment_id(client, uri, experiment), run_name=name, tags=_tags(config, tags)
+                )
                 run_id_file.write_text(run.info.run_id + "\n")
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
@@ -227,6 +232,28 @@ class Tracker:
             client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step)])
             return f"models:/{logged.model_id}"
 
+    def register_model(self, model_uri: str, name: str, alias: str) -> str:
+        """Makes a logged model, `models:/<id>`, a version in the Model Registry, which the alias then names.
+
+        Returns:
+            The version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with explained(self.uri, f"register {name}"):
+            client = client_of(self.uri)
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            logged = client.get_logged_model(model_uri.removeprefix("models:/"))
+            version = client.create_model_version(
+                name, logged.artifact_location, run_id=self.run_id, model_id=logged.model_id
+            )
+            client.set_registered_model_alias(name, alias, version.version)
+            return str(version.version)
+
     @contextlib.contextmanager
     def system_metrics(self, interval_s: float = 10.0) -> Iterator[None]:
         """While it is open, this machine's CPU, memory, disk, network and GPU use go to the run as `system/...`."""
@@ -289,7 +316,7 @@ def _kept_run(client: MlflowClient, run_id_file: Place) -> Run | None:
     return run
 
 
-def _log_params(client: MlflowClient, run: Run, config: RunConfig) -> None:
+def _log_params(client: MlflowClient, run: Run, config: Section) -> None:
     from mlflow.entities import Param, RunTag
 
     params = {tracked_name(key): masked_value(key, value)[:MAX_PARAM] for key, value in flatten(config).items()}
@@ -307,10 +334,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _tags(config: RunConfig) -> dict[str, str]:
-    tags = {"strategy": config.mix.strategy, "seed": str(config.seed), "hbt_version": hbt_ray.__version__}
-    if config.mix.strategy == "hybrid":
-        tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
+def _tags(config: Section, given: Mapping[str, Any] | None) -> dict[str, str]:
+    tags = {"hbt_version": hbt_ray.__version__}
+    if isinstance(config, RunConfig):
+        tags |= {"strategy": config.mix.strategy, "seed": str(config.seed)}
+        if config.mix.strategy == "hybrid":
+            tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
+    tags |= {tracked_name(key): masked_value(key, value)[:MAX_TAG] for key, value in (given or {}).items()}
     return tags | _git_tags(Path(hbt_ray.__file__).parent)
 
 

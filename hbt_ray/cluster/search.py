@@ -1,0 +1,199 @@
+"""A search on the cluster with Ray Tune: trials, what comes of them, and the chosen ones on the test benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
+from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.cluster.connect import connect
+from hbt_ray.cluster.evaluate import evaluate_on_cluster
+from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model
+from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
+from hbt_ray.cluster.tuner import room_for, try_all
+from hbt_ray.cluster.watch import Watch
+from hbt_ray.compare import read_run_metrics
+from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
+from hbt_ray.errors import ConfigError
+from hbt_ray.evaluate import check_benchmark
+from hbt_ray.experiment import run_folder, training_plan, validation_plan
+from hbt_ray.model import load_encoder, save_encoder
+from hbt_ray.search.dev import dev_set
+from hbt_ray.search.figures import write_figures
+from hbt_ray.search.outcome import Outcome, Result, Trial, outcome_of, trials_table, write_outcome
+from hbt_ray.search.points import Point, points_of
+from hbt_ray.search.settings import SearchConfig
+from hbt_ray.store import read_manifest
+from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
+
+SETTINGS = "search.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedSearch:
+    outcome: Outcome
+    trials: tuple[Trial, ...]
+    folder: Path
+    ui_command: str
+
+
+def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
+    """Tries configurations, chooses, and measures the chosen ones; called again for the same folder, it goes on.
+
+    Leaves `best.yaml`, `trials.parquet`, `summary.json` and figures in the folder, `trials/` with a run's folder for
+    each trial, and `chosen/` with the models that were measured on the test benchmarks.
+
+    Raises:
+        UserError: something asked for cannot be had. What can be checked is checked before the first trial.
+    """
+    config = config.model_copy(update={"run": with_absolute_paths(config.run)})
+    folder = Path(out).expanduser().resolve()
+    points = points_of(config)
+    uri = resolve_uri(config.run.tracking, folder)
+    check(uri)
+    _check_unchanged(config, folder)
+    test = config.run.evaluate
+    check_options(test.benchmarks, ReadOptions(test.with_paragraph, test.split))
+    for name, place in {**test.benchmarks, **config.dev.benchmarks}.items():
+        check_benchmark(load_benchmark(name, place, ReadOptions(test.with_paragraph, test.split)))
+    connect()
+    room = room_for(config, len(points) or config.configurations)
+    runs = [point.config(config.run, seed) for point in points or [Point({})] for seed in config.seeds]
+    stores, models = _made_beforehand(runs, folder)
+    passages = len(dev_set(config.dev, stores[store_key(runs[0])], runs[0]).passages)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    parent = Tracker.start(
+        uri,
+        config.run.tracking.experiment,
+        config.run.name,
+        config,
+        run_folder(config.run, folder).tracking_id,
+        folder / "unsent_metrics.jsonl",
+        {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm},
+    )
+    try:
+        trials = try_all(config, points, folder, room, stores, models, Watch(config, folder, uri, parent.run_id))
+        outcome = outcome_of(config, trials, passages)
+        outcome = replace(outcome, test=_measure_chosen(config, outcome, trials, folder, models))
+        write_outcome(config, outcome, trials, folder)
+        figures = write_figures(config, outcome, trials, folder)
+    except BaseException as error:
+        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if_mlflow_answers(parent, lambda: parent.finish(status))
+        raise
+    if_mlflow_answers(parent, lambda: _track(config, outcome, trials, figures, folder, parent))
+    return FinishedSearch(outcome, tuple(trials), folder, ui_command(uri))
+
+
+def _check_unchanged(config: SearchConfig, folder: Path) -> None:
+    """Raises ConfigError when the folder holds another search."""
+    file = folder / SETTINGS
+    if not file.exists():
+        return
+    before, now = yaml.safe_load(file.read_text()), config.model_dump(mode="json")
+    for kept in (before, now):
+        kept.get("run", {}).pop("tracking", None)
+        kept.pop("concurrent", None)
+    changed = next((key for key in now if before.get(key) != now[key]), None)
+    if changed is not None:
+        raise ConfigError(f"{folder} holds a search with another {changed}; write another --out, or delete it")
+
+
+def _made_beforehand(runs: Sequence[RunConfig], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """A store for each way to prepare, and an encoder for each way to begin."""
+    stores: dict[str, str] = {}
+    models: dict[str, str] = {}
+    for run in runs:
+        key = store_key(run)
+        if key not in stores:
+            stores[key] = str(prepare(run, folder / "stores"))
+        store = Path(stores[key])
+        manifest = read_manifest(store)
+        training_plan(run, manifest)
+        validation_plan(run, manifest)
+        if model_key(run) not in models:
+            begun = run_folder(run, folder / "initial" / f"{len(models)}")
+            models[model_key(run)] = initial_model(run, store_tokenizer(store, run), begun)
+    return stores, models
+
+
+def _measure_chosen(
+    config: SearchConfig, outcome: Outcome, trials: Sequence[Trial], folder: Path, models: Mapping[str, str]
+) -> dict[str, dict[str, list[float]]]:
+    """The chosen configurations on the run's benchmarks: configuration -> metric -> values by seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for result in outcome.chosen:
+        for trial in _trials_of(result, trials):
+            place = chosen_folder(folder, trial)
+            _save_model(config, trial, folder, models, place)
+            if not config.run.evaluate.benchmarks:
+                continue
+            if not (place / FINISHED).exists():
+                evaluate_on_cluster(str(place / "model"), config.run.evaluate, place / "evaluation")
+                (place / FINISHED).touch()
+            for name, value in read_run_metrics(place).items():
+                found.setdefault(result.name, {}).setdefault(name, []).append(value)
+    return found
+
+
+def _trials_of(result: Result, trials: Sequence[Trial]) -> list[Trial]:
+    """The finished trials of a configuration, one for each seed."""
+    own = [t for t in trials if t.state == "finished" and result.name in (t.name, t.point.name)]
+    return sorted({trial.seed: trial for trial in reversed(own)}.values(), key=lambda trial: trial.seed)
+
+
+def chosen_folder(folder: Path, trial: Trial) -> Path:
+    """Where a chosen trial's model and reports lie, as those of a run do."""
+    return folder / "chosen" / trial.name
+
+
+def _save_model(config: SearchConfig, trial: Trial, folder: Path, models: Mapping[str, str], place: Path) -> None:
+    run = trial.point.config(config.run, trial.seed)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "run.yaml").write_text(dump_config(run), encoding="utf-8")
+    encoder = load_encoder(run.model, run.text, models[model_key(run)])
+    checkpoints = Checkpoints(trial_folder(folder, run, trial.name).checkpoints)
+    checkpoints.load_weights(trial.step, encoder)
+    save_encoder(encoder, place / "model")
+
+
+def _track(
+    config: SearchConfig,
+    outcome: Outcome,
+    trials: Sequence[Trial],
+    figures: Sequence[Path],
+    folder: Path,
+    parent: Tracker,
+) -> None:
+    best = outcome.best
+    first = _trials_of(best, trials)[0]
+    last = first.step
+    parent.log_metrics({f"{config.dev_name}/{name}": value for name, value in best.mean.items()}, last)
+    parent.log_metrics({"search/score": best.score, "search/steps": outcome.steps}, last)
+    test = {name: float(np.mean(values)) for name, values in outcome.test.get(best.name, {}).items()}
+    parent.log_metrics({name: value for name, value in test.items() if name.count("/") == 2}, last)
+    parent.set_tags({f"best.{key}": value for key, value in best.values.items()})
+    for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json"):
+        parent.log_artifacts(file)
+    for figure in figures:
+        parent.log_artifacts(figure, "figures")
+    parent.log_table("trials", trials_table(config, trials).select(_table_columns(config, trials)).to_pylist())
+    if config.run.tracking.log_model:
+        logged = parent.log_model(chosen_folder(folder, first) / "model", step=last)
+        parent.register_model(logged, config.register_as or config.run.name, "best")
+    parent.finish()
+
+
+def _table_columns(config: SearchConfig, trials: Sequence[Trial]) -> list[str]:
+    wanted = ["trial", "seed", "state", "step", *config.space]
+    wanted += [f"{config.dev_name}/{name}" for name in config.objectives]
+    there = trials_table(config, trials).column_names
+    return [column for column in wanted if column in there]

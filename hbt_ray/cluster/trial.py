@@ -1,0 +1,208 @@
+"""What Ray Tune runs for each trial, and under which name a trial is known."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from hbt_ray.checkpoint import Checkpoints, step_name
+from hbt_ray.cluster.connect import quiet
+from hbt_ray.cluster.train import train
+from hbt_ray.config import AlphaSchedule, RunConfig
+from hbt_ray.experiment import RunFolder, run_folder
+from hbt_ray.model import load_encoder
+from hbt_ray.search.dev import dev_metrics, dev_set
+from hbt_ray.search.objectives import score
+from hbt_ray.search.outcome import objective_values
+from hbt_ray.search.points import Point
+from hbt_ray.search.settings import DevConfig, SearchConfig
+from hbt_ray.search.trial import Measurement, Report, measurements, run_trial
+
+STEP, SCORE, METRICS = "step", "score", "metrics"  # what a trial reports to Tune
+FINISHED = "finished"  # a file in a trial's folder, written when it came to its end
+ALPHAS = "alphas.json"  # of a member of a population: alpha from each batch on
+MEASURED = "measured.json"  # in a checkpoint that Tune hands from one member to another
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A trial as it is known outside of Tune."""
+
+    name: str
+    point: Point
+    seed: int
+
+
+def named(search: SearchConfig, params: Mapping[str, Any], trial_id: str) -> Named:
+    """What a trial's parameters in Tune stand for."""
+    if search.algorithm == "pbt":
+        return Named(f"member={params['member']}", Point({"mix.alpha": params["mix.alpha"]}), search.seeds[0])
+    if "trial" in params:
+        point, seed = Point(params["trial"]["values"]), int(params["trial"]["seed"])
+        return Named(f"{point.name},seed={seed}", point, seed)
+    point = Point({key: _rounded(params[key]) for key in search.space})
+    seed = search.seeds[int(params.get("__trial_index__", 0))]
+    # The same values may be drawn twice: their folders must not be the same.
+    return Named(f"{point.name},seed={seed},{trial_id.rpartition('_')[2]}", point, seed)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def trial_folder(out: Path, config: RunConfig, name: str) -> RunFolder:
+    return run_folder(config, out / "trials" / name)
+
+
+def trial_main(
+    params: dict[str, Any],
+    *,
+    search: SearchConfig,
+    out: str,
+    stores: Mapping[str, str],
+    models: Mapping[str, str],
+    threads: int,
+) -> None:
+    """Trains and measures one trial; stopped, killed or handed another's checkpoint, it goes on from there.
+
+    Args:
+        stores: `store_key` of a configuration -> its store.
+        models: `model_key` of a configuration -> the encoder that it starts from.
+    """
+    quiet()
+    torch.set_num_threads(threads)
+    own = named(search, params, tune.get_context().get_trial_id())
+    config = own.point.config(search.run, own.seed)
+    folder = trial_folder(Path(out), config, own.name)
+    folder.begin(config)
+    alphas: list[tuple[int, float]] = []
+    if search.algorithm == "pbt":
+        _take_over(folder)
+        alphas = _alphas(folder, float(params["mix.alpha"]), config)
+        schedule = AlphaSchedule(points=tuple(alphas), between="hold")
+        config = config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
+    store, model = stores[store_key(config)], models[model_key(config)]
+    dev = dev_set(search.dev, store, config)
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        values = objective_values(search, metrics)
+        told = {STEP: step, METRICS: metrics, SCORE: score(values, search.objectives, len(dev.passages)), **values}
+        if search.algorithm != "pbt":
+            tune.report(told)
+            return
+        with tempfile.TemporaryDirectory() as handed:
+            _hand_over(folder, step, Path(handed))
+            tune.report(told, checkpoint=tune.Checkpoint.from_directory(handed))
+
+    config = _with_checkpoints_at(config, search.every)
+    measure = functools.partial(_dev_metrics, dev=search.dev, store=store)
+    if config.train.most_workers > 1:
+        _train_with_workers(config, store, model, folder, search.every, measure, report)
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        measure_here = functools.partial(measure, config=config)
+        run_trial(config, Path(store), model, folder, search.every, measure_here, report, device)
+    (folder.path / FINISHED).touch()
+
+
+def _dev_metrics(encoder: Any, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
+    return dev_metrics(encoder, dev_set(dev, store, config), dev, config)
+
+
+def _train_with_workers(
+    config: RunConfig,
+    store: str,
+    model: str,
+    folder: RunFolder,
+    every: int,
+    measure: Callable[[Any, RunConfig], dict[str, float]],
+    report: Report,
+) -> None:
+    """As `run_trial`, by Ray Train's workers, whose checkpoints are measured beside their training."""
+    for step, metrics in measurements(folder.measured):
+        report(step, metrics)
+
+    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+        if not all(name.startswith(("train/", "validation/")) for name in metrics):
+            report(step, metrics)
+
+    beside = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
+    last = train(beside, Path(store), model, folder, on_metrics, measure)
+    if last not in dict(measurements(folder.measured)):
+        encoder = load_encoder(config.model, config.text, model)
+        Checkpoints(folder.checkpoints).load_weights(last, encoder)
+        metrics = measure(encoder, config)
+        (folder.measured / f"{last}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        report(last, metrics)
+
+
+def _with_checkpoints_at(config: RunConfig, every: int) -> RunConfig:
+    """A trial keeps a checkpoint wherever it is measured, and no other that nobody asked for."""
+    often = min(config.train.checkpoint_every, every)
+    often = often if every % often == 0 else every
+    return config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": often})})
+
+
+def store_key(config: RunConfig) -> str:
+    """Equal for configurations that one store serves."""
+    parts = [*config.corpora, config.prepare, config.text, config.model]
+    return " ".join(part.fingerprint() for part in parts)
+
+
+def model_key(config: RunConfig) -> str:
+    """Equal for configurations that start from one encoder."""
+    return f"{store_key(config)} {config.seed}"
+
+
+# What members of a population hand to each other
+
+
+def _hand_over(folder: RunFolder, step: int, handed: Path) -> None:
+    """Everything that another member needs to go on from this one's checkpoint."""
+    place = folder.checkpoints / step_name(step)
+    if place.exists():
+        place.download(handed / step_name(step))
+    known = [measured for measured in measurements(folder.measured) if measured[0] <= step]
+    (handed / MEASURED).write_text(json.dumps(known))
+    shutil.copy(folder.path / ALPHAS, handed / ALPHAS)
+
+
+def _take_over(folder: RunFolder) -> None:
+    """Goes on from what Tune hands to this member: its own checkpoint, or a better one's in its place."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as handed:
+        for place in (folder.checkpoints, folder.measured):
+            place.delete()
+        for found in sorted(Path(handed).glob("step-*")):
+            target = folder.checkpoints / found.name
+            if target.local:
+                shutil.copytree(found, target.local)
+            else:
+                target.upload(found, last="complete.json")
+        known: list[Measurement] = [(step, metrics) for step, metrics in json.loads(Path(handed, MEASURED).read_text())]
+        for step, metrics in known:
+            (folder.measured / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        shutil.copy(Path(handed, ALPHAS), folder.path / ALPHAS)
+
+
+def _alphas(folder: RunFolder, alpha: float, config: RunConfig) -> list[tuple[int, float]]:
+    """Alpha from each batch on, with a new one from where the newest checkpoint stands."""
+    file = folder.path / ALPHAS
+    alphas = [(batch, value) for batch, value in json.loads(file.read_text())] if file.exists() else [(0, alpha)]
+    steps = Checkpoints(folder.checkpoints).steps()
+    batch = (steps[-1] if steps else 0) * config.train.gradient_accumulation
+    if alphas[-1][1] != alpha:
+        alphas = [entry for entry in alphas if entry[0] < batch] + [(batch, alpha)]
+    file.write_text(json.dumps(alphas))
+    return alphas

@@ -1,0 +1,247 @@
+"""Ray Tune told what a search is: how its points are drawn, which trials are stopped, how many there is room for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.samplers import NSGAIISampler, TPESampler
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import ConcurrencyLimiter, Repeater
+from ray.tune.search.optuna import OptunaSearch
+
+from hbt_ray.cluster.connect import node_sizes
+from hbt_ray.cluster.failures import explained, mistake_in
+from hbt_ray.cluster.train import resources_per_worker
+from hbt_ray.cluster.trial import ALPHAS, FINISHED, SCORE, STEP, named, trial_folder, trial_main
+from hbt_ray.cluster.watch import Watch
+from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
+from hbt_ray.search.objectives import is_better_higher
+from hbt_ray.search.outcome import State, Trial
+from hbt_ray.search.points import Point
+from hbt_ray.search.settings import Axis, SearchConfig
+from hbt_ray.search.trial import measurements
+
+TUNE = "tune"  # folder of what Ray Tune keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a trial asks of the cluster."""
+
+    threads: int
+    resources: dict[str, float]
+    at_once: int
+
+
+def room_for(config: SearchConfig, configurations: int) -> Room:
+    """How many trials there is room for, and with how much each.
+
+    Raises:
+        ClusterError: there never is for one.
+    """
+    wanted = config.concurrent or configurations * len(config.seeds)
+    train = config.run.train
+    cpus = node_sizes("CPU")
+    if train.most_workers > 1:
+        each = resources_per_worker(config.run)
+        rounds = {
+            name: int(workers_that_fit(node_sizes(name), amount) // train.most_workers) for name, amount in each.items()
+        }
+        fit = min(rounds.values())
+        if not fit:
+            check_workers(train.most_workers, each["CPU"], "CPU", cpus)
+        # The trial's own process computes nothing while its workers train; zero is refused.
+        return Room(1, {"CPU": 0.01}, min(wanted, max(fit, 1)))
+    gpus = sum(map(int, node_sizes("GPU")))
+    gpu = gpus > 0 if train.gpu is None else train.gpu
+    if gpu:
+        check_workers(1, 1, "GPU", node_sizes("GPU"))
+    at_once = min(wanted, gpus) if gpu else wanted
+    threads = train.threads_per_worker or share_of_each(cpus, min(at_once, int(sum(cpus)) or 1))
+    check_workers(1, threads, "CPU", cpus)
+    resources: dict[str, float] = {"CPU": threads, **({"GPU": 1} if gpu else {})}
+    return Room(threads, resources, min(at_once, workers_that_fit(cpus, threads)))
+
+
+def try_all(
+    config: SearchConfig,
+    points: Sequence[Point],
+    folder: Path,
+    room: Room,
+    stores: Mapping[str, str],
+    models: Mapping[str, str],
+    watch: Watch,
+) -> list[Trial]:
+    """Runs every trial, or goes on with those of a search that was stopped.
+
+    Args:
+        stores, models: as those of `trial_main`.
+
+    Raises:
+        KeyboardInterrupt: the search was stopped, and can be gone on with.
+        ClusterError: Ray failed.
+    """
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "5")  # seconds between notes of how far the search is
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            trial_main, search=config, out=str(folder), stores=stores, models=models, threads=room.threads
+        ),
+        room.resources,
+    )
+    place = str(folder / TUNE)
+    if tune.Tuner.can_restore(place):
+        tuner = tune.Tuner.restore(place, trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_param_space(config, points),
+            tune_config=_tune_config(config, points, room),
+            run_config=tune.RunConfig(
+                name=TUNE,
+                storage_path=str(folder),
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                callbacks=[watch],
+                verbose=0,
+            ),
+        )
+    random.seed(config.seed)  # by which a population is explored
+    np.random.seed(config.seed)
+    with explained("searching"):
+        results = tuner.fit()
+    trials = [_trial(config, folder, result.config, result.path, result.error) for result in results]
+    if any(trial.state == "waiting" for trial in trials):
+        raise KeyboardInterrupt
+    return trials
+
+
+def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: str, error: Exception | None) -> Trial:
+    own = named(config, params, _trial_id(path))
+    place = trial_folder(folder, config.run, own.name)
+    measured = measurements(place.measured)
+    state: State = "stopped"
+    if (place.path / FINISHED).exists():
+        state = "finished"
+    elif error is not None:
+        state = "failed"
+    elif not measured:
+        state = "waiting"
+    alphas: list[tuple[int, float]] = []
+    with contextlib.suppress(FileNotFoundError):
+        alphas = [(batch, alpha) for batch, alpha in json.loads((place.path / ALPHAS).read_text())]
+    reason = "" if error is None else str(mistake_in(error) or str(error).strip().splitlines()[-1])
+    return Trial(own.name, own.point, own.seed, state, measured, alphas, reason)
+
+
+def _trial_id(path: str) -> str:
+    """Of a trial's folder in Tune, `trial_main_3f2a1_00004_4_...`."""
+    parts = Path(path).name.removeprefix("trial_main_").split("_")
+    return "_".join(parts[:2])
+
+
+def _param_space(config: SearchConfig, points: Sequence[Point]) -> dict[str, Any]:
+    if config.algorithm == "pbt":
+        starts = [point.values["mix.alpha"] for point in points]
+        return {
+            "member": tune.grid_search(list(range(len(starts)))),
+            "mix.alpha": tune.sample_from(functools.partial(_start_of_member, starts)),
+        }
+    if config.algorithm in ("tpe", "nsga2"):
+        return {key: _domain(axis) for key, axis in config.space.items()}
+    tried = [{"values": dict(point.values), "seed": seed} for point in points for seed in config.seeds]
+    return {"trial": tune.grid_search(tried)}
+
+
+def _start_of_member(starts: Sequence[float], params: Mapping[str, Any]) -> float:
+    return starts[params["member"]]
+
+
+def _domain(axis: Axis) -> Any:
+    if axis.values is not None:
+        return tune.choice(list(axis.values))
+    if axis.integers:
+        return tune.randint(axis.integers[0], axis.integers[1] + 1)
+    if axis.loguniform:
+        return tune.loguniform(*axis.loguniform)
+    assert axis.uniform
+    return tune.uniform(*axis.uniform)
+
+
+def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> Any:
+    if config.algorithm not in ("tpe", "nsga2"):
+        return tune.TuneConfig(
+            metric=None if config.algorithm == "pbt" else SCORE,
+            mode=None if config.algorithm == "pbt" else "max",
+            scheduler=_scheduler(config),
+            max_concurrent_trials=room.at_once,
+            reuse_actors=True,
+        )
+    searcher: Any
+    if config.algorithm == "tpe":
+        # Half of the trials teach it before it models them; what each of them draws is a function of the seed.
+        sampler = TPESampler(seed=config.seed, n_startup_trials=max(config.configurations // 2, 1))
+        searcher = OptunaSearch(metric=SCORE, mode="max", sampler=sampler)
+        searcher = ConcurrencyLimiter(searcher, max_concurrent=max(room.at_once // len(config.seeds), 1))
+        if len(config.seeds) > 1:
+            searcher = Repeater(searcher, repeat=len(config.seeds))
+    else:
+        genetic = NSGAIISampler(seed=config.seed, population_size=max(config.configurations // 3, 2))
+        names = list(config.objectives)
+        modes = ["max" if is_better_higher(name) else "min" for name in names]
+        searcher = ConcurrencyLimiter(OptunaSearch(metric=names, mode=modes, sampler=genetic), room.at_once)
+    return tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=_scheduler(config),
+        num_samples=config.configurations * len(config.seeds),
+        reuse_actors=True,
+    )
+
+
+def _scheduler(config: SearchConfig) -> TrialScheduler | None:
+    grace = config.grace_steps or config.every
+    of_score = {"time_attr": STEP, "metric": SCORE, "mode": "max"}
+    if config.algorithm not in ("tpe", "nsga2", "pbt"):
+        of_score = {"time_attr": STEP}  # the rest is said to Tune itself
+    if config.algorithm == "pbt":
+        low, high = _bounds(config.space["mix.alpha"])
+        return PopulationBasedTraining(
+            **of_score,
+            perturbation_interval=config.every,
+            hyperparam_mutations={"mix.alpha": tune.uniform(low, high)},
+            custom_explore_fn=functools.partial(_within, low, high),
+            synch=True,
+            log_config=False,
+        )
+    if config.stopping == "asha":
+        return ASHAScheduler(
+            **of_score,
+            max_t=config.run.train.steps,
+            grace_period=grace,
+            reduction_factor=1 / config.keep_share,
+        )
+    if config.stopping == "median":
+        return MedianStoppingRule(**of_score, grace_period=grace, min_samples_required=2)
+    return None
+
+
+def _bounds(axis: Axis) -> tuple[float, float]:
+    bounds = axis.uniform or axis.loguniform or axis.integers
+    if bounds:
+        return float(bounds[0]), float(bounds[1])
+    values = [float(value) for value in axis.values or ()]
+    return min(values), max(values)
+
+
+def _within(low: float, high: float, params: dict[str, Any]) -> dict[str, Any]:
+    """A perturbed alpha that is one still."""
+    return params | {"mix.alpha": float(f"{min(max(params['mix.alpha'], low), high):.4g}")}

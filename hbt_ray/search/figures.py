@@ -1,0 +1,222 @@
+"""A search's figures: objectives over what was searched, the Pareto front, bias by language, alpha over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+
+from hbt_ray.metrics import measure_of
+from hbt_ray.search.objectives import spoken
+from hbt_ray.search.outcome import Outcome, Trial, objective_values
+from hbt_ray.search.settings import SearchConfig
+
+_DARK, _ACCENT, _MUTED, _WARM = "#20303c", "#2f6f9f", "#9fb3c1", "#e0503c"
+CONFIDENCE = 0.95
+
+
+def write_figures(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial], folder: Path) -> list[Path]:
+    """Draws what the search has to show, and returns the pictures' places: those in which there is something.
+
+    `objectives.png` over the first searched setting that is a number, `pareto.png`, `bias.png` and `schedule.png`.
+    """
+    figures = {
+        "objectives": objectives_figure(search, outcome, trials),
+        "pareto": pareto_figure(search, outcome),
+        "bias": bias_figure(search, outcome, trials),
+        "schedule": schedule_figure(search, outcome, trials),
+    }
+    written = []
+    for name, figure in figures.items():
+        if figure is not None:
+            FigureCanvasAgg(figure)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            written.append(folder / f"{name}.png")
+    return written
+
+
+def number_axis(search: SearchConfig, trials: Sequence[Trial]) -> str | None:
+    """The first searched setting whose values are numbers and differ; alpha before any other."""
+    for key in sorted(search.space, key=lambda key: key != "mix.alpha"):
+        values = {trial.point.values.get(key) for trial in trials}
+        if len(values) > 1 and all(isinstance(value, int | float) for value in values):
+            return key
+    return None
+
+
+def objectives_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+    """Every objective over the searched number: each trial, the mean over seeds and its 95% confidence band."""
+    axis = number_axis(search, trials)
+    if axis is None or search.algorithm == "pbt":
+        return None
+    finished = [trial for trial in trials if trial.state == "finished" and trial.measured]
+    count = len(search.objectives)
+    columns = 2 if count > 1 else 1
+    figure = Figure(figsize=(4.6 * columns, 0.6 + 2.9 * -(-count // columns)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(-(-count // columns), columns, squeeze=False)).ravel()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    for panel, objective in zip(panels, search.objectives, strict=False):
+        by_value: dict[float, list[float]] = {}
+        for trial in finished:
+            value = objective_values(search, trial.measured[-1][1]).get(objective)
+            if value is not None:
+                by_value.setdefault(float(trial.point.values[axis]), []).append(value)
+        _band(panel, by_value)
+        panel.axvline(float(outcome.best.values[axis]), color=_WARM, linewidth=1, linestyle=(0, (4, 3)))
+        _dress(panel, axis, objective)
+    figure.suptitle(
+        f"{search.dev_name} over {_last(axis)}: mean over {len(search.seeds)} seed{'s' * (len(search.seeds) > 1)}"
+        + (" with its 95% confidence band" if len(search.seeds) > 1 else "")
+        + f"; dashed: the choice, {_last(axis)} {outcome.best.values[axis]:g}",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    return figure
+
+
+def _band(panel: Axes, by_value: dict[float, list[float]]) -> None:
+    values = sorted(by_value)
+    means = [float(np.mean(by_value[value])) for value in values]
+    for value in values:
+        panel.scatter([value] * len(by_value[value]), by_value[value], s=14, color=_MUTED, linewidths=0, zorder=2)
+    half = [_half_width(by_value[value]) for value in values]
+    panel.plot(values, means, color=_ACCENT, linewidth=1.8, marker="o", markersize=4.5, zorder=3)
+    if any(half):
+        low, high = np.array(means) - half, np.array(means) + half
+        panel.fill_between(values, low, high, color=_ACCENT, alpha=0.15, linewidth=0, zorder=1)
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Half of the 95% confidence interval of a mean, by Student's t; 0 for one value."""
+    if len(values) < 2:
+        return 0.0
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
+
+
+def _dress(panel: Axes, axis: str, objective: str) -> None:
+    measure = measure_of(f"any/{objective}")
+    panel.set_xlabel(_last(axis))
+    arrow = "higher is better" if measure.higher_is_better else "lower is fairer"
+    panel.set_title(f"{spoken(objective)} ({arrow})", loc="left", fontsize=10, color=_DARK)
+    if measure.unit == "ranks":
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.04)
+
+
+def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
+    """The first two objectives against each other, the third as colour: which configurations nothing beats in all."""
+    names = list(search.objectives)
+    if len(names) < 2 or len(outcome.results) < 2:
+        return None
+    across, up = names[:2]
+    shade = names[-1] if len(names) > 2 else None
+    figure = Figure(figsize=(7.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    x, y = ([result.mean[name] for result in outcome.results] for name in (across, up))
+    colours = [result.mean[shade] for result in outcome.results] if shade else _ACCENT
+    dots = axes.scatter(x, y, c=colours, cmap="viridis_r" if shade else None, s=70, zorder=3, linewidths=0)
+    front = sorted((result.mean[across], result.mean[up]) for result in outcome.results if result.on_front)
+    front_x, front_y = zip(*front, strict=True)
+    axes.scatter(front_x, front_y, s=150, facecolors="none", edgecolors=_DARK, linewidths=1.1, zorder=4)
+    for result in outcome.results:
+        roles = [role for role, own in (("choice", outcome.best), ("knee", outcome.knee)) if own.name == result.name]
+        label = result.name + (f" ({', '.join(roles)})" if roles else "")
+        axes.annotate(
+            label,
+            (result.mean[across], result.mean[up]),
+            xytext=(9, 5),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=_WARM if roles else _DARK,
+        )
+    if shade:
+        bar = figure.colorbar(dots, ax=axes, fraction=0.046, pad=0.03, label=spoken(shade))
+        bar.outline.set_visible(False)
+    axes.set_xlabel(spoken(across))
+    axes.set_ylabel(spoken(up))
+    axes.margins(x=0.18, y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("Ringed: no other configuration is as good in everything", loc="left", fontsize=11, color=_DARK)
+    return figure
+
+
+def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+    """Rank distance of each question language over the searched number, means over seeds."""
+    axis = number_axis(search, trials)
+    start = f"{search.dev_name}/multi/rank_distance/"
+    finished = [trial for trial in trials if trial.state == "finished" and trial.measured]
+    languages = sorted(
+        {name.removeprefix(start) for trial in finished for name in trial.measured[-1][1] if name.startswith(start)}
+    )
+    languages = [language for language in languages if not language.endswith("-resource")]
+    if axis is None or search.algorithm == "pbt" or not languages:
+        return None
+    values = sorted({float(trial.point.values[axis]) for trial in finished})
+    means = np.array(
+        [
+            [
+                np.mean([t.measured[-1][1][start + language] for t in finished if float(t.point.values[axis]) == value])
+                for value in values
+            ]
+            for language in languages
+        ]
+    )
+    figure = Figure(figsize=(2.4 + 0.8 * len(values), 1.9 + 0.27 * len(languages)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(means, cmap="YlGnBu", aspect="auto", vmin=0)
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set_yticks(range(len(languages)), languages)
+    axes.set_xlabel(_last(axis))
+    axes.set_ylabel("question language")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    middle = means.max() * 0.55
+    for (row, column), value in np.ndenumerate(means):
+        colour = "white" if value > middle else _DARK
+        axes.text(column, row, f"{value:,.0f}", ha="center", va="center", fontsize=8, color=colour)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
+    bar.outline.set_visible(False)
+    axes.set_title("Rank distance (lower is fairer)", loc="left", fontsize=11, color=_DARK)
+    return figure
+
+
+def schedule_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+    """Alpha over time: the schedule that led to each member of the population, the best one in colour."""
+    scheduled = [trial for trial in trials if trial.alphas]
+    if not scheduled:
+        return None
+    last = search.run.train.steps * search.run.train.gradient_accumulation
+    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for trial in sorted(scheduled, key=lambda trial: trial.name == outcome.best.name):
+        best = trial.name == outcome.best.name
+        batches = [batch for batch, _ in trial.alphas] + [last]
+        alphas = [alpha for _, alpha in trial.alphas]
+        axes.step(
+            batches,
+            [*alphas, alphas[-1]],
+            where="post",
+            color=_WARM if best else _MUTED,
+            linewidth=2.4 if best else 1.2,
+            label=f"the choice, {trial.name}" if best else None,
+        )
+    axes.set_xlabel("batch")
+    axes.set_ylabel("alpha")
+    axes.set_ylim(-0.03, 1.03)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    axes.set_title("Alpha over time, of every member of the population", loc="left", fontsize=11, color=_DARK)
+    return figure
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", " ")

@@ -1,0 +1,57 @@
+"""What came of a search, as a person reads it in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich.table import Table
+
+from hbt_ray.report import formatted, headlines
+from hbt_ray.search.objectives import spoken
+from hbt_ray.search.outcome import Outcome, Result
+from hbt_ray.search.settings import SearchConfig
+
+
+def outcome_tables(search: SearchConfig, outcome: Outcome) -> Iterator[Table]:
+    """Every configuration on the dev set, the choice first; then the chosen ones on each test benchmark."""
+    table = Table(title=f"{search.dev_name}, {outcome.steps:,} optimizer steps in all")
+    for heading in ("configuration", *map(spoken, search.objectives), "score", ""):
+        table.add_column(heading, justify="left" if heading in ("configuration", "") else "right")
+    for result in outcome.results:
+        cells = [_cell(name, result.mean.get(name), result.deviation.get(name, 0.0)) for name in search.objectives]
+        table.add_row(result.name, *cells, f"{result.score:.4f}", ", ".join(_roles(outcome, result)))
+    yield table
+    for benchmark in dict.fromkeys(name.partition("/")[0] for own in outcome.test.values() for name in own):
+        yield _test_table(outcome, benchmark)
+
+
+def _roles(outcome: Outcome, result: Result) -> list[str]:
+    roles = [role for role, own in (("choice", outcome.best), ("knee", outcome.knee)) if own.name == result.name]
+    return roles + (["front"] if result.on_front else [])
+
+
+def _test_table(outcome: Outcome, benchmark: str) -> Table:
+    shown = {
+        f"{benchmark}/{setting}/{measure}": heading
+        for (setting, measure), heading in headlines(benchmark).items()
+        if any(f"{benchmark}/{setting}/{measure}" in own for own in outcome.test.values())
+    }
+    table = Table(title=f"{benchmark}, of the chosen alone")
+    table.add_column("configuration")
+    for heading in shown.values():
+        table.add_column(heading, justify="right")
+    for name, own in outcome.test.items():
+        table.add_row(name, *(_cell(metric, *_mean_and_deviation(own.get(metric, []))) for metric in shown))
+    return table
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
+    if not values:
+        return None, 0.0
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _cell(metric: str, mean: float | None, deviation: float) -> str:
+    named = metric if metric.count("/") > 1 else f"/{metric}"
+    return formatted(named, mean) + (f" ±{formatted(named, deviation)}" if deviation else "")
