@@ -83,22 +83,30 @@ def objectives_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[T
 
 def _band(panel: Axes, by_value: dict[float, list[float]]) -> None:
     values = sorted(by_value)
-    means = [float(np.mean(by_value[value])) for value in values]
+    means = np.array([np.mean(by_value[value]) for value in values])
     for value in values:
         panel.scatter([value] * len(by_value[value]), by_value[value], s=14, color=_MUTED, linewidths=0, zorder=2)
-    half = [_half_width(by_value[value]) for value in values]
     panel.plot(values, means, color=_ACCENT, linewidth=1.8, marker="o", markersize=4.5, zorder=3)
-    if any(half):
-        low, high = np.array(means) - half, np.array(means) + half
-        panel.fill_between(values, low, high, color=_ACCENT, alpha=0.15, linewidth=0, zorder=1)
+    half = half_widths([by_value[value] for value in values])
+    if half.any():
+        panel.fill_between(values, means - half, means + half, color=_ACCENT, alpha=0.15, linewidth=0, zorder=1)
 
 
-def _half_width(values: Sequence[float]) -> float:
-    """Half of the 95% confidence interval of a mean, by Student's t; 0 for one value."""
-    if len(values) < 2:
-        return 0.0
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
+def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
+    """Half of the 95% confidence interval of each sample's mean, (samples,); 0 where no sample has two values.
+
+    By Student's t with the standard deviation pooled over the samples, as in an analysis of variance: a few seeds say
+    little of a deviation of their own.
+
+    >>> half_widths([[1, 3], [2, 4]]).round(4).tolist()  # t of 2 degrees of freedom times sqrt(2) / sqrt(2)
+    [4.3027, 4.3027]
+    """
+    freedom = sum(len(sample) - 1 for sample in samples)
+    if not freedom:
+        return np.zeros(len(samples))
+    squares = sum(float(np.square(np.asarray(sample) - np.mean(sample)).sum()) for sample in samples)
+    factor = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * (squares / freedom) ** 0.5
+    return factor / np.sqrt([len(sample) for sample in samples])
 
 
 def _dress(panel: Axes, axis: str, objective: str) -> None:
