@@ -12,10 +12,15 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hbt_ray.config import RunConfig, build_config
+from hbt_ray.search.settings import SearchConfig
+
+if TYPE_CHECKING:
+    from hbt_ray.cluster.search import FinishedSearch
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here save more often than they compute
@@ -137,3 +142,30 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
     for name, settings in sections.items():
         plain[name] = {**plain[name], **settings} if isinstance(plain.get(name), dict) else settings
     return build_config(plain)
+
+
+def tiny_search(corpus: Path, **settings) -> SearchConfig:
+    """A search over alpha whose trials take seconds."""
+    run = tiny_config(
+        corpus,
+        prepare={"validation_share": 0.3},
+        train={"steps": 6, "checkpoint_every": 3},
+        evaluate={"benchmarks": {"pairs": str(corpus)}, "precision": "fp32"},
+    )
+    plain = {"run": run.model_dump(mode="json"), "space": {"mix.alpha": [0.0, 1.0]}, "dev": {"items": 8}}
+    return SearchConfig.model_validate(plain | settings)
+
+
+@pytest.fixture(scope="session")
+def search_corpus(tmp_path_factory) -> Path:
+    """As `corpus`, the same for all searches, so that what they leave can be compared."""
+    return write_corpus(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="session")
+def finished_search(cluster, search_corpus, tmp_path_factory) -> FinishedSearch:
+    """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` beside its folder."""
+    from hbt_ray.cluster.search import search
+
+    out = tmp_path_factory.mktemp("searches") / "grid"
+    return search(tiny_search(search_corpus, seeds=[0, 1]), out)
