@@ -130,8 +130,8 @@ def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: 
     place = trial_folder(folder, config.run, own.name)
     measured = measurements(place.measured)
     state: State = "stopped"
-    if (place.path / FINISHED).exists():
-        state = "finished"
+    if (place.path / FINISHED).exists() or (measured and measured[-1][0] >= config.run.train.steps):
+        state = "finished"  # a scheduler ends those that have done their steps before they can say so
     elif error is not None:
         state = "failed"
     elif not measured:

@@ -17,7 +17,8 @@ def outcome_tables(search: SearchConfig, outcome: Outcome) -> Iterator[Table]:
     """Every configuration on the dev set, the choice first; then the chosen ones on each test benchmark."""
     table = Table(title=f"{search.dev_name}, {outcome.steps:,} optimizer steps in all")
     for heading in ("configuration", *map(spoken, search.objectives), "score", ""):
-        table.add_column(heading, justify="left" if heading in ("configuration", "") else "right")
+        words = heading in ("configuration", "")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading == "configuration")
     for result in outcome.results:
         cells = [_cell(name, result.mean.get(name), result.deviation.get(name, 0.0)) for name in search.objectives]
         table.add_row(result.name, *cells, f"{result.score:.4f}", ", ".join(_roles(outcome, result)))
@@ -38,7 +39,7 @@ def _test_table(outcome: Outcome, benchmark: str) -> Table:
         if any(f"{benchmark}/{setting}/{measure}" in own for own in outcome.test.values())
     }
     table = Table(title=f"{benchmark}, of the chosen alone")
-    table.add_column("configuration")
+    table.add_column("configuration", no_wrap=True)
     for heading in shown.values():
         table.add_column(heading, justify="right")
     for name, own in outcome.test.items():
