@@ -126,7 +126,7 @@ def try_all(
 
 
 def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: str, error: Exception | None) -> Trial:
-    own = named(config, params, _trial_id(path))
+    own = named(config, params, Path(path).name)
     place = trial_folder(folder, config.run, own.name)
     measured = measurements(place.measured)
     state: State = "stopped"
@@ -143,10 +143,9 @@ def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: 
     return Trial(own.name, own.point, own.seed, state, measured, alphas, reason)
 
 
-def _trial_id(path: str) -> str:
-    """Of a trial's folder in Tune, `trial_main_3f2a1_00004_4_...`."""
-    parts = Path(path).name.removeprefix("trial_main_").split("_")
-    return "_".join(parts[:2])
+def _dirname(trial: Any) -> str:
+    """A trial's folder in Tune is called by its id, by which `named` knows it."""
+    return str(trial.trial_id)
 
 
 def _param_space(config: SearchConfig, points: Sequence[Point]) -> dict[str, Any]:
@@ -185,6 +184,7 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
             scheduler=_scheduler(config),
             max_concurrent_trials=room.at_once,
             reuse_actors=True,
+            trial_dirname_creator=_dirname,
         )
     searcher: Any
     if config.algorithm == "tpe":
@@ -204,6 +204,7 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
         scheduler=_scheduler(config),
         num_samples=config.configurations * len(config.seeds),
         reuse_actors=True,
+        trial_dirname_creator=_dirname,
     )
 
 
