@@ -60,8 +60,8 @@ def room_for(config: SearchConfig, configurations: int) -> Room:
         fit = min(rounds.values())
         if not fit:
             check_workers(train.most_workers, each["CPU"], "CPU", cpus)
-        # The trial's own process computes nothing while its workers train; zero is refused.
-        return Room(1, {"CPU": 0.01}, min(wanted, max(fit, 1)))
+        # The trial's own process computes nothing while its workers train: a byte, for Tune refuses to ask for nothing.
+        return Room(1, {"memory": 1}, min(wanted, max(fit, 1)))
     gpus = sum(map(int, node_sizes("GPU")))
     gpu = gpus > 0 if train.gpu is None else train.gpu
     if gpu:
@@ -97,7 +97,7 @@ def try_all(
         tune.with_parameters(
             trial_main, search=config, out=str(folder), stores=stores, models=models, threads=room.threads
         ),
-        room.resources,
+        tune.PlacementGroupFactory([room.resources]),
     )
     place = str(folder / TUNE)
     if tune.Tuner.can_restore(place):

@@ -104,9 +104,9 @@ def corpus(tmp_path) -> Path:
     return write_corpus(tmp_path)
 
 
-def write_corpus(parent: Path) -> Path:
-    """A folder of 120 parallel items in three languages; every fifth lacks French."""
-    folder = parent / "numbers"
+def write_corpus(parent: Path, name: str = "numbers", items: range = range(120)) -> Path:
+    """A folder of 120 parallel items, or others, in three languages; every fifth lacks French."""
+    folder = parent / name
     folder.mkdir()
     for language in LANGUAGES:
         rows = [
@@ -115,7 +115,7 @@ def write_corpus(parent: Path) -> Path:
                 "question": f"{language} what is {'abcdefghij'[item % 10]}{item}",
                 "context": f"{language} it is the number {item} " + "so " * (item % 5),
             }
-            for item in range(120)
+            for item in items
             if language != "fr" or item % 5 != 4
         ]
         (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -145,12 +145,12 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
 
 
 def tiny_search(corpus: Path, **settings) -> SearchConfig:
-    """A search over alpha whose trials take seconds."""
+    """A search over alpha whose trials take seconds, tested on the corpus `others` beside its own."""
     run = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
         train={"steps": 6, "checkpoint_every": 3},
-        evaluate={"benchmarks": {"pairs": str(corpus)}, "precision": "fp32"},
+        evaluate={"benchmarks": {"pairs": str(corpus.parent / "others")}, "precision": "fp32"},
     )
     plain = {"run": run.model_dump(mode="json"), "space": {"mix.alpha": [0.0, 1.0]}, "dev": {"items": 8}}
     return SearchConfig.model_validate(plain | settings)
@@ -159,7 +159,9 @@ def tiny_search(corpus: Path, **settings) -> SearchConfig:
 @pytest.fixture(scope="session")
 def search_corpus(tmp_path_factory) -> Path:
     """As `corpus`, the same for all searches, so that what they leave can be compared."""
-    return write_corpus(tmp_path_factory.mktemp("corpora"))
+    folder = tmp_path_factory.mktemp("corpora")
+    write_corpus(folder, "others", range(1000, 1012))
+    return write_corpus(folder)
 
 
 @pytest.fixture(scope="session")
