@@ -114,7 +114,7 @@ def _made_beforehand(runs: Sequence[RunConfig], folder: Path) -> tuple[dict[str,
     for run in runs:
         key = store_key(run)
         if key not in stores:
-            stores[key] = str(prepare(run, folder / "stores"))
+            stores[key] = str(prepare(run, run_folder(run, folder).stores))
         store = Path(stores[key])
         manifest = read_manifest(store)
         training_plan(run, manifest)

@@ -144,15 +144,21 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
     return build_config(plain)
 
 
-def tiny_search(corpus: Path, **settings) -> SearchConfig:
+def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:
     """A search over alpha whose trials take seconds, tested on the corpus `others` beside its own."""
     run = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
         train={"steps": 6, "checkpoint_every": 3},
         evaluate={"benchmarks": {"pairs": str(corpus.parent / "others")}, "precision": "fp32"},
+        tracking={"experiment": experiment, "log_model": experiment == "hbt"},
     )
-    plain = {"run": run.model_dump(mode="json"), "space": {"mix.alpha": [0.0, 1.0]}, "dev": {"items": 8}}
+    plain = {
+        "concurrent": 1,
+        "run": run.model_dump(mode="json"),
+        "space": {"mix.alpha": [0.0, 1.0]},
+        "dev": {"items": 8},
+    }
     return SearchConfig.model_validate(plain | settings)
 
 
@@ -165,9 +171,9 @@ def search_corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_search(cluster, search_corpus, tmp_path_factory) -> FinishedSearch:
+def finished_search(cluster, search_corpus) -> FinishedSearch:
     """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` beside its folder."""
     from hbt_ray.cluster.search import search
 
-    out = tmp_path_factory.mktemp("searches") / "grid"
-    return search(tiny_search(search_corpus, seeds=[0, 1]), out)
+    # Beside the corpus, as the other searches: they share a store.
+    return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")

@@ -51,7 +51,7 @@ def test_a_grid_leaves_a_choice_that_can_be_trained_a_table_figures_and_models(f
         with Image.open(folder / f"{name}.png") as picture:
             assert picture.width > 300
     # Two runs that differ in alpha alone begin alike, and are prepared once.
-    assert len(list((folder / "stores").glob("*/manifest.json"))) == 1
+    assert len(list((folder.parent / "stores").glob("*/manifest.json"))) == 1
     assert len(list((folder / "initial").iterdir())) == 2
 
 
@@ -80,10 +80,10 @@ def test_mlflow_has_the_search_as_a_run_with_its_trials_below_and_the_model_regi
 
 
 def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corpus, finished_search, tmp_path):
-    settings = tiny_search(search_corpus, seeds=[0, 1], concurrent=1)
+    settings = tiny_search(search_corpus, seeds=[0, 1])
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    out = tmp_path / "searches" / "killed"
+    out = search_corpus.parent / "killed"
     command = [sys.executable, "-m", "hbt_ray.cli", "search", "--config", file, "--out", out]
     driver = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
     for _ in range(1200):
@@ -95,8 +95,9 @@ def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corp
     finished = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/measured/6.json")}
     assert 1 <= len(finished) < 4
     search(settings, out)
-    for name in ("summary.json", "best.yaml"):
-        assert (out / name).read_text() == (finished_search.folder / name).read_text()
+    assert (out / "summary.json").read_text() == (finished_search.folder / "summary.json").read_text()
+    one, other = (load_config(folder / "best.yaml") for folder in (out, finished_search.folder))
+    assert one.model_copy(update={"tracking": other.tracking}) == other
     same = pq.read_table(out / "trials.parquet").equals(pq.read_table(finished_search.folder / "trials.parquet"))
     assert same
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())  # nothing was trained twice
@@ -105,15 +106,15 @@ def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corp
 
 
 def test_a_failed_trial_is_tried_again_told_and_ends_nothing(cluster, search_corpus, tmp_path):
-    settings = tiny_search(search_corpus, space={"train.learning_rate": [1e-3, 1e30]})
-    finished = search(settings, tmp_path / "failing")
+    settings = tiny_search(search_corpus, experiment="failing", space={"train.learning_rate": [1e-3, 1e30]})
+    finished = search(settings, search_corpus.parent / "failing")
     states = {trial.point.values["train.learning_rate"]: trial for trial in finished.trials}
     assert states[1e-3].state == "finished"
     assert states[1e30].state == "failed"
     assert "is not finite" in states[1e30].reason
     assert finished.outcome.best.values["train.learning_rate"] == 1e-3
-    runs = {run.name: run.status for run in training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")}
-    assert runs["learning_rate=1e_30,seed=0"] == "FAILED"
+    runs = training_runs(f"sqlite:///{search_corpus.parent}/mlflow.db", "failing")
+    assert {run.name: run.status for run in runs}["learning_rate=1e_30,seed=0"] == "FAILED"
 
 
 def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(cluster, search_corpus, tmp_path):
@@ -125,9 +126,8 @@ def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(clus
         seeds=[0, 1],
         stopping="asha",
         measure_every=2,
-        concurrent=2,
     )
-    finished = search(settings, tmp_path / "tpe")
+    finished = search(settings, search_corpus.parent / "tpe")
     points = [trial.point.name for trial in finished.trials]
     assert len(points) == 6
     assert all(points.count(name) == 2 for name in points)
@@ -137,30 +137,28 @@ def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(clus
 
 
 def test_several_objectives_are_searched_together(cluster, search_corpus, tmp_path):
-    settings = tiny_search(
-        search_corpus, algorithm="nsga2", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=3, concurrent=3
-    )
-    finished = search(settings, tmp_path / "nsga2")
-    assert [trial.state for trial in finished.trials] == ["finished"] * 3
+    settings = tiny_search(search_corpus, algorithm="nsga2", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=2)
+    finished = search(settings, search_corpus.parent / "nsga2")
+    assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert any(result.on_front for result in finished.outcome.results)
 
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
     settings = tiny_search(
-        search_corpus, algorithm="pbt", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=4, measure_every=2
+        search_corpus, algorithm="pbt", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=2, measure_every=2
     )
-    finished = search(settings, tmp_path / "pbt")
-    assert [trial.state for trial in finished.trials] == ["finished"] * 4
+    finished = search(settings, search_corpus.parent / "pbt")
+    assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert any(len(trial.alphas) > 1 for trial in finished.trials)  # some went on from another with an alpha of its own
-    assert (tmp_path / "pbt" / "schedule.png").exists()
-    best = load_config(tmp_path / "pbt" / "best.yaml")
+    assert (search_corpus.parent / "pbt" / "schedule.png").exists()
+    best = load_config(search_corpus.parent / "pbt" / "best.yaml")
     assert best.mix.alpha_schedule is not None
     again = search(
         settings.model_copy(update={"algorithm": "grid", "run": best, "space": {"train.weight_decay": _only(1e-2)}}),
-        tmp_path / "again",
+        search_corpus.parent / "again",
     )
-    one = final_weights(tmp_path / "pbt" / "trials" / finished.outcome.best.name)
-    other = final_weights(tmp_path / "again" / "trials" / again.trials[0].name)
+    one = final_weights(search_corpus.parent / "pbt" / "trials" / finished.outcome.best.name)
+    other = final_weights(search_corpus.parent / "again" / "trials" / again.trials[0].name)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
@@ -174,9 +172,9 @@ def test_trials_of_two_workers_wait_for_each_other_and_impossible_ones_are_refus
     # Two at once would need four CPUs and a little for themselves: one more than there are.
     run = tiny_search(search_corpus).run.model_dump(mode="json")
     run["train"] |= {"workers": 2, "threads_per_worker": NUM_CPUS // 2}
-    finished = search(tiny_search(search_corpus, run=run, measure_every=3), tmp_path / "workers")
+    finished = search(tiny_search(search_corpus, run=run, measure_every=3), search_corpus.parent / "workers")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]] * 2
     run["train"] |= {"workers": 1, "threads_per_worker": 64}
     with pytest.raises(ClusterError, match=r"1 workers of 64 CPU each cannot be had"):
-        search(tiny_search(search_corpus, run=run), tmp_path / "impossible")
+        search(tiny_search(search_corpus, run=run), search_corpus.parent / "impossible")
