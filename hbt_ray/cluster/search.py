@@ -26,7 +26,8 @@ from hbt_ray.experiment import run_folder, training_plan, validation_plan
 from hbt_ray.model import load_encoder, save_encoder
 from hbt_ray.search.dev import dev_set
 from hbt_ray.search.figures import write_figures
-from hbt_ray.search.outcome import Outcome, Result, Trial, outcome_of, trials_table, write_outcome
+from hbt_ray.search.objectives import spoken
+from hbt_ray.search.outcome import Outcome, Result, Trial, best_config, outcome_of, trials_table, write_outcome
 from hbt_ray.search.points import Point, points_of
 from hbt_ray.search.settings import SearchConfig
 from hbt_ray.store import read_manifest
@@ -74,7 +75,7 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
         uri,
         config.run.tracking.experiment,
         config.run.name,
-        config,
+        config.settings,
         run_folder(config.run, folder).tracking_id,
         folder / "unsent_metrics.jsonl",
         {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm},
@@ -180,6 +181,7 @@ def _track(
     parent.log_metrics({"search/score": best.score, "search/steps": outcome.steps}, last)
     test = {name: float(np.mean(values)) for name, values in outcome.test.get(best.name, {}).items()}
     parent.log_metrics({name: value for name, value in test.items() if name.count("/") == 2}, last)
+    parent.log_params(best_config(config, best, trials))  # as those of the trials, to stand in the same columns
     parent.set_tags({f"best.{key}": value for key, value in best.values.items()})
     for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json"):
         parent.log_artifacts(file)
@@ -188,12 +190,14 @@ def _track(
     parent.log_table("trials", trials_table(config, trials).select(_table_columns(config, trials)).to_pylist())
     if config.run.tracking.log_model:
         logged = parent.log_model(chosen_folder(folder, first) / "model", step=last)
-        parent.register_model(logged, config.register_as or config.run.name, "best")
+        told = ", ".join(f"{spoken(name)} {value:.4g}" for name, value in best.mean.items())
+        description = f"{best.name}, the choice among {len(outcome.results)} configurations; {config.dev_name}: {told}"
+        parent.register_model(logged, config.register_as or config.run.name, "best", description)
     parent.finish()
 
 
 def _table_columns(config: SearchConfig, trials: Sequence[Trial]) -> list[str]:
-    wanted = ["trial", "seed", "state", "step", *config.space]
-    wanted += [f"{config.dev_name}/{name}" for name in config.objectives]
+    objectives = [f"{config.dev_name}/{name}" for name in config.objectives]
+    wanted = ["trial", *objectives, *config.space, "seed", "state", "step"]  # MLflow compares by the second
     there = trials_table(config, trials).column_names
     return [column for column in wanted if column in there]

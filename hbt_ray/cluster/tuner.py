@@ -182,7 +182,8 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
             metric=None if config.algorithm == "pbt" else SCORE,
             mode=None if config.algorithm == "pbt" else "max",
             scheduler=_scheduler(config),
-            max_concurrent_trials=room.at_once,
+            # The members of a population wait for each other: each must have begun.
+            max_concurrent_trials=None if config.algorithm == "pbt" else room.at_once,
             reuse_actors=True,
             trial_dirname_creator=_dirname,
         )

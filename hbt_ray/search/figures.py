@@ -114,7 +114,8 @@ def _dress(panel: Axes, axis: str, objective: str) -> None:
     panel.set_xlabel(_last(axis))
     arrow = "higher is better" if measure.higher_is_better else "lower is fairer"
     panel.set_title(f"{spoken(objective)} ({arrow})", loc="left", fontsize=10, color=_DARK)
-    if measure.unit == "ranks":
+    low, high = panel.get_ylim()
+    if measure.unit == "ranks" and high - low > 10:
         panel.yaxis.set_major_formatter("{x:,.0f}")
     panel.spines[["top", "right"]].set_visible(False)
     panel.margins(x=0.04)

@@ -130,7 +130,7 @@ def best_config(search: SearchConfig, result: Result, trials: Sequence[Trial]) -
     if alphas:
         schedule = AlphaSchedule(points=tuple(alphas), between="hold")
         config = config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
-    return config.model_copy(update={"name": search.run.name})
+    return config
 
 
 def write_outcome(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial], folder: Path) -> None:

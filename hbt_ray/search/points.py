@@ -36,7 +36,7 @@ class Point:
         data = base.model_dump(mode="json")
         for key, value in self.values.items():
             put(data, key.split("."), value)
-        return build_config(data | {"seed": seed, "name": f"{self.name},seed={seed}"})
+        return build_config(data | {"seed": seed})
 
 
 def points_of(search: SearchConfig) -> list[Point]:

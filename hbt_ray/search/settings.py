@@ -57,10 +57,9 @@ class DevConfig(Section):
     items: int = Field(200, ge=2)  # of the held-out ones, of each source
 
 
-class SearchConfig(Section):
-    """A search. `run` is what every trial has in common."""
+class SearchSettings(Section):
+    """What a search does with its runs."""
 
-    run: RunConfig = RunConfig()
     space: dict[str, Axis] = Field(min_length=1)  # setting -> what it may be
     algorithm: Algorithm = "grid"
     configurations: int = Field(16, ge=2)  # tried by random, tpe and nsga2; the population of pbt
@@ -76,6 +75,12 @@ class SearchConfig(Section):
     concurrent: int | None = Field(None, ge=1)  # trials at a time; None: as many as there is room for
     max_failures: int = Field(1, ge=0)  # times that a failed trial is tried again
     register_as: str | None = None  # name in MLflow's Model Registry; None: the run's name
+
+
+class SearchConfig(SearchSettings):
+    """A search. `run` is what every trial has in common."""
+
+    run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
@@ -109,6 +114,11 @@ class SearchConfig(Section):
                     f"{made} needs a store or encoder of its own; search it with algorithm: grid or random"
                 )
         return self
+
+    @property
+    def settings(self) -> SearchSettings:
+        """All but the run."""
+        return SearchSettings.model_validate(self.model_dump(exclude={"run"}))
 
     @property
     def every(self) -> int:

@@ -146,6 +146,12 @@ class Tracker:
                     self._unsent.append(tuple(metric))
         self.log_metrics({}, step=0)
 
+    def log_params(self, config: Section) -> None:
+        """Adds parameters; one that is there already stays, and what would change it becomes a tag `resumed.<key>`."""
+        with explained(self.uri, "log parameters"):
+            client = client_of(self.uri)
+            _log_params(client, client.get_run(self.run_id), config)
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets or replaces tags."""
         from mlflow.entities import RunTag
@@ -232,7 +238,7 @@ class Tracker:
             client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step)])
             return f"models:/{logged.model_id}"
 
-    def register_model(self, model_uri: str, name: str, alias: str) -> str:
+    def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:
         """Makes a logged model, `models:/<id>`, a version in the Model Registry, which the alias then names.
 
         Returns:
@@ -249,7 +255,11 @@ class Tracker:
                     raise
             logged = client.get_logged_model(model_uri.removeprefix("models:/"))
             version = client.create_model_version(
-                name, logged.artifact_location, run_id=self.run_id, model_id=logged.model_id
+                name,
+                logged.artifact_location,
+                run_id=self.run_id,
+                model_id=logged.model_id,
+                description=description,
             )
             client.set_registered_model_alias(name, alias, version.version)
             return str(version.version)

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from hbt_ray.cluster.search import search
+from hbt_ray.cluster.tuner import room_for
 from hbt_ray.config import load_config
 from hbt_ray.errors import ClusterError, ConfigError
+from hbt_ray.search.settings import SearchConfig
 from hbt_ray.tracking import training_runs
 from tests.cluster.conftest import NUM_CPUS, REPOSITORY, tiny_search
 
@@ -145,7 +147,12 @@ def test_several_objectives_are_searched_together(cluster, search_corpus, tmp_pa
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
     settings = tiny_search(
-        search_corpus, algorithm="pbt", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=2, measure_every=2
+        search_corpus,
+        concurrent=2,
+        algorithm="pbt",
+        space={"mix.alpha": {"uniform": [0, 1]}},
+        configurations=2,
+        measure_every=2,
     )
     finished = search(settings, search_corpus.parent / "pbt")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
@@ -168,13 +175,35 @@ def _only(value):
     return Axis(values=(value,))
 
 
-def test_trials_of_two_workers_wait_for_each_other_and_impossible_ones_are_refused(cluster, search_corpus, tmp_path):
-    # Two at once would need four CPUs and a little for themselves: one more than there are.
+def test_the_workers_of_a_trial_may_have_every_cpu_and_impossible_ones_are_refused(cluster, search_corpus):
     run = tiny_search(search_corpus).run.model_dump(mode="json")
     run["train"] |= {"workers": 2, "threads_per_worker": NUM_CPUS // 2}
-    finished = search(tiny_search(search_corpus, run=run, measure_every=3), search_corpus.parent / "workers")
-    assert [trial.state for trial in finished.trials] == ["finished"] * 2
-    assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]] * 2
+    settings = tiny_search(search_corpus, run=run, measure_every=3, space={"mix.alpha": [0.5]}, concurrent=None)
+    finished = search(settings, search_corpus.parent / "workers")
+    assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]]
     run["train"] |= {"workers": 1, "threads_per_worker": 64}
     with pytest.raises(ClusterError, match=r"1 workers of 64 CPU each cannot be had"):
         search(tiny_search(search_corpus, run=run), search_corpus.parent / "impossible")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "train", "wanted", "threads", "at_once"),
+    [
+        ([2], {}, None, 1, 2),  # ten trials on two CPUs: two at a time
+        ([8], {}, 4, 2, 4),
+        ([8], {"threads_per_worker": 3}, None, 3, 2),
+        ([64, 64], {}, None, 12, 10),
+        ([4], {"workers": 2, "threads_per_worker": 2}, None, 1, 1),
+        ([4, 4, 4], {"workers": 3, "threads_per_worker": 2}, None, 1, 2),
+    ],
+)
+def test_more_trials_than_there_is_room_for_wait(monkeypatch, cpus, train, wanted, threads, at_once):
+    def sizes(resource):
+        return cpus if resource == "CPU" else []
+
+    monkeypatch.setattr("hbt_ray.cluster.tuner.node_sizes", sizes)
+    monkeypatch.setattr("hbt_ray.cluster.train.node_sizes", sizes)
+    run = {"train": {"global_batch_pairs": 48, "chunk_pairs": 8, **train}}
+    config = SearchConfig.model_validate({"run": run, "space": {"mix.alpha": [0.5]}, "concurrent": wanted})
+    room = room_for(config, 10)
+    assert (room.threads, room.at_once) == (threads, at_once)

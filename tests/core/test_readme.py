@@ -63,8 +63,9 @@ def test_every_configuration_in_jobs_is_valid(monkeypatch):
     monkeypatch.setenv("HBT_DATA", "data")
     monkeypatch.setenv("HBT_MODELS", "models")
     from hbt_ray.config import load_config
+    from hbt_ray.search.settings import load_search
 
     files = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
     assert files
     for file in files:
-        load_config(file)
+        (load_search if file.name.startswith("search") else load_config)(file)
