@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -249,8 +250,10 @@ def _named_place(benchmark: str) -> tuple[str, str]:
 @main.command()
 @click.argument("runs", nargs=-1)
 @click.option("--experiment", help="Take runs of this MLflow experiment, all or those named, instead of folders.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Of the experiment, runs with this tag alone.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
-def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> None:
+@click.option("--out", help="Folder for comparison.png.")
+def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], uri: str | None, out: str | None) -> None:
     """Print runs side by side, which differences are more than chance, and where to see more of them.
 
     RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs. Runs that differ in their
@@ -258,23 +261,52 @@ def compare(runs: Sequence[str], experiment: str | None, uri: str | None) -> Non
     """
     if not runs and not experiment:
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
+    if tags and not experiment:
+        raise UserError("--tag chooses among tracked runs; write --experiment NAME, too")
     from rich.console import Console
 
-    from hbt_ray.compare import comparison_table, contenders_in, contenders_of, significance_table
+    from hbt_ray.compare import comparison_figure, comparison_table, contenders_in, significance_table
     from hbt_ray.config import TrackingConfig
-    from hbt_ray.tracking import resolve_uri, training_runs, ui_command
+    from hbt_ray.tracking import resolve_uri, ui_command
 
-    if experiment:
-        store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
-        tracked = training_runs(store, experiment, runs)
-        contenders = contenders_of({f"{run.name} {run.run_id[:8]}": (run.params, run.metrics) for run in tracked})
-    else:
-        store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
-        contenders = contenders_in(runs)
-    Console().print(comparison_table(contenders))
-    if significance := significance_table(contenders):
-        Console().print(significance)
+    with tempfile.TemporaryDirectory() as scratch:
+        if experiment:
+            store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
+            contenders = _tracked_contenders(store, experiment, runs, tags, Path(scratch))
+        else:
+            store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
+            contenders = contenders_in(runs)
+        Console().print(comparison_table(contenders))
+        if significance := significance_table(contenders):
+            Console().print(significance)
+    if out:
+        from hbt_ray.report import make_folder
+
+        make_folder(Path(out))
+        comparison_figure(contenders).savefig(Path(out) / "comparison.png", dpi=150)
+        click.echo(f"figure   {Path(out) / 'comparison.png'}")
     click.echo(f"runs     {ui_command(store)}")
+
+
+def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags: Sequence[str], scratch: Path) -> Any:
+    from hbt_ray.compare import Tracked, contenders_of
+    from hbt_ray.tracking import download_reports, training_runs
+
+    wanted = {}
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not equals:
+            raise UserError(f"--tag {tag!r} has no value; write KEY=VALUE, such as --tag search=alpha")
+        wanted[key] = value
+    found = training_runs(store, experiment, names, wanted)
+    if not found:
+        raise UserError(f"experiment {experiment!r} has no run with {' and '.join(tags)}")
+    tracked = {}
+    for run in found:
+        folder = scratch / run.run_id
+        with_reports = download_reports(store, run.run_id, folder)
+        tracked[f"{run.name} {run.run_id[:8]}"] = Tracked(run.params, run.metrics, folder if with_reports else None)
+    return contenders_of(tracked)
 
 
 @main.command()

@@ -5,7 +5,7 @@ the store's URI, so nothing depends on a process's active run. `import hbt_ray.t
 """
 
 from hbt_ray.tracking.masking import masked
-from hbt_ray.tracking.runs import TrackedRun, training_runs
+from hbt_ray.tracking.runs import TrackedRun, download_reports, training_runs
 from hbt_ray.tracking.store import check, resolve_uri, ui_command
 from hbt_ray.tracking.tracker import RunStatus, Tracker, tracked_name
 
@@ -14,6 +14,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "check",
+    "download_reports",
     "masked",
     "resolve_uri",
     "tracked_name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbt_ray.errors import TrackingError
@@ -77,3 +78,22 @@ def _tracked_run(run: Run) -> TrackedRun:
         metrics=dict(run.data.metrics),
         tags={key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
     )
+
+
+def download_reports(uri: str, run_id: str, folder: Path) -> bool:
+    """Fetches what a run tells of every benchmark, its metrics and each query's, as `evaluation/<benchmark>/`.
+
+    Returns:
+        Whether it has any.
+
+    Raises:
+        TrackingError: the store cannot be read.
+    """
+    with explained(uri, "read reports"):
+        client = client_of(uri)
+        found = [place.path for place in client.list_artifacts(run_id, "evaluation") if place.is_dir]
+        for place in found:
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            for file in ("report.json", "per_query.parquet"):
+                client.download_artifacts(run_id, f"{place}/{file}", str(folder))
+    return bool(found)

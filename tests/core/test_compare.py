@@ -12,11 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 from rich.console import Console
 from scipy import stats
 
+from hbt_ray.cli import main
 from hbt_ray.compare import (
     Contender,
+    Tracked,
     comparison_table,
     contenders_in,
     contenders_of,
@@ -28,6 +32,8 @@ from hbt_ray.config import EvaluateConfig, build_config, dump_config
 from hbt_ray.errors import UserError
 from hbt_ray.evaluate import evaluate
 from hbt_ray.significance import compare_queries, holm
+from hbt_ray.storage import Place
+from hbt_ray.tracking import Tracker
 from tests.core.test_evaluate import parallel_benchmark, topic_embedder
 
 
@@ -160,14 +166,35 @@ def test_a_difference_of_rank_distance_is_the_metrics_difference(tmp_path: Path)
 
 def test_tracked_runs_are_grouped_by_their_parameters():
     runs = {
-        "a 1": ({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),
-        "a 2": ({"seed": "1", "mix.alpha": "0.5", "name": "b"}, {"t/mono/map": 0.4}),
-        "b 1": ({"seed": "0", "mix.alpha": "0.7", "name": "a"}, {"t/mono/map": 0.5}),
+        "a 1": Tracked({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),
+        "a 2": Tracked({"seed": "1", "mix.alpha": "0.5", "name": "b"}, {"t/mono/map": 0.4}),
+        "b 1": Tracked({"seed": "0", "mix.alpha": "0.7", "name": "a"}, {"t/mono/map": 0.5}),
     }
     first, second = contenders_of(runs)
     assert (first.label, first.mean("t/mono/map"), second.label) == ("a 1 and 1 more seeds", pytest.approx(0.3), "b 1")
     assert significance_table([first, second]) is None
     assert comparison_table([]).row_count == 0
+
+
+def test_tracked_runs_are_tested_query_by_query_chosen_by_tag_and_drawn(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for name, alpha, noise in (("one", 0.5, 0.9), ("other", 1.0, 0.3), ("third", 0.7, 0.3)):
+        folder = Path(written_run(tmp_path / name, 0, alpha, noise))
+        config = build_config({"name": name, "mix": {"alpha": alpha}})
+        tags = {"group": "wanted" if name != "third" else "left out"}
+        tracker = Tracker.start(uri, "exp", name, config, Place.of(folder / "id"), tags=tags)
+        tracker.log_artifacts(folder / "evaluation" / "tiny", "evaluation/tiny")
+        tracker.finish()
+    command = ["compare", "--experiment", "exp", "--uri", uri, "--tag", "group=wanted", "--out", str(tmp_path / "out")]
+    printed = CliRunner().invoke(main, command, env={"COLUMNS": "200"})
+    assert printed.exit_code == 0, printed.output
+    assert "other" in printed.output
+    assert "third" not in printed.output
+    assert "better" in printed.output
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.width > 600
+    wrong = CliRunner().invoke(main, [*command, "--tag", "group=none"])
+    assert "has no run with group=wanted and group=none" in wrong.output
 
 
 def test_comparison_marks_the_best_of_each_column():
