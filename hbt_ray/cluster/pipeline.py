@@ -66,17 +66,17 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     validation_plan(config, manifest)
     tokenizer = store_tokenizer(store, config)
     folder.begin(config)
-    _say(describe_store(store, manifest))
+    say(describe_store(store, manifest))
 
     unsent = folder.path / "unsent_metrics.jsonl"
     tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id, unsent)
     try:
-        with tracker.system_metrics(), _stopped_by_sigterm():
+        with tracker.system_metrics(), stopped_by_sigterm():
             if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
             reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
-            _say(f"\nstopped; the same command goes on from the newest checkpoint in {folder.checkpoints}")
+            say(f"\nstopped; the same command goes on from the newest checkpoint in {folder.checkpoints}")
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if_mlflow_answers(tracker, lambda: tracker.finish(status))
         raise
@@ -90,7 +90,7 @@ def if_mlflow_answers(tracker: Tracker, log: Callable[[], Any]) -> None:
         check(tracker.uri)  # in seconds; the rest would try for minutes
         log()
     except TrackingError as error:
-        _say(f"not tracked: {error}")
+        say(f"not tracked: {error}")
 
 
 def _track_inputs(config: RunConfig, store: Path, manifest: StoreManifest, plan: HybridPlan, tracker: Tracker) -> None:
@@ -139,7 +139,7 @@ def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder:
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """`ray job stop` sends SIGTERM; like Ctrl-C it should end the tracked run as well."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -155,5 +155,5 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

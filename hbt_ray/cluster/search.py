@@ -13,7 +13,7 @@ from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model
+from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
 from hbt_ray.cluster.tuner import room_for, try_all
@@ -53,7 +53,7 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     Raises:
         UserError: something asked for cannot be had. What can be checked is checked before the first trial.
     """
-    config = config.model_copy(update={"run": with_absolute_paths(config.run)})
+    config = _settled(config)
     folder = Path(out).expanduser().resolve()
     points = points_of(config)
     uri = resolve_uri(config.run.tracking, folder)
@@ -81,17 +81,33 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
         {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm},
     )
     try:
-        trials = try_all(config, points, folder, room, stores, models, Watch(config, folder, uri, parent.run_id))
-        outcome = outcome_of(config, trials, passages)
-        outcome = replace(outcome, test=_measure_chosen(config, outcome, trials, folder, models))
-        write_outcome(config, outcome, trials, folder)
-        figures = write_figures(config, outcome, trials, folder)
+        with stopped_by_sigterm():
+            trials = try_all(config, points, folder, room, stores, models, Watch(config, folder, uri, parent.run_id))
+            outcome = outcome_of(config, trials, passages)
+            outcome = replace(outcome, test=_measure_chosen(config, outcome, trials, folder, models))
+            write_outcome(config, outcome, trials, folder)
+            figures = write_figures(config, outcome, trials, folder)
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            say("\nstopped; the same command goes on with the trials that have not ended")
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if_mlflow_answers(parent, lambda: parent.finish(status))
         raise
     if_mlflow_answers(parent, lambda: _track(config, outcome, trials, figures, folder, parent))
     return FinishedSearch(outcome, tuple(trials), folder, ui_command(uri))
+
+
+def _settled(config: SearchConfig) -> SearchConfig:
+    """The same search from wherever it is carried out; what it chooses by is not trained on."""
+    run = with_absolute_paths(config.run)
+    asked = {name: place and str(Path(place).expanduser().resolve()) for name, place in config.dev.benchmarks.items()}
+    prepare = run.prepare.model_copy(update={"evaluation_sets": {**run.prepare.evaluation_sets, **asked}})
+    return config.model_copy(
+        update={
+            "run": run.model_copy(update={"prepare": prepare}),
+            "dev": config.dev.model_copy(update={"benchmarks": asked}),
+        }
+    )
 
 
 def _check_unchanged(config: SearchConfig, folder: Path) -> None:

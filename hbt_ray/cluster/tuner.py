@@ -120,7 +120,8 @@ def try_all(
     with explained("searching"):
         results = tuner.fit()
     trials = [_trial(config, folder, result.config, result.path, result.error) for result in results]
-    if any(trial.state == "waiting" for trial in trials):
+    # Tune takes Ctrl-C for itself, and returns as if nothing had been.
+    if any(trial.status not in ("TERMINATED", "ERROR") for trial in results._experiment_analysis.trials):
         raise KeyboardInterrupt
     return trials
 
@@ -134,8 +135,6 @@ def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: 
         state = "finished"  # a scheduler ends those that have done their steps before they can say so
     elif error is not None:
         state = "failed"
-    elif not measured:
-        state = "waiting"
     alphas: list[tuple[int, float]] = []
     with contextlib.suppress(FileNotFoundError):
         alphas = [(batch, alpha) for batch, alpha in json.loads((place.path / ALPHAS).read_text())]

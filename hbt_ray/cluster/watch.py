@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from hbt_ray.cluster.pipeline import say
 from hbt_ray.cluster.trial import METRICS, STEP, named, trial_folder
 from hbt_ray.errors import TrackingError
 from hbt_ray.report import formatted
@@ -95,7 +96,7 @@ class Watch(tune.Callback):
             tracker.set_tags({"state": state})
             tracker.finish("FAILED" if state == "failed" else "FINISHED")
         except TrackingError as error:
-            _say(f"not tracked: {error}")
+            say(f"not tracked: {error}")
 
     def _folder(self, trial: Any) -> Path:
         own = named(self.search, trial.config, trial.trial_id)
@@ -121,7 +122,7 @@ class Watch(tune.Callback):
                     tags,
                 )
             except TrackingError as error:
-                _say(f"not tracked: {error}")
+                say(f"not tracked: {error}")
                 return None
         return self._trackers[trial.trial_id]
 
@@ -137,7 +138,7 @@ class Watch(tune.Callback):
                 named_values = "  ".join(
                     f"{name} {value}" for name, value in zip(self.search.objectives, shown, strict=True)
                 )
-                _say(f"{time.strftime('%H:%M:%S')}  {own.name}  step {row[1]}  {named_values}  {state}")
+                say(f"{time.strftime('%H:%M:%S')}  {own.name}  step {row[1]}  {named_values}  {state}")
             return
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
@@ -151,7 +152,3 @@ class Watch(tune.Callback):
         for row in self._rows.values():
             table.add_row(*row)
         return table
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

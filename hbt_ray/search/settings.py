@@ -88,6 +88,9 @@ class SearchConfig(SearchSettings):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
         if any(weight < 0 for weight in self.objectives.values()) or not sum(self.objectives.values()):
             raise ValueError("objectives need weights of 0 or more, and one above 0")
+        both = self.dev.benchmarks.items() & self.run.evaluate.benchmarks.items()
+        if both:
+            raise ValueError(f"{min(both)[0]} is a test benchmark, and must not be chosen by; name another as dev")
         needs_measures = self.stopping != "none" or self.algorithm == "pbt"
         if needs_measures and not 0 < self.measure_every < self.run.train.steps:
             raise ValueError(

@@ -241,6 +241,8 @@ class Tracker:
     def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:
         """Makes a logged model, `models:/<id>`, a version in the Model Registry, which the alias then names.
 
+        A run has one version of a name, whenever it is called.
+
         Returns:
             The version.
         """
@@ -254,12 +256,17 @@ class Tracker:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             logged = client.get_logged_model(model_uri.removeprefix("models:/"))
-            version = client.create_model_version(
-                name,
-                logged.artifact_location,
-                run_id=self.run_id,
-                model_id=logged.model_id,
-                description=description,
+            own = [known for known in client.search_model_versions(f"name='{name}'") if known.run_id == self.run_id]
+            version = (
+                own[0]
+                if own
+                else client.create_model_version(
+                    name,
+                    logged.artifact_location,
+                    run_id=self.run_id,
+                    model_id=logged.model_id,
+                    description=description,
+                )
             )
             client.set_registered_model_alias(name, alias, version.version)
             return str(version.version)

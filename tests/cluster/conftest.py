@@ -167,6 +167,7 @@ def search_corpus(tmp_path_factory) -> Path:
     """As `corpus`, the same for all searches, so that what they leave can be compared."""
     folder = tmp_path_factory.mktemp("corpora")
     write_corpus(folder, "others", range(1000, 1012))
+    write_corpus(folder, "dev", range(2000, 2012))
     return write_corpus(folder)
 
 

@@ -138,11 +138,18 @@ def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(clus
     assert all(trial.step in (2, 4) for trial in finished.trials if trial.state == "stopped")
 
 
-def test_several_objectives_are_searched_together(cluster, search_corpus, tmp_path):
-    settings = tiny_search(search_corpus, algorithm="nsga2", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=2)
+def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, search_corpus):
+    settings = tiny_search(
+        search_corpus,
+        algorithm="nsga2",
+        space={"mix.alpha": {"uniform": [0, 1]}},
+        configurations=2,
+        dev={"benchmarks": {"pairs/dev": str(search_corpus.parent / "dev")}},
+    )
     finished = search(settings, search_corpus.parent / "nsga2")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert any(result.on_front for result in finished.outcome.results)
+    assert all("pairs-dev/multi/rank_distance" in trial.measured[-1][1] for trial in finished.trials)
 
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):

@@ -78,6 +78,10 @@ def test_a_point_sets_what_it_names_and_leaves_the_rest():
         ({"space": {"mix.alpha": {}}}, "write a list of values, or one of"),
         ({"space": {"mix.alpha": [0.1, 2]}}, "alpha is 2"),
         ({"seeds": [1, 1]}, "names one twice"),
+        (
+            {"dev": {"benchmarks": {"pairs": "faq"}}, "run": {"evaluate": {"benchmarks": {"pairs": "faq"}}}},
+            "pairs is a test benchmark, and must not be chosen by",
+        ),
         ({"objectives": {"multi/map": 0}}, "one above 0"),
         ({"stopping": "asha"}, "asha decides while trials run; write measure_every below the 600 steps"),
         ({"algorithm": "pbt"}, "pbt decides while trials run"),
