@@ -45,7 +45,9 @@ class Named:
 def named(search: SearchConfig, params: Mapping[str, Any], trial_id: str) -> Named:
     """What a trial's parameters in Tune stand for."""
     if search.algorithm == "pbt":
-        return Named(f"member={params['member']}", Point({"mix.alpha": params["mix.alpha"]}), search.seeds[0])
+        # Of its parameters nothing names a member: they become another's when it takes over from that one.
+        member = f"member={int(trial_id.rpartition('_')[2])}"
+        return Named(member, Point({"mix.alpha": params["mix.alpha"]}), search.seeds[0])
     if "trial" in params:
         point, seed = Point(params["trial"]["values"]), int(params["trial"]["seed"])
         return Named(f"{point.name},seed={seed}", point, seed)

@@ -149,19 +149,11 @@ def _dirname(trial: Any) -> str:
 
 def _param_space(config: SearchConfig, points: Sequence[Point]) -> dict[str, Any]:
     if config.algorithm == "pbt":
-        starts = [point.values["mix.alpha"] for point in points]
-        return {
-            "member": tune.grid_search(list(range(len(starts)))),
-            "mix.alpha": tune.sample_from(functools.partial(_start_of_member, starts)),
-        }
+        return {"mix.alpha": tune.grid_search([point.values["mix.alpha"] for point in points])}
     if config.algorithm in ("tpe", "nsga2"):
         return {key: _domain(axis) for key, axis in config.space.items()}
     tried = [{"values": dict(point.values), "seed": seed} for point in points for seed in config.seeds]
     return {"trial": tune.grid_search(tried)}
-
-
-def _start_of_member(starts: Sequence[float], params: Mapping[str, Any]) -> float:
-    return starts[params["member"]]
 
 
 def _domain(axis: Axis) -> Any:

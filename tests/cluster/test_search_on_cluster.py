@@ -163,6 +163,7 @@ def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights
     )
     finished = search(settings, search_corpus.parent / "pbt")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
+    assert sorted(trial.name for trial in finished.trials) == ["member=0", "member=1"]
     assert any(len(trial.alphas) > 1 for trial in finished.trials)  # some went on from another with an alpha of its own
     assert (search_corpus.parent / "pbt" / "schedule.png").exists()
     best = load_config(search_corpus.parent / "pbt" / "best.yaml")
