@@ -284,14 +284,14 @@ def _file_states(place: Path) -> list[tuple[str, int, int]]:
     return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states] or [(str(place), 0, 0)]
 
 
-def zero_shot_sets(config: RunConfig) -> dict[str, str | None]:
-    """The sets that training must not have seen: those named for it, and those the run is measured on.
+def zero_shot_sets(config: RunConfig) -> list[tuple[str, str | None]]:
+    """Name and folder of each set that training must not have seen: named for it, or what the run is measured on.
 
     The embedded set is no such set: its pool holds the training passages on purpose, and its questions ask about
     combinations that are never trained on.
     """
-    named = config.evaluate.benchmarks | config.prepare.evaluation_sets
-    return {name: place for name, place in named.items() if name != "embedded"}
+    named = [*config.evaluate.benchmarks.items(), *config.prepare.evaluation_sets.items()]
+    return [(name, place) for name, place in dict.fromkeys(named) if name != "embedded"]
 
 
 def describe_store(folder: Path, manifest: StoreManifest) -> str:

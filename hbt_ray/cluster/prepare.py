@@ -65,7 +65,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
     options = ReadOptions(split=config.evaluate.split)
-    evaluation_sets = [load_benchmark(name, place, options) for name, place in zero_shot_sets(config).items()]
+    evaluation_sets = [load_benchmark(name, place, options) for name, place in zero_shot_sets(config)]
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
     if tokenizer:
         check_lengths(tokenizer, config.text)

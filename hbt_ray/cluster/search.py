@@ -101,7 +101,13 @@ def _settled(config: SearchConfig) -> SearchConfig:
     """The same search from wherever it is carried out; what it chooses by is not trained on."""
     run = with_absolute_paths(config.run)
     asked = {name: place and str(Path(place).expanduser().resolve()) for name, place in config.dev.benchmarks.items()}
-    prepare = run.prepare.model_copy(update={"evaluation_sets": {**run.prepare.evaluation_sets, **asked}})
+    kept_out = run.prepare.evaluation_sets
+    twice = next((name for name, place in asked.items() if kept_out.get(name, place) != place), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{twice} is the dev set and another evaluation set; leave one out of prepare.evaluation_sets"
+        )
+    prepare = run.prepare.model_copy(update={"evaluation_sets": {**kept_out, **asked}})
     return config.model_copy(
         update={
             "run": run.model_copy(update={"prepare": prepare}),

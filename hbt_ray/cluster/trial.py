@@ -112,7 +112,9 @@ def trial_main(
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         measure_here = functools.partial(measure, config=config)
-        run_trial(config, Path(store), model, folder, search.every, measure_here, report, device)
+        # A population's scheduler keeps what its members reported, and takes a second telling for more training.
+        retell = search.algorithm != "pbt"
+        run_trial(config, Path(store), model, folder, search.every, measure_here, report, device, retell=retell)
     (folder.path / FINISHED).touch()
 
 

@@ -175,7 +175,8 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
             scheduler=_scheduler(config),
             # The members of a population wait for each other: each must have begun.
             max_concurrent_trials=None if config.algorithm == "pbt" else room.at_once,
-            reuse_actors=True,
+            # A member that goes on in the process of another one may end with that one's thread (Ray 2.60).
+            reuse_actors=config.algorithm != "pbt",
             trial_dirname_creator=_dirname,
         )
     searcher: Any

@@ -40,15 +40,16 @@ def run_trial(
     measure: Callable[[Any], dict[str, float]],
     report: Report,
     device: str = "cpu",
+    *,
+    retell: bool = True,
 ) -> None:
     """Trains to the end, or to where `report` ends it, and measures every so many steps and at the end.
-
-    What was measured before is reported again first, so that whoever listens knows all of it.
 
     Args:
         every: optimizer steps between measurements; a checkpoint is kept at each.
         measure: an encoder's metrics.
         report: takes the step and what was measured there.
+        retell: report first what was measured before, so that whoever listens knows all of it.
 
     Raises:
         TrainingDiverged: more gradients were not finite than allowed.
@@ -64,7 +65,7 @@ def run_trial(
     company = _TrialCompany(trainer, checkpoints, folder.measured, every, measure, report)
     known = measurements(folder.measured)
     for step, metrics in known:
-        if step <= progress.step:
+        if retell and step <= progress.step:
             report(step, metrics)
     if progress.step and company.is_due(progress) and progress.step not in dict(known):
         company.measure(progress)

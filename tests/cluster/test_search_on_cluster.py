@@ -144,12 +144,12 @@ def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, se
         algorithm="nsga2",
         space={"mix.alpha": {"uniform": [0, 1]}},
         configurations=2,
-        dev={"benchmarks": {"pairs/dev": str(search_corpus.parent / "dev")}},
+        dev={"benchmarks": {"pairs": str(search_corpus.parent / "dev")}},
     )
     finished = search(settings, search_corpus.parent / "nsga2")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert any(result.on_front for result in finished.outcome.results)
-    assert all("pairs-dev/multi/rank_distance" in trial.measured[-1][1] for trial in finished.trials)
+    assert all("pairs/multi/rank_distance" in trial.measured[-1][1] for trial in finished.trials)
 
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
