@@ -21,14 +21,6 @@ from hbt_ray.search.outcome import State, objective_values
 from hbt_ray.search.settings import SearchConfig
 from hbt_ray.tracking import Tracker
 
-_STATES: dict[str, State] = {
-    "PENDING": "waiting",
-    "PAUSED": "waiting",
-    "RUNNING": "running",
-    "TERMINATED": "finished",
-    "ERROR": "failed",
-}
-
 
 class Watch(tune.Callback):
     """Plain values but for what is made anew where it is missing: Tune keeps a copy to go on from."""

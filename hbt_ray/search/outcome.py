@@ -19,7 +19,7 @@ from hbt_ray.search.points import Point
 from hbt_ray.search.settings import SearchConfig
 from hbt_ray.search.trial import Measurement
 
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
+State = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
