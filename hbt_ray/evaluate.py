@@ -197,8 +197,8 @@ def _embedded_pool(embed: Embedder, passages: Sequence[str], window_chars: int |
 
 def _embed_queries(embed: Embedder, texts: Sequence[str]) -> np.ndarray:
     """(Q, D) vectors; equal texts are embedded once, so that they tie whatever stands beside them in a batch."""
-    number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    return np.asarray(embed.queries(list(number_of)), np.float32)[[number_of[text] for text in texts]]
+    pieces = pieces_of(texts, None)
+    return np.asarray(embed.queries(pieces.texts), np.float32)[pieces.rows]
 
 
 def _parallel_metrics(

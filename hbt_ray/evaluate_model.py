@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
 from hbt_ray.model import TextEmbedder, open_encoder
@@ -49,6 +49,13 @@ def evaluate_model(
         report = evaluate(embedder, benchmark, settings)
         write_report(report, folder, description(model, embedder), settings)
         yield report
+
+
+def check_benchmarks(settings: EvaluateConfig) -> None:
+    """Raises CorpusError when a benchmark cannot be read, or an option says nothing to any of them."""
+    check_options(settings.benchmarks, ReadOptions(settings.with_paragraph, settings.split))
+    for name, place in settings.benchmarks.items():
+        load_benchmarks(settings.model_copy(update={"benchmarks": {name: place}}))  # one at a time: they may be large
 
 
 def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:

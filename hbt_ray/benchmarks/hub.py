@@ -48,7 +48,7 @@ SOURCES = {
     ),
 }
 LANGUAGES = {"miracl": tuple(miracl.PASSAGES), "mrtydi": tuple(mrtydi.NAMES.values()), "mldr": mldr.LANGUAGES}
-SPLITS = {"miracl": "dev", "mrtydi": "test", "mldr": "test", "beir": "test"}  # usually reported
+SPLITS = {"miracl": miracl.SPLIT, "mrtydi": mrtydi.SPLIT, "mldr": mldr.SPLIT, "beir": "test"}  # usually reported
 
 
 def can_be_fetched(name: str) -> bool:

@@ -27,6 +27,7 @@ PASSAGES = {
 }
 LEVELS = {"low": 1_000_000, "mid": 4_000_000}  # fewer passages than this; more is "high"
 
+SPLIT = "dev"  # usually reported
 _FILE = r"\.miracl-v[\d.]+-([a-z]{2,3})(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
 
 
@@ -46,7 +47,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         CorpusError: there are no topics, judgements or passages, or not of a language asked for.
     """
     into = Collection(name)
-    split = options.split or "dev"
+    split = options.split or SPLIT
     topics = _of_split(folder, "topics", split, options)
     judgements = _of_split(folder, "qrels", split, options)
     for language, _, path in topics:

@@ -14,6 +14,7 @@ from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
+SPLIT = "test"  # usually reported
 # All that are published.
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")
 
@@ -25,7 +26,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
     """
     into = Collection(name)
-    split = options.split or "test"
+    split = options.split or SPLIT
     found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
     files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
     if files:

@@ -28,6 +28,7 @@ from hbt_ray.benchmarks.options import ReadOptions
 from hbt_ray.errors import CorpusError
 from hbt_ray.records import Benchmark
 
+SPLIT = "test"  # usually reported
 # Languages as folders name them.
 NAMES = {
     **{"arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id", "japanese": "ja"},
@@ -46,7 +47,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             passages are missing.
     """
     into = Collection(name)
-    split = options.split or "test"
+    split = options.split or SPLIT
     topics = _by_language(folder, "topics?" + _TREC_FILE, split)
     judgements = _by_language(folder, "qrels" + _TREC_FILE, split)
     questions = _by_language(folder, r"(?P<split>dev|test|train)\.jsonl", split)

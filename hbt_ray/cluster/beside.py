@@ -5,21 +5,15 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
-from hbt_ray.storage import Place
+from hbt_ray.measured import write_measurement
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-
-def measured_steps(measured: Place) -> set[int]:
-    """Steps of the checkpoints that were measured already."""
-    return {int(name.removesuffix(".json")) for name in measured.names() if name.endswith(".json")}
 
 
 def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict[str, float]:
@@ -44,7 +38,7 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
         Checkpoints(told["checkpoints"]).load_weights(step, encoder)
         metrics = (told["measure"] or benchmark_metrics)(encoder, config)
-        (told["measured"] / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        write_measurement(told["measured"], step, metrics)
         reports.put.remote({"step": step, "benchmarks": metrics})
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

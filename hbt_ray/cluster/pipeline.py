@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark, own_name
+from hbt_ray.benchmarks import own_name
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
@@ -20,7 +20,8 @@ from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
 from hbt_ray.errors import TrackingError
-from hbt_ray.evaluate import EvalReport, check_benchmark
+from hbt_ray.evaluate import EvalReport
+from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import RunFolder, open_run, training_plan, validation_plan
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.plan import HybridPlan
@@ -54,10 +55,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
     check(uri)
-    options = ReadOptions(config.evaluate.with_paragraph, config.evaluate.split)
-    check_options(config.evaluate.benchmarks, options)
-    for name, place in config.evaluate.benchmarks.items():
-        check_benchmark(load_benchmark(name, place, options))
+    check_benchmarks(config.evaluate)
     connect()
     resources_per_worker(config)
     store = prepare(config, folder.stores)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
@@ -19,9 +18,9 @@ from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
 from hbt_ray.cluster.tuner import room_for, try_all
 from hbt_ray.cluster.watch import Watch
 from hbt_ray.compare import read_run_metrics
-from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
+from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
 from hbt_ray.errors import ConfigError
-from hbt_ray.evaluate import check_benchmark
+from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import run_folder, training_plan, validation_plan
 from hbt_ray.model import load_encoder, save_encoder
 from hbt_ray.search.dev import dev_set
@@ -59,10 +58,8 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     uri = resolve_uri(config.run.tracking, folder)
     check(uri)
     _check_unchanged(config, folder)
-    test = config.run.evaluate
-    check_options(test.benchmarks, ReadOptions(test.with_paragraph, test.split))
-    for name, place in {**test.benchmarks, **config.dev.benchmarks}.items():
-        check_benchmark(load_benchmark(name, place, ReadOptions(test.with_paragraph, test.split)))
+    check_benchmarks(config.run.evaluate)
+    check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks))
     connect()
     room = room_for(config, len(points) or config.configurations)
     runs = [point.config(config.run, seed) for point in points or [Point({})] for seed in config.seeds]
@@ -100,7 +97,7 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
 def _settled(config: SearchConfig) -> SearchConfig:
     """The same search from wherever it is carried out; what it chooses by is not trained on."""
     run = with_absolute_paths(config.run)
-    asked = {name: place and str(Path(place).expanduser().resolve()) for name, place in config.dev.benchmarks.items()}
+    asked = {name: absolute_path(place) for name, place in config.dev.benchmarks.items()}
     kept_out = run.prepare.evaluation_sets
     twice = next((name for name, place in asked.items() if kept_out.get(name, place) != place), None)
     if twice is not None:
@@ -156,13 +153,13 @@ def _measure_chosen(
     for result in outcome.chosen:
         for trial in _trials_of(result, trials):
             place = chosen_folder(folder, trial)
-            _save_model(config, trial, folder, models, place)
-            if not config.run.evaluate.benchmarks:
-                continue
             if not (place / FINISHED).exists():
-                evaluate_on_cluster(str(place / "model"), config.run.evaluate, place / "evaluation")
+                _save_model(config, trial, folder, models, place)
+                if config.run.evaluate.benchmarks:
+                    evaluate_on_cluster(str(place / "model"), config.run.evaluate, place / "evaluation")
                 (place / FINISHED).touch()
-            for name, value in read_run_metrics(place).items():
+            measured = read_run_metrics(place) if config.run.evaluate.benchmarks else {}
+            for name, value in measured.items():
                 found.setdefault(result.name, {}).setdefault(name, []).append(value)
     return found
 
@@ -209,17 +206,13 @@ def _track(
         parent.log_artifacts(file)
     for figure in figures:
         parent.log_artifacts(figure, "figures")
-    parent.log_table("trials", trials_table(config, trials).select(_table_columns(config, trials)).to_pylist())
+    table = trials_table(config, trials)
+    objectives = [f"{config.dev_name}/{name}" for name in config.objectives]
+    shown = ["trial", *objectives, *config.space, "seed", "state", "step"]  # MLflow compares by the second
+    parent.log_table("trials", table.select([name for name in shown if name in table.column_names]).to_pylist())
     if config.run.tracking.log_model:
         logged = parent.log_model(chosen_folder(folder, first) / "model", step=last)
         told = ", ".join(f"{spoken(name)} {value:.4g}" for name, value in best.mean.items())
         description = f"{best.name}, the choice among {len(outcome.results)} configurations; {config.dev_name}: {told}"
         parent.register_model(logged, config.register_as or config.run.name, "best", description)
     parent.finish()
-
-
-def _table_columns(config: SearchConfig, trials: Sequence[Trial]) -> list[str]:
-    objectives = [f"{config.dev_name}/{name}" for name in config.objectives]
-    wanted = ["trial", *objectives, *config.space, "seed", "state", "step"]  # MLflow compares by the second
-    there = trials_table(config, trials).column_names
-    return [column for column in wanted if column in there]

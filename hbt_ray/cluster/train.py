@@ -19,7 +19,7 @@ from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationCon
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hbt_ray.checkpoint import Checkpoints
-from hbt_ray.cluster.beside import measure_checkpoint, measured_steps
+from hbt_ray.cluster.beside import measure_checkpoint
 from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
@@ -29,6 +29,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.experiment import RunFolder, training_plan, validation_batches
 from hbt_ray.loop import train_to_the_end
+from hbt_ray.measured import measured_steps
 from hbt_ray.model import load_encoder
 from hbt_ray.progress import steps_to_evaluate
 from hbt_ray.resources import check_workers, threads_of_each

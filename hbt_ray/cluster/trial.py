@@ -17,15 +17,16 @@ from ray import tune
 from hbt_ray.checkpoint import Checkpoints, step_name
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.cluster.train import train
-from hbt_ray.config import AlphaSchedule, RunConfig
+from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, run_folder
+from hbt_ray.measured import measured_steps, measurements, write_measurement
 from hbt_ray.model import load_encoder
 from hbt_ray.search.dev import dev_metrics, dev_set
 from hbt_ray.search.objectives import score
 from hbt_ray.search.outcome import objective_values
-from hbt_ray.search.points import Point
+from hbt_ray.search.points import Point, rounded, with_alphas
 from hbt_ray.search.settings import DevConfig, SearchConfig
-from hbt_ray.search.trial import Measurement, Report, measurements, run_trial
+from hbt_ray.search.trial import Report, run_trial
 
 STEP, SCORE, METRICS = "step", "score", "metrics"  # what a trial reports to Tune
 FINISHED = "finished"  # a file in a trial's folder, written when it came to its end
@@ -51,18 +52,19 @@ def named(search: SearchConfig, params: Mapping[str, Any], trial_id: str) -> Nam
     if "trial" in params:
         point, seed = Point(params["trial"]["values"]), int(params["trial"]["seed"])
         return Named(f"{point.name},seed={seed}", point, seed)
-    point = Point({key: _rounded(params[key]) for key in search.space})
+    point = Point({key: rounded(params[key]) for key in search.space})
     seed = search.seeds[int(params.get("__trial_index__", 0))]
     # The same values may be drawn twice: their folders must not be the same.
     return Named(f"{point.name},seed={seed},{trial_id.rpartition('_')[2]}", point, seed)
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def trial_folder(out: Path, config: RunConfig, name: str) -> RunFolder:
     return run_folder(config, out / "trials" / name)
+
+
+def came_to_its_end(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether a trial was trained to the end. A scheduler ends those that have done their steps before they say so."""
+    return (folder.path / FINISHED).exists() or config.train.steps in measured_steps(folder.measured)
 
 
 def trial_main(
@@ -86,12 +88,9 @@ def trial_main(
     config = own.point.config(search.run, own.seed)
     folder = trial_folder(Path(out), config, own.name)
     folder.begin(config)
-    alphas: list[tuple[int, float]] = []
     if search.algorithm == "pbt":
         _take_over(folder)
-        alphas = _alphas(folder, float(params["mix.alpha"]), config)
-        schedule = AlphaSchedule(points=tuple(alphas), between="hold")
-        config = config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
+        config = with_alphas(config, _alphas(folder, float(params["mix.alpha"]), config))
     store, model = stores[store_key(config)], models[model_key(config)]
     dev = dev_set(search.dev, store, config)
 
@@ -141,11 +140,11 @@ def _train_with_workers(
 
     beside = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
     last = train(beside, Path(store), model, folder, on_metrics, measure)
-    if last not in dict(measurements(folder.measured)):
+    if last not in measured_steps(folder.measured):
         encoder = load_encoder(config.model, config.text, model)
         Checkpoints(folder.checkpoints).load_weights(last, encoder)
         metrics = measure(encoder, config)
-        (folder.measured / f"{last}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        write_measurement(folder.measured, last, metrics)
         report(last, metrics)
 
 
@@ -194,19 +193,23 @@ def _take_over(folder: RunFolder) -> None:
                 shutil.copytree(found, target.local)
             else:
                 target.upload(found, last="complete.json")
-        known: list[Measurement] = [(step, metrics) for step, metrics in json.loads(Path(handed, MEASURED).read_text())]
-        for step, metrics in known:
-            (folder.measured / f"{step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        for step, metrics in json.loads(Path(handed, MEASURED).read_text()):
+            write_measurement(folder.measured, step, metrics)
         shutil.copy(Path(handed, ALPHAS), folder.path / ALPHAS)
 
 
 def _alphas(folder: RunFolder, alpha: float, config: RunConfig) -> list[tuple[int, float]]:
     """Alpha from each batch on, with a new one from where the newest checkpoint stands."""
-    file = folder.path / ALPHAS
-    alphas = [(batch, value) for batch, value in json.loads(file.read_text())] if file.exists() else [(0, alpha)]
+    alphas = read_alphas(folder) or [(0, alpha)]
     steps = Checkpoints(folder.checkpoints).steps()
     batch = (steps[-1] if steps else 0) * config.train.gradient_accumulation
     if alphas[-1][1] != alpha:
         alphas = [entry for entry in alphas if entry[0] < batch] + [(batch, alpha)]
-    file.write_text(json.dumps(alphas))
+    (folder.path / ALPHAS).write_text(json.dumps(alphas))
     return alphas
+
+
+def read_alphas(folder: RunFolder) -> list[tuple[int, float]]:
+    """Of a population's member, alpha from each batch on; nothing of another trial."""
+    file = folder.path / ALPHAS
+    return [(batch, alpha) for batch, alpha in json.loads(file.read_text())] if file.exists() else []

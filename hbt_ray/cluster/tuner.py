@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -22,14 +20,14 @@ from ray.tune.search.optuna import OptunaSearch
 from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained, mistake_in
 from hbt_ray.cluster.train import resources_per_worker
-from hbt_ray.cluster.trial import ALPHAS, FINISHED, SCORE, STEP, named, trial_folder, trial_main
+from hbt_ray.cluster.trial import SCORE, STEP, came_to_its_end, named, read_alphas, trial_folder, trial_main
 from hbt_ray.cluster.watch import Watch
+from hbt_ray.measured import measurements
 from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
-from hbt_ray.search.objectives import is_better_higher
+from hbt_ray.search.objectives import measure_in
 from hbt_ray.search.outcome import State, Trial
-from hbt_ray.search.points import Point
+from hbt_ray.search.points import Point, rounded
 from hbt_ray.search.settings import Axis, SearchConfig
-from hbt_ray.search.trial import measurements
 
 TUNE = "tune"  # folder of what Ray Tune keeps
 
@@ -55,7 +53,7 @@ def room_for(config: SearchConfig, configurations: int) -> Room:
     if train.most_workers > 1:
         each = resources_per_worker(config.run)
         rounds = {
-            name: int(workers_that_fit(node_sizes(name), amount) // train.most_workers) for name, amount in each.items()
+            name: workers_that_fit(node_sizes(name), amount) // train.most_workers for name, amount in each.items()
         }
         fit = min(rounds.values())
         if not fit:
@@ -106,7 +104,7 @@ def try_all(
         tuner = tune.Tuner(
             trainable,
             param_space=_param_space(config, points),
-            tune_config=_tune_config(config, points, room),
+            tune_config=_tune_config(config, room),
             run_config=tune.RunConfig(
                 name=TUNE,
                 storage_path=str(folder),
@@ -129,17 +127,13 @@ def try_all(
 def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: str, error: Exception | None) -> Trial:
     own = named(config, params, Path(path).name)
     place = trial_folder(folder, config.run, own.name)
-    measured = measurements(place.measured)
     state: State = "stopped"
-    if (place.path / FINISHED).exists() or (measured and measured[-1][0] >= config.run.train.steps):
-        state = "finished"  # a scheduler ends those that have done their steps before they can say so
+    if came_to_its_end(place, config.run):
+        state = "finished"
     elif error is not None:
         state = "failed"
-    alphas: list[tuple[int, float]] = []
-    with contextlib.suppress(FileNotFoundError):
-        alphas = [(batch, alpha) for batch, alpha in json.loads((place.path / ALPHAS).read_text())]
     reason = "" if error is None else str(mistake_in(error) or str(error).strip().splitlines()[-1])
-    return Trial(own.name, own.point, own.seed, state, measured, alphas, reason)
+    return Trial(own.name, own.point, own.seed, state, measurements(place.measured), read_alphas(place), reason)
 
 
 def _dirname(trial: Any) -> str:
@@ -167,11 +161,9 @@ def _domain(axis: Axis) -> Any:
     return tune.uniform(*axis.uniform)
 
 
-def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> Any:
+def _tune_config(config: SearchConfig, room: Room) -> Any:
     if config.algorithm not in ("tpe", "nsga2"):
         return tune.TuneConfig(
-            metric=None if config.algorithm == "pbt" else SCORE,
-            mode=None if config.algorithm == "pbt" else "max",
             scheduler=_scheduler(config),
             # The members of a population wait for each other: each must have begun.
             max_concurrent_trials=None if config.algorithm == "pbt" else room.at_once,
@@ -190,7 +182,7 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
     else:
         genetic = NSGAIISampler(seed=config.seed, population_size=max(config.configurations // 3, 2))
         names = list(config.objectives)
-        modes = ["max" if is_better_higher(name) else "min" for name in names]
+        modes = ["max" if measure_in(name).higher_is_better else "min" for name in names]
         searcher = ConcurrencyLimiter(OptunaSearch(metric=names, mode=modes, sampler=genetic), room.at_once)
     return tune.TuneConfig(
         search_alg=searcher,
@@ -203,9 +195,7 @@ def _tune_config(config: SearchConfig, points: Sequence[Point], room: Room) -> A
 
 def _scheduler(config: SearchConfig) -> TrialScheduler | None:
     grace = config.grace_steps or config.every
-    of_score = {"time_attr": STEP, "metric": SCORE, "mode": "max"}
-    if config.algorithm not in ("tpe", "nsga2", "pbt"):
-        of_score = {"time_attr": STEP}  # the rest is said to Tune itself
+    of_score: dict[str, Any] = {"time_attr": STEP, "metric": SCORE, "mode": "max"}
     if config.algorithm == "pbt":
         low, high = _bounds(config.space["mix.alpha"])
         return PopulationBasedTraining(
@@ -238,4 +228,4 @@ def _bounds(axis: Axis) -> tuple[float, float]:
 
 def _within(low: float, high: float, params: dict[str, Any]) -> dict[str, Any]:
     """A perturbed alpha that is one still."""
-    return params | {"mix.alpha": float(f"{min(max(params['mix.alpha'], low), high):.4g}")}
+    return params | {"mix.alpha": rounded(min(max(params["mix.alpha"], low), high))}

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hbt_ray.cluster.pipeline import say
-from hbt_ray.cluster.trial import METRICS, STEP, named, trial_folder
+from hbt_ray.cluster.trial import METRICS, STEP, came_to_its_end, named, trial_folder
 from hbt_ray.errors import TrackingError
 from hbt_ray.report import formatted
 from hbt_ray.search.objectives import spoken
@@ -66,9 +66,9 @@ class Watch(tune.Callback):
         self._show(trial, "running", metrics, step)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        step = int((trial.last_result or {}).get(STEP, 0))
-        early = step < self.search.run.train.steps and not self._folder(trial).joinpath("finished").exists()
-        self._finish(trial, "stopped" if early else "finished")
+        own = named(self.search, trial.config, trial.trial_id)
+        ended = came_to_its_end(trial_folder(self.out, self.search.run, own.name), self.search.run)
+        self._finish(trial, "finished" if ended else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._finish(trial, "failed")
@@ -89,10 +89,6 @@ class Watch(tune.Callback):
             tracker.finish("FAILED" if state == "failed" else "FINISHED")
         except TrackingError as error:
             say(f"not tracked: {error}")
-
-    def _folder(self, trial: Any) -> Path:
-        own = named(self.search, trial.config, trial.trial_id)
-        return trial_folder(self.out, self.search.run, own.name).path
 
     def _tracker(self, trial: Any) -> Tracker | None:
         """The trial's run in MLflow; None where MLflow does not answer: the search is more important."""

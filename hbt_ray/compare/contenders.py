@@ -91,20 +91,11 @@ def contenders_in(folders: Sequence[str]) -> list[Contender]:
     Raises:
         UserError: no report is in one of them, or one cannot be read.
     """
-    runs: dict[str, list[str]] = {}
     places = [Path(folder).expanduser().resolve() for folder in folders]
     twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise UserError(f"{twice!r} is named twice; name each run once")
-    for folder in folders:
-        runs.setdefault(_method(folder) or folder, []).append(folder)
-    contenders = []
-    for members in runs.values():
-        read = [_read_run(folder) for folder in members]
-        contenders.append(
-            Contender(_label(members), tuple(own for own, _ in read), tuple(reports for _, reports in read))
-        )
-    return contenders
+    return _by_method({folder: (_method(folder) or folder, *_read_run(folder)) for folder in folders})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +109,28 @@ class Tracked:
 
 def contenders_of(runs: Mapping[str, Tracked]) -> list[Contender]:
     """Likewise of tracked runs, by their labels."""
-    methods: dict[str, list[str]] = {}
+    told = {}
     for label, run in runs.items():
-        methods.setdefault(_key(run.params) if run.params else label, []).append(label)
+        reported, reports = _read_run(run.folder) if run.folder else ({}, None)
+        # A store has metrics under names of its own where it does not allow theirs.
+        told[label] = (_key(run.params) if run.params else label, {**run.metrics, **reported}, reports)
+    return _by_method(told)
+
+
+def _by_method(
+    runs: Mapping[str, tuple[str, Mapping[str, float], Mapping[str, Path] | None]],
+) -> list[Contender]:
+    """A contender for each method among runs: label -> (method, metrics, reports if there are any)."""
+    methods: dict[str, list[str]] = {}
+    for label, (method, _, _) in runs.items():
+        methods.setdefault(method, []).append(label)
     contenders = []
     for labels in methods.values():
-        own = [runs[label] for label in labels]
-        read = [_read_run(run.folder) if run.folder else ({}, {}) for run in own]
-        # A store has metrics under names of its own where it does not allow theirs.
-        metrics = tuple({**run.metrics, **reported} for run, (reported, _) in zip(own, read, strict=True))
-        complete = all(run.folder for run in own)
-        contenders.append(Contender(_label(labels), metrics, tuple(reports for _, reports in read) if complete else ()))
+        first = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more seeds"
+        reports = [reports for label in labels if (reports := runs[label][2]) is not None]
+        complete = tuple(reports) if len(reports) == len(labels) else ()
+        contenders.append(Contender(first, tuple(runs[label][1] for label in labels), complete))
     return contenders
-
-
-def _label(runs: Sequence[str]) -> str:
-    return runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more seeds"
 
 
 def _method(folder: str) -> str | None:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from hbt_ray.compare.contenders import Contender
 from hbt_ray.compare.tables import headline_metrics
 from hbt_ray.metrics import measure_of
-
-_DARK, _ACCENT, _MUTED = "#20303c", "#2f6f9f", "#9fb3c1"
+from hbt_ray.report.colours import ACCENT, DARK, MUTED
 
 
 def comparison_figure(contenders: Sequence[Contender]) -> Figure:
@@ -26,13 +25,13 @@ def comparison_figure(contenders: Sequence[Contender]) -> Figure:
     for panel, (_, metric, heading) in zip(panels, headlines, strict=False):
         measure = measure_of(metric)
         means = [contender.mean(metric) or 0.0 for contender in contenders]
-        bars = panel.barh(range(len(labels)), means, color=_ACCENT, height=0.62)
+        bars = panel.barh(range(len(labels)), means, color=ACCENT, height=0.62)
         shown = [f"{mean:.3f}" if measure.unit == "share" else f"{mean:,.0f}" for mean in means]
-        panel.bar_label(bars, shown, padding=6, fontsize=8.5, color=_DARK)
+        panel.bar_label(bars, shown, padding=6, fontsize=8.5, color=DARK)
         for place, contender in enumerate(contenders):
             values = contender.values(metric)
             if len(values) > 1:
-                panel.scatter(values, [place] * len(values), s=12, color=_MUTED, edgecolors=_DARK, linewidths=0.5)
+                panel.scatter(values, [place] * len(values), s=12, color=MUTED, edgecolors=DARK, linewidths=0.5)
         panel.set_yticks(range(len(labels)), labels)
         panel.set_title(
             f"{heading} ({'higher' if measure.higher_is_better else 'lower'} is better)", fontsize=9.5, loc="left"

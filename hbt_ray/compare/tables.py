@@ -86,16 +86,19 @@ def differences(contenders: Sequence[Contender]) -> list[tuple[str, str, str, Di
     """
     first, *others = contenders
     found = []
-    tables: dict[tuple[int, str], list[pa.Table]] = {}
-    for benchmark, metric, heading in headline_metrics(contenders):
-        _, setting, measure = metric.split("/")
-        column = measure_of(f"{benchmark}/{setting}/{measure}").column
-        for number, contender in enumerate((first, *others)):
-            tables.setdefault((number, benchmark), contender.per_query(benchmark))
-        for number, contender in enumerate(others, start=1):
-            one, other = tables[0, benchmark], tables[number, benchmark]
-            if one and other:
+    headlines = headline_metrics(contenders)
+    tables: dict[str, list[list[pa.Table]]] = {}  # of each benchmark, by contender
+    for benchmark in dict.fromkeys(benchmark for benchmark, _, _ in headlines):
+        tables[benchmark] = [contender.per_query(benchmark) for contender in contenders]
+        for contender, own in zip(others, tables[benchmark][1:], strict=True):
+            if tables[benchmark][0] and own:
                 _check_same(benchmark, first, contender)
+    for benchmark, metric, heading in headlines:
+        _, setting, _ = metric.split("/")
+        column = measure_of(metric).column
+        one, *rest = tables[benchmark]
+        for contender, other in zip(others, rest, strict=True):
+            if one and other:
                 found.append((contender.label, metric, heading, compare_queries(one, other, setting, column)))
     corrected = holm([difference.p_value for *_, difference in found])
     return [(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]

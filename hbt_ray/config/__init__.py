@@ -1,6 +1,7 @@
 """Every setting of a run, and reading them from YAML."""
 
 from hbt_ray.config.loading import (
+    absolute_path,
     build,
     build_config,
     dump_config,
@@ -48,6 +49,7 @@ __all__ = [
     "TextConfig",
     "TrackingConfig",
     "TrainConfig",
+    "absolute_path",
     "build",
     "build_config",
     "dump_config",

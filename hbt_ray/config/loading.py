@@ -108,22 +108,23 @@ def build(section: type[S], data: dict[str, Any]) -> S:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same run from wherever it is carried out: paths that exist here are made absolute, hub names stay."""
-
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
-
     return config.model_copy(
         update={
-            "corpora": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in config.corpora),
-            "model": config.model.model_copy(update={"path": absolute(config.model.path)}),
+            "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
+            "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
             "prepare": config.prepare.model_copy(
-                update={"evaluation_sets": {k: absolute(v) for k, v in config.prepare.evaluation_sets.items()}}
+                update={"evaluation_sets": {k: absolute_path(v) for k, v in config.prepare.evaluation_sets.items()}}
             ),
             "evaluate": config.evaluate.model_copy(
-                update={"benchmarks": {k: absolute(v) for k, v in config.evaluate.benchmarks.items()}}
+                update={"benchmarks": {k: absolute_path(v) for k, v in config.evaluate.benchmarks.items()}}
             ),
         }
     )
+
+
+def absolute_path(path: str | None) -> str | None:
+    """A path from the root of the file system; what is none here stays."""
+    return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
 
 
 def dump_config(config: RunConfig) -> str:

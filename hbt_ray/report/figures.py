@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from hbt_ray.evaluate import EvalReport, Sample
 from hbt_ray.metrics import measure_of
+from hbt_ray.report.colours import ACCENT, DARK, MUTED
 from hbt_ray.report.tables import query_languages
 
-_DARK, _ACCENT, _MUTED = "#20303c", "#2f6f9f", "#9fb3c1"
 _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # keeps a label legible on a line
 # Apart from each other also where points overlap; further languages take matplotlib's own.
 _DISTINCT = (
@@ -45,7 +45,7 @@ def matrix_figure(report: EvalReport) -> Figure:
             if not np.isnan(value):
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"
                 axes.text(
-                    column, row, text, ha="center", va="center", fontsize=8.5, color="white" if value > 0.55 else _DARK
+                    column, row, text, ha="center", va="center", fontsize=8.5, color="white" if value > 0.55 else DARK
                 )
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
@@ -71,14 +71,14 @@ def bias_figure(report: EvalReport) -> Figure:
     ):
         name = report.metric("multi", measure)
         numbers = [values[language] for language in ordered]
-        bars = axes.barh(ordered, np.nan_to_num(numbers), color=_ACCENT, height=0.68)
+        bars = axes.barh(ordered, np.nan_to_num(numbers), color=ACCENT, height=0.68)
         labels = ["none" if np.isnan(number) else _short(name, number) for number in numbers]
-        axes.bar_label(bars, labels, padding=5, fontsize=8.5, color=_DARK, bbox=_PLATE)
+        axes.bar_label(bars, labels, padding=5, fontsize=8.5, color=DARK, bbox=_PLATE)
         if name in report.metrics:
             mean = report.metrics[name]
-            axes.axvline(mean, color=_DARK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axvline(mean, color=DARK, linewidth=1, linestyle=(0, (4, 3)))
             axes.xaxis.set_major_formatter("{x:g}" if measure_of(name).unit == "share" else "{x:,.0f}")
-            axes.set_title(f"mean {_short(name, mean)}", fontsize=9.5, loc="left", color=_DARK)
+            axes.set_title(f"mean {_short(name, mean)}", fontsize=9.5, loc="left", color=DARK)
         axes.set_xlabel(label)
         axes.margins(x=0.16)
         axes.set_xlim(left=0)
@@ -111,12 +111,12 @@ def projection_figure(benchmark: str, sample: Sample) -> Figure:
         x, y = points[chosen & (side_of == "passage")].T
         axes.scatter(x, y, s=26, marker="^", color=colour, alpha=0.75, linewidths=0)
         axes.scatter([], [], s=40, marker="s", color=colour, label=language)
-    axes.scatter([], [], s=26, marker="o", facecolors="none", edgecolors=_DARK, label="question")
-    axes.scatter([], [], s=26, marker="^", color=_DARK, linewidths=0, label="passage")
+    axes.scatter([], [], s=26, marker="o", facecolors="none", edgecolors=DARK, label="question")
+    axes.scatter([], [], s=26, marker="^", color=DARK, linewidths=0, label="passage")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=1 + len(languages) // _CROWDED)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_color(_MUTED)
+    axes.spines[:].set_color(MUTED)
     axes.set_title(f"{benchmark}: questions and the passages that answer them ({method})", loc="left", pad=12)
     return figure
 

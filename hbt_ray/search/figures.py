@@ -11,12 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
-from hbt_ray.metrics import measure_of
-from hbt_ray.search.objectives import spoken
-from hbt_ray.search.outcome import Outcome, Trial, objective_values
+from hbt_ray.report.colours import ACCENT, DARK, MUTED, WARM
+from hbt_ray.search.objectives import measure_in, spoken
+from hbt_ray.search.outcome import Outcome, Trial, finished_trials, objective_values
 from hbt_ray.search.settings import SearchConfig
 
-_DARK, _ACCENT, _MUTED, _WARM = "#20303c", "#2f6f9f", "#9fb3c1", "#e0503c"
 CONFIDENCE = 0.95
 
 
@@ -54,7 +53,7 @@ def objectives_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[T
     axis = number_axis(search, trials)
     if axis is None or search.algorithm == "pbt":
         return None
-    finished = [trial for trial in trials if trial.state == "finished" and trial.measured]
+    finished = finished_trials(trials)
     count = len(search.objectives)
     columns = 2 if count > 1 else 1
     figure = Figure(figsize=(4.6 * columns, 0.6 + 2.9 * -(-count // columns)), layout="constrained")
@@ -64,11 +63,11 @@ def objectives_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[T
     for panel, objective in zip(panels, search.objectives, strict=False):
         by_value: dict[float, list[float]] = {}
         for trial in finished:
-            value = objective_values(search, trial.measured[-1][1]).get(objective)
+            value = objective_values(search, trial.metrics).get(objective)
             if value is not None:
                 by_value.setdefault(float(trial.point.values[axis]), []).append(value)
         _band(panel, by_value)
-        panel.axvline(float(outcome.best.values[axis]), color=_WARM, linewidth=1, linestyle=(0, (4, 3)))
+        panel.axvline(float(outcome.best.values[axis]), color=WARM, linewidth=1, linestyle=(0, (4, 3)))
         _dress(panel, axis, objective)
     figure.suptitle(
         f"{search.dev_name} over {_last(axis)}: mean over {len(search.seeds)} seed{'s' * (len(search.seeds) > 1)}"
@@ -85,11 +84,11 @@ def _band(panel: Axes, by_value: dict[float, list[float]]) -> None:
     values = sorted(by_value)
     means = np.array([np.mean(by_value[value]) for value in values])
     for value in values:
-        panel.scatter([value] * len(by_value[value]), by_value[value], s=14, color=_MUTED, linewidths=0, zorder=2)
-    panel.plot(values, means, color=_ACCENT, linewidth=1.8, marker="o", markersize=4.5, zorder=3)
+        panel.scatter([value] * len(by_value[value]), by_value[value], s=14, color=MUTED, linewidths=0, zorder=2)
+    panel.plot(values, means, color=ACCENT, linewidth=1.8, marker="o", markersize=4.5, zorder=3)
     half = half_widths([by_value[value] for value in values])
     if half.any():
-        panel.fill_between(values, means - half, means + half, color=_ACCENT, alpha=0.15, linewidth=0, zorder=1)
+        panel.fill_between(values, means - half, means + half, color=ACCENT, alpha=0.15, linewidth=0, zorder=1)
 
 
 def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
@@ -110,10 +109,10 @@ def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _dress(panel: Axes, axis: str, objective: str) -> None:
-    measure = measure_of(f"any/{objective}")
+    measure = measure_in(objective)
     panel.set_xlabel(_last(axis))
     arrow = "higher is better" if measure.higher_is_better else "lower is fairer"
-    panel.set_title(f"{spoken(objective)} ({arrow})", loc="left", fontsize=10, color=_DARK)
+    panel.set_title(f"{spoken(objective)} ({arrow})", loc="left", fontsize=10, color=DARK)
     low, high = panel.get_ylim()
     if measure.unit == "ranks" and high - low > 10:
         panel.yaxis.set_major_formatter("{x:,.0f}")
@@ -131,11 +130,11 @@ def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
     figure = Figure(figsize=(7.4, 5.2), layout="constrained")
     axes = figure.subplots()
     x, y = ([result.mean[name] for result in outcome.results] for name in (across, up))
-    colours = [result.mean[shade] for result in outcome.results] if shade else _ACCENT
+    colours = [result.mean[shade] for result in outcome.results] if shade else ACCENT
     dots = axes.scatter(x, y, c=colours, cmap="viridis_r" if shade else None, s=70, zorder=3, linewidths=0)
     front = sorted((result.mean[across], result.mean[up]) for result in outcome.results if result.on_front)
     front_x, front_y = zip(*front, strict=True)
-    axes.scatter(front_x, front_y, s=150, facecolors="none", edgecolors=_DARK, linewidths=1.1, zorder=4)
+    axes.scatter(front_x, front_y, s=150, facecolors="none", edgecolors=DARK, linewidths=1.1, zorder=4)
     for result in outcome.results:
         roles = [role for role, own in (("choice", outcome.best), ("knee", outcome.knee)) if own.name == result.name]
         label = result.name + (f" ({', '.join(roles)})" if roles else "")
@@ -145,7 +144,7 @@ def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
             xytext=(9, 5),
             textcoords="offset points",
             fontsize=8.5,
-            color=_WARM if roles else _DARK,
+            color=WARM if roles else DARK,
         )
     if shade:
         bar = figure.colorbar(dots, ax=axes, fraction=0.046, pad=0.03, label=spoken(shade))
@@ -154,7 +153,7 @@ def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
     axes.set_ylabel(spoken(up))
     axes.margins(x=0.18, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("Ringed: no other configuration is as good in everything", loc="left", fontsize=11, color=_DARK)
+    axes.set_title("Ringed: no other configuration is as good in everything", loc="left", fontsize=11, color=DARK)
     return figure
 
 
@@ -162,9 +161,9 @@ def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial])
     """Rank distance of each question language over the searched number, means over seeds."""
     axis = number_axis(search, trials)
     start = f"{search.dev_name}/multi/rank_distance/"
-    finished = [trial for trial in trials if trial.state == "finished" and trial.measured]
+    finished = finished_trials(trials)
     languages = sorted(
-        {name.removeprefix(start) for trial in finished for name in trial.measured[-1][1] if name.startswith(start)}
+        {name.removeprefix(start) for trial in finished for name in trial.metrics if name.startswith(start)}
     )
     languages = [language for language in languages if not language.endswith("-resource")]
     if axis is None or search.algorithm == "pbt" or not languages:
@@ -173,7 +172,7 @@ def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial])
     means = np.array(
         [
             [
-                np.mean([t.measured[-1][1][start + language] for t in finished if float(t.point.values[axis]) == value])
+                np.mean([t.metrics[start + language] for t in finished if float(t.point.values[axis]) == value])
                 for value in values
             ]
             for language in languages
@@ -190,11 +189,11 @@ def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial])
     axes.spines[:].set_visible(False)
     middle = means.max() * 0.55
     for (row, column), value in np.ndenumerate(means):
-        colour = "white" if value > middle else _DARK
+        colour = "white" if value > middle else DARK
         axes.text(column, row, f"{value:,.0f}", ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
     bar.outline.set_visible(False)
-    axes.set_title("Rank distance (lower is fairer)", loc="left", fontsize=11, color=_DARK)
+    axes.set_title("Rank distance (lower is fairer)", loc="left", fontsize=11, color=DARK)
     return figure
 
 
@@ -214,7 +213,7 @@ def schedule_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Tri
             batches,
             [*alphas, alphas[-1]],
             where="post",
-            color=_WARM if best else _MUTED,
+            color=WARM if best else MUTED,
             linewidth=2.4 if best else 1.2,
             label=f"the choice, {trial.name}" if best else None,
         )
@@ -223,7 +222,7 @@ def schedule_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Tri
     axes.set_ylim(-0.03, 1.03)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    axes.set_title("Alpha over time, of every member of the population", loc="left", fontsize=11, color=_DARK)
+    axes.set_title("Alpha over time, of every member of the population", loc="left", fontsize=11, color=DARK)
     return figure
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hbt_ray.metrics import measure_of
+from hbt_ray.metrics import Measure, measure_of
 
 
-def is_better_higher(objective: str) -> bool:
-    """Of an objective such as `multi/map`. Raises UserError when it names no measure."""
-    return measure_of(f"any/{objective}").higher_is_better
+def measure_in(objective: str) -> Measure:
+    """The measure of an objective such as `multi/map`. Raises UserError when it names none."""
+    return measure_of(f"any/{objective}")
 
 
 def spoken(objective: str) -> str:
@@ -50,9 +50,9 @@ def as_share(objective: str, value: float | None, passages: int) -> float:
     """
     if value is None or not np.isfinite(value):
         return 0.0
-    if measure_of(f"any/{objective}").unit == "ranks":
+    if measure_in(objective).unit == "ranks":
         return 1 - value / max(passages - 1, 1)
-    return value if is_better_higher(objective) else 1 - value
+    return value if measure_in(objective).higher_is_better else 1 - value
 
 
 def pareto_front(values: np.ndarray) -> np.ndarray:

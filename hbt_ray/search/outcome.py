@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hbt_ray.config import AlphaSchedule, RunConfig, dump_config
+from hbt_ray.config import RunConfig, dump_config
 from hbt_ray.errors import UserError
+from hbt_ray.measured import Measurement
 from hbt_ray.search import objectives
-from hbt_ray.search.points import Point
+from hbt_ray.search.points import Point, with_alphas
 from hbt_ray.search.settings import SearchConfig
-from hbt_ray.search.trial import Measurement
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -38,6 +38,11 @@ class Trial:
     def step(self) -> int:
         """Optimizer steps that are known to be done."""
         return self.measured[-1][0] if self.measured else 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured last."""
+        return self.measured[-1][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,11 @@ def objective_values(search: SearchConfig, metrics: Mapping[str, float]) -> dict
     return {name: metrics[metric] for name, metric in named.items() if metric in metrics}
 
 
+def finished_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that were trained to the end."""
+    return [trial for trial in trials if trial.state == "finished" and trial.measured]
+
+
 def outcome_of(search: SearchConfig, trials: Sequence[Trial], passages: int) -> Outcome:
     """What finished trials come to.
 
@@ -85,10 +95,9 @@ def outcome_of(search: SearchConfig, trials: Sequence[Trial], passages: int) -> 
         UserError: no trial was trained to the end.
     """
     finished: dict[str, dict[int, Trial]] = {}  # by configuration and seed
-    for trial in trials:
-        if trial.state == "finished" and trial.measured:
-            own = finished.setdefault(trial.name if trial.alphas else trial.point.name, {})
-            own.setdefault(trial.seed, trial)
+    for trial in finished_trials(trials):
+        own = finished.setdefault(trial.name if trial.alphas else trial.point.name, {})
+        own.setdefault(trial.seed, trial)
     if not finished:
         reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason)) or "all were stopped early"
         raise UserError(f"no trial came to its end: {reasons}")
@@ -96,41 +105,37 @@ def outcome_of(search: SearchConfig, trials: Sequence[Trial], passages: int) -> 
     values = objectives.matrix([result.mean for result in results], list(search.objectives), passages)
     front = objectives.pareto_front(values)
     knee = objectives.knee(values)
-    marked = [_marked(result, bool(on_front)) for result, on_front in zip(results, front, strict=True)]
+    marked = [replace(result, on_front=bool(on_front)) for result, on_front in zip(results, front, strict=True)]
     ordered = tuple(sorted(marked, key=lambda result: (-result.score, result.name)))
     return Outcome(ordered, ordered[0], marked[knee], sum(trial.step for trial in trials))
 
 
 def _result(search: SearchConfig, name: str, trials: Sequence[Trial], passages: int) -> Result:
     own = sorted(trials, key=lambda trial: trial.seed)
-    measured = [objective_values(search, trial.measured[-1][1]) for trial in own]
-    mean = {key: float(np.mean([values[key] for values in measured])) for key in measured[0]}
-    deviation = {
-        key: float(np.std([values[key] for values in measured], ddof=1)) if len(measured) > 1 else 0.0 for key in mean
-    }
+    measured = [objective_values(search, trial.metrics) for trial in own]
+    spread = {key: mean_and_deviation([values[key] for values in measured]) for key in measured[0]}
+    mean = {key: mean for key, (mean, _) in spread.items()}
     return Result(
         name,
         dict(own[0].point.values),
         tuple(trial.seed for trial in own),
         mean,
-        deviation,
+        {key: deviation for key, (_, deviation) in spread.items()},
         objectives.score(mean, search.objectives, passages),
         on_front=False,
     )
 
 
-def _marked(result: Result, on_front: bool) -> Result:
-    return Result(**{**asdict(result), "on_front": on_front})
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Of one value or more; the sample standard deviation, 0 for one."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def best_config(search: SearchConfig, result: Result, trials: Sequence[Trial]) -> RunConfig:
     """The run of a configuration with its first seed; of pbt with the schedule of alpha that was found."""
     config = Point(result.values).config(search.run, result.seeds[0])
     alphas = next((trial.alphas for trial in trials if trial.name == result.name), ())
-    if alphas:
-        schedule = AlphaSchedule(points=tuple(alphas), between="hold")
-        config = config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
-    return config
+    return with_alphas(config, alphas) if alphas else config
 
 
 def write_outcome(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial], folder: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hbt_ray.config import RunConfig, build_config, put
+from hbt_ray.config import AlphaSchedule, RunConfig, build_config, put
 from hbt_ray.permutation import key_of
 from hbt_ray.search.settings import Axis, SearchConfig
 
@@ -37,6 +37,17 @@ class Point:
         for key, value in self.values.items():
             put(data, key.split("."), value)
         return build_config(data | {"seed": seed})
+
+
+def with_alphas(config: RunConfig, alphas: Sequence[tuple[int, float]]) -> RunConfig:
+    """A run whose alpha is held from each of some batches on, as a population's member has it."""
+    schedule = AlphaSchedule(points=tuple(alphas), between="hold")
+    return config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
+
+
+def rounded(value: Any) -> Any:
+    """Four digits of a number that was drawn: what is tried should be what is told."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def points_of(search: SearchConfig) -> list[Point]:
@@ -82,9 +93,9 @@ def value_at(axis: Axis, share: float) -> Any:
         return least + int(share * (most - least + 1))
     if axis.loguniform:
         least_log, most_log = (math.log(bound) for bound in axis.loguniform)
-        return float(f"{math.exp(least_log + share * (most_log - least_log)):.4g}")
+        return rounded(math.exp(least_log + share * (most_log - least_log)))
     low, high = axis.uniform or (0.0, 1.0)
-    return float(f"{low + share * (high - low):.4g}")
+    return rounded(low + share * (high - low))
 
 
 def _spread(axis: Axis, number: int) -> list[Any]:

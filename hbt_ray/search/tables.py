@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from rich.table import Table
 
 from hbt_ray.report import formatted, headlines
 from hbt_ray.search.objectives import spoken
-from hbt_ray.search.outcome import Outcome, Result
+from hbt_ray.search.outcome import Outcome, Result, mean_and_deviation
 from hbt_ray.search.settings import SearchConfig
 
 
@@ -43,14 +42,9 @@ def _test_table(outcome: Outcome, benchmark: str) -> Table:
     for heading in shown.values():
         table.add_column(heading, justify="right")
     for name, own in outcome.test.items():
-        table.add_row(name, *(_cell(metric, *_mean_and_deviation(own.get(metric, []))) for metric in shown))
+        measured = (mean_and_deviation(own[metric]) if metric in own else (None, 0.0) for metric in shown)
+        table.add_row(name, *(_cell(metric, *values) for metric, values in zip(shown, measured, strict=True)))
     return table
-
-
-def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
-    if not values:
-        return None, 0.0
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _cell(metric: str, mean: float | None, deviation: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, training_plan, validation_batches
 from hbt_ray.loop import Measured, train_to_the_end
+from hbt_ray.measured import measurements, write_measurement
 from hbt_ray.model import load_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.progress import Progress, is_finished
@@ -21,14 +21,7 @@ from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 
-Measurement = tuple[int, dict[str, float]]  # optimizer step, metrics
 Report = Callable[[int, dict[str, float]], None]
-
-
-def measurements(measured: Place) -> list[Measurement]:
-    """What a trial's folder says was measured, by step."""
-    steps = sorted(int(name.removesuffix(".json")) for name in measured.names() if name.endswith(".json"))
-    return [(step, json.loads((measured / f"{step}.json").read_text())) for step in steps]
 
 
 def run_trial(
@@ -107,7 +100,7 @@ class _TrialCompany:
         if self._losses:
             metrics["train/loss"] = sum(self._losses) / len(self._losses)
         self._losses = []
-        (self.measured / f"{progress.step}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        write_measurement(self.measured, progress.step, metrics)
         self._report(progress.step, metrics)
 
     def tell(self, progress: Progress, measured: Measured) -> None:

@@ -52,6 +52,7 @@ STAGES = (
     "bench_evaluate",
     "tracking",
     "experiment",
+    "measured",
     "held_out",
     "search",
     "quickstart",

@@ -21,13 +21,14 @@ from hbt_ray.config import RunConfig, build_config, load_config
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.experiment import run_folder
 from hbt_ray.held_out import held_out
+from hbt_ray.measured import measurements
 from hbt_ray.search.dev import dev_metrics, dev_set
 from hbt_ray.search.figures import half_widths, write_figures
 from hbt_ray.search.objectives import knee, pareto_front, score
 from hbt_ray.search.outcome import Outcome, Trial, best_config, outcome_of, trials_table, write_outcome
 from hbt_ray.search.points import Point, points_of
 from hbt_ray.search.settings import SearchConfig, load_search
-from hbt_ray.search.trial import measurements, run_trial
+from hbt_ray.search.trial import run_trial
 from hbt_ray.store import TokenStore, commit, write_shard
 from tests import tiny
 
