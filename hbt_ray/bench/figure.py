@@ -1,0 +1,56 @@
+"""What a part of the benchmark found, and the file that holds all parts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """This project's figure and its peer's, taken in turns in one run."""
+
+    value: float  # the rounds' median
+    unit: str
+    peer: float  # what it is compared with, in the same unit
+    ratio: float  # the median of the rounds' own ratios: of speeds, or where the unit is one of memory, of memory
+    spread: tuple[float, float]  # the least and the greatest of the rounds' ratios
+    details: Mapping[str, Any] = field(default_factory=dict)  # who the peer is, peak memory and the like
+
+
+def of_rounds(values: Sequence[float], peers: Sequence[float], unit: str, details: Mapping[str, Any]) -> Figure:
+    """The figure of rounds, each with a value and its peer's. Seconds are compared as speeds: peer by value."""
+    slower_is_more = unit == "s"
+    ratios = [peer / value if slower_is_more else value / peer for value, peer in zip(values, peers, strict=True)]
+    return Figure(
+        statistics.median(values),
+        unit,
+        statistics.median(peers),
+        statistics.median(ratios),
+        (min(ratios), max(ratios)),
+        dict(details),
+    )
+
+
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> Path:
+    """Writes `bench.json`, in which parts of earlier runs stay that were not taken again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "bench.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known |= {name: asdict(figure) for name, figure in figures.items()}
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def describe_figure(name: str, figure: Figure) -> str:
+    """One line for a reader."""
+    least, most = figure.spread
+    told = "".join(f", {key} {value}" for key, value in figure.details.items())
+    return (
+        f"{name}: {figure.value:.4g} {figure.unit} against {figure.peer:.4g}, "
+        f"ratio {figure.ratio:.3g} ({least:.3g} to {most:.3g}){told}"
+    )
