@@ -11,8 +11,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.config import EvaluateConfig
+from hbt_ray.embedder import TextEmbedder
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
-from hbt_ray.model import TextEmbedder, open_encoder
+from hbt_ray.model import open_encoder
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Benchmark
 from hbt_ray.report import make_folder, write_report

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import TrainConfig
+from hbt_ray.dual_encoder import DualEncoder, passage_rows
 from hbt_ray.loss import in_batch_loss
-from hbt_ray.model import DualEncoder
+from hbt_ray.packing import transformer_of
 from hbt_ray.plan import rank_pairs
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Batch
@@ -54,8 +55,13 @@ class Trainer:
         self.train = train
         self.encoder = encoder
         bf16 = uses_bf16(train.precision, encoder.device)
-        self.dual = DualEncoder(encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16)
+        self.dual = DualEncoder(
+            encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+        )
         _freeze_unused(encoder)
+        self._caches = train.gradient_caching or train.gradient_checkpointing
+        if train.gradient_checkpointing:
+            transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
         self.model: nn.Module = self.dual
         if _num_ranks() > 1:
             # Buffers are not synchronised in forward: the encoders hold constants alone.
@@ -80,10 +86,7 @@ class Trainer:
         losses = []
         for place, batch in enumerate(batches):
             synchronise = place == len(batches) - 1
-            with _maybe_no_sync(self.model, synchronise):
-                loss = self.loss(batch)
-                (loss / len(batches)).backward()
-            losses.append(loss.detach())
+            losses.append(self.backward(batch, 1 / len(batches), synchronise))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
         finite = bool(torch.isfinite(norm))
         if finite:
@@ -97,7 +100,9 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """This rank's loss on its slice of a global batch."""
-        query_vectors, passage_vectors = self.model(batch)
+        return self._loss_of(batch, *self.model(batch))
+
+    def _loss_of(self, batch: Batch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
         device = query_vectors.device
         return in_batch_loss(
             query_vectors,
@@ -108,6 +113,43 @@ class Trainer:
             gather_negatives=self.train.gather_negatives,
             rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
         )
+
+    def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
+        """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
+
+        Args:
+            synchronise: take the mean over ranks; otherwise a later call does, for this batch as well.
+        """
+        if self._caches:
+            return self._backward_in_pieces(batch, weight, synchronise)
+        with _maybe_no_sync(self.model, synchronise):
+            loss = self.loss(batch)
+            (loss * weight).backward()
+        return loss.detach()
+
+    def _backward_in_pieces(self, batch: Batch, weight: float, synchronise: bool) -> Tensor:
+        """With the activations of one piece at a time: gradient caching (Gao et al. 2021, arXiv 2101.06983).
+
+        All vectors are computed without activations, then the loss's gradient by each vector, then each piece anew
+        with its activations, and its vectors' gradient through it. Dropout follows from a piece's place, so a piece
+        comes out the same twice.
+        """
+        pieces = self.dual.pieces(batch)
+        with torch.no_grad():
+            # Through the bare module: DDP wants a backward for each of its own forwards.
+            parts = [self.dual(batch, [piece]) for piece in pieces]
+        queries = torch.cat([asked for asked, _ in parts]).requires_grad_()
+        own_rows = [torch.from_numpy(passage_rows(batch, piece)).to(queries.device) for piece in pieces]
+        passages = torch.empty_like(torch.cat([answered for _, answered in parts]))
+        passages[torch.cat(own_rows)] = torch.cat([answered for _, answered in parts])
+        passages.requires_grad_()
+        loss = self._loss_of(batch, queries, passages)
+        of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
+        for piece, rows in zip(pieces, own_rows, strict=True):
+            with _maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
+                vectors = self.model(batch, [piece])
+                torch.autograd.backward(vectors, (of_queries[piece.start : piece.end], of_passages[rows]))
+        return loss.detach()
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[Batch]) -> float:

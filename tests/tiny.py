@@ -66,8 +66,8 @@ def make_plan(store: TokenStore, global_batch_pairs: int = 8, **mix) -> HybridPl
     return HybridPlan(store.manifest, MixConfig(**mix), seed=3, global_batch_pairs=global_batch_pairs)
 
 
-def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1) -> SentenceTransformer:
+def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: str = "auto") -> SentenceTransformer:
     """The tiny encoder as training loads it, from a folder where it is made once."""
     if not folder.exists():
         save_encoder(small_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
-    return load_encoder(MODEL.model_copy(update={"dropout": dropout}), TEXT, folder)
+    return load_encoder(MODEL.model_copy(update={"dropout": dropout, "attention": attention}), TEXT, folder)

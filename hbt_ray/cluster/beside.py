@@ -51,9 +51,9 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
 
 def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[str, float]:
     """An encoder's metrics on a run's benchmarks."""
+    from hbt_ray.embedder import TextEmbedder
     from hbt_ray.evaluate import evaluate
     from hbt_ray.evaluate_model import load_benchmarks
-    from hbt_ray.model import TextEmbedder
     from hbt_ray.precision import uses_bf16
 
     embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))

@@ -17,7 +17,7 @@ import torch
 from hbt_ray.cluster.connect import node_sizes, quiet
 from hbt_ray.cluster.failures import explained
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.model import TextEmbedder
+from hbt_ray.embedder import TextEmbedder
 from hbt_ray.pool import Pool, Shard, cut_at, shard_bounds
 from hbt_ray.vectors import MANIFEST, VectorFiles, commit, write_part
 from hbt_ray.windows import Pieces

@@ -113,7 +113,8 @@ class ModelConfig(Section):
     path: str | None = None  # folder or hub name of a Hugging Face or sentence-transformers model; None: small encoder
     pooling: Literal["mean", "cls"] = "mean"  # for encoders that do not bring their own pooling
     dropout: Share | None = None  # None: as the encoder's own configuration says
-    attention: Literal["auto", "sdpa", "eager"] = "auto"  # auto: eager on CPU, where its backward is faster, else sdpa
+    # packed: without padding; auto: packed for the families that can be, else eager on CPU and sdpa on GPU
+    attention: Literal["auto", "packed", "sdpa", "eager"] = "auto"
     small: SmallEncoderConfig = SmallEncoderConfig()
     trust_remote_code: bool = False
 
@@ -171,6 +172,9 @@ class TrainConfig(Section):
     steps: int = Field(600, ge=1)  # optimizer steps
     global_batch_pairs: int = Field(64, ge=2)
     chunk_pairs: int = Field(16, ge=1)  # pairs that pass the encoder together; dropout is drawn per chunk
+    chunk_tokens: int = Field(16384, ge=1)  # a chunk of more passes in several pieces
+    gradient_caching: bool = False  # activations of one chunk at a time; a third more arithmetic
+    gradient_checkpointing: bool = False  # activations of one layer at a time; implies gradient_caching
     gradient_accumulation: int = Field(1, ge=1)  # batches per optimizer step, each with its own negatives
     learning_rate: float = Field(3e-5, gt=0)
     weight_decay: float = Field(1e-2, ge=0)

@@ -9,9 +9,9 @@ from sentence_transformers import SentenceTransformer
 
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.config import RunConfig
+from hbt_ray.embedder import TextEmbedder, TokenEmbedder
 from hbt_ray.evaluate import metrics_of
 from hbt_ray.held_out import held_out
-from hbt_ray.model import TextEmbedder, TokenEmbedder
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Benchmark
 from hbt_ray.search.settings import DevConfig

@@ -16,8 +16,9 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.embedder import TextEmbedder
 from hbt_ray.errors import ConfigError
-from hbt_ray.model import TextEmbedder, load_encoder, open_encoder, save_encoder, set_dropout, small_encoder
+from hbt_ray.model import load_encoder, open_encoder, save_encoder, set_dropout, small_encoder
 from tests import tiny
 
 QUESTIONS = [tiny.question(x, i) for x in tiny.LANGUAGES for i in range(4)]

@@ -12,7 +12,7 @@ import torch
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import TrainConfig
-from hbt_ray.model import DualEncoder
+from hbt_ray.dual_encoder import DualEncoder
 from hbt_ray.progress import Progress
 from hbt_ray.records import Batch
 from hbt_ray.storage import Place
@@ -41,9 +41,10 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
-def make_trainer(folder: Path, dropout: float = 0.1, **train) -> Trainer:
+def make_trainer(folder: Path, dropout: float = 0.1, attention: str = "auto", **train) -> Trainer:
     defaults = {"steps": 10, "global_batch_pairs": PAIRS, "chunk_pairs": 4, "precision": "fp32", "learning_rate": 1e-2}
-    return Trainer(tiny.make_encoder(folder / "encoder", dropout), TrainConfig(**defaults | train), seed=5)
+    encoder = tiny.make_encoder(folder / "encoder", dropout, attention=attention)
+    return Trainer(encoder, TrainConfig(**defaults | train), seed=5)
 
 
 def batch(folder: Path, step: int, rank: int = 0, num_ranks: int = 1, **mix) -> Batch:
@@ -260,6 +261,49 @@ def test_vectors_have_unit_length_and_come_from_arrow_too(folder):
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-6)
         assert vectors.dtype == torch.float32
         assert torch.equal(vectors, again)
+
+
+# Gradient caching
+
+
+@pytest.mark.parametrize("attention", ["packed", "eager"])
+@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+def test_gradient_caching_gives_the_gradient_and_loss_of_the_whole_batch(folder, mix, attention):
+    results = []
+    for caching in ({}, {"gradient_caching": True}, {"gradient_checkpointing": True}):
+        trainer = make_trainer(folder, 0.1, attention, chunk_pairs=2, max_gradient_norm=UNCLIPPED, **caching)
+        one, other = batch(folder, 3, **mix), batch(folder, 4, **mix)
+        result = trainer.step(0, [one, other])
+        moments = trainer.optimizer_state()
+        results.append((result.loss, torch.cat([m.flatten() for name, m in moments.items() if "exp_avg/" in name])))
+    loss, gradient_of_whole = results[0]
+    for own_loss, own_gradient in results[1:]:
+        assert own_loss == loss
+        # Only the order of float32 sums differs.
+        assert (own_gradient - gradient_of_whole).norm() < 1e-5 * gradient_of_whole.norm()
+
+
+def test_a_chunk_of_many_tokens_passes_in_pieces_each_with_its_own_dropout(folder):
+    encoder = tiny.make_encoder(folder / "encoder")
+    one = batch(folder, 7, strategy="x-x", hard_negatives=1)
+    pairs = one.query_lengths + one.passage_lengths[:PAIRS] + one.passage_lengths[PAIRS:]
+    most = int(pairs[:2].sum())
+    dual = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, piece_tokens=most)
+    pieces = dual.pieces(one)
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert (pieces[0].start, pieces[-1].end) == (0, PAIRS)
+    assert pieces[0].end == 2
+    for piece in pieces:
+        assert piece.end - piece.start == 1 or pairs[piece.start : piece.end].sum() <= most
+        assert {pair // 4 for pair in range(piece.start, piece.end)} == {piece.chunk}
+    assert len({(piece.chunk, piece.number) for piece in pieces}) == len(pieces)
+    assert [(p.start, p.end) for p in DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False).pieces(one)] == [
+        (0, 4),
+        (4, 8),
+    ]
+    # A text longer than is wanted still passes, alone.
+    alone = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, piece_tokens=1).pieces(one)
+    assert [(p.start, p.end) for p in alone] == [(pair, pair + 1) for pair in range(PAIRS)]
 
 
 # Learning

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 NUM_RANKS = (1, 2, 3, 4)
-CASES = [  # hard negatives per pair, dropout, cross-lingual
-    (0, 0.0, "x-x-mono"),
-    (0, 0.1, "x-y"),
-    (2, 0.0, "x-y"),
-    (2, 0.1, "x-x"),
+CASES = [  # hard negatives per pair, dropout, strategy, gradient caching
+    (0, 0.0, "x-x-mono", False),
+    (0, 0.1, "x-y", False),
+    (2, 0.0, "x-y", False),
+    (2, 0.1, "x-x", False),
+    (2, 0.1, "x-x", True),
 ]
 
 
@@ -37,16 +38,14 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     store = TokenStore.open(Path(folder) / "store")
     found = []
-    for negatives, dropout, strategy in CASES:
+    for negatives, dropout, strategy, caching in CASES:
         plan = tiny.make_plan(store, strategy=strategy, hard_negatives=negatives)
         encoder = tiny.make_encoder(Path(folder) / "encoder", dropout)
-        train = TrainConfig(global_batch_pairs=8, chunk_pairs=2, precision="fp32")
+        train = TrainConfig(global_batch_pairs=8, chunk_pairs=2, precision="fp32", gradient_caching=caching)
         trainer = Trainer(encoder, train, seed=1)
         trainer.model.train()
         batch = build_batch(plan.batch(5), store, rank, num_ranks, train.chunk_pairs)
-        loss = trainer.loss(batch)
-        loss.backward()
-        total = loss.detach().clone()
+        total = trainer.backward(batch).clone()
         dist.all_reduce(total)
         gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
         found.append((float(total) / num_ranks, gradient))
@@ -104,7 +103,9 @@ def found(folder):
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
-@pytest.mark.parametrize("case", range(len(CASES)), ids=[f"negatives={n} dropout={d} {s}" for n, d, s in CASES])
+@pytest.mark.parametrize(
+    "case", range(len(CASES)), ids=[f"negatives={n} dropout={d} {s} caching={c}" for n, d, s, c in CASES]
+)
 def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, num_ranks, case):
     one_loss, one_gradient = found[1][case]
     loss, gradient = found[num_ranks][case]
