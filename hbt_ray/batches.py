@@ -38,8 +38,9 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
 def sequence_keys(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(N,) int64, one per sequence, equal where the tokens are equal and (but for 1 in 2^64) only there."""
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    longest = int(lengths.max(initial=0))
     places = np.arange(len(ids)) - np.repeat(starts, lengths)
-    terms = mix(mix(places + 1) + ids.astype(np.uint64))
+    terms = mix(mix(np.arange(1, longest + 1))[places] + ids.astype(np.uint64))
     cumulated = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     return (cumulated[starts + lengths] - cumulated[starts]).view(np.int64)
 

@@ -27,6 +27,8 @@ from hbt_ray.store import Split, StoreManifest
 Kind = Literal["monolingual", "cross-lingual", "mixed"]
 WINDOW_ITEMS = 65536  # items are permuted inside windows of this many neighbours, so that reading stays local
 SCHEDULE_BLOCK = 8192  # steps scheduled at once
+ORDER_BLOCK = 1024  # neighbours in a stream's order worked out at once: alone, a batch costs as much
+ORDER_BLOCKS_KEPT = 4096  # of all streams, 8 KiB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,15 @@ class Stream:
         """(N,) which run each eligible item stands in."""
         return np.searchsorted(self.ends, items, side="right")
 
+    @cached_property
+    def _shifts(self) -> np.ndarray:
+        """(runs,) the row of each run's items less their number among the eligible ones."""
+        return self.starts - np.concatenate([[0], self.ends])[:-1]
+
     def rows_of(self, items: np.ndarray) -> np.ndarray:
         """(N,) item rows of the source for eligible items counted from 0."""
-        runs = self.runs_of(items)
-        before = np.concatenate([[0], self.ends])[runs]
-        return self.starts[runs] + items - before
+        rows: np.ndarray = items + self._shifts[self.runs_of(items)]
+        return rows
 
 
 class HybridPlan:
@@ -116,6 +122,7 @@ class HybridPlan:
         self._schedule_blocks: list[tuple[np.ndarray, np.ndarray]] = []
         self._batches_scheduled = np.zeros(len(self.streams), np.int64)
         self._epoch_head = lru_cache(maxsize=4)(self._separated_head)
+        self._order_block = lru_cache(maxsize=ORDER_BLOCKS_KEPT)(self._shuffled_block)
         self._choices = lru_cache(maxsize=None)(self._language_choices)
 
     # Which streams there are, and how often each is drawn
@@ -291,18 +298,29 @@ class HybridPlan:
     def _epoch_items(self, number: int, epoch: int, start: int, end: int) -> np.ndarray:
         """(end - start,) the items at these places of an epoch's order."""
         stream, pairs = self.streams[number], self.global_batch_pairs
-        items = _shuffled(stream, epoch, np.arange(start, end))
+        items = self._shuffled_items(number, epoch, start, end)
         if stream.num_items >= 2 * pairs and start < pairs and (epoch * stream.num_items) % pairs:
             head = self._epoch_head(number, epoch)[start:end]
             items[: len(head)] = head
         return items
 
+    def _shuffled_items(self, number: int, epoch: int, start: int, end: int) -> np.ndarray:
+        """(end - start,) the items at these places of an epoch's permutation, before heads are separated."""
+        first, last = start // ORDER_BLOCK, -(-end // ORDER_BLOCK)
+        blocks = [self._order_block(number, epoch, block) for block in range(first, last)]
+        return np.concatenate(blocks)[start - first * ORDER_BLOCK : end - first * ORDER_BLOCK]
+
+    def _shuffled_block(self, number: int, epoch: int, block: int) -> np.ndarray:
+        """(up to ORDER_BLOCK,) one block of an epoch's permutation; the last one may be shorter."""
+        stream, first = self.streams[number], block * ORDER_BLOCK
+        return _shuffled(stream, epoch, np.arange(first, min(first + ORDER_BLOCK, stream.num_items)))
+
     def _separated_head(self, number: int, epoch: int) -> np.ndarray:
         """(G,) the first items of an epoch, those that the batch before still holds moved to their end."""
         stream, pairs = self.streams[number], self.global_batch_pairs
         held = (epoch * stream.num_items) % pairs
-        tail = _shuffled(stream, epoch - 1, np.arange(stream.num_items - held, stream.num_items))
-        head = _shuffled(stream, epoch, np.arange(pairs))
+        tail = self._shuffled_items(number, epoch - 1, stream.num_items - held, stream.num_items)
+        head = self._shuffled_items(number, epoch, 0, pairs)
         repeated = np.isin(head, tail)
         return np.concatenate([head[~repeated], head[repeated]])
 
@@ -438,12 +456,10 @@ def _shuffled(stream: Stream, epoch: int, places: np.ndarray) -> np.ndarray:
     after_short = places >= short_start + short
     full_places = places - np.where(after_short, short, 0)
     items = np.empty(len(places), np.int64)
+    windows = np.full(len(places), num_full)
     if num_full:
-        order = np.arange(num_full)
-        windows = permute(order, num_full, key_of(key, "windows"))[np.where(in_short, 0, full_places // WINDOW_ITEMS)]
-    else:
-        windows = np.zeros(len(places), np.int64)
-    windows = np.where(in_short, num_full, windows)
+        turns, which = np.unique(full_places[~in_short] // WINDOW_ITEMS, return_inverse=True)
+        windows[~in_short] = permute(turns, num_full, key_of(key, "windows"))[which]
     within = np.where(in_short, places - short_start, full_places % WINDOW_ITEMS)
     for window in np.unique(windows):
         mine = windows == window
