@@ -25,6 +25,7 @@ from hbt_ray.storage import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAPPED_SHARDS = 1024  # at once, whatever the corpus; a plan reads few shards for long before it goes on to others
 Split = Literal["train", "validation"]
 Side = Literal["question", "passage"]
 Column = tuple[np.ndarray, np.ndarray]  # of lists: flat values and (items + 1,) offsets, both views of the mapped file
@@ -216,6 +217,7 @@ class TokenStore:
     """Reads token sequences by source, side, language and item row.
 
     Shards are mapped when first touched, after their checksum was found right: a damaged one raises StoreError then.
+    Where too many are mapped, all are let go, and those still in use are mapped again.
     """
 
     def __init__(self, folder: str | Path, manifest: StoreManifest) -> None:
@@ -223,6 +225,7 @@ class TokenStore:
         self.manifest = manifest
         self._columns: dict[tuple[str, Split, str], dict[int, Column]] = {}  # by shard's number
         self._tables: dict[str, pa.Table] = {}
+        self._checked: set[str] = set()
         self._starts = {
             (name, split): np.cumsum([0] + [shard.items for shard in shards])
             for name, source in manifest.sources.items()
@@ -312,7 +315,12 @@ class TokenStore:
     def _table(self, source: str, split: Split, number: int) -> pa.Table:
         shard = self.manifest.sources[source].shards[split][number]
         if shard.file not in self._tables:
-            self._check(shard)
+            if shard.file not in self._checked:
+                self._check(shard)
+                self._checked.add(shard.file)
+            if len(self._tables) >= MAPPED_SHARDS:
+                self._tables.clear()
+                self._columns.clear()
             self._tables[shard.file] = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
         return self._tables[shard.file]
 
