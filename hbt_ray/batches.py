@@ -12,7 +12,10 @@ from hbt_ray.store import Side, TokenStore
 
 
 def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1, chunk_pairs: int = 1) -> Batch:
-    """The slice of a global batch that one rank trains on. Any process can build any rank's."""
+    """The slice of a global batch that one rank trains on. Any process can build any rank's.
+
+    A rank may as well plan its own pairs alone, `plan.batch(step, rank_slice(...))`, and build all of those.
+    """
     mine = rank_slice(len(spec.rows), num_ranks, rank, chunk_pairs)
     rows = spec.rows[mine]
     query_ids, query_lengths = _take(store, spec, "question", spec.query_languages[mine], rows)
@@ -23,8 +26,8 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         passage_lengths = np.concatenate([passage_lengths, lengths])
     return Batch(
         step=spec.step,
-        first_pair=mine.start,
-        global_pairs=len(spec.rows),
+        first_pair=spec.first_pair + mine.start,
+        global_pairs=spec.global_pairs,
         kind=spec.kind,
         query_ids=query_ids,
         query_lengths=query_lengths,

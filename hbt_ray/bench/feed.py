@@ -35,7 +35,9 @@ def feed_40m(settings: BenchSettings) -> Figure:
     try:
         opened = {}
         for items in (few, many):
-            store = write_synthetic_store(folder / str(items), items, question_tokens=QUESTION_TOKENS_SHORT, passage_tokens=8)
+            store = write_synthetic_store(
+                folder / str(items), items, question_tokens=QUESTION_TOKENS_SHORT, passage_tokens=8
+            )
         return in_turns(
             Side(feeding, (folder / str(many), batches)),
             Side(feeding, (folder / str(few), batches)),
