@@ -1,4 +1,4 @@
-"""Stores, vectors and encoders of any size, of random content: what speed is measured on where no data is at hand."""
+"""Stores of any size, of random tokens: what speed is measured on where no data is at hand."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ SPARE_SHARE = 0.1  # of the disk's free bytes, left to others
 
 
 def write_synthetic_store(
-    folder: Path, items: int, *, languages: tuple[str, ...] = ("de", "en"), question_tokens: int, passage_tokens: int
+    folder: Path,
+    items: int,
+    *,
+    question_tokens: int,
+    passage_tokens: int,
+    languages: tuple[str, ...] = ("de", "en"),
+    vocabulary: int = VOCABULARY,
 ) -> Path:
     """A store of parallel items of random token ids, as `hbt prepare` would leave it.
 
     Args:
-        languages: that every item has.
         question_tokens: the mean; lengths are spread evenly over the half above and the half below.
         passage_tokens: likewise.
+        languages: that every item has.
+        vocabulary: ids lie below this, as those of a model with so many tokens.
 
     Returns:
         The folder, which is found again where it holds such a store already.
@@ -52,8 +59,8 @@ def write_synthetic_store(
         numbers = np.arange(first, min(first + ITEMS_PER_SHARD, items))
         columns: dict[str, pa.Array] = {"item_id": _names(numbers)}
         for language in sorted(languages):
-            columns[f"question/{language}"] = _sequences(rng, len(numbers), question_tokens)
-            columns[f"passage/{language}"] = _sequences(rng, len(numbers), passage_tokens)
+            columns[f"question/{language}"] = _sequences(rng, len(numbers), question_tokens, vocabulary)
+            columns[f"passage/{language}"] = _sequences(rng, len(numbers), passage_tokens, vocabulary)
             columns[f"negatives/{language}"] = _no_negatives(len(numbers))
         shards.append(_write(folder, number, pa.table(columns), Group(tuple(sorted(languages)), 0)))
     commit(folder, shards, text_fingerprint="synthetic", token_type="uint16")
@@ -81,10 +88,10 @@ def _names(numbers: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(numbers), buffers)
 
 
-def _sequences(rng: np.random.Generator, count: int, mean: int) -> pa.Array:
+def _sequences(rng: np.random.Generator, count: int, mean: int, vocabulary: int) -> pa.Array:
     lengths = rng.integers(mean - mean // 2, mean + mean // 2 + 1, count)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = rng.integers(FIRST_ID, VOCABULARY, offsets[-1], dtype=np.uint16)
+    ids = rng.integers(min(FIRST_ID, vocabulary // 2), min(vocabulary, VOCABULARY), offsets[-1], dtype=np.uint16)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
 
 
