@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from hbt_ray.batches import build_batch, to_arrow
 from hbt_ray.bench.figure import Figure
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.synthetic import VOCABULARY, write_synthetic_store
+from hbt_ray.bench.synthetic import VOCABULARY, TextTokens, write_synthetic_store
 from hbt_ray.bench.turns import Side, in_turns
 from hbt_ray.config import MixConfig, ModelConfig, TextConfig, TrainConfig
 from hbt_ray.plan import HybridPlan, rank_slice
@@ -23,8 +23,8 @@ from hbt_ray.store import TokenStore
 
 PAIRS = 32  # per batch of a rank
 BATCHES_TOGETHER = 8  # are handed on as one table, as in the feed of a training
-TOKENS = {"question_tokens": 40, "passage_tokens": 80}  # of a text, the mean: half of it less or more
-SHORT_TOKENS = {"question_tokens": 4, "passage_tokens": 8}
+TOKENS = TextTokens(40, 80)
+SHORT_TOKENS = TextTokens(4, 8)
 
 
 def feed(settings: BenchSettings) -> Figure:
@@ -41,7 +41,7 @@ def feed(settings: BenchSettings) -> Figure:
     try:
         encoder = encoder_to_measure(settings.model, scratch, quick=settings.quick)
         vocabulary = VOCABULARY if settings.model is None else len(open_encoder(encoder).tokenizer)
-        store = write_synthetic_store(scratch / "store", items, **TOKENS, vocabulary=vocabulary)
+        store = write_synthetic_store(scratch / "store", items, TOKENS, vocabulary=vocabulary)
         feeds = Side(feeding, (store, batches))
         figure = in_turns(feeds, Side(training, (store, encoder, steps)), unit="batches/s", rounds=settings.rounds)
         collators = Side(collating, (store, encoder, min(batches, 64)))
@@ -65,7 +65,7 @@ def feed_40m(settings: BenchSettings) -> Figure:
     few, many, batches = (1_000, 200_000, 200) if settings.quick else (10_000, 40_000_000, 4_000)
     scratch = settings.out / "feed-40m"
     try:
-        stores = {items: write_synthetic_store(scratch / str(items), items, **SHORT_TOKENS) for items in (few, many)}
+        stores = {items: write_synthetic_store(scratch / str(items), items, SHORT_TOKENS) for items in (few, many)}
         first_ms = {items: round(1e3 * _first_batch_s(store), 1) for items, store in stores.items()}
         return in_turns(
             Side(feeding, (stores[many], batches)),
@@ -148,7 +148,7 @@ def collating(store_folder: Path, encoder: str, batches: int) -> Callable[[], fl
     built = [build_batch(plan_of(store).batch(step), store) for step in range(batches)]
     queries = [_words(model.tokenizer, one.query_ids, one.query_lengths) for one in built]
     passages = [_words(model.tokenizer, one.passage_ids, one.passage_lengths) for one in built]
-    pairs = Dataset.from_dict({"query": [*sum(queries, [])], "positive": [*sum(passages, [])]})
+    pairs = Dataset.from_dict({"query": list(chain(*queries)), "positive": list(chain(*passages))})
     loader: Any = DataLoader(
         pairs,  # type: ignore[arg-type]
         batch_size=PAIRS,

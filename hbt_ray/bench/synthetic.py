@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +21,24 @@ ITEMS_PER_SHARD = 16_384
 SPARE_SHARE = 0.1  # of the disk's free bytes, left to others
 
 
+class TextTokens(NamedTuple):
+    """How long texts are on average; they are spread evenly from half of it to half as much again."""
+
+    question: int
+    passage: int
+
+
 def write_synthetic_store(
     folder: Path,
     items: int,
+    tokens: TextTokens,
     *,
-    question_tokens: int,
-    passage_tokens: int,
     languages: tuple[str, ...] = ("de", "en"),
     vocabulary: int = VOCABULARY,
 ) -> Path:
     """A store of parallel items of random token ids, as `hbt prepare` would leave it.
 
     Args:
-        question_tokens: the mean; lengths are spread evenly over the half above and the half below.
-        passage_tokens: likewise.
         languages: that every item has.
         vocabulary: ids lie below this, as those of a model with so many tokens.
 
@@ -45,7 +50,7 @@ def write_synthetic_store(
     """
     if (folder / "manifest.json").exists():
         return folder
-    needed = items * bytes_per_item(len(languages), question_tokens, passage_tokens)
+    needed = items * bytes_per_item(tokens, len(languages))
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > (1 - SPARE_SHARE) * free:
@@ -59,21 +64,21 @@ def write_synthetic_store(
         numbers = np.arange(first, min(first + ITEMS_PER_SHARD, items))
         columns: dict[str, pa.Array] = {"item_id": _names(numbers)}
         for language in sorted(languages):
-            columns[f"question/{language}"] = _sequences(rng, len(numbers), question_tokens, vocabulary)
-            columns[f"passage/{language}"] = _sequences(rng, len(numbers), passage_tokens, vocabulary)
+            columns[f"question/{language}"] = _sequences(rng, len(numbers), tokens.question, vocabulary)
+            columns[f"passage/{language}"] = _sequences(rng, len(numbers), tokens.passage, vocabulary)
             columns[f"negatives/{language}"] = _no_negatives(len(numbers))
         shards.append(_write(folder, number, pa.table(columns), Group(tuple(sorted(languages)), 0)))
     commit(folder, shards, text_fingerprint="synthetic", token_type="uint16")
     return folder
 
 
-def bytes_per_item(num_languages: int, question_tokens: int, passage_tokens: int) -> int:
+def bytes_per_item(tokens: TextTokens, num_languages: int) -> int:
     """On disk: two bytes a token, four for each list's offset, and the name.
 
-    >>> bytes_per_item(2, 4, 8)
+    >>> bytes_per_item(TextTokens(4, 8), 2)
     85
     """
-    of_language = 2 * (question_tokens + passage_tokens) + 3 * 4
+    of_language = 2 * sum(tokens) + 3 * 4
     return num_languages * of_language + NAME_DIGITS + 4
 
 
