@@ -188,7 +188,8 @@ def _evaluators(benchmark: Benchmark) -> dict[tuple[str, str | None], Informatio
 
 
 def _evaluated(evaluators: dict[tuple[str, str | None], InformationRetrievalEvaluator], lookup: Any) -> Maps:
-    return {cell: one.compute_all_metrics(lookup)["cosine"]["map@k"][DEPTH] for cell, one in evaluators.items()}
+    found: dict[Any, Any] = {cell: one.compute_all_metrics(lookup) for cell, one in evaluators.items()}
+    return {cell: metrics["cosine"]["map@k"][DEPTH] for cell, metrics in found.items()}
 
 
 def _evaluator(benchmark: Benchmark, language: str, pool: str | None) -> InformationRetrievalEvaluator:

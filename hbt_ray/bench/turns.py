@@ -50,6 +50,7 @@ def in_turns(
 
     Raises:
         UserError: a side failed.
+        ImportError: a side needs a library that is not installed.
     """
     with _started(ours) as one, _started(peer) as other:
         for _ in range(warm_up):
@@ -69,6 +70,12 @@ def _round_of_both(ours: _Started, peer: _Started, *, peer_first: bool) -> tuple
 
 def _told(measured: Round, unit: str) -> float:
     return measured.seconds if unit == "s" else measured.work / measured.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    library: str | None
+    reason: str
 
 
 class _Started:
@@ -103,6 +110,8 @@ class _Started:
             raise UserError(
                 f"a side of the benchmark ended before its turn, exit code {self._process.exitcode}"
             ) from None
+        if isinstance(answer, _Missing):
+            raise ImportError(answer.reason, name=answer.library)
         if isinstance(answer, str):
             raise UserError(f"a side of the benchmark failed: {answer}")
         return answer
@@ -136,6 +145,8 @@ def _serve(pipe: Any, side: Side) -> None:
             began_s = time.perf_counter()
             done = work()
             pipe.send((done, time.perf_counter() - began_s))
+    except ImportError as error:
+        pipe.send(_Missing(error.name, str(error)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
 

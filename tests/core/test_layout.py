@@ -49,7 +49,6 @@ STAGES = (
     "significance",
     "compare",
     "evaluate_model",
-    "bench_evaluate",
     "tracking",
     "experiment",
     "measured",
@@ -57,6 +56,7 @@ STAGES = (
     "search",
     "quickstart",
     "resources",
+    "bench",
     "cluster",
     "cli",
 )
