@@ -44,8 +44,8 @@ def check_parts(names: Sequence[str]) -> None:
     for name in names:
         if name not in PARTS:
             near = difflib.get_close_matches(name, PARTS, 1, 0.5)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"there is no part {name!r}{meant} The parts are {', '.join(PARTS)}")
+            meant = f"did you mean {near[0]!r}? There" if near else "there"
+            raise UserError(f"there is no part {name!r}; {meant} are {', '.join(PARTS)}")
 
 
 def run_parts(names: Sequence[str], settings: BenchSettings, tell: Callable[[str], None] = print) -> Outcome:

@@ -214,10 +214,13 @@ def described(given: Assumptions) -> dict[str, dict[str, Any]]:
 
 def scale_table(figure: Figure) -> Table:
     """What the model predicts, as a table to print."""
+    from rich import box
     from rich.table import Table
 
-    table = Table("GPUs", "pairs/s", "efficiency", "step ms", "compute", "optimizer", "gradients", "negatives", "feed")
-    table.title = "Predicted, not measured: see `assumed` in bench.json"
+    table = Table(title="Predicted, not measured: see `assumed` in bench.json; parts of a step in ms", box=box.SIMPLE)
+    parts = ("step", "compute", "optimizer", "gradients", "negatives", "feed")
+    for heading in ("GPUs", "pairs/s", "efficiency", *parts):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in figure.details["predicted"]:
         own = [one[name] for name in ("compute_s", "optimizer_s", "gradients_s", "negatives_s", "feed_s")]
         shown = [f"{1e3 * seconds:.1f}" for seconds in (_longest(own), *own)]

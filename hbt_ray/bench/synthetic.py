@@ -46,7 +46,7 @@ def write_synthetic_store(
         The folder, which is found again where it holds such a store already.
 
     Raises:
-        StoreError: the disk has too little room.
+        StoreError: the disk has too little room, or cannot be written.
     """
     if (folder / "manifest.json").exists():
         return folder
@@ -108,7 +108,10 @@ def _no_negatives(count: int) -> pa.Array:
 def _write(folder: Path, number: int, table: pa.Table, group: Group) -> WrittenShard:
     file = f"{SOURCE}/{SPLIT}-{number:05d}.arrow"
     path = folder / file
-    path.parent.mkdir(exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=table.num_rows)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=table.num_rows)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error}); name a folder with room by --out") from None
     return WrittenShard(SOURCE, SPLIT, number, file, table.num_rows, ((group, table.num_rows),), file_sha256(path))
