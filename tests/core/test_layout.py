@@ -53,7 +53,6 @@ STAGES = (
     "significance",
     "compare",
     "evaluate_model",
-    "bench_evaluate",
     "tracking",
     "experiment",
     "measured",
@@ -61,6 +60,7 @@ STAGES = (
     "search",
     "quickstart",
     "resources",
+    "bench",
     "cluster",
     "cli",
 )
