@@ -151,7 +151,8 @@ def parallel_benchmark(num_languages: int, questions: int, passages: int) -> Ben
 def _vectors(benchmark: Benchmark, settings: BenchSettings) -> tuple[np.ndarray, np.ndarray]:
     """(Q, D), (P, D) unit vectors of a benchmark's questions and passages."""
     if settings.model and settings.xquad and not settings.quick:
-        from hbt_ray.model import TextEmbedder, open_encoder
+        from hbt_ray.embedder import TextEmbedder
+        from hbt_ray.model import open_encoder
 
         embedder = TextEmbedder(open_encoder(settings.model))
         queries = embedder.queries([query.text for query in benchmark.queries])
