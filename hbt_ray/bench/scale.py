@@ -214,10 +214,10 @@ def described(given: Assumptions) -> dict[str, dict[str, Any]]:
 
 def scale_table(figure: Figure) -> Table:
     """What the model predicts, as a table to print."""
-    from rich import box
     from rich.table import Table
 
-    table = Table(title="Predicted, not measured: see `assumed` in bench.json; parts of a step in ms", box=box.SIMPLE)
+    title = "Predicted, not measured: see `assumed` in bench.json; parts of a step in ms"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits a line of 80
     parts = ("step", "compute", "optimizer", "gradients", "negatives", "feed")
     for heading in ("GPUs", "pairs/s", "efficiency", *parts):
         table.add_column(heading, justify="right", no_wrap=True)

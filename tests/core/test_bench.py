@@ -36,6 +36,14 @@ def test_work_by_the_second_of_two_sides_is_compared():
     assert 1.5 < figure.spread[0] <= figure.ratio <= figure.spread[1] < 6
 
 
+def test_a_round_of_several_repeats_counts_as_their_mean():
+    once, thrice = Side(sleeping, (0.04, 6)), Side(sleeping, (0.04, 6), repeats=3)
+    by_work = in_turns(once, thrice, unit="steps/s", rounds=1, warm_up=0)
+    assert 75 < by_work.peer <= 150
+    by_time = in_turns(once, thrice, unit="s", rounds=1, warm_up=0)
+    assert 0.04 <= by_time.peer < 0.08
+
+
 def test_a_sides_peak_memory_is_its_own():
     held = np.ones(200 * 2**20, np.uint8)  # of this process, from which a side's is not to start
     figure = in_turns(Side(holding, (80,)), Side(holding, (1,)), unit="steps/s", rounds=1, warm_up=0)
