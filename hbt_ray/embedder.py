@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from hbt_ray.batches import pad
+from hbt_ray.packing import is_packed, packed_features
 
 
 class TextEmbedder:
     """Embeds questions and passages with a model and the prefixes it brings.
 
-    Texts are sorted by length and padded to the longest of their few, so that little padding is computed.
+    Texts are sorted by length and pass the encoder some at a time: an encoder that `is_packed` takes them without
+    padding, any other padded to the longest of their few.
     """
 
     def __init__(
@@ -48,29 +51,27 @@ class TextEmbedder:
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.encoder.get_embedding_dimension() or 1), np.float32)
-        device = self.encoder.device
         encoded = self._token_ids(texts)
         lengths = np.array([len(ids) for ids in encoded])
         order = np.argsort(-lengths, kind="stable")
-        vectors: np.ndarray | None = None
-        start = 0
-        while start < len(order):
-            chunk = order[start : start + max(1, self.batch_tokens // int(lengths[order[start]]))]
-            start += len(chunk)
-            flat = np.concatenate([np.asarray(encoded[place]) for place in chunk])
-            padded, mask = pad(flat, lengths[chunk], int(self.encoder.tokenizer.pad_token_id or 0))
-            features = {
-                "input_ids": torch.from_numpy(padded).to(device),
-                "attention_mask": torch.from_numpy(mask).to(device),
-            }
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-                embedded = self.encoder(features)["sentence_embedding"]
-            embedded = nn.functional.normalize(embedded.float(), dim=-1).cpu().numpy()
-            if vectors is None:
-                vectors = np.empty((len(texts), embedded.shape[1]), np.float32)
-            vectors[chunk] = embedded
-        assert vectors is not None
-        return vectors
+        found = []
+        # Once for all, so that the weights are cast once.
+        with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            for chunk in _chunks(lengths[order], self.batch_tokens, packed=is_packed(self.encoder)):
+                own = order[chunk]
+                flat = np.concatenate([np.asarray(encoded[place]) for place in own])
+                found.append(self.encoder(self._features(flat, lengths[own]))["sentence_embedding"].float())
+        vectors = nn.functional.normalize(torch.cat(found), dim=-1).cpu().numpy()
+        in_order = np.empty_like(vectors)
+        in_order[order] = vectors
+        return in_order
+
+    def _features(self, ids: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+        if is_packed(self.encoder):
+            return packed_features(self.encoder, ids, lengths)
+        padded, mask = pad(ids, lengths, int(self.encoder.tokenizer.pad_token_id or 0))
+        features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
+        return {name: values.to(self.encoder.device) for name, values in features.items()}
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self.encoder.tokenizer
@@ -86,3 +87,17 @@ class TokenEmbedder(TextEmbedder):
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(number) for number in text.split()] for text in texts]
+
+
+def _chunks(lengths: np.ndarray, most_tokens: int, *, packed: bool) -> Iterator[slice]:
+    """Runs of sequences, the longest first, that have no more tokens together, padding included; one at least."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start] - lengths[start]
+        fitting = (
+            np.searchsorted(ends, before + most_tokens, "right") if packed else start + most_tokens // lengths[start]
+        )
+        end = max(start + 1, min(int(fitting), len(lengths)))
+        yield slice(start, end)
+        start = end

@@ -21,9 +21,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hbt_ray import packing
-from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.packing import can_pack, transformer_of
+from hbt_ray.packing import can_pack, is_packed, transformer_of
 from hbt_ray.permutation import key_of
 
 
@@ -36,16 +36,11 @@ def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, devi
     Raises:
         ConfigError: it cannot be loaded.
     """
-    padded = {"auto": "eager" if device == "cpu" else None, "packed": None}.get(model.attention, model.attention)
     encoder = open_encoder(
-        str(path), model.pooling, device, attention=padded, trust_remote_code=model.trust_remote_code
+        str(path), model.pooling, device, attention=model.attention, trust_remote_code=model.trust_remote_code
     )
-    if model.attention in ("auto", "packed") and can_pack(encoder):
-        transformer_of(encoder).set_attn_implementation(packing.NAME)
-    elif model.attention == "packed":
-        raise ConfigError(
-            f"the model {str(path)!r} is of a family that packed attention does not know; write model.attention=auto"
-        )
+    if model.attention == "auto" and not is_packed(encoder) and device == "cpu" and transformer_of(encoder):
+        transformer_of(encoder).set_attn_implementation("eager")  # its backward is faster than sdpa's
     if model.dropout is not None:
         set_dropout(encoder, model.dropout)
     encoder.max_seq_length = max(text.max_query_tokens, text.max_passage_tokens)
@@ -83,13 +78,13 @@ def open_encoder(
     pooling: str = "mean",
     device: str = "cpu",
     *,
-    attention: str | None = None,
+    attention: Attention = "auto",
     trust_remote_code: bool = False,
 ) -> SentenceTransformer:
     """Any sentence-transformers or transformers model, ending in unit vectors.
 
     Args:
-        attention: None: what transformers chooses for the model, mostly "sdpa".
+        attention: "auto" is "packed" where the model can be, and otherwise what transformers chooses for it.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -97,7 +92,7 @@ def open_encoder(
     # Weights saved in half precision are trained and compared in full: autocast alone says where less is enough.
     # From safetensors alone: other files of weights are pickles, which can run code.
     model_kwargs: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-    if attention is not None:
+    if attention in ("sdpa", "eager"):
         model_kwargs["attn_implementation"] = attention
     try:
         with without_progress_bars():
@@ -118,6 +113,12 @@ def open_encoder(
             f"the model {path!r} cannot be loaded ({reason}); write the folder of a saved sentence-transformers "
             "or transformers model, or the name of one on the hub"
         ) from None
+    if attention in ("auto", "packed") and can_pack(encoder):
+        transformer_of(encoder).set_attn_implementation(packing.NAME)
+    elif attention == "packed":
+        raise ConfigError(
+            f"the model {path!r} is of a family that packed attention does not know; write model.attention=auto"
+        )
     if not isinstance(encoder[-1], Normalize):
         encoder.append(Normalize())
     return encoder

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from hbt_ray.dropout import KeyedDropout
 
 NAME = "hbt_packed"  # of the attention, in transformers' registry
+LONG = 1024  # from more tokens on, the memory of a product of all pairs of tokens is too much
 SHORTER = 0.15  # how much shorter than its longest a sequence of a group may be
 
 # Families whose models take the positions of tokens as an argument and attend by absolute position alone; their first
@@ -158,7 +159,7 @@ def packed_attention(
     # (tokens * H, d), the heads of a token one after the other
     queries, keys, values = (states[0].transpose(0, 1).reshape(-1, states.shape[-1]) for states in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and packing.groups[0].longest <= LONG:
         drop = getattr(module, "dropout", None)
         attended = _Attention.apply(queries, keys, values, packing, scale, drop if dropout else None)
     else:

@@ -15,6 +15,7 @@ from hbt_ray.config.loading import (
 )
 from hbt_ray.config.sections import (
     AlphaSchedule,
+    Attention,
     Columns,
     CorpusConfig,
     EarlyStoppingConfig,
@@ -34,6 +35,7 @@ from hbt_ray.config.sections import (
 
 __all__ = [
     "AlphaSchedule",
+    "Attention",
     "Columns",
     "CorpusConfig",
     "EarlyStoppingConfig",

@@ -107,6 +107,9 @@ class SmallEncoderConfig(Section):
         return self
 
 
+Attention = Literal["auto", "packed", "sdpa", "eager"]
+
+
 class ModelConfig(Section):
     """The encoder shared by questions and passages."""
 
@@ -114,7 +117,7 @@ class ModelConfig(Section):
     pooling: Literal["mean", "cls"] = "mean"  # for encoders that do not bring their own pooling
     dropout: Share | None = None  # None: as the encoder's own configuration says
     # packed: without padding; auto: packed for the families that can be, else eager on CPU and sdpa on GPU
-    attention: Literal["auto", "packed", "sdpa", "eager"] = "auto"
+    attention: Attention = "auto"
     small: SmallEncoderConfig = SmallEncoderConfig()
     trust_remote_code: bool = False
 

@@ -25,8 +25,9 @@ from transformers import (
 from hbt_ray.batches import pad
 from hbt_ray.config import ModelConfig
 from hbt_ray.dropout import DropoutKey, KeyedDropout
+from hbt_ray.embedder import TextEmbedder
 from hbt_ray.errors import ConfigError
-from hbt_ray.model import load_encoder, save_encoder
+from hbt_ray.model import load_encoder, open_encoder, save_encoder
 from hbt_ray.packing import (
     NAME,
     Packing,
@@ -128,6 +129,15 @@ def test_a_packed_encoder_embeds_and_is_saved_like_any_other(family, tmp_path):
     assert NAME not in (tmp_path / "config.json").read_text()
 
 
+def test_texts_are_embedded_alike_packed_and_padded(family):
+    texts = [tiny.passage(language, item) * (1 + item % 3) for language in tiny.LANGUAGES for item in range(9)]
+    vectors = [
+        TextEmbedder(open_encoder(str(family), attention=attention), batch_tokens=60).passages(texts)
+        for attention in ("packed", "eager")
+    ]
+    assert np.allclose(*vectors, atol=1e-5)
+
+
 def test_auto_packs_what_can_be_packed_and_pads_the_rest(family, tmp_path):
     assert is_packed(encoder(family, "auto"))
     assert can_pack(encoder(family, "eager"))
@@ -190,6 +200,15 @@ def test_attention_written_out_is_torchs_own():
     gradients = [torch.autograd.grad((of**2).sum(), own) for of in (found, expected)]
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_long_texts_are_attended_to_without_a_product_of_all_pairs_of_tokens(monkeypatch):
+    packing = Packing(LENGTHS, 2, CPU)
+    own = states(LENGTHS, 2, 4, torch.float64)
+    expected = attend(*own, packing, 0.0)
+    monkeypatch.setattr("hbt_ray.packing.LONG", 19)
+    monkeypatch.setattr("hbt_ray.packing._Attention", None)
+    assert torch.allclose(attend(*own, packing, 0.0), expected, atol=1e-12)
 
 
 def test_dropout_of_attention_leaves_the_mean_where_it_is():
