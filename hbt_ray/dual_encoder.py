@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hbt_ray.batches import pad
 from hbt_ray.dropout import DropoutKey, key_dropout
-from hbt_ray.packing import is_packed, packed_features, word_embeddings
+from hbt_ray.packing import is_packed, packed_vectors, word_embeddings
 from hbt_ray.records import Batch
 
 
@@ -96,7 +96,7 @@ class DualEncoder(nn.Module):
         of_pieces = words.split([len(ids) for ids, _ in texts])
         for piece, (ids, lengths), own_words in zip(pieces, texts, of_pieces, strict=True):
             self._key(batch, piece)
-            vectors = self.encoder(packed_features(self.encoder, ids, lengths, own_words))["sentence_embedding"]
+            vectors = packed_vectors(self.encoder, ids, lengths, own_words)
             yield vectors[: piece.end - piece.start], vectors[piece.end - piece.start :]
 
     def _padded(self, batch: Batch, pieces: Sequence[Piece]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from hbt_ray.batches import pad
-from hbt_ray.packing import is_packed, packed_features
+from hbt_ray.packing import is_packed, packed_vectors
 
 
 class TextEmbedder:
@@ -60,18 +59,21 @@ class TextEmbedder:
             for chunk in _chunks(lengths[order], self.batch_tokens, packed=is_packed(self.encoder)):
                 own = order[chunk]
                 flat = np.concatenate([np.asarray(encoded[place]) for place in own])
-                found.append(self.encoder(self._features(flat, lengths[own]))["sentence_embedding"].float())
+                found.append(self._vectors(flat, lengths[own]).float())
         vectors = nn.functional.normalize(torch.cat(found), dim=-1).cpu().numpy()
         in_order = np.empty_like(vectors)
         in_order[order] = vectors
         return in_order
 
-    def _features(self, ids: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    def _vectors(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
         if is_packed(self.encoder):
-            return packed_features(self.encoder, ids, lengths)
+            return packed_vectors(self.encoder, ids, lengths)
         padded, mask = pad(ids, lengths, int(self.encoder.tokenizer.pad_token_id or 0))
         features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-        return {name: values.to(self.encoder.device) for name, values in features.items()}
+        vectors: Tensor = self.encoder({name: values.to(self.encoder.device) for name, values in features.items()})[
+            "sentence_embedding"
+        ]
+        return vectors
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self.encoder.tokenizer

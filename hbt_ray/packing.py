@@ -2,6 +2,10 @@
 
 All layers but attention work token by token and need not know. Attention is computed for groups of sequences of
 nearly equal length: a group is gathered into a rectangle, and only there a little padding is.
+
+Shapes are few on purpose: for each new one, oneDNN generates a kernel of a matrix product, which takes longer than
+many of the products. So a row's tokens are filled up to a multiple of ROW, groups have few lengths, and their number
+of sequences is a power of two.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from hbt_ray.dropout import KeyedDropout
 
 NAME = "hbt_packed"  # of the attention, in transformers' registry
 LONG = 1024  # from more tokens on, the memory of a product of all pairs of tokens is too much
-SHORTER = 0.15  # how much shorter than its longest a sequence of a group may be
+ROW = 64  # tokens; a row has a multiple of them
+LEAST_STEP = 16  # tokens between the lengths of groups, up to 256; an eighth to a sixteenth of longer ones
 
 # Families whose models take the positions of tokens as an argument and attend by absolute position alone; their first
 # position is 0, or one behind that of padding.
@@ -72,22 +77,26 @@ class Packing:
         self.tokens = int(lengths.sum())
         starts = np.cumsum(lengths) - lengths
         self.groups = [
-            _group(starts[own], lengths[own], self.tokens, heads, device) for own in _of_nearly_equal_length(lengths)
+            _group(starts[own], lengths[own], longest, self.tokens, heads, device)
+            for own, longest in _of_nearly_equal_length(lengths)
         ]
 
 
-def _of_nearly_equal_length(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    order = np.argsort(-lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        least = lengths[order[first]] * (1 - SHORTER)
-        last = first + int(np.searchsorted(-lengths[order[first:]], -least, side="right"))
-        yield order[first:last]
-        first = last
+def _of_nearly_equal_length(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Which sequences each group has, a power of two, and how long they may be; the longest first."""
+    steps = np.maximum(LEAST_STEP, 2 ** np.floor(np.log2(lengths)).astype(np.int64) // 8)
+    rounded = -(-lengths // steps) * steps
+    for longest in np.unique(rounded)[::-1].tolist():
+        own = np.flatnonzero(rounded == longest)
+        while len(own):
+            size = 1 << (len(own).bit_length() - 1)
+            yield own[:size], longest
+            own = own[size:]
 
 
-def _group(starts: np.ndarray, lengths: np.ndarray, tokens: int, heads: int, device: torch.device) -> _Group:
-    longest = int(lengths.max())
+def _group(
+    starts: np.ndarray, lengths: np.ndarray, longest: int, tokens: int, heads: int, device: torch.device
+) -> _Group:
     places = starts[:, None] + np.arange(longest)  # (N, L)
     ended = np.arange(longest) >= lengths[:, None]
 
@@ -104,30 +113,35 @@ def _group(starts: np.ndarray, lengths: np.ndarray, tokens: int, heads: int, dev
     )
 
 
-def packed_features(
+def packed_vectors(
     encoder: SentenceTransformer, ids: np.ndarray, lengths: np.ndarray, embeddings: Tensor | None = None
-) -> dict[str, Any]:
-    """What an encoder that `is_packed` is called with.
+) -> Tensor:
+    """(N, D) what an encoder that `is_packed` makes of sequences.
 
     Args:
         ids: (tokens,) of all sequences, one after the other.
         lengths: (N,) tokens of each.
-        embeddings: (tokens, D) the ids' word embeddings, where they were looked up already.
+        embeddings: (tokens, E) the ids' word embeddings, where they were looked up already.
     """
     config = transformer_of(encoder).config
     device = encoder.device
-    starts = np.cumsum(lengths) - lengths
-    places = np.arange(len(ids)) - np.repeat(starts, lengths)
-    if config.model_type in _BEHIND_PADDING:
-        places = places + config.pad_token_id + 1
-    words = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(device)}
-    return {
-        **(words if embeddings is None else {"inputs_embeds": embeddings[None]}),
-        "position_ids": torch.from_numpy(places.astype(np.int64))[None].to(device),
-        "packing": Packing(lengths, config.num_attention_heads, device),
+    first = config.pad_token_id + 1 if config.model_type in _BEHIND_PADDING else 0
+    places = first + np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    fill = -len(ids) % ROW
+    # What fills the row is one more sequence, of which nothing is used.
+    all_lengths = np.append(lengths, fill) if fill else lengths
+    features = {
+        "position_ids": torch.from_numpy(np.pad(places, (0, fill), constant_values=first))[None].to(device),
+        "packing": Packing(all_lengths, config.num_attention_heads, device),
         # By its name sentence-transformers' pooling knows that sequences stand one after the other.
-        "cu_seq_lens_q": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(device),
+        "cu_seq_lens_q": torch.from_numpy(np.cumsum(np.append(0, all_lengths))).to(device),
     }
+    if embeddings is None:
+        features["input_ids"] = torch.from_numpy(np.pad(ids.astype(np.int64), (0, fill)))[None].to(device)
+    else:
+        features["inputs_embeds"] = nn.functional.pad(embeddings, (0, 0, 0, fill))[None]
+    vectors: Tensor = encoder(features)["sentence_embedding"]
+    return vectors[: len(lengths)]
 
 
 def word_embeddings(encoder: SentenceTransformer, ids: np.ndarray) -> Tensor:
