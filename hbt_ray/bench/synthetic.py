@@ -1,0 +1,102 @@
+"""Stores, vectors and encoders of any size, of random content: what speed is measured on where no data is at hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hbt_ray.errors import StoreError
+from hbt_ray.storage import file_sha256
+from hbt_ray.store import Group, Split, WrittenShard, commit
+
+SOURCE = "synthetic"
+SPLIT: Split = "train"
+VOCABULARY = 30_522  # BERT's
+FIRST_ID = 1000  # ids below are special tokens and BERT's unused ones
+ITEMS_PER_SHARD = 16_384
+SPARE_SHARE = 0.1  # of the disk's free bytes, left to others
+
+
+def write_synthetic_store(
+    folder: Path, items: int, *, languages: tuple[str, ...] = ("de", "en"), question_tokens: int, passage_tokens: int
+) -> Path:
+    """A store of parallel items of random token ids, as `hbt prepare` would leave it.
+
+    Args:
+        languages: that every item has.
+        question_tokens: the mean; lengths are spread evenly over the half above and the half below.
+        passage_tokens: likewise.
+
+    Returns:
+        The folder, which is found again where it holds such a store already.
+
+    Raises:
+        StoreError: the disk has too little room.
+    """
+    if (folder / "manifest.json").exists():
+        return folder
+    needed = items * bytes_per_item(len(languages), question_tokens, passage_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > (1 - SPARE_SHARE) * free:
+        raise StoreError(
+            f"a store of {items:,} items takes {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free; "
+            "name a folder with more room by --out"
+        )
+    rng = np.random.default_rng(0)
+    shards = []
+    for number, first in enumerate(range(0, items, ITEMS_PER_SHARD)):
+        numbers = np.arange(first, min(first + ITEMS_PER_SHARD, items))
+        columns: dict[str, pa.Array] = {"item_id": _names(numbers)}
+        for language in sorted(languages):
+            columns[f"question/{language}"] = _sequences(rng, len(numbers), question_tokens)
+            columns[f"passage/{language}"] = _sequences(rng, len(numbers), passage_tokens)
+            columns[f"negatives/{language}"] = _no_negatives(len(numbers))
+        shards.append(_write(folder, number, pa.table(columns), Group(tuple(sorted(languages)), 0)))
+    commit(folder, shards, text_fingerprint="synthetic", token_type="uint16")
+    return folder
+
+
+def bytes_per_item(num_languages: int, question_tokens: int, passage_tokens: int) -> int:
+    """On disk: two bytes a token, four for each list's offset, and the name.
+
+    >>> bytes_per_item(2, 4, 8)
+    85
+    """
+    of_language = 2 * (question_tokens + passage_tokens) + 3 * 4
+    return num_languages * of_language + NAME_DIGITS + 4
+
+
+NAME_DIGITS = 9  # names of equal length, so that their order is that of their numbers
+
+
+def _names(numbers: np.ndarray) -> pa.Array:
+    """Each number in decimal digits, with leading zeros."""
+    digits = numbers[:, None] // 10 ** np.arange(NAME_DIGITS - 1, -1, -1) % 10 + ord("0")
+    offsets = np.arange(len(numbers) + 1, dtype=np.int32) * NAME_DIGITS
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(digits.astype(np.uint8).tobytes())]
+    return pa.Array.from_buffers(pa.string(), len(numbers), buffers)
+
+
+def _sequences(rng: np.random.Generator, count: int, mean: int) -> pa.Array:
+    lengths = rng.integers(mean - mean // 2, mean + mean // 2 + 1, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    ids = rng.integers(FIRST_ID, VOCABULARY, offsets[-1], dtype=np.uint16)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+
+
+def _no_negatives(count: int) -> pa.Array:
+    none = pa.array([], pa.list_(pa.uint16()))
+    return pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), none)
+
+
+def _write(folder: Path, number: int, table: pa.Table, group: Group) -> WrittenShard:
+    file = f"{SOURCE}/{SPLIT}-{number:05d}.arrow"
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=table.num_rows)
+    return WrittenShard(SOURCE, SPLIT, number, file, table.num_rows, ((group, table.num_rows),), file_sha256(path))
