@@ -103,7 +103,7 @@ class EvaluationTexts:
         """The same of each of some texts, which `normalise_for_match` has normalised."""
         found: list[Match | None] = [None] * len(normals)
         keys = np.fromiter(map(_key, normals), np.uint64, len(normals))
-        for place in np.flatnonzero(_among(keys, self._keys)):
+        for place in np.flatnonzero(_among(keys, self._keys)).tolist():
             if (equal := self._equal(normals[place])) is not None:
                 found[place] = Match("equal", equal, 1.0)
         for place, candidates in self._near_candidates(normals):

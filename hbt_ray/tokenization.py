@@ -49,7 +49,7 @@ class Tokenization:
         prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
         most = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
         self._backend.enable_truncation(most)
-        # What is cut off need not be encoded: a long text's head is tried first, and is enough where it fills the tokens.
+        # What is cut off need not be encoded: a long text's head is tried first, and enough where it fills the tokens.
         whole = [prefix + text for text in texts]
         heads = [self._head(text, CHARS_PER_TOKEN * most) for text in whole]
         tokens = [one.ids for one in self._backend.encode_batch_fast(heads)]

@@ -57,6 +57,7 @@ STAGES = (
     "search",
     "quickstart",
     "resources",
+    "bench",
     "cluster",
     "cli",
 )
