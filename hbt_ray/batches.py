@@ -12,7 +12,10 @@ from hbt_ray.store import Side, TokenStore
 
 
 def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1, chunk_pairs: int = 1) -> Batch:
-    """The slice of a global batch that one rank trains on. Any process can build any rank's."""
+    """The slice of a global batch that one rank trains on. Any process can build any rank's.
+
+    A rank may as well plan its own pairs alone, `plan.batch(step, rank_slice(...))`, and build all of those.
+    """
     mine = rank_slice(len(spec.rows), num_ranks, rank, chunk_pairs)
     rows = spec.rows[mine]
     query_ids, query_lengths = _take(store, spec, "question", spec.query_languages[mine], rows)
@@ -23,8 +26,8 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         passage_lengths = np.concatenate([passage_lengths, lengths])
     return Batch(
         step=spec.step,
-        first_pair=mine.start,
-        global_pairs=len(spec.rows),
+        first_pair=spec.first_pair + mine.start,
+        global_pairs=spec.global_pairs,
         kind=spec.kind,
         query_ids=query_ids,
         query_lengths=query_lengths,
@@ -38,8 +41,9 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
 def sequence_keys(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(N,) int64, one per sequence, equal where the tokens are equal and (but for 1 in 2^64) only there."""
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    longest = int(lengths.max(initial=0))
     places = np.arange(len(ids)) - np.repeat(starts, lengths)
-    terms = mix(mix(places + 1) + ids.astype(np.uint64))
+    terms = mix(mix(np.arange(1, longest + 1))[places] + ids.astype(np.uint64))
     cumulated = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     return (cumulated[starts + lengths] - cumulated[starts]).view(np.int64)
 

@@ -328,6 +328,56 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
 
 
+@main.command()
+@click.option("--part", "parts", multiple=True, metavar="NAME", help="Repeatable. Default: all.")
+@click.option("--out", help=f"Folder for bench.json. Default: {OUT_DEFAULT}/bench.")
+@click.option("--model", help="Folder or hub name of the model to measure with. Default: random, of MiniLM's size.")
+@click.option("--xquad", type=click.Path(), help="Folder of XQuAD-R. Default: random vectors, as many.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of each side, in turns.")
+@click.option("--quick", is_flag=True, help="Sizes at which every part ends in seconds; no figure to tell of.")
+@click.option(
+    "--assume", multiple=True, metavar="KEY=NUMBER", help="In the part scale, such as between_nodes_gbit_s=100."
+)
+def bench(
+    parts: Sequence[str],
+    out: str | None,
+    model: str | None,
+    xquad: str | None,
+    rounds: int,
+    quick: bool,
+    assume: Sequence[str],
+) -> None:
+    """Measure speed and memory, each figure against a peer in the same run.
+
+    Leaves bench.json, where every part has value, unit, peer, ratio, spread and details; parts of earlier runs stay.
+    """
+    from hbt_ray.bench.parts import check_parts, run_parts
+    from hbt_ray.bench.scale import assumptions, scale_table
+    from hbt_ray.bench.settings import BenchSettings
+
+    check_parts(parts)
+    folder = Path(out or f"{OUT_DEFAULT}/bench").expanduser().resolve()
+    assumed = dict(map(_named_number, assume))
+    assumptions(assumed)
+    settings = BenchSettings(folder, model, xquad, rounds, quick, assumed)
+    outcome = run_parts(parts, settings, click.echo)
+    if "scale" in outcome.figures:
+        from rich.console import Console
+
+        Console().print(scale_table(outcome.figures["scale"]))
+    click.echo(f"figures  {folder / 'bench.json'}")
+    if outcome.failed:
+        raise UserError(f"no figure came of {', '.join(outcome.failed)}; see above")
+
+
+def _named_number(assumed: str) -> tuple[str, float]:
+    key, _, value = assumed.partition("=")
+    try:
+        return key, float(value)
+    except ValueError:
+        raise ConfigError(f"--assume {assumed!r} is no number; write KEY=NUMBER, such as pairs_per_gpu=64") from None
+
+
 def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

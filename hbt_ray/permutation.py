@@ -18,12 +18,16 @@ def key_of(*parts: object) -> int:
 def mix(values: np.ndarray) -> np.ndarray:
     """The finalizer of SplitMix64 (Steele, Lea, Flood 2014), elementwise on uint64."""
     values = values.astype(np.uint64, copy=True)
-    values ^= values >> np.uint64(30)
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
-    values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
+    values ^= values >> _30
+    values *= _FIRST
+    values ^= values >> _27
+    values *= _SECOND
+    values ^= values >> _31
     return values
+
+
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def bits(key: int, index: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ a language, or an ordered pair of languages, in an endless row of epochs, each a
 *schedule* says which stream each step draws from; the k-th batch of a stream takes its k-th G items. So
 two runs that differ only in alpha meet the same batches in each stream, only interleaved differently.
 
-Legend: G pairs in a global batch.
+Legend: G pairs in a global batch, B pairs of it that are asked for: all, or those of one rank.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ from hbt_ray.store import Split, StoreManifest
 Kind = Literal["monolingual", "cross-lingual", "mixed"]
 WINDOW_ITEMS = 65536  # items are permuted inside windows of this many neighbours, so that reading stays local
 SCHEDULE_BLOCK = 8192  # steps scheduled at once
+ORDER_BLOCK = 1024  # pairs of a stream worked out at once: those of one small batch take nearly as long
+ORDER_BLOCKS_KEPT = 4096  # of all streams, 8 KiB each
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """The pairs of one global batch, before any of their text is read."""
+    """The pairs of one global batch, or of a part of it, before any of their text is read."""
 
     step: int
     kind: Kind
     source: str
     split: Split
     epoch: int  # of the stream, at the batch's first pair
-    rows: np.ndarray  # (G,) item rows of the source, each once
-    query_languages: np.ndarray  # (G,) str
-    passage_languages: np.ndarray  # (G,) str
+    rows: np.ndarray  # (B,) item rows of the source, each once
+    query_languages: np.ndarray  # (B,) str
+    passage_languages: np.ndarray  # (B,) str
     hard_negatives: int  # per pair
+    first_pair: int  # place of the first of the B pairs in the global batch
+    global_pairs: int  # G
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,15 @@ class Stream:
         """(N,) which run each eligible item stands in."""
         return np.searchsorted(self.ends, items, side="right")
 
+    @cached_property
+    def _shifts(self) -> np.ndarray:
+        """(runs,) the row of each run's items less their number among the eligible ones."""
+        return self.starts - np.concatenate([[0], self.ends])[:-1]
+
     def rows_of(self, items: np.ndarray) -> np.ndarray:
         """(N,) item rows of the source for eligible items counted from 0."""
-        runs = self.runs_of(items)
-        before = np.concatenate([[0], self.ends])[runs]
-        return self.starts[runs] + items - before
+        rows: np.ndarray = items + self._shifts[self.runs_of(items)]
+        return rows
 
 
 class HybridPlan:
@@ -116,6 +124,7 @@ class HybridPlan:
         self._schedule_blocks: list[tuple[np.ndarray, np.ndarray]] = []
         self._batches_scheduled = np.zeros(len(self.streams), np.int64)
         self._epoch_head = lru_cache(maxsize=4)(self._separated_head)
+        self._order_block = lru_cache(maxsize=ORDER_BLOCKS_KEPT)(self._items_of_batches)
         self._choices = lru_cache(maxsize=None)(self._language_choices)
 
     # Which streams there are, and how often each is drawn
@@ -250,13 +259,18 @@ class HybridPlan:
 
     # Which items a batch takes from its stream
 
-    def batch(self, step: int) -> BatchSpec:
-        """The global batch of a step, for any step >= 0, in any order of calls."""
+    def batch(self, step: int, part: slice | None = None) -> BatchSpec:
+        """The global batch of a step, for any step >= 0, in any order of calls.
+
+        Args:
+            part: the pairs that are asked for, such as a rank's by `rank_slice`; no others are worked out. None: all.
+        """
+        start, stop, _ = (part or slice(None)).indices(self.global_batch_pairs)
         number, ordinal = self._scheduled(step)
         stream = self.streams[number]
-        epoch, items = self._items(number, ordinal)
+        items = self._items(number, ordinal, start, stop)
         if stream.languages is None:
-            query_languages, passage_languages = self._drawn_languages(stream, ordinal, items)
+            query_languages, passage_languages = self._drawn_languages(stream, ordinal, start, items)
         else:
             query_languages, passage_languages = (np.full(len(items), x) for x in stream.languages)
         return BatchSpec(
@@ -264,37 +278,58 @@ class HybridPlan:
             stream.kind,
             stream.source,
             self.split,
-            epoch,
+            self._epoch_and_place(stream, ordinal)[0],
             stream.rows_of(items),
             query_languages,
             passage_languages,
             self.mix.hard_negatives,
+            start,
+            self.global_batch_pairs,
         )
 
-    def _items(self, number: int, ordinal: int) -> tuple[int, np.ndarray]:
-        """Epoch and (G,) eligible items of the stream's batch `ordinal`, no item twice.
+    def _epoch_and_place(self, stream: Stream, ordinal: int) -> tuple[int, int]:
+        """Where the stream's batch `ordinal` begins.
 
         Epochs follow each other without a gap, so a batch may take the last rows of one and the first of the
         next. The next epoch's head is then rearranged so that the batch holds no item twice. A stream shorter
         than two batches has no room for that: each of its epochs is one batch, and passes the rest over.
         """
-        size, pairs = self.streams[number].num_items, self.global_batch_pairs
-        if size < 2 * pairs:
-            return ordinal, self._epoch_items(number, ordinal, 0, pairs)
-        epoch, first = divmod(ordinal * pairs, size)
-        items = self._epoch_items(number, epoch, first, min(first + pairs, size))
-        missing = pairs - len(items)
-        if missing:
-            items = np.concatenate([items, self._epoch_items(number, epoch + 1, 0, missing)])
-        return epoch, items
+        if stream.num_items < 2 * self.global_batch_pairs:
+            return ordinal, 0
+        return divmod(ordinal * self.global_batch_pairs, stream.num_items)
 
-    def _epoch_items(self, number: int, epoch: int, start: int, end: int) -> np.ndarray:
-        """(end - start,) the items at these places of an epoch's order."""
+    def _items(self, number: int, ordinal: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) eligible items at these places of the stream's batch `ordinal`, no item twice.
+
+        Those of some of the stream's following batches are worked out with them, of no more than an epoch.
+        """
+        epoch_batches = self.streams[number].num_items // self.global_batch_pairs
+        together = max(1, min(ORDER_BLOCK // max(stop - start, 1), epoch_batches if epoch_batches > 1 else 1))
+        block, place = divmod(ordinal, together)
+        items: np.ndarray = self._order_block(number, block * together, together, start, stop)[place]
+        return items
+
+    def _items_of_batches(self, number: int, first: int, batches: int, start: int, stop: int) -> np.ndarray:
+        """(batches, stop - start) items at these places of the stream's batches from `first` on."""
+        stream, size = self.streams[number], self.streams[number].num_items
+        begins = [self._epoch_and_place(stream, ordinal) for ordinal in range(first, first + batches)]
+        # Places counted over all epochs.
+        places = np.array([epoch * size + place for epoch, place in begins])[:, None] + np.arange(start, stop)
+        epochs = places // size
+        items = np.empty(places.shape, np.int64)
+        for epoch in range(int(epochs.min(initial=0)), int(epochs.max(initial=-1)) + 1):
+            mine = epochs == epoch
+            items[mine] = self._epoch_items(number, epoch, places[mine] - epoch * size)
+        return items
+
+    def _epoch_items(self, number: int, epoch: int, places: np.ndarray) -> np.ndarray:
+        """(N,) the items at these places of an epoch's order."""
         stream, pairs = self.streams[number], self.global_batch_pairs
-        items = _shuffled(stream, epoch, np.arange(start, end))
-        if stream.num_items >= 2 * pairs and start < pairs and (epoch * stream.num_items) % pairs:
-            head = self._epoch_head(number, epoch)[start:end]
-            items[: len(head)] = head
+        items = _shuffled(stream, epoch, places)
+        if stream.num_items >= 2 * pairs and (epoch * stream.num_items) % pairs:
+            in_head = places < pairs
+            if in_head.any():
+                items[in_head] = self._epoch_head(number, epoch)[places[in_head]]
         return items
 
     def _separated_head(self, number: int, epoch: int) -> np.ndarray:
@@ -306,9 +341,11 @@ class HybridPlan:
         repeated = np.isin(head, tail)
         return np.concatenate([head[~repeated], head[repeated]])
 
-    def _drawn_languages(self, stream: Stream, ordinal: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(G,) each: every pair's own languages, among those that its item has."""
-        places = ordinal * self.global_batch_pairs + np.arange(len(items))
+    def _drawn_languages(
+        self, stream: Stream, ordinal: int, start: int, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) each: every pair's own languages, among those that its item has."""
+        places = ordinal * self.global_batch_pairs + start + np.arange(len(items))
         draws = uniforms(key_of(stream.key, "languages"), places)
         runs = stream.runs_of(items)
         drawn = np.empty((len(items), 2), object)
@@ -438,12 +475,10 @@ def _shuffled(stream: Stream, epoch: int, places: np.ndarray) -> np.ndarray:
     after_short = places >= short_start + short
     full_places = places - np.where(after_short, short, 0)
     items = np.empty(len(places), np.int64)
+    windows = np.full(len(places), num_full)
     if num_full:
-        order = np.arange(num_full)
-        windows = permute(order, num_full, key_of(key, "windows"))[np.where(in_short, 0, full_places // WINDOW_ITEMS)]
-    else:
-        windows = np.zeros(len(places), np.int64)
-    windows = np.where(in_short, num_full, windows)
+        turns, which = np.unique(full_places[~in_short] // WINDOW_ITEMS, return_inverse=True)
+        windows[~in_short] = permute(turns, num_full, key_of(key, "windows"))[which]
     within = np.where(in_short, places - short_start, full_places % WINDOW_ITEMS)
     for window in np.unique(windows):
         mine = windows == window

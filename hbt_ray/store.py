@@ -25,8 +25,10 @@ from hbt_ray.storage import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAPPED_SHARDS = 1024  # at once, whatever the corpus; a plan reads few shards for long before it goes on to others
 Split = Literal["train", "validation"]
 Side = Literal["question", "passage"]
+Column = tuple[np.ndarray, np.ndarray]  # of lists: flat values and (items + 1,) offsets, both views of the mapped file
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +217,15 @@ class TokenStore:
     """Reads token sequences by source, side, language and item row.
 
     Shards are mapped when first touched, after their checksum was found right: a damaged one raises StoreError then.
+    Where too many are mapped, all are let go, and those still in use are mapped again.
     """
 
     def __init__(self, folder: str | Path, manifest: StoreManifest) -> None:
         self.folder = Path(folder)
         self.manifest = manifest
-        self._columns: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._columns: dict[tuple[str, Split, str], dict[int, Column]] = {}  # by shard's number
         self._tables: dict[str, pa.Table] = {}
+        self._checked: set[str] = set()
         self._starts = {
             (name, split): np.cumsum([0] + [shard.items for shard in shards])
             for name, source in manifest.sources.items()
@@ -256,10 +260,15 @@ class TokenStore:
         Returns:
             ids (sum of lengths,) int32 one sequence after the other, and lengths (B,) int32.
         """
-        sequences = [
-            values[offsets[row] : offsets[row + 1]]
-            for values, offsets, row in self._cells(source, f"{side}/{language}", rows, split)
-        ]
+        column = f"{side}/{language}"
+        opened = self._columns.setdefault((source, split, column), {})
+        numbers, places = self._places(source, rows, split)
+        for number in set(numbers).difference(opened):
+            opened[number] = self._column(source, split, number, column)
+        sequences = []
+        for number, place in zip(numbers, places, strict=True):
+            values, offsets = opened[number]
+            sequences.append(values[offsets[place] : offsets[place + 1]])
         return _join(sequences)
 
     def take_negatives(
@@ -267,16 +276,16 @@ class TokenStore:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The first `count` hard negatives of some items: ids, and lengths (B * count,) int32."""
         sequences = []
-        for shard, row in self._places(source, rows, split):
-            column = self._table(shard).column(f"negatives/{language}").chunk(0)
-            sequences += [np.asarray(ids) for ids in column[row].as_py()[:count]]
+        for number, place in zip(*self._places(source, rows, split), strict=True):
+            column = self._table(source, split, number).column(f"negatives/{language}").chunk(0)
+            sequences += [np.asarray(ids) for ids in column[place].as_py()[:count]]
         return _join(sequences)
 
     def item_ids(self, source: str, rows: np.ndarray, split: Split = "train") -> list[str]:
         """The ids, as the corpus names them, of some items."""
         return [
-            self._table(shard).column("item_id").chunk(0)[row].as_py()
-            for shard, row in self._places(source, rows, split)
+            self._table(source, split, number).column("item_id").chunk(0)[place].as_py()
+            for number, place in zip(*self._places(source, rows, split), strict=True)
         ]
 
     def verify(self) -> None:
@@ -293,32 +302,25 @@ class TokenStore:
         if found != shard.sha256:
             raise StoreError(f"shard {path} is damaged: it is not as it was written; prepare the store again")
 
-    def _places(self, source: str, rows: np.ndarray, split: Split) -> list[tuple[Shard, int]]:
+    def _places(self, source: str, rows: np.ndarray, split: Split) -> tuple[list[int], list[int]]:
+        """The number of each row's shard, and the row's place in it."""
         starts = self._starts[source, split]
-        shards = self.manifest.sources[source].shards[split]
         numbers = np.searchsorted(starts, rows, side="right") - 1
-        return [
-            (shards[number], row)
-            for number, row in zip(numbers.tolist(), (rows - starts[numbers]).tolist(), strict=True)
-        ]
+        return numbers.tolist(), (rows - starts[numbers]).tolist()
 
-    def _cells(
-        self, source: str, column: str, rows: np.ndarray, split: Split
-    ) -> Iterable[tuple[np.ndarray, np.ndarray, int]]:
-        for shard, row in self._places(source, rows, split):
-            yield (*self._column(shard, column), row)
+    def _column(self, source: str, split: Split, number: int, column: str) -> Column:
+        array = self._table(source, split, number).column(column).chunk(0)
+        return array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy()
 
-    def _column(self, shard: Shard, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """A list column's flat values and (items + 1,) offsets, both views of the mapped file."""
-        key = (shard.file, column)
-        if key not in self._columns:
-            array = self._table(shard).column(column).chunk(0)
-            self._columns[key] = (array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy())
-        return self._columns[key]
-
-    def _table(self, shard: Shard) -> pa.Table:
+    def _table(self, source: str, split: Split, number: int) -> pa.Table:
+        shard = self.manifest.sources[source].shards[split][number]
         if shard.file not in self._tables:
-            self._check(shard)
+            if shard.file not in self._checked:
+                self._check(shard)
+                self._checked.add(shard.file)
+            if len(self._tables) >= MAPPED_SHARDS:
+                self._tables.clear()
+                self._columns.clear()
             self._tables[shard.file] = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file))).read_all()
         return self._tables[shard.file]
 

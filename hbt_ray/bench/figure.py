@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hbt_ray.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -37,20 +39,37 @@ def of_rounds(values: Sequence[float], peers: Sequence[float], unit: str, detail
 
 
 def write_figures(figures: Mapping[str, Figure], folder: Path) -> Path:
-    """Writes `bench.json`, in which parts of earlier runs stay that were not taken again."""
+    """Writes `bench.json`, in which parts of earlier runs stay that were not taken again.
+
+    Raises:
+        UserError: the file that is there cannot be read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away, or write another --out") from None
     known |= {name: asdict(figure) for name, figure in figures.items()}
-    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
     return path
 
 
 def describe_figure(name: str, figure: Figure) -> str:
-    """One line for a reader."""
+    """One line for a reader; what is nested in the details stands in the file alone."""
     least, most = figure.spread
-    told = "".join(f", {key} {value}" for key, value in figure.details.items())
+    told = "".join(f", {key} {_shown(value)}" for key, value in figure.details.items() if _is_short(value))
     return (
         f"{name}: {figure.value:.4g} {figure.unit} against {figure.peer:.4g}, "
         f"ratio {figure.ratio:.3g} ({least:.3g} to {most:.3g}){told}"
     )
+
+
+def _is_short(value: Any) -> bool:
+    return not isinstance(value, Mapping | list | tuple)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -15,3 +16,4 @@ class BenchSettings:
     xquad: str | None = None  # folder of XQuAD-R; None: random vectors in the same number
     rounds: int = 5  # of each side, in turns
     quick: bool = False  # sizes at which every part ends in seconds: that it runs, not how fast
+    assume: Mapping[str, float] = field(default_factory=dict)  # in place of the defaults of `scale.Assumptions`

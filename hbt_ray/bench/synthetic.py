@@ -1,9 +1,10 @@
-"""Stores, vectors and encoders of any size, of random content: what speed is measured on where no data is at hand."""
+"""Stores of any size, of random tokens: what speed is measured on where no data is at hand."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,25 +21,36 @@ ITEMS_PER_SHARD = 16_384
 SPARE_SHARE = 0.1  # of the disk's free bytes, left to others
 
 
+class TextTokens(NamedTuple):
+    """How long texts are on average; they are spread evenly from half of it to half as much again."""
+
+    question: int
+    passage: int
+
+
 def write_synthetic_store(
-    folder: Path, items: int, *, languages: tuple[str, ...] = ("de", "en"), question_tokens: int, passage_tokens: int
+    folder: Path,
+    items: int,
+    tokens: TextTokens,
+    *,
+    languages: tuple[str, ...] = ("de", "en"),
+    vocabulary: int = VOCABULARY,
 ) -> Path:
     """A store of parallel items of random token ids, as `hbt prepare` would leave it.
 
     Args:
         languages: that every item has.
-        question_tokens: the mean; lengths are spread evenly over the half above and the half below.
-        passage_tokens: likewise.
+        vocabulary: ids lie below this, as those of a model with so many tokens.
 
     Returns:
         The folder, which is found again where it holds such a store already.
 
     Raises:
-        StoreError: the disk has too little room.
+        StoreError: the disk has too little room, or cannot be written.
     """
     if (folder / "manifest.json").exists():
         return folder
-    needed = items * bytes_per_item(len(languages), question_tokens, passage_tokens)
+    needed = items * bytes_per_item(tokens, len(languages))
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > (1 - SPARE_SHARE) * free:
@@ -52,21 +64,21 @@ def write_synthetic_store(
         numbers = np.arange(first, min(first + ITEMS_PER_SHARD, items))
         columns: dict[str, pa.Array] = {"item_id": _names(numbers)}
         for language in sorted(languages):
-            columns[f"question/{language}"] = _sequences(rng, len(numbers), question_tokens)
-            columns[f"passage/{language}"] = _sequences(rng, len(numbers), passage_tokens)
+            columns[f"question/{language}"] = _sequences(rng, len(numbers), tokens.question, vocabulary)
+            columns[f"passage/{language}"] = _sequences(rng, len(numbers), tokens.passage, vocabulary)
             columns[f"negatives/{language}"] = _no_negatives(len(numbers))
         shards.append(_write(folder, number, pa.table(columns), Group(tuple(sorted(languages)), 0)))
     commit(folder, shards, text_fingerprint="synthetic", token_type="uint16")
     return folder
 
 
-def bytes_per_item(num_languages: int, question_tokens: int, passage_tokens: int) -> int:
+def bytes_per_item(tokens: TextTokens, num_languages: int) -> int:
     """On disk: two bytes a token, four for each list's offset, and the name.
 
-    >>> bytes_per_item(2, 4, 8)
+    >>> bytes_per_item(TextTokens(4, 8), 2)
     85
     """
-    of_language = 2 * (question_tokens + passage_tokens) + 3 * 4
+    of_language = 2 * sum(tokens) + 3 * 4
     return num_languages * of_language + NAME_DIGITS + 4
 
 
@@ -81,10 +93,10 @@ def _names(numbers: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(numbers), buffers)
 
 
-def _sequences(rng: np.random.Generator, count: int, mean: int) -> pa.Array:
+def _sequences(rng: np.random.Generator, count: int, mean: int, vocabulary: int) -> pa.Array:
     lengths = rng.integers(mean - mean // 2, mean + mean // 2 + 1, count)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = rng.integers(FIRST_ID, VOCABULARY, offsets[-1], dtype=np.uint16)
+    ids = rng.integers(min(FIRST_ID, vocabulary // 2), min(vocabulary, VOCABULARY), offsets[-1], dtype=np.uint16)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
 
 
@@ -96,7 +108,10 @@ def _no_negatives(count: int) -> pa.Array:
 def _write(folder: Path, number: int, table: pa.Table, group: Group) -> WrittenShard:
     file = f"{SOURCE}/{SPLIT}-{number:05d}.arrow"
     path = folder / file
-    path.parent.mkdir(exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=table.num_rows)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=table.num_rows)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error}); name a folder with room by --out") from None
     return WrittenShard(SOURCE, SPLIT, number, file, table.num_rows, ((group, table.num_rows),), file_sha256(path))

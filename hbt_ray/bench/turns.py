@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hbt_ray.bench.figure import Figure, of_rounds
@@ -40,24 +42,40 @@ def in_turns(
 ) -> Figure:
     """Work per second of two sides, a round of the one and a round of the other by turns; with each one's peak memory.
 
+    Who begins changes from round to round, so that a machine that grows slower or faster favours neither.
+
     Args:
         unit: of the work, by the second, such as "steps/s"; "s" for seconds a round.
         warm_up: rounds of each that do not count.
 
     Raises:
         UserError: a side failed.
+        ImportError: a side needs a library that is not installed.
     """
     with _started(ours) as one, _started(peer) as other:
         for _ in range(warm_up):
             one.round(), other.round()
-        taken = [(one.round(), other.round()) for _ in range(rounds)]
+        taken = [_round_of_both(one, other, peer_first=bool(number % 2)) for number in range(rounds)]
         memory = {"peak_mib": one.peak_mib(), "peer_peak_mib": other.peak_mib()}
     values, peers = ([_told(side, unit) for side in sides] for sides in zip(*taken, strict=True))
     return of_rounds(values, peers, unit, {**(details or {}), **memory})
 
 
+def _round_of_both(ours: _Started, peer: _Started, *, peer_first: bool) -> tuple[Round, Round]:
+    if peer_first:
+        theirs = peer.round()
+        return ours.round(), theirs
+    return ours.round(), peer.round()
+
+
 def _told(measured: Round, unit: str) -> float:
     return measured.seconds if unit == "s" else measured.work / measured.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    library: str | None
+    reason: str
 
 
 class _Started:
@@ -92,6 +110,8 @@ class _Started:
             raise UserError(
                 f"a side of the benchmark ended before its turn, exit code {self._process.exitcode}"
             ) from None
+        if isinstance(answer, _Missing):
+            raise ImportError(answer.reason, name=answer.library)
         if isinstance(answer, str):
             raise UserError(f"a side of the benchmark failed: {answer}")
         return answer
@@ -120,11 +140,22 @@ def _serve(pipe: Any, side: Side) -> None:
             except EOFError:
                 return
             if asked == "memory":
-                unit = 2**20 if sys.platform == "darwin" else 2**10
-                pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+                pipe.send(_peak_mib())
                 continue
             began_s = time.perf_counter()
             done = work()
             pipe.send((done, time.perf_counter() - began_s))
+    except ImportError as error:
+        pipe.send(_Missing(error.name, str(error)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _peak_mib() -> float:
+    """The most memory that this process held, shared pages included."""
+    with contextlib.suppress(OSError):
+        # `ru_maxrss` would start from what the parent held when it started this process.
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")):
+            return int(found[1]) / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -11,6 +11,7 @@ import ray.data
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import training_plan
+from hbt_ray.plan import rank_slice
 from hbt_ray.records import Batch
 from hbt_ray.store import TokenStore
 
@@ -30,10 +31,11 @@ def feed(
     def build(span: pa.Table) -> Iterator[pa.Table]:
         store = TokenStore.open(store_folder)
         plan = training_plan(config, store.manifest)
+        mine = rank_slice(plan.global_batch_pairs, num_ranks, rank, config.train.chunk_pairs)
         first, last = span["first"][0].as_py(), span["last"][0].as_py()
         for start in range(first, last, BATCHES_TOGETHER):
-            specs = map(plan.batch, range(start, min(start + BATCHES_TOGETHER, last)))
-            built = (build_batch(spec, store, rank, num_ranks, config.train.chunk_pairs) for spec in specs)
+            steps = range(start, min(start + BATCHES_TOGETHER, last))
+            built = (build_batch(plan.batch(step, mine), store) for step in steps)
             yield pa.concat_tables(map(to_arrow, built))
 
     if first_step >= last_step:

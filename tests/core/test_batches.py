@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.batches import build_batch, from_arrow, pad, sequence_keys, to_arrow
 from hbt_ray.config import MixConfig
-from hbt_ray.plan import BatchSpec, HybridPlan
+from hbt_ray.plan import BatchSpec, HybridPlan, rank_slice
 from hbt_ray.records import Batch
 from hbt_ray.store import Split, TokenStore, WrittenShard, commit, write_shard
 from hbt_ray.tokenization import Tokenization
@@ -96,6 +96,18 @@ def test_every_pair_is_its_items_question_and_passage_in_the_languages_planned(s
         assert found[:8] == tokens(tokenization, "passage", *passages)
         assert batch.query_ids.dtype == batch.passage_ids.dtype == batch.query_lengths.dtype == np.int32
     assert kinds == {{"x-x-mono": "monolingual", "x-y": "cross-lingual", "x-x": "mixed"}[mix["strategy"]]}
+
+
+@pytest.mark.parametrize("num_ranks", RANKS)
+@pytest.mark.parametrize("mix", MIXES, ids=str)
+def test_a_rank_that_plans_its_own_pairs_alone_has_its_slice_of_the_batch(store, mix, num_ranks):
+    plan, alone = (tiny.make_plan(store, 13, **mix) for _ in range(2))
+    for step in (0, 1, 2, 40, 41, 7):  # of several epochs
+        for rank in range(num_ranks):
+            expected = build_batch(plan.batch(step), store, rank, num_ranks, 3)
+            own = build_batch(alone.batch(step, rank_slice(13, num_ranks, rank, 3)), store)
+            for name in Batch.__dataclass_fields__:
+                assert np.array_equal(getattr(own, name), getattr(expected, name)), name
 
 
 def test_a_mixed_batch_has_rows_of_several_languages(store):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from hbt_ray import metrics
-from hbt_ray.bench_evaluate import bench_evaluate
+from hbt_ray.bench.measures import our_maps, their_maps
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import CorpusError, UserError
@@ -363,7 +363,7 @@ def test_the_bench_measures_what_sentence_transformers_does_and_finds_the_same()
     embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
     queries = embedder.queries([query.text for query in benchmark.queries])
     passages = embedder.passages([passage.text for passage in benchmark.passages])
-    found = bench_evaluate(benchmark, queries, passages)
-    assert found["evaluations"] == 3 * (3 + 1)
-    assert found["apart"] < 1e-9
-    assert found["ratio"] == found["theirs_s"] / found["ours_s"] > 0
+    ours, theirs = (maps(benchmark, queries, passages) for maps in (our_maps, their_maps))
+    assert len(theirs) == 3 * (3 + 1)
+    assert theirs == pytest.approx(ours, abs=1e-9)
+    assert 0 < sum(theirs.values()) < len(theirs)

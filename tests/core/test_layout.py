@@ -49,7 +49,6 @@ STAGES = (
     "significance",
     "compare",
     "evaluate_model",
-    "bench_evaluate",
     "tracking",
     "experiment",
     "measured",

@@ -202,6 +202,20 @@ def test_one_flipped_bit_is_found_before_its_shard_is_read_and_the_shard_is_name
         store.verify()
 
 
+def test_shards_that_were_let_go_are_mapped_again(tmp_path, monkeypatch):
+    shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(5)]
+    store = committed(tmp_path, shards)
+    rows = np.array([4, 0, 3, 0, 1, 2, 4])
+    expected = store.take("s", "passage", "de", rows)
+    monkeypatch.setattr("hbt_ray.store.MAPPED_SHARDS", 2)
+    bounded = TokenStore.open(tmp_path)
+    for _ in range(2):
+        for one, other in zip(bounded.take("s", "passage", "de", rows), expected, strict=True):
+            assert np.array_equal(one, other)
+        assert bounded.item_ids("s", rows) == store.item_ids("s", rows)
+        assert len(bounded._tables) <= 2
+
+
 @pytest.mark.parametrize("bytes_left", [0, 5, 300, -1], ids=lambda n: f"{n} bytes")
 def test_a_truncated_shard_is_told_where_it_is_read_and_by_verify(tmp_path, bytes_left):
     shard = write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(50)], "uint16")
