@@ -9,7 +9,7 @@ from hbt_ray.batches import build_batch
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.synthetic import write_synthetic_store
+from hbt_ray.bench.synthetic import TextTokens, write_synthetic_store
 from hbt_ray.cluster.bench.own_process import in_own_process, scratch_folder
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.train import resources_per_worker, train
@@ -18,7 +18,7 @@ from hbt_ray.experiment import run_folder, training_plan
 from hbt_ray.store import TokenStore
 
 PAIRS = 32
-QUESTION_TOKENS, PASSAGE_TOKENS = 20, 40  # the mean: half of it less or more
+TOKENS = TextTokens(question=20, passage=40)
 ITEMS = 4_000
 
 
@@ -62,14 +62,12 @@ class _Work:
         self.scratch = scratch
         self.steps, self.warm_up = (12, 4) if settings.quick else (40, 10)  # Ray goes on starting processes for seconds
         self.model = encoder_to_measure(settings.model, scratch, quick=settings.quick)
-        self.store = write_synthetic_store(
-            scratch / "store", ITEMS, question_tokens=QUESTION_TOKENS, passage_tokens=PASSAGE_TOKENS
-        )
+        self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS)
         self._rounds = 0
 
     @property
     def details(self) -> dict[str, int]:
-        return {"steps": self.steps - self.warm_up, "pairs": PAIRS, "tokens_per_pair": QUESTION_TOKENS + PASSAGE_TOKENS}
+        return {"steps": self.steps - self.warm_up, "pairs": PAIRS, "tokens_per_pair": sum(TOKENS)}
 
     def config(self, *, workers: int, threads: int | None) -> RunConfig:
         return RunConfig(
