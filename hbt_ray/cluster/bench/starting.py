@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ray
 
+from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.cluster.bench.own_process import scratch_folder
@@ -20,13 +21,11 @@ from hbt_ray.config import (
     CorpusConfig,
     ModelConfig,
     RunConfig,
-    SmallEncoderConfig,
     TrackingConfig,
     TrainConfig,
     dump_config,
 )
 from hbt_ray.errors import UserError
-from hbt_ray.experiment import run_folder
 
 LOOK_EVERY_S = 0.01
 
@@ -54,10 +53,10 @@ def start_up(settings: BenchSettings) -> Figure:
     joining = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with scratch_folder(settings.out / "start_up") as scratch:
-        config = _config()
+        config = _config(encoder_to_measure(settings.model, scratch, quick=True))
         file = scratch / "run.yaml"
         file.write_text(dump_config(config), encoding="utf-8")
-        model = run_folder(config, scratch / "warm-up").initial_model
+        model = str(config.model.path)
         _train_s(file, scratch / "warm-up", joining)
         _bare_s(model)
         from_nothing, on_cluster, bare = [], [], []
@@ -71,10 +70,10 @@ def start_up(settings: BenchSettings) -> Figure:
     return of_rounds(from_nothing, bare, "s", details)
 
 
-def _config() -> RunConfig:
+def _config(model: str) -> RunConfig:
     return RunConfig(
         corpora=(CorpusConfig(format="embedded"),),
-        model=ModelConfig(small=SmallEncoderConfig(layers=1, width=32, heads=2, vocabulary=2000)),
+        model=ModelConfig(path=model),
         train=TrainConfig(steps=1, global_batch_pairs=16, gpu=False, threads_per_worker=1),
         tracking=TrackingConfig(log_model=False),
     )
@@ -97,7 +96,7 @@ def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> float:
     return seconds
 
 
-def _bare_s(model: Path) -> float:
+def _bare_s(model: str) -> float:
     began_s = time.perf_counter()
-    subprocess.run([sys.executable, "-c", BARE, str(model)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", BARE, model], check=True, capture_output=True)
     return time.perf_counter() - began_s
