@@ -57,8 +57,9 @@ def start_up(settings: BenchSettings) -> Figure:
         file = scratch / "run.yaml"
         file.write_text(dump_config(config), encoding="utf-8")
         model = str(config.model.path)
-        _train_s(file, scratch / "warm-up", joining)
-        _bare_s(model)
+        if not settings.quick:
+            _train_s(file, scratch / "warm-up", joining)
+            _bare_s(model)
         from_nothing, on_cluster, bare = [], [], []
         for number in range(min(settings.rounds, 1 if settings.quick else settings.rounds)):
             bare.append(_bare_s(model))
@@ -90,8 +91,10 @@ def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> float:
         time.sleep(LOOK_EVERY_S)
         if checkpoints.exists() and any(checkpoints.iterdir()):
             seconds = time.perf_counter() - began_s
+    if seconds:
+        process.terminate()  # what follows is not measured
     told, _ = process.communicate()
-    if process.returncode or not seconds:
+    if not seconds:
         raise UserError(f"hbt train ended with exit code {process.returncode}: {told[-500:]}")
     return seconds
 
