@@ -53,7 +53,8 @@ def clean(text: str) -> str:
     >>> clean("a\\u200b  caf\\u0065\\u0301\\n")
     'a café'
     """
-    if not text.isprintable():  # white space other than " " counts as not printable too
+    text = " ".join(text.split())  # first, since white space other than " " is not printable
+    if not text.isprintable():
         text = text.translate(_CLEAN)
     return " ".join(unicodedata.normalize("NFC", text).split())
 

@@ -85,6 +85,13 @@ def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(columns, order, axis=1)
 
 
+def flat_index(vectors: np.ndarray) -> Any:
+    """FAISS's own exact index over (P, D) float32 vectors, to compare with: its `search(queries, k)` knows no ties."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
 class ApproximateIndex:
     """Vectors that are searched faster than all of them can be scored, and some missed.
 

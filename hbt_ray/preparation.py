@@ -7,6 +7,7 @@ calls them alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,33 +51,35 @@ TOKENIZER_TEXTS = 200_000  # the most that a tokenizer is trained on
 
 def read_rows(parts: Sequence[Part], evaluation: EvaluationTexts | None) -> Iterator[pa.Table]:
     """Reads, cleans and checks every row of some parts; bad ones stay in the table with their reason."""
-    rows: list[dict[str, Any]] = []
-    for part in parts:
-        for read in read_part(part):
-            cleaned = clean_row(read) if isinstance(read, Row) else read
-            rows.append(_rejected(cleaned) if isinstance(cleaned, Reject) else _accepted(cleaned, evaluation))
-            if len(rows) == ROWS_PER_TABLE:
-                yield pa.Table.from_pylist(rows, ROWS)
-                rows = []
-    if rows:
-        yield pa.Table.from_pylist(rows, ROWS)
+    read = itertools.chain.from_iterable(map(read_part, parts))
+    while rows := list(itertools.islice(read, ROWS_PER_TABLE)):
+        yield _checked([clean_row(row) if isinstance(row, Row) else row for row in rows], evaluation)
 
 
-def _accepted(row: Row, evaluation: EvaluationTexts | None) -> dict[str, Any]:
-    found = evaluation and (evaluation.find(row.question) or evaluation.find(row.passage))
-    pair = "\x1f".join((row.language, normalise_for_match(row.question), normalise_for_match(row.passage)))
-    return {
-        "source": row.source,
-        "item_id": row.item_id,
-        "language": row.language,
-        "question": row.question,
-        "passage": row.passage,
-        # A negative is no part of what makes the item, so it goes alone.
-        "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
-        "place": row.place,
-        "pair_key": key_of(pair) - 2**63,
-        "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
-    }
+def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -> pa.Table:
+    good = [row for row in rows if isinstance(row, Row)]
+    questions = [normalise_for_match(row.question) for row in good]
+    passages = [normalise_for_match(row.passage) for row in good]
+    occurring = [None] * len(good) if evaluation is None else evaluation.find_all(questions)
+    if evaluation is not None:
+        occurring = [of_q or of_p for of_q, of_p in zip(occurring, evaluation.find_all(passages), strict=True)]
+    accepted = iter(
+        {
+            "source": row.source,
+            "item_id": row.item_id,
+            "language": row.language,
+            "question": row.question,
+            "passage": row.passage,
+            # A negative is no part of what makes the item, so it goes alone.
+            "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
+            "place": row.place,
+            "pair_key": key_of(row.language, question, passage) - 2**63,
+            "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
+        }
+        for row, question, passage, found in zip(good, questions, passages, occurring, strict=True)
+    )
+    table = [_rejected(row) if isinstance(row, Reject) else next(accepted) for row in rows]
+    return pa.Table.from_pylist(table, ROWS)
 
 
 def _rejected(reject: Reject) -> dict[str, Any]:

@@ -27,6 +27,9 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
+CHARS_PER_TOKEN = 6  # of a head: enough in most languages with most tokenizers
+SPLITTING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}  # pre-tokenizers after which no token holds a space
+
 
 class Tokenization:
     """Encodes questions and passages with their prefixes, cut to their lengths, special tokens in place."""
@@ -44,11 +47,21 @@ class Tokenization:
     def encode(self, texts: Sequence[str], side: Side) -> list[np.ndarray]:
         """Token ids of each text, one array each, as the model's own tokenizer would give them."""
         prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
-        self._backend.enable_truncation(
-            self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
-        )
-        encoded = self._backend.encode_batch_fast([prefix + text for text in texts])
-        return [np.array(one.ids, dtype=self.token_type) for one in encoded]
+        most = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
+        self._backend.enable_truncation(most)
+        # What is cut off need not be encoded: a long text's head is tried first, and enough where it fills the tokens.
+        whole = [prefix + text for text in texts]
+        heads = [self._head(text, CHARS_PER_TOKEN * most) for text in whole]
+        tokens = [one.ids for one in self._backend.encode_batch_fast(heads)]
+        short = [n for n, ids in enumerate(tokens) if len(ids) < most and len(heads[n]) < len(whole[n])]
+        for n, one in zip(short, self._backend.encode_batch_fast([whole[n] for n in short]), strict=True):
+            tokens[n] = one.ids
+        return [np.array(ids, dtype=self.token_type) for ids in tokens]
+
+    def _head(self, text: str, chars: int) -> str:
+        """The text up to the first space from a character on; whole where a space may be part of a token."""
+        end = text.find(" ", chars) if len(text) > chars and self._splits_at_spaces else -1
+        return text if end < 0 else text[:end]
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the tokenizer, the prefixes and the lengths."""
@@ -57,6 +70,18 @@ class Tokenization:
     @cached_property
     def _backend(self) -> Tokenizer:
         return Tokenizer.from_str(self.definition)
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        """Whether the tokens before a space are the same whatever comes from there on."""
+        definition = json.loads(self.definition)
+        pre_tokenizer = definition["pre_tokenizer"] or {}
+        steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+        one_word_tokens = all(len(token["content"].split()) == 1 for token in definition["added_tokens"])
+        return one_word_tokens and any(
+            step.get("type") in SPLITTING or (step.get("type") == "Metaspace" and step.get("split", True))
+            for step in steps
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_backend"}

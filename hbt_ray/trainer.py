@@ -69,6 +69,7 @@ class Trainer:
                 self.dual,
                 device_ids=[encoder.device] if encoder.device.type == "cuda" else None,
                 forward_sync_buffers=False,
+                gradient_as_bucket_view=True,  # else each gradient is copied into a bucket and back
             )
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
 

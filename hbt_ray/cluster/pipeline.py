@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import own_name
-from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
-from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
 from hbt_ray.errors import TrackingError
-from hbt_ray.evaluate import EvalReport
-from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import RunFolder, open_run, training_plan, validation_plan
-from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.preparation import describe_store
 from hbt_ray.store import StoreManifest, read_manifest
 from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
 
+# Whatever brings sentence-transformers takes seconds to import. The driver needs it when training has ended, or to make
+# an encoder from nothing, and the workers should not wait for it until then.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from hbt_ray.evaluate import EvalReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,10 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
     check(uri)
-    check_benchmarks(config.evaluate)
+    if config.evaluate.benchmarks:
+        from hbt_ray.evaluate_model import check_benchmarks
+
+        check_benchmarks(config.evaluate)
     connect()
     resources_per_worker(config)
     store = prepare(config, folder.stores)
@@ -106,12 +108,17 @@ def _train_and_evaluate(
 ) -> dict[str, EvalReport]:
     initial = initial_model(config, tokenizer, folder)
     steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
+    from hbt_ray.checkpoint import Checkpoints
+    from hbt_ray.model import load_encoder, save_encoder
+
     tracker.log_metrics({"train/steps": steps}, steps)
     encoder = load_encoder(config.model, config.text, initial)
     Checkpoints(folder.checkpoints).load_weights(steps, encoder)
     save_encoder(encoder, folder.model)
     reports = {}
     if config.evaluate.benchmarks:
+        from hbt_ray.cluster.evaluate import evaluate_on_cluster
+
         for report in evaluate_on_cluster(str(folder.model), config.evaluate, folder.evaluations):
             reports[report.benchmark] = report
             tracker.log_metrics(report.metrics, steps)
@@ -132,6 +139,8 @@ def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder:
     """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
     if config.model.path is not None:
         return config.model.path
+    from hbt_ray.model import save_encoder, small_encoder
+
     save_encoder(small_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
     return str(folder.initial_model)
 

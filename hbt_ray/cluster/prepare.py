@@ -112,16 +112,14 @@ def _make_store(
     blocks: int | None,
 ) -> StoreManifest:
     rows = _read(config, parts, evaluation_sets, blocks)
-    counts = _counts(rows)
+    counts, rejects, contaminated = _looked_through(rows)
     rows_read = Counter[str]()
     for (source, _, _), number in counts.items():
         rows_read[source] += number
-    rejects = _rejects(rows)
     _write_rejects(folder / REJECTS, rejects)
     check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
     check_languages(config.corpora, counts)
 
-    contaminated = _contaminated(rows)
     repeated = _repeated(rows)
     left_out = set(contaminated) | repeated
     num_shards = shards_needed(counts, config.prepare.items_per_shard)
@@ -168,35 +166,31 @@ def _read(
     )
 
 
-def _counts(rows: ray.data.Dataset) -> dict[tuple[str, str, str], int]:
-    def count(table: pa.Table) -> pa.Table:
-        return pa.table({"counts": [json.dumps([[*key, n] for key, n in count_rows(table).items()])]})
+def _looked_through(
+    rows: ray.data.Dataset,
+) -> tuple[dict[tuple[str, str, str], int], list[Reject], dict[tuple[str, str], str]]:
+    """Rows as `count_rows` counts them, those that were rejected, and the items that occur in evaluation sets."""
+    rejected = ["source", "place", "rejected", "detail"]
+    occurring = ["source", "item_id", "occurs_in_evaluation"]
+
+    def listed(table: pa.Table, columns: list[str]) -> list[list[str]]:
+        chosen = table.filter(pc.is_valid(table.column(columns[2]))).select(columns)
+        return [list(row.values()) for row in chosen.to_pylist()]
+
+    def look(table: pa.Table) -> pa.Table:
+        counts = [[*key, number] for key, number in count_rows(table).items()]
+        return pa.table({"seen": [json.dumps([counts, listed(table, rejected), listed(table, occurring)])]})
 
     total: Counter[tuple[str, str, str]] = Counter()
-    for row in rows.map_batches(count, batch_format="pyarrow", batch_size=None).iter_rows():
-        for source, language, reason, n in json.loads(row["counts"]):
-            total[source, language, reason] += n
-    return dict(total)
-
-
-def _rejects(rows: ray.data.Dataset) -> list[Reject]:
-    columns = ["source", "place", "rejected", "detail"]
-
-    def bad(table: pa.Table) -> pa.Table:
-        return table.filter(pc.is_valid(table.column("rejected"))).select(columns)
-
-    found = rows.map_batches(bad, batch_format="pyarrow", batch_size=None).take_all()
-    return [Reject(*(row[name] for name in columns)) for row in found]
-
-
-def _contaminated(rows: ray.data.Dataset) -> dict[tuple[str, str], str]:
-    columns = ["source", "item_id", "occurs_in_evaluation"]
-
-    def occurring(table: pa.Table) -> pa.Table:
-        return table.filter(pc.is_valid(table.column("occurs_in_evaluation"))).select(columns)
-
-    found = rows.map_batches(occurring, batch_format="pyarrow", batch_size=None).take_all()
-    return {(row["source"], row["item_id"]): row["occurs_in_evaluation"] for row in found}
+    rejects: list[Reject] = []
+    contaminated: dict[tuple[str, str], str] = {}
+    for row in rows.map_batches(look, batch_format="pyarrow", batch_size=None).iter_rows():
+        counts, bad, found = json.loads(row["seen"])
+        for source, language, reason, number in counts:
+            total[source, language, reason] += number
+        rejects += [Reject(*one) for one in bad]
+        contaminated |= {(source, item): text for source, item, text in found}
+    return dict(total), rejects, contaminated
 
 
 def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,28 +12,20 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.beside import measure_checkpoint
-from hbt_ray.cluster.company import ClusterCompany
-from hbt_ray.cluster.connect import node_sizes, quiet
+from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained
-from hbt_ray.cluster.feed import feed
 from hbt_ray.cluster.follow import FailureReporter, Follower, start_reports
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.experiment import RunFolder, training_plan, validation_batches
-from hbt_ray.loop import train_to_the_end
+from hbt_ray.experiment import RunFolder
 from hbt_ray.measured import measured_steps
-from hbt_ray.model import load_encoder
 from hbt_ray.progress import steps_to_evaluate
 from hbt_ray.resources import check_workers, threads_of_each
-from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer
 
 STARTS_TRIED = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
 RESIZE_CHECK_S = 30.0  # between looks whether an elastic group can grow
@@ -104,6 +95,8 @@ def train(
         ray.get(late)
     if mistake := ray.get(reports.get_mistake.remote()):
         raise mistake
+    from hbt_ray.checkpoint import Checkpoints
+
     checkpoints = Checkpoints(folder.checkpoints)
     kept = checkpoints.steps()
     best = checkpoints.best("validation_loss") if config.train.early_stopping else None
@@ -160,6 +153,8 @@ def _measure_late(config: RunConfig, told: dict[str, Any], folder: RunFolder) ->
     """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
     if not config.train.evaluate_every:
         return []
+    from hbt_ray.checkpoint import Checkpoints
+
     measured = measured_steps(folder.measured)
     ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
     steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, config.train)
@@ -192,30 +187,7 @@ def _in_another_thread(work: Callable[[], Any]) -> None:
 
 
 def _worker(told: dict[str, Any]) -> None:
-    """What each rank runs."""
-    quiet()
-    if ray.get(told["reports"].get_mistake.remote()) is not None:
-        return  # starting again cannot help
-    config = RunConfig.model_validate(told["config"])
-    store_folder = Path(told["store"])
-    context = ray.train.get_context()
-    rank, num_ranks = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    device = str(ray.train.torch.get_device())
+    """What each rank runs. It brings libraries that take seconds to import, and that the driver does without."""
+    from hbt_ray.cluster.worker import work
 
-    store = TokenStore.open(store_folder)
-    encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
-    trainer = Trainer(encoder, config.train, seed=config.seed)
-    plan = training_plan(config, store.manifest)
-    company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], plan, store)
-    progress = company.restore()
-    each = config.train.gradient_accumulation
-    batches = feed(
-        config,
-        store_folder,
-        rank=rank,
-        num_ranks=num_ranks,
-        first_step=progress.step * each,
-        last_step=config.train.steps * each,
-    )
-    train_to_the_end(trainer, progress, batches, validation_batches(config, store, rank, num_ranks), company)
+    work(told)

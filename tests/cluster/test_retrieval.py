@@ -86,4 +86,4 @@ def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
 def test_known_neighbours_are_found_whatever_the_shards(cluster, tmp_path):
     found = bench_sharded_search(tmp_path, passages=5_000, width=16, queries=20, shards=(1, 3))
     assert [(result["shards"], result["found"], result["equal"]) for result in found] == [(1, 1, True), (3, 1, True)]
-    assert all(result["queries_per_s"] > 0 and result["peak_bytes"] > 0 for result in found)
+    assert all(result["queries_per_s"] > 0 and result["peak_mib"] > 0 for result in found)

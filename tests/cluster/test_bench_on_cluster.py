@@ -1,0 +1,48 @@
+"""Every part of the benchmark that needs a cluster, at sizes that end in seconds: that it runs, not how fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.bench.figure import Figure, write_figures
+from hbt_ray.bench.settings import BenchSettings
+from hbt_ray.cluster import bench
+
+PARTS = {
+    "train_under_ray": (bench.train_under_ray, "steps/s"),
+    "two_workers": (bench.two_workers, "pairs/s"),
+    "prepare": (bench.prepare, "rows/s"),
+    "start_up": (bench.start_up, "s"),
+    "search": (bench.search, "queries/s"),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_tells_its_figure_and_its_peers(
+    cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("HBT_DATA", raising=False)
+    part: Callable[[BenchSettings], Figure]
+    part, unit = PARTS[name]
+    figure = part(BenchSettings(out=tmp_path, rounds=1, quick=True))
+    assert figure.unit == unit
+    assert figure.value > 0
+    assert figure.peer > 0
+    expected = figure.peer / figure.value if unit == "s" else figure.value / figure.peer
+    assert figure.ratio == pytest.approx(expected)
+    assert figure.details["peer"]
+    assert list(tmp_path.iterdir()) == []  # what it made is gone
+    assert json.loads(write_figures({name: figure}, tmp_path).read_text())[name]["unit"] == unit
+
+
+def test_shards_find_what_one_index_finds(cluster, tmp_path: Path) -> None:
+    figure = bench.search(BenchSettings(out=tmp_path, rounds=1, quick=True))
+    for shards in (1, 2, 4):
+        found = figure.details[f"{shards}_shards"]
+        assert found["found"] == 1
+        assert found["equal"] is True
+        assert found["peak_mib"] > 0
