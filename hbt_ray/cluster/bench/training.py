@@ -38,7 +38,7 @@ def train_under_ray(settings: BenchSettings) -> Figure:
             bare.append(steps_per_s)
             peaks.append(peak_mib)
             under_ray.append(work.steps_per_s(config))
-    details = work.details | {"peer": "the same loop without Ray", "threads": threads, "peer_peak_mib": max(peaks)}
+    details = work.details | {"peer_is": "the same loop without Ray", "threads": threads, "peer_peak_mib": max(peaks)}
     return of_rounds(under_ray, bare, "steps/s", details)
 
 
@@ -52,7 +52,7 @@ def two_workers(settings: BenchSettings) -> Figure:
         for _ in range(settings.rounds):
             by_one.append(PAIRS * work.steps_per_s(one))
             by_two.append(PAIRS * work.steps_per_s(two))
-    return of_rounds(by_two, by_one, "pairs/s", work.details | {"peer": "one worker of two threads"})
+    return of_rounds(by_two, by_one, "pairs/s", work.details | {"peer_is": "one worker of two threads"})
 
 
 class _Work:
@@ -60,7 +60,7 @@ class _Work:
 
     def __init__(self, settings: BenchSettings, scratch: Path) -> None:
         self.scratch = scratch
-        self.steps, self.warm_up = (12, 4) if settings.quick else (40, 10)  # Ray goes on starting processes for seconds
+        self.steps, self.warm_up = (12, 4) if settings.quick else (80, 20)  # Ray goes on starting processes for seconds
         self.model = encoder_to_measure(settings.model, scratch, quick=settings.quick)
         self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS)
         self._rounds = 0
