@@ -58,7 +58,7 @@ def prepare(settings: BenchSettings) -> Figure:
             theirs.append(rows / seconds)
             their_peaks.append(mib)
     details = {
-        "peer": f"datasets map with {PROCESSES} processes",
+        "peer_is": f"datasets map with {PROCESSES} processes",
         "rows": corpora[1][1],
         "rows_of_a_quarter": corpora[4][1],
         "rows_per_s_of_a_quarter": sorted(ours[4])[len(ours[4]) // 2],

@@ -38,7 +38,7 @@ def search(settings: BenchSettings) -> Figure:
             scratch, passages=passages, queries=queries, shards=SHARDS, rounds=settings.rounds
         )
     most = results[-1]
-    details = {"peer": "one flat index", "passages": passages, "flat_peak_mib": most["flat_peak_mib"]}
+    details = {"peer_is": "one flat index", "passages": passages, "flat_peak_mib": most["flat_peak_mib"]}
     for result in results:
         details |= {
             f"{result['shards']}_shards": {

@@ -67,7 +67,7 @@ def start_up(settings: BenchSettings) -> Figure:
             # A test's cluster is not left alone for another one.
             alone_s = on_cluster[-1] if settings.quick else _train_s(file, scratch / f"alone-{number}", alone)
             from_nothing.append(alone_s)
-    details = {"peer": "imports, the same model and one step", "on_a_cluster_s": statistics.median(on_cluster)}
+    details = {"peer_is": "imports, the same model and one step", "on_a_cluster_s": statistics.median(on_cluster)}
     return of_rounds(from_nothing, bare, "s", details)
 
 
