@@ -185,16 +185,18 @@ def attention_by_sdpa(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, dropout: float
 ) -> Tensor:
     """(tokens * H, d) by torch's own attention, of all groups: what a GPU has its kernels for."""
-    attended = query.new_empty((packing.tokens + 1) * packing.heads, query.shape[1])
+    found = []
     for group in packing.groups:
         shape = (group.sequences, packing.heads, group.longest, query.shape[1])
         queries, keys, values = (states.index_select(0, group.read).view(shape) for states in (query, key, value))
-        mask = None if group.ended is None else ~group.ended.view(shape[:3])[:, :, None, :]
-        found = nn.functional.scaled_dot_product_attention(
+        mask = None if group.ended is None else ~group.ended.view(shape[:3])[:, :1, None, :]
+        attended = nn.functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=scale
         )
-        attended = attended.index_copy(0, group.write, found.reshape(-1, query.shape[1]))
-    return attended[: packing.tokens * packing.heads]
+        found.append(attended.reshape(-1, query.shape[1]))
+    rows = packing.tokens * packing.heads
+    written = torch.cat([group.write for group in packing.groups])
+    return query.new_empty(rows + packing.heads, query.shape[1]).index_copy(0, written, torch.cat(found))[:rows]
 
 
 class _Attention(torch.autograd.Function):
