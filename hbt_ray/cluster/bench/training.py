@@ -18,7 +18,7 @@ from hbt_ray.experiment import run_folder, training_plan
 from hbt_ray.store import TokenStore
 
 PAIRS = 32
-TOKENS = TextTokens(question=20, passage=40)
+TOKENS = TextTokens(question=40, passage=80)  # as many as XQuAD-R's pairs have by MiniLM's vocabulary
 ITEMS = 4_000
 
 
@@ -60,7 +60,7 @@ class _Work:
 
     def __init__(self, settings: BenchSettings, scratch: Path) -> None:
         self.scratch = scratch
-        self.steps, self.warm_up = (12, 4) if settings.quick else (80, 20)  # Ray goes on starting processes for seconds
+        self.steps, self.warm_up = (12, 4) if settings.quick else (60, 15)  # Ray goes on starting processes for seconds
         self.model = encoder_to_measure(settings.model, scratch, quick=settings.quick)
         self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS)
         self._rounds = 0
