@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,12 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("name", PARTS)
+def _slow(name: str) -> object:
+    reason = "takes a minute: set HBT_SLOW_TESTS"
+    return pytest.param(name, marks=pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason=reason))
+
+
+@pytest.mark.parametrize("name", ["two_workers", "prepare", "search", _slow("train_under_ray"), _slow("start_up")])
 def test_a_part_tells_its_figure_and_its_peers(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -79,5 +79,5 @@ def test_random_pairs_are_the_same_each_time_and_as_long_as_they_are_said_to_be(
 
 def test_pairs_of_xquad_r_stand_in_batches_of_one_language(shared_data):
     first = batches_of_pairs(str(shared_data / "xquad-r"), 6, 32)
-    assert all("?" in question for question in first[0].questions)  # English
-    assert all(any("а" <= letter <= "я" for letter in text) for text in first[3].passages)  # Russian
+    assert sum("?" in question for question in first[0].questions) > 24  # English; a few are none
+    assert all(any("а" <= letter <= "я" for letter in question) for question in first[3].questions)  # Russian
