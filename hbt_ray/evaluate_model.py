@@ -13,7 +13,7 @@ from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.embedder import TextEmbedder
 from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
-from hbt_ray.model import open_encoder
+from hbt_ray.model import default_device, open_encoder
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Benchmark
 from hbt_ray.report import make_folder, write_report
@@ -76,7 +76,7 @@ def open_embedder(
     passage_prefix: str | None = None,
 ) -> TextEmbedder:
     """A model as it is measured, on this process's GPU where it has one; arguments as those of `evaluate_model`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     return TextEmbedder(
         open_encoder(model, pooling, device),
         query_prefix=query_prefix,

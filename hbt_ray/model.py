@@ -124,6 +124,11 @@ def open_encoder(
     return encoder
 
 
+def default_device() -> str:
+    """Where an encoder goes for which no device is named: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
     """Writes a folder that `SentenceTransformer(folder)` loads."""
     with without_progress_bars():

@@ -141,8 +141,9 @@ class Trainer:
             parts = [self.dual(batch, [piece]) for piece in pieces]
         queries = torch.cat([asked for asked, _ in parts]).requires_grad_()
         own_rows = [torch.from_numpy(passage_rows(batch, piece)).to(queries.device) for piece in pieces]
-        passages = torch.empty_like(torch.cat([answered for _, answered in parts]))
-        passages[torch.cat(own_rows)] = torch.cat([answered for _, answered in parts])
+        answers = torch.cat([answered for _, answered in parts])
+        passages = torch.empty_like(answers)
+        passages[torch.cat(own_rows)] = answers
         passages.requires_grad_()
         loss = self._loss_of(batch, queries, passages)
         of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))

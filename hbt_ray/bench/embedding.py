@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -12,11 +11,12 @@ from sentence_transformers import SentenceTransformer
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure
 from hbt_ray.bench.pairs import MAX_TOKENS, batches_of_pairs
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.turns import Side, in_turns
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.embedder import TextEmbedder
-from hbt_ray.model import open_encoder
+from hbt_ray.model import default_device, open_encoder
 from hbt_ray.precision import has_bf16_arithmetic
 
 COMPARED = 200  # texts
@@ -28,22 +28,21 @@ def embed(settings: BenchSettings) -> Figure:
     Theirs loads the encoder in bfloat16 where the device computes in it, as is usual; ours keeps float32 weights and
     casts them once. As `least_cosine` and `peer_least_cosine`: how near the vectors of either come to float32's.
     """
-    scratch = settings.out / "embedding"
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
+    with scratch_folder(settings.out / "embedding") as scratch:
         encoder = encoder_to_measure(settings.model, scratch, quick=settings.quick)
-        bf16 = has_bf16_arithmetic(_device())
+        bf16 = has_bf16_arithmetic(default_device())
         arguments = (encoder, settings.xquad, settings.quick, bf16)
-        texts = texts_of(settings.xquad, settings.quick)[:: 1 if settings.quick else 101][:COMPARED]
-        exact = _embedder(encoder, bf16=False).passages(texts)
+        texts = texts_of(settings.xquad, settings.quick)
+        some = texts[:: 1 if settings.quick else 101][:COMPARED]
+        exact = _embedder(encoder, bf16=False).passages(some)
         cosines = {
-            "least_cosine": float((_embedder(encoder, bf16=bf16).passages(texts) * exact).sum(1).min()),
-            "peer_least_cosine": float((_encoded(_peer(encoder, bf16), texts) * exact).sum(1).min()),
+            "least_cosine": float((_embedder(encoder, bf16=bf16).passages(some) * exact).sum(1).min()),
+            "peer_least_cosine": float((_encoded(_peer(encoder, bf16), some) * exact).sum(1).min()),
         }
         details = {
             "peer_is": "sentence-transformers' encode",
             "precision": "bf16" if bf16 else "fp32",
-            "texts": len(texts_of(settings.xquad, settings.quick)),
+            "texts": len(texts),
             **{name: round(value, 5) for name, value in cosines.items()},
         }
         return in_turns(
@@ -54,8 +53,6 @@ def embed(settings: BenchSettings) -> Figure:
             warm_up=0,  # a round is long
             details=details,
         )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def embedding(encoder: str, xquad: str | None, quick: bool, bf16: bool) -> Callable[[], float]:
@@ -91,14 +88,14 @@ def texts_of(xquad: str | None, quick: bool) -> list[str]:
 
 
 def _embedder(encoder: str, *, bf16: bool) -> TextEmbedder:
-    opened = open_encoder(encoder, device=_device())
+    opened = open_encoder(encoder, device=default_device())
     opened.max_seq_length = MAX_TOKENS
     return TextEmbedder(opened, query_prefix="", passage_prefix="", bf16=bf16)
 
 
 def _peer(encoder: str, bf16: bool) -> SentenceTransformer:
     model = SentenceTransformer(
-        encoder, device=_device(), model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32}
+        encoder, device=default_device(), model_kwargs={"dtype": torch.bfloat16 if bf16 else torch.float32}
     )
     model.max_seq_length = MAX_TOKENS
     return model
@@ -108,7 +105,3 @@ def _encoded(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
     """(N, D) float32. As tensors, since numpy knows no bfloat16."""
     found = model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
     return found.float().cpu().numpy()
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

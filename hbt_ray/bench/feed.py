@@ -115,12 +115,11 @@ def plan_of(store: TokenStore, num_ranks: int = 1) -> HybridPlan:
 
 def training(store_folder: Path, encoder: str, steps: int) -> Callable[[], float]:
     """Takes the next `steps` steps of a training a round, on batches made beforehand."""
-    import torch
 
-    from hbt_ray.model import load_encoder
+    from hbt_ray.model import default_device, load_encoder
     from hbt_ray.trainer import Trainer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     store = TokenStore.open(store_folder)
     plan = plan_of(store)
     trainer = Trainer(load_encoder(ModelConfig(), TextConfig(), encoder, device=device), TrainConfig(), seed=0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,11 @@ from torch import nn
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure
 from hbt_ray.bench.pairs import MAX_TOKENS, Pairs, as_batch, batches_of_pairs
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.turns import Side, in_turns
 from hbt_ray.config import ModelConfig, Precision, TextConfig, TrainConfig
-from hbt_ray.model import load_encoder, open_encoder
+from hbt_ray.model import default_device, load_encoder, open_encoder
 from hbt_ray.packing import transformer_of
 from hbt_ray.precision import has_bf16_arithmetic
 from hbt_ray.trainer import Trainer
@@ -38,7 +38,7 @@ def train_step(settings: BenchSettings) -> Figure:
     """
     steps = 2 if settings.quick else 6
     with _measured_encoder(settings) as encoder:
-        bf16 = has_bf16_arithmetic(_device())
+        bf16 = has_bf16_arithmetic(default_device())
         arguments = (encoder, settings.xquad, PAIRS, steps, bf16)
         return in_turns(
             Side(our_steps, arguments),
@@ -62,7 +62,7 @@ def gemm_share(settings: BenchSettings) -> Figure:
     """
     steps = 2 if settings.quick else 6
     with _measured_encoder(settings) as encoder:
-        bf16 = has_bf16_arithmetic(_device())
+        bf16 = has_bf16_arithmetic(default_device())
         figure = in_turns(
             Side(our_operations, (encoder, settings.xquad, PAIRS, steps, bf16)),
             Side(product_operations, (bf16, 0.1 if settings.quick else 2.0)),
@@ -81,7 +81,7 @@ def grad_cache_memory(settings: BenchSettings) -> Figure:
     """
     many, few, compared = (64, 16, 16) if settings.quick else (2048, 64, 128)
     with _measured_encoder(settings) as encoder:
-        bf16 = has_bf16_arithmetic(_device())
+        bf16 = has_bf16_arithmetic(default_device())
         figure = in_turns(
             Side(our_steps, (encoder, settings.xquad, many, 1, bf16, True)),
             Side(our_steps, (encoder, settings.xquad, few, 1, bf16)),
@@ -145,9 +145,11 @@ def peers_steps(encoder: str, xquad: str | None, pairs: int, steps: int, bf16: b
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
+    own = _batches(xquad, pairs)
+
     class InOrder(DefaultBatchSampler):
         def __iter__(self) -> Iterator[list[int]]:
-            rows = list(range(pairs * DIFFERENT_BATCHES))
+            rows = list(range(pairs * len(own)))
             yield from (rows[first : first + pairs] for first in range(0, len(rows), pairs))
 
     turn, done = threading.Semaphore(0), threading.Semaphore(0)
@@ -162,17 +164,16 @@ def peers_steps(encoder: str, xquad: str | None, pairs: int, steps: int, bf16: b
             if state.global_step % steps == 0:
                 done.release()
 
-    own = _batches(xquad, pairs)
-    model = SentenceTransformer(encoder, device=_device())
+    model = SentenceTransformer(encoder, device=default_device())
     model.max_seq_length = MAX_TOKENS
-    folder = Path(encoder).parent / "peer" if Path(encoder).exists() else Path("peer")
+    folder = tempfile.TemporaryDirectory()  # it makes one, though nothing is saved
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
+        output_dir=folder.name,
         per_device_train_batch_size=pairs,
         max_steps=10_000_000,
         learning_rate=TrainConfig().learning_rate,
         bf16=bf16,
-        use_cpu=_device() == "cpu",
+        use_cpu=default_device() == "cpu",
         batch_sampler=InOrder,
         report_to=[],
         save_strategy="no",
@@ -203,7 +204,7 @@ def peers_steps(encoder: str, xquad: str | None, pairs: int, steps: int, bf16: b
 
     threading.Thread(target=train, daemon=True).start()
 
-    def work() -> float:
+    def work(folder: tempfile.TemporaryDirectory[str] = folder) -> float:  # which lives as long
         turn.release()
         done.acquire()
         if failure:
@@ -215,7 +216,7 @@ def peers_steps(encoder: str, xquad: str | None, pairs: int, steps: int, bf16: b
 
 def product_operations(bf16: bool, seconds: float) -> Callable[[], float]:
     """Multiplies large square matrices for some seconds a round, and returns the operations."""
-    device = torch.device(_device())
+    device = torch.device(default_device())
     size = 2048 if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if bf16 else torch.float32
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -248,7 +249,7 @@ def _trainer(encoder: str, pairs: int, precision: Precision, caching: bool) -> T
     train = TrainConfig(
         global_batch_pairs=pairs, precision=precision, temperature=1 / SCALE, gradient_caching=caching, warmup_share=0
     )
-    return Trainer(load_encoder(ModelConfig(), text, encoder, device=_device()), train, seed=0)
+    return Trainer(load_encoder(ModelConfig(), text, encoder, device=default_device()), train, seed=0)
 
 
 def gradient_apart(encoder: str, xquad: str | None, pairs: int) -> float:
@@ -276,15 +277,7 @@ def _tokens_per_step(encoder: str, xquad: str | None) -> float:
     return sum(_tokens_of(model, own) for own in _batches(xquad, PAIRS)) / DIFFERENT_BATCHES
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @contextmanager
 def _measured_encoder(settings: BenchSettings) -> Iterator[str]:
-    scratch = settings.out / "training"
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
+    with scratch_folder(settings.out / "training") as scratch:
         yield encoder_to_measure(settings.model, scratch, quick=settings.quick)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

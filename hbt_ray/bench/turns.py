@@ -141,7 +141,7 @@ def _serve(pipe: Any, side: Side) -> None:
             except EOFError:
                 return
             if asked == "memory":
-                pipe.send(_peak_mib())
+                pipe.send(peak_mib())
                 continue
             began_s = time.perf_counter()
             done = sum(work() for _ in range(side.repeats))
@@ -152,7 +152,7 @@ def _serve(pipe: Any, side: Side) -> None:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most memory that this process held, shared pages included."""
     with contextlib.suppress(OSError):
         # `ru_maxrss` would start from what the parent held when it started this process.

@@ -25,16 +25,15 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         checkpoint: Ray Train's own, of which nothing is needed.
         told: what the workers were told.
     """
-    import torch
 
     from hbt_ray.checkpoint import Checkpoints
-    from hbt_ray.model import load_encoder
+    from hbt_ray.model import default_device, load_encoder
 
     quiet()
     reports = told["reports"]
     try:
         config = RunConfig.model_validate(told["config"])
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
         Checkpoints(told["checkpoints"]).load_weights(step, encoder)
         metrics = (told["measure"] or benchmark_metrics)(encoder, config)

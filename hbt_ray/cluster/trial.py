@@ -20,7 +20,7 @@ from hbt_ray.cluster.train import train
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, run_folder
 from hbt_ray.measured import measured_steps, measurements, write_measurement
-from hbt_ray.model import load_encoder
+from hbt_ray.model import default_device, load_encoder
 from hbt_ray.search.dev import dev_metrics, dev_set
 from hbt_ray.search.objectives import score
 from hbt_ray.search.outcome import objective_values
@@ -109,7 +109,7 @@ def trial_main(
     if config.train.most_workers > 1:
         _train_with_workers(config, store, model, folder, search.every, measure, report)
     else:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         measure_here = functools.partial(measure, config=config)
         # A population's scheduler keeps what its members reported, and takes a second telling for more training.
         retell = search.algorithm != "pbt"

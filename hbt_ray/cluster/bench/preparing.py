@@ -19,8 +19,9 @@ import ray
 
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.cluster.bench.own_process import in_own_process, scratch_folder
+from hbt_ray.cluster.bench.own_process import in_own_process
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.prepare import prepare as prepare_store
 from hbt_ray.config import CorpusConfig, ModelConfig, PrepareConfig, RunConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,10 @@ import numpy as np
 import ray
 
 from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.cluster.bench.own_process import in_own_process, scratch_folder
+from hbt_ray.bench.turns import peak_mib
+from hbt_ray.cluster.bench.own_process import in_own_process
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.retrieval import sharded_pool
 from hbt_ray.config import EvaluateConfig
@@ -120,4 +121,4 @@ def _flat_peak_mib(folder: Path, asked: np.ndarray) -> float:
     """The most MiB held by a process that searches one flat index."""
     files = VectorFiles(folder)
     flat_index(files.take(np.arange(len(files)))).search(asked, 100)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_mib()

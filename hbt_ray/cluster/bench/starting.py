@@ -14,8 +14,8 @@ import ray
 
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.cluster.bench.own_process import scratch_folder
 from hbt_ray.cluster.connect import connect
 from hbt_ray.config import (
     CorpusConfig,
@@ -61,7 +61,7 @@ def start_up(settings: BenchSettings) -> Figure:
             _train_s(file, scratch / "warm-up", joining)
             _bare_s(model)
         from_nothing, on_cluster, bare = [], [], []
-        for number in range(min(settings.rounds, 1 if settings.quick else settings.rounds)):
+        for number in range(1 if settings.quick else settings.rounds):
             bare.append(_bare_s(model))
             on_cluster.append(_train_s(file, scratch / f"joining-{number}", joining))
             # A test's cluster is not left alone for another one.

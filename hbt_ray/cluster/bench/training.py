@@ -8,9 +8,11 @@ from pathlib import Path
 from hbt_ray.batches import build_batch
 from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.synthetic import TextTokens, write_synthetic_store
-from hbt_ray.cluster.bench.own_process import in_own_process, scratch_folder
+from hbt_ray.bench.turns import peak_mib
+from hbt_ray.cluster.bench.own_process import in_own_process
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
@@ -102,7 +104,6 @@ class _Work:
 
 def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_up: int) -> tuple[float, float]:
     """Steps per second without Ray, and the most MiB that the process held."""
-    import resource
     import time
 
     import torch
@@ -121,4 +122,4 @@ def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_
     for step in range(warm_up, config.train.steps):
         trainer.step(step, [batches[step]])
     seconds = time.perf_counter() - began_s
-    return (config.train.steps - warm_up) / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return (config.train.steps - warm_up) / seconds, peak_mib()
