@@ -248,12 +248,17 @@ class TrainConfig(Section):
             )
 
 
+Perturbation = Literal["typos", "case", "accents", "translation"]
+
+
 class EvaluateConfig(Section):
     benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
     precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
+    figures: bool = True  # in each report; half of the time of a small benchmark
     split: str | None = None  # "dev" or "test", where a set has both; None: the one that is usually reported
+    perturbations: tuple[Perturbation, ...] = ()  # of the queries; each benchmark is measured with each as well
     window_chars: int | None = Field(None, ge=16)  # long passages in windows, the best one counts; None: cut off
     shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate

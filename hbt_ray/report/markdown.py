@@ -11,7 +11,7 @@ from hbt_ray.metrics import named
 from hbt_ray.report.tables import language_rows, measure_rows, recall_line
 
 
-def markdown_lines(report: EvalReport) -> Iterator[str]:
+def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
     """Every measure in the three settings, headline numbers by language, figures, and what could not be used."""
     counts = report.counts
     yield f"# {report.benchmark}"
@@ -21,26 +21,28 @@ def markdown_lines(report: EvalReport) -> Iterator[str]:
         f"benchmark {report.fingerprint}."
     )
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
     )
     yield ""
-    yield from _table(*language_rows(report))
+    yield from markdown_table(*language_rows(report))
     if report.index_recall:
         yield ""
         yield recall_line(report) + "."
-    for name, title in (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors")):
+    figures = (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors"))
+    for name, title in figures if with_figures else ():
         yield ""
         yield f"![{title}]({name}.png)"
     if report.rejects:
         yield ""
-        yield from _table(
+        yield from markdown_table(
             ["found in its files", "times"],
             [[reason, f"{number:,}"] for reason, number in sorted(Counter(r.reason for r in report.rejects).items())],
         )
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table's lines, its first column to the left and the others to the right."""
     yield "| " + " | ".join(headings) + " |"
     yield "|" + "---|" + "---:|" * (len(headings) - 1)
     for row in rows:
