@@ -131,6 +131,20 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 
 @main.command()
+@click.option("--model", required=True, help="Folder or hub name of the model that searches.")
+@_config_arguments
+@click.option("--out", help=f"Folder of the mined corpora. Default: {OUT_DEFAULT}/NAME-mined.")
+def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+    """Mine hard negatives: passages that a model finds first, and that do not answer."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.mine import mine_on_cluster
+    from hbt_ray.mining import describe_mined
+
+    mined = mine_on_cluster(config, model, Path(out or f"{OUT_DEFAULT}/{config.name}-mined"))
+    click.echo(describe_mined(mined))
+
+
+@main.command()
 @click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", help=f"The search's folder. Default: {OUT_DEFAULT}/NAME.")

@@ -162,6 +162,26 @@ class MixConfig(Section):
         return self
 
 
+class MineConfig(Section):
+    """Which passages become hard negatives of a question, of those that do not answer it for all that is known."""
+
+    negatives: int = Field(4, ge=1)  # of an item in each language
+    skip_first: int = Field(0, ge=0)  # of them that come first: the likeliest to answer after all
+    depth: int = Field(100, ge=1)  # passages of a question that are looked at, known answers among them
+    # Share of the own passage's score above which none is taken (Moreira et al. 2024, arXiv 2407.15831); None: off
+    margin: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> MineConfig:
+        least = self.skip_first + self.negatives
+        if self.depth < least:
+            raise ValueError(
+                f"depth {self.depth} cannot give {self.negatives} negatives behind {self.skip_first} skipped; "
+                f"write depth={least} or more"
+            )
+        return self
+
+
 Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
 
@@ -287,6 +307,7 @@ class RunConfig(Section):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     mix: MixConfig = MixConfig()
+    mine: MineConfig = MineConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
