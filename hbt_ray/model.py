@@ -124,6 +124,32 @@ def open_encoder(
     return encoder
 
 
+def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) -> SentenceTransformer:
+    """A frozen encoder that is given the token ids of another one's batches.
+
+    Args:
+        path: its folder or hub name.
+        student: the encoder that is trained.
+        model: the student's settings, of which pooling and trust are the teacher's, too.
+
+    Raises:
+        ConfigError: it cannot be loaded, has another vocabulary, or takes shorter texts alone.
+    """
+    teacher = open_encoder(path, model.pooling, str(student.device), trust_remote_code=model.trust_remote_code)
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise ConfigError(
+            f"the teacher {path!r} has another vocabulary than the encoder, and cannot read its tokens; write a "
+            "loss.distillation.teacher with the encoder's tokenizer, or a model.path with the teacher's"
+        )
+    most = getattr(getattr(transformer_of(teacher), "config", None), "max_position_embeddings", None)
+    if most is not None and most < student.max_seq_length:
+        raise ConfigError(
+            f"the teacher {path!r} takes {most} tokens, and texts have up to {student.max_seq_length}; "
+            f"write text.max_query_tokens and text.max_passage_tokens of {most} at most"
+        )
+    return teacher.requires_grad_(False).eval()
+
+
 def default_device() -> str:
     """Where an encoder goes for which no device is named: a GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -166,6 +166,29 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
 
 
+class DistillationConfig(Section):
+    """A teacher: an encoder that stays as it is, and whose scores the trained one's are drawn to."""
+
+    teacher: str  # folder or hub name of a model with the trained encoder's vocabulary
+    weight: float = Field(1.0, gt=0)  # of its loss beside InfoNCE
+    temperature: float = Field(0.05, gt=0)  # of the teacher's softmax and of the encoder's
+
+
+def _each_once(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(widths)) < len(widths):
+        raise ValueError(f"{list(widths)} names a width twice")
+    return widths
+
+
+class LossConfig(Section):
+    """What is trained beside InfoNCE from questions to passages."""
+
+    symmetric: bool = False  # from passages to questions as well: the mean of both directions
+    # Widths to which vectors are cut and trained again, beside the whole width.
+    matryoshka: Annotated[tuple[Count, ...], AfterValidator(_each_once)] = ()
+    distillation: DistillationConfig | None = None
+
+
 class EarlyStoppingConfig(Section):
     patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
     min_change: float = Field(0.0, ge=0)
@@ -282,6 +305,7 @@ class RunConfig(Section):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     mix: MixConfig = MixConfig()
+    loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
