@@ -23,18 +23,22 @@ from transformers.utils import logging as transformers_logging
 from hbt_ray import packing
 from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
+from hbt_ray.lora import add_adapters, merged
 from hbt_ray.packing import can_pack, is_packed, transformer_of
 from hbt_ray.permutation import key_of
 
 
-def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu") -> SentenceTransformer:
-    """The encoder to train, with the run's own dropout, lengths and prefixes.
+def load_encoder(
+    model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu", seed: int = 0
+) -> SentenceTransformer:
+    """The encoder to train, with the run's own dropout, lengths, prefixes and adapters.
 
     Args:
         path: `model.path`, or the folder of an encoder that `small_encoder` made.
+        seed: of the adapters' weights; those of a checkpoint take their place.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: it cannot be loaded, or cannot have the adapters.
     """
     encoder = open_encoder(
         str(path), model.pooling, device, attention=model.attention, trust_remote_code=model.trust_remote_code
@@ -45,6 +49,8 @@ def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, devi
         set_dropout(encoder, model.dropout)
     encoder.max_seq_length = max(text.max_query_tokens, text.max_passage_tokens)
     encoder.prompts = {"query": text.query_prefix, "document": text.passage_prefix}
+    if model.lora is not None:
+        add_adapters(encoder, model.lora, seed=seed)
     return encoder
 
 
@@ -156,9 +162,9 @@ def default_device() -> str:
 
 
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
-    """Writes a folder that `SentenceTransformer(folder)` loads."""
+    """Writes a folder that `SentenceTransformer(folder)` loads, adapters merged into the weights."""
     with without_progress_bars():
-        encoder.save(str(folder), create_model_card=False, safe_serialization=True)
+        merged(encoder).save(str(folder), create_model_card=False, safe_serialization=True)
 
 
 @contextlib.contextmanager

@@ -221,7 +221,7 @@ def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> Tra
     Raises:
         ConfigError: the encoder or its teacher cannot be loaded, or does not go with the settings.
     """
-    encoder = load_encoder(config.model, config.text, initial_model, device=device)
+    encoder = load_encoder(config.model, config.text, initial_model, device=device, seed=config.seed)
     distillation = config.loss.distillation
     teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
     return Trainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)

@@ -2,7 +2,7 @@
 
 A run's settings are one `RunConfig`. It is read from a YAML file with `load_config`, where
 `key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique, or the
-least deep of several (`train.temperature`, not `loss.distillation.temperature`).
+least deep of several (`mix.alpha`, not `model.lora.alpha`).
 """
 
 from __future__ import annotations

@@ -110,6 +110,15 @@ class SmallEncoderConfig(Section):
 Attention = Literal["auto", "packed", "sdpa", "eager"]
 
 
+class LoraConfig(Section):
+    """Adapters of low rank, which are trained in the encoder's place (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)  # what an adapter adds is multiplied by alpha / rank
+    dropout: float = Field(0.0, ge=0, lt=1)  # of what an adapter reads
+    targets: tuple[str, ...] | None = Field(None, min_length=1)  # linear layers, by the last parts of their names
+
+
 class ModelConfig(Section):
     """The encoder shared by questions and passages."""
 
@@ -118,6 +127,7 @@ class ModelConfig(Section):
     dropout: Share | None = None  # None: as the encoder's own configuration says
     # packed: without padding; auto: packed for the families that can be, else eager on CPU and sdpa on GPU
     attention: Attention = "auto"
+    lora: LoraConfig | None = None  # None: all weights are trained
     small: SmallEncoderConfig = SmallEncoderConfig()
     trust_remote_code: bool = False
 

@@ -356,6 +356,8 @@ def test_a_run_is_trained_with_its_teacher(folder):
         "matryoshka=[8]",
         "distillation={teacher: x}",
         "teacher=x",
+        "model.lora={}",
+        "lora.rank=4",
         "loss.distillation={teacher: x, weight: 2}",
     ],
 )
@@ -367,3 +369,4 @@ def test_the_least_deep_of_several_settings_is_meant_by_a_shortened_key():
     config = load_config(None, ["temperature=0.1", "dropout=0.2", "alpha=0.3"])
     assert (config.train.temperature, config.model.dropout, config.mix.alpha) == (0.1, 0.2, 0.3)
     assert config.loss.distillation is None
+    assert config.model.lora is None

@@ -16,14 +16,16 @@ import torch
 
 NUM_RANKS = (1, 2, 3, 4)
 TEACHER = {"weight": 0.7, "temperature": 0.1}
-CASES: dict[str, dict[str, Any]] = {  # settings of the loss and of training
+CASES: dict[str, dict[str, Any]] = {  # settings of the loss, of LoRA and of training
     "symmetric": {"loss": {"symmetric": True}},
     "symmetric, two hard negatives": {"loss": {"symmetric": True}, "negatives": 2},
     "matryoshka": {"loss": {"matryoshka": [4, 8]}},
     "distillation": {"loss": {"distillation": TEACHER}},
     "distillation, two hard negatives": {"loss": {"distillation": TEACHER}, "negatives": 2},
+    "lora": {"lora": {"rank": 2, "dropout": 0.2}},
     "all": {
         "loss": {"symmetric": True, "matryoshka": [4, 8], "distillation": TEACHER},
+        "lora": {"rank": 2, "dropout": 0.2, "targets": ["query", "dense"]},
         "negatives": 2,
     },
 }
@@ -37,6 +39,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
 
     from hbt_ray.batches import build_batch
     from hbt_ray.config import build_config
+    from hbt_ray.lora import adapter_weights
     from hbt_ray.store import TokenStore
     from hbt_ray.trainer import trainer_of
     from tests import tiny
@@ -53,12 +56,15 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
         config = build_config(
             {
                 "text": tiny.TEXT.model_dump(),
-                "model": {"dropout": 0.1},
+                "model": {"dropout": 0.1, "lora": case.get("lora")},
                 "train": {"global_batch_pairs": 8, "chunk_pairs": 2, "precision": "fp32", **case.get("train", {})},
                 "loss": loss,
             }
         )
         trainer = trainer_of(config, f"{folder}/encoder", "cpu")
+        generator = torch.Generator().manual_seed(3)
+        for weight in adapter_weights(trainer.encoder).values():  # B is 0 at first, and A has no gradient then
+            weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
         trainer.model.train()
         plan = tiny.make_plan(store, strategy="x-x", hard_negatives=case.get("negatives", 0))
         batches = [build_batch(plan.batch(step), store, rank, num_ranks, 2) for step in (5, 6)]
@@ -89,7 +95,7 @@ def found(tmp_path_factory):
     tiny.make_encoder(folder / "encoder")
     tiny.make_encoder(folder / "teacher", seed=9)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hbt_ray.trainer"])  # imported once, then each rank is a fork
+    context.set_forkserver_preload(["hbt_ray.trainer", "peft"])  # imported once, then each rank is a fork
     for num_ranks in NUM_RANKS:
         port = _free_port()
         ranks = [context.Process(target=_rank_main, args=(r, num_ranks, port, str(folder))) for r in range(num_ranks)]
@@ -116,6 +122,7 @@ def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, 
 def test_each_case_has_a_gradient_of_its_own_so_the_equality_says_something(found):
     one = {case: gradient for case, (_, gradient) in found[1].items()}
     assert all(gradient.norm() > 0 for gradient in one.values())
-    whole = [one[case] for case in CASES if "all" not in case]
+    whole = [one[case] for case in CASES if "lora" not in case and "all" not in case]
     assert len({float(gradient.norm()) for gradient in whole}) == len(whole)
+    assert len(one["lora"]) < len(whole[0])
     assert (one["all"] - one["all, gradient caching"]).norm() < 1e-5 * one["all"].norm()
