@@ -291,6 +291,7 @@ class EvaluateConfig(Section):
     shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate
     index_depth: int = Field(1000, ge=100)  # passages per query that an approximate index looks for
+    dimensions: int | None = Field(None, ge=1)  # vectors are cut to so many values; None: whole
 
     @model_validator(mode="after")
     def _index_in_shards(self) -> EvaluateConfig:

@@ -365,6 +365,10 @@ def test_each_counts_as_a_change_of_what_comes_out(override):
     assert changed_settings(load_config(), load_config(None, [override]))
 
 
+def test_the_width_that_is_measured_changes_nothing_that_is_trained():
+    assert not changed_settings(load_config(), load_config(None, ["dimensions=8"]))
+
+
 def test_the_least_deep_of_several_settings_is_meant_by_a_shortened_key():
     config = load_config(None, ["temperature=0.1", "dropout=0.2", "alpha=0.3"])
     assert (config.train.temperature, config.model.dropout, config.mix.alpha) == (0.1, 0.2, 0.3)
