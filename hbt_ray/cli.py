@@ -236,6 +236,7 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
 @click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
 )
+@click.option("--dimensions", type=click.IntRange(1), help="Cut vectors to so many values. Default: whole.")
 def evaluate(
     model: str,
     benchmarks: Sequence[str],
@@ -252,6 +253,7 @@ def evaluate(
     index: Any,
     index_depth: int,
     run_depth: int,
+    dimensions: int | None,
 ) -> None:
     """Measure a model on benchmarks: in this process, or with --shards on a Ray cluster."""
     named = [_named_place(benchmark) for benchmark in benchmarks]
@@ -276,6 +278,7 @@ def evaluate(
         shards=shards,
         index=index,
         index_depth=index_depth,
+        dimensions=dimensions,
     )
     described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
     if shards:

@@ -72,6 +72,7 @@ class EvalReport:
     split: str = ""  # of the benchmark
     depth: int | None = None  # how many passages of each query were looked at; None: all
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
+    dimensions: int | None = None  # to which vectors were cut; None: whole
 
     def metric(self, setting: str, measure: str, part: str = "") -> str:
         """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
@@ -124,6 +125,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
         split=benchmark.split,
         depth=pool.depth,
         index_recall=_index_recall(benchmark, pool, query_vectors),
+        dimensions=settings.dimensions,
     )
 
 

@@ -99,6 +99,7 @@ def open_embedder(
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         bf16=uses_bf16(settings.precision, torch.device(device)),
+        dimensions=settings.dimensions,
     )
 
 
@@ -113,6 +114,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
         "query_prefix": embedder.query_prefix,
         "passage_prefix": embedder.passage_prefix,
         "precision": "bf16" if embedder.bf16 else "fp32",
+        **({} if embedder.dimensions is None else {"dimensions": embedder.dimensions}),
     }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hbt_ray.config import TrainConfig
+from hbt_ray.config import LossConfig, RunConfig, TrainConfig
 from hbt_ray.dual_encoder import DualEncoder, passage_rows
-from hbt_ray.loss import in_batch_loss
+from hbt_ray.errors import ConfigError
+from hbt_ray.loss import training_loss
+from hbt_ray.model import load_encoder, open_teacher
 from hbt_ray.packing import transformer_of
 from hbt_ray.plan import rank_pairs
 from hbt_ray.precision import uses_bf16
@@ -49,15 +52,38 @@ class Trainer:
 
     It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
     weights, optimizer moments and the step are its whole state.
+
+    Args:
+        seed: of dropout.
+        loss: None: InfoNCE alone.
+        teacher: a frozen encoder on the same device; needed for `loss.distillation`.
+
+    Raises:
+        ConfigError: `loss.matryoshka` names a width above the encoder's.
     """
 
-    def __init__(self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        encoder: SentenceTransformer,
+        train: TrainConfig,
+        *,
+        seed: int,
+        loss: LossConfig | None = None,
+        teacher: SentenceTransformer | None = None,
+    ) -> None:
         self.train = train
         self.encoder = encoder
+        self.loss_settings = loss or LossConfig()
+        _check_widths(self.loss_settings, encoder)
         bf16 = uses_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
         )
+        self.teacher: nn.Module | None = None
+        if teacher is not None:
+            self.teacher = DualEncoder(
+                teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+            ).eval()
         _freeze_unused(encoder)
         self._caches = train.gradient_caching or train.gradient_checkpointing
         if train.gradient_checkpointing:
@@ -105,7 +131,10 @@ class Trainer:
 
     def _loss_of(self, batch: Batch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
         device = query_vectors.device
-        return in_batch_loss(
+        with torch.no_grad():
+            teacher_vectors = None if self.teacher is None else self.teacher(batch)
+        return training_loss(
+            self.loss_settings,
             query_vectors,
             passage_vectors,
             torch.tensor(batch.query_keys, device=device),
@@ -113,6 +142,7 @@ class Trainer:
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
             rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
+            teacher_vectors=teacher_vectors,
         )
 
     def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
@@ -185,6 +215,18 @@ class Trainer:
         self.optimizer.state.update(state)
 
 
+def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> Trainer:
+    """The trainer of a run, from the encoder it begins with.
+
+    Raises:
+        ConfigError: the encoder or its teacher cannot be loaded, or does not go with the settings.
+    """
+    encoder = load_encoder(config.model, config.text, initial_model, device=device, seed=config.seed)
+    distillation = config.loss.distillation
+    teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
+    return Trainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
+
+
 def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:
     if isinstance(model, DistributedDataParallel) and not synchronise:
         return model.no_sync()
@@ -211,6 +253,17 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:
+    """Raises ConfigError when vectors are to be cut to more than they have."""
+    width = encoder.get_embedding_dimension()
+    too_wide = [cut for cut in loss.matryoshka if width is not None and cut > width]
+    if too_wide:
+        raise ConfigError(
+            f"loss.matryoshka names {too_wide[0]}, and the encoder's vectors have {width} values; "
+            f"write widths below {width}"
+        )
 
 
 def _freeze_unused(encoder: SentenceTransformer) -> None:

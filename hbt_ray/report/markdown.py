@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
 from hbt_ray.metrics import named
-from hbt_ray.report.tables import language_rows, measure_rows, recall_line
+from hbt_ray.report.tables import dimensions_line, language_rows, measure_rows, recall_line
 
 
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
@@ -20,6 +20,9 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
         f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "
         f"benchmark {report.fingerprint}."
     )
+    if report.dimensions is not None:
+        yield ""
+        yield f"The {dimensions_line(report)}."
     yield ""
     yield from markdown_table(
         ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]

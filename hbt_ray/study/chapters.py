@@ -155,7 +155,7 @@ def robustness_chapter(results: Results) -> Chapter:
     chapter.lines += [
         "With m the measure on the queries as they are and m_g that on queries perturbed in way g, the mean drop is "
         "the mean of m - m_g over the ways and the worst-group drop the largest of them; the relative drop is the mean "
-        "drop over m. Less is more robust; of two encoders with the same drop, the better one has lost less of its own.",
+        "drop over m. Less is more robust; of two encoders with the same drop, the better one has lost less.",
         "",
     ]
     for measure in dict.fromkeys(m for m in _whole_measures(results) if "/rank_distance" not in m):

@@ -32,6 +32,7 @@ STAGES = (
     "loss",
     "dropout",
     "packing",
+    "lora",
     "model",
     "dual_encoder",
     "embedder",
