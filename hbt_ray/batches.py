@@ -17,11 +17,13 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
     A rank may as well plan its own pairs alone, `plan.batch(step, rank_slice(...))`, and build all of those.
     """
     mine = rank_slice(len(spec.rows), num_ranks, rank, chunk_pairs)
-    rows = spec.rows[mine]
-    query_ids, query_lengths = _take(store, spec, "question", spec.query_languages[mine], rows)
-    passage_ids, passage_lengths = _take(store, spec, "passage", spec.passage_languages[mine], rows)
+    rows, query_languages = spec.rows[mine], spec.query_languages[mine]
+    passage_languages = spec.passage_languages[mine.start * spec.positives : mine.stop * spec.positives]
+    query_ids, query_lengths = _take(store, spec, "question", query_languages, rows)
+    passage_ids, passage_lengths = _take(store, spec, "passage", passage_languages, np.repeat(rows, spec.positives))
     if spec.hard_negatives:
-        ids, lengths = _take_negatives(store, spec, spec.passage_languages[mine], rows)
+        # In the passage's language; where passages have several, in the question's.
+        ids, lengths = _take_negatives(store, spec, passage_languages if spec.positives == 1 else query_languages, rows)
         passage_ids = np.concatenate([passage_ids, ids])
         passage_lengths = np.concatenate([passage_lengths, lengths])
     return Batch(
@@ -35,6 +37,7 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         passage_lengths=passage_lengths,
         query_keys=sequence_keys(query_ids, query_lengths),
         passage_keys=sequence_keys(passage_ids, passage_lengths),
+        positives=spec.positives,
     )
 
 

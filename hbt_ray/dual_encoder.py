@@ -37,7 +37,7 @@ class DualEncoder(nn.Module):
     embeddings are looked up once for all pieces: the gradient of the table is as large as the table each time. Any
     other takes questions and passages apart, each padded to their longest.
 
-    Legend: B pairs on this rank, N hard negatives per pair, D width.
+    Legend: B pairs on this rank, K positives and N hard negatives per pair, D width.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class DualEncoder(nn.Module):
         self._padding = int(encoder.tokenizer.pad_token_id or 0)
 
     def forward(self, batch: Batch, pieces: Sequence[Piece] | None = None) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the questions (B, D) and of the passages (B * (1 + N), D), float32; B of `pieces` alone.
+        """Unit vectors of the questions (B, D) and of the passages (B * (K + N), D), float32; B of `pieces` alone.
 
         The positives stand before all negatives.
         """
@@ -63,16 +63,18 @@ class DualEncoder(nn.Module):
         # Once for all pieces, so that the weights are cast once.
         with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             for piece, (asked, answered) in zip(pieces, encode(batch, pieces), strict=True):
+                num_positives = (piece.end - piece.start) * batch.positives
                 queries.append(asked)
-                positives.append(answered[: piece.end - piece.start])
-                negatives.append(answered[piece.end - piece.start :])
+                positives.append(answered[:num_positives])
+                negatives.append(answered[num_positives:])
         unit = [nn.functional.normalize(torch.cat(of).float(), dim=-1) for of in (queries, positives + negatives)]
         return unit[0], unit[1]
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """What passes the encoder together: chunks, and parts of those that have more than `piece_tokens` tokens."""
-        per_pair = batch.query_lengths + batch.passage_lengths[: batch.num_pairs]
-        per_pair = per_pair + batch.passage_lengths[batch.num_pairs :].reshape(batch.num_pairs, -1).sum(1)
+        positives, negatives = np.split(batch.passage_lengths, [batch.num_pairs * batch.positives])
+        per_pair = batch.query_lengths + positives.reshape(batch.num_pairs, -1).sum(1)
+        per_pair = per_pair + negatives.reshape(batch.num_pairs, -1).sum(1)
         pieces: list[Piece] = []
         tokens = 0
         for pair, own in enumerate(per_pair.tolist()):
@@ -126,8 +128,9 @@ def _passages(batch: Batch, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
 
 def passage_rows(batch: Batch, piece: Piece) -> np.ndarray:
     """Rows of a piece's passages among its rank's: the positives, then the negatives."""
-    negatives = batch.num_pairs + np.arange(piece.start * batch.num_negatives, piece.end * batch.num_negatives)
-    return np.concatenate([np.arange(piece.start, piece.end), negatives])
+    positives = np.arange(piece.start * batch.positives, piece.end * batch.positives)
+    negatives = np.arange(piece.start * batch.num_negatives, piece.end * batch.num_negatives)
+    return np.concatenate([positives, batch.num_pairs * batch.positives + negatives])
 
 
 def _select(ids: np.ndarray, lengths: np.ndarray, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,7 @@ def in_batch_loss(
     temperature: float,
     gather_negatives: bool = False,
     rank_pairs: Sequence[int] | None = None,
+    positives: int = 1,
 ) -> Tensor:
     """Mean InfoNCE of this rank's questions (van den Oord et al. 2018, arXiv 1807.03748).
 
@@ -59,21 +60,25 @@ def in_batch_loss(
     positive of an equal question, are left out of the sum. The mean is weighted by this rank's share of the pairs,
     times the number of ranks, so that the ranks' plain mean is the mean over all questions.
 
+    Where a question has K positives (Nie et al. 2024, "1-to-K contrastive learning", arXiv 2406.18254), each has such
+    a term, of which the mean is taken; in none of them the others stand in the sum, being known to be right.
+
     Args:
         query_vectors: (B, D) unit vectors.
-        passage_vectors: (B * (1 + N), D): the positives in the questions' order, then N negatives per pair.
+        passage_vectors: (B * (K + N), D): the positives in the questions' order, then N negatives per pair.
         query_keys: (B,) equal where questions are equal.
-        passage_keys: (B * (1 + N),) likewise.
+        passage_keys: (B * (K + N),) likewise.
         temperature: t.
         gather_negatives: all ranks' passages serve as negatives; every rank must bring N per pair.
         rank_pairs: pairs of each rank; None: as many as this one has.
+        positives: K.
     """
     pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
     first, weight = 0, 1.0
     # A passage's question: the key of the pair it is the positive of. A negative has none to be equal with.
-    is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs
+    is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs * positives
     own_query_keys = torch.zeros_like(passage_keys)
-    own_query_keys[:pairs] = query_keys
+    own_query_keys[: pairs * positives] = query_keys.repeat_interleave(positives)
     if dist.is_initialized() and dist.get_world_size() > 1:
         ranks, rank = dist.get_world_size(), dist.get_rank()
         rank_pairs = rank_pairs or [pairs] * ranks
@@ -84,10 +89,13 @@ def in_batch_loss(
             passage_vectors = gather(passage_vectors, sizes)
             passage_keys = gather(passage_keys, sizes)
             own_query_keys = gather(own_query_keys, sizes)
-            is_positive = torch.cat([torch.arange(own * per_pair) < own for own in rank_pairs]).to(is_positive.device)
-    right = first + torch.arange(pairs, device=query_vectors.device)
+            is_positive = torch.cat([torch.arange(own * per_pair) < own * positives for own in rank_pairs])
+            is_positive = is_positive.to(query_vectors.device)
+    right = first + torch.arange(pairs * positives, device=query_vectors.device)
     scores = query_vectors @ passage_vectors.T / temperature  # (B, passages)
-    also_right = passage_keys[right, None] == passage_keys[None]
+    also_right = (passage_keys[right, None] == passage_keys[None]).view(pairs, positives, -1).any(1)
     also_right |= (query_keys[:, None] == own_query_keys[None]) & is_positive[None]
-    also_right[torch.arange(pairs), right] = False
+    # A row for each question and positive: (B * K, passages).
+    scores, also_right = (of[:, None].expand(-1, positives, -1).flatten(0, 1) for of in (scores, also_right))
+    also_right[torch.arange(len(right)), right] = False
     return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)

@@ -113,6 +113,7 @@ class Trainer:
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
             rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
+            positives=batch.positives,
         )
 
     def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:

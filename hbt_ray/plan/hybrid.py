@@ -18,7 +18,10 @@ from hbt_ray.store import Split, StoreManifest
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """The pairs of one global batch, or of a part of it, before any of their text is read."""
+    """The pairs of one global batch, or of a part of it, before any of their text is read.
+
+    A pair of kind "one-to-k" is a question with K passages; of any other kind K is 1.
+    """
 
     step: int
     kind: Kind
@@ -27,7 +30,8 @@ class BatchSpec:
     epoch: int  # of the stream, at the batch's first pair
     rows: np.ndarray  # (B,) item rows of the source, each once
     query_languages: np.ndarray  # (B,) str
-    passage_languages: np.ndarray  # (B,) str
+    passage_languages: np.ndarray  # (B * K,) str: those of pair 0, of pair 1, ...
+    positives: int  # K
     hard_negatives: int  # per pair
     first_pair: int  # place of the first of the B pairs in the global batch
     global_pairs: int  # G
@@ -86,6 +90,8 @@ class HybridPlan:
             query_languages, passage_languages = self._languages.pairs(stream, ordinal, start, items)
         else:
             query_languages, passage_languages = (np.full(len(items), x) for x in stream.languages)
+        if stream.kind == "one-to-k":
+            passage_languages = self._languages.positives(stream, ordinal, start, items).ravel()
         return BatchSpec(
             step,
             stream.kind,
@@ -95,6 +101,7 @@ class HybridPlan:
             stream.rows_of(items),
             query_languages,
             passage_languages,
+            self.mix.positive_languages if stream.kind == "one-to-k" else 1,
             self.mix.hard_negatives,
             start,
             self.global_batch_pairs,
@@ -109,8 +116,8 @@ class HybridPlan:
     def intended_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Probabilities of a batch's kind, source and languages, a mean over steps [first_step, last_step)."""
         monolingual = float(alphas(self.mix, np.arange(first_step, max(last_step, first_step + 1))).mean())
-        shares = {"monolingual": monolingual, "cross-lingual": 1 - monolingual, "mixed": 1.0}
-        return self._mix(self._shares_of_kind * np.array([shares[stream.kind] for stream in self.streams]))
+        shares = {"monolingual": monolingual, "cross-lingual": 1 - monolingual}  # the other kinds stand alone
+        return self._mix(self._shares_of_kind * np.array([shares.get(stream.kind, 1.0) for stream in self.streams]))
 
     def realised_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Shares of the batches of steps [first_step, last_step) by kind, source and languages."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from hbt_ray.config import MixConfig
 
-Kind = Literal["monolingual", "cross-lingual", "mixed"]
+Kind = Literal["monolingual", "cross-lingual", "mixed", "one-to-k"]
 
 
 def alphas(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
@@ -39,6 +39,8 @@ def kinds_of(mix: MixConfig) -> tuple[Kind, ...]:
     """The kinds of batches that a mix has at any time."""
     if mix.strategy == "x-x":
         return ("mixed",)
+    if mix.strategy == "one-to-k":
+        return ("one-to-k",)
     steps = [batch for batch, _ in mix.alpha_schedule.points] if mix.alpha_schedule else [0]
     shares = alphas(mix, np.array(steps))
     monolingual: tuple[Kind, ...] = ("monolingual",) if shares.max() > 0 else ()

@@ -106,10 +106,12 @@ def _nothing_to_draw(terms: Terms, kind: Kind, too_small: list[Stream]) -> str:
             f"no {kind} batch of {terms.global_batch_pairs} pairs can be made: the largest choice, {largest.name}, "
             f"has {largest.num_items} items in the {terms.split} split; write a smaller global_batch_pairs"
         )
-    needs = "an item in two languages" if kind == "cross-lingual" else "any item"
+    least = _least_languages(terms.mix, kind)
+    needs = "any item" if least == 1 else f"an item in {'two' if least == 2 else least} languages"
+    remedy = "mix.strategy=x-x-mono" if least <= 2 else "a smaller mix.positive_languages"
     return (
         f"no {kind} batch can be made: no source has {needs} of {', '.join(terms.languages)} with "
-        f"{terms.mix.hard_negatives} hard negatives; add a parallel corpus or write mix.strategy=x-x-mono"
+        f"{terms.mix.hard_negatives} hard negatives; add a parallel corpus or write {remedy}"
     )
 
 
@@ -122,17 +124,23 @@ def _streams_of(terms: Terms, kind: Kind, source: str) -> list[Stream]:
     return [_stream(terms, kind, source, None)]
 
 
+def _least_languages(mix: MixConfig, kind: Kind) -> int:
+    """How many languages an item must have to serve a kind of batch."""
+    if kind == "one-to-k":
+        return mix.positive_languages
+    return 2 if kind == "cross-lingual" else 1
+
+
 def _stream(terms: Terms, kind: Kind, source: str, languages: tuple[str, str] | None) -> Stream:
     """The runs of a source's items that can serve the languages, from the manifest's counts alone.
 
     Neighbours that serve alike are one run, so a parallel corpus has one however many shards it fills.
     """
     groups = terms.manifest.sources[source].groups
-    least_languages = 2 if kind == "cross-lingual" else 1
+    least = _least_languages(terms.mix, kind)
     own_languages = [tuple(x for x in group.languages if x in terms.languages) for group in groups]
     serves = [
-        group.negatives >= terms.mix.hard_negatives
-        and (set(languages) <= set(own) if languages else len(own) >= least_languages)
+        group.negatives >= terms.mix.hard_negatives and (set(languages) <= set(own) if languages else len(own) >= least)
         for group, own in zip(groups, own_languages, strict=True)
     ]
     starts: list[int] = []

@@ -24,6 +24,8 @@ MIXES = [
     {"strategy": "x-x"},
     {"strategy": "x-y", "hard_negatives": 2},
     {"strategy": "x-x", "hard_negatives": 1},
+    {"strategy": "one-to-k", "positive_languages": 3},
+    {"strategy": "one-to-k", "hard_negatives": 2},
 ]
 RANKS = (1, 2, 3, 4, 8)
 ARRAYS = [name for name in Batch.__dataclass_fields__ if name.startswith(("query_", "passage_"))]
@@ -64,19 +66,19 @@ def test_the_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
         whole = build_batch(spec, store)
         slices = [build_batch(spec, store, rank, num_ranks) for rank in range(num_ranks)]
         assert [s.first_pair for s in slices] == np.cumsum([0, *(s.num_pairs for s in slices[:-1])]).tolist()
-        assert {(s.step, s.global_pairs, s.kind, s.num_negatives) for s in slices} == {
-            (step, 13, spec.kind, whole.num_negatives)
+        assert {(s.step, s.global_pairs, s.kind, s.positives, s.num_negatives) for s in slices} == {
+            (step, 13, spec.kind, whole.positives, whole.num_negatives)
         }
         queries = [one for s in slices for one in sequences(s.query_ids, s.query_lengths)]
         assert queries == sequences(whole.query_ids, whole.query_lengths)
         # The positives of all ranks, then the negatives of all ranks.
-        of_rank = [(s.num_pairs, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
-        positives = [one for pairs, passages in of_rank for one in passages[:pairs]]
-        negatives = [one for pairs, passages in of_rank for one in passages[pairs:]]
+        of_rank = [(s.num_pairs * s.positives, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
+        positives = [one for own, passages in of_rank for one in passages[:own]]
+        negatives = [one for own, passages in of_rank for one in passages[own:]]
         assert positives + negatives == sequences(whole.passage_ids, whole.passage_lengths)
         assert [k for s in slices for k in s.query_keys] == whole.query_keys.tolist()
-        keys = [k for s in slices for k in s.passage_keys[: s.num_pairs]]
-        keys += [k for s in slices for k in s.passage_keys[s.num_pairs :]]
+        keys = [k for s in slices for k in s.passage_keys[: s.num_pairs * s.positives]]
+        keys += [k for s in slices for k in s.passage_keys[s.num_pairs * s.positives :]]
         assert keys == whole.passage_keys.tolist()
 
 
@@ -90,12 +92,14 @@ def test_every_pair_is_its_items_question_and_passage_in_the_languages_planned(s
         kinds.add(batch.kind)
         items = items_of(store, spec)
         questions = [tiny.question(x, i) for x, i in zip(spec.query_languages, items, strict=True)]
-        passages = [tiny.passage(x, i) for x, i in zip(spec.passage_languages, items, strict=True)]
+        each = np.repeat(items, spec.positives)
+        passages = [tiny.passage(x, i) for x, i in zip(spec.passage_languages, each, strict=True)]
         assert sequences(batch.query_ids, batch.query_lengths) == tokens(tokenization, "question", *questions)
         found = sequences(batch.passage_ids, batch.passage_lengths)
-        assert found[:8] == tokens(tokenization, "passage", *passages)
+        assert found[: 8 * spec.positives] == tokens(tokenization, "passage", *passages)
         assert batch.query_ids.dtype == batch.passage_ids.dtype == batch.query_lengths.dtype == np.int32
-    assert kinds == {{"x-x-mono": "monolingual", "x-y": "cross-lingual", "x-x": "mixed"}[mix["strategy"]]}
+    of_strategy = {"x-x-mono": "monolingual", "x-y": "cross-lingual", "x-x": "mixed", "one-to-k": "one-to-k"}
+    assert kinds == {of_strategy[mix["strategy"]]}
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
@@ -130,6 +134,18 @@ def test_hard_negatives_stand_behind_the_positives_pair_by_pair_in_the_passages_
         for place in range(2)
     ]
     assert sequences(batch.passage_ids, batch.passage_lengths)[4:] == tokens(tokenization, "passage", *expected)
+
+
+def test_hard_negatives_of_several_positives_are_in_the_questions_language(store, tokenization):
+    spec = tiny.make_plan(store, 4, strategy="one-to-k", positive_languages=3, hard_negatives=2).batch(3)
+    batch = build_batch(spec, store)
+    assert (batch.num_pairs, batch.positives, batch.num_negatives, len(batch.passage_lengths)) == (4, 3, 2, 4 * 5)
+    expected = [
+        tiny.negative(language, item, place)
+        for language, item in zip(spec.query_languages, items_of(store, spec), strict=True)
+        for place in range(2)
+    ]
+    assert sequences(batch.passage_ids, batch.passage_lengths)[12:] == tokens(tokenization, "passage", *expected)
 
 
 def test_without_hard_negatives_there_are_as_many_passages_as_pairs(store):
@@ -192,6 +208,7 @@ def test_a_batch_passes_through_arrow_unchanged(store, mix):
         assert table.num_rows == 1
         back = from_arrow(table)
         assert (back.step, back.first_pair, back.global_pairs, back.kind) == (2, 4 * rank, 8, spec.kind)
+        assert (back.positives, back.num_pairs, back.num_negatives) == (spec.positives, 4, spec.hard_negatives)
         for name in ARRAYS:
             assert getattr(back, name).dtype == getattr(batch, name).dtype, name
             assert np.array_equal(getattr(back, name), getattr(batch, name)), name

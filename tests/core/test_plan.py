@@ -42,6 +42,7 @@ STRATEGIES = [
     {"strategy": "x-y"},
     {"strategy": "x-y", "cross_pairs": "mixed"},
     {"strategy": "x-x"},
+    {"strategy": "one-to-k"},
     {"strategy": "hybrid", "alpha": 0.4},
     {"alpha_schedule": AlphaSchedule(points=((0, 1.0), (150, 0.0)))},
 ]
@@ -167,7 +168,8 @@ def test_an_item_that_lacks_a_language_is_never_drawn_for_it():
         own = plan(**mix)
         for step in range(150):
             batch = own.batch(step)
-            french = (batch.query_languages == "fr") | (batch.passage_languages == "fr")
+            passage_languages = batch.passage_languages.reshape(-1, batch.positives)
+            french = (batch.query_languages == "fr") | (passage_languages == "fr").any(axis=1)
             assert not (batch.rows[french] < 20).any()
 
 
@@ -285,3 +287,80 @@ def test_slices_of_whole_chunks_start_on_the_batch_s_own_grid(ranks, pairs, chun
     if -(-pairs // chunk) >= ranks:
         assert all(own.start % chunk == 0 for own in slices)
         assert all(own.stop > own.start for own in slices)
+
+
+# Several positives
+
+
+def groups_manifest(*groups, items=40):
+    """One shard with so many items of each group of languages; and the languages of each row."""
+    named = [Group(tuple(sorted(languages)), 0) for languages in groups]
+    shard = Shard("s/train-0.arrow", items * len(named), tuple((g, items) for g in range(len(named))), "")
+    rows = [group.languages for group in named for _ in range(items)]
+    return StoreManifest("text", "uint16", {"s": Source(tuple(named), {"train": (shard,)})}), rows
+
+
+GROUPS = st.lists(st.frozensets(st.sampled_from("abcde"), min_size=1), min_size=1, max_size=4, unique=True)
+
+
+@given(
+    groups=GROUPS,
+    positives=st.integers(2, 4),
+    pairs=st.integers(2, 40),
+    seed=st.integers(0, 99),
+    sampling=st.sampled_from([0.0, 0.5, 1.0]),
+    ranks=st.integers(1, 5),
+    step=st.integers(0, 30),
+)
+def test_each_question_has_passages_in_k_different_languages_of_its_item(
+    groups, positives, pairs, seed, sampling, ranks, step
+):
+    store, languages_of = groups_manifest(*groups)
+    mix = {"strategy": "one-to-k", "positive_languages": positives, "language_sampling": sampling}
+    if max(map(len, groups)) < positives:
+        with pytest.raises(ConfigError, match="no one-to-k batch can be made"):
+            plan(pairs, None, seed, store, **mix)
+        return
+    own = plan(pairs, None, seed, store, **mix)
+    batch = own.batch(step)
+    assert batch.positives == positives
+    drawn = batch.passage_languages.reshape(pairs, positives).tolist()
+    for row, question, passages in zip(batch.rows, batch.query_languages, drawn, strict=True):
+        assert len(set(passages)) == positives
+        assert {question, *passages} <= set(languages_of[row])
+    assert len(set(batch.rows.tolist())) == pairs
+
+    other = plan(pairs, None, seed, store, **mix)
+    parts = [other.batch(step, rank_slice(pairs, ranks, rank)) for rank in reversed(range(ranks))][::-1]
+    for name in ("rows", "query_languages", "passage_languages"):
+        assert np.concatenate([getattr(part, name) for part in parts]).tolist() == getattr(batch, name).tolist()
+
+
+def test_positives_come_in_all_languages_alike_whatever_the_question_s():
+    own = plan(50, None, 1, groups_manifest("abc", items=60)[0], strategy="one-to-k")
+    batches = [own.batch(step) for step in range(200)]
+    questions = np.concatenate([batch.query_languages for batch in batches])
+    passages = np.concatenate([batch.passage_languages.reshape(-1, 2) for batch in batches])
+    for question in "abc":
+        asked = passages[questions == question]
+        for language in "abc":
+            share = (asked == language).any(axis=1).mean()  # two of three
+            assert abs(share - 2 / 3) < 5 * (2 / 9 / len(asked)) ** 0.5
+
+
+def test_positives_drawn_by_size_leave_out_the_largest_language_once_in_55_rows():
+    # "a" has 900 items, "b" and "c" 100 each, in the 100 that can be drawn: 2 * 1/11 * 1/10 that neither is "a".
+    groups = (Group(("a",), 0), Group(("a", "b", "c"), 0))
+    shard = Shard("s/train-0.arrow", 900, ((0, 800), (1, 100)), "")
+    store = StoreManifest("text", "uint16", {"s": Source(groups, {"train": (shard,)})})
+    own = plan(50, None, 1, store, strategy="one-to-k", language_sampling="size")
+    passages = np.concatenate([own.batch(step).passage_languages.reshape(-1, 2) for step in range(200)])
+    share = (passages != "a").all(axis=1).mean()
+    assert abs(share - 1 / 55) < 5 * (1 / 55 * 54 / 55 / len(passages)) ** 0.5
+
+
+def test_more_positives_than_any_item_has_languages_are_refused_in_one_sentence():
+    with pytest.raises(ConfigError, match=r"has an item in 4 languages of de, en, fr .* a smaller mix\.positive_lang"):
+        plan(strategy="one-to-k", positive_languages=4)
+    with pytest.raises(ConfigError, match=r"has an item in two languages of en .* write mix\.strategy=x-x-mono"):
+        plan(languages=("en",), strategy="one-to-k")

@@ -22,6 +22,12 @@ from tests import tiny
 
 PAIRS = 8
 UNCLIPPED = 1e6
+MIXES = [
+    {"strategy": "x-y"},
+    {"strategy": "x-x", "hard_negatives": 1},
+    {"strategy": "one-to-k", "positive_languages": 3},
+    {"strategy": "one-to-k", "hard_negatives": 1},
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +64,11 @@ def train(trainer: Trainer, folder: Path, first: int, last: int) -> list[float]:
 
 def gradient(trainer: Trainer, of: Batch) -> torch.Tensor:
     trainer.model.train()
-    trainer.loss(of).backward()
+    return gradient_of(trainer, trainer.loss(of))
+
+
+def gradient_of(trainer: Trainer, loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
     found = torch.cat([p.grad.flatten() for p in trainer.dual.parameters() if p.grad is not None])
     trainer.optimizer.zero_grad(set_to_none=True)
     return found
@@ -206,20 +216,22 @@ def test_matrices_decay_and_biases_and_gains_do_not(folder):
 # Chunks
 
 
-@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+@pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_a_chunks_vectors_do_not_depend_on_what_else_its_rank_holds(folder, mix):
     dual = DualEncoder(tiny.make_encoder(folder / "encoder"), seed=5, chunk_pairs=2, bf16=False).train()
-    queries, passages = dual(batch(folder, 7, **mix))
-    negatives = batch(folder, 7, **mix).num_negatives
+    whole = batch(folder, 7, **mix)
+    positives, negatives = whole.positives, whole.num_negatives
+    queries, passages = dual(whole)
     for num_ranks in (2, 4):
         for rank in range(num_ranks):
             own = batch(folder, 7, rank, num_ranks, **mix)
             pairs = slice(own.first_pair, own.first_pair + own.num_pairs)
             own_queries, own_passages = dual(own)
             assert torch.equal(own_queries, queries[pairs])
-            assert torch.equal(own_passages[: own.num_pairs], passages[pairs])
-            hard = slice(PAIRS + pairs.start * negatives, PAIRS + pairs.stop * negatives)
-            assert torch.equal(own_passages[own.num_pairs :], passages[hard])
+            right = slice(pairs.start * positives, pairs.stop * positives)
+            assert torch.equal(own_passages[: own.num_pairs * positives], passages[right])
+            hard = slice(PAIRS * positives + pairs.start * negatives, PAIRS * positives + pairs.stop * negatives)
+            assert torch.equal(own_passages[own.num_pairs * positives :], passages[hard])
 
 
 def test_dropout_differs_from_step_to_step_from_chunk_to_chunk_and_by_seed(folder):
@@ -263,11 +275,51 @@ def test_vectors_have_unit_length_and_come_from_arrow_too(folder):
         assert torch.equal(vectors, again)
 
 
+# Several positives
+
+
+def texts(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+def vectors_of(encoder, sequences: list[np.ndarray]) -> torch.Tensor:
+    """Unit vectors of sequences, each encoded alone."""
+    alone = []
+    for ids in sequences:
+        own = torch.from_numpy(ids.astype(np.int64))[None]
+        features = {"input_ids": own, "attention_mask": torch.ones_like(own)}
+        alone.append(encoder(features)["sentence_embedding"][0])
+    return torch.nn.functional.normalize(torch.stack(alone), dim=1)
+
+
+@pytest.mark.parametrize("attention", ["packed", "eager"])
+def test_several_positives_are_trained_as_encoded_one_by_one_and_scored_term_by_term(folder, attention):
+    trainer = make_trainer(folder, 0.0, attention, temperature=0.1)
+    one = batch(folder, 3, strategy="one-to-k", positive_languages=3, hard_negatives=1)
+    found, loss = gradient(trainer, one), float(trainer.loss(one).detach())
+
+    encoder = make_trainer(folder, 0.0, "eager").encoder.train()
+    reference = Trainer(encoder, trainer.train, seed=5)
+    queries = vectors_of(encoder, texts(one.query_ids, one.query_lengths))
+    passages = vectors_of(encoder, texts(one.passage_ids, one.passage_lengths))
+    terms = []
+    for i in range(PAIRS):
+        others = [j for j in range(len(passages)) if not (i * 3 <= j < (i + 1) * 3)]
+        for k in range(i * 3, (i + 1) * 3):
+            scores = passages[[k, *others]] @ queries[i] / 0.1
+            terms.append(scores.logsumexp(0) - scores[0])
+    assert len({*map(bytes, texts(one.passage_ids, one.passage_lengths))}) == PAIRS * 4  # so none is masked
+    plain = torch.stack(terms).mean()
+    assert loss == pytest.approx(float(plain.detach()), rel=1e-5)
+    expected = gradient_of(reference, plain)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
 # Gradient caching
 
 
 @pytest.mark.parametrize("attention", ["packed", "eager"])
-@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+@pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_gradient_caching_gives_the_gradient_and_loss_of_the_whole_batch(folder, mix, attention):
     results = []
     for caching in ({}, {"gradient_caching": True}, {"gradient_checkpointing": True}):

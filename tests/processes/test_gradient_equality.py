@@ -20,6 +20,8 @@ CASES = [  # hard negatives per pair, dropout, strategy, gradient caching
     (2, 0.0, "x-y", False),
     (2, 0.1, "x-x", False),
     (2, 0.1, "x-x", True),
+    (2, 0.1, "one-to-k", False),
+    (2, 0.1, "one-to-k", True),
 ]
 
 
