@@ -1,4 +1,4 @@
-"""InfoNCE with in-batch negatives, on one rank or gathered from all."""
+"""InfoNCE with in-batch negatives, on one rank or gathered from all, and what is trained beside it."""
 
 from __future__ import annotations
 
@@ -99,3 +99,39 @@ def in_batch_loss(
     scores, also_right = (of[:, None].expand(-1, positives, -1).flatten(0, 1) for of in (scores, also_right))
     also_right[torch.arange(len(right)), right] = False
     return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
+
+
+def consistency_loss(
+    query_vectors: Tensor,
+    second_vectors: Tensor,
+    passage_vectors: Tensor,
+    *,
+    temperature: float,
+    num_pairs: int,
+    gather_negatives: bool = False,
+    rank_pairs: Sequence[int] | None = None,
+) -> Tensor:
+    """How unlike this rank's questions score passages when they are asked in a second language, a mean over pairs.
+
+        loss_i = ( KL(p_i || r_i) + KL(r_i || p_i) ) / 2 = sum_j (p_ij - r_ij) (log p_ij - log r_ij) / 2,
+
+    p_i the softmax of q_i . d_j / t over all passages of the batch, r_i that of the question in its second language
+    (after Yang et al. 2024, "Language bias in multilingual information retrieval", arXiv 2509.06195). None is left out,
+    since both sides see the same ones. A pair without a second question counts as 0. The mean is weighted as in
+    `in_batch_loss`, whose arguments these are, but:
+
+    Args:
+        query_vectors: (S, D) unit vectors of the questions that have a second language.
+        second_vectors: (S, D) of the same questions in it.
+        num_pairs: B, those without a second question included.
+    """
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    rank_pairs = rank_pairs or [num_pairs] * ranks
+    if gather_negatives and ranks > 1:
+        per_pair = len(passage_vectors) // num_pairs
+        passage_vectors = gather(passage_vectors, [own * per_pair for own in rank_pairs])
+    first = torch.log_softmax(query_vectors @ passage_vectors.T / temperature, dim=1)  # (S, passages)
+    second = torch.log_softmax(second_vectors @ passage_vectors.T / temperature, dim=1)
+    divergences = ((first.exp() - second.exp()) * (first - second)).sum(1) / 2
+    # The mean over this rank's pairs, times its share of all pairs and the number of ranks.
+    return divergences.sum() * ranks / sum(rank_pairs)

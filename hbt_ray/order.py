@@ -24,6 +24,7 @@ PAIRS = pa.schema(
         ("rank", pa.int32()),
         ("kind", pa.string()),
         ("query_language", pa.string()),
+        ("second_language", pa.string()),  # in which the question is asked once more; null where it is not
         ("passage_language", pa.string()),
         ("source", pa.string()),
         ("item_id", pa.string()),  # null where only the manifest is at hand
@@ -72,6 +73,7 @@ class Order:
                         ranks[pair],
                         [spec.kind] * len(pair),
                         spec.query_languages[pair].tolist(),
+                        [language or None for language in spec.second_languages[pair].tolist()],
                         spec.passage_languages.tolist(),
                         [spec.source] * len(pair),
                         pa.array(ids, pa.string()).take(pa.array(pair)),

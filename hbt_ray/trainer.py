@@ -14,9 +14,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hbt_ray.config import TrainConfig
-from hbt_ray.dual_encoder import DualEncoder, passage_rows
-from hbt_ray.loss import in_batch_loss
+from hbt_ray.config import LossConfig, TrainConfig
+from hbt_ray.dual_encoder import DualEncoder, passage_rows, query_rows
+from hbt_ray.loss import consistency_loss, in_batch_loss
 from hbt_ray.packing import transformer_of
 from hbt_ray.plan import rank_pairs
 from hbt_ray.precision import uses_bf16
@@ -49,11 +49,18 @@ class Trainer:
 
     It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
     weights, optimizer moments and the step are its whole state.
+
+    Args:
+        seed: of dropout.
+        loss: None: InfoNCE alone.
     """
 
-    def __init__(self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int) -> None:
+    def __init__(
+        self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int, loss: LossConfig | None = None
+    ) -> None:
         self.train = train
         self.encoder = encoder
+        self.loss_settings = loss or LossConfig()
         bf16 = uses_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
@@ -105,16 +112,30 @@ class Trainer:
 
     def _loss_of(self, batch: Batch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
         device = query_vectors.device
-        return in_batch_loss(
-            query_vectors,
+        temperature, gather_negatives = self.train.temperature, self.train.gather_negatives
+        pairs_of_ranks = rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs)
+        first_vectors, second_vectors = query_vectors[: batch.num_pairs], query_vectors[batch.num_pairs :]
+        loss = in_batch_loss(
+            first_vectors,
             passage_vectors,
             torch.tensor(batch.query_keys, device=device),
             torch.tensor(batch.passage_keys, device=device),
-            temperature=self.train.temperature,
-            gather_negatives=self.train.gather_negatives,
-            rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
+            temperature=temperature,
+            gather_negatives=gather_negatives,
+            rank_pairs=pairs_of_ranks,
             positives=batch.positives,
         )
+        if self.loss_settings.consistency:
+            loss = loss + self.loss_settings.consistency * consistency_loss(
+                first_vectors[torch.tensor(batch.second_of, device=device)],
+                second_vectors,
+                passage_vectors,
+                temperature=temperature,
+                num_pairs=batch.num_pairs,
+                gather_negatives=gather_negatives,
+                rank_pairs=pairs_of_ranks,
+            )
+        return loss
 
     def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
         """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
@@ -140,18 +161,17 @@ class Trainer:
         with torch.no_grad():
             # Through the bare module: DDP wants a backward for each of its own forwards.
             parts = [self.dual(batch, [piece]) for piece in pieces]
-        queries = torch.cat([asked for asked, _ in parts]).requires_grad_()
-        own_rows = [torch.from_numpy(passage_rows(batch, piece)).to(queries.device) for piece in pieces]
-        answers = torch.cat([answered for _, answered in parts])
-        passages = torch.empty_like(answers)
-        passages[torch.cat(own_rows)] = answers
-        passages.requires_grad_()
+        device = self.encoder.device
+        asked = [torch.from_numpy(query_rows(batch, piece)).to(device) for piece in pieces]
+        answers = [torch.from_numpy(passage_rows(batch, piece)).to(device) for piece in pieces]
+        queries = _in_rows([own for own, _ in parts], asked).requires_grad_()
+        passages = _in_rows([own for _, own in parts], answers).requires_grad_()
         loss = self._loss_of(batch, queries, passages)
         of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
-        for piece, rows in zip(pieces, own_rows, strict=True):
+        for piece, own_asked, own_answers in zip(pieces, asked, answers, strict=True):
             with _maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
                 vectors = self.model(batch, [piece])
-                torch.autograd.backward(vectors, (of_queries[piece.start : piece.end], of_passages[rows]))
+                torch.autograd.backward(vectors, (of_queries[own_asked], of_passages[own_answers]))
         return loss.detach()
 
     @torch.no_grad()
@@ -184,6 +204,14 @@ class Trainer:
                 state[parameter] = {kind: value.to(parameter.device) for kind, value in by_name[name].items()}
         self.optimizer.state.clear()
         self.optimizer.state.update(state)
+
+
+def _in_rows(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """Vectors of some pieces, each in its row of the whole."""
+    vectors = torch.cat(list(parts))
+    placed = torch.empty_like(vectors)
+    placed[torch.cat(list(rows))] = vectors
+    return placed
 
 
 def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:

@@ -36,7 +36,7 @@ def work(told: dict[str, Any]) -> None:
 
     store = TokenStore.open(store_folder)
     encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
-    trainer = Trainer(encoder, config.train, seed=config.seed)
+    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
     plan = training_plan(config, store.manifest)
     company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], plan, store)
     progress = company.restore()

@@ -167,6 +167,12 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
 
 
+class LossConfig(Section):
+    """What is trained beside InfoNCE from questions to passages."""
+
+    consistency: float = Field(0.0, ge=0)  # weight of how unlike a question scores passages in two languages
+
+
 class EarlyStoppingConfig(Section):
     patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
     min_change: float = Field(0.0, ge=0)
@@ -283,6 +289,7 @@ class RunConfig(Section):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     mix: MixConfig = MixConfig()
+    loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -30,6 +30,7 @@ class BatchSpec:
     epoch: int  # of the stream, at the batch's first pair
     rows: np.ndarray  # (B,) item rows of the source, each once
     query_languages: np.ndarray  # (B,) str
+    second_languages: np.ndarray  # (B,) str, in which each question is asked once more; "" where it is not
     passage_languages: np.ndarray  # (B * K,) str: those of pair 0, of pair 1, ...
     positives: int  # K
     hard_negatives: int  # per pair
@@ -46,9 +47,10 @@ class HybridPlan:
         seed: the order's seed.
         global_batch_pairs: G.
         languages: restricts the plan to these languages; None takes all.
+        second_questions: each question is asked in a second language as well, where its item has one.
 
     Raises:
-        ConfigError: a language is not in the store, or no source can serve a kind of batch that is asked for.
+        ConfigError: a language is not in the store, or no source can serve what is asked for.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class HybridPlan:
         global_batch_pairs: int,
         languages: tuple[str, ...] | None = None,
         split: Split = "train",
+        second_questions: bool = False,
     ) -> None:
         unknown = sorted(set(languages or ()) - set(manifest.languages))
         if unknown:
@@ -70,7 +73,8 @@ class HybridPlan:
         self.global_batch_pairs = global_batch_pairs
         self.languages = tuple(languages or manifest.languages)
         self.split: Split = split
-        terms = Terms(manifest, mix, seed, global_batch_pairs, self.languages, split)
+        self.second_questions = second_questions
+        terms = Terms(manifest, mix, seed, global_batch_pairs, self.languages, split, second_questions)
         self.streams, self._shares_of_kind = find_streams(terms)
         self._schedule = Schedule(terms, self.streams, self._shares_of_kind)
         self._epochs = Epochs(self.streams, global_batch_pairs)
@@ -92,6 +96,9 @@ class HybridPlan:
             query_languages, passage_languages = (np.full(len(items), x) for x in stream.languages)
         if stream.kind == "one-to-k":
             passage_languages = self._languages.positives(stream, ordinal, start, items).ravel()
+        second_languages = np.full(len(items), "")
+        if self.second_questions:
+            second_languages = self._languages.seconds(stream, ordinal, start, items, query_languages)
         return BatchSpec(
             step,
             stream.kind,
@@ -100,6 +107,7 @@ class HybridPlan:
             self._epochs.begin(number, ordinal)[0],
             stream.rows_of(items),
             query_languages,
+            second_languages,
             passage_languages,
             self.mix.positive_languages if stream.kind == "one-to-k" else 1,
             self.mix.hard_negatives,

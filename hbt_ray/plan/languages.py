@@ -49,6 +49,21 @@ class LanguageDraws:
         places = self._places(ordinal, start, items)
         return self._in_drawn_order(stream, "positives", places, items)[:, : self._terms.mix.positive_languages]
 
+    def seconds(
+        self, stream: Stream, ordinal: int, start: int, items: np.ndarray, query_languages: np.ndarray
+    ) -> np.ndarray:
+        """The second language of each question, (B,) str, "" where its item has no other.
+
+        Where the batch has one question language, all its items take the first that they have in one drawn order:
+        one second language, but for items that lack it.
+        """
+        of_batch = np.full(len(items), ordinal)
+        places = self._places(ordinal, start, items) if stream.languages is None else of_batch
+        drawn = self._in_drawn_order(stream, "second", places, items)
+        others = drawn != query_languages[:, None]
+        first = np.take_along_axis(drawn, others.argmax(axis=1)[:, None], axis=1)[:, 0]
+        return np.where(others.any(axis=1), first, "")
+
     def _places(self, ordinal: int, start: int, items: np.ndarray) -> np.ndarray:
         """(B,) places in the stream's endless row of pairs."""
         return ordinal * self._terms.global_batch_pairs + start + np.arange(len(items))

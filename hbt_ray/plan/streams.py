@@ -26,6 +26,7 @@ class Terms:
     global_batch_pairs: int  # G
     languages: tuple[str, ...]
     split: Split
+    second_questions: bool = False  # each question is asked in a second language as well
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stream:
     languages: tuple[str, str] | None  # question's, passage's
     starts: np.ndarray  # (runs,) first item row of each run of eligible items
     ends: np.ndarray  # (runs,) eligible items up to and with this run
-    run_languages: tuple[tuple[str, ...], ...]  # languages to draw from for the items of each run
+    run_languages: tuple[tuple[str, ...], ...]  # what may be drawn for the items of each run
     key: int
 
     @property
@@ -68,7 +69,7 @@ def find_streams(terms: Terms) -> tuple[list[Stream], np.ndarray]:
     """The streams, and (streams,) the probability that a batch of its kind draws from each.
 
     Raises:
-        ConfigError: no source can serve a kind of batch that is asked for.
+        ConfigError: no source can serve a kind of batch that is asked for, or no question has a second language.
     """
     mix, sources = terms.mix, terms.manifest.sources
     streams: list[Stream] = []
@@ -95,6 +96,11 @@ def find_streams(terms: Terms) -> tuple[list[Stream], np.ndarray]:
             f"{len(too_small)} of the language combinations have fewer items than a batch has pairs "
             f"({terms.global_batch_pairs}) and are never drawn, such as {smallest.name} with {smallest.num_items}",
             stacklevel=3,
+        )
+    if terms.second_questions and not any(len(own) > 1 for s in streams for own in set(s.run_languages)):
+        raise ConfigError(
+            f"no question has a second language among {', '.join(terms.languages)} to be consistent with; "
+            "add a parallel corpus or write loss.consistency=0"
         )
     return streams, np.array(shares)
 
@@ -149,7 +155,7 @@ def _stream(terms: Terms, kind: Kind, source: str, languages: tuple[str, str] | 
     row = 0
     for shard in terms.manifest.sources[source].shards.get(terms.split, ()):
         for group, count in shard.runs:
-            drawn_from = own_languages[group] if languages is None else languages
+            drawn_from = own_languages[group] if languages is None or terms.second_questions else languages
             if serves[group] and starts and starts[-1] + counts[-1] == row and run_languages[-1] == drawn_from:
                 counts[-1] += count
             elif serves[group]:

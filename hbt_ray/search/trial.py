@@ -49,9 +49,8 @@ def run_trial(
         CheckpointError: a checkpoint cannot be written.
     """
     store = TokenStore.open(store_folder)
-    trainer = Trainer(
-        load_encoder(config.model, config.text, initial_model, device=device), config.train, seed=config.seed
-    )
+    encoder = load_encoder(config.model, config.text, initial_model, device=device)
+    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
     plan = training_plan(config, store.manifest)
     checkpoints = Checkpoints(folder.checkpoints)
     progress = checkpoints.load_newest(trainer)[0] or Progress()

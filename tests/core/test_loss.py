@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hbt_ray.loss import in_batch_loss
+from hbt_ray.loss import consistency_loss, in_batch_loss
 
 EYE = torch.eye(4)
 
@@ -101,6 +101,51 @@ def test_value_and_gradient_are_those_of_the_definition(positives, negatives):
         leaf = vectors.clone().requires_grad_()
         unit = torch.nn.functional.normalize(leaf, dim=1)
         loss = of(unit[:pairs], unit[pairs:], query_keys, passage_keys, temperature=0.2, positives=positives)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+
+
+# Consistency
+
+
+def test_a_question_that_swaps_two_passages_in_its_second_language_loses_tanh_of_one_half():
+    # p = (a, 1 - a) with a = e / (1 + e), r = (1 - a, a): sum (p - r) (log p - log r) / 2 = 2 a - 1.
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=1.0, num_pairs=1)
+    assert math.isclose(float(found), math.tanh(0.5), rel_tol=1e-6)
+
+
+def test_temperature_divides_the_scores_that_are_compared():
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=0.5, num_pairs=1)
+    # p = (b, 1 - b) with b = 1 / (1 + e^-2), and log b - log(1 - b) = 2.
+    assert math.isclose(float(found), 2 * math.tanh(1), rel_tol=1e-6)
+
+
+def test_a_pair_without_a_second_question_counts_as_no_difference():
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=1.0, num_pairs=4)
+    assert math.isclose(float(found), math.tanh(0.5) / 4, rel_tol=1e-6)
+    assert float(consistency_loss(EYE[:0], EYE[:0], EYE[:2], temperature=1.0, num_pairs=4)) == 0.0
+
+
+def test_questions_that_score_alike_in_both_languages_lose_nothing():
+    assert float(consistency_loss(EYE[:2], EYE[:2], EYE, temperature=0.05, num_pairs=2)) == 0.0
+
+
+def test_consistency_and_its_gradient_are_the_mean_of_torch_s_divergences_both_ways():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3 + 3 + 12, 8, generator=generator, dtype=torch.float64)
+    found = []
+    for plain in (False, True):
+        leaf = vectors.clone().requires_grad_()
+        one, other, passages = torch.nn.functional.normalize(leaf, dim=1).split([3, 3, 12])
+        if plain:
+            p, r = (torch.log_softmax(of @ passages.T / 0.3, dim=1) for of in (one, other))
+            kl_div = torch.nn.functional.kl_div
+            both = kl_div(r, p, reduction="sum", log_target=True) + kl_div(p, r, reduction="sum", log_target=True)
+            loss = both / 2 / 6
+        else:
+            loss = consistency_loss(one, other, passages, temperature=0.3, num_pairs=6)
         loss.backward()
         found.append((loss.detach(), leaf.grad))
     assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)

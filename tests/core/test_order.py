@@ -59,6 +59,13 @@ def test_a_question_with_several_positives_has_a_row_for_each(store):
     assert {which for of, which, _, _ in own.shares() if of == "kind"} == {"one-to-k"}
 
 
+def test_the_second_language_of_each_question_is_shown(store):
+    own = order(store, last=4, strategy="x-y", second_questions=True)
+    planned = [language for step in range(4) for language in own.plan.batch(step).second_languages.tolist()]
+    assert pairs(own)["second_language"].to_pylist() == planned
+    assert pairs(order(store, last=4, strategy="x-y"))["second_language"].null_count == 4 * 8
+
+
 def test_only_the_rank_depends_on_the_number_of_workers(store):
     one = pairs(order(store, 1)).drop_columns("rank")
     for num_ranks in (2, 3, 8, 100):
