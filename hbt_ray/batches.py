@@ -17,11 +17,20 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
     A rank may as well plan its own pairs alone, `plan.batch(step, rank_slice(...))`, and build all of those.
     """
     mine = rank_slice(len(spec.rows), num_ranks, rank, chunk_pairs)
-    rows = spec.rows[mine]
-    query_ids, query_lengths = _take(store, spec, "question", spec.query_languages[mine], rows)
-    passage_ids, passage_lengths = _take(store, spec, "passage", spec.passage_languages[mine], rows)
+    rows, query_languages = spec.rows[mine], spec.query_languages[mine]
+    passage_languages = spec.passage_languages[mine.start * spec.positives : mine.stop * spec.positives]
+    query_ids, query_lengths = _take(store, spec, "question", query_languages, rows)
+    query_keys = sequence_keys(query_ids, query_lengths)
+    second_languages = spec.second_languages[mine]
+    second_of = np.flatnonzero(second_languages != "")
+    if len(second_of):
+        ids, lengths = _take(store, spec, "question", second_languages[second_of], rows[second_of])
+        query_ids = np.concatenate([query_ids, ids])
+        query_lengths = np.concatenate([query_lengths, lengths])
+    passage_ids, passage_lengths = _take(store, spec, "passage", passage_languages, np.repeat(rows, spec.positives))
     if spec.hard_negatives:
-        ids, lengths = _take_negatives(store, spec, spec.passage_languages[mine], rows)
+        # In the passage's language; where passages have several, in the question's.
+        ids, lengths = _take_negatives(store, spec, passage_languages if spec.positives == 1 else query_languages, rows)
         passage_ids = np.concatenate([passage_ids, ids])
         passage_lengths = np.concatenate([passage_lengths, lengths])
     return Batch(
@@ -33,8 +42,10 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         query_lengths=query_lengths,
         passage_ids=passage_ids,
         passage_lengths=passage_lengths,
-        query_keys=sequence_keys(query_ids, query_lengths),
+        query_keys=query_keys,
         passage_keys=sequence_keys(passage_ids, passage_lengths),
+        positives=spec.positives,
+        second_of=second_of.astype(np.int32),
     )
 
 

@@ -37,7 +37,7 @@ class DualEncoder(nn.Module):
     embeddings are looked up once for all pieces: the gradient of the table is as large as the table each time. Any
     other takes questions and passages apart, each padded to their longest.
 
-    Legend: B pairs on this rank, N hard negatives per pair, D width.
+    Legend: B pairs on this rank, K positives and N hard negatives per pair, S questions in a second language, D width.
     """
 
     def __init__(
@@ -53,26 +53,32 @@ class DualEncoder(nn.Module):
         self._padding = int(encoder.tokenizer.pad_token_id or 0)
 
     def forward(self, batch: Batch, pieces: Sequence[Piece] | None = None) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the questions (B, D) and of the passages (B * (1 + N), D), float32; B of `pieces` alone.
+        """Unit vectors of the questions (B + S, D) and of the passages (B * (K + N), D), float32; B of `pieces` alone.
 
-        The positives stand before all negatives.
+        The questions stand before all in a second language, the positives before all negatives.
         """
         pieces = self.pieces(batch) if pieces is None else pieces
         encode = self._packed if is_packed(self.encoder) else self._padded
-        queries, positives, negatives = [], [], []
+        queries, seconds, positives, negatives = [], [], [], []
         # Once for all pieces, so that the weights are cast once.
         with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             for piece, (asked, answered) in zip(pieces, encode(batch, pieces), strict=True):
-                queries.append(asked)
-                positives.append(answered[: piece.end - piece.start])
-                negatives.append(answered[piece.end - piece.start :])
-        unit = [nn.functional.normalize(torch.cat(of).float(), dim=-1) for of in (queries, positives + negatives)]
+                num_pairs = piece.end - piece.start
+                num_positives = num_pairs * batch.positives
+                queries.append(asked[:num_pairs])
+                seconds.append(asked[num_pairs:])
+                positives.append(answered[:num_positives])
+                negatives.append(answered[num_positives:])
+        sides = queries + seconds, positives + negatives
+        unit = [nn.functional.normalize(torch.cat(side).float(), dim=-1) for side in sides]
         return unit[0], unit[1]
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """What passes the encoder together: chunks, and parts of those that have more than `piece_tokens` tokens."""
-        per_pair = batch.query_lengths + batch.passage_lengths[: batch.num_pairs]
-        per_pair = per_pair + batch.passage_lengths[batch.num_pairs :].reshape(batch.num_pairs, -1).sum(1)
+        positives, negatives = np.split(batch.passage_lengths, [batch.num_pairs * batch.positives])
+        per_pair = batch.query_lengths[: batch.num_pairs] + positives.reshape(batch.num_pairs, -1).sum(1)
+        per_pair = per_pair + negatives.reshape(batch.num_pairs, -1).sum(1)
+        per_pair[batch.second_of] += batch.query_lengths[batch.num_pairs :]
         pieces: list[Piece] = []
         tokens = 0
         for pair, own in enumerate(per_pair.tolist()):
@@ -97,7 +103,8 @@ class DualEncoder(nn.Module):
         for piece, (ids, lengths), own_words in zip(pieces, texts, of_pieces, strict=True):
             self._key(batch, piece)
             vectors = packed_vectors(self.encoder, ids, lengths, own_words)
-            yield vectors[: piece.end - piece.start], vectors[piece.end - piece.start :]
+            num_questions = len(query_rows(batch, piece))
+            yield vectors[:num_questions], vectors[num_questions:]
 
     def _padded(self, batch: Batch, pieces: Sequence[Piece]) -> Iterator[tuple[Tensor, Tensor]]:
         for piece in pieces:
@@ -117,17 +124,24 @@ class DualEncoder(nn.Module):
 
 
 def _questions(batch: Batch, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-    return _select(batch.query_ids, batch.query_lengths, np.arange(piece.start, piece.end))
+    return _select(batch.query_ids, batch.query_lengths, query_rows(batch, piece))
 
 
 def _passages(batch: Batch, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
     return _select(batch.passage_ids, batch.passage_lengths, passage_rows(batch, piece))
 
 
+def query_rows(batch: Batch, piece: Piece) -> np.ndarray:
+    """Rows of a piece's questions among its rank's: the questions, then those in a second language."""
+    seconds = np.flatnonzero((batch.second_of >= piece.start) & (batch.second_of < piece.end))
+    return np.concatenate([np.arange(piece.start, piece.end), batch.num_pairs + seconds])
+
+
 def passage_rows(batch: Batch, piece: Piece) -> np.ndarray:
     """Rows of a piece's passages among its rank's: the positives, then the negatives."""
-    negatives = batch.num_pairs + np.arange(piece.start * batch.num_negatives, piece.end * batch.num_negatives)
-    return np.concatenate([np.arange(piece.start, piece.end), negatives])
+    positives = np.arange(piece.start * batch.positives, piece.end * batch.positives)
+    negatives = np.arange(piece.start * batch.num_negatives, piece.end * batch.num_negatives)
+    return np.concatenate([positives, batch.num_pairs * batch.positives + negatives])
 
 
 def _select(ids: np.ndarray, lengths: np.ndarray, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -193,4 +193,5 @@ def _plan(config: RunConfig, manifest: StoreManifest, split: Split, global_batch
         global_batch_pairs=global_batch_pairs,
         languages=config.languages,
         split=split,
+        second_questions=config.loss.consistency > 0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,6 +53,7 @@ def in_batch_loss(
     temperature: float,
     gather_negatives: bool = False,
     rank_pairs: Sequence[int] | None = None,
+    positives: int = 1,
 ) -> Tensor:
     """Mean InfoNCE of this rank's questions (van den Oord et al. 2018, arXiv 1807.03748).
 
@@ -61,21 +63,25 @@ def in_batch_loss(
     positive of an equal question, are left out of the sum. The mean is weighted by this rank's share of the pairs,
     times the number of ranks, so that the ranks' plain mean is the mean over all questions.
 
+    Where a question has K positives (Nie et al. 2024, "1-to-K contrastive learning", arXiv 2406.18254), each has such
+    a term, of which the mean is taken; in none of them the others stand in the sum, being known to be right.
+
     Args:
         query_vectors: (B, D) unit vectors.
-        passage_vectors: (B * (1 + N), D): the positives in the questions' order, then N negatives per pair.
+        passage_vectors: (B * (K + N), D): the positives in the questions' order, then N negatives per pair.
         query_keys: (B,) equal where questions are equal.
-        passage_keys: (B * (1 + N),) likewise.
+        passage_keys: (B * (K + N),) likewise.
         temperature: t.
         gather_negatives: all ranks' passages serve as negatives; every rank must bring N per pair.
         rank_pairs: pairs of each rank; None: as many as this one has.
+        positives: K.
     """
     pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
     first, weight = 0, 1.0
     # A passage's question: the key of the pair it is the positive of. A negative has none to be equal with.
-    is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs
+    is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs * positives
     own_query_keys = torch.zeros_like(passage_keys)
-    own_query_keys[:pairs] = query_keys
+    own_query_keys[: pairs * positives] = query_keys.repeat_interleave(positives)
     if dist.is_initialized() and dist.get_world_size() > 1:
         ranks, rank = dist.get_world_size(), dist.get_rank()
         rank_pairs = rank_pairs or [pairs] * ranks
@@ -86,12 +92,15 @@ def in_batch_loss(
             passage_vectors = gather(passage_vectors, sizes)
             passage_keys = gather(passage_keys, sizes)
             own_query_keys = gather(own_query_keys, sizes)
-            is_positive = torch.cat([torch.arange(own * per_pair) < own for own in rank_pairs]).to(is_positive.device)
-    right = first + torch.arange(pairs, device=query_vectors.device)
+            is_positive = torch.cat([torch.arange(own * per_pair) < own * positives for own in rank_pairs])
+            is_positive = is_positive.to(query_vectors.device)
+    right = first + torch.arange(pairs * positives, device=query_vectors.device)
     scores = query_vectors @ passage_vectors.T / temperature  # (B, passages)
-    also_right = passage_keys[right, None] == passage_keys[None]
+    also_right = (passage_keys[right, None] == passage_keys[None]).view(pairs, positives, -1).any(1)
     also_right |= (query_keys[:, None] == own_query_keys[None]) & is_positive[None]
-    also_right[torch.arange(pairs), right] = False
+    # A row for each question and positive: (B * K, passages).
+    scores, also_right = (of[:, None].expand(-1, positives, -1).flatten(0, 1) for of in (scores, also_right))
+    also_right[torch.arange(len(right)), right] = False
     return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
 
 
@@ -128,6 +137,41 @@ def distillation_loss(
     return pairs * ranks / sum(rank_pairs) * divergence
 
 
+def consistency_loss(
+    query_vectors: Tensor,
+    second_vectors: Tensor,
+    passage_vectors: Tensor,
+    *,
+    temperature: float,
+    num_pairs: int,
+    gather_negatives: bool = False,
+    rank_pairs: Sequence[int] | None = None,
+) -> Tensor:
+    """How unlike this rank's questions score passages when they are asked in a second language, a mean over pairs.
+
+        loss_i = ( KL(p_i || r_i) + KL(r_i || p_i) ) / 2 = sum_j (p_ij - r_ij) (log p_ij - log r_ij) / 2,
+
+    p_i the softmax of q_i . d_j / t over all passages of the batch, r_i that of the question in its second language.
+    None is left out, since both sides see the same ones. A pair without a second question counts as 0. The mean is
+    weighted as in `in_batch_loss`, whose arguments these are, but:
+
+    Args:
+        query_vectors: (S, D) unit vectors of the questions that have a second language.
+        second_vectors: (S, D) of the same questions in it.
+        num_pairs: B, those without a second question included.
+    """
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    rank_pairs = rank_pairs or [num_pairs] * ranks
+    if gather_negatives and ranks > 1:
+        per_pair = len(passage_vectors) // num_pairs
+        passage_vectors = gather(passage_vectors, [own * per_pair for own in rank_pairs])
+    first = torch.log_softmax(query_vectors @ passage_vectors.T / temperature, dim=1)  # (S, passages)
+    second = torch.log_softmax(second_vectors @ passage_vectors.T / temperature, dim=1)
+    divergences = ((first.exp() - second.exp()) * (first - second)).sum(1) / 2
+    # The mean over this rank's pairs, times its share of all pairs and the number of ranks.
+    return divergences.sum() * ranks / sum(rank_pairs)
+
+
 def training_loss(
     settings: LossConfig,
     query_vectors: Tensor,
@@ -138,56 +182,52 @@ def training_loss(
     temperature: float,
     gather_negatives: bool = False,
     rank_pairs: Sequence[int] | None = None,
+    positives: int = 1,
+    second_of: Tensor | None = None,
     teacher_vectors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """What is trained: the mean of a loss at the whole width and at each of `settings.matryoshka`.
 
     At a width the vectors are cut to their first values and brought to unit length again (Kusupati et al. 2022, arXiv
     2205.13147). The loss there is `in_batch_loss`; with `settings.symmetric` the mean of that and of the same from
-    positive passages to questions; and with a teacher, `distillation_loss` is added.
+    positive passages to questions; `distillation_loss` is added with a teacher, and `consistency_loss` with its weight.
 
     Args:
-        teacher_vectors: as `distillation_loss` takes them, whole at each width; needed for `settings.distillation`.
+        query_vectors: (B + S, D) unit vectors: the questions, then those in a second language.
+        second_of: (S,) whose second they are; None: there are none.
+        teacher_vectors: the teacher's unit vectors, in the order of the others, whole at each width; needed for
+            `settings.distillation`.
 
     The others are those of `in_batch_loss`.
     """
+    pairs = len(query_keys)
+    common: dict[str, Any] = {
+        "temperature": temperature,
+        "gather_negatives": gather_negatives,
+        "rank_pairs": rank_pairs,
+    }
 
     def at(width: int) -> Tensor:
-        queries, passages = cut(query_vectors, width), cut(passage_vectors, width)
-        loss = in_batch_loss(
-            queries,
-            passages,
-            query_keys,
-            passage_keys,
-            temperature=temperature,
-            gather_negatives=gather_negatives,
-            rank_pairs=rank_pairs,
-        )
+        queries, seconds = cut(query_vectors, width).split([pairs, len(query_vectors) - pairs])
+        passages = cut(passage_vectors, width)
+        loss = in_batch_loss(queries, passages, query_keys, passage_keys, positives=positives, **common)
         if settings.symmetric:
-            pairs = len(queries)
             # The sides change places. What is left out stays the same: of two pairs whose questions or passages are
             # equal, each is right for the other.
-            backwards = in_batch_loss(
-                passages[:pairs],
-                queries,
-                passage_keys[:pairs],
-                query_keys,
-                temperature=temperature,
-                gather_negatives=gather_negatives,
-                rank_pairs=rank_pairs,
-            )
-            loss = (loss + backwards) / 2
+            answers, keys = passages[: pairs * positives], passage_keys[: pairs * positives]
+            backwards = [
+                in_batch_loss(answers[k::positives], queries, keys[k::positives], query_keys, **common)
+                for k in range(positives)
+            ]
+            loss = (loss + torch.stack(backwards).mean()) / 2
         if settings.distillation is not None:
             assert teacher_vectors is not None
-            divergence = distillation_loss(
-                queries,
-                passages,
-                teacher_vectors,
-                temperature=settings.distillation.temperature,
-                gather_negatives=gather_negatives,
-                rank_pairs=rank_pairs,
-            )
-            loss = loss + settings.distillation.weight * divergence
+            taught = {**common, "temperature": settings.distillation.temperature}
+            told = (teacher_vectors[0][:pairs], teacher_vectors[1])
+            loss = loss + settings.distillation.weight * distillation_loss(queries, passages, told, **taught)
+        if settings.consistency and second_of is not None:
+            apart = consistency_loss(queries[second_of], seconds, passages, num_pairs=pairs, **common)
+            loss = loss + settings.consistency * apart
         return loss
 
     widths = {*settings.matryoshka, query_vectors.shape[1]}

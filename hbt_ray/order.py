@@ -24,6 +24,7 @@ PAIRS = pa.schema(
         ("rank", pa.int32()),
         ("kind", pa.string()),
         ("query_language", pa.string()),
+        ("second_language", pa.string()),  # in which the question is asked once more; null where it is not
         ("passage_language", pa.string()),
         ("source", pa.string()),
         ("item_id", pa.string()),  # null where only the manifest is at hand
@@ -48,7 +49,7 @@ class Order:
     batches_per_step: int
 
     def pairs(self) -> Iterator[pa.Table]:
-        """One row per pair, as `PAIRS`, step by step and rank by rank within a batch."""
+        """One row per question and positive, as `PAIRS`, step by step and rank by rank within a batch."""
         with_ids = True
         for step in range(self.first_step, self.last_step):
             for number in range(step * self.batches_per_step, (step + 1) * self.batches_per_step):
@@ -65,18 +66,20 @@ class Order:
                 ranks = np.empty(size, np.int32)
                 for rank in range(self.num_ranks):
                     ranks[rank_slice(size, self.num_ranks, rank, self.chunk_pairs)] = rank
+                pair = np.repeat(np.arange(size), spec.positives)  # which each row is of
                 yield pa.table(
                     [
-                        np.full(size, step),
-                        ranks,
-                        [spec.kind] * size,
-                        spec.query_languages.tolist(),
+                        np.full(len(pair), step),
+                        ranks[pair],
+                        [spec.kind] * len(pair),
+                        spec.query_languages[pair].tolist(),
+                        [language or None for language in spec.second_languages[pair].tolist()],
                         spec.passage_languages.tolist(),
-                        [spec.source] * size,
-                        pa.array(ids, pa.string()),
-                        spec.rows,
-                        np.full(size, spec.epoch),
-                        np.full(size, number),
+                        [spec.source] * len(pair),
+                        pa.array(ids, pa.string()).take(pa.array(pair)),
+                        spec.rows[pair],
+                        np.full(len(pair), spec.epoch),
+                        np.full(len(pair), number),
                     ],
                     schema=PAIRS,
                 )

@@ -89,26 +89,29 @@ class Benchmark:
 class Batch:
     """The pairs of one global batch that one rank trains on, as token ids without padding.
 
-    Legend: B pairs on this rank, N negatives per pair. Sequences stand one after the other;
-    `*_lengths` says where each ends.
+    Legend: B pairs on this rank, K positives and N negatives per pair; S of the questions are asked in a second
+    language as well. Sequences stand one after the other; `*_lengths` says where each ends.
     """
 
     step: int  # the batch's number in the plan
     first_pair: int  # place of the first of the B pairs in the global batch
     global_pairs: int  # G
-    kind: str  # "monolingual", "cross-lingual" or "mixed"
+    kind: str  # "monolingual", "cross-lingual", "mixed" or "one-to-k"
     query_ids: np.ndarray  # (sum of query_lengths,) int32
-    query_lengths: np.ndarray  # (B,) int32
+    query_lengths: np.ndarray  # (B + S,) int32: the B questions, then the S in a second language
     passage_ids: np.ndarray  # (sum of passage_lengths,) int32
-    passage_lengths: np.ndarray  # (B * (1 + N),) int32: the B positives, then the N negatives of pair 0, of pair 1, ...
+    passage_lengths: np.ndarray  # (B * (K + N),) int32: the K positives of pair 0, of pair 1, ..., then its N negatives
     query_keys: np.ndarray  # (B,) int64, equal where the tokens are equal
-    passage_keys: np.ndarray  # (B * (1 + N),) int64, likewise
+    passage_keys: np.ndarray  # (B * (K + N),) int64, likewise
+    positives: int = 1  # K
+    # (S,) int32, ascending: whose question each in a second language is
+    second_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
     @property
     def num_pairs(self) -> int:
-        return len(self.query_lengths)
+        return len(self.query_lengths) - len(self.second_of)
 
     @property
     def num_negatives(self) -> int:
         """Hard negatives per pair."""
-        return len(self.passage_lengths) // max(self.num_pairs, 1) - 1
+        return len(self.passage_lengths) // max(self.num_pairs, 1) - self.positives

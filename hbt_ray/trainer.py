@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LossConfig, RunConfig, TrainConfig
-from hbt_ray.dual_encoder import DualEncoder, passage_rows
+from hbt_ray.dual_encoder import DualEncoder, passage_rows, query_rows
 from hbt_ray.errors import ConfigError
 from hbt_ray.loss import training_loss
 from hbt_ray.model import load_encoder, open_teacher
@@ -142,6 +142,8 @@ class Trainer:
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
             rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
+            positives=batch.positives,
+            second_of=torch.tensor(batch.second_of, device=device),
             teacher_vectors=teacher_vectors,
         )
 
@@ -169,18 +171,17 @@ class Trainer:
         with torch.no_grad():
             # Through the bare module: DDP wants a backward for each of its own forwards.
             parts = [self.dual(batch, [piece]) for piece in pieces]
-        queries = torch.cat([asked for asked, _ in parts]).requires_grad_()
-        own_rows = [torch.from_numpy(passage_rows(batch, piece)).to(queries.device) for piece in pieces]
-        answers = torch.cat([answered for _, answered in parts])
-        passages = torch.empty_like(answers)
-        passages[torch.cat(own_rows)] = answers
-        passages.requires_grad_()
+        device = self.encoder.device
+        asked = [torch.from_numpy(query_rows(batch, piece)).to(device) for piece in pieces]
+        answers = [torch.from_numpy(passage_rows(batch, piece)).to(device) for piece in pieces]
+        queries = _in_rows([own for own, _ in parts], asked).requires_grad_()
+        passages = _in_rows([own for _, own in parts], answers).requires_grad_()
         loss = self._loss_of(batch, queries, passages)
         of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
-        for piece, rows in zip(pieces, own_rows, strict=True):
+        for piece, own_asked, own_answers in zip(pieces, asked, answers, strict=True):
             with _maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
                 vectors = self.model(batch, [piece])
-                torch.autograd.backward(vectors, (of_queries[piece.start : piece.end], of_passages[rows]))
+                torch.autograd.backward(vectors, (of_queries[own_asked], of_passages[own_answers]))
         return loss.detach()
 
     @torch.no_grad()
@@ -225,6 +226,14 @@ def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> Tra
     distillation = config.loss.distillation
     teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
     return Trainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
+
+
+def _in_rows(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """Vectors of some pieces, each in its row of the whole."""
+    vectors = torch.cat(list(parts))
+    placed = torch.empty_like(vectors)
+    placed[torch.cat(list(rows))] = vectors
+    return placed
 
 
 def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:

@@ -52,18 +52,25 @@ def token_item(own: Tokenization, item: int, languages: tuple[str, ...] = LANGUA
     )
 
 
-def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0) -> StoreManifest:
-    """A source "numbers" of which every fifth item lacks French."""
+def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0) -> StoreManifest:
+    """A source "numbers" of which every fifth item lacks French, and so many more items are in English alone."""
     own = tokenization()
     made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES, negatives) for i in range(items)]
+    made += [token_item(own, i, ("en",), negatives) for i in range(items, items + alone)]
     written = [
         write_shard(folder, "numbers", "train", shard, made[shard::shards], own.token_type) for shard in range(shards)
     ]
     return commit(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
 
 
-def make_plan(store: TokenStore, global_batch_pairs: int = 8, **mix) -> HybridPlan:
-    return HybridPlan(store.manifest, MixConfig(**mix), seed=3, global_batch_pairs=global_batch_pairs)
+def make_plan(store: TokenStore, global_batch_pairs: int = 8, second_questions: bool = False, **mix) -> HybridPlan:
+    return HybridPlan(
+        store.manifest,
+        MixConfig(**mix),
+        seed=3,
+        global_batch_pairs=global_batch_pairs,
+        second_questions=second_questions,
+    )
 
 
 def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: str = "auto") -> SentenceTransformer:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid"]
+Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
 Precision = Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor computes in it
 
 
@@ -161,6 +161,7 @@ class MixConfig(Section):
     alpha: Share = 0.5  # hybrid: probability that a batch is monolingual; otherwise it is cross-lingual
     alpha_schedule: AlphaSchedule | None = None  # hybrid: in the place of alpha, one that changes while training
     cross_pairs: Literal["one", "mixed"] = "one"  # a cross-lingual batch of one ordered pair, or each row its own
+    positive_languages: int = Field(2, ge=2)  # one-to-k: passages of each question, each in another language
     language_sampling: Sampling = 0.0
     source_sampling: Sampling = 1.0
     hard_negatives: int = Field(0, ge=0)  # per pair; items with fewer are not drawn
@@ -217,6 +218,7 @@ class LossConfig(Section):
     # Widths to which vectors are cut and trained again, beside the whole width.
     matryoshka: Annotated[tuple[Count, ...], AfterValidator(_each_once)] = ()
     distillation: DistillationConfig | None = None
+    consistency: float = Field(0.0, ge=0)  # weight of how unlike a question scores passages in two languages
 
 
 class EarlyStoppingConfig(Section):

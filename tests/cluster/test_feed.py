@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from hbt_ray.batches import build_batch
 from hbt_ray.cluster.feed import feed
@@ -9,8 +10,9 @@ from hbt_ray.store import TokenStore
 from tests.cluster.conftest import tiny_config
 
 
-def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(cluster, corpus, tmp_path):
-    config = tiny_config(corpus)
+@pytest.mark.parametrize("sections", [{}, {"mix": {"strategy": "one-to-k"}, "loss": {"consistency": 1.0}}], ids=str)
+def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(cluster, corpus, tmp_path, sections):
+    config = tiny_config(corpus, **sections)
     folder = prepare(config, tmp_path / "stores")
     store = TokenStore.open(folder)
     plan = training_plan(config, store.manifest)

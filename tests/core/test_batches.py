@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.batches import build_batch, from_arrow, pad, sequence_keys, to_arrow
-from hbt_ray.config import MixConfig
+from hbt_ray.config import MixConfig, build_config
+from hbt_ray.experiment import training_plan, validation_batches
 from hbt_ray.plan import BatchSpec, HybridPlan, rank_slice
 from hbt_ray.records import Batch
 from hbt_ray.store import Split, TokenStore, WrittenShard, commit, write_shard
@@ -24,15 +26,20 @@ MIXES = [
     {"strategy": "x-x"},
     {"strategy": "x-y", "hard_negatives": 2},
     {"strategy": "x-x", "hard_negatives": 1},
+    {"strategy": "one-to-k", "positive_languages": 3},
+    {"strategy": "one-to-k", "hard_negatives": 2},
+    {"strategy": "x-x-mono", "second_questions": True},
+    {"strategy": "x-x", "second_questions": True, "hard_negatives": 1},
+    {"strategy": "one-to-k", "second_questions": True},
 ]
 RANKS = (1, 2, 3, 4, 8)
-ARRAYS = [name for name in Batch.__dataclass_fields__ if name.startswith(("query_", "passage_"))]
+ARRAYS = [name for name in Batch.__dataclass_fields__ if name.startswith(("query_", "passage_", "second_"))]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> TokenStore:
     folder: Path = tmp_path_factory.mktemp("store")
-    tiny.make_store(folder, shards=3, negatives=2)
+    tiny.make_store(folder, shards=3, negatives=2, alone=20)
     return TokenStore.open(folder)
 
 
@@ -64,19 +71,23 @@ def test_the_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
         whole = build_batch(spec, store)
         slices = [build_batch(spec, store, rank, num_ranks) for rank in range(num_ranks)]
         assert [s.first_pair for s in slices] == np.cumsum([0, *(s.num_pairs for s in slices[:-1])]).tolist()
-        assert {(s.step, s.global_pairs, s.kind, s.num_negatives) for s in slices} == {
-            (step, 13, spec.kind, whole.num_negatives)
+        assert {(s.step, s.global_pairs, s.kind, s.positives, s.num_negatives) for s in slices} == {
+            (step, 13, spec.kind, whole.positives, whole.num_negatives)
         }
-        queries = [one for s in slices for one in sequences(s.query_ids, s.query_lengths)]
-        assert queries == sequences(whole.query_ids, whole.query_lengths)
+        # The questions of all ranks, then those in a second language of all ranks.
+        of_rank = [(s.num_pairs, sequences(s.query_ids, s.query_lengths)) for s in slices]
+        queries = [one for own, questions in of_rank for one in questions[:own]]
+        seconds = [one for own, questions in of_rank for one in questions[own:]]
+        assert queries + seconds == sequences(whole.query_ids, whole.query_lengths)
+        assert [s.first_pair + pair for s in slices for pair in s.second_of] == whole.second_of.tolist()
         # The positives of all ranks, then the negatives of all ranks.
-        of_rank = [(s.num_pairs, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
-        positives = [one for pairs, passages in of_rank for one in passages[:pairs]]
-        negatives = [one for pairs, passages in of_rank for one in passages[pairs:]]
+        of_rank = [(s.num_pairs * s.positives, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
+        positives = [one for own, passages in of_rank for one in passages[:own]]
+        negatives = [one for own, passages in of_rank for one in passages[own:]]
         assert positives + negatives == sequences(whole.passage_ids, whole.passage_lengths)
         assert [k for s in slices for k in s.query_keys] == whole.query_keys.tolist()
-        keys = [k for s in slices for k in s.passage_keys[: s.num_pairs]]
-        keys += [k for s in slices for k in s.passage_keys[s.num_pairs :]]
+        keys = [k for s in slices for k in s.passage_keys[: s.num_pairs * s.positives]]
+        keys += [k for s in slices for k in s.passage_keys[s.num_pairs * s.positives :]]
         assert keys == whole.passage_keys.tolist()
 
 
@@ -90,12 +101,18 @@ def test_every_pair_is_its_items_question_and_passage_in_the_languages_planned(s
         kinds.add(batch.kind)
         items = items_of(store, spec)
         questions = [tiny.question(x, i) for x, i in zip(spec.query_languages, items, strict=True)]
-        passages = [tiny.passage(x, i) for x, i in zip(spec.passage_languages, items, strict=True)]
+        each = np.repeat(items, spec.positives)
+        passages = [tiny.passage(x, i) for x, i in zip(spec.passage_languages, each, strict=True)]
+        asked_again = [pair for pair, language in enumerate(spec.second_languages) if language]
+        questions += [tiny.question(spec.second_languages[pair], items[pair]) for pair in asked_again]
         assert sequences(batch.query_ids, batch.query_lengths) == tokens(tokenization, "question", *questions)
+        assert batch.second_of.tolist() == asked_again
+        assert batch.num_pairs == len(batch.query_keys) == 8
         found = sequences(batch.passage_ids, batch.passage_lengths)
-        assert found[:8] == tokens(tokenization, "passage", *passages)
+        assert found[: 8 * spec.positives] == tokens(tokenization, "passage", *passages)
         assert batch.query_ids.dtype == batch.passage_ids.dtype == batch.query_lengths.dtype == np.int32
-    assert kinds == {{"x-x-mono": "monolingual", "x-y": "cross-lingual", "x-x": "mixed"}[mix["strategy"]]}
+    of_strategy = {"x-x-mono": "monolingual", "x-y": "cross-lingual", "x-x": "mixed", "one-to-k": "one-to-k"}
+    assert kinds == {of_strategy[mix["strategy"]]}
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
@@ -130,6 +147,18 @@ def test_hard_negatives_stand_behind_the_positives_pair_by_pair_in_the_passages_
         for place in range(2)
     ]
     assert sequences(batch.passage_ids, batch.passage_lengths)[4:] == tokens(tokenization, "passage", *expected)
+
+
+def test_hard_negatives_of_several_positives_are_in_the_questions_language(store, tokenization):
+    spec = tiny.make_plan(store, 4, strategy="one-to-k", positive_languages=3, hard_negatives=2).batch(3)
+    batch = build_batch(spec, store)
+    assert (batch.num_pairs, batch.positives, batch.num_negatives, len(batch.passage_lengths)) == (4, 3, 2, 4 * 5)
+    expected = [
+        tiny.negative(language, item, place)
+        for language, item in zip(spec.query_languages, items_of(store, spec), strict=True)
+        for place in range(2)
+    ]
+    assert sequences(batch.passage_ids, batch.passage_lengths)[12:] == tokens(tokenization, "passage", *expected)
 
 
 def test_without_hard_negatives_there_are_as_many_passages_as_pairs(store):
@@ -192,9 +221,28 @@ def test_a_batch_passes_through_arrow_unchanged(store, mix):
         assert table.num_rows == 1
         back = from_arrow(table)
         assert (back.step, back.first_pair, back.global_pairs, back.kind) == (2, 4 * rank, 8, spec.kind)
+        assert (back.positives, back.num_pairs, back.num_negatives) == (spec.positives, 4, spec.hard_negatives)
         for name in ARRAYS:
             assert getattr(back, name).dtype == getattr(batch, name).dtype, name
             assert np.array_equal(getattr(back, name), getattr(batch, name)), name
+
+
+def test_batches_with_and_without_second_questions_travel_in_one_table(store):
+    plans = [tiny.make_plan(store, 8, second_questions=seconds, strategy="x-y") for seconds in (False, True)]
+    batches = [build_batch(plan.batch(2), store) for plan in plans]
+    assert [len(batch.second_of) for batch in batches] == [0, 8]
+    table = pa.concat_tables(map(to_arrow, batches))
+    for place, batch in enumerate(batches):
+        back = from_arrow(table.slice(place, 1))
+        assert all(np.array_equal(getattr(back, name), getattr(batch, name)) for name in Batch.__dataclass_fields__)
+
+
+def test_items_in_one_language_are_asked_once(store):
+    spec = tiny.make_plan(store, 16, second_questions=True, strategy="x-x").batch(0)
+    batch = build_batch(spec, store)
+    alone = [item >= 60 for item in items_of(store, spec)]
+    assert 0 < sum(alone) < 16
+    assert batch.second_of.tolist() == [pair for pair in range(16) if not alone[pair]]
 
 
 def test_a_batch_of_the_held_out_split_reads_that_split(tmp_path, tokenization):
@@ -212,3 +260,25 @@ def test_a_batch_of_the_held_out_split_reads_that_split(tmp_path, tokenization):
     [language] = set(spec.query_languages)
     expected = tokens(tokenization, "question", *(tiny.question(language, n) for n in range(8, 12)))
     assert sorted(sequences(batch.query_ids, batch.query_lengths)) == sorted(expected)
+
+
+@pytest.mark.parametrize("consistency", [0.0, 0.5])
+def test_a_run_s_batches_have_the_positives_and_second_questions_its_settings_ask_for(
+    tmp_path, tokenization, consistency
+):
+    def shard(split: Split, numbers: range) -> WrittenShard:
+        return write_shard(tmp_path, "s", split, 0, [tiny.token_item(tokenization, n) for n in numbers], "uint16")
+
+    shards = [shard("train", range(20)), shard("validation", range(20, 32))]
+    commit(tmp_path, shards, text_fingerprint="text", token_type="uint16")
+    held_out = TokenStore.open(tmp_path)
+    settings = {
+        "mix": {"strategy": "one-to-k", "positive_languages": 3},
+        "loss": {"consistency": consistency},
+        "train": {"global_batch_pairs": 8, "chunk_pairs": 2, "validation_every": 1, "validation_batches": 2},
+    }
+    config = build_config(settings)
+    batches = [build_batch(training_plan(config, held_out.manifest).batch(0), held_out)]
+    batches += validation_batches(config, held_out)
+    seconds = 8 if consistency else 0
+    assert [(b.num_pairs, b.positives, len(b.second_of)) for b in batches] == [(8, 3, seconds)] * 3

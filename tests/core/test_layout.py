@@ -76,7 +76,7 @@ FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__in
 
 
 def stage_of(file: Path) -> str:
-    """`corpora` for hbt_ray/corpora/squad.py, `plan` for hbt_ray/plan.py."""
+    """`corpora` for hbt_ray/corpora/squad.py, `trainer` for hbt_ray/trainer.py."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 

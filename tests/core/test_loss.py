@@ -1,8 +1,9 @@
 import math
 
+import pytest
 import torch
 
-from hbt_ray.loss import in_batch_loss
+from hbt_ray.loss import consistency_loss, in_batch_loss
 
 EYE = torch.eye(4)
 
@@ -57,3 +58,95 @@ def test_loss_equals_cross_entropy_of_the_score_matrix_on_random_vectors():
     scores = (queries @ passages.T / 0.05).double()
     expected = (scores.logsumexp(1) - scores.diagonal()).mean()
     assert math.isclose(loss(queries, passages, temperature=0.05), float(expected), rel_tol=1e-5)
+
+
+# Several positives
+
+
+def test_two_positives_of_a_question_are_no_negatives_of_each_other():
+    # Questions e0 and e1; passages e0 and e2 of the first, e1 and e3 of the second. Each question scores 1 with its
+    # first passage and 0 with its second, which has the two passages of the other question against it, both at 0.
+    found = in_batch_loss(
+        EYE[:2], EYE[[0, 2, 1, 3]], torch.tensor([1, 2]), torch.tensor([3, 4, 5, 6]), temperature=1.0, positives=2
+    )
+    assert math.isclose(float(found), (math.log(1 + 2 * math.exp(-1)) + math.log(3)) / 2, rel_tol=1e-6)
+
+
+def plain_loss(queries, passages, query_keys, passage_keys, temperature, positives):
+    """Term by term, from the definition."""
+    query_keys, passage_keys = query_keys.tolist(), passage_keys.tolist()
+    pairs, terms = len(queries), []
+    own = [range(i * positives, (i + 1) * positives) for i in range(pairs)]
+    for i in range(pairs):
+        right = {j for other in range(pairs) if query_keys[other] == query_keys[i] for j in own[other]}
+        right |= {j for j in range(len(passages)) if passage_keys[j] in {passage_keys[k] for k in own[i]}}
+        for k in own[i]:
+            against = [j for j in range(len(passages)) if j == k or j not in right]
+            scores = torch.stack([queries[i] @ passages[j] / temperature for j in against])
+            terms.append(scores.logsumexp(0) - scores[against.index(k)])
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 0), (1, 2), (2, 0), (3, 0), (3, 2)])
+def test_value_and_gradient_are_those_of_the_definition(positives, negatives):
+    generator = torch.Generator().manual_seed(0)
+    pairs, passages = 5, 5 * (positives + negatives)
+    vectors = torch.randn(pairs + passages, 8, generator=generator, dtype=torch.float64)
+    query_keys = torch.tensor([1, 2, 3, 2, 4])  # questions 1 and 3 are equal
+    passage_keys = torch.arange(passages)
+    passage_keys[positives * 4] = passage_keys[0]  # the first passages of 0 and of 4 are equal
+    passage_keys[-1] = passage_keys[positives - 1]  # and the last one of all with the last one of 0
+    found = []
+    for of in (in_batch_loss, plain_loss):
+        leaf = vectors.clone().requires_grad_()
+        unit = torch.nn.functional.normalize(leaf, dim=1)
+        loss = of(unit[:pairs], unit[pairs:], query_keys, passage_keys, temperature=0.2, positives=positives)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+
+
+# Consistency
+
+
+def test_a_question_that_swaps_two_passages_in_its_second_language_loses_tanh_of_one_half():
+    # p = (a, 1 - a) with a = e / (1 + e), r = (1 - a, a): sum (p - r) (log p - log r) / 2 = 2 a - 1.
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=1.0, num_pairs=1)
+    assert math.isclose(float(found), math.tanh(0.5), rel_tol=1e-6)
+
+
+def test_temperature_divides_the_scores_that_are_compared():
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=0.5, num_pairs=1)
+    # p = (b, 1 - b) with b = 1 / (1 + e^-2), and log b - log(1 - b) = 2.
+    assert math.isclose(float(found), 2 * math.tanh(1), rel_tol=1e-6)
+
+
+def test_a_pair_without_a_second_question_counts_as_no_difference():
+    found = consistency_loss(EYE[:1], EYE[1:2], EYE[:2], temperature=1.0, num_pairs=4)
+    assert math.isclose(float(found), math.tanh(0.5) / 4, rel_tol=1e-6)
+    assert float(consistency_loss(EYE[:0], EYE[:0], EYE[:2], temperature=1.0, num_pairs=4)) == 0.0
+
+
+def test_questions_that_score_alike_in_both_languages_lose_nothing():
+    assert float(consistency_loss(EYE[:2], EYE[:2], EYE, temperature=0.05, num_pairs=2)) == 0.0
+
+
+def test_consistency_and_its_gradient_are_the_mean_of_torch_s_divergences_both_ways():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3 + 3 + 12, 8, generator=generator, dtype=torch.float64)
+    found = []
+    for plain in (False, True):
+        leaf = vectors.clone().requires_grad_()
+        one, other, passages = torch.nn.functional.normalize(leaf, dim=1).split([3, 3, 12])
+        if plain:
+            p, r = (torch.log_softmax(of @ passages.T / 0.3, dim=1) for of in (one, other))
+            kl_div = torch.nn.functional.kl_div
+            both = kl_div(r, p, reduction="sum", log_target=True) + kl_div(p, r, reduction="sum", log_target=True)
+            loss = both / 2 / 6
+        else:
+            loss = consistency_loss(one, other, passages, temperature=0.3, num_pairs=6)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)

@@ -45,6 +45,27 @@ def test_a_rank_s_pairs_are_those_it_is_fed_in_their_order(store):
             assert own.passage_language.tolist() == spec.passage_languages[mine].tolist()
 
 
+def test_a_question_with_several_positives_has_a_row_for_each(store):
+    own = order(store, 3, last=4, strategy="one-to-k", positive_languages=3)
+    table = pairs(own).to_pandas()
+    assert len(table) == 4 * 8 * 3
+    for step, of_step in table.groupby("step"):
+        spec = own.plan.batch(step)
+        assert of_step.passage_language.tolist() == spec.passage_languages.tolist()
+        assert of_step.row.tolist() == np.repeat(spec.rows, 3).tolist()
+        assert of_step.query_language.tolist() == np.repeat(spec.query_languages, 3).tolist()
+        assert of_step.item_id.tolist() == np.repeat(store.item_ids("numbers", spec.rows), 3).tolist()
+        assert of_step["rank"].tolist() == [0] * 4 * 3 + [1] * 2 * 3 + [2] * 2 * 3  # whole chunks of two questions
+    assert {which for of, which, _, _ in own.shares() if of == "kind"} == {"one-to-k"}
+
+
+def test_the_second_language_of_each_question_is_shown(store):
+    own = order(store, last=4, strategy="x-y", second_questions=True)
+    planned = [language for step in range(4) for language in own.plan.batch(step).second_languages.tolist()]
+    assert pairs(own)["second_language"].to_pylist() == planned
+    assert pairs(order(store, last=4, strategy="x-y"))["second_language"].null_count == 4 * 8
+
+
 def test_only_the_rank_depends_on_the_number_of_workers(store):
     one = pairs(order(store, 1)).drop_columns("rank")
     for num_ranks in (2, 3, 8, 100):

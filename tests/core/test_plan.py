@@ -2,6 +2,7 @@
 
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,8 +25,15 @@ def manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
     return StoreManifest("text", "uint16", {name: Source(groups, {"train": made}) for name in sources})
 
 
-def plan(pairs=16, languages=None, seed=1, store=None, **mix):
-    return HybridPlan(store or manifest(), MixConfig(**mix), seed=seed, global_batch_pairs=pairs, languages=languages)
+def plan(pairs=16, languages=None, seed=1, store=None, second_questions=False, **mix):
+    return HybridPlan(
+        store or manifest(),
+        MixConfig(**mix),
+        seed=seed,
+        global_batch_pairs=pairs,
+        languages=languages,
+        second_questions=second_questions,
+    )
 
 
 def same(one, other):
@@ -33,6 +41,7 @@ def same(one, other):
         (one.step, one.kind, one.source, one.epoch) == (other.step, other.kind, other.source, other.epoch)
         and np.array_equal(one.rows, other.rows)
         and np.array_equal(one.query_languages, other.query_languages)
+        and np.array_equal(one.second_languages, other.second_languages)
         and np.array_equal(one.passage_languages, other.passage_languages)
     )
 
@@ -42,8 +51,11 @@ STRATEGIES = [
     {"strategy": "x-y"},
     {"strategy": "x-y", "cross_pairs": "mixed"},
     {"strategy": "x-x"},
+    {"strategy": "one-to-k"},
     {"strategy": "hybrid", "alpha": 0.4},
     {"alpha_schedule": AlphaSchedule(points=((0, 1.0), (150, 0.0)))},
+    {"strategy": "hybrid", "second_questions": True},
+    {"strategy": "x-x", "second_questions": True},
 ]
 
 
@@ -167,7 +179,8 @@ def test_an_item_that_lacks_a_language_is_never_drawn_for_it():
         own = plan(**mix)
         for step in range(150):
             batch = own.batch(step)
-            french = (batch.query_languages == "fr") | (batch.passage_languages == "fr")
+            passage_languages = batch.passage_languages.reshape(-1, batch.positives)
+            french = (batch.query_languages == "fr") | (passage_languages == "fr").any(axis=1)
             assert not (batch.rows[french] < 20).any()
 
 
@@ -285,3 +298,154 @@ def test_slices_of_whole_chunks_start_on_the_batch_s_own_grid(ranks, pairs, chun
     if -(-pairs // chunk) >= ranks:
         assert all(own.start % chunk == 0 for own in slices)
         assert all(own.stop > own.start for own in slices)
+
+
+# Several positives
+
+
+def groups_manifest(*groups, items=40):
+    """One shard with so many items of each group of languages; and the languages of each row."""
+    named = [Group(tuple(sorted(languages)), 0) for languages in groups]
+    shard = Shard("s/train-0.arrow", items * len(named), tuple((g, items) for g in range(len(named))), "")
+    rows = [group.languages for group in named for _ in range(items)]
+    return StoreManifest("text", "uint16", {"s": Source(tuple(named), {"train": (shard,)})}), rows
+
+
+GROUPS = st.lists(st.frozensets(st.sampled_from("abcde"), min_size=1), min_size=1, max_size=4, unique=True)
+
+
+@given(
+    groups=GROUPS,
+    positives=st.integers(2, 4),
+    pairs=st.integers(2, 40),
+    seed=st.integers(0, 99),
+    sampling=st.sampled_from([0.0, 0.5, 1.0]),
+    ranks=st.integers(1, 5),
+    step=st.integers(0, 30),
+)
+def test_each_question_has_passages_in_k_different_languages_of_its_item(
+    groups, positives, pairs, seed, sampling, ranks, step
+):
+    store, languages_of = groups_manifest(*groups)
+    mix = {"strategy": "one-to-k", "positive_languages": positives, "language_sampling": sampling}
+    if max(map(len, groups)) < positives:
+        with pytest.raises(ConfigError, match="no one-to-k batch can be made"):
+            plan(pairs, None, seed, store, **mix)
+        return
+    own = plan(pairs, None, seed, store, **mix)
+    batch = own.batch(step)
+    assert batch.positives == positives
+    drawn = batch.passage_languages.reshape(pairs, positives).tolist()
+    for row, question, passages in zip(batch.rows, batch.query_languages, drawn, strict=True):
+        assert len(set(passages)) == positives
+        assert {question, *passages} <= set(languages_of[row])
+    assert len(set(batch.rows.tolist())) == pairs
+
+    other = plan(pairs, None, seed, store, **mix)
+    parts = [other.batch(step, rank_slice(pairs, ranks, rank)) for rank in reversed(range(ranks))][::-1]
+    for name in ("rows", "query_languages", "passage_languages"):
+        assert np.concatenate([getattr(part, name) for part in parts]).tolist() == getattr(batch, name).tolist()
+
+
+def test_positives_come_in_all_languages_alike_whatever_the_question_s():
+    own = plan(50, None, 1, groups_manifest("abc", items=60)[0], strategy="one-to-k")
+    batches = [own.batch(step) for step in range(200)]
+    questions = np.concatenate([batch.query_languages for batch in batches])
+    passages = np.concatenate([batch.passage_languages.reshape(-1, 2) for batch in batches])
+    for question in "abc":
+        asked = passages[questions == question]
+        for language in "abc":
+            share = (asked == language).any(axis=1).mean()  # two of three
+            assert abs(share - 2 / 3) < 5 * (2 / 9 / len(asked)) ** 0.5
+
+
+def test_positives_drawn_by_size_leave_out_the_largest_language_once_in_55_rows():
+    # "a" has 900 items, "b" and "c" 100 each, in the 100 that can be drawn: 2 * 1/11 * 1/10 that neither is "a".
+    groups = (Group(("a",), 0), Group(("a", "b", "c"), 0))
+    shard = Shard("s/train-0.arrow", 900, ((0, 800), (1, 100)), "")
+    store = StoreManifest("text", "uint16", {"s": Source(groups, {"train": (shard,)})})
+    own = plan(50, None, 1, store, strategy="one-to-k", language_sampling="size")
+    passages = np.concatenate([own.batch(step).passage_languages.reshape(-1, 2) for step in range(200)])
+    share = (passages != "a").all(axis=1).mean()
+    assert abs(share - 1 / 55) < 5 * (1 / 55 * 54 / 55 / len(passages)) ** 0.5
+
+
+def test_more_positives_than_any_item_has_languages_are_refused_in_one_sentence():
+    with pytest.raises(ConfigError, match=r"has an item in 4 languages of de, en, fr .* a smaller mix\.positive_lang"):
+        plan(strategy="one-to-k", positive_languages=4)
+    with pytest.raises(ConfigError, match=r"has an item in two languages of en .* write mix\.strategy=x-x-mono"):
+        plan(languages=("en",), strategy="one-to-k")
+
+
+# Second questions
+
+
+@given(
+    groups=GROUPS,
+    strategy=st.sampled_from(["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]),
+    cross_pairs=st.sampled_from(["one", "mixed"]),
+    pairs=st.integers(2, 40),
+    seed=st.integers(0, 99),
+    sampling=st.sampled_from([0.0, 1.0]),
+    ranks=st.integers(1, 5),
+    step=st.integers(0, 30),
+)
+def test_each_question_has_a_second_language_of_its_item_where_there_is_one_and_all_else_stays(
+    groups, strategy, cross_pairs, pairs, seed, sampling, ranks, step
+):
+    store, languages_of = groups_manifest(*groups)
+    mix = {"strategy": strategy, "cross_pairs": cross_pairs, "language_sampling": sampling}
+    if max(map(len, groups)) < 2:
+        with pytest.raises(ConfigError):
+            plan(pairs, None, seed, store, second_questions=True, **mix)
+        return
+    without = plan(pairs, None, seed, store, **mix).batch(step)
+    assert (without.second_languages == "").all()
+    batch = plan(pairs, None, seed, store, second_questions=True, **mix).batch(step)
+    for row, question, second in zip(batch.rows, batch.query_languages, batch.second_languages, strict=True):
+        others = set(languages_of[row]) - {question}
+        assert second in others if others else second == ""
+    assert same(replace(batch, second_languages=without.second_languages), without)
+
+    other = plan(pairs, None, seed, store, second_questions=True, **mix)
+    parts = [other.batch(step, rank_slice(pairs, ranks, rank)) for rank in reversed(range(ranks))][::-1]
+    assert np.concatenate([part.second_languages for part in parts]).tolist() == batch.second_languages.tolist()
+
+
+@pytest.mark.parametrize("mix", [{"strategy": "x-x-mono"}, {"strategy": "x-y"}], ids=str)
+def test_a_batch_in_one_question_language_has_one_second_language_which_changes_from_batch_to_batch(mix):
+    own = plan(store=groups_manifest("abc")[0], second_questions=True, **mix)
+    drawn = {}
+    for step in range(200):
+        batch = own.batch(step)
+        [second] = set(batch.second_languages)
+        drawn.setdefault(batch.query_languages[0], []).append(second)
+    assert {question: set(seconds) for question, seconds in drawn.items()} == {
+        "a": {"b", "c"},
+        "b": {"a", "c"},
+        "c": {"a", "b"},
+    }
+
+
+def test_an_item_that_lacks_the_batch_s_second_language_is_asked_in_the_next_that_it_has():
+    store, languages_of = groups_manifest("ab", "abc")
+    own = plan(store=store, second_questions=True, strategy="x-x-mono")
+    drawn = set()
+    for step in range(200):
+        batch = own.batch(step)
+        if batch.query_languages[0] == "a":
+            of_group = {
+                languages_of[row]: second for row, second in zip(batch.rows, batch.second_languages, strict=True)
+            }
+            drawn |= set(of_group.items())
+    assert drawn == {(("a", "b"), "b"), (("a", "b", "c"), "b"), (("a", "b", "c"), "c")}
+
+
+def test_a_mixed_batch_has_second_questions_in_several_languages():
+    batch = plan(second_questions=True, strategy="x-x").batch(0)
+    assert len(set(zip(batch.query_languages, batch.second_languages, strict=True))) > 3
+
+
+def test_consistency_in_one_language_is_refused_in_one_sentence():
+    with pytest.raises(ConfigError, match=r"^no question has a second language among en .* write loss\.consistency=0$"):
+        plan(languages=("en",), second_questions=True, strategy="x-x-mono")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from hbt_ray.batches import build_batch, from_arrow, to_arrow
 from hbt_ray.checkpoint import Checkpoints
-from hbt_ray.config import TrainConfig
+from hbt_ray.config import LossConfig, TrainConfig
 from hbt_ray.dual_encoder import DualEncoder
 from hbt_ray.progress import Progress
 from hbt_ray.records import Batch
@@ -22,6 +23,14 @@ from tests import tiny
 
 PAIRS = 8
 UNCLIPPED = 1e6
+MIXES = [
+    {"strategy": "x-y"},
+    {"strategy": "x-x", "hard_negatives": 1},
+    {"strategy": "one-to-k", "positive_languages": 3},
+    {"strategy": "one-to-k", "hard_negatives": 1},
+    {"strategy": "hybrid", "second_questions": True},
+    {"strategy": "x-x", "hard_negatives": 1, "second_questions": True},
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,18 +46,22 @@ def one_thread():
 def folder(tmp_path_factory) -> Path:
     made: Path = tmp_path_factory.mktemp("training")
     tiny.make_store(made / "store", negatives=1)
+    tiny.make_store(made / "store-alone", negatives=1, alone=30)
     tiny.make_encoder(made / "encoder")
     return made
 
 
-def make_trainer(folder: Path, dropout: float = 0.1, attention: str = "auto", **train) -> Trainer:
+def make_trainer(
+    folder: Path, dropout: float = 0.1, attention: str = "auto", consistency: float = 0.0, **train
+) -> Trainer:
     defaults = {"steps": 10, "global_batch_pairs": PAIRS, "chunk_pairs": 4, "precision": "fp32", "learning_rate": 1e-2}
     encoder = tiny.make_encoder(folder / "encoder", dropout, attention=attention)
-    return Trainer(encoder, TrainConfig(**defaults | train), seed=5)
+    return Trainer(encoder, TrainConfig(**defaults | train), seed=5, loss=LossConfig(consistency=consistency))
 
 
 def batch(folder: Path, step: int, rank: int = 0, num_ranks: int = 1, **mix) -> Batch:
-    store = TokenStore.open(folder / "store")
+    """Of the store in which some items are in one language alone, where there are second questions."""
+    store = TokenStore.open(folder / ("store-alone" if mix.get("second_questions") else "store"))
     return build_batch(tiny.make_plan(store, PAIRS, **mix).batch(step), store, rank, num_ranks)
 
 
@@ -58,7 +71,11 @@ def train(trainer: Trainer, folder: Path, first: int, last: int) -> list[float]:
 
 def gradient(trainer: Trainer, of: Batch) -> torch.Tensor:
     trainer.model.train()
-    trainer.loss(of).backward()
+    return gradient_of(trainer, trainer.loss(of))
+
+
+def gradient_of(trainer: Trainer, loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
     found = torch.cat([p.grad.flatten() for p in trainer.dual.parameters() if p.grad is not None])
     trainer.optimizer.zero_grad(set_to_none=True)
     return found
@@ -206,20 +223,24 @@ def test_matrices_decay_and_biases_and_gains_do_not(folder):
 # Chunks
 
 
-@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+@pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_a_chunks_vectors_do_not_depend_on_what_else_its_rank_holds(folder, mix):
     dual = DualEncoder(tiny.make_encoder(folder / "encoder"), seed=5, chunk_pairs=2, bf16=False).train()
-    queries, passages = dual(batch(folder, 7, **mix))
-    negatives = batch(folder, 7, **mix).num_negatives
+    whole = batch(folder, 7, **mix)
+    positives, negatives = whole.positives, whole.num_negatives
+    queries, passages = dual(whole)
     for num_ranks in (2, 4):
         for rank in range(num_ranks):
             own = batch(folder, 7, rank, num_ranks, **mix)
             pairs = slice(own.first_pair, own.first_pair + own.num_pairs)
             own_queries, own_passages = dual(own)
-            assert torch.equal(own_queries, queries[pairs])
-            assert torch.equal(own_passages[: own.num_pairs], passages[pairs])
-            hard = slice(PAIRS + pairs.start * negatives, PAIRS + pairs.stop * negatives)
-            assert torch.equal(own_passages[own.num_pairs :], passages[hard])
+            assert torch.equal(own_queries[: own.num_pairs], queries[pairs])
+            again = (whole.second_of >= pairs.start) & (whole.second_of < pairs.stop)
+            assert torch.equal(own_queries[own.num_pairs :], queries[PAIRS:][torch.from_numpy(again)])
+            right = slice(pairs.start * positives, pairs.stop * positives)
+            assert torch.equal(own_passages[: own.num_pairs * positives], passages[right])
+            hard = slice(PAIRS * positives + pairs.start * negatives, PAIRS * positives + pairs.stop * negatives)
+            assert torch.equal(own_passages[own.num_pairs * positives :], passages[hard])
 
 
 def test_dropout_differs_from_step_to_step_from_chunk_to_chunk_and_by_seed(folder):
@@ -263,15 +284,107 @@ def test_vectors_have_unit_length_and_come_from_arrow_too(folder):
         assert torch.equal(vectors, again)
 
 
+# Several positives and second questions, against a plain computation
+
+
+def texts(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+def vectors_of(encoder, sequences: list[np.ndarray]) -> torch.Tensor:
+    """Unit vectors of sequences, each encoded alone."""
+    alone = []
+    for ids in sequences:
+        own = torch.from_numpy(ids.astype(np.int64))[None]
+        features = {"input_ids": own, "attention_mask": torch.ones_like(own)}
+        alone.append(encoder(features)["sentence_embedding"][0])
+    return torch.nn.functional.normalize(torch.stack(alone), dim=1)
+
+
+def plain_loss(encoder, one: Batch, temperature: float, consistency: float) -> torch.Tensor:
+    """Term by term, from the definitions."""
+    questions, answers = texts(one.query_ids, one.query_lengths), texts(one.passage_ids, one.passage_lengths)
+    asked, passages = vectors_of(encoder, questions), vectors_of(encoder, answers)
+    own = [range(i * one.positives, (i + 1) * one.positives) for i in range(one.num_pairs)]
+    terms = []
+    for i in range(one.num_pairs):
+        equal = [j for j in range(one.num_pairs) if np.array_equal(questions[i], questions[j])]
+        right = {k for j in equal for k in own[j]}
+        right |= {j for j, text in enumerate(answers) if any(np.array_equal(text, answers[k]) for k in own[i])}
+        for k in own[i]:
+            against = [k, *(j for j in range(len(answers)) if j not in right)]
+            terms.append(-torch.log_softmax(passages[against] @ asked[i] / temperature, dim=0)[0])
+    divergences = []
+    for again, i in enumerate(one.second_of.tolist()):
+        p, r = (torch.softmax(passages @ of / temperature, dim=0) for of in (asked[i], asked[one.num_pairs + again]))
+        divergences += [(p * (p / r).log()).sum() / 2, (r * (r / p).log()).sum() / 2]
+    loss = torch.stack(terms).mean()
+    return loss + consistency * sum(divergences) / one.num_pairs if divergences else loss
+
+
+@pytest.mark.parametrize("attention", ["packed", "eager"])
+@pytest.mark.parametrize(
+    ("mix", "step"),
+    [
+        ({"strategy": "one-to-k", "positive_languages": 3, "hard_negatives": 1}, 3),
+        ({"strategy": "one-to-k", "second_questions": True}, 3),
+        ({"strategy": "x-x", "hard_negatives": 1, "second_questions": True}, 3),
+        ({"strategy": "x-y", "cross_pairs": "mixed", "second_questions": True}, 3),
+        ({"strategy": "x-x-mono", "second_questions": True}, 0),
+        ({"strategy": "hybrid", "second_questions": True}, 3),
+    ],
+    ids=str,
+)
+def test_loss_and_gradient_are_those_of_texts_encoded_one_by_one_and_scored_term_by_term(folder, mix, step, attention):
+    consistency = 3.0 if mix.get("second_questions") else 0.0
+    trainer = make_trainer(folder, 0.0, attention, consistency, temperature=0.1)
+    one = batch(folder, step, **mix)
+    assert bool(len(one.second_of)) == bool(consistency)
+    found, loss = gradient(trainer, one), float(trainer.loss(one).detach())
+    reference = make_trainer(folder, 0.0, "eager")
+    reference.model.train()
+    plain = plain_loss(reference.encoder, one, 0.1, consistency)
+    assert loss == pytest.approx(float(plain.detach()), rel=1e-5)
+    expected = gradient_of(reference, plain)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    if consistency:
+        without = float(make_trainer(folder, 0.0, attention, temperature=0.1).loss(one).detach())
+        assert loss > without * (1 + 1e-4)
+
+
+def test_a_question_asked_again_has_dropout_of_its_own(folder):
+    one = batch(folder, 7, strategy="x-y")
+    texts_of = np.concatenate([one.query_ids] * 2), np.concatenate([one.query_lengths] * 2)
+    twice = replace(one, query_ids=texts_of[0], query_lengths=texts_of[1], second_of=np.arange(PAIRS, dtype=np.int32))
+    for attention in ("packed", "eager"):
+        encoder = tiny.make_encoder(folder / "encoder", 0.3, attention=attention)
+        dual = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False)
+        questions, again = dual.train()(twice)[0].split(PAIRS)
+        assert ((questions - again).norm(dim=1) > 0.01).all()
+        questions, again = dual.eval()(twice)[0].split(PAIRS)
+        assert torch.allclose(questions, again, atol=1e-6)
+
+
+def test_consistency_is_validated_as_it_is_trained(folder):
+    own = make_trainer(folder, 0.0, consistency=2.0)
+    batches = [batch(folder, step, strategy="hybrid", second_questions=True) for step in (0, 1)]
+    expected = float(np.mean([float(own.loss(b).detach()) for b in batches]))
+    assert own.validation_loss(batches) == pytest.approx(expected, rel=1e-6)
+    assert expected > make_trainer(folder, 0.0).validation_loss(batches)
+
+
 # Gradient caching
 
 
 @pytest.mark.parametrize("attention", ["packed", "eager"])
-@pytest.mark.parametrize("mix", [{"strategy": "x-y"}, {"strategy": "x-x", "hard_negatives": 1}], ids=str)
+@pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_gradient_caching_gives_the_gradient_and_loss_of_the_whole_batch(folder, mix, attention):
     results = []
     for caching in ({}, {"gradient_caching": True}, {"gradient_checkpointing": True}):
-        trainer = make_trainer(folder, 0.1, attention, chunk_pairs=2, max_gradient_norm=UNCLIPPED, **caching)
+        consistency = 0.7 if mix.get("second_questions") else 0.0
+        trainer = make_trainer(
+            folder, 0.1, attention, consistency, chunk_pairs=2, max_gradient_norm=UNCLIPPED, **caching
+        )
         one, other = batch(folder, 3, **mix), batch(folder, 4, **mix)
         result = trainer.step(0, [one, other])
         moments = trainer.optimizer_state()

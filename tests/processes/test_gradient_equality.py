@@ -14,12 +14,20 @@ import pytest
 import torch
 
 NUM_RANKS = (1, 2, 3, 4)
-CASES = [  # hard negatives per pair, dropout, strategy, gradient caching
-    (0, 0.0, "x-x-mono", False),
-    (0, 0.1, "x-y", False),
-    (2, 0.0, "x-y", False),
-    (2, 0.1, "x-x", False),
-    (2, 0.1, "x-x", True),
+STEP = 5
+CASES = [  # hard negatives per pair, dropout, strategy, gradient caching, weight of consistency
+    (0, 0.0, "x-x-mono", False, 0.0),
+    (0, 0.1, "x-y", False, 0.0),
+    (2, 0.0, "x-y", False, 0.0),
+    (2, 0.1, "x-x", False, 0.0),
+    (2, 0.1, "x-x", True, 0.0),
+    (2, 0.1, "one-to-k", False, 0.0),
+    (2, 0.1, "one-to-k", True, 0.0),
+    (0, 0.1, "hybrid", False, 0.5),
+    (2, 0.1, "x-x", False, 0.5),
+    (2, 0.1, "x-x", True, 0.5),
+    (0, 0.1, "one-to-k", False, 0.5),
+    (0, 0.1, "one-to-k", True, 0.5),
 ]
 
 
@@ -28,7 +36,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     import torch.distributed as dist
 
     from hbt_ray.batches import build_batch
-    from hbt_ray.config import TrainConfig
+    from hbt_ray.config import LossConfig, TrainConfig
     from hbt_ray.store import TokenStore
     from hbt_ray.trainer import Trainer
     from tests import tiny
@@ -38,13 +46,13 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     store = TokenStore.open(Path(folder) / "store")
     found = []
-    for negatives, dropout, strategy, caching in CASES:
-        plan = tiny.make_plan(store, strategy=strategy, hard_negatives=negatives)
+    for negatives, dropout, strategy, caching, consistency in CASES:
+        plan = tiny.make_plan(store, second_questions=consistency > 0, strategy=strategy, hard_negatives=negatives)
         encoder = tiny.make_encoder(Path(folder) / "encoder", dropout)
         train = TrainConfig(global_batch_pairs=8, chunk_pairs=2, precision="fp32", gradient_caching=caching)
-        trainer = Trainer(encoder, train, seed=1)
+        trainer = Trainer(encoder, train, seed=1, loss=LossConfig(consistency=consistency))
         trainer.model.train()
-        batch = build_batch(plan.batch(5), store, rank, num_ranks, train.chunk_pairs)
+        batch = build_batch(plan.batch(STEP), store, rank, num_ranks, train.chunk_pairs)
         total = trainer.backward(batch).clone()
         dist.all_reduce(total)
         gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
@@ -85,7 +93,7 @@ def found(folder):
     """Number of ranks -> (loss, gradient) of every case."""
     from tests import tiny
 
-    tiny.make_store(folder / "store", negatives=2)
+    tiny.make_store(folder / "store", negatives=2, alone=60)
     tiny.make_encoder(folder / "encoder")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hbt_ray.trainer"])  # torch is imported once, then each rank is a fork
@@ -104,7 +112,9 @@ def found(folder):
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
 @pytest.mark.parametrize(
-    "case", range(len(CASES)), ids=[f"negatives={n} dropout={d} {s} caching={c}" for n, d, s, c in CASES]
+    "case",
+    range(len(CASES)),
+    ids=[f"negatives={n} dropout={d} {s} caching={c} consistency={w}" for n, d, s, c, w in CASES],
 )
 def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, num_ranks, case):
     one_loss, one_gradient = found[1][case]
@@ -114,9 +124,30 @@ def test_loss_and_gradient_on_many_ranks_equal_those_of_the_joined_batch(found, 
     assert (gradient - one_gradient).norm() < 1e-5 * one_gradient.norm()
 
 
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize("case", [case for case in range(len(CASES)) if CASES[case][3]])
+def test_gradient_caching_on_many_ranks_gives_the_gradient_of_one_process_without(found, num_ranks, case):
+    negatives, dropout, strategy, _, consistency = CASES[case]
+    expected = found[1][CASES.index((negatives, dropout, strategy, False, consistency))][1]
+    assert (found[num_ranks][case][1] - expected).norm() < 1e-5 * expected.norm()
+
+
 def test_dropout_changes_the_gradient_so_the_equality_with_dropout_says_something(found):
     assert found[1][0][1].norm() > 0
     assert not torch.equal(found[1][2][1], found[1][3][1])
+
+
+def test_one_of_four_ranks_has_no_second_question_so_the_equality_with_consistency_says_something(folder, found):
+    from hbt_ray.batches import build_batch
+    from hbt_ray.store import TokenStore
+    from tests import tiny
+
+    store = TokenStore.open(folder / "store")
+    spec = tiny.make_plan(store, second_questions=True, strategy="x-x", hard_negatives=2).batch(STEP)
+    counts = [len(build_batch(spec, store, rank, 4, 2).second_of) for rank in range(4)]
+    assert min(counts) == 0
+    assert 0 < sum(counts) < 8
+    assert not torch.equal(found[1][3][1], found[1][8][1])
 
 
 @pytest.mark.parametrize("num_ranks", NUM_RANKS)

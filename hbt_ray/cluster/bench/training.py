@@ -115,7 +115,8 @@ def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_
     store = TokenStore.open(store_folder)
     plan = training_plan(config, store.manifest)
     batches = [build_batch(plan.batch(step), store) for step in range(config.train.steps)]
-    trainer = Trainer(load_encoder(config.model, config.text, model), config.train, seed=config.seed)
+    encoder = load_encoder(config.model, config.text, model)
+    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
     for step in range(warm_up):
         trainer.step(step, [batches[step]])
     began_s = time.perf_counter()

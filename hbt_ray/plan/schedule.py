@@ -1,0 +1,66 @@
+"""Which stream each step draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hbt_ray.permutation import key_of, uniforms
+from hbt_ray.plan.kinds import Kind, alphas
+from hbt_ray.plan.streams import Stream, Terms
+
+SCHEDULE_BLOCK = 8192  # steps scheduled at once
+
+
+class Schedule:
+    """The stream of every step.
+
+    Args:
+        shares: (streams,) the probability that a batch of its kind draws from each.
+    """
+
+    def __init__(self, terms: Terms, streams: Sequence[Stream], shares: np.ndarray) -> None:
+        self._mix = terms.mix
+        self._num_streams = len(streams)
+        # For each kind its streams' numbers and their cumulated shares within the kind.
+        self._cumulated: dict[Kind, tuple[np.ndarray, np.ndarray]] = {}
+        for kind in dict.fromkeys(stream.kind for stream in streams):
+            numbers = np.array([n for n, stream in enumerate(streams) if stream.kind == kind])
+            cumulated = np.cumsum(shares[numbers])
+            self._cumulated[kind] = (numbers, cumulated / cumulated[-1])
+        self._kind_key, self._stream_key = key_of(terms.seed, "kind"), key_of(terms.seed, "stream")
+        self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        self._batches_scheduled = np.zeros(len(streams), np.int64)
+
+    def stream_numbers(self, steps: np.ndarray) -> np.ndarray:
+        """(N,) the number of the stream that each step draws from."""
+        monolingual = uniforms(self._kind_key, steps) < alphas(self._mix, steps)
+        places = uniforms(self._stream_key, steps)
+        numbers = np.zeros(len(steps), np.int64)
+        for kind, (of_kind, cumulated) in self._cumulated.items():
+            mine = monolingual if kind == "monolingual" else ~monolingual
+            choice = np.searchsorted(cumulated, places[mine], side="right")
+            numbers[mine] = of_kind[np.minimum(choice, len(of_kind) - 1)]
+        return numbers
+
+    def at(self, step: int) -> tuple[int, int]:
+        """The stream of a step, and how many earlier steps drew from the same one.
+
+        Blocks of the schedule are laid once, each in the time of a few array operations.
+        """
+        while len(self._blocks) * SCHEDULE_BLOCK <= step:
+            first = len(self._blocks) * SCHEDULE_BLOCK
+            numbers = self.stream_numbers(np.arange(first, first + SCHEDULE_BLOCK))
+            order = np.argsort(numbers, kind="stable")
+            counts = np.bincount(numbers, minlength=self._num_streams)
+            within = np.empty(SCHEDULE_BLOCK, np.int64)
+            within[order] = np.arange(SCHEDULE_BLOCK) - np.repeat(np.cumsum(counts) - counts, counts)
+            self._blocks.append((numbers, self._batches_scheduled[numbers] + within))
+            self._batches_scheduled = self._batches_scheduled + counts
+        numbers, ordinals = self._blocks[step // SCHEDULE_BLOCK]
+        return int(numbers[step % SCHEDULE_BLOCK]), int(ordinals[step % SCHEDULE_BLOCK])
+
+    def batches_of_streams(self, first_step: int, last_step: int) -> np.ndarray:
+        """How many of the batches of steps [first_step, last_step) each stream gives, (streams,) int64."""
+        return np.bincount(self.stream_numbers(np.arange(first_step, last_step)), minlength=self._num_streams)
