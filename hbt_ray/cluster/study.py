@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect, quiet
 from hbt_ray.cluster.evaluate import evaluate_here, evaluate_on_cluster
 from hbt_ray.cluster.failures import explained
+from hbt_ray.cluster.mine import mine_on_cluster
 from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
 from hbt_ray.cluster.room import Room, room_for
@@ -27,6 +28,7 @@ from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import RunFolder, open_run, run_folder, training_plan, validation_plan
 from hbt_ray.model import default_device, load_encoder, save_encoder
 from hbt_ray.report import make_folder
+from hbt_ray.search.points import Point
 from hbt_ray.search.trial import run_trial
 from hbt_ray.store import StoreManifest, read_manifest
 from hbt_ray.study.cells import Cell, cells_of, folder_name, make_benchmark, waves
@@ -65,8 +67,6 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
     uri = resolve_uri(config.run.tracking, folder)
     check(uri)
     cells = cells_of(config, config.run.evaluate.benchmarks)
-    for cell in cells:
-        open_run(cell.config, cell.folder(folder).path)
     check_benchmarks(config.run.evaluate)
     connect()
     (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -116,6 +116,7 @@ class _Work:
         self.config = config
         self.folder = folder
         self.tracker = tracker
+        self.cells = {(cell.name, cell.seed): cell for cell in cells}
         self.total = len(cells)
         self.done = 0
         self.manifests: dict[str, StoreManifest] = {}
@@ -123,7 +124,7 @@ class _Work:
     def through(self, cells: Sequence[Cell]) -> None:
         """Finishes cells that do not need each other, as many at a time as there is room for."""
         begun = [self._begin(cell) for cell in cells]
-        left = [(cell, ready) for cell, ready in zip(cells, begun, strict=True) if not cell.is_finished(self.folder)]
+        left = [(cell, ready) for cell, ready in begun if not cell.is_finished(self.folder)]
         self.done += len(cells) - len(left)
         if not left:
             return
@@ -140,8 +141,10 @@ class _Work:
             return
         self._in_tasks(left, room)
 
-    def _begin(self, cell: Cell) -> _Ready:
-        """What a cell starts from: made here, for it may take every node."""
+    def _begin(self, cell: Cell) -> tuple[Cell, _Ready]:
+        """A cell whose configuration says all, and what it starts from: made here, for it may take every node."""
+        cell = replace(cell, config=self._with_what_it_needs(cell))
+        open_run(cell.config, cell.folder(self.folder).path)
         store = prepare(cell.config, self.folder / "stores")
         manifest = read_manifest(store)
         self.manifests[str(store)] = manifest
@@ -149,8 +152,24 @@ class _Work:
         validation_plan(cell.config, manifest)
         folder = cell.folder(self.folder)
         if folder.initial_model.exists():
-            return _Ready(store, str(folder.initial_model))
-        return _Ready(store, initial_model(cell.config, store_tokenizer(store, cell.config), folder))
+            return cell, _Ready(store, str(folder.initial_model))
+        return cell, _Ready(store, initial_model(cell.config, store_tokenizer(store, cell.config), folder))
+
+    def _with_what_it_needs(self, cell: Cell) -> RunConfig:
+        """The cell's run, with what comes of other methods."""
+        config, method = cell.config, cell.method
+        if method.mined_with:
+            model = self._model_of(method.mined_with, cell.seed)
+            mined = mine_on_cluster(config, model, self.folder / "mined" / folder_name(cell.name) / f"seed-{cell.seed}")
+            config = config.model_copy(update={"corpora": mined.corpora})
+        if method.taught_by:
+            model = self._model_of(method.taught_by, cell.seed)
+            config = Point({"loss.distillation.teacher": model}).config(config, cell.seed)
+        return config
+
+    def _model_of(self, method: str, seed: int) -> str:
+        folder = self.cells[method, seed].folder(self.folder)
+        return str(folder.model if self.config.methods[method].trained else folder.initial_model)
 
     def _in_tasks(self, left: Sequence[tuple[Cell, _Ready]], room: Room) -> None:
         gpu = room.resources.get("GPU", 0)
@@ -176,7 +195,7 @@ class _Work:
         folder = cell.folder(self.folder)
         folder.checkpoints.delete()
         folder.measured.delete()
-        cell.finish(self.folder, {"benchmarks": sorted(cell.config.evaluate.benchmarks)})
+        cell.finish(self.folder)
         self.done += 1
         metrics = read_run_metrics(folder.path)
         told = [f"{spoken(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.benchmarks.writing import write_benchmark
 from hbt_ray.config import CorpusConfig, RunConfig
@@ -36,10 +35,16 @@ class Cell:
         return run_folder(self.config, study / "cells" / folder_name(self.name) / f"seed-{self.seed}")
 
     def is_finished(self, study: Path) -> bool:
-        return (self.folder(study).path / FINISHED).exists()
+        """Whether it was measured on all that it is to be measured on."""
+        file = self.folder(study).path / FINISHED
+        return file.exists() and json.loads(file.read_text(encoding="utf-8")) == self._measured
 
-    def finish(self, study: Path, told: Mapping[str, Any]) -> None:
-        (self.folder(study).path / FINISHED).write_text(json.dumps(told), encoding="utf-8")
+    def finish(self, study: Path) -> None:
+        (self.folder(study).path / FINISHED).write_text(json.dumps(self._measured), encoding="utf-8")
+
+    @property
+    def _measured(self) -> dict[str, str]:
+        return {"evaluate": self.config.evaluate.fingerprint()}
 
 
 def folder_name(name: str) -> str:
@@ -52,7 +57,7 @@ def folder_name(name: str) -> str:
 
 
 def cells_of(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Cell]:
-    """All cells, each method's seeds one after the other; those that others mine with come first.
+    """All cells, each method's seeds one after the other; those that need others come last.
 
     Args:
         benchmarks: what every cell is measured on: name -> folder.
@@ -67,13 +72,13 @@ def cells_of(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[
         for name, method in config.methods.items()
         for seed in config.seeds
     ]
-    return sorted(cells, key=lambda cell: cell.method.mined_with is not None)
+    return sorted(cells, key=lambda cell: bool(cell.method.needs))
 
 
 def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells that can be worked on at the same time: first those that need no other."""
-    first = [cell for cell in cells if cell.method.mined_with is None]
-    return [wave for wave in (first, [cell for cell in cells if cell.method.mined_with is not None]) if wave]
+    first = [cell for cell in cells if not cell.method.needs]
+    return [wave for wave in (first, [cell for cell in cells if cell.method.needs]) if wave]
 
 
 def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:

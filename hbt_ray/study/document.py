@@ -197,6 +197,7 @@ def _setup_lines(config: StudyConfig) -> Iterator[str]:
         parts = [f"{key} = {value}" for key, value in method.settings.items()]
         parts += [f"starts from the pretraining “{method.pretrained}”"] if method.pretrained else []
         parts += [f"hard negatives mined with {method.mined_with}"] if method.mined_with else []
+        parts += [f"taught by {method.taught_by}"] if method.taught_by else []
         parts = parts if method.trained else ["not fine-tuned", *parts]
         rows.append([name, "; ".join(parts) or "nothing"])
     yield from markdown_table(["method", "what it is"], rows)

@@ -20,7 +20,13 @@ class Method(Section):
     trained: bool = True  # False: the encoder that the others start from, as it is
     settings: dict[str, Any] = Field({})  # of the run, by their keys
     pretrained: str | None = None  # a name in `pretraining`: what it starts from
-    mined_with: str | None = None  # another method, with whose encoder hard negatives are mined
+    mined_with: str | None = None  # another method, with whose encoder of the same seed hard negatives are mined
+    taught_by: str | None = None  # another method, whose encoder of the same seed is the teacher of `loss.distillation`
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Other methods that must have been trained before."""
+        return tuple(name for name in (self.mined_with, self.taught_by) if name is not None)
 
 
 class MadeBenchmark(Section):
@@ -57,10 +63,9 @@ class StudySettings(Section):
             if method.pretrained is not None and method.pretrained not in self.pretraining:
                 there = ", ".join(self.pretraining) or "none"
                 raise ValueError(f"{name} starts from {method.pretrained!r}, which is not in pretraining: {there}")
-            if method.mined_with is not None:
-                miner = self.methods.get(method.mined_with)
-                if miner is None or miner.mined_with is not None or method.mined_with == name:
-                    raise ValueError(f"{name} needs another method to mine with, one that mines nothing itself")
+            for needed in method.needs:
+                if needed == name or needed not in self.methods or self.methods[needed].needs:
+                    raise ValueError(f"{name} needs {needed!r}, which must be another method that needs none itself")
         return self
 
 

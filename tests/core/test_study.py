@@ -152,11 +152,11 @@ def test_less_is_better_of_drops_gaps_and_distances():
     assert spoken("worst_drop/beir-scifact/mono/ndcg@10/de") == "worst drop of beir-scifact mono nDCG@10, de"
 
 
-def test_methods_that_mine_with_another_come_after_it():
-    methods = {"mined": {"mined_with": "hybrid"}, "hybrid": {}}
+def test_methods_that_need_another_come_after_it():
+    methods = {"mined": {"mined_with": "hybrid"}, "hybrid": {}, "taught": {"taught_by": "hybrid"}}
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [4]})
     first, second = waves(list(Results(config, Path("nowhere")).cells.values()))
-    assert ([cell.name for cell in first], [cell.name for cell in second]) == (["hybrid"], ["mined"])
+    assert ([cell.name for cell in first], [cell.name for cell in second]) == (["hybrid"], ["mined", "taught"])
 
 
 def test_a_benchmark_that_was_not_measured_is_told(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_a_benchmark_that_was_not_measured_is_told(tmp_path: Path):
         ({"reference": "none"}, "no method"),
         ({"seeds": [1, 1]}, "names one twice"),
         ({"methods": {"hybrid": {"pretrained": "x"}, "b": {}}}, "not in pretraining"),
-        ({"methods": {"hybrid": {"mined_with": "hybrid"}, "b": {}}}, "another method to mine with"),
+        ({"methods": {"hybrid": {"mined_with": "hybrid"}, "b": {}}}, "another method that needs none itself"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(changed, told):
