@@ -27,7 +27,7 @@ def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -
         ConfigError: peft is not installed, or the targets are not all layers of the model.
     """
     try:
-        import peft  # takes seconds, which a run without adapters need not spend
+        import peft
     except ModuleNotFoundError:
         raise ConfigError("model.lora needs peft; pip install 'hbt_ray[lora]', or write model.lora=null") from None
 
