@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from sentence_transformers import SentenceTransformer
 
 from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.lora import adapter_weights
 from hbt_ray.progress import Progress
 from hbt_ray.storage import Place, file_sha256
 from hbt_ray.trainer import Trainer
@@ -119,7 +120,7 @@ class Checkpoints:
         """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
         with self._fetched(step) as folder:
             _check(folder)
-            load_model(encoder, folder / WEIGHTS)
+            _load_weights(encoder, folder / WEIGHTS)
 
     def prune(self, keep: int, best_by: str | None, spared: Collection[int] = ()) -> None:
         """Deletes all but the newest `keep`, the best by a metric, and some that are needed as yet."""
@@ -172,7 +173,7 @@ def _check(folder: Path) -> None:
 
 
 def _load(folder: Path, trainer: Trainer) -> Progress:
-    load_model(trainer.encoder, folder / WEIGHTS)
+    _load_weights(trainer.encoder, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
@@ -180,7 +181,7 @@ def _load(folder: Path, trainer: Trainer) -> Progress:
 def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
+    _save_weights(trainer.encoder, folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
     (folder / STATE).write_text(json.dumps(described), encoding="utf-8")
@@ -188,3 +189,20 @@ def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:
     partial = folder / (COMPLETE + ".partial")
     partial.write_text(json.dumps(sums, indent=1), encoding="utf-8")
     partial.rename(folder / COMPLETE)
+
+
+def _save_weights(encoder: SentenceTransformer, file: Path) -> None:
+    """All weights, or adapters alone: what they stand beside is the model that the run begins with."""
+    if adapters := adapter_weights(encoder):
+        save_file(adapters, file)
+    else:
+        save_model(encoder, str(file))  # once what several names share, as T5's embeddings
+
+
+def _load_weights(encoder: SentenceTransformer, file: Path) -> None:
+    if adapters := adapter_weights(encoder):
+        saved = load_file(file)
+        for name, weight in adapters.items():
+            weight.copy_(saved[name])
+    else:
+        load_model(encoder, file)

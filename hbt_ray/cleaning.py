@@ -82,4 +82,15 @@ def clean_row(row: Row) -> Row | Reject:
         reason = "empty passage" if question else "empty question"
         return Reject(row.source, row.place, reason, f"item {row.item_id}"[:200])
     negatives = tuple(negative for negative in map(clean, row.negatives) if negative and negative != passage)
-    return replace(row, question=question, passage=passage, negatives=negatives)
+    answer, start = _clean_answer(row, passage)
+    return replace(row, question=question, passage=passage, negatives=negatives, answer=answer, answer_start=start)
+
+
+def _clean_answer(row: Row, passage: str) -> tuple[str | None, int]:
+    """The cleaned answer, and where it begins in the cleaned passage: -1 where that is not known."""
+    answer = clean(row.answer or "") or None
+    if answer is None or row.answer_start < 0:
+        return answer, -1
+    # A full stop in the answer's place keeps the blank before it.
+    start = len(clean(row.passage[: row.answer_start] + ".")) - 1
+    return answer, start if passage.startswith(answer, start) else -1

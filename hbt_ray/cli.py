@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -130,6 +131,20 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 
 @main.command()
+@click.option("--model", required=True, help="Folder or hub name of the model that searches.")
+@_config_arguments
+@click.option("--out", help=f"Folder of the mined corpora. Default: {OUT_DEFAULT}/NAME-mined.")
+def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+    """Mine hard negatives: passages that a model finds first, and that do not answer."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.mine import mine_on_cluster
+    from hbt_ray.mining import describe_mined
+
+    mined = mine_on_cluster(config, model, Path(out or f"{OUT_DEFAULT}/{config.name}-mined"))
+    click.echo(describe_mined(mined))
+
+
+@main.command()
 @click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", help=f"The search's folder. Default: {OUT_DEFAULT}/NAME.")
@@ -153,6 +168,37 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--config", "config_file", type=click.Path(), help="Settings of a study of your own, a YAML file.")
+@click.option("--out", help=f"The study's folder. Default: {OUT_DEFAULT}/NAME.")
+def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
+    """Answer a question about ways to train: train and measure each with several seeds, test, and write a report.
+
+    NAME is one of those in jobs/configs/studies, such as low-resource. KEY=VALUE changes a setting of the study, or, as
+    run.KEY=VALUE, of what its methods have in common.
+    """
+    from hbt_ray.study.settings import load_study, study_file
+
+    if name is not None and "=" in name:
+        overrides, name = (name, *overrides), None
+    if (name is None) == (config_file is None):
+        raise ConfigError("name a study, such as hbt study low-resource, or --config FILE for one of your own")
+    config = load_study(config_file or study_file(str(name)), overrides)
+    folder = out or f"{OUT_DEFAULT}/{config.name}"
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from hbt_ray.cluster.study import study as study_on_cluster
+    from hbt_ray.study.chapters import results_chapter
+
+    told = [name] if name else ["--config", str(config_file)]
+    finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *told, *overrides, "--out", folder]))
+    Console().print(Markdown("\n".join(results_chapter(finished.results).lines)))
+    click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")
+
+
+@main.command()
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
 @click.option(
     "--benchmark",
@@ -171,6 +217,13 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 @click.option(
     "--shards", type=click.IntRange(0), default=0, help="Share the passages among so many actors of a cluster."
 )
+@click.option(
+    "--perturb",
+    "perturbations",
+    multiple=True,
+    type=click.Choice(["typos", "case", "accents", "translation"]),
+    help="Measure with such queries as well. Repeatable.",
+)
 @click.option("--window-chars", type=click.IntRange(16), help="Cut long passages in windows; the best one counts.")
 @click.option("--index", type=click.Choice(["flat", "hnsw", "ivfpq"]), default="flat", help="Of each shard.")
 @click.option(
@@ -183,6 +236,7 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 @click.option(
     "--run-depth", type=click.IntRange(1), default=100, show_default=True, help="Passages per query in run.trec."
 )
+@click.option("--dimensions", type=click.IntRange(1), help="Cut vectors to so many values. Default: whole.")
 def evaluate(
     model: str,
     benchmarks: Sequence[str],
@@ -193,11 +247,13 @@ def evaluate(
     passage_prefix: str | None,
     with_paragraph: bool,
     split: str | None,
+    perturbations: Any,
     window_chars: int | None,
     shards: int,
     index: Any,
     index_depth: int,
     run_depth: int,
+    dimensions: int | None,
 ) -> None:
     """Measure a model on benchmarks: in this process, or with --shards on a Ray cluster."""
     named = [_named_place(benchmark) for benchmark in benchmarks]
@@ -217,10 +273,12 @@ def evaluate(
         run_depth=run_depth,
         with_paragraph=with_paragraph,
         split=split,
+        perturbations=perturbations,
         window_chars=window_chars,
         shards=shards,
         index=index,
         index_depth=index_depth,
+        dimensions=dimensions,
     )
     described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
     if shards:

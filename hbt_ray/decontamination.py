@@ -181,6 +181,15 @@ class EvaluationTexts:
         return self._blob[self._ends[number] : self._ends[number + 1]].tobytes().decode("utf-8", "surrogatepass")
 
 
+def is_near_duplicate(normal: str, other: str, threshold: float) -> bool:
+    """Whether two texts, which `normalise_for_match` has normalised, are equal or as similar as the rule asks for."""
+    if normal == other:
+        return True
+    if threshold == 1 or min(len(normal), len(other)) < MIN_NEAR_DUPLICATE_CHARS:
+        return False
+    return _jaccard(_shingles(normal), _shingles(other)) >= threshold
+
+
 def _key(normal: str) -> int:
     return int.from_bytes(hashlib.blake2b(normal.encode("utf-8"), digest_size=8).digest(), "little")
 

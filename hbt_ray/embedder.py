@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from hbt_ray.batches import pad
+from hbt_ray.errors import ConfigError
 from hbt_ray.packing import is_packed, packed_vectors
 
 
@@ -18,6 +19,13 @@ class TextEmbedder:
 
     Texts are sorted by length and pass the encoder some at a time: an encoder that `is_packed` takes them without
     padding, any other padded to the longest of their few.
+
+    Args:
+        query_prefix, passage_prefix: None: what the model brings.
+        dimensions: D: the first values of vectors, brought to unit length again; None: all.
+
+    Raises:
+        ConfigError: the model's vectors have fewer dimensions.
     """
 
     def __init__(
@@ -28,6 +36,7 @@ class TextEmbedder:
         passage_prefix: str | None = None,
         bf16: bool = False,
         batch_tokens: int = 4096,
+        dimensions: int | None = None,
     ) -> None:
         self.encoder = encoder.eval()
         prompts = encoder.prompts or {}
@@ -37,6 +46,12 @@ class TextEmbedder:
         )
         self.bf16 = bf16
         self.batch_tokens = batch_tokens
+        self.dimensions = dimensions
+        width = encoder.get_embedding_dimension()
+        if dimensions is not None and width is not None and dimensions > width:
+            raise ConfigError(
+                f"dimensions {dimensions} are more than the {width} of the model's vectors; write {width} or fewer"
+            )
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D) float32 unit vectors."""
@@ -49,7 +64,7 @@ class TextEmbedder:
     @torch.inference_mode()
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         if not texts:
-            return np.empty((0, self.encoder.get_embedding_dimension() or 1), np.float32)
+            return np.empty((0, self.dimensions or self.encoder.get_embedding_dimension() or 1), np.float32)
         encoded = self._token_ids(texts)
         lengths = np.array([len(ids) for ids in encoded])
         order = np.argsort(-lengths, kind="stable")
@@ -60,7 +75,7 @@ class TextEmbedder:
                 own = order[chunk]
                 flat = np.concatenate([np.asarray(encoded[place]) for place in own])
                 found.append(self._vectors(flat, lengths[own]).float())
-        vectors = nn.functional.normalize(torch.cat(found), dim=-1).cpu().numpy()
+        vectors = nn.functional.normalize(torch.cat(found)[:, : self.dimensions], dim=-1).cpu().numpy()
         in_order = np.empty_like(vectors)
         in_order[order] = vectors
         return in_order
@@ -84,8 +99,8 @@ class TextEmbedder:
 class TokenEmbedder(TextEmbedder):
     """Embeds texts of which the token ids are written, prefix included, as `held_out` does."""
 
-    def __init__(self, encoder: SentenceTransformer, *, bf16: bool = False) -> None:
-        super().__init__(encoder, query_prefix="", passage_prefix="", bf16=bf16)
+    def __init__(self, encoder: SentenceTransformer, *, bf16: bool = False, dimensions: int | None = None) -> None:
+        super().__init__(encoder, query_prefix="", passage_prefix="", bf16=bf16, dimensions=dimensions)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(number) for number in text.split()] for text in texts]

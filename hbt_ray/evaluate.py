@@ -72,6 +72,7 @@ class EvalReport:
     split: str = ""  # of the benchmark
     depth: int | None = None  # how many passages of each query were looked at; None: all
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
+    dimensions: int | None = None  # to which vectors were cut; None: whole
 
     def metric(self, setting: str, measure: str, part: str = "") -> str:
         """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
@@ -96,7 +97,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
     started = time.perf_counter()
     query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])  # (Q, D)
     if pool is None:
-        pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], settings.window_chars)
+        pool = embedded_pool(embed, benchmark, settings.window_chars)
     embedded = time.perf_counter()
     measured = measure(benchmark, query_vectors, pool)
     scores, columns = _first_passages(benchmark, pool, query_vectors, settings.run_depth)
@@ -124,6 +125,7 @@ def evaluate(embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, po
         split=benchmark.split,
         depth=pool.depth,
         index_recall=_index_recall(benchmark, pool, query_vectors),
+        dimensions=settings.dimensions,
     )
 
 
@@ -134,7 +136,7 @@ def metrics_of(embed: Embedder, benchmark: Benchmark) -> dict[str, float]:
         UserError: the vectors hold NaN.
     """
     query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])
-    pool = _embedded_pool(embed, [passage.text for passage in benchmark.passages], None)
+    pool = embedded_pool(embed, benchmark)
     return measure(benchmark, query_vectors, pool).metrics
 
 
@@ -189,8 +191,9 @@ def _index_recall(benchmark: Benchmark, pool: Pool, query_vectors: np.ndarray) -
     }
 
 
-def _embedded_pool(embed: Embedder, passages: Sequence[str], window_chars: int | None) -> Pool:
-    pieces = pieces_of(passages, window_chars)
+def embedded_pool(embed: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> Pool:
+    """A benchmark's passages, embedded in one process."""
+    pieces = pieces_of([passage.text for passage in benchmark.passages], window_chars)
     vectors = np.concatenate([np.asarray(embed.passages(chunk), np.float32) for chunk in pieces.chunks()])
     return Pool.of(Shard(vectors[pieces.rows], starts=pieces.starts))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from hbt_ray.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.embedder import TextEmbedder
-from hbt_ray.evaluate import EvalReport, check_benchmark, evaluate
+from hbt_ray.evaluate import EvalReport, check_benchmark, embedded_pool, evaluate
 from hbt_ray.model import default_device, open_encoder
+from hbt_ray.perturbation import perturbed
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Benchmark
 from hbt_ray.report import make_folder, write_report
@@ -33,7 +36,7 @@ def evaluate_model(
     Args:
         model: folder or hub name.
         settings: which benchmarks, and how.
-        out: where reports are written: to `out/<benchmark>`, or to `out` itself when there is one benchmark.
+        out: where reports are written, see `report_folder`.
         pooling: "mean" or "cls", for a model that brings none.
         query_prefix, passage_prefix: None: what the model brings.
 
@@ -42,21 +45,35 @@ def evaluate_model(
         ConfigError: the model cannot be loaded.
     """
     benchmarks = load_benchmarks(settings)
-    folders = [out if len(benchmarks) == 1 else out / benchmark.name for benchmark in benchmarks]
-    for folder in folders:
-        make_folder(folder)
+    make_folder(out)
     embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
-    for benchmark, folder in zip(benchmarks, folders, strict=True):
-        report = evaluate(embedder, benchmark, settings)
-        write_report(report, folder, description(model, embedder), settings)
-        yield report
+    for benchmark in benchmarks:
+        started = time.perf_counter()
+        pool = embedded_pool(embedder, benchmark, settings.window_chars)
+        embedded_s = time.perf_counter() - started
+        for asked in variants(benchmark, settings):
+            report = evaluate(embedder, asked, settings, pool)
+            report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
+            write_report(report, report_folder(asked, settings, out), description(model, embedder), settings)
+            yield report
+
+
+def variants(benchmark: Benchmark, settings: EvaluateConfig) -> list[Benchmark]:
+    """A benchmark as it is, and with its queries perturbed in each way that is asked for."""
+    return [benchmark, *(perturbed(benchmark, kind) for kind in settings.perturbations)]
+
+
+def report_folder(benchmark: Benchmark, settings: EvaluateConfig, out: Path) -> Path:
+    """`out/<benchmark>`, or `out` itself where there is no more than one report."""
+    return out if len(settings.benchmarks) == 1 and not settings.perturbations else out / benchmark.name
 
 
 def check_benchmarks(settings: EvaluateConfig) -> None:
     """Raises CorpusError when a benchmark cannot be read, or an option says nothing to any of them."""
     check_options(settings.benchmarks, ReadOptions(settings.with_paragraph, settings.split))
     for name, place in settings.benchmarks.items():
-        load_benchmarks(settings.model_copy(update={"benchmarks": {name: place}}))  # one at a time: they may be large
+        for benchmark in load_benchmarks(settings.model_copy(update={"benchmarks": {name: place}})):  # may be large
+            variants(benchmark, settings)
 
 
 def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
@@ -82,6 +99,7 @@ def open_embedder(
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         bf16=uses_bf16(settings.precision, torch.device(device)),
+        dimensions=settings.dimensions,
     )
 
 
@@ -96,6 +114,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
         "query_prefix": embedder.query_prefix,
         "passage_prefix": embedder.passage_prefix,
         "precision": "bf16" if embedder.bf16 else "fp32",
+        **({} if embedder.dimensions is None else {"dimensions": embedder.dimensions}),
     }
 
 

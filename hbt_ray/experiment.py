@@ -23,6 +23,7 @@ WITHOUT_EFFECT = (
     "storage",
     "tracking.",
     "evaluate.",
+    "mine.",
     "train.best_by",
     "train.checkpoint_every",
     "train.checkpoint_minutes",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from hbt_ray.config import LossConfig
 
 
 class _GatherWithGradient(torch.autograd.Function):
@@ -101,6 +104,39 @@ def in_batch_loss(
     return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
 
 
+def distillation_loss(
+    query_vectors: Tensor,
+    passage_vectors: Tensor,
+    teacher_vectors: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
+    gather_negatives: bool = False,
+    rank_pairs: Sequence[int] | None = None,
+) -> Tensor:
+    """Mean divergence of this rank's questions from what a teacher says of them (Hinton et al. 2015, arXiv 1503.02531).
+
+        loss_i = sum_j p_ij log(p_ij / s_ij),  s_ij = exp(q_i . d_j / t) / sum_k exp(q_i . d_k / t),
+
+    p_ij likewise of the teacher's vectors. The sums are over all passages: how right each is, the teacher says, so
+    none is left out. The mean is weighted as in `in_batch_loss`, whose arguments these are, but:
+
+    Args:
+        teacher_vectors: the teacher's unit vectors of the questions (B, E) and of the passages (B * (1 + N), E).
+        temperature: t, of both.
+    """
+    pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    rank_pairs = rank_pairs or [pairs] * ranks
+    teacher_queries, teacher_passages = teacher_vectors
+    if gather_negatives and ranks > 1:
+        sizes = [own * per_pair for own in rank_pairs]
+        passage_vectors, teacher_passages = gather(passage_vectors, sizes), gather(teacher_passages, sizes)
+    told = torch.log_softmax(teacher_queries @ teacher_passages.T / temperature, dim=1)  # (B, passages)
+    found = torch.log_softmax(query_vectors @ passage_vectors.T / temperature, dim=1)
+    divergence = torch.nn.functional.kl_div(found, told, reduction="batchmean", log_target=True)
+    return pairs * ranks / sum(rank_pairs) * divergence
+
+
 def consistency_loss(
     query_vectors: Tensor,
     second_vectors: Tensor,
@@ -115,10 +151,9 @@ def consistency_loss(
 
         loss_i = ( KL(p_i || r_i) + KL(r_i || p_i) ) / 2 = sum_j (p_ij - r_ij) (log p_ij - log r_ij) / 2,
 
-    p_i the softmax of q_i . d_j / t over all passages of the batch, r_i that of the question in its second language
-    (after Yang et al. 2024, "Language bias in multilingual information retrieval", arXiv 2509.06195). None is left out,
-    since both sides see the same ones. A pair without a second question counts as 0. The mean is weighted as in
-    `in_batch_loss`, whose arguments these are, but:
+    p_i the softmax of q_i . d_j / t over all passages of the batch, r_i that of the question in its second language.
+    None is left out, since both sides see the same ones. A pair without a second question counts as 0. The mean is
+    weighted as in `in_batch_loss`, whose arguments these are, but:
 
     Args:
         query_vectors: (S, D) unit vectors of the questions that have a second language.
@@ -135,3 +170,72 @@ def consistency_loss(
     divergences = ((first.exp() - second.exp()) * (first - second)).sum(1) / 2
     # The mean over this rank's pairs, times its share of all pairs and the number of ranks.
     return divergences.sum() * ranks / sum(rank_pairs)
+
+
+def training_loss(
+    settings: LossConfig,
+    query_vectors: Tensor,
+    passage_vectors: Tensor,
+    query_keys: Tensor,
+    passage_keys: Tensor,
+    *,
+    temperature: float,
+    gather_negatives: bool = False,
+    rank_pairs: Sequence[int] | None = None,
+    positives: int = 1,
+    second_of: Tensor | None = None,
+    teacher_vectors: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """What is trained: the mean of a loss at the whole width and at each of `settings.matryoshka`.
+
+    At a width the vectors are cut to their first values and brought to unit length again (Kusupati et al. 2022, arXiv
+    2205.13147). The loss there is `in_batch_loss`; with `settings.symmetric` the mean of that and of the same from
+    positive passages to questions; `distillation_loss` is added with a teacher, and `consistency_loss` with its weight.
+
+    Args:
+        query_vectors: (B + S, D) unit vectors: the questions, then those in a second language.
+        second_of: (S,) whose second they are; None: there are none.
+        teacher_vectors: the teacher's unit vectors, in the order of the others, whole at each width; needed for
+            `settings.distillation`.
+
+    The others are those of `in_batch_loss`.
+    """
+    pairs = len(query_keys)
+    common: dict[str, Any] = {
+        "temperature": temperature,
+        "gather_negatives": gather_negatives,
+        "rank_pairs": rank_pairs,
+    }
+
+    def at(width: int) -> Tensor:
+        queries, seconds = cut(query_vectors, width).split([pairs, len(query_vectors) - pairs])
+        passages = cut(passage_vectors, width)
+        loss = in_batch_loss(queries, passages, query_keys, passage_keys, positives=positives, **common)
+        if settings.symmetric:
+            # The sides change places. What is left out stays the same: of two pairs whose questions or passages are
+            # equal, each is right for the other.
+            answers, keys = passages[: pairs * positives], passage_keys[: pairs * positives]
+            backwards = [
+                in_batch_loss(answers[k::positives], queries, keys[k::positives], query_keys, **common)
+                for k in range(positives)
+            ]
+            loss = (loss + torch.stack(backwards).mean()) / 2
+        if settings.distillation is not None:
+            assert teacher_vectors is not None
+            taught = {**common, "temperature": settings.distillation.temperature}
+            told = (teacher_vectors[0][:pairs], teacher_vectors[1])
+            loss = loss + settings.distillation.weight * distillation_loss(queries, passages, told, **taught)
+        if settings.consistency and second_of is not None:
+            apart = consistency_loss(queries[second_of], seconds, passages, num_pairs=pairs, **common)
+            loss = loss + settings.consistency * apart
+        return loss
+
+    widths = {*settings.matryoshka, query_vectors.shape[1]}
+    return torch.stack([at(width) for width in sorted(widths)]).mean()
+
+
+def cut(vectors: Tensor, width: int) -> Tensor:
+    """(N, D) unit vectors to (N, width): their first values, brought to unit length again."""
+    if width == vectors.shape[1]:
+        return vectors
+    return torch.nn.functional.normalize(vectors[:, :width], dim=1)

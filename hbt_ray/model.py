@@ -23,18 +23,22 @@ from transformers.utils import logging as transformers_logging
 from hbt_ray import packing
 from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
+from hbt_ray.lora import add_adapters, merged
 from hbt_ray.packing import can_pack, is_packed, transformer_of
 from hbt_ray.permutation import key_of
 
 
-def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu") -> SentenceTransformer:
-    """The encoder to train, with the run's own dropout, lengths and prefixes.
+def load_encoder(
+    model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu", seed: int = 0
+) -> SentenceTransformer:
+    """The encoder to train, with the run's own dropout, lengths, prefixes and adapters.
 
     Args:
         path: `model.path`, or the folder of an encoder that `small_encoder` made.
+        seed: of the adapters' weights; those of a checkpoint take their place.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: it cannot be loaded, or cannot have the adapters.
     """
     encoder = open_encoder(
         str(path), model.pooling, device, attention=model.attention, trust_remote_code=model.trust_remote_code
@@ -45,6 +49,8 @@ def load_encoder(model: ModelConfig, text: TextConfig, path: str | Path, *, devi
         set_dropout(encoder, model.dropout)
     encoder.max_seq_length = max(text.max_query_tokens, text.max_passage_tokens)
     encoder.prompts = {"query": text.query_prefix, "document": text.passage_prefix}
+    if model.lora is not None:
+        add_adapters(encoder, model.lora, seed=seed)
     return encoder
 
 
@@ -124,15 +130,41 @@ def open_encoder(
     return encoder
 
 
+def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) -> SentenceTransformer:
+    """A frozen encoder that is given the token ids of another one's batches.
+
+    Args:
+        path: its folder or hub name.
+        student: the encoder that is trained.
+        model: the student's settings, of which pooling and trust are the teacher's, too.
+
+    Raises:
+        ConfigError: it cannot be loaded, has another vocabulary, or takes shorter texts alone.
+    """
+    teacher = open_encoder(path, model.pooling, str(student.device), trust_remote_code=model.trust_remote_code)
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise ConfigError(
+            f"the teacher {path!r} has another vocabulary than the encoder, and cannot read its tokens; write a "
+            "loss.distillation.teacher with the encoder's tokenizer, or a model.path with the teacher's"
+        )
+    most = getattr(getattr(transformer_of(teacher), "config", None), "max_position_embeddings", None)
+    if most is not None and most < student.max_seq_length:
+        raise ConfigError(
+            f"the teacher {path!r} takes {most} tokens, and texts have up to {student.max_seq_length}; "
+            f"write text.max_query_tokens and text.max_passage_tokens of {most} at most"
+        )
+    return teacher.requires_grad_(False).eval()
+
+
 def default_device() -> str:
     """Where an encoder goes for which no device is named: a GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
-    """Writes a folder that `SentenceTransformer(folder)` loads."""
+    """Writes a folder that `SentenceTransformer(folder)` loads, adapters merged into the weights."""
     with without_progress_bars():
-        encoder.save(str(folder), create_model_card=False, safe_serialization=True)
+        merged(encoder).save(str(folder), create_model_card=False, safe_serialization=True)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import hbt_ray
+from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.cleaning import clean_row, normalise_for_match
 from hbt_ray.config import CorpusConfig, RunConfig
 from hbt_ray.corpora import Part, read_part
@@ -38,6 +39,8 @@ ROWS = pa.schema(
         ("passage", pa.string()),
         ("negatives", pa.list_(pa.string())),
         ("place", pa.string()),
+        ("answer", pa.string()),
+        ("answer_start", pa.int64()),  # in the passage; -1: not known
         ("pair_key", pa.int64()),  # equal where language, question and passage are, once normalised
         ("occurs_in_evaluation", pa.string()),  # how and which text; null where it does not
         ("rejected", pa.string()),  # the reason; null for a good row
@@ -46,6 +49,7 @@ ROWS = pa.schema(
 )
 ROWS_PER_TABLE = 1024
 UNREADABLE = "unreadable file"
+REJECTS = "rejects.jsonl"
 TOKENIZER_TEXTS = 200_000  # the most that a tokenizer is trained on
 
 
@@ -73,6 +77,8 @@ def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -
             # A negative is no part of what makes the item, so it goes alone.
             "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
             "place": row.place,
+            "answer": row.answer,
+            "answer_start": row.answer_start,
             "pair_key": key_of(row.language, question, passage) - 2**63,
             "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
         }
@@ -98,6 +104,23 @@ def count_rows(rows: pa.Table) -> dict[tuple[str, str, str], int]:
     for source, language, reason in zip(*columns, strict=True):
         counts[source, language or "", reason or ""] += 1
     return dict(counts)
+
+
+def rejects_of(rows: pa.Table) -> list[Reject]:
+    """The rejected rows of a table."""
+    bad = rows.filter(pc.is_valid(rows.column("rejected")))
+    columns = (bad.column(name).to_pylist() for name in ("source", "place", "rejected", "detail"))
+    return [Reject(*row) for row in zip(*columns, strict=True)]
+
+
+def write_rejects(file: Path, rejects: Sequence[Reject]) -> None:
+    """Rejected rows as JSON Lines, in the same order however they were found."""
+    ordered = sorted(rejects, key=lambda r: (r.source, r.place, r.reason))
+    lines = [
+        json.dumps({"source": r.source, "place": r.place, "reason": r.reason, "detail": r.detail}, ensure_ascii=False)
+        for r in ordered
+    ]
+    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def check_rejects(rows_read: Mapping[str, int], rejects: Sequence[Reject], max_share: float, file: Path) -> None:
@@ -220,7 +243,7 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -
     bucket = Bucket.from_text(rows.column("bucket")[0].as_py())
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
     rejects = []
-    for row in sorted(rows.to_pylist(), key=lambda row: (row["item_id"], row["language"], _place_order(row["place"]))):
+    for row in sorted(rows.to_pylist(), key=lambda row: (row["item_id"], row["language"], place_order(row["place"]))):
         key = (row["item_id"], row["language"])
         if key in chosen:
             rejects.append(Reject(row["source"], row["place"], "id repeated in its language", row["item_id"][:200]))
@@ -240,7 +263,8 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -
     return shard, rejects
 
 
-def _place_order(place: str) -> tuple[str, int]:
+def place_order(place: str) -> tuple[str, int]:
+    """By what places are sorted: by lines, not by letters, where they are lines of a file."""
     file, _, line = place.rpartition(":")
     return (file, int(line)) if line.isdigit() else (place, 0)
 
@@ -272,7 +296,7 @@ def store_fingerprint(
         "version": hbt_ray.__version__,
         "corpora": [corpus.model_dump(mode="json") for corpus in config.corpora],
         "prepare": config.prepare.model_dump(mode="json"),
-        "files": [_file_states(Path(part.place)) for part in parts],
+        "files": [file_states(Path(part.place)) for part in parts],
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": config.text.model_dump(mode="json"),
@@ -280,7 +304,7 @@ def store_fingerprint(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_states(place: Path) -> list[tuple[str, int, int]]:
+def file_states(place: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of change of a file, or of each in a folder; the name alone of what is neither."""
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     states = [(file, file.stat()) for file in files if file.is_file()]
@@ -295,6 +319,18 @@ def zero_shot_sets(config: RunConfig) -> list[tuple[str, str | None]]:
     """
     named = [*config.evaluate.benchmarks.items(), *config.prepare.evaluation_sets.items()]
     return [(name, place) for name, place in dict.fromkeys(named) if name != "embedded"]
+
+
+def load_evaluation_sets(config: RunConfig) -> list[Benchmark]:
+    """The sets that training must not have seen. Raises CorpusError when one cannot be read."""
+    options = ReadOptions(split=config.evaluate.split)
+    return [load_benchmark(name, place, options) for name, place in zero_shot_sets(config)]
+
+
+def evaluation_texts(config: RunConfig, evaluation_sets: Sequence[Benchmark]) -> EvaluationTexts | None:
+    """What no training item may hold; None where nothing is forbidden."""
+    texts = [text for benchmark in evaluation_sets for text in benchmark.texts]
+    return EvaluationTexts(texts, config.prepare.near_duplicate_threshold) if texts else None
 
 
 def describe_store(folder: Path, manifest: StoreManifest) -> str:

@@ -23,6 +23,8 @@ class Row:
     passage: str
     negatives: tuple[str, ...] = ()  # passages that do not answer the question, in the row's language
     place: str = ""  # where it was read, "de.jsonl.gz:17"
+    answer: str | None = None  # what of the passage answers, where the corpus says so
+    answer_start: int = -1  # where it begins in the passage; -1: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def write_shard(
         columns[f"negatives/{language}"] = pa.array(
             [list(item.negatives.get(language, ())) for item in ordered], pa.list_(tokens)
         )
-    file = f"{_folder_name(source)}/{split}-{number:05d}.arrow"
+    file = f"{folder_name(source)}/{split}-{number:05d}.arrow"
     path = Path(folder) / file
     table = pa.table(columns)
     partial = path.with_suffix(f".partial-{os.getpid()}")
@@ -331,7 +331,7 @@ def _join(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids.astype(np.int32), lengths
 
 
-def _folder_name(source: str) -> str:
+def folder_name(source: str) -> str:
     """A source's folder: its name where that is a safe file name, else made safe and told apart by a hash.
 
     A dot is not safe: it would allow "..", and "manifest.json" beside the store's own.

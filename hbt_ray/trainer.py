@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hbt_ray.config import LossConfig, TrainConfig
+from hbt_ray.config import LossConfig, RunConfig, TrainConfig
 from hbt_ray.dual_encoder import DualEncoder, passage_rows, query_rows
-from hbt_ray.loss import consistency_loss, in_batch_loss
+from hbt_ray.errors import ConfigError
+from hbt_ray.loss import training_loss
+from hbt_ray.model import load_encoder, open_teacher
 from hbt_ray.packing import transformer_of
 from hbt_ray.plan import rank_pairs
 from hbt_ray.precision import uses_bf16
@@ -53,18 +56,34 @@ class Trainer:
     Args:
         seed: of dropout.
         loss: None: InfoNCE alone.
+        teacher: a frozen encoder on the same device; needed for `loss.distillation`.
+
+    Raises:
+        ConfigError: `loss.matryoshka` names a width above the encoder's.
     """
 
     def __init__(
-        self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int, loss: LossConfig | None = None
+        self,
+        encoder: SentenceTransformer,
+        train: TrainConfig,
+        *,
+        seed: int,
+        loss: LossConfig | None = None,
+        teacher: SentenceTransformer | None = None,
     ) -> None:
         self.train = train
         self.encoder = encoder
         self.loss_settings = loss or LossConfig()
+        _check_widths(self.loss_settings, encoder)
         bf16 = uses_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
         )
+        self.teacher: nn.Module | None = None
+        if teacher is not None:
+            self.teacher = DualEncoder(
+                teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+            ).eval()
         _freeze_unused(encoder)
         self._caches = train.gradient_caching or train.gradient_checkpointing
         if train.gradient_checkpointing:
@@ -112,30 +131,21 @@ class Trainer:
 
     def _loss_of(self, batch: Batch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
         device = query_vectors.device
-        temperature, gather_negatives = self.train.temperature, self.train.gather_negatives
-        pairs_of_ranks = rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs)
-        first_vectors, second_vectors = query_vectors[: batch.num_pairs], query_vectors[batch.num_pairs :]
-        loss = in_batch_loss(
-            first_vectors,
+        with torch.no_grad():
+            teacher_vectors = None if self.teacher is None else self.teacher(batch)
+        return training_loss(
+            self.loss_settings,
+            query_vectors,
             passage_vectors,
             torch.tensor(batch.query_keys, device=device),
             torch.tensor(batch.passage_keys, device=device),
-            temperature=temperature,
-            gather_negatives=gather_negatives,
-            rank_pairs=pairs_of_ranks,
+            temperature=self.train.temperature,
+            gather_negatives=self.train.gather_negatives,
+            rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
             positives=batch.positives,
+            second_of=torch.tensor(batch.second_of, device=device),
+            teacher_vectors=teacher_vectors,
         )
-        if self.loss_settings.consistency:
-            loss = loss + self.loss_settings.consistency * consistency_loss(
-                first_vectors[torch.tensor(batch.second_of, device=device)],
-                second_vectors,
-                passage_vectors,
-                temperature=temperature,
-                num_pairs=batch.num_pairs,
-                gather_negatives=gather_negatives,
-                rank_pairs=pairs_of_ranks,
-            )
-        return loss
 
     def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
         """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
@@ -206,6 +216,18 @@ class Trainer:
         self.optimizer.state.update(state)
 
 
+def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> Trainer:
+    """The trainer of a run, from the encoder it begins with.
+
+    Raises:
+        ConfigError: the encoder or its teacher cannot be loaded, or does not go with the settings.
+    """
+    encoder = load_encoder(config.model, config.text, initial_model, device=device, seed=config.seed)
+    distillation = config.loss.distillation
+    teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
+    return Trainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
+
+
 def _in_rows(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
     """Vectors of some pieces, each in its row of the whole."""
     vectors = torch.cat(list(parts))
@@ -240,6 +262,17 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:
+    """Raises ConfigError when vectors are to be cut to more than they have."""
+    width = encoder.get_embedding_dimension()
+    too_wide = [cut for cut in loss.matryoshka if width is not None and cut > width]
+    if too_wide:
+        raise ConfigError(
+            f"loss.matryoshka names {too_wide[0]}, and the encoder's vectors have {width} values; "
+            f"write widths below {width}"
+        )
 
 
 def _freeze_unused(encoder: SentenceTransformer) -> None:

@@ -55,7 +55,8 @@ def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[s
     from hbt_ray.evaluate_model import load_benchmarks
     from hbt_ray.precision import uses_bf16
 
-    embedder = TextEmbedder(encoder, bf16=uses_bf16(config.evaluate.precision, encoder.device))
+    bf16 = uses_bf16(config.evaluate.precision, encoder.device)
+    embedder = TextEmbedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions)
     metrics: dict[str, float] = {}
     for benchmark in load_benchmarks(config.evaluate):
         metrics |= evaluate(embedder, benchmark, config.evaluate).metrics

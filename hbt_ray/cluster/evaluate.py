@@ -17,7 +17,14 @@ from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.retrieval import embed_passages, sharded_pool
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluate import EvalReport, evaluate
-from hbt_ray.evaluate_model import description, evaluate_model, load_benchmarks, open_embedder
+from hbt_ray.evaluate_model import (
+    description,
+    evaluate_model,
+    load_benchmarks,
+    open_embedder,
+    report_folder,
+    variants,
+)
 from hbt_ray.measure import language_spans
 from hbt_ray.report import make_folder, write_report
 from hbt_ray.vectors import vectors_fingerprint
@@ -39,15 +46,14 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefi
     gpu = max(node_sizes("GPU"), default=0) >= 1
     cpus = 1 if gpu else max(int(max(node_sizes("CPU"), default=1)), 1)
     if not gpu and len(node_sizes("CPU")) == 1:
-        return _evaluate(model, settings, out, min(cpus, os.cpu_count() or 1), prefixes)
-    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_evaluate)
+        return evaluate_here(model, settings, out, min(cpus, os.cpu_count() or 1), **prefixes)
+    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_here)
     with explained("evaluating"):
-        return ray.get(task.remote(model, settings, out, cpus, prefixes))
+        return ray.get(task.remote(model, settings, out, cpus, **prefixes))
 
 
-def _evaluate(
-    model: str, settings: EvaluateConfig, out: Path, threads: int, prefixes: dict[str, Any]
-) -> list[EvalReport]:
+def evaluate_here(model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Any) -> list[EvalReport]:
+    """`evaluate_on_cluster` in this process, with so many threads."""
     quiet()
     torch.set_num_threads(threads)
     return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
@@ -60,7 +66,7 @@ def _each_benchmark(
     reports: list[EvalReport] = []
     for name, place in settings.benchmarks.items():
         own = settings.model_copy(update={"benchmarks": {name: place}})
-        reports += measure(own, out / own_name(name))
+        reports += measure(own, out if settings.perturbations else out / own_name(name))
     return reports
 
 
@@ -73,14 +79,13 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
         ClusterError: an actor failed.
     """
     benchmarks = load_benchmarks(settings)
+    make_folder(out)
     embedder = open_embedder(model, settings, **prefixes)
     described = description(model, embedder)
     # The actors may have other devices; what "auto" means is for all the same.
     settings = settings.model_copy(update={"precision": described["precision"]})
     vectors_of = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
     for benchmark in benchmarks:
-        folder = out if len(benchmarks) == 1 else out / benchmark.name
-        make_folder(folder)
         name = vectors_fingerprint(model, benchmark.fingerprint(), vectors_of, settings.window_chars)
         pieces = pieces_of([passage.text for passage in benchmark.passages], settings.window_chars)
         opened = functools.partial(open_embedder, model, settings, **prefixes)
@@ -88,6 +93,7 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
         embed_passages(pieces, opened, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
         with sharded_pool(cache / name, pieces, settings, edges) as (pool, _):
-            report = evaluate(embedder, benchmark, settings, pool)
-        write_report(report, folder, described, settings)
-        yield report
+            for asked in variants(benchmark, settings):
+                report = evaluate(embedder, asked, settings, pool)
+                write_report(report, report_folder(asked, settings, out), described, settings)
+                yield report

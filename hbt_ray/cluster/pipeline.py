@@ -130,7 +130,8 @@ def _train_and_evaluate(
 
 def _track_report(config: RunConfig, report: EvalReport, folder: RunFolder, tracker: Tracker) -> None:
     name = report.benchmark
-    place = {own_name(key): place for key, place in config.evaluate.benchmarks.items()}[name] or name
+    places = {own_name(key): place for key, place in config.evaluate.benchmarks.items()}
+    place = places.get(name) or name  # a perturbed one has no files of its own
     tracker.log_dataset(name, report.fingerprint, place, report.counts, "evaluation")
     tracker.log_artifacts(folder.evaluations / name, f"evaluation/{name}")
 

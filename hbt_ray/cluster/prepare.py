@@ -15,18 +15,19 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from hbt_ray.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.cluster.failures import explained
 from hbt_ray.config import RunConfig
 from hbt_ray.corpora import Part, list_parts
-from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.preparation import (
+    REJECTS,
     ROWS,
     bucketed,
     check_languages,
     check_rejects,
     count_rows,
+    evaluation_texts,
+    load_evaluation_sets,
     make_shard,
     read_rows,
     repeated_items,
@@ -35,7 +36,7 @@ from hbt_ray.preparation import (
     shards_needed,
     store_fingerprint,
     tokenizer_texts,
-    zero_shot_sets,
+    write_rejects,
 )
 from hbt_ray.records import Benchmark, Reject
 from hbt_ray.store import MANIFEST, StoreManifest, TokenStore, commit
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 KEYS_PER_BUCKET = 1 << 20  # that one task compares in memory
-REJECTS = "rejects.jsonl"
 TOKENIZER = "tokenizer"
 
 
@@ -64,8 +64,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
         StoreError: the store cannot be written; there is none then, and no part of one.
     """
     parts = [part for corpus in config.corpora for part in list_parts(corpus)]
-    options = ReadOptions(split=config.evaluate.split)
-    evaluation_sets = [load_benchmark(name, place, options) for name, place in zero_shot_sets(config)]
+    evaluation_sets = load_evaluation_sets(config)
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
     if tokenizer:
         check_lengths(tokenizer, config.text)
@@ -116,7 +115,7 @@ def _make_store(
     rows_read = Counter[str]()
     for (source, _, _), number in counts.items():
         rows_read[source] += number
-    _write_rejects(folder / REJECTS, rejects)
+    write_rejects(folder / REJECTS, rejects)
     check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
     check_languages(config.corpora, counts)
 
@@ -138,7 +137,7 @@ def _make_store(
         shard, repeated_ids = shard_from_json(text)
         shards.append(shard)
         rejects += repeated_ids
-    _write_rejects(folder / REJECTS, rejects)
+    write_rejects(folder / REJECTS, rejects)
     check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
     return commit(
         folder,
@@ -152,9 +151,7 @@ def _make_store(
 def _read(
     config: RunConfig, parts: list[Part], evaluation_sets: list[Benchmark], blocks: int | None
 ) -> ray.data.Dataset:
-    texts = [text for benchmark in evaluation_sets for text in benchmark.texts]
-    evaluation = EvaluationTexts(texts, config.prepare.near_duplicate_threshold) if texts else None
-    evaluation_ref = ray.put(evaluation)
+    evaluation_ref = ray.put(evaluation_texts(config, evaluation_sets))
 
     def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
         yield from read_rows([parts[number] for number in batch["part"]], ray.get(evaluation_ref))
@@ -242,15 +239,6 @@ def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokeni
 
     made = placed.groupby("bucket", num_partitions=num_shards).map_groups(make, batch_format="pyarrow")
     return [row["shard"] for row in made.take_all()]
-
-
-def _write_rejects(file: Path, rejects: list[Reject]) -> None:
-    ordered = sorted(rejects, key=lambda r: (r.source, r.place, r.reason))
-    lines = [
-        json.dumps({"source": r.source, "place": r.place, "reason": r.reason, "detail": r.detail}, ensure_ascii=False)
-        for r in ordered
-    ]
-    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def _summary(

@@ -14,8 +14,9 @@ from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.room import room_for
 from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
-from hbt_ray.cluster.tuner import room_for, try_all
+from hbt_ray.cluster.tuner import try_all
 from hbt_ray.cluster.watch import Watch
 from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
@@ -61,7 +62,8 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     check_benchmarks(config.run.evaluate)
     check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks))
     connect()
-    room = room_for(config, len(points) or config.configurations)
+    configurations = len(points) or config.configurations
+    room = room_for(config.run, config.concurrent or configurations * len(config.seeds))
     runs = [point.config(config.run, seed) for point in points or [Point({})] for seed in config.seeds]
     stores, models = _made_beforehand(runs, folder)
     passages = len(dev_set(config.dev, stores[store_key(runs[0])], runs[0]).passages)

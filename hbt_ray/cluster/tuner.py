@@ -6,7 +6,6 @@ import functools
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +16,17 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBas
 from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
-from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained, mistake_in
-from hbt_ray.cluster.train import resources_per_worker
+from hbt_ray.cluster.room import Room
 from hbt_ray.cluster.trial import SCORE, STEP, came_to_its_end, named, read_alphas, trial_folder, trial_main
 from hbt_ray.cluster.watch import Watch
 from hbt_ray.measured import measurements
-from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
 from hbt_ray.search.objectives import measure_in
 from hbt_ray.search.outcome import State, Trial
 from hbt_ray.search.points import Point, rounded
 from hbt_ray.search.settings import Axis, SearchConfig
 
 TUNE = "tune"  # folder of what Ray Tune keeps
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a trial asks of the cluster."""
-
-    threads: int
-    resources: dict[str, float]
-    at_once: int
-
-
-def room_for(config: SearchConfig, configurations: int) -> Room:
-    """How many trials there is room for, and with how much each.
-
-    Raises:
-        ClusterError: there never is for one.
-    """
-    wanted = config.concurrent or configurations * len(config.seeds)
-    train = config.run.train
-    cpus = node_sizes("CPU")
-    if train.most_workers > 1:
-        each = resources_per_worker(config.run)
-        rounds = {
-            name: workers_that_fit(node_sizes(name), amount) // train.most_workers for name, amount in each.items()
-        }
-        fit = min(rounds.values())
-        if not fit:
-            check_workers(train.most_workers, each["CPU"], "CPU", cpus)
-        # The trial's own process computes nothing while its workers train: a byte, for Tune refuses to ask for nothing.
-        return Room(1, {"memory": 1}, min(wanted, max(fit, 1)))
-    gpus = sum(map(int, node_sizes("GPU")))
-    gpu = gpus > 0 if train.gpu is None else train.gpu
-    if gpu:
-        check_workers(1, 1, "GPU", node_sizes("GPU"))
-    at_once = min(wanted, gpus) if gpu else wanted
-    threads = train.threads_per_worker or share_of_each(cpus, min(at_once, int(sum(cpus)) or 1))
-    check_workers(1, threads, "CPU", cpus)
-    resources: dict[str, float] = {"CPU": threads, **({"GPU": 1} if gpu else {})}
-    return Room(threads, resources, min(at_once, workers_that_fit(cpus, threads)))
 
 
 def try_all(

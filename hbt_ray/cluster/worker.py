@@ -17,9 +17,8 @@ from hbt_ray.cluster.feed import feed
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import training_plan, validation_batches
 from hbt_ray.loop import train_to_the_end
-from hbt_ray.model import load_encoder
 from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer
+from hbt_ray.trainer import trainer_of
 
 
 def work(told: dict[str, Any]) -> None:
@@ -35,8 +34,7 @@ def work(told: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device())
 
     store = TokenStore.open(store_folder)
-    encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
-    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
+    trainer = trainer_of(config, told["initial_model"], device)
     plan = training_plan(config, store.manifest)
     company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], plan, store)
     progress = company.restore()

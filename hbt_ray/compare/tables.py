@@ -12,9 +12,7 @@ from hbt_ray.compare.contenders import Contender
 from hbt_ray.errors import UserError
 from hbt_ray.metrics import measure_of
 from hbt_ray.report import formatted, headlines
-from hbt_ray.significance import Difference, compare_queries, holm
-
-LEVEL = 0.05
+from hbt_ray.significance import LEVEL, Difference, compare_queries, holm
 
 
 def headline_metrics(contenders: Sequence[Contender]) -> list[tuple[str, str, str]]:
@@ -94,12 +92,11 @@ def differences(contenders: Sequence[Contender]) -> list[tuple[str, str, str, Di
             if tables[benchmark][0] and own:
                 _check_same(benchmark, first, contender)
     for benchmark, metric, heading in headlines:
-        _, setting, _ = metric.split("/")
-        column = measure_of(metric).column
+        of_benchmark = metric.partition("/")[2]
         one, *rest = tables[benchmark]
         for contender, other in zip(others, rest, strict=True):
             if one and other:
-                found.append((contender.label, metric, heading, compare_queries(one, other, setting, column)))
+                found.append((contender.label, metric, heading, compare_queries(one, other, of_benchmark)))
     corrected = holm([difference.p_value for *_, difference in found])
     return [(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]
 

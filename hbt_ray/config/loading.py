@@ -1,7 +1,8 @@
 """Settings read from YAML and from `key=value`, and mistakes in them explained.
 
 A run's settings are one `RunConfig`. It is read from a YAML file with `load_config`, where
-`key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique.
+`key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique, or the
+least deep of several (`mix.alpha`, not `model.lora.alpha`).
 """
 
 from __future__ import annotations
@@ -108,10 +109,15 @@ def build(section: type[S], data: dict[str, Any]) -> S:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same run from wherever it is carried out: paths that exist here are made absolute, hub names stay."""
+    loss, distillation = config.loss, config.loss.distillation
+    if distillation is not None:
+        teacher = {"teacher": absolute_path(distillation.teacher)}
+        loss = loss.model_copy(update={"distillation": distillation.model_copy(update=teacher)})
     return config.model_copy(
         update={
             "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
             "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
+            "loss": loss,
             "prepare": config.prepare.model_copy(
                 update={"evaluation_sets": {k: absolute_path(v) for k, v in config.prepare.evaluation_sets.items()}}
             ),
@@ -182,6 +188,8 @@ def full_key(key: str) -> tuple[str, ...]:
     if parts[0] == "corpora":
         raise ConfigError("corpora is a list; write the whole of it, such as corpora='[{format: jsonl, path: FOLDER}]'")
     matches = [k for k in known if k[-len(parts) :] == parts]
+    least_deep = min(map(len, matches), default=0)
+    matches = [k for k in matches if len(k) == least_deep]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -191,7 +199,8 @@ def full_key(key: str) -> tuple[str, ...]:
 
 
 def _nearest(key: str, names: Sequence[str]) -> str:
-    by_leaf = {name.rpartition(".")[2]: name for name in reversed(names)}
+    least_deep_first = sorted(names, key=lambda name: name.count("."))
+    by_leaf = {name.rpartition(".")[2]: name for name in reversed(least_deep_first)}
     close = difflib.get_close_matches(key, by_leaf, n=1, cutoff=0.5)
     return f"; did you mean {by_leaf[close[0]]!r}?" if close else f"; there are {', '.join(names[:12])}, ..."
 

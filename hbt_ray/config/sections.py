@@ -110,6 +110,15 @@ class SmallEncoderConfig(Section):
 Attention = Literal["auto", "packed", "sdpa", "eager"]
 
 
+class LoraConfig(Section):
+    """Adapters of low rank, which are trained in the encoder's place (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)  # what an adapter adds is multiplied by alpha / rank
+    dropout: float = Field(0.0, ge=0, lt=1)  # of what an adapter reads
+    targets: tuple[str, ...] | None = Field(None, min_length=1)  # linear layers, by the last parts of their names
+
+
 class ModelConfig(Section):
     """The encoder shared by questions and passages."""
 
@@ -118,6 +127,7 @@ class ModelConfig(Section):
     dropout: Share | None = None  # None: as the encoder's own configuration says
     # packed: without padding; auto: packed for the families that can be, else eager on CPU and sdpa on GPU
     attention: Attention = "auto"
+    lora: LoraConfig | None = None  # None: all weights are trained
     small: SmallEncoderConfig = SmallEncoderConfig()
     trust_remote_code: bool = False
 
@@ -163,13 +173,51 @@ class MixConfig(Section):
         return self
 
 
+class MineConfig(Section):
+    """Which passages become hard negatives of a question, of those that do not answer it for all that is known."""
+
+    negatives: int = Field(4, ge=1)  # of an item in each language
+    skip_first: int = Field(0, ge=0)  # of them that come first: the likeliest to answer after all
+    depth: int = Field(100, ge=1)  # passages of a question that are looked at, known answers among them
+    # Share of the own passage's score above which none is taken (Moreira et al. 2024, arXiv 2407.15831); None: off
+    margin: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> MineConfig:
+        least = self.skip_first + self.negatives
+        if self.depth < least:
+            raise ValueError(
+                f"depth {self.depth} cannot give {self.negatives} negatives behind {self.skip_first} skipped; "
+                f"write depth={least} or more"
+            )
+        return self
+
+
 Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
+
+
+class DistillationConfig(Section):
+    """A teacher: an encoder that stays as it is, and whose scores the trained one's are drawn to."""
+
+    teacher: str  # folder or hub name of a model with the trained encoder's vocabulary
+    weight: float = Field(1.0, gt=0)  # of its loss beside InfoNCE
+    temperature: float = Field(0.05, gt=0)  # of the teacher's softmax and of the encoder's
+
+
+def _each_once(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(widths)) < len(widths):
+        raise ValueError(f"{list(widths)} names a width twice")
+    return widths
 
 
 class LossConfig(Section):
     """What is trained beside InfoNCE from questions to passages."""
 
+    symmetric: bool = False  # from passages to questions as well: the mean of both directions
+    # Widths to which vectors are cut and trained again, beside the whole width.
+    matryoshka: Annotated[tuple[Count, ...], AfterValidator(_each_once)] = ()
+    distillation: DistillationConfig | None = None
     consistency: float = Field(0.0, ge=0)  # weight of how unlike a question scores passages in two languages
 
 
@@ -255,16 +303,22 @@ class TrainConfig(Section):
             )
 
 
+Perturbation = Literal["typos", "case", "accents", "translation"]
+
+
 class EvaluateConfig(Section):
     benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
     precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
+    figures: bool = True  # in each report; half of the time of a small benchmark
     split: str | None = None  # "dev" or "test", where a set has both; None: the one that is usually reported
+    perturbations: tuple[Perturbation, ...] = ()  # of the queries; each benchmark is measured with each as well
     window_chars: int | None = Field(None, ge=16)  # long passages in windows, the best one counts; None: cut off
     shards: int = Field(0, ge=0)  # actors among which the passages are shared; 0: all in one process
     index: Literal["flat", "hnsw", "ivfpq"] = "flat"  # of a shard; the others are approximate
     index_depth: int = Field(1000, ge=100)  # passages per query that an approximate index looks for
+    dimensions: int | None = Field(None, ge=1)  # vectors are cut to so many values; None: whole
 
     @model_validator(mode="after")
     def _index_in_shards(self) -> EvaluateConfig:
@@ -290,6 +344,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     mix: MixConfig = MixConfig()
     loss: LossConfig = LossConfig()
+    mine: MineConfig = MineConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()

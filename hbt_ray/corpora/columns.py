@@ -56,6 +56,7 @@ def _row_of_record(record: object, part: Part, place: str) -> Row | None:
     passage = text_of(record, columns["passage"], "passage")
     answer, start = record.get(columns["answer_text"]), record.get(columns["answer_start"])
     check_answer(passage, answer, start)
+    known = isinstance(answer, str)
     return Row(
         source=part.source,
         item_id=id_of(record, columns["id"]),
@@ -64,6 +65,8 @@ def _row_of_record(record: object, part: Part, place: str) -> Row | None:
         passage=passage,
         negatives=_negatives_of(record, columns["negatives"]),
         place=place,
+        answer=answer if known else None,
+        answer_start=start if known and start is not None else -1,
     )
 
 

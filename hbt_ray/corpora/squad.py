@@ -78,13 +78,16 @@ def _row(part: Part, place: str, paragraph: Any, question: Any) -> Row:
     context = text_of(paragraph, "context", "passage")
     answer, start = _first_answer(question)
     check_answer(context, answer, start)
+    passage, start = _passage(context, paragraph.get("sentence_breaks"), start)
     return Row(
         source=part.source,
         item_id=id_of(question, "id"),
         language=str(part.language),
         question=text_of(question, "question", "question"),
-        passage=_passage(context, paragraph.get("sentence_breaks"), start),
+        passage=passage,
         place=place,
+        answer=answer,
+        answer_start=start,
     )
 
 
@@ -101,14 +104,17 @@ def _first_answer(question: dict[str, Any]) -> tuple[str | None, int]:
     return text, start
 
 
-def _passage(context: str, breaks: object, start: int) -> str:
+def _passage(context: str, breaks: object, start: int) -> tuple[str, int]:
+    """The passage, and where in it the answer begins that begins at `start` in the context."""
     if breaks is None or start < 0:
-        return context
+        return context, start
     if not isinstance(breaks, list) or not all(_is_span(span) for span in breaks):
         raise BadRow("wrong type", "'sentence_breaks' is not a list of [start, end]")
     for begin, end in breaks:
         if begin <= start < end:
-            return context[begin:end].strip()
+            sentence = context[begin:end]
+            blanks = len(sentence) - len(sentence.lstrip())
+            return sentence.strip(), start - begin - blanks
     raise BadRow("answer in no sentence", f"at {start}")
 
 

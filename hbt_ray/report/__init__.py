@@ -2,6 +2,7 @@
 
 from hbt_ray.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.report.files import make_folder, write_report
+from hbt_ray.report.markdown import markdown_table
 from hbt_ray.report.tables import formatted, headlines, print_report
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "formatted",
     "headlines",
     "make_folder",
+    "markdown_table",
     "matrix_figure",
     "print_report",
     "projection_figure",

@@ -73,14 +73,16 @@ def _write_files(report: EvalReport, folder: Path, model: Any, settings: Evaluat
     _write_lines(folder / "matrix.csv", _matrix_lines(report))
     _write_lines(folder / "run.trec", _run_lines(report.run))
     _write_lines(folder / "qrels.trec", _qrels_lines(report.judgements))
-    for name, figure in (
-        ("matrix", matrix_figure(report)),
-        ("bias", bias_figure(report)),
-        ("projection", projection_figure(report.benchmark, report.sample)),
-    ):
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / f"{name}.png", dpi=150)
-    _write_lines(folder / "report.md", markdown_lines(report))
+    with_figures = settings is None or settings.figures
+    if with_figures:
+        for name, figure in (
+            ("matrix", matrix_figure(report)),
+            ("bias", bias_figure(report)),
+            ("projection", projection_figure(report.benchmark, report.sample)),
+        ):
+            FigureCanvasAgg(figure)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+    _write_lines(folder / "report.md", markdown_lines(report, with_figures))
     rejects = folder / "rejects.jsonl"
     rejects.unlink(missing_ok=True)
     if report.rejects:

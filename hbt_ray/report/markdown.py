@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
 from hbt_ray.metrics import named
-from hbt_ray.report.tables import language_rows, measure_rows, recall_line
+from hbt_ray.report.tables import dimensions_line, language_rows, measure_rows, recall_line
 
 
-def markdown_lines(report: EvalReport) -> Iterator[str]:
+def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
     """Every measure in the three settings, headline numbers by language, figures, and what could not be used."""
     counts = report.counts
     yield f"# {report.benchmark}"
@@ -20,27 +20,32 @@ def markdown_lines(report: EvalReport) -> Iterator[str]:
         f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "
         f"benchmark {report.fingerprint}."
     )
+    if report.dimensions is not None:
+        yield ""
+        yield f"The {dimensions_line(report)}."
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
     )
     yield ""
-    yield from _table(*language_rows(report))
+    yield from markdown_table(*language_rows(report))
     if report.index_recall:
         yield ""
         yield recall_line(report) + "."
-    for name, title in (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors")):
+    figures = (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors"))
+    for name, title in figures if with_figures else ():
         yield ""
         yield f"![{title}]({name}.png)"
     if report.rejects:
         yield ""
-        yield from _table(
+        yield from markdown_table(
             ["found in its files", "times"],
             [[reason, f"{number:,}"] for reason, number in sorted(Counter(r.reason for r in report.rejects).items())],
         )
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table's lines, its first column to the left and the others to the right."""
     yield "| " + " | ".join(headings) + " |"
     yield "|" + "---|" + "---:|" * (len(headings) - 1)
     for row in rows:

@@ -39,10 +39,17 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
         highlight=False,
     )
+    if report.dimensions is not None:
+        console.print(dimensions_line(report), highlight=False)
     if report.index_recall:
         console.print(recall_line(report), highlight=False)
     for reason, number in sorted(Counter(reject.reason for reject in report.rejects).items()):
         console.print(f"{number:,} times: {reason} (listed in rejects.jsonl)", highlight=False)
+
+
+def dimensions_line(report: EvalReport) -> str:
+    """That vectors were not whole."""
+    return f"vectors are cut to their first {report.dimensions} dimensions"
 
 
 def recall_line(report: EvalReport) -> str:

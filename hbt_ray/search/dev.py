@@ -36,8 +36,8 @@ def dev_metrics(
 ) -> dict[str, float]:
     """An encoder's metrics on a `dev_set`."""
     bf16 = uses_bf16(config.evaluate.precision, encoder.device)
-    embedder = TextEmbedder(encoder, bf16=bf16) if dev.benchmarks else TokenEmbedder(encoder, bf16=bf16)
-    return metrics_of(embedder, benchmark)
+    kind = TextEmbedder if dev.benchmarks else TokenEmbedder
+    return metrics_of(kind(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
 
 
 _read = functools.lru_cache(maxsize=2)(load_benchmark)

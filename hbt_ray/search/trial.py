@@ -13,13 +13,12 @@ from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, training_plan, validation_batches
 from hbt_ray.loop import Measured, train_to_the_end
 from hbt_ray.measured import measurements, write_measurement
-from hbt_ray.model import load_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.progress import Progress, is_finished
 from hbt_ray.records import Batch
 from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer
+from hbt_ray.trainer import Trainer, trainer_of
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -49,8 +48,7 @@ def run_trial(
         CheckpointError: a checkpoint cannot be written.
     """
     store = TokenStore.open(store_folder)
-    encoder = load_encoder(config.model, config.text, initial_model, device=device)
-    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
+    trainer = trainer_of(config, initial_model, device)
     plan = training_plan(config, store.manifest)
     checkpoints = Checkpoints(folder.checkpoints)
     progress = checkpoints.load_newest(trainer)[0] or Progress()

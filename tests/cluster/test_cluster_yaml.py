@@ -20,7 +20,9 @@ COMMANDS = [command for key, value in CLUSTER.items() if key.endswith("_commands
 
 @pytest.fixture(scope="module")
 def dependencies() -> set[str]:
-    return set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+    """Those that every run needs, and those that some settings do."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {*project["dependencies"], *project["optional-dependencies"]["lora"]}
 
 
 def test_ray_takes_it():

@@ -19,11 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from hbt_ray.cluster.room import room_for
 from hbt_ray.cluster.search import search
-from hbt_ray.cluster.tuner import room_for
-from hbt_ray.config import load_config
+from hbt_ray.config import build_config, load_config
 from hbt_ray.errors import ClusterError, ConfigError
-from hbt_ray.search.settings import SearchConfig
 from hbt_ray.tracking import training_runs
 from tests.cluster.conftest import NUM_CPUS, REPOSITORY, tiny_search
 
@@ -197,21 +196,20 @@ def test_the_workers_of_a_trial_may_have_every_cpu_and_impossible_ones_are_refus
 @pytest.mark.parametrize(
     ("cpus", "train", "wanted", "threads", "at_once"),
     [
-        ([2], {}, None, 1, 2),  # ten trials on two CPUs: two at a time
+        ([2], {}, 10, 1, 2),  # ten trials on two CPUs: two at a time
         ([8], {}, 4, 2, 4),
-        ([8], {"threads_per_worker": 3}, None, 3, 2),
-        ([64, 64], {}, None, 12, 10),
-        ([4], {"workers": 2, "threads_per_worker": 2}, None, 1, 1),
-        ([4, 4, 4], {"workers": 3, "threads_per_worker": 2}, None, 1, 2),
+        ([8], {"threads_per_worker": 3}, 10, 3, 2),
+        ([64, 64], {}, 10, 12, 10),
+        ([4], {"workers": 2, "threads_per_worker": 2}, 10, 1, 1),
+        ([4, 4, 4], {"workers": 3, "threads_per_worker": 2}, 10, 1, 2),
     ],
 )
 def test_more_trials_than_there_is_room_for_wait(monkeypatch, cpus, train, wanted, threads, at_once):
     def sizes(resource):
         return cpus if resource == "CPU" else []
 
-    monkeypatch.setattr("hbt_ray.cluster.tuner.node_sizes", sizes)
+    monkeypatch.setattr("hbt_ray.cluster.room.node_sizes", sizes)
     monkeypatch.setattr("hbt_ray.cluster.train.node_sizes", sizes)
     run = {"train": {"global_batch_pairs": 48, "chunk_pairs": 8, **train}}
-    config = SearchConfig.model_validate({"run": run, "space": {"mix.alpha": [0.5]}, "concurrent": wanted})
-    room = room_for(config, 10)
+    room = room_for(build_config(run), wanted)
     assert (room.threads, room.at_once) == (threads, at_once)

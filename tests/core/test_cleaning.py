@@ -76,6 +76,23 @@ def test_a_row_is_cleaned_whole():
     assert clean_row(row) == Row("source", "a", "de", "Wo?", "Dort.", ("Hier",), "de.jsonl:1")
 
 
+@pytest.mark.parametrize(
+    ("passage", "answer", "start", "expected"),
+    [
+        ("Es  ist\u200b dort, dort.", "dort", 15, ("dort", 13)),  # the second one
+        ("Es ist cafe\u0301 dort.", "dort", 13, ("dort", 12)),
+        ("Es ist dort.", "dort", -1, ("dort", -1)),
+        ("Es ist dort.", "hier", 7, ("hier", -1)),
+        ("Es ist dort.", "\u200b", 7, (None, -1)),
+        ("Es ist dort.", None, 7, (None, -1)),
+    ],
+)
+def test_an_answer_stands_at_its_place_in_the_cleaned_passage_or_at_none(passage, answer, start, expected):
+    row = clean_row(Row("source", "a", "de", "Wo?", passage, answer=answer, answer_start=start))
+    assert isinstance(row, Row)
+    assert (row.answer, row.answer_start) == expected
+
+
 def test_a_row_that_cleaning_empties_is_rejected():
     assert clean_row(Row("source", "a", "de", "\u200b", "Dort.", place="x:1")) == Reject(
         "source", "x:1", "empty question", "item a"

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from hbt_ray.cli import main
 
-COMMANDS = ("prepare", "train", "evaluate", "compare", "quickstart")
+COMMANDS = ("prepare", "mine", "train", "evaluate", "compare", "quickstart")
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,12 @@ MISTAKES = [
     (("train", "alpha=2"), "mix.alpha is 2: input should be less than or equal to 1"),
     (("train", "alhpa=0.5"), "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
     (("prepare", "alpha"), "'alpha' is not an override; write key=value"),
+    (("mine", "--model", "x", "mine.depht=3"), "there is no setting 'mine.depht'; did you mean 'mine.depth'?"),
+    (
+        ("mine", "--model", "x", "depth=5", "skip_first=2"),
+        "depth 5 cannot give 4 negatives behind 2 skipped; write depth=6",
+    ),
+    (("mine", "--model", "x", "margin=1.5"), "mine.margin is 1.5: input should be less than or equal to 1"),
     (("train", "global_batch_pairs=10", "workers=4"), "not divisible by workers 4; write 8 or 12"),
     (("evaluate", "--benchmark", "xquad-r=/nonexistent", "--model", "x", "--out", "o"), "nothing at '/nonexistent'"),
     (("evaluate", "--benchmark", "xquad-r", "--model", "x", "--out", "o"), "says no folder; write xquad-r=FOLDER"),

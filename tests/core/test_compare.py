@@ -56,7 +56,7 @@ def test_with_few_groups_every_way_to_turn_the_signs_is_counted():
     apart = np.subtract(second, first)
     turned = [abs(float(np.dot(signs, apart))) for signs in product((-1, 1), repeat=5)]
     expected = np.mean([total >= abs(apart.sum()) - 1e-12 for total in turned])
-    found = compare_queries([table(first)], [table(second)], "mono", "ap")
+    found = compare_queries([table(first)], [table(second)], "mono/map")
     assert found.p_value == pytest.approx(expected)
     assert found.mean == pytest.approx(apart.mean())
     assert found.low <= found.mean <= found.high
@@ -66,7 +66,7 @@ def test_with_many_queries_it_agrees_with_the_paired_t_test():
     rng = np.random.default_rng(1)
     first = rng.random(400)
     second = first + rng.normal(0.01, 0.1, 400)
-    found = compare_queries([table(first)], [table(second)], "mono", "ap")
+    found = compare_queries([table(first)], [table(second)], "mono/map")
     assert found.p_value == pytest.approx(stats.ttest_rel(second, first).pvalue, abs=0.02)
     error = stats.sem(second - first)
     assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.2 * error)
@@ -76,8 +76,8 @@ def test_with_many_queries_it_agrees_with_the_paired_t_test():
 def test_translations_of_a_question_are_one_group():
     apart = np.tile([0.1, 0.2, -0.05, 0.3], 30)  # four questions, each asked thirty times
     groups = [f"q{n % 4}" for n in range(120)]
-    alone = compare_queries([table(np.zeros(120))], [table(apart)], "mono", "ap")
-    together = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono", "ap")
+    alone = compare_queries([table(np.zeros(120))], [table(apart)], "mono/map")
+    together = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono/map")
     assert alone.p_value < 0.001
     assert together.p_value >= 2 / 2**4  # the least that four groups can give
     assert together.groups == 4
@@ -86,27 +86,27 @@ def test_translations_of_a_question_are_one_group():
 def test_languages_count_alike_however_many_queries_they_have():
     first = pa.concat_tables([table([0.0] * 8), table([0.0] * 2, language="sw")])
     second = pa.concat_tables([table([0.1] * 8), table([0.5] * 2, language="sw")])
-    assert compare_queries([first], [second], "mono", "ap").mean == pytest.approx((0.1 + 0.5) / 2)
+    assert compare_queries([first], [second], "mono/map").mean == pytest.approx((0.1 + 0.5) / 2)
 
 
 def test_the_seeds_of_a_run_are_averaged_query_by_query():
-    found = compare_queries([table([0.0, 0.2]), table([0.2, 0.4])], [table([0.3, 0.3])], "mono", "ap")
+    found = compare_queries([table([0.0, 0.2]), table([0.2, 0.4])], [table([0.3, 0.3])], "mono/map")
     assert found.mean == pytest.approx(0.3 - 0.2)
 
 
 def test_equal_runs_do_not_differ():
-    found = compare_queries([table([0.5, 0.1])], [table([0.5, 0.1])], "mono", "ap")
+    found = compare_queries([table([0.5, 0.1])], [table([0.5, 0.1])], "mono/map")
     assert (found.mean, found.p_value) == (0, 1)
 
 
 def test_other_queries_cannot_be_compared():
     with pytest.raises(UserError, match="not measured on the same queries"):
-        compare_queries([table([0.5, 0.1])], [table([0.5])], "mono", "ap")
+        compare_queries([table([0.5, 0.1])], [table([0.5])], "mono/map")
 
 
 def test_a_report_of_another_shape_is_told():
     with pytest.raises(UserError, match=r"no column 'group'; evaluate that model anew"):
-        compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono", "ap")
+        compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono/map")
 
 
 def test_false_alarms_are_as_rare_as_they_claim():
@@ -114,7 +114,7 @@ def test_false_alarms_are_as_rare_as_they_claim():
     alarms = 0
     for _ in range(100):
         first, second = rng.random((2, 12))  # exact: 4,096 ways
-        alarms += compare_queries([table(first)], [table(second)], "mono", "ap").p_value < 0.05
+        alarms += compare_queries([table(first)], [table(second)], "mono/map").p_value < 0.05
     assert alarms <= 11  # the 99th percentile of 100 draws at 5%
 
 

@@ -178,7 +178,10 @@ def test_a_bad_line_is_rejected_and_the_next_one_read(line: Any, reason: str, tm
 @pytest.mark.parametrize("answer", [{"answer_start": 0}, {"answer_start": -1}, {"answer_start": None}, {}])
 def test_an_answer_at_its_place_or_without_a_place_is_accepted(answer: dict[str, Any], tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", {**GOOD, "answer_text": "Dort", **answer})
-    assert isinstance(read(corpus("jsonl", tmp_path))[0], Row)
+    [row] = read(corpus("jsonl", tmp_path))
+    assert isinstance(row, Row)
+    known = answer.get("answer_start") == 0
+    assert (row.answer, row.answer_start) == ("Dort", 0 if known else -1)
 
 
 def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path):
@@ -260,7 +263,18 @@ CONTEXT = "One day. Two days. "  # sentences [0, 8] and [9, 18]
 def test_squad_gives_the_sentence_of_the_answer_where_sentences_are_marked(tmp_path: Path):
     write_squad(tmp_path / "en.json", CONTEXT, question("a", 9, "Two"), sentence_breaks=[[0, 8], [9, 18]])
     place = "en.json:data[0].paragraphs[0].qas[0]"
-    assert read(corpus("squad", tmp_path)) == [Row("source", "a", "en", "Where?", "Two days.", place=place)]
+    found = Row("source", "a", "en", "Where?", "Two days.", place=place, answer="Two", answer_start=0)
+    assert read(corpus("squad", tmp_path)) == [found]
+
+
+@pytest.mark.parametrize(("breaks", "start"), [([[0, 8], [8, 18]], 4), ([[0, 19]], 13), (None, 13)])
+def test_an_answer_of_squad_has_its_place_in_the_sentence_that_is_its_passage(tmp_path: Path, breaks, start: int):
+    marked = {} if breaks is None else {"sentence_breaks": breaks}
+    write_squad(tmp_path / "en.json", CONTEXT, question("a", 13, "days"), **marked)
+    [row] = read(corpus("squad", tmp_path))
+    assert isinstance(row, Row)
+    assert (row.answer, row.answer_start) == ("days", start)
+    assert row.passage[start:].startswith("days")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hbt_ray import decontamination
 from hbt_ray.config import CorpusConfig
 from hbt_ray.corpora import list_parts, read_part
-from hbt_ray.decontamination import EvaluationTexts, Match
+from hbt_ray.decontamination import EvaluationTexts, Match, is_near_duplicate
 from hbt_ray.errors import ConfigError
 from hbt_ray.records import Row
 
@@ -50,6 +50,15 @@ def test_a_similarity_exactly_at_the_threshold_counts():
     shorter = ALPHABET[:20]  # 16 of the alphabet's 22 shingles
     assert EvaluationTexts([ALPHABET], 16 / 22).find(shorter) == Match("near-duplicate", ALPHABET, 16 / 22)
     assert EvaluationTexts([ALPHABET], 16 / 22 + 0.001).find(shorter) is None
+
+
+def test_two_texts_are_near_duplicates_by_the_same_rule():
+    assert is_near_duplicate(ALPHABET, ALPHABET[:20], 16 / 22)
+    assert not is_near_duplicate(ALPHABET, ALPHABET[:20], 16 / 22 + 0.001)
+    assert not is_near_duplicate(ALPHABET, ALPHABET + "0", 1.0)
+    assert is_near_duplicate(ALPHABET, ALPHABET, 1.0)
+    assert not is_near_duplicate("in the year of 1985", "in the year of 1986", 0.1)  # 19 characters
+    assert is_near_duplicate("in the years of 1985", "in the years of 1986", 0.1)
 
 
 def test_threshold_1_finds_equal_texts_alone():

@@ -1,0 +1,48 @@
+"""How many runs a cluster has room for at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hbt_ray.cluster.connect import node_sizes
+from hbt_ray.cluster.train import resources_per_worker
+from hbt_ray.config import RunConfig
+from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What each of several runs asks of the cluster."""
+
+    threads: int
+    resources: dict[str, float]
+    at_once: int
+
+
+def room_for(run: RunConfig, wanted: int) -> Room:
+    """How many runs there is room for at a time, `wanted` at most, and with how much each.
+
+    Raises:
+        ClusterError: there never is for one.
+    """
+    train = run.train
+    cpus = node_sizes("CPU")
+    if train.most_workers > 1:
+        each = resources_per_worker(run)
+        rounds = {
+            name: workers_that_fit(node_sizes(name), amount) // train.most_workers for name, amount in each.items()
+        }
+        fit = min(rounds.values())
+        if not fit:
+            check_workers(train.most_workers, each["CPU"], "CPU", cpus)
+        # A run's own process computes nothing while its workers train: a byte, for Tune refuses to ask for nothing.
+        return Room(1, {"memory": 1}, min(wanted, max(fit, 1)))
+    gpus = sum(map(int, node_sizes("GPU")))
+    gpu = gpus > 0 if train.gpu is None else train.gpu
+    if gpu:
+        check_workers(1, 1, "GPU", node_sizes("GPU"))
+    at_once = min(wanted, gpus) if gpu else wanted
+    threads = train.threads_per_worker or share_of_each(cpus, min(at_once, int(sum(cpus)) or 1))
+    check_workers(1, threads, "CPU", cpus)
+    resources: dict[str, float] = {"CPU": threads, **({"GPU": 1} if gpu else {})}
+    return Room(threads, resources, min(at_once, workers_that_fit(cpus, threads)))

@@ -1,0 +1,277 @@
+"""A study on the cluster: every method trained and measured with every seed, and the report."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import yaml
+
+from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.cluster.connect import connect, quiet
+from hbt_ray.cluster.evaluate import evaluate_here, evaluate_on_cluster
+from hbt_ray.cluster.failures import explained
+from hbt_ray.cluster.mine import mine_on_cluster
+from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
+from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.room import Room, room_for
+from hbt_ray.cluster.train import train
+from hbt_ray.compare import read_run_metrics
+from hbt_ray.config import RunConfig, absolute_path, with_absolute_paths
+from hbt_ray.evaluate_model import check_benchmarks
+from hbt_ray.experiment import RunFolder, open_run, run_folder, training_plan, validation_plan
+from hbt_ray.model import default_device, load_encoder, save_encoder
+from hbt_ray.report import make_folder
+from hbt_ray.search.points import Point
+from hbt_ray.search.trial import run_trial
+from hbt_ray.store import StoreManifest, read_manifest
+from hbt_ray.study.cells import Cell, cells_of, folder_name, make_benchmark, waves
+from hbt_ray.study.document import REPORT, SUMMARY, TABLE, write_document
+from hbt_ray.study.results import Results, spoken
+from hbt_ray.study.settings import StudyConfig
+from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
+
+SETTINGS = "study.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStudy:
+    page: Path  # the report, one HTML file
+    results: Results
+    ui_command: str
+
+
+def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
+    """Trains and measures what is not there yet, and writes the report; called again for the same folder, it goes on.
+
+    Seeds, methods and measures may be added to a study that was finished: what is there is kept.
+
+    Leaves `report.html`, `report.md`, `figures/`, `table.csv` and `summary.json` in the folder, `cells/` with a run's
+    folder for each method and seed, and `benchmarks/` with the files that were made.
+
+    Args:
+        command: that repeats the study, for the report.
+
+    Raises:
+        UserError: something asked for cannot be had. What can be checked is checked before the first training.
+    """
+    folder = Path(out).expanduser().resolve()
+    make_folder(folder)
+    config = _settled(config, folder)
+    uri = resolve_uri(config.run.tracking, folder)
+    check(uri)
+    cells = cells_of(config, config.run.evaluate.benchmarks)
+    check_benchmarks(config.run.evaluate)
+    connect()
+    (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    tracker = Tracker.start(
+        *(uri, config.run.tracking.experiment, config.name, config.own_settings),
+        run_folder(config.run, folder).tracking_id,
+        folder / "unsent_metrics.jsonl",
+        {"study": config.name},
+    )
+    try:
+        with stopped_by_sigterm():
+            work = _Work(config, folder, cells, tracker)
+            for wave in waves(cells):
+                work.through(wave)
+            results = Results(config, folder)
+            page = write_document(results, work.manifests, command)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            say("\nstopped; the same command goes on with what is not finished")
+        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if_mlflow_answers(tracker, lambda: tracker.finish(status))
+        raise
+    if_mlflow_answers(tracker, lambda: _track(results, tracker))
+    return FinishedStudy(page, results, ui_command(uri))
+
+
+def _settled(config: StudyConfig, folder: Path) -> StudyConfig:
+    """The same study from wherever it is carried out, measured on the benchmarks that are made for it as well."""
+    run = with_absolute_paths(config.run)
+    made = {
+        name: own.model_copy(update={"corpus": own.corpus.model_copy(update={"path": absolute_path(own.corpus.path)})})
+        for name, own in config.made.items()
+    }
+    benchmarks = dict(run.evaluate.benchmarks)
+    for name, own in made.items():
+        place = folder / "benchmarks" / folder_name(name)
+        make_benchmark(name, own, place)
+        benchmarks[name] = str(place)
+    evaluate = run.evaluate.model_copy(update={"benchmarks": benchmarks})
+    return config.model_copy(update={"run": run.model_copy(update={"evaluate": evaluate}), "made": made})
+
+
+class _Work:
+    """What is done cell by cell."""
+
+    def __init__(self, config: StudyConfig, folder: Path, cells: Sequence[Cell], tracker: Tracker) -> None:
+        self.config = config
+        self.folder = folder
+        self.tracker = tracker
+        self.cells = {(cell.name, cell.seed): cell for cell in cells}
+        self.total = len(cells)
+        self.done = 0
+        self.manifests: dict[str, StoreManifest] = {}
+
+    def through(self, cells: Sequence[Cell]) -> None:
+        """Finishes cells that do not need each other, as many at a time as there is room for."""
+        begun = [self._begin(cell) for cell in cells]
+        left = [(cell, ready) for cell, ready in begun if not cell.is_finished(self.folder)]
+        self.done += len(cells) - len(left)
+        if not left:
+            return
+        # Not by how many are left: what a cell comes to depends on its threads, in the last bits.
+        room = room_for(self.config.run, self.config.concurrent or self.total)
+        if self.config.run.train.most_workers > 1:
+            for cell, ready in left:
+                began = time.monotonic()
+                _train_with_workers(cell.config, ready, cell.folder(self.folder))
+                evaluate_on_cluster(
+                    str(cell.folder(self.folder).model), cell.config.evaluate, cell.folder(self.folder).evaluations
+                )
+                self._finish(cell, time.monotonic() - began)
+            return
+        self._in_tasks(left, room)
+
+    def _begin(self, cell: Cell) -> tuple[Cell, _Ready]:
+        """A cell whose configuration says all, and what it starts from: made here, for it may take every node."""
+        cell = replace(cell, config=self._with_what_it_needs(cell))
+        open_run(cell.config, cell.folder(self.folder).path)
+        store = prepare(cell.config, self.folder / "stores")
+        manifest = read_manifest(store)
+        self.manifests[str(store)] = manifest
+        training_plan(cell.config, manifest)
+        validation_plan(cell.config, manifest)
+        folder = cell.folder(self.folder)
+        if folder.initial_model.exists():
+            return cell, _Ready(store, str(folder.initial_model))
+        return cell, _Ready(store, initial_model(cell.config, store_tokenizer(store, cell.config), folder))
+
+    def _with_what_it_needs(self, cell: Cell) -> RunConfig:
+        """The cell's run, with what comes of other methods."""
+        config, method = cell.config, cell.method
+        if method.mined_with:
+            model = self._model_of(method.mined_with, cell.seed)
+            mined = mine_on_cluster(config, model, self.folder / "mined" / folder_name(cell.name) / f"seed-{cell.seed}")
+            config = config.model_copy(update={"corpora": mined.corpora})
+        if method.taught_by:
+            model = self._model_of(method.taught_by, cell.seed)
+            config = Point({"loss.distillation.teacher": model}).config(config, cell.seed)
+        return config
+
+    def _model_of(self, method: str, seed: int) -> str:
+        folder = self.cells[method, seed].folder(self.folder)
+        return str(folder.model if self.config.methods[method].trained else folder.initial_model)
+
+    def _in_tasks(self, left: Sequence[tuple[Cell, _Ready]], room: Room) -> None:
+        gpu = room.resources.get("GPU", 0)
+        task = ray.remote(num_cpus=room.threads, num_gpus=gpu, max_retries=2)(_work_on)
+        waiting = list(left)
+        running: dict[Any, tuple[Cell, float]] = {}
+        try:
+            with explained("a cell"):
+                while waiting or running:
+                    while waiting and len(running) < room.at_once:
+                        cell, ready = waiting.pop(0)
+                        begun = task.remote(cell, ready, cell.folder(self.folder), room.threads)
+                        running[begun] = (cell, time.monotonic())
+                    [ended], _ = ray.wait(list(running), num_returns=1)
+                    cell, began = running.pop(ended)
+                    ray.get(ended)
+                    self._finish(cell, time.monotonic() - began)
+        finally:
+            for begun in running:
+                ray.cancel(begun, force=True)
+
+    def _finish(self, cell: Cell, seconds: float) -> None:
+        folder = cell.folder(self.folder)
+        folder.checkpoints.delete()
+        folder.measured.delete()
+        cell.finish(self.folder)
+        self.done += 1
+        metrics = read_run_metrics(folder.path)
+        told = [f"{spoken(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]
+        say(f"[{self.done}/{self.total}] {cell.label}: {', '.join(told[:3])} ({seconds:.0f} s)")
+        if_mlflow_answers(self.tracker, functools.partial(self._track, cell, metrics))
+
+    def _track(self, cell: Cell, metrics: dict[str, float]) -> None:
+        folder = cell.folder(self.folder)
+        tags = {"mlflow.parentRunId": self.tracker.run_id, "study": self.config.name, "method": cell.name}
+        own = Tracker.start(
+            *(self.tracker.uri, self.tracker.experiment, cell.label, cell.config, folder.tracking_id),
+            folder.path / "unsent_metrics.jsonl",
+            tags,
+        )
+        own.log_metrics(metrics, cell.config.train.steps if cell.method.trained else 0)
+        own.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a cell's training starts from."""
+
+    store: Path
+    model: str
+
+
+def _work_on(cell: Cell, ready: _Ready, folder: RunFolder, threads: int) -> None:
+    """A cell from wherever it was left to its reports, in this process."""
+    quiet()
+    torch.set_num_threads(threads)
+    config = cell.config
+    if cell.method.trained and not folder.model.exists():
+        folder.begin(config)
+        run_trial(
+            *(config, ready.store, ready.model, folder, config.train.steps, _nothing, _unheard),
+            default_device(),
+        )
+        _save_model(config, ready.model, folder, Checkpoints(folder.checkpoints).steps()[-1])
+    model = str(folder.model) if cell.method.trained else ready.model
+    evaluate_here(model, config.evaluate, folder.evaluations, threads)
+
+
+def _train_with_workers(config: RunConfig, ready: _Ready, folder: RunFolder) -> None:
+    if folder.model.exists():
+        return
+    folder.begin(config)
+    last = train(config, ready.store, ready.model, folder, _unheard)
+    _save_model(config, ready.model, folder, last)
+
+
+def _save_model(config: RunConfig, initial: str, folder: RunFolder, step: int) -> None:
+    encoder = load_encoder(config.model, config.text, initial)
+    Checkpoints(folder.checkpoints).load_weights(step, encoder)
+    partial = folder.model.with_suffix(".partial")
+    save_encoder(encoder, partial)
+    partial.rename(folder.model)
+
+
+def _nothing(encoder: Any) -> dict[str, float]:
+    return {}
+
+
+def _unheard(step: int, metrics: dict[str, float]) -> None:
+    pass
+
+
+def _track(results: Results, tracker: Tracker) -> None:
+    config, folder = results.config, results.folder
+    reference = {measure: results.estimate(config.reference, measure).mean for measure in config.measures}
+    tracker.log_metrics(reference, config.run.train.steps)
+    for file in (REPORT, "report.html", TABLE, SUMMARY, SETTINGS):
+        tracker.log_artifacts(folder / file)
+    tracker.log_artifacts(folder / "figures", "figures")
+    rows = [
+        {"method": m, **{measure: results.estimate(m, measure).mean for measure in config.measures}}
+        for m in results.methods
+    ]
+    tracker.log_table("results", rows)
+    tracker.finish()

@@ -1,0 +1,105 @@
+"""A study as a table of cells, a method with a seed each, and where what comes of them lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hbt_ray.benchmarks.writing import write_benchmark
+from hbt_ray.config import CorpusConfig, RunConfig
+from hbt_ray.corpora import list_parts, read_part
+from hbt_ray.experiment import RunFolder, run_folder
+from hbt_ray.records import Row
+from hbt_ray.search.points import Point
+from hbt_ray.study.settings import MadeBenchmark, Method, StudyConfig
+
+FINISHED = "finished.json"  # in a cell's folder, written last
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One method with one seed."""
+
+    name: str  # of the method
+    seed: int
+    method: Method
+    config: RunConfig  # what it is trained and measured with, before what it starts from is known
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    def folder(self, study: Path) -> RunFolder:
+        return run_folder(self.config, study / "cells" / folder_name(self.name) / f"seed-{self.seed}")
+
+    def is_finished(self, study: Path) -> bool:
+        """Whether it was measured on all that it is to be measured on."""
+        file = self.folder(study).path / FINISHED
+        return file.exists() and json.loads(file.read_text(encoding="utf-8")) == self._measured
+
+    def finish(self, study: Path) -> None:
+        (self.folder(study).path / FINISHED).write_text(json.dumps(self._measured), encoding="utf-8")
+
+    @property
+    def _measured(self) -> dict[str, str]:
+        return {"evaluate": self.config.evaluate.fingerprint()}
+
+
+def folder_name(name: str) -> str:
+    """
+    >>> folder_name("En-En + mined")
+    'en-en-mined'
+    """
+    kept = "".join(c if c.isalnum() else " " for c in name.casefold())
+    return "-".join(kept.split())
+
+
+def cells_of(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Cell]:
+    """All cells, each method's seeds one after the other; those that need others come last.
+
+    Args:
+        benchmarks: what every cell is measured on: name -> folder.
+
+    Raises:
+        ConfigError: a method's settings cannot be.
+    """
+    evaluate = config.run.evaluate.model_copy(update={"benchmarks": dict(benchmarks), "figures": False})
+    base = config.run.model_copy(update={"evaluate": evaluate})
+    cells = [
+        Cell(name, seed, method, Point(method.settings).config(base, seed))
+        for name, method in config.methods.items()
+        for seed in config.seeds
+    ]
+    return sorted(cells, key=lambda cell: bool(cell.method.needs))
+
+
+def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that can be worked on at the same time: first those that need no other."""
+    first = [cell for cell in cells if not cell.method.needs]
+    return [wave for wave in (first, [cell for cell in cells if cell.method.needs]) if wave]
+
+
+def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:
+    """Every item of a parallel corpus: id -> language -> (question, passage). Raises CorpusError as reading does."""
+    items: dict[str, dict[str, tuple[str, str]]] = {}
+    for part in list_parts(corpus):
+        for row in read_part(part):
+            if isinstance(row, Row):
+                items.setdefault(row.item_id, {}).setdefault(row.language, (row.question, row.passage))
+    return items
+
+
+def make_benchmark(name: str, made: MadeBenchmark, folder: Path) -> None:
+    """Writes a benchmark's files, if they are not there. Asked are evenly spaced items of those in most languages."""
+    whole = folder / FINISHED
+    if whole.exists():
+        return
+    items = read_items(made.corpus)
+    most = max(map(len, items.values()), default=0)
+    widest = sorted(item for item, texts in items.items() if len(texts) == most)
+    step = max(len(widest) / made.questions, 1.0)
+    asked = {widest[int(place * step)] for place in range(min(made.questions, len(widest)))}
+    write_benchmark(name.partition("/")[0], items, asked, folder)
+    whole.write_text(json.dumps({"items": len(items), "asked": len(asked)}), encoding="utf-8")
