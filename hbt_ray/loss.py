@@ -54,6 +54,7 @@ def in_batch_loss(
     gather_negatives: bool = False,
     rank_pairs: Sequence[int] | None = None,
     positives: int = 1,
+    asking_keys: Tensor | None = None,
 ) -> Tensor:
     """Mean InfoNCE of this rank's questions (van den Oord et al. 2018, arXiv 1807.03748).
 
@@ -75,13 +76,15 @@ def in_batch_loss(
         gather_negatives: all ranks' passages serve as negatives; every rank must bring N per pair.
         rank_pairs: pairs of each rank; None: as many as this one has.
         positives: K.
+        asking_keys: (B * K, W) keys of all that ask for each positive, its own question's among them; None: that alone.
     """
     pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
     first, weight = 0, 1.0
     # A passage's question: the key of the pair it is the positive of. A negative has none to be equal with.
     is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs * positives
-    own_query_keys = torch.zeros_like(passage_keys)
-    own_query_keys[: pairs * positives] = query_keys.repeat_interleave(positives)
+    asking_keys = query_keys.repeat_interleave(positives)[:, None] if asking_keys is None else asking_keys
+    own_query_keys = passage_keys.new_zeros(len(passage_keys), asking_keys.shape[1])
+    own_query_keys[: pairs * positives] = asking_keys
     if dist.is_initialized() and dist.get_world_size() > 1:
         ranks, rank = dist.get_world_size(), dist.get_rank()
         rank_pairs = rank_pairs or [pairs] * ranks
@@ -97,7 +100,7 @@ def in_batch_loss(
     right = first + torch.arange(pairs * positives, device=query_vectors.device)
     scores = query_vectors @ passage_vectors.T / temperature  # (B, passages)
     also_right = (passage_keys[right, None] == passage_keys[None]).view(pairs, positives, -1).any(1)
-    also_right |= (query_keys[:, None] == own_query_keys[None]) & is_positive[None]
+    also_right |= (query_keys[:, None, None] == own_query_keys[None]).any(2) & is_positive[None]
     # A row for each question and positive: (B * K, passages).
     scores, also_right = (of[:, None].expand(-1, positives, -1).flatten(0, 1) for of in (scores, also_right))
     also_right[torch.arange(len(right)), right] = False
@@ -212,11 +215,11 @@ def training_loss(
         passages = cut(passage_vectors, width)
         loss = in_batch_loss(queries, passages, query_keys, passage_keys, positives=positives, **common)
         if settings.symmetric:
-            # The sides change places. What is left out stays the same: of two pairs whose questions or passages are
-            # equal, each is right for the other.
-            answers, keys = passages[: pairs * positives], passage_keys[: pairs * positives]
+            # The sides change places. What is left out stays the same: of two pairs whose questions or any of whose
+            # passages are equal, each is right for the other.
+            answers, keys = passages[: pairs * positives], passage_keys[: pairs * positives].view(pairs, positives)
             backwards = [
-                in_batch_loss(answers[k::positives], queries, keys[k::positives], query_keys, **common)
+                in_batch_loss(answers[k::positives], queries, keys[:, k], query_keys, asking_keys=keys, **common)
                 for k in range(positives)
             ]
             loss = (loss + torch.stack(backwards).mean()) / 2

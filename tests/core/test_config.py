@@ -319,3 +319,9 @@ def test_a_schedule_of_alpha_that_cannot_be_is_told(mix, said):
 def test_a_prefix_with_a_character_that_yaml_takes_for_a_line_end_is_read_back_as_it_was(tmp_path):
     config = build_config({"text": {"query_prefix": "a\x85b\u2028c: "}})
     assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize(("section", "key", "value"), [("mix", "positive_languages", 1), ("loss", "consistency", -0.1)])
+def test_one_positive_language_and_a_negative_weight_are_refused(section, key, value):
+    with pytest.raises(ConfigError, match=rf"^{section}\.{key} is {value}: input should be greater than or equal to"):
+        build_config({section: {key: value}})

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from hbt_ray.loss import consistency_loss, in_batch_loss
+from hbt_ray.config import DistillationConfig, LossConfig
+from hbt_ray.loss import consistency_loss, cut, distillation_loss, in_batch_loss, training_loss
 
 EYE = torch.eye(4)
 
@@ -107,6 +108,38 @@ def test_value_and_gradient_are_those_of_the_definition(positives, negatives):
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
 
 
+def test_each_of_several_passages_asks_for_its_question_against_those_it_does_not_answer():
+    generator = torch.Generator().manual_seed(0)
+    pairs, positives = 5, 3
+    vectors = torch.randn(pairs * (1 + positives), 8, generator=generator, dtype=torch.float64)
+    query_keys = torch.tensor([1, 2, 3, 2, 4])  # questions 1 and 3 are equal
+    passage_keys = torch.arange(10, 10 + pairs * positives)
+    passage_keys[positives * 4 + 2] = passage_keys[0]  # the first passage of 0 is the last one of 4
+    found = []
+    for plain in (False, True):
+        leaf = vectors.clone().requires_grad_()
+        queries, passages = torch.nn.functional.normalize(leaf, dim=1).split([pairs, pairs * positives])
+        if plain:
+            own = passage_keys.view(pairs, positives).tolist()
+            terms = []
+            for i in range(pairs):
+                for k in range(positives):
+                    answered = [j for j in range(pairs) if query_keys[j] == query_keys[i] or own[i][k] in own[j]]
+                    against = [i, *(j for j in range(pairs) if j not in answered)]
+                    terms.append(-torch.log_softmax(queries[against] @ passages[i * positives + k] / 0.2, dim=0)[0])
+            forwards = plain_loss(queries, passages, query_keys, passage_keys, 0.2, positives)
+            loss = (forwards + torch.stack(terms).mean()) / 2
+        else:
+            settings = LossConfig(symmetric=True)
+            loss = training_loss(
+                settings, queries, passages, query_keys, passage_keys, temperature=0.2, positives=positives
+            )
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+
+
 # Consistency
 
 
@@ -150,3 +183,31 @@ def test_consistency_and_its_gradient_are_the_mean_of_torch_s_divergences_both_w
         found.append((loss.detach(), leaf.grad))
     assert torch.allclose(found[0][0], found[1][0], rtol=1e-12)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+
+
+def test_consistency_and_several_positives_are_trained_at_each_width_and_beside_a_teacher():
+    generator = torch.Generator().manual_seed(0)
+    asked, passages, told, right = (
+        torch.nn.functional.normalize(torch.randn(rows, 8, generator=generator), dim=1) for rows in (4 + 2, 8, 6, 8)
+    )
+    keys, second_of = (torch.arange(4), torch.arange(10, 18)), torch.tensor([1, 3])
+    settings = LossConfig(
+        matryoshka=(3,), consistency=2.0, distillation=DistillationConfig(teacher="", weight=0.5, temperature=0.2)
+    )
+    found = training_loss(
+        settings,
+        asked,
+        passages,
+        *keys,
+        temperature=0.1,
+        teacher_vectors=(told, right),
+        positives=2,
+        second_of=second_of,
+    )
+    expected = 0.0
+    for width in (3, 8):
+        a, p = cut(asked, width), cut(passages, width)
+        expected += in_batch_loss(a[:4], p, *keys, temperature=0.1, positives=2) / 2
+        expected += 0.5 * distillation_loss(a[:4], p, (told[:4], right), temperature=0.2) / 2
+        expected += 2.0 * consistency_loss(a[[1, 3]], a[4:], p, temperature=0.1, num_pairs=4) / 2
+    assert math.isclose(float(found), float(expected), rel_tol=1e-6)

@@ -428,6 +428,22 @@ def test_the_loss_falls_from_that_of_guessing_one_of_8(folder):
     assert np.mean(losses[-10:]) < 0.75 * math.log(8)
 
 
+def test_training_with_consistency_brings_scores_in_two_languages_together(folder):
+    mix = {"strategy": "x-x-mono", "second_questions": True}
+    held_out = [batch(folder, step, **mix) for step in range(100, 104)]
+    divergences = []
+    for weight in (0.0, 1.0):
+        trainer = make_trainer(folder, 0.0, consistency=weight, steps=40)
+        for step in range(40):
+            trainer.step(step, [batch(folder, step, **mix)])
+        losses = []
+        for measured in (0.0, 1.0):
+            trainer.loss_settings = LossConfig(consistency=measured)
+            losses.append(trainer.validation_loss(held_out))
+        divergences.append(losses[1] - losses[0])
+    assert divergences[1] < divergences[0] / 4
+
+
 def test_validation_measures_without_dropout_and_changes_nothing(folder):
     trainer = make_trainer(folder, dropout=0.3)
     before = {name: weight.clone() for name, weight in trainer.encoder.state_dict().items()}

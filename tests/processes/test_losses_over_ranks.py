@@ -29,6 +29,11 @@ CASES: dict[str, dict[str, Any]] = {  # settings of the loss, of LoRA and of tra
 }
 CASES["all, gradient caching"] = {**CASES["all"], "train": {"gradient_caching": True}}
 CASES["all, bf16"] = {**CASES["all"], "train": {"precision": "bf16"}}
+CASES["all, consistency, one-to-k, gradient caching"] = {
+    **CASES["all, gradient caching"],
+    "loss": {**CASES["all"]["loss"], "consistency": 0.5},
+    "strategy": "one-to-k",
+}
 
 
 def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
@@ -64,7 +69,8 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
         for weight in adapter_weights(trainer.encoder).values():  # B is 0 at first, and A has no gradient then
             weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
         trainer.model.train()
-        plan = tiny.make_plan(store, strategy="x-x", hard_negatives=case.get("negatives", 0))
+        mix = {"strategy": case.get("strategy", "x-x"), "hard_negatives": case.get("negatives", 0)}
+        plan = tiny.make_plan(store, second_questions="consistency" in loss, **mix)
         batches = [build_batch(plan.batch(step), store, rank, num_ranks, 2) for step in (5, 6)]
         # Two batches of one step: only the second's gradient makes the ranks agree.
         total = sum(trainer.backward(batch, 0.5, last) for batch, last in zip(batches, (False, True), strict=True))
