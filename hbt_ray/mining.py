@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -175,10 +176,19 @@ def _mined_with(
         "model.files": vectors_fingerprint(model, ""),
         **{key: value for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
-        **{f"{part.place}, changed": [state[1:] for state in file_states(Path(part.place))] for part in parts},
+        **{
+            f"file {place}": _state(place)
+            for place in dict.fromkeys(Path(part.place) for part in parts)
+            if place.exists()
+        },
     }
     as_json: dict[str, Any] = json.loads(json.dumps(found))
     return as_json
+
+
+def _state(place: Path) -> str:
+    """Other hex digits when a file, or one in a folder, was changed."""
+    return hashlib.sha256(repr(file_states(place)).encode()).hexdigest()[:16]
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

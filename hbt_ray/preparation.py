@@ -62,11 +62,14 @@ def read_rows(parts: Sequence[Part], evaluation: EvaluationTexts | None) -> Iter
 
 def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -> pa.Table:
     good = [row for row in rows if isinstance(row, Row)]
-    questions = [normalise_for_match(row.question) for row in good]
-    passages = [normalise_for_match(row.passage) for row in good]
+    questions = _normalised([row.question for row in good])
+    passages = _normalised([row.passage for row in good])
     occurring = [None] * len(good) if evaluation is None else evaluation.find_all(questions)
     if evaluation is not None:
         occurring = [of_q or of_p for of_q, of_p in zip(occurring, evaluation.find_all(passages), strict=True)]
+    # A negative is no part of what makes the item, so it goes alone.
+    negatives = [text for row in good for text in row.negatives]
+    occurs = iter([None] * len(negatives) if evaluation is None else evaluation.find_all(_normalised(negatives)))
     accepted = iter(
         {
             "source": row.source,
@@ -74,8 +77,7 @@ def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -
             "language": row.language,
             "question": row.question,
             "passage": row.passage,
-            # A negative is no part of what makes the item, so it goes alone.
-            "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
+            "negatives": [text for text in row.negatives if next(occurs) is None],
             "place": row.place,
             "answer": row.answer,
             "answer_start": row.answer_start,
@@ -86,6 +88,10 @@ def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -
     )
     table = [_rejected(row) if isinstance(row, Reject) else next(accepted) for row in rows]
     return pa.Table.from_pylist(table, ROWS)
+
+
+def _normalised(texts: Sequence[str]) -> list[str]:
+    return list(map(normalise_for_match, texts))
 
 
 def _rejected(reject: Reject) -> dict[str, Any]:

@@ -395,7 +395,7 @@ def test_what_was_mined_otherwise_is_refused_by_name(tmp_path, angles):
         mine(run(corpus(tmp_path / "d" / "c", en=EN)), "angles", out)
     mine(run(folder, train={"steps": 7}, mix={"alpha": 0.1}), "angles", out)
     corpus(tmp_path / "c", en=EN | {"g": ("ask g 60", "say g 60")})
-    with pytest.raises(ConfigError, match=r"mined with .*/c/en\.jsonl, changed="):
+    with pytest.raises(ConfigError, match=r"mined with file .*/c/en\.jsonl="):
         mine(run(folder), "angles", out)
 
 
