@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import own_name
 from hbt_ray.cluster.connect import connect
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
 from hbt_ray.errors import TrackingError

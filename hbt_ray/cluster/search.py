@@ -13,7 +13,7 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
 from hbt_ray.cluster.tuner import room_for, try_all
 from hbt_ray.cluster.watch import Watch
