@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hbt_ray.config import LoopConfig
 from hbt_ray.records import Batch, Blocks
 
-B = TypeVar("B", Batch, Blocks)
+B = TypeVar("B", bound=Batch | Blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class CorpusConfig(Section):
 class PrepareConfig(Section):
     """How corpora become a token store."""
 
-    evaluation_sets: dict[str, str | None] = {}  # benchmark name -> folder; no training item may occur in them
+    # benchmark name -> folder; no training item may occur in them
+    evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
     near_duplicate_threshold: Share = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
     max_reject_share: Share = 0.02  # above this share of bad rows in a source, preparing fails
     validation_share: Share = 0.02  # of each source's items, held out by a hash of their id
@@ -167,7 +168,8 @@ class TrainConfig(LoopConfig):
 
 
 class EvaluateConfig(Section):
-    benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
+    # name -> folder ("embedded" needs none); measured when training has ended
+    benchmarks: dict[str, str | None] = Field(default_factory=dict)
     precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
