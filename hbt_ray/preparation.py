@@ -221,7 +221,8 @@ def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> l
     ordered = sorted(zip(*columns, strict=True), key=lambda row: (key_of(*row[:3]), row[:3]))
     texts: list[str] = []
     for _, _, _, question, passage in ordered:
-        texts += [query_prefix + question] * (question is not None) + [passage_prefix + passage]
+        asked = [] if question is None else [query_prefix + question]
+        texts += [*asked, passage_prefix + passage]
     return texts[:TOKENIZER_TEXTS]
 
 

@@ -40,7 +40,8 @@ def measure_held_out(
 
     Returns:
         `perplexity/<language>`: e to the mean cross-entropy of masked tokens in text of that language alone, over the
-        first `held_out_blocks`; or, of the contrastive objective, which masks nothing, `held_out_loss/<language>` of as many texts.
+        first `held_out_blocks`; or, of the contrastive objective, which masks nothing, `held_out_loss/<language>` of as
+        many texts.
     """
     found = {}
     for language, stream in held_out_streams(config, store.manifest).items():
