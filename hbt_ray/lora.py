@@ -62,7 +62,7 @@ def _targets(transformer: Any, targets: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def adapter_weights(encoder: SentenceTransformer) -> dict[str, Tensor]:
+def adapter_weights(encoder: nn.Module) -> dict[str, Tensor]:
     """The weights of an encoder's adapters, by name and where they lie; none where it has no adapters."""
     return {name: weight for name, weight in encoder.state_dict().items() if ".lora_" in name}
 

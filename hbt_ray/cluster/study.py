@@ -18,15 +18,16 @@ from hbt_ray.cluster.connect import connect, quiet
 from hbt_ray.cluster.evaluate import evaluate_here, evaluate_on_cluster
 from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.mine import mine_on_cluster
-from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.pipeline import if_mlflow_answers, say, stopped_by_sigterm
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.room import Room, room_for
 from hbt_ray.cluster.train import train
 from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.evaluate_model import check_benchmarks
-from hbt_ray.experiment import RunFolder, open_run, run_folder, training_plan, validation_plan
+from hbt_ray.experiment import RunFolder, initial_model, open_run, run_folder, training_plan, validation_plan
 from hbt_ray.model import default_device, load_encoder, save_encoder
+from hbt_ray.preparation import store_tokenizer
 from hbt_ray.report import make_folder
 from hbt_ray.search.points import Point
 from hbt_ray.search.trial import run_trial

@@ -1,5 +1,6 @@
 """Every setting of a run, and reading them from YAML."""
 
+from hbt_ray.config.base import Section
 from hbt_ray.config.loading import (
     absolute_path,
     build,
@@ -7,19 +8,21 @@ from hbt_ray.config.loading import (
     dump_config,
     flatten,
     full_key,
+    load,
     load_config,
     put,
     read_override,
     read_yaml,
     with_absolute_paths,
 )
+from hbt_ray.config.loop import EarlyStoppingConfig, LoopConfig, Precision
+from hbt_ray.config.pretraining import PretrainConfig, PretrainRunConfig
 from hbt_ray.config.sections import (
     AlphaSchedule,
     Attention,
     Columns,
     CorpusConfig,
     DistillationConfig,
-    EarlyStoppingConfig,
     EvaluateConfig,
     LoraConfig,
     LossConfig,
@@ -27,10 +30,8 @@ from hbt_ray.config.sections import (
     MixConfig,
     ModelConfig,
     Perturbation,
-    Precision,
     PrepareConfig,
     RunConfig,
-    Section,
     SmallEncoderConfig,
     Strategy,
     TextConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "DistillationConfig",
     "EarlyStoppingConfig",
     "EvaluateConfig",
+    "LoopConfig",
     "LoraConfig",
     "LossConfig",
     "MineConfig",
@@ -54,6 +56,8 @@ __all__ = [
     "Perturbation",
     "Precision",
     "PrepareConfig",
+    "PretrainConfig",
+    "PretrainRunConfig",
     "RunConfig",
     "Section",
     "SmallEncoderConfig",
@@ -67,6 +71,7 @@ __all__ = [
     "dump_config",
     "flatten",
     "full_key",
+    "load",
     "load_config",
     "put",
     "read_override",

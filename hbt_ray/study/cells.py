@@ -86,7 +86,7 @@ def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:
     items: dict[str, dict[str, tuple[str, str]]] = {}
     for part in list_parts(corpus):
         for row in read_part(part):
-            if isinstance(row, Row):
+            if isinstance(row, Row) and row.question is not None:
                 items.setdefault(row.item_id, {}).setdefault(row.language, (row.question, row.passage))
     return items
 
