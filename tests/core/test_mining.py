@@ -34,6 +34,8 @@ Pair = tuple[str, str]
 class Angles:
     """Embeds a text at as many degrees as its last number says, so that all that is near can be worked out."""
 
+    dimensions = None
+
     query_prefix = passage_prefix = ""
     bf16 = False
 
