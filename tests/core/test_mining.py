@@ -21,7 +21,7 @@ from hbt_ray.cleaning import normalise_for_match
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.corpora import list_parts, read_part
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, UserError
-from hbt_ray.experiment import training_plan
+from hbt_ray.experiment import changed_settings, training_plan
 from hbt_ray.mining import MINED, Mined, describe_mined, mine
 from hbt_ray.preparation import bucketed, make_shard, read_rows, split_of
 from hbt_ray.store import TokenStore, commit
@@ -408,6 +408,10 @@ def test_a_model_that_was_trained_on_is_another_model(tmp_path):
     (tmp_path / "model" / "more.txt").write_text("trained on")
     with pytest.raises(ConfigError, match=r"mined with model\.files="):
         mine(config, str(tmp_path / "model"), tmp_path / "out")
+
+
+def test_a_training_goes_on_with_whatever_settings_negatives_are_mined():
+    assert changed_settings(build_config({}), build_config({"mine": {"negatives": 7, "margin": 0.9}})) == []
 
 
 def test_a_folder_with_other_files_is_not_written_to(tmp_path, angles):
