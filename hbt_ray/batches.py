@@ -10,6 +10,8 @@ from hbt_ray.plan import BatchSpec, rank_slice
 from hbt_ray.records import Batch
 from hbt_ray.store import Side, TokenStore
 
+TokenSequences = tuple[np.ndarray, np.ndarray]  # ids of N sequences one after the other, and their lengths; both int32
+
 
 def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1, chunk_pairs: int = 1) -> Batch:
     """The slice of a global batch that one rank trains on. Any process can build any rank's.
@@ -24,17 +26,31 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         ids, lengths = _take_negatives(store, spec, spec.passage_languages[mine], rows)
         passage_ids = np.concatenate([passage_ids, ids])
         passage_lengths = np.concatenate([passage_lengths, lengths])
-    return Batch(
+    return batch_of(
+        (query_ids, query_lengths),
+        (passage_ids, passage_lengths),
         step=spec.step,
         first_pair=spec.first_pair + mine.start,
         global_pairs=spec.global_pairs,
         kind=spec.kind,
-        query_ids=query_ids,
-        query_lengths=query_lengths,
-        passage_ids=passage_ids,
-        passage_lengths=passage_lengths,
-        query_keys=sequence_keys(query_ids, query_lengths),
-        passage_keys=sequence_keys(passage_ids, passage_lengths),
+    )
+
+
+def batch_of(
+    queries: TokenSequences, passages: TokenSequences, *, step: int, first_pair: int, global_pairs: int, kind: str
+) -> Batch:
+    """A batch of the sequences of questions and of passages, both in the order of `Batch`, with a key for each."""
+    return Batch(
+        step=step,
+        first_pair=first_pair,
+        global_pairs=global_pairs,
+        kind=kind,
+        query_ids=queries[0],
+        query_lengths=queries[1],
+        passage_ids=passages[0],
+        passage_lengths=passages[1],
+        query_keys=sequence_keys(*queries),
+        passage_keys=sequence_keys(*passages),
     )
 
 
