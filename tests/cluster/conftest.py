@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.search.settings import SearchConfig
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from hbt_ray.cluster.search import FinishedSearch
@@ -28,12 +28,6 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here s
 REPOSITORY = Path(__file__).parents[2]
 MARK = "HBT_TEST_CLUSTER"
 NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
