@@ -9,16 +9,19 @@ import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
-from sentence_transformers import SentenceTransformer
 
+from hbt_ray.config import TrainConfig
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.progress import Progress
+from hbt_ray.progress import Progress, is_finished
 from hbt_ray.storage import Place, file_sha256
-from hbt_ray.trainer import Trainer
+
+if TYPE_CHECKING:  # both take seconds to import, and whoever looks for checkpoints alone need not wait for them
+    from sentence_transformers import SentenceTransformer
+
+    from hbt_ray.trainer import Trainer
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -77,6 +80,17 @@ class Checkpoints:
         """Steps of the checkpoints that have their marker, the newest last."""
         return [step for step in self._begun() if (self.place / step_name(step) / COMPLETE).exists()]
 
+    def has_ended(self, train: TrainConfig) -> bool:
+        """Whether there is nothing to go on with: the newest checkpoint is the last one of the training, and whole."""
+        steps = self.steps()
+        try:
+            if not steps or not is_finished(self.state(steps[-1]).progress, train):
+                return False
+        except (ValueError, KeyError, TypeError):  # it is damaged, and will be passed over by whoever loads it
+            return False
+        with self._fetched(steps[-1]) as folder:
+            return fault_of(folder) is None
+
     def _begun(self) -> list[int]:
         """Steps of the checkpoints of which anything stands, the newest last."""
         return [int(name.removeprefix("step-")) for name in self.place.names() if name.startswith("step-")]
@@ -117,6 +131,8 @@ class Checkpoints:
 
     def load_weights(self, step: int, encoder: SentenceTransformer) -> None:
         """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
+        from safetensors.torch import load_model
+
         with self._fetched(step) as folder:
             _check(folder)
             load_model(encoder, folder / WEIGHTS)
@@ -172,12 +188,16 @@ def _check(folder: Path) -> None:
 
 
 def _load(folder: Path, trainer: Trainer) -> Progress:
+    from safetensors.torch import load_file, load_model
+
     load_model(trainer.encoder, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
 
 def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:
+    from safetensors.torch import save_file, save_model
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings

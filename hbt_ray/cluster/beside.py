@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
@@ -26,7 +27,6 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         told: what the workers were told.
     """
 
-    from hbt_ray.checkpoint import Checkpoints
     from hbt_ray.model import default_device, load_encoder
 
     quiet()

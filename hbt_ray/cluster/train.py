@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.beside import measure_checkpoint
 from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained
@@ -82,9 +83,14 @@ def train(
         "measure": measure,
         "reports": reports,
     }
+    checkpoints = Checkpoints(folder.checkpoints)
     with explained("training"), Follower(reports, config, on_metrics) as follower:
         late = _measure_late(config, told, folder)
-        for starts_left in reversed(range(config.train.max_failures + 1)):
+        starts = config.train.max_failures + 1
+        if checkpoints.has_ended(config.train):
+            follower.notice("the training has ended already")
+            starts = 0
+        for starts_left in reversed(range(starts)):
             try:
                 _fit(config, resources, told, folder)
                 break
@@ -95,9 +101,6 @@ def train(
         ray.get(late)
     if mistake := ray.get(reports.get_mistake.remote()):
         raise mistake
-    from hbt_ray.checkpoint import Checkpoints
-
-    checkpoints = Checkpoints(folder.checkpoints)
     kept = checkpoints.steps()
     best = checkpoints.best("validation_loss") if config.train.early_stopping else None
     if not kept:
@@ -153,8 +156,6 @@ def _measure_late(config: RunConfig, told: dict[str, Any], folder: RunFolder) ->
     """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
     if not config.train.evaluate_every:
         return []
-    from hbt_ray.checkpoint import Checkpoints
-
     measured = measured_steps(folder.measured)
     ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
     steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, config.train)
