@@ -12,6 +12,9 @@ from hbt_ray.plan import BatchSpec, rank_slice
 from hbt_ray.records import Batch, Blocks
 from hbt_ray.store import Side, TokenStore
 
+NO_SECONDS = np.zeros(0, np.int32)
+TokenSequences = tuple[np.ndarray, np.ndarray]  # ids of N sequences one after the other, and their lengths; both int32
+
 
 def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: int = 1, chunk_pairs: int = 1) -> Batch:
     """The slice of a global batch that one rank trains on. Any process can build any rank's.
@@ -22,7 +25,6 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
     rows, query_languages = spec.rows[mine], spec.query_languages[mine]
     passage_languages = spec.passage_languages[mine.start * spec.positives : mine.stop * spec.positives]
     query_ids, query_lengths = _take(store, spec, "question", query_languages, rows)
-    query_keys = sequence_keys(query_ids, query_lengths)
     second_languages = spec.second_languages[mine]
     second_of = np.flatnonzero(second_languages != "")
     if len(second_of):
@@ -35,19 +37,45 @@ def build_batch(spec: BatchSpec, store: TokenStore, rank: int = 0, num_ranks: in
         ids, lengths = _take_negatives(store, spec, passage_languages if spec.positives == 1 else query_languages, rows)
         passage_ids = np.concatenate([passage_ids, ids])
         passage_lengths = np.concatenate([passage_lengths, lengths])
-    return Batch(
+    return batch_of(
+        (query_ids, query_lengths),
+        (passage_ids, passage_lengths),
         step=spec.step,
         first_pair=spec.first_pair + mine.start,
         global_pairs=spec.global_pairs,
         kind=spec.kind,
-        query_ids=query_ids,
-        query_lengths=query_lengths,
-        passage_ids=passage_ids,
-        passage_lengths=passage_lengths,
-        query_keys=query_keys,
-        passage_keys=sequence_keys(passage_ids, passage_lengths),
         positives=spec.positives,
         second_of=second_of.astype(np.int32),
+    )
+
+
+def batch_of(
+    queries: TokenSequences,
+    passages: TokenSequences,
+    *,
+    step: int,
+    first_pair: int,
+    global_pairs: int,
+    kind: str,
+    positives: int = 1,
+    second_of: np.ndarray = NO_SECONDS,
+) -> Batch:
+    """A batch of the sequences of questions and of passages, both in the order of `Batch`, with a key for each."""
+    num_pairs = len(queries[1]) - len(second_of)
+    first = (queries[0][: int(queries[1][:num_pairs].sum())], queries[1][:num_pairs])
+    return Batch(
+        step=step,
+        first_pair=first_pair,
+        global_pairs=global_pairs,
+        kind=kind,
+        query_ids=queries[0],
+        query_lengths=queries[1],
+        passage_ids=passages[0],
+        passage_lengths=passages[1],
+        query_keys=sequence_keys(*first),
+        passage_keys=sequence_keys(*passages),
+        positives=positives,
+        second_of=second_of,
     )
 
 

@@ -9,18 +9,19 @@ import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
 
 from hbt_ray.config import LoopConfig
 from hbt_ray.errors import CheckpointError, StorageError
-from hbt_ray.lora import adapter_weights
-from hbt_ray.progress import Progress
-from hbt_ray.stepper import Stepper
+from hbt_ray.progress import Progress, is_finished
 from hbt_ray.storage import Place, file_sha256
+
+if TYPE_CHECKING:  # what takes seconds to import, and whoever looks for checkpoints alone need not wait for it
+    from torch import nn
+
+    from hbt_ray.stepper import Stepper
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -78,6 +79,17 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have their marker, the newest last."""
         return [step for step in self._begun() if (self.place / step_name(step) / COMPLETE).exists()]
+
+    def has_ended(self, train: LoopConfig) -> bool:
+        """Whether there is nothing to go on with: the newest checkpoint is the last one of the training, and whole."""
+        steps = self.steps()
+        try:
+            if not steps or not is_finished(self.state(steps[-1]).progress, train):
+                return False
+        except (ValueError, KeyError, TypeError):  # it is damaged, and will be passed over by whoever loads it
+            return False
+        with self._fetched(steps[-1]) as folder:
+            return fault_of(folder) is None
 
     def _begun(self) -> list[int]:
         """Steps of the checkpoints of which anything stands, the newest last."""
@@ -186,12 +198,16 @@ def _check(folder: Path) -> None:
 
 
 def _load(folder: Path, trainer: Stepper[Any]) -> Progress:
+    from safetensors.torch import load_file
+
     _load_weights(trainer.kept, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
 
 def _write(folder: Path, trainer: Stepper[Any], state: CheckpointState) -> None:
+    from safetensors.torch import save_file
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _save_weights(trainer.kept, folder / WEIGHTS)
@@ -206,6 +222,10 @@ def _write(folder: Path, trainer: Stepper[Any], state: CheckpointState) -> None:
 
 def _save_weights(kept: nn.Module, file: Path) -> None:
     """All weights, or adapters alone: what they stand beside is the model that the run begins with."""
+    from safetensors.torch import save_file, save_model
+
+    from hbt_ray.lora import adapter_weights
+
     if adapters := adapter_weights(kept):
         save_file(adapters, file)
     else:
@@ -213,6 +233,10 @@ def _save_weights(kept: nn.Module, file: Path) -> None:
 
 
 def _load_weights(kept: nn.Module, file: Path) -> None:
+    from safetensors.torch import load_file, load_model
+
+    from hbt_ray.lora import adapter_weights
+
     if adapters := adapter_weights(kept):
         saved = load_file(file)
         for name, weight in adapters.items():

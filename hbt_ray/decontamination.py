@@ -161,10 +161,6 @@ class EvaluationTexts:
                 return text
         return None
 
-    def _candidates(self, shingles: np.ndarray) -> list[int]:
-        """Texts that share a band, in their order."""
-        return self._sharing_a_band(shingles, np.array([0, len(shingles)]))[0]
-
     def _sharing_a_band(self, hashes: np.ndarray, starts: np.ndarray) -> list[list[int]]:
         """Of each set of shingles the texts that share a band, in their order."""
         sharing: list[list[int]] = [[] for _ in starts[1:]]
@@ -237,11 +233,6 @@ def _shingle_hashes(normals: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     hashes ^= hashes >> np.uint64(32)
     hashes *= _MULTIPLIER
     return hashes[places], starts  # without those across two texts
-
-
-def _signature(shingles: np.ndarray) -> np.ndarray:
-    """MinHash values of a set of hashes: (128,) uint32."""
-    return _signatures(shingles, np.array([0, len(shingles)]))[0]
 
 
 def _signatures(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:

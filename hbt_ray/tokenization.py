@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ SPECIAL_TOKENS = {
 
 CHARS_PER_TOKEN = 6  # of a head: enough in most languages with most tokenizers
 SPLITTING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}  # pre-tokenizers after which no token holds a space
+# Behind a letter, so that no head ends with a blank: a tokenizer may make one of several, which need the next word.
+WORD_END = re.compile(r"(?<=\w) ")
 
 
 class Tokenization:
@@ -59,9 +62,9 @@ class Tokenization:
         return [np.array(ids, dtype=self.token_type) for ids in tokens]
 
     def _head(self, text: str, chars: int) -> str:
-        """The text up to the first space from a character on; whole where a space may be part of a token."""
-        end = text.find(" ", chars) if len(text) > chars and self._splits_at_spaces else -1
-        return text if end < 0 else text[:end]
+        """The text up to the first end of a word from a character on; whole where a space may be part of a token."""
+        end = WORD_END.search(text, chars) if self._splits_at_spaces else None
+        return text[: end.start()] if end else text
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the tokenizer, the prefixes and the lengths."""

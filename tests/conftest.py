@@ -46,3 +46,10 @@ def bucket() -> Iterator[object]:
         os.environ.pop(name)
         if value is not None:
             os.environ[name] = value
+
+
+@pytest.fixture
+def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of MLflow's that this machine's environment names."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)

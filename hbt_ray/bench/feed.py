@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from hbt_ray.batches import build_batch, to_arrow
 from hbt_ray.bench.figure import Figure
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.synthetic import VOCABULARY, TextTokens, write_synthetic_store
 from hbt_ray.bench.turns import Side, in_turns
@@ -36,9 +36,7 @@ def feed(settings: BenchSettings) -> Figure:
     from hbt_ray.model import open_encoder
 
     items, batches, steps = (2_000, 80, 2) if settings.quick else (100_000, 1_600, 4)
-    scratch = settings.out / "feed"
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
+    with scratch_folder(settings.out / "feed") as scratch:
         encoder = encoder_to_measure(settings.model, scratch, quick=settings.quick)
         vocabulary = VOCABULARY if settings.model is None else len(open_encoder(encoder).tokenizer)
         store = write_synthetic_store(scratch / "store", items, TOKENS, vocabulary=vocabulary)
@@ -46,8 +44,6 @@ def feed(settings: BenchSettings) -> Figure:
         figure = in_turns(feeds, Side(training, (store, encoder, steps)), unit="batches/s", rounds=settings.rounds)
         collators = Side(collating, (store, encoder, min(batches, 64)))
         collated = in_turns(feeds, collators, unit="batches/s", rounds=min(settings.rounds, 3))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     told = {
         "peer_is": "training steps on the same batches, one process",
         "pairs": PAIRS,
@@ -63,8 +59,7 @@ def feed_40m(settings: BenchSettings) -> Figure:
     Both stores are real, on this disk, with short texts; both are deleted afterwards.
     """
     few, many, batches = (1_000, 200_000, 200) if settings.quick else (10_000, 40_000_000, 4_000)
-    scratch = settings.out / "feed-40m"
-    try:
+    with scratch_folder(settings.out / "feed-40m") as scratch:
         stores = {items: write_synthetic_store(scratch / str(items), items, SHORT_TOKENS) for items in (few, many)}
         first_ms = {items: round(1e3 * _first_batch_s(store), 1) for items, store in stores.items()}
         return in_turns(
@@ -79,8 +74,6 @@ def feed_40m(settings: BenchSettings) -> Figure:
                 "peer_first_batch_ms": first_ms[few],
             },
         )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def feeding(store_folder: Path, batches: int) -> Callable[[], float]:

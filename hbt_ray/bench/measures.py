@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 from hbt_ray.bench.figure import Figure
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.turns import Side, in_turns
 from hbt_ray.benchmarks import load_benchmark
@@ -57,15 +57,14 @@ def compare_measures(
     Args:
         query_vectors: (Q, D) float32 unit vectors, in the order of the benchmark.
         passage_vectors: (P, D) likewise.
-        scratch: a folder that is deleted afterwards.
+        scratch: a folder that is emptied first and deleted afterwards.
 
     Returns:
         The figure, in whose details `evaluations` is their number, and `map_apart` how far the two mAPs of any of them
         are from each other, over the passages that theirs looks at.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
     vectors = (benchmark, query_vectors, passage_vectors)
-    try:
+    with scratch_folder(scratch):
         figure = in_turns(
             Side(measuring, (*vectors, scratch / "ours.json"), repeats=REPEATS),
             Side(evaluating, (*vectors, scratch / "theirs.json")),
@@ -74,8 +73,6 @@ def compare_measures(
             warm_up=0,
         )
         ours, theirs = (_read(scratch / name) for name in ("ours.json", "theirs.json"))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     told = {
         "peer_is": "sentence-transformers' InformationRetrievalEvaluator, once for each pool",
         "evaluations": len(theirs),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.batches import sequence_keys
+from hbt_ray.batches import TokenSequences, batch_of
 from hbt_ray.bench.synthetic import VOCABULARY
 from hbt_ray.benchmarks import load_benchmark
 from hbt_ray.records import Batch
@@ -57,23 +57,17 @@ def _random_pairs(rng: random.Random, pairs: int) -> Pairs:
 
 def as_batch(encoder: SentenceTransformer, pairs: Pairs, step: int) -> Batch:
     """Pairs as they are trained on, of MAX_TOKENS at most."""
-    query_ids, query_lengths = _tokens(encoder, pairs.questions)
-    passage_ids, passage_lengths = _tokens(encoder, pairs.passages)
-    return Batch(
+    return batch_of(
+        _tokens(encoder, pairs.questions),
+        _tokens(encoder, pairs.passages),
         step=step,
         first_pair=0,
         global_pairs=len(pairs.questions),
         kind="monolingual",
-        query_ids=query_ids,
-        query_lengths=query_lengths,
-        passage_ids=passage_ids,
-        passage_lengths=passage_lengths,
-        query_keys=sequence_keys(query_ids, query_lengths),
-        passage_keys=sequence_keys(passage_ids, passage_lengths),
     )
 
 
-def _tokens(encoder: SentenceTransformer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _tokens(encoder: SentenceTransformer, texts: Sequence[str]) -> TokenSequences:
     found = encoder.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
     lengths = np.array([len(ids) for ids in found], np.int32)
     return np.concatenate([np.asarray(ids, np.int32) for ids in found]), lengths

@@ -22,11 +22,11 @@ PARTS = {
     "embed": "hbt_ray.bench.embedding:embed",
     "scale": "hbt_ray.bench.scale:scale",
     "feed_40m": "hbt_ray.bench.feed:feed_40m",
-    "train_under_ray": "hbt_ray.cluster.bench:train_under_ray",
-    "two_workers": "hbt_ray.cluster.bench:two_workers",
-    "prepare": "hbt_ray.cluster.bench:prepare",
-    "start_up": "hbt_ray.cluster.bench:start_up",
-    "search": "hbt_ray.cluster.bench:search",
+    "train_under_ray": "hbt_ray.cluster.bench.training:train_under_ray",
+    "two_workers": "hbt_ray.cluster.bench.training:two_workers",
+    "prepare": "hbt_ray.cluster.bench.preparing:prepare",
+    "start_up": "hbt_ray.cluster.bench.starting:start_up",
+    "search": "hbt_ray.cluster.bench.searching:search",
 }
 
 

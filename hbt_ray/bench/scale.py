@@ -8,7 +8,6 @@ Legend: n GPUs, one rank each, b pairs of each, S hard negatives per pair, P par
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from hbt_ray.bench.feed import PAIRS, TOKENS, feeder, plan_of
 from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.synthetic import write_synthetic_store
 from hbt_ray.errors import ConfigError, UserError
@@ -152,13 +152,10 @@ def scale(settings: BenchSettings) -> Figure:
     """
     given = assumptions(settings.assume)
     items, batches = (8_000, 8) if settings.quick else (200_000, 512)
-    scratch = settings.out / "scale"
-    try:
+    with scratch_folder(settings.out / "scale") as scratch:
         store = TokenStore.open(write_synthetic_store(scratch / "store", items, TOKENS))
         check_ranks(store, RANKS[-1], steps=4)
         rates = [feed_rates(store, RANKS, batches) for _ in range(min(settings.rounds, 3))]
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     medians = {ranks: float(np.median([of_round[ranks] for of_round in rates])) for ranks in RANKS}
     if not given.feed_batches_s:
         # The feed was measured on batches of PAIRS pairs: a rank's own batch takes as many times as long.

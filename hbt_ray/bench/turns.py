@@ -54,6 +54,8 @@ def in_turns(
         ImportError: a side needs a library that is not installed.
     """
     with _started(ours) as one, _started(peer) as other:
+        one.wait_until_prepared()
+        other.wait_until_prepared()
         for _ in range(warm_up):
             one.round(), other.round()
         taken = [_round_of_both(one, other, peer_first=bool(number % 2)) for number in range(rounds)]
@@ -80,7 +82,7 @@ class _Missing:
 
 
 class _Started:
-    """A side's process, waiting for its turn."""
+    """A side's process: it prepares while others do, then waits for its turn."""
 
     def __init__(self, side: Side) -> None:
         context = multiprocessing.get_context("spawn")
@@ -88,6 +90,8 @@ class _Started:
         self._process = context.Process(target=_serve, args=(theirs, side), daemon=True)
         self._process.start()
         theirs.close()
+
+    def wait_until_prepared(self) -> None:
         self._receive()
 
     def round(self) -> Round:

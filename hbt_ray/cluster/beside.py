@@ -1,4 +1,4 @@
-"""A checkpoint measured by a task, while training goes on.
+"""A checkpoint measured by a task while training goes on.
 
 Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
 """
@@ -12,6 +12,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 from hbt_ray.job import Job
 from hbt_ray.measured import write_measurement
+from hbt_ray.search.settings import DevConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -58,3 +59,10 @@ def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[s
     for benchmark in load_benchmarks(config.evaluate):
         metrics |= evaluate(embedder, benchmark, config.evaluate).metrics
     return metrics
+
+
+def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
+    """An encoder's metrics on what a search chooses by."""
+    from hbt_ray.search.dev import dev_metrics, dev_set
+
+    return dev_metrics(encoder, dev_set(dev, store, config), dev, config)

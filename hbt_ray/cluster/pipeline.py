@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import own_name
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.train import resources_per_worker, train
@@ -120,7 +121,6 @@ def _train_and_evaluate(
 ) -> dict[str, EvalReport]:
     initial = initial_model(config, tokenizer, folder)
     steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
-    from hbt_ray.checkpoint import Checkpoints
     from hbt_ray.model import load_encoder, save_encoder
 
     tracker.log_metrics({"train/steps": steps}, steps)

@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.beside import benchmark_metrics, measure_checkpoint
 from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained
@@ -88,9 +89,14 @@ def carry_out(job: Job, store: Path, folder: RunFolder, on_metrics: Callable[[in
         "measured": folder.measured,
         "reports": reports,
     }
+    checkpoints = Checkpoints(folder.checkpoints)
     with explained("training"), Follower(reports, job.train.steps, on_metrics) as follower:
         late = _measure_late(job.train, told, folder)
-        for starts_left in reversed(range(job.train.max_failures + 1)):
+        starts = job.train.max_failures + 1
+        if checkpoints.has_ended(job.train):
+            follower.notice("the training has ended already")
+            starts = 0
+        for starts_left in reversed(range(starts)):
             try:
                 _fit(job.train, resources, told, folder)
                 break
@@ -101,9 +107,7 @@ def carry_out(job: Job, store: Path, folder: RunFolder, on_metrics: Callable[[in
         ray.get(late)
     if mistake := ray.get(reports.get_mistake.remote()):
         raise mistake
-    from hbt_ray.checkpoint import Checkpoints
-
-    return Checkpoints(folder.checkpoints).to_keep(job.train)
+    return checkpoints.to_keep(job.train)
 
 
 def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], folder: RunFolder) -> None:
@@ -153,8 +157,6 @@ def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunFolder) ->
     """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
     if not train.evaluate_every:
         return []
-    from hbt_ray.checkpoint import Checkpoints
-
     measured = measured_steps(folder.measured)
     ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
     steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, train)

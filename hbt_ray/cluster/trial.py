@@ -15,17 +15,18 @@ import torch
 from ray import tune
 
 from hbt_ray.checkpoint import Checkpoints, step_name
+from hbt_ray.cluster.beside import dev_set_metrics
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.cluster.train import train
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, run_folder
 from hbt_ray.measured import measured_steps, measurements, write_measurement
 from hbt_ray.model import default_device, load_encoder
-from hbt_ray.search.dev import dev_metrics, dev_set
+from hbt_ray.search.dev import dev_set
 from hbt_ray.search.objectives import score
 from hbt_ray.search.outcome import objective_values
 from hbt_ray.search.points import Point, rounded, with_alphas
-from hbt_ray.search.settings import DevConfig, SearchConfig
+from hbt_ray.search.settings import SearchConfig
 from hbt_ray.search.trial import Report, run_trial
 
 STEP, SCORE, METRICS = "step", "score", "metrics"  # what a trial reports to Tune
@@ -105,7 +106,7 @@ def trial_main(
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(handed))
 
     config = _with_checkpoints_at(config, search.every)
-    measure = functools.partial(_dev_metrics, dev=search.dev, store=store)
+    measure = functools.partial(dev_set_metrics, dev=search.dev, store=store)
     if config.train.most_workers > 1:
         _train_with_workers(config, store, model, folder, search.every, measure, report)
     else:
@@ -115,10 +116,6 @@ def trial_main(
         retell = search.algorithm != "pbt"
         run_trial(config, Path(store), model, folder, search.every, measure_here, report, device, retell=retell)
     (folder.path / FINISHED).touch()
-
-
-def _dev_metrics(encoder: Any, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
-    return dev_metrics(encoder, dev_set(dev, store, config), dev, config)
 
 
 def _train_with_workers(

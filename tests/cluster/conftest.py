@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.search.settings import SearchConfig
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from hbt_ray.cluster.search import FinishedSearch
@@ -28,12 +28,6 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here s
 REPOSITORY = Path(__file__).parents[2]
 MARK = "HBT_TEST_CLUSTER"
 NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +50,8 @@ def dashboard(tmp_path_factory, bucket) -> str:
         # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
         + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
         + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
+        # Processes of tasks that ended wait for others to come: with fewer, each test would start new ones.
+        env=os.environ | {"RAY_num_workers_soft_limit": "16"},
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -178,3 +174,14 @@ def finished_search(cluster, search_corpus) -> FinishedSearch:
 
     # Beside the corpus, as the other searches: they share a store.
     return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")
+
+
+@pytest.fixture
+def one_thread():
+    """As the workers have: with more, sums are made in another order, and the last bits of vectors differ."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

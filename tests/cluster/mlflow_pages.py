@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tests.cluster.conftest import free_port
+from tests.ports import free_port
 
 CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"  # where Debian's packages put them
 missing = [program for program in (CHROMIUM, CHROMEDRIVER) if shutil.which(program) is None]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hbt_ray.bench.figure import Figure, write_figures
+from hbt_ray.bench.figure import write_figures
+from hbt_ray.bench.parts import part_function
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.cluster import bench
 
-PARTS = {
-    "train_under_ray": (bench.train_under_ray, "steps/s"),
-    "two_workers": (bench.two_workers, "pairs/s"),
-    "prepare": (bench.prepare, "rows/s"),
-    "start_up": (bench.start_up, "s"),
-    "search": (bench.search, "queries/s"),
+UNITS = {
+    "train_under_ray": "steps/s",
+    "two_workers": "pairs/s",
+    "prepare": "rows/s",
+    "start_up": "s",
+    "search": "queries/s",
 }
 
 
@@ -32,9 +31,8 @@ def test_a_part_tells_its_figure_and_its_peers(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.delenv("HBT_DATA", raising=False)
-    part: Callable[[BenchSettings], Figure]
-    part, unit = PARTS[name]
-    figure = part(BenchSettings(out=tmp_path, rounds=1, quick=True))
+    unit = UNITS[name]
+    figure = part_function(name)(BenchSettings(out=tmp_path, rounds=1, quick=True))
     assert figure.unit == unit
     assert figure.value > 0
     assert figure.peer > 0

@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 
 from hbt_ray.cluster.pipeline import run
 from hbt_ray.config import RunConfig, dump_config
-from tests.cluster.conftest import MARK, REPOSITORY, free_port, tiny_config, write_corpus
+from tests.cluster.conftest import MARK, REPOSITORY, tiny_config, write_corpus
 from tests.cluster.strikes import kill_one, newest_step
+from tests.ports import free_port
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))
 STEPS = 40

@@ -22,7 +22,7 @@ def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]
 
 def test_a_submitted_training_job_finishes_and_its_run_is_in_mlflow(dashboard, corpus, tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(dump_config(tiny_config(corpus)))
+    config.write_text(dump_config(tiny_config(corpus, tracking={"log_model": False})))
     out = tmp_path / "runs" / "job"
     submitted = submit(dashboard, "jobs/train.py", "--config", config, "alpha=0.6", "--out", out)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr

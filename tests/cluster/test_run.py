@@ -11,11 +11,18 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from hbt_ray.batches import build_batch
+from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.pipeline import run
 from hbt_ray.errors import ClusterError, ConfigError, TrackingError
+from hbt_ray.experiment import run_folder, training_plan
+from hbt_ray.model import load_encoder, save_encoder
+from hbt_ray.storage import Place
+from hbt_ray.store import TokenStore
 from hbt_ray.tracking import training_runs
-from tests.cluster.conftest import NUM_CPUS, tiny_config
-from tests.cluster.strikes import kill_one, newest_step
+from hbt_ray.trainer import Trainer
+from tests.cluster.conftest import NUM_CPUS, tiny_config, write_corpus
+from tests.cluster.strikes import kill_one
 
 
 def weights(folder):
@@ -92,39 +99,61 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
         run(tiny_config(corpus, mix={"alpha": 0.9}, prepare={"validation_share": 0.3}, train={"workers": 2}), out)
 
 
-def kill_a_worker_after_a_checkpoint(out, killed):
+def kill_a_worker_after_a_checkpoint(checkpoints: Place, killed: list[int]) -> None:
     for _ in range(600):
-        if newest_step(out) and kill_one("RayTrainWorker"):
-            killed.append(True)
+        steps = Checkpoints(checkpoints).steps()
+        if steps and kill_one("RayTrainWorker"):
+            killed.append(steps[-1])
             return
         time.sleep(0.05)
 
 
-def test_a_killed_worker_costs_no_batch_and_changes_no_weight(cluster, corpus, tmp_path):
-    config = tiny_config(corpus, train={"steps": 60, "workers": 1, "checkpoint_every": 10})
-    run(config, tmp_path / "undisturbed")
-    killed: list[bool] = []
-    out = tmp_path / "disturbed"
-    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(out, killed))
+def train_without_ray(config, store, initial_model, out):
+    """The same training in this process: one batch of the plan after the other."""
+    opened = TokenStore.open(store)
+    plan = training_plan(config, opened.manifest)
+    trainer = Trainer(load_encoder(config.model, config.text, initial_model), config.train, seed=config.seed)
+    for step in range(config.train.steps):
+        trainer.step(step, [build_batch(plan.batch(step), opened, chunk_pairs=config.train.chunk_pairs)])
+    save_encoder(trainer.encoder, out / "model")
+
+
+@pytest.fixture(scope="module")
+def struck(cluster, bucket, tmp_path_factory):
+    """The folder of a run with its checkpoints in an object store, whose worker was killed; and the run's settings."""
+    folder = tmp_path_factory.mktemp("struck")
+    train = {"steps": 60, "checkpoint_every": 10}
+    storage = f"{bucket}/{folder.name}?{bucket.query}"
+    config = tiny_config(write_corpus(folder), storage=storage, train=train, tracking={"log_model": False})
+    out = folder / "run"
+    killed: list[int] = []
+    checkpoints = run_folder(config, out).checkpoints
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(checkpoints, killed))
     killer.start()
     run(config, out)
     killer.join()
     assert killed
-    assert same_weights(weights(out), weights(tmp_path / "undisturbed"))
+    assert killed[0] < 60
+    return config, out
 
 
-def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(cluster, bucket, corpus, tmp_path):
-    storage = f"{bucket}/{tmp_path.name}?{bucket.query}"
-    config = tiny_config(corpus, storage=storage)
-    run(config, tmp_path / "one" / "run")
-    expected = weights(tmp_path / "one" / "run")
-    assert (bucket / tmp_path.name / "run" / "checkpoints" / "step-000000010" / "complete.json").exists()
-    uri = f"sqlite:///{tmp_path}/one/mlflow.db"
+def test_a_killed_worker_costs_no_batch_and_changes_no_weight(struck, one_thread, tmp_path):
+    config, out = struck
+    [store] = (out.parent / "stores").iterdir()
+    train_without_ray(config, store, out / "initial_model", tmp_path)
+    assert same_weights(weights(out), weights(tmp_path))
+
+
+def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(struck, bucket):
+    config, out = struck
+    expected = weights(out)
+    assert (bucket / out.parent.name / "run" / "checkpoints" / "step-000000060" / "complete.json").exists()
+    uri = f"sqlite:///{out.parent}/mlflow.db"
     [tracked] = training_runs(uri, "hbt")
 
-    shutil.rmtree(tmp_path / "one" / "run")  # the machine is gone, and another one takes over
-    run(config, tmp_path / "one" / "run")
-    assert same_weights(weights(tmp_path / "one" / "run"), expected)
+    shutil.rmtree(out)  # the machine is gone, and another one takes over
+    run(config, out)
+    assert same_weights(weights(out), expected)
     assert [again.run_id for again in training_runs(uri, "hbt")] == [tracked.run_id]
 
 
@@ -138,7 +167,7 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
         "checkpoint_every": 1,
         "early_stopping": {"patience": 3},
     }
-    config = tiny_config(corpus, prepare={"validation_share": 0.3}, train=train)
+    config = tiny_config(corpus, prepare={"validation_share": 0.3}, train=train, tracking={"log_model": False})
     run(config, tmp_path / "run")
     [tracked] = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
 from hbt_ray.checkpoint import COMPLETE, FILES, OPTIMIZER, STATE, WEIGHTS, Checkpoints, fault_of
-from hbt_ray.config import TrainConfig
+from hbt_ray.config import EarlyStoppingConfig, TrainConfig
 from hbt_ray.errors import CheckpointError
 from hbt_ray.model import open_encoder
 from hbt_ray.progress import Progress
@@ -92,6 +92,25 @@ def test_a_torn_checkpoint_is_passed_over_by_name_for_the_one_before(encoder, ch
     assert progress == Progress(5)
     assert "step-000000010 is passed over" in fault
     assert file in fault
+
+
+def test_training_has_ended_with_its_last_step_or_its_patience(encoder, checkpoints):
+    train = TrainConfig(steps=10, validation_every=1, early_stopping=EarlyStoppingConfig(patience=2))
+    assert not checkpoints.has_ended(train)
+    checkpoints.save(make_trainer(encoder), Progress(5, validations_without_gain=1), {})
+    assert not checkpoints.has_ended(train)
+    checkpoints.save(make_trainer(encoder), Progress(6, validations_without_gain=2), {})
+    assert checkpoints.has_ended(train)
+    assert not checkpoints.has_ended(TrainConfig(steps=10))
+    assert checkpoints.has_ended(TrainConfig(steps=6))
+
+
+@pytest.mark.parametrize("file", [*FILES, COMPLETE])
+def test_training_has_not_ended_where_its_last_checkpoint_is_damaged(encoder, checkpoints, file):
+    place = checkpoints.save(make_trainer(encoder), Progress(10), {})
+    assert checkpoints.has_ended(TrainConfig(steps=10))
+    damage(place, file, content_of(place, file)[:-9])
+    assert not checkpoints.has_ended(TrainConfig(steps=10))
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hbt_ray.config import ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.store import Side
-from hbt_ray.tokenization import Tokenization, load_tokenizer, train_tokenizer
+from hbt_ray.tokenization import CHARS_PER_TOKEN, SPECIAL_TOKENS, Tokenization, load_tokenizer, train_tokenizer
 from tests import tiny
 
 TEXTS = [
@@ -52,6 +54,60 @@ def test_tokens_are_those_of_the_transformers_tokenizer(
     expected = [tokenizer(prefix + one, truncation=True, max_length=max_tokens)["input_ids"] for one in texts]
     assert [ids.tolist() for ids in encoded] == expected
     assert all(ids.dtype == np.uint16 for ids in encoded)
+
+
+def built(model: Any, trainer: Any, pre_tokenizer: Any, *normalizer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of some kind, trained on TEXTS, with special tokens around a text."""
+    made = Tokenizer(model(unk_token="[UNK]"))
+    made.normalizer = normalizers.Sequence(list(normalizer))
+    made.pre_tokenizer = pre_tokenizer
+    special = [*SPECIAL_TOKENS.values()]
+    made.train_from_iterator(TEXTS, trainer(vocab_size=300, special_tokens=special, show_progress=False))
+    ends = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def kinds(tokenizer) -> dict[str, PreTrainedTokenizerFast]:
+    """Tokenizers as models have them; of all but the last a text's head may be encoded alone."""
+    bpe, word_pieces = (models.BPE, trainers.BpeTrainer), (models.WordPiece, trainers.WordPieceTrainer)
+    one_blank = normalizers.Replace(Regex(" {2,}"), " ")
+    return {
+        "own": tokenizer,
+        "bert": built(*word_pieces, pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()),
+        "blanks are tokens": built(*bpe, pre_tokenizers.Metaspace()),
+        "blanks are joined": built(*bpe, pre_tokenizers.Metaspace(), normalizers.NFKC(), one_blank),
+        "bytes": built(*bpe, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+    }
+
+
+WORDS = st.sampled_from(["cat", "Katze", "кот", "猫はマット", "mat,", "a", "x" * 9, "é"])
+BLANKS = st.sampled_from([" ", "  ", "   ", "\t", "\n", " \n ", " \u200b "])
+LONG_TEXTS = st.lists(st.tuples(WORDS, BLANKS), min_size=1, max_size=30).map(lambda pairs: "".join(sum(pairs, ())))
+
+
+@pytest.mark.parametrize("kind", ["own", "bert", "blanks are tokens", "blanks are joined", "bytes"])
+@pytest.mark.parametrize("chars_per_token", [1, CHARS_PER_TOKEN])  # by 1 most heads are too short
+@given(texts=st.lists(LONG_TEXTS, max_size=4), max_tokens=st.integers(4, 12))
+def test_a_long_text_has_the_tokens_of_the_whole_text_cut(kinds, kind, chars_per_token, texts, max_tokens):
+    own = Tokenization(kinds[kind], TextConfig(query_prefix="q: ", max_query_tokens=max_tokens))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hbt_ray.tokenization.CHARS_PER_TOKEN", chars_per_token)
+        encoded = own.encode(texts, "question")
+    whole = [kinds[kind]("q: " + text)["input_ids"] for text in texts]
+    cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in whole]
+    assert [ids.tolist() for ids in encoded] == cut
+
+
+def test_a_head_ends_with_a_word_where_words_are_tokenized_alone_and_else_is_the_whole(kinds):
+    heads = {kind: Tokenization(kinds[kind], TextConfig())._head("one two  three four", 5) for kind in kinds}
+    assert heads.pop("bytes") == "one two  three four"
+    assert set(heads.values()) == {"one two"}
+    own = Tokenization(kinds["own"], TextConfig())
+    assert own._head("one two", 3) == "one"
+    assert own._head("one two", 4) == own._head("one two", 99) == "one two"
+    assert own._head("one  two three", 4) == "one  two"  # its tokens may tell two blanks from one
 
 
 def test_a_text_begins_and_ends_with_its_special_tokens_even_where_it_is_cut(tokenizer):

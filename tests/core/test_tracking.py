@@ -8,10 +8,8 @@ import math
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hbt_ray.config import RunConfig, TrackingConfig, build_config
+from hbt_ray.config import RunConfig, build_config
 from hbt_ray.errors import TrackingError
 from hbt_ray.storage import Place
-from hbt_ray.tracking import Tracker, check, masked, resolve_uri, store, tracked_name, training_runs, ui_command
+from hbt_ray.tracking import Tracker, check, masked, tracked_name, training_runs, ui_command
+from tests.ports import free_port
 
 CONFIG = build_config({"seed": 7, "mix": {"alpha": 0.6}, "corpora": [{"format": "embedded", "name": "small"}]})
 SENTENCES = ["where is the river", "the river is long", "who wrote the book"]
 
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +44,7 @@ def sqlite_uri(runs_dir: Path) -> str:
 def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """An MLflow server: its URI, process and log. It starts, for ten seconds, while other tests run."""
     folder = tmp_path_factory.mktemp("server")
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
@@ -108,12 +103,6 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _run_of(tracker: Tracker):  # type: ignore[no-untyped-def]
     from mlflow import MlflowClient
 
@@ -130,17 +119,6 @@ def _values(tracker: Tracker, name: str) -> list[tuple[int, float]]:
 def test_import_does_not_load_mlflow():
     code = "import sys, hbt_ray.tracking; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_uri_is_the_configured_one_then_the_environment_then_a_file_beside_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    beside = resolve_uri(TrackingConfig(), tmp_path / "runs" / "a")
-    assert beside == resolve_uri(TrackingConfig(), tmp_path / "runs" / "b") == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    assert resolve_uri(TrackingConfig(), tmp_path) == "http://tracking:5000"
-    monkeypatch.chdir(tmp_path)
-    assert resolve_uri(TrackingConfig(uri="sqlite:///mine.db"), tmp_path) == f"sqlite:///{tmp_path}/mine.db"
 
 
 def test_a_restarted_run_goes_on_in_the_same_mlflow_run(sqlite_uri: str, runs_dir: Path):
@@ -222,7 +200,7 @@ def test_metrics_wait_for_a_store_that_does_not_answer(
     sqlite_uri: str, runs_dir: Path, caplog: pytest.LogCaptureFixture
 ):
     tracker = Tracker.start(sqlite_uri, "hbt", "waits", CONFIG, Place.of(runs_dir / "waits" / "mlflow_run_id"))
-    tracker.uri = f"http://127.0.0.1:{_free_port()}"
+    tracker.uri = f"http://127.0.0.1:{free_port()}"
     tracker.log_metrics({"loss": 2.0}, step=1)
     tracker.log_metrics({"loss": 1.5}, step=2)
     assert caplog.text.count("no MLflow server answers") == 1
@@ -328,7 +306,7 @@ def test_metrics_that_were_never_sent_go_out_when_the_run_goes_on(sqlite_uri: st
     place, unsent = Place.of(runs_dir / "kept" / "mlflow_run_id"), runs_dir / "kept" / "unsent.jsonl"
     tracker = Tracker.start(sqlite_uri, "hbt", "kept", CONFIG, place, unsent)
     tracker.log_metrics({"loss": 3.0}, step=0)
-    tracker.uri = f"http://127.0.0.1:{_free_port()}"
+    tracker.uri = f"http://127.0.0.1:{free_port()}"
     tracker.log_metrics({"loss": 2.0}, step=1)
     tracker.log_metrics({"loss": 1.5}, step=2)
     with unsent.open("a") as file:
@@ -337,50 +315,6 @@ def test_metrics_that_were_never_sent_go_out_when_the_run_goes_on(sqlite_uri: st
     assert again.run_id == tracker.run_id
     assert _values(again, "loss") == [(0, 3.0), (1, 2.0), (2, 1.5)]
     assert not unsent.exists()
-
-
-@pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_a_server_that_is_not_there_is_told_within_seconds(scheme: str):
-    start = time.monotonic()
-    sentence = r"answers at .*\*\*\*@127.0.0.1:\d+/db \(Connection refused\).* set tracking.uri"
-    with pytest.raises(TrackingError, match=sentence) as caught:
-        check(f"{scheme}://ada:pass@127.0.0.1:{_free_port()}/db")
-    assert time.monotonic() - start < 5
-    assert "pass" not in str(caught.value)
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
-
-
-def test_a_server_that_hangs_up_is_told_in_one_sentence():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def hang_up() -> None:
-            for _ in range(20):
-                with contextlib.suppress(OSError):
-                    server.accept()[0].close()
-
-        threading.Thread(target=hang_up, daemon=True).start()
-        with pytest.raises(
-            TrackingError, match=r"^no MLflow server answers at .* \(the connection was cut\); start it"
-        ):
-            check(f"http://127.0.0.1:{server.getsockname()[1]}")
-
-
-def test_a_server_that_never_replies_is_told_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
-    assert store.TIMEOUT_S <= 5
-    monkeypatch.setattr(store, "TIMEOUT_S", 1)
-    start = time.monotonic()
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(TrackingError, match="timed out"):
-        check(f"http://127.0.0.1:{mute.getsockname()[1]}")
-    assert 1 <= time.monotonic() - start < 3
-
-
-def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path):
-    (tmp_path / "notes.txt").write_text("a reader's notes")
-    with pytest.raises(TrackingError, match="not a SQLite file"):
-        check(f"sqlite:///{tmp_path}/notes.txt")
-    assert (tmp_path / "notes.txt").read_text() == "a reader's notes"
-    with pytest.raises(TrackingError, match="cannot be written"):
-        check(f"sqlite:///{tmp_path}/notes.txt/mlflow.db")
 
 
 def test_a_deleted_experiment_is_told_with_the_way_out(sqlite_uri: str, tmp_path: Path):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.ports import free_port
 
 NUM_RANKS = (1, 2, 3, 4)
 STEP = 5
@@ -71,12 +72,6 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     os._exit(0)  # tearing gloo down beside DDP's own threads may hang, and nothing is left to do
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("ranks")
@@ -98,7 +93,7 @@ def found(folder):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hbt_ray.trainer"])  # torch is imported once, then each rank is a fork
     for num_ranks in NUM_RANKS:
-        port = _free_port()
+        port = free_port()
         ranks = [context.Process(target=_rank_main, args=(r, num_ranks, port, str(folder))) for r in range(num_ranks)]
         for process in ranks:
             process.start()

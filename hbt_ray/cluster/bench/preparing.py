@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import ray
 
-from hbt_ray.bench.encoder import encoder_to_measure
 from hbt_ray.bench.figure import Figure, of_rounds
 from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
@@ -38,6 +37,8 @@ def prepare(settings: BenchSettings) -> Figure:
     `hbt prepare` also cleans, checks, compares with evaluation sets, finds repeated items and aligns languages. In the
     details the same of a quarter of the items, for what grows faster than they do.
     """
+    from hbt_ray.bench.encoder import encoder_to_measure  # brings torch, which the peer's process does without
+
     connect()
     items = 40 if settings.quick else 1_800
     with scratch_folder(settings.out / "prepare") as scratch:
@@ -46,7 +47,8 @@ def prepare(settings: BenchSettings) -> Figure:
         evaluation_sets: dict[str, str | None] = {"xquad-r": settings.xquad} if settings.xquad else {}
         ours: dict[int, list[float]] = {share: [] for share in corpora}
         theirs, peaks, their_peaks = [], [], []
-        prepare_store(_config(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
+        if not settings.quick:
+            prepare_store(_config(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
         for number in range(settings.rounds):
             for share, (folder, rows) in corpora.items():
                 with _peak_mib() as peak:
