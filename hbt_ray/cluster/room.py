@@ -1,13 +1,21 @@
-"""How many runs a cluster has room for at a time."""
+"""How many runs a cluster has room for at a time, and carrying them out so."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
 
 from hbt_ray.cluster.connect import node_sizes
+from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.train import resources_per_worker
 from hbt_ray.config import RunConfig
 from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +54,35 @@ def room_for(run: RunConfig, wanted: int) -> Room:
     check_workers(1, threads, "CPU", cpus)
     resources: dict[str, float] = {"CPU": threads, **({"GPU": 1} if gpu else {})}
     return Room(threads, resources, min(at_once, workers_that_fit(cpus, threads)))
+
+
+def in_tasks(
+    jobs: Sequence[tuple[T, Callable[..., None], tuple[Any, ...]]], room: Room, called: str
+) -> Iterator[tuple[T, float]]:
+    """Carries out jobs (what it is, function, arguments), as many at a time as there is room for.
+
+    Args:
+        called: what a job is called in a mistake that it meets.
+
+    Yields:
+        What has ended, and the seconds that it took.
+
+    Raises:
+        UserError: a job met it; ClusterError where Ray failed. The others are stopped.
+    """
+    options = {"num_cpus": room.threads, "num_gpus": room.resources.get("GPU", 0), "max_retries": 2}
+    waiting = list(jobs)
+    running: dict[Any, tuple[T, float]] = {}
+    try:
+        with explained(called):
+            while waiting or running:
+                while waiting and len(running) < room.at_once:
+                    what, function, arguments = waiting.pop(0)
+                    running[ray.remote(**options)(function).remote(*arguments)] = (what, time.monotonic())
+                [ended], _ = ray.wait(list(running), num_returns=1)
+                what, began = running.pop(ended)
+                ray.get(ended)
+                yield what, time.monotonic() - began
+    finally:
+        for begun in running:
+            ray.cancel(begun, force=True)

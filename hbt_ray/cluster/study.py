@@ -9,30 +9,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import yaml
 
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect, quiet
 from hbt_ray.cluster.evaluate import evaluate_here, evaluate_on_cluster
-from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.mine import mine_on_cluster
 from hbt_ray.cluster.pipeline import if_mlflow_answers, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.room import Room, room_for
+from hbt_ray.cluster.room import in_tasks, room_for
 from hbt_ray.cluster.train import train
 from hbt_ray.compare import read_run_metrics
-from hbt_ray.config import RunConfig, absolute_path, with_absolute_paths
+from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import RunFolder, initial_model, open_run, run_folder, training_plan, validation_plan
 from hbt_ray.model import default_device, load_encoder, save_encoder
 from hbt_ray.preparation import store_tokenizer
+from hbt_ray.pretraining.alone import pretrain_alone
 from hbt_ray.report import make_folder
 from hbt_ray.search.points import Point
 from hbt_ray.search.trial import run_trial
 from hbt_ray.store import StoreManifest, read_manifest
-from hbt_ray.study.cells import Cell, cells_of, folder_name, make_benchmark, waves
+from hbt_ray.study.cells import (
+    FINISHED,
+    Cell,
+    cells_of,
+    folder_name,
+    make_benchmark,
+    pretraining_config,
+    pretraining_folder,
+    waves,
+)
 from hbt_ray.study.document import REPORT, SUMMARY, TABLE, write_document
 from hbt_ray.study.results import Results, spoken
 from hbt_ray.study.settings import StudyConfig
@@ -80,6 +88,7 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
     try:
         with stopped_by_sigterm():
             work = _Work(config, folder, cells, tracker)
+            work.pretrain()
             for wave in waves(cells):
                 work.through(wave)
             results = Results(config, folder)
@@ -140,7 +149,41 @@ class _Work:
                 )
                 self._finish(cell, time.monotonic() - began)
             return
-        self._in_tasks(left, room)
+        jobs = [(cell, _work_on, (cell, ready, cell.folder(self.folder), room.threads)) for cell, ready in left]
+        for cell, seconds in in_tasks(jobs, room, "a cell"):
+            self._finish(cell, seconds)
+
+    def pretrain(self) -> None:
+        """Makes what methods start from, as many at a time as there is room for, those that others go on from first."""
+        levels: dict[str, int] = {}
+        for name, own in self.config.pretraining.items():
+            levels[name] = 0 if own.after is None else levels[own.after] + 1
+        used = {method.pretrained for method in self.config.methods.values()}
+        for level in range(1 + max(levels.values(), default=-1)):
+            wave = [
+                self._pretraining(name, seed)
+                for name in self.config.pretraining
+                if levels[name] == level and used & {name, *_going_on_from(self.config, name)}
+                for seed in self.config.seeds
+            ]
+            left = [(own, store) for own, store in wave if not _is_pretrained(self.folder, own)]
+            room = room_for(self.config.run, self.config.concurrent or self.total)
+            jobs = []
+            for config, store in left:
+                place = open_run(config, pretraining_folder(self.folder, config).path)
+                jobs.append((f"{config.name}, seed {config.seed}", _pretrain_on, (config, store, place, room.threads)))
+            for done, (name, seconds) in enumerate(in_tasks(jobs, room, "pretraining"), start=1):
+                say(f"[{done}/{len(left)}] pretraining {name} ({seconds:.0f} s)")
+
+    def _pretraining(self, name: str, seed: int) -> tuple[PretrainRunConfig, Path]:
+        """A pretraining whose configuration says all, and its store."""
+        config = pretraining_config(self.config, name, seed)
+        after = self.config.pretraining[name].after
+        if after is not None:
+            model = _model_of(self.folder, pretraining_config(self.config, after, seed))
+            config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
+        store = prepare(config.preparing, self.folder / "stores", whole_texts=True)
+        return config, store
 
     def _begin(self, cell: Cell) -> tuple[Cell, _Ready]:
         """A cell whose configuration says all, and what it starts from: made here, for it may take every node."""
@@ -159,38 +202,21 @@ class _Work:
     def _with_what_it_needs(self, cell: Cell) -> RunConfig:
         """The cell's run, with what comes of other methods."""
         config, method = cell.config, cell.method
+        if method.pretrained:
+            model = str(_model_of(self.folder, pretraining_config(self.config, method.pretrained, cell.seed)))
+            config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
         if method.mined_with:
-            model = self._model_of(method.mined_with, cell.seed)
+            model = self._encoder_of(method.mined_with, cell.seed)
             mined = mine_on_cluster(config, model, self.folder / "mined" / folder_name(cell.name) / f"seed-{cell.seed}")
             config = config.model_copy(update={"corpora": mined.corpora})
         if method.taught_by:
-            model = self._model_of(method.taught_by, cell.seed)
+            model = self._encoder_of(method.taught_by, cell.seed)
             config = Point({"loss.distillation.teacher": model}).config(config, cell.seed)
         return config
 
-    def _model_of(self, method: str, seed: int) -> str:
+    def _encoder_of(self, method: str, seed: int) -> str:
         folder = self.cells[method, seed].folder(self.folder)
         return str(folder.model if self.config.methods[method].trained else folder.initial_model)
-
-    def _in_tasks(self, left: Sequence[tuple[Cell, _Ready]], room: Room) -> None:
-        gpu = room.resources.get("GPU", 0)
-        task = ray.remote(num_cpus=room.threads, num_gpus=gpu, max_retries=2)(_work_on)
-        waiting = list(left)
-        running: dict[Any, tuple[Cell, float]] = {}
-        try:
-            with explained("a cell"):
-                while waiting or running:
-                    while waiting and len(running) < room.at_once:
-                        cell, ready = waiting.pop(0)
-                        begun = task.remote(cell, ready, cell.folder(self.folder), room.threads)
-                        running[begun] = (cell, time.monotonic())
-                    [ended], _ = ray.wait(list(running), num_returns=1)
-                    cell, began = running.pop(ended)
-                    ray.get(ended)
-                    self._finish(cell, time.monotonic() - began)
-        finally:
-            for begun in running:
-                ray.cancel(begun, force=True)
 
     def _finish(self, cell: Cell, seconds: float) -> None:
         folder = cell.folder(self.folder)
@@ -213,6 +239,29 @@ class _Work:
         )
         own.log_metrics(metrics, cell.config.train.steps if cell.method.trained else 0)
         own.finish()
+
+
+def _going_on_from(config: StudyConfig, name: str) -> set[str]:
+    """Pretrainings that go on from one, whatever stands between."""
+    found = {other for other, own in config.pretraining.items() if own.after == name}
+    return found.union(*(_going_on_from(config, other) for other in found))
+
+
+def _model_of(study: Path, config: PretrainRunConfig) -> Path:
+    return pretraining_folder(study, config).model
+
+
+def _is_pretrained(study: Path, config: PretrainRunConfig) -> bool:
+    return (pretraining_folder(study, config).path / FINISHED).exists()
+
+
+def _pretrain_on(config: PretrainRunConfig, store: Path, folder: RunFolder, threads: int) -> None:
+    """A pretraining from wherever it was left to its encoder, in this process."""
+    quiet()
+    torch.set_num_threads(threads)
+    pretrain_alone(config, store, folder, default_device())
+    folder.checkpoints.delete()
+    (folder.path / FINISHED).touch()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hbt_ray.benchmarks.writing import write_benchmark
-from hbt_ray.config import CorpusConfig, RunConfig
+from hbt_ray.config import CorpusConfig, PretrainRunConfig, RunConfig, build, put, with_absolute_paths
 from hbt_ray.corpora import list_parts, read_part
 from hbt_ray.experiment import RunFolder, run_folder
 from hbt_ray.records import Row
@@ -56,6 +57,27 @@ def folder_name(name: str) -> str:
     return "-".join(kept.split())
 
 
+def pretraining_config(config: StudyConfig, name: str, seed: int) -> PretrainRunConfig:
+    """One of a study's pretrainings with a seed, before what it goes on from is known.
+
+    Raises:
+        ConfigError: its settings cannot be.
+    """
+    own, run = config.pretraining[name], config.run
+    data: dict[str, Any] = {
+        "name": name,
+        "corpora": [corpus.model_dump(mode="json") for corpus in run.corpora],
+        **{part: getattr(run, part).model_dump(mode="json") for part in ("prepare", "text", "model", "tracking")},
+    }
+    for key, value in own.settings.items():
+        put(data, key.split("."), value)
+    return with_absolute_paths(build(PretrainRunConfig, data | {"seed": seed}))
+
+
+def pretraining_folder(study: Path, config: PretrainRunConfig) -> RunFolder:
+    return run_folder(config, study / "pretraining" / folder_name(config.name) / f"seed-{config.seed}")
+
+
 def cells_of(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Cell]:
     """All cells, each method's seeds one after the other; those that need others come last.
 
@@ -91,15 +113,25 @@ def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:
     return items
 
 
+def evenly_spaced(values: Sequence[str], count: int) -> list[str]:
+    """So many of some values, or all where there are fewer.
+
+    >>> evenly_spaced(["a", "b", "c", "d", "e"], 2)
+    ['a', 'c']
+    """
+    step = max(len(values) / count, 1.0)
+    return [values[int(place * step)] for place in range(min(count, len(values)))]
+
+
 def make_benchmark(name: str, made: MadeBenchmark, folder: Path) -> None:
     """Writes a benchmark's files, if they are not there. Asked are evenly spaced items of those in most languages."""
     whole = folder / FINISHED
     if whole.exists():
         return
     items = read_items(made.corpus)
-    most = max(map(len, items.values()), default=0)
-    widest = sorted(item for item, texts in items.items() if len(texts) == most)
-    step = max(len(widest) / made.questions, 1.0)
-    asked = {widest[int(place * step)] for place in range(min(made.questions, len(widest)))}
-    write_benchmark(name.partition("/")[0], items, asked, folder)
-    whole.write_text(json.dumps({"items": len(items), "asked": len(asked)}), encoding="utf-8")
+    kept = {item: items[item] for item in evenly_spaced(sorted(items), made.items or len(items))}
+    most = max(map(len, kept.values()), default=0)
+    widest = sorted(item for item, texts in kept.items() if len(texts) == most)
+    asked = evenly_spaced(widest, made.questions)
+    write_benchmark(name.partition("/")[0], kept, asked, folder)
+    whole.write_text(json.dumps({"items": len(kept), "asked": len(asked)}), encoding="utf-8")

@@ -186,9 +186,9 @@ def scale_chapter(results: Results) -> Chapter:
     chapter = Chapter("Over the number of pretraining languages")
     config = results.config
     counts = {
-        method: len(config.pretraining[own.pretrained]["languages"])
+        method: len(config.pretraining[own.pretrained].settings["languages"])
         for method, own in config.methods.items()
-        if own.pretrained is not None and config.pretraining[own.pretrained].get("languages")
+        if own.pretrained is not None and config.pretraining[own.pretrained].settings.get("languages")
     }
     shares = [m for m in config.measures if measure_of(m).unit == "share"]
     lines = {spoken(m): [(n, results.estimate(method, m)) for method, n in counts.items()] for m in shares}
@@ -197,7 +197,7 @@ def scale_chapter(results: Results) -> Chapter:
     )
     chapter.lines += ["![measures over the number of languages](figures/scale.png)", ""]
     rows = [
-        [method, ", ".join(config.pretraining[str(config.methods[method].pretrained)]["languages"])]
+        [method, ", ".join(config.pretraining[str(config.methods[method].pretrained)].settings["languages"])]
         for method in counts
     ]
     chapter.lines += [*markdown_table(["method", "languages of the pretraining"], rows), ""]

@@ -194,26 +194,24 @@ def _setup_lines(config: StudyConfig) -> Iterator[str]:
     yield from ("", "They differ in:", "")
     rows = []
     for name, method in config.methods.items():
-        parts = [f"{key} = {value}" for key, value in method.settings.items()]
+        parts = [f"{key} = {_brief(value)}" for key, value in method.settings.items()]
         parts += [f"starts from the pretraining “{method.pretrained}”"] if method.pretrained else []
         parts += [f"hard negatives mined with {method.mined_with}"] if method.mined_with else []
         parts += [f"taught by {method.taught_by}"] if method.taught_by else []
         parts = parts if method.trained else ["not fine-tuned", *parts]
         rows.append([name, "; ".join(parts) or "nothing"])
     yield from markdown_table(["method", "what it is"], rows)
-    for name, settings in config.pretraining.items():
-        yield from ("", f"Pretraining “{name}”: " + "; ".join(f"{k} = {v}" for k, v in flat(settings).items()) + ".")
+    for name, own in config.pretraining.items():
+        parts = [f"goes on from “{own.after}”"] if own.after else []
+        parts += [f"{key} = {_brief(value)}" for key, value in own.settings.items()]
+        yield from ("", f"Pretraining “{name}”: {'; '.join(parts)}.")
 
 
-def flat(settings: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    """
-    >>> flat({"train": {"steps": 5}, "seed": 1})
-    {'train.steps': 5, 'seed': 1}
-    """
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{start}{key}.") if isinstance(value, Mapping) else {f"{start}{key}": value}
-    return found
+def _brief(value: Any) -> str:
+    """A setting's value; of corpora their names."""
+    if isinstance(value, list) and all(isinstance(entry, dict) and "format" in entry for entry in value):
+        return ", ".join(str(entry.get("name") or entry.get("path") or entry["format"]) for entry in value)
+    return str(value)
 
 
 def _general_limits(config: StudyConfig) -> Iterator[str]:

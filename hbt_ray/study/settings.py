@@ -8,7 +8,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from hbt_ray.config import CorpusConfig, RunConfig, Section, build, full_key, put, read_override, read_yaml
+from hbt_ray.config import (
+    CorpusConfig,
+    PretrainRunConfig,
+    RunConfig,
+    Section,
+    build,
+    full_key,
+    put,
+    read_override,
+    read_yaml,
+)
 from hbt_ray.errors import ConfigError
 
 Chapter = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
@@ -29,11 +39,19 @@ class Method(Section):
         return tuple(name for name in (self.mined_with, self.taught_by) if name is not None)
 
 
+class Pretraining(Section):
+    """What some methods start from. Corpora, model and lengths are the run's, where its settings name no others."""
+
+    settings: dict[str, Any] = Field({})  # of a `PretrainRunConfig`, by their keys
+    after: str | None = None  # another pretraining, from whose encoder this one goes on
+
+
 class MadeBenchmark(Section):
     """A benchmark whose files are written from a parallel corpus, in the format of the published one."""
 
     corpus: CorpusConfig
-    questions: int = Field(200, ge=2)  # items whose questions are asked; the passages of all items are in the pools
+    items: int | None = Field(None, ge=2)  # of the corpus, whose passages are in the pools; None: all
+    questions: int = Field(200, ge=2)  # items of these whose questions are asked
 
 
 class StudySettings(Section):
@@ -44,7 +62,7 @@ class StudySettings(Section):
     question: str
     reference: str  # the method that the others are compared with
     methods: dict[str, Method] = Field(min_length=2)
-    pretraining: dict[str, dict[str, Any]] = Field({})  # name -> settings of a pretraining
+    pretraining: dict[str, Pretraining] = Field({})  # those that come after another stand behind it
     made: dict[str, MadeBenchmark] = Field({})  # benchmark name -> what it is made from; besides the run's benchmarks
     measures: tuple[str, ...] = Field(min_length=1)  # metrics, as reports name them; the first is the one that counts
     chapters: tuple[Chapter, ...] = ()  # of the report, besides those that every study has
@@ -59,6 +77,11 @@ class StudySettings(Section):
             raise ValueError(f"reference {self.reference!r} is no method; there are {', '.join(self.methods)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
+        known: set[str] = set()
+        for name, pretraining in self.pretraining.items():
+            if pretraining.after is not None and pretraining.after not in known:
+                raise ValueError(f"pretraining {name} comes after {pretraining.after!r}, which must stand before it")
+            known.add(name)
         for name, method in self.methods.items():
             if method.pretrained is not None and method.pretrained not in self.pretraining:
                 there = ", ".join(self.pretraining) or "none"
@@ -111,8 +134,9 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
             put(run, full_key(key.removeprefix("run.")), value)
         else:
             put(data, key.split("."), value)
-    for method in (data.get("methods") or {}).values():
-        if isinstance(method, dict) and isinstance(method.get("settings"), dict):
-            method["settings"] = {".".join(full_key(key)): value for key, value in method["settings"].items()}
+    for part, section in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
+        for own in (data.get(part) or {}).values():
+            if isinstance(own, dict) and isinstance(own.get("settings"), dict):
+                own["settings"] = {".".join(full_key(key, section)): value for key, value in own["settings"].items()}
     run.setdefault("name", data.get("name", "study"))
     return build(StudyConfig, data)
