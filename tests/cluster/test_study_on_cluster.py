@@ -10,12 +10,21 @@ import pytest
 from mlflow import MlflowClient
 
 from hbt_ray.cluster.study import study
+from hbt_ray.config import load_config
 from hbt_ray.errors import ConfigError
 from hbt_ray.study.settings import StudyConfig
 from hbt_ray.tracking import training_runs
 from tests.cluster.conftest import tiny_config, write_corpus
 
 COMMAND = "hbt study tiny"
+METHODS = ("untrained", "hybrid", "mined", "taught", "pretrained")
+PRETRAINING = {
+    "pretrain.steps": 2,
+    "pretrain.block_tokens": 16,
+    "pretrain.global_batch_blocks": 4,
+    "pretrain.chunk_blocks": 2,
+    "pretrain.precision": "fp32",
+}
 
 
 def tiny_study(folder: Path, **settings) -> StudyConfig:
@@ -35,6 +44,12 @@ def tiny_study(folder: Path, **settings) -> StudyConfig:
             "hybrid": {},
             "mined": {"mined_with": "hybrid", "settings": {"mix.hard_negatives": 1}},
             "taught": {"taught_by": "hybrid"},
+            "pretrained": {"pretrained": "second"},
+        },
+        "pretraining": {
+            "first": {"settings": PRETRAINING},
+            "second": {"after": "first", "settings": PRETRAINING | {"languages": ["de"]}},
+            "unused": {"settings": PRETRAINING},
         },
         "made": {"xm3600": {"corpus": made, "questions": 10}},
         "measures": ["xm3600/cross/map", "xm3600/gap/map", "xm3600/multi/rank_distance"],
@@ -58,10 +73,16 @@ def finished(cluster, tmp_path_factory) -> Path:
 def test_a_study_leaves_a_report_and_a_cell_for_each_method_and_seed(finished: Path):
     folder = finished / "tiny"
     text = (folder / "report.md").read_text()
-    for words in ("Does training help?", "hard negatives mined with hybrid", "taught by hybrid", COMMAND):
+    for words in (
+        "Does training help?",
+        "hard negatives mined with hybrid",
+        "taught by hybrid",
+        "goes on from “first”",
+        COMMAND,
+    ):
         assert words in text, words
     assert (folder / "report.html").exists()
-    for method in ("untrained", "hybrid", "mined", "taught"):
+    for method in METHODS:
         for seed in (0, 1):
             cell = folder / "cells" / method / f"seed-{seed}"
             assert (cell / "evaluation/xm3600/per_query.parquet").exists()
@@ -69,14 +90,18 @@ def test_a_study_leaves_a_report_and_a_cell_for_each_method_and_seed(finished: P
             assert not (cell / "checkpoints").exists()
     values = json.loads((folder / "summary.json").read_text())["measures"]["xm3600/cross/map"]
     assert all(len(set(of_seeds)) == 2 for of_seeds in values.values())  # the seeds differ
-    assert len({tuple(of_seeds) for of_seeds in values.values()}) == 4  # and so do the methods
+    assert len({tuple(of_seeds) for of_seeds in values.values()}) == len(METHODS)  # and so do the methods
+    pretrained = folder / "pretraining"
+    assert {place.name for place in pretrained.iterdir()} == {"first", "second"}  # what nobody starts from is not made
+    goes_on = load_config(folder / "cells/pretrained/seed-1/run.yaml")
+    assert goes_on.model.path == str(pretrained / "second/seed-1/model")
 
 
 def test_mlflow_has_the_study_as_a_run_with_its_cells_below(finished: Path):
     uri = f"sqlite:///{finished}/mlflow.db"
     runs = {run.name: run for run in training_runs(uri, "studies")}
     parent = runs.pop("tiny")
-    assert runs.keys() == {f"{m}, seed {s}" for m in ("untrained", "hybrid", "mined", "taught") for s in (0, 1)}
+    assert runs.keys() == {f"{m}, seed {s}" for m in METHODS for s in (0, 1)}
     client = MlflowClient(uri)
     for run in runs.values():
         assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
@@ -91,7 +116,7 @@ def test_a_study_goes_on_where_it_was_and_comes_to_the_same_numbers(finished: Pa
     lost = folder / "cells/hybrid/seed-1"
     shutil.rmtree(lost)
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/evaluation/xm3600/report.json")}
-    assert len(kept) == 7
+    assert len(kept) == 2 * len(METHODS) - 1
     study(tiny_study(finished), folder, COMMAND)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert (lost / "model").exists()
