@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hbt_ray.cluster.connect import connect, quiet
 from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.pipeline import followed, if_mlflow_answers, say, start_tracker
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.train import carry_out, resources_per_worker
+from hbt_ray.cluster.train import beside, carry_out, resources_per_worker
 from hbt_ray.config import PretrainRunConfig, dump_config, with_absolute_paths
 from hbt_ray.experiment import RunFolder, open_run
 from hbt_ray.measured import measurements, write_measurement
@@ -73,11 +73,9 @@ def _track_inputs(job: PretrainingJob, store: Path, tracker: Tracker) -> None:
 def _pretrain_and_measure(
     job: PretrainingJob, store: Path, folder: RunFolder, tracker: Tracker
 ) -> dict[str, dict[str, float]]:
-    before = _measured(job, store, folder, 0)
-    tracker.log_metrics(before, 0)
+    measured_before = _measuring(job, store, folder, 0)  # while the workers start
     last = carry_out(job, store, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
-    after = _measured(job, store, folder, last)
-    tracker.log_metrics(after | {"train/steps": last}, last)
+    measured_after = _measuring(job, store, folder, last)
     from hbt_ray.checkpoint import Checkpoints
     from hbt_ray.pretraining.alone import save_pretrained
     from hbt_ray.pretraining.held_out import write_before_and_after
@@ -85,6 +83,9 @@ def _pretrain_and_measure(
     stepper = job.stepper("cpu")
     Checkpoints(folder.checkpoints).load_weights(last, stepper.kept)
     save_pretrained(stepper, folder)
+    before, after = measured_before(), measured_after()
+    tracker.log_metrics(before, 0)
+    tracker.log_metrics(after | {"train/steps": last}, last)
     held_out = write_before_and_after(folder.path, before, after)
     if_mlflow_answers(tracker, lambda: _track_outcome(job, folder, tracker, last))
     return held_out
@@ -98,16 +99,20 @@ def _track_outcome(job: PretrainingJob, folder: RunFolder, tracker: Tracker, las
         tracker.log_model(folder.model, step=last)
 
 
-def _measured(job: PretrainingJob, store: Path, folder: RunFolder, step: int) -> dict[str, float]:
-    """The metrics of a step's checkpoint, by a task that has what a worker has, where they are not known already."""
+def _measuring(job: PretrainingJob, store: Path, folder: RunFolder, step: int) -> Callable[[], dict[str, float]]:
+    """Begins to measure a step's checkpoint in a task, where that was not done before; its metrics when called."""
     known = dict(measurements(folder.measured))
-    if step not in known:
-        resources = resources_per_worker(job.train)
-        task = ray.remote(_measure).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    if step in known:
+        return lambda: known[step]
+    begun = ray.remote(_measure).options(**beside(job.train)).remote(job, store, folder, step)
+
+    def measured() -> dict[str, float]:
         with explained("measuring"):
-            known[step] = ray.get(task.remote(job, store, folder, step))
-        write_measurement(folder.measured, step, known[step])
-    return known[step]
+            metrics: dict[str, float] = ray.get(begun)
+        write_measurement(folder.measured, step, metrics)
+        return metrics
+
+    return measured
 
 
 def _measure(job: PretrainingJob, store: Path, folder: RunFolder, step: int) -> dict[str, float]:

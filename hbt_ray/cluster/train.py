@@ -150,7 +150,7 @@ def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], f
 def _beside_training(train: LoopConfig, told: dict[str, Any]) -> ValidationConfig:
     """How checkpoints are measured while training goes on."""
     measure = functools.partial(measure_checkpoint, told=told)
-    return ValidationConfig(fn=measure, ray_remote_kwargs=_beside(train))
+    return ValidationConfig(fn=measure, ray_remote_kwargs=beside(train))
 
 
 def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunFolder) -> list[Any]:
@@ -160,11 +160,11 @@ def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunFolder) ->
     measured = measured_steps(folder.measured)
     ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
     steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, train)
-    task = ray.remote(measure_checkpoint).options(**_beside(train))
+    task = ray.remote(measure_checkpoint).options(**beside(train))
     return [task.remote(None, step, told) for step in sorted(steps)]
 
 
-def _beside(train: LoopConfig) -> dict[str, Any]:
+def beside(train: LoopConfig) -> dict[str, Any]:
     """What a measuring task asks for: no CPU, so that it takes none from the training in Ray's books."""
     gpu = max(node_sizes("GPU"), default=0) > train.most_workers
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
