@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 ROUNDS = 6
+WINDOW = 65536  # places are permuted inside windows of this many neighbours, so that reading stays local
 
 
 def key_of(*parts: object) -> int:
@@ -60,6 +61,30 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
         values[outside] = _feistel(values[outside], half_bits, key)
         outside = values >= np.uint64(size)
     return values.astype(np.int64)
+
+
+def shuffled(places: np.ndarray, size: int, key: int) -> np.ndarray:
+    """What stands at some places of a random order of range(size) in which neighbours stay near: (N,) -> (N,) int64.
+
+    The range is turned by a random amount and cut in windows of neighbours; windows come in random order (the short
+    one, if any, at a random place among them), and what they hold in random order inside its window.
+    """
+    num_full, short = divmod(size, WINDOW)
+    short_start = int(key_of(key, "short") % (num_full + 1)) * WINDOW
+    in_short = (places >= short_start) & (places < short_start + short)
+    after_short = places >= short_start + short
+    full_places = places - np.where(after_short, short, 0)
+    found = np.empty(len(places), np.int64)
+    windows = np.full(len(places), num_full)
+    if num_full:
+        turns, which = np.unique(full_places[~in_short] // WINDOW, return_inverse=True)
+        windows[~in_short] = permute(turns, num_full, key_of(key, "windows"))[which]
+    within = np.where(in_short, places - short_start, full_places % WINDOW)
+    for window in np.unique(windows):
+        mine = windows == window
+        window_size = short if window == num_full else WINDOW
+        found[mine] = window * WINDOW + permute(within[mine], window_size, key_of(key, "window", window))
+    return (found + key_of(key, "turn") % size) % size
 
 
 def _feistel(values: np.ndarray, half_bits: int, key: int) -> np.ndarray:

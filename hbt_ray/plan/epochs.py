@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from hbt_ray.permutation import key_of, permute
+from hbt_ray.permutation import key_of, shuffled
 from hbt_ray.plan.streams import Stream
 
-WINDOW_ITEMS = 65536  # items are permuted inside windows of this many neighbours, so that reading stays local
 ORDER_BLOCK = 1024  # pairs of a stream worked out at once: those of one small batch take nearly as long
 ORDER_BLOCKS_KEPT = 4096  # of all streams, 8 KiB each
 
@@ -81,26 +80,5 @@ class Epochs:
 
 
 def _shuffled(stream: Stream, epoch: int, places: np.ndarray) -> np.ndarray:
-    """Items at some places of an epoch's permutation, before heads are separated.
-
-    The stream is turned by a random amount and cut in windows of neighbours; windows come in random order
-    (the short one, if any, at a random place among them), and items in random order inside their window.
-    """
-    size = stream.num_items
-    key = key_of(stream.key, epoch)
-    num_full, short = divmod(size, WINDOW_ITEMS)
-    short_start = int(key_of(key, "short") % (num_full + 1)) * WINDOW_ITEMS
-    in_short = (places >= short_start) & (places < short_start + short)
-    after_short = places >= short_start + short
-    full_places = places - np.where(after_short, short, 0)
-    items = np.empty(len(places), np.int64)
-    windows = np.full(len(places), num_full)
-    if num_full:
-        turns, which = np.unique(full_places[~in_short] // WINDOW_ITEMS, return_inverse=True)
-        windows[~in_short] = permute(turns, num_full, key_of(key, "windows"))[which]
-    within = np.where(in_short, places - short_start, full_places % WINDOW_ITEMS)
-    for window in np.unique(windows):
-        mine = windows == window
-        window_size = short if window == num_full else WINDOW_ITEMS
-        items[mine] = window * WINDOW_ITEMS + permute(within[mine], window_size, key_of(key, "window", window))
-    return (items + key_of(key, "turn") % size) % size
+    """Items at some places of an epoch's permutation, before heads are separated."""
+    return shuffled(places, stream.num_items, key_of(stream.key, epoch))

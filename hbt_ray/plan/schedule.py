@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hbt_ray.draws import Draws
 from hbt_ray.permutation import key_of, uniforms
 from hbt_ray.plan.kinds import Kind, alphas
 from hbt_ray.plan.streams import Stream, Terms
-
-SCHEDULE_BLOCK = 8192  # steps scheduled at once
 
 
 class Schedule:
@@ -30,8 +29,7 @@ class Schedule:
             cumulated = np.cumsum(shares[numbers])
             self._cumulated[kind] = (numbers, cumulated / cumulated[-1])
         self._kind_key, self._stream_key = key_of(terms.seed, "kind"), key_of(terms.seed, "stream")
-        self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
-        self._batches_scheduled = np.zeros(len(streams), np.int64)
+        self._draws = Draws(self.stream_numbers, len(streams))
 
     def stream_numbers(self, steps: np.ndarray) -> np.ndarray:
         """(N,) the number of the stream that each step draws from."""
@@ -45,21 +43,8 @@ class Schedule:
         return numbers
 
     def at(self, step: int) -> tuple[int, int]:
-        """The stream of a step, and how many earlier steps drew from the same one.
-
-        Blocks of the schedule are laid once, each in the time of a few array operations.
-        """
-        while len(self._blocks) * SCHEDULE_BLOCK <= step:
-            first = len(self._blocks) * SCHEDULE_BLOCK
-            numbers = self.stream_numbers(np.arange(first, first + SCHEDULE_BLOCK))
-            order = np.argsort(numbers, kind="stable")
-            counts = np.bincount(numbers, minlength=self._num_streams)
-            within = np.empty(SCHEDULE_BLOCK, np.int64)
-            within[order] = np.arange(SCHEDULE_BLOCK) - np.repeat(np.cumsum(counts) - counts, counts)
-            self._blocks.append((numbers, self._batches_scheduled[numbers] + within))
-            self._batches_scheduled = self._batches_scheduled + counts
-        numbers, ordinals = self._blocks[step // SCHEDULE_BLOCK]
-        return int(numbers[step % SCHEDULE_BLOCK]), int(ordinals[step % SCHEDULE_BLOCK])
+        """The stream of a step, and how many earlier steps drew from the same one."""
+        return self._draws.at(step)
 
     def batches_of_streams(self, first_step: int, last_step: int) -> np.ndarray:
         """How many of the batches of steps [first_step, last_step) each stream gives, (streams,) int64."""
