@@ -1,5 +1,6 @@
 """Every setting of a run, and reading them from YAML."""
 
+from hbt_ray.config.base import Section
 from hbt_ray.config.loading import (
     absolute_path,
     build,
@@ -7,25 +8,25 @@ from hbt_ray.config.loading import (
     dump_config,
     flatten,
     full_key,
+    load,
     load_config,
     put,
     read_override,
     read_yaml,
     with_absolute_paths,
 )
+from hbt_ray.config.loop import EarlyStoppingConfig, LoopConfig, Precision
+from hbt_ray.config.pretraining import PretrainConfig, PretrainRunConfig
 from hbt_ray.config.sections import (
     AlphaSchedule,
     Attention,
     Columns,
     CorpusConfig,
-    EarlyStoppingConfig,
     EvaluateConfig,
     MixConfig,
     ModelConfig,
-    Precision,
     PrepareConfig,
     RunConfig,
-    Section,
     SmallEncoderConfig,
     Strategy,
     TextConfig,
@@ -40,10 +41,13 @@ __all__ = [
     "CorpusConfig",
     "EarlyStoppingConfig",
     "EvaluateConfig",
+    "LoopConfig",
     "MixConfig",
     "ModelConfig",
     "Precision",
     "PrepareConfig",
+    "PretrainConfig",
+    "PretrainRunConfig",
     "RunConfig",
     "Section",
     "SmallEncoderConfig",
@@ -57,6 +61,7 @@ __all__ = [
     "dump_config",
     "flatten",
     "full_key",
+    "load",
     "load_config",
     "put",
     "read_override",

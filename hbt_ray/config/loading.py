@@ -1,6 +1,6 @@
 """Settings read from YAML and from `key=value`, and mistakes in them explained.
 
-A run's settings are one `RunConfig`. It is read from a YAML file with `load_config`, where
+A run's settings are one `RunConfig`, a pretraining's one `PretrainRunConfig`. They are read from a YAML file, where
 `key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique.
 """
 
@@ -16,13 +16,21 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from hbt_ray.config.sections import RunConfig, Section
+from hbt_ray.config.base import Section
+from hbt_ray.config.pretraining import PretrainRunConfig
+from hbt_ray.config.sections import RunConfig
 from hbt_ray.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+C = TypeVar("C", RunConfig, PretrainRunConfig)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """A run's settings from a YAML file and `key=value` overrides, values written as in YAML. Raises as `load`."""
+    return load(RunConfig, path, overrides)
+
+
+def load(kind: type[S], path: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Reads a YAML file and applies `key=value` overrides, values written as in YAML.
 
     Raises:
@@ -31,8 +39,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     data = {} if path is None else read_yaml(path)
     for override in overrides:
         key, value = read_override(override)
-        put(data, full_key(key), value)
-    return build_config(data)
+        put(data, full_key(key, kind), value)
+    return build(kind, data)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -106,20 +114,18 @@ def build(section: type[S], data: dict[str, Any]) -> S:
         raise ConfigError("; ".join(_explain(detail, section) for detail in error.errors())) from None
 
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: C) -> C:
     """The same run from wherever it is carried out: paths that exist here are made absolute, hub names stay."""
-    return config.model_copy(
-        update={
-            "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
-            "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
-            "prepare": config.prepare.model_copy(
-                update={"evaluation_sets": {k: absolute_path(v) for k, v in config.prepare.evaluation_sets.items()}}
-            ),
-            "evaluate": config.evaluate.model_copy(
-                update={"benchmarks": {k: absolute_path(v) for k, v in config.evaluate.benchmarks.items()}}
-            ),
-        }
-    )
+    sets = {name: absolute_path(place) for name, place in config.prepare.evaluation_sets.items()}
+    update: dict[str, Any] = {
+        "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
+        "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
+        "prepare": config.prepare.model_copy(update={"evaluation_sets": sets}),
+    }
+    if isinstance(config, RunConfig):
+        benchmarks = {name: absolute_path(place) for name, place in config.evaluate.benchmarks.items()}
+        update["evaluate"] = config.evaluate.model_copy(update={"benchmarks": benchmarks})
+    return config.model_copy(update=update)
 
 
 def absolute_path(path: str | None) -> str | None:
@@ -127,8 +133,8 @@ def absolute_path(path: str | None) -> str | None:
     return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
 
 
-def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML that `load_config` reads back to an equal one."""
+def dump_config(config: Section) -> str:
+    """The configuration as YAML that `load` reads back to an equal one."""
     # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
@@ -167,14 +173,14 @@ def _keys(section: type[Section], prefix: tuple[str, ...] = ()) -> Iterator[tupl
             yield from _keys(inner, (*prefix, name))
 
 
-def full_key(key: str) -> tuple[str, ...]:
+def full_key(key: str, kind: type[Section] = RunConfig) -> tuple[str, ...]:
     """The whole key of a run's setting for one that may be shortened to its last parts.
 
     Raises:
         ConfigError: there is no such setting, or several.
     """
     parts = tuple(key.split("."))
-    known = list(_keys(RunConfig))
+    known = list(_keys(kind))
     if parts in known:
         return parts
     if any(parts[: len(k)] == k and k[-1] in {"evaluation_sets", "benchmarks"} for k in known):

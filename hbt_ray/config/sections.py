@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from hbt_ray.config.base import Section, Share
+from hbt_ray.config.loop import LoopConfig, Precision
+
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid"]
-Precision = Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor computes in it
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change when any setting of this part does."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _distinct(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -48,9 +35,9 @@ class Columns(Section):
 
 
 class CorpusConfig(Section):
-    """One source of parallel question-passage pairs."""
+    """One source of parallel question-passage pairs, or of plain text."""
 
-    format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface"]
+    format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface", "text"]  # text: lines, to pretrain on
     name: str = ""  # the source's name in the store; default: the format, or the folder's name
     path: str | None = None  # a folder or file; for huggingface a data set's name or a folder saved to disk
     languages: Languages = None  # None: all that are found
@@ -76,7 +63,8 @@ class CorpusConfig(Section):
 class PrepareConfig(Section):
     """How corpora become a token store."""
 
-    evaluation_sets: dict[str, str | None] = {}  # benchmark name -> folder; no training item may occur in them
+    # benchmark name -> folder; no training item may occur in them
+    evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
     near_duplicate_threshold: Share = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
     max_reject_share: Share = 0.02  # above this share of bad rows in a source, preparing fails
     validation_share: Share = 0.02  # of each source's items, held out by a hash of their id
@@ -162,94 +150,26 @@ class MixConfig(Section):
         return self
 
 
-Count = Annotated[int, Field(ge=1)]
-Workers = Count | tuple[Count, Count]
+class TrainConfig(LoopConfig):
+    section: ClassVar[str] = "train"
 
-
-class EarlyStoppingConfig(Section):
-    patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
-    min_change: float = Field(0.0, ge=0)
-
-
-class TrainConfig(Section):
-    steps: int = Field(600, ge=1)  # optimizer steps
     global_batch_pairs: int = Field(64, ge=2)
     chunk_pairs: int = Field(16, ge=1)  # pairs that pass the encoder together; dropout is drawn per chunk
     chunk_tokens: int = Field(16384, ge=1)  # a chunk of more passes in several pieces
     gradient_caching: bool = False  # activations of one chunk at a time; a third more arithmetic
     gradient_checkpointing: bool = False  # activations of one layer at a time; implies gradient_caching
-    gradient_accumulation: int = Field(1, ge=1)  # batches per optimizer step, each with its own negatives
-    learning_rate: float = Field(3e-5, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    warmup_share: Share = 0.1  # of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    max_gradient_norm: float = Field(1.0, gt=0)
     temperature: float = Field(0.05, gt=0)
     gather_negatives: bool = True  # passages of all ranks serve as negatives
-    precision: Precision = "auto"
-    non_finite_allowed: int = Field(0, ge=0)  # steps skipped for a gradient that is not finite; one more ends the run
-    validation_every: int = Field(0, ge=0)  # steps; 0: never
-    validation_batches: int = Field(8, ge=1)
-    early_stopping: EarlyStoppingConfig | None = None
-    evaluate_every: int = Field(0, ge=0)  # steps after which benchmarks are measured beside the training; 0: never
-    checkpoint_every: int = Field(100, ge=1)  # steps
-    checkpoint_minutes: float | None = Field(10.0, gt=0)  # and when the last one is this old; None: by steps alone
-    checkpoints_kept: int = Field(2, ge=1)  # the newest, and the best one beside them
-    best_by: Literal["validation_loss", "loss"] | None = "validation_loss"  # None: no best one is kept
-    workers: Workers = 1  # a number, or [least, most] for a group that follows the cluster's size
-    gpu: bool | None = None  # None: when the cluster has one for every worker
-    threads_per_worker: int | None = Field(None, ge=1)  # None: the cluster's CPUs, shared; see resources
-    max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint
-
-    @property
-    def least_workers(self) -> int:
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
-
-    @property
-    def most_workers(self) -> int:
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
-        if isinstance(self.workers, int):
-            self._check_divisible(self.workers)
-        else:
-            self._check_range(*self.workers)
-        if self.early_stopping and not self.validation_every:
-            raise ValueError("early_stopping needs validation_every: write how many steps lie between validations")
-        if self.early_stopping and self.best_by != "validation_loss":
-            raise ValueError("early_stopping keeps the best weights: write best_by=validation_loss")
+    def _workers_have_whole_chunks(self) -> TrainConfig:
+        self.check_shares("global_batch_pairs", "chunk_pairs")
         return self
-
-    def _check_divisible(self, workers: int) -> None:
-        if self.global_batch_pairs % workers:
-            lower = self.global_batch_pairs // workers * workers
-            nearest = [pairs for pairs in (lower, lower + workers) if pairs]
-            raise ValueError(
-                f"global_batch_pairs {self.global_batch_pairs} is not divisible by workers {workers}; "
-                f"write {' or '.join(map(str, nearest))}"
-            )
-        pairs_per_worker = self.global_batch_pairs // workers
-        if (pairs_per_worker % self.chunk_pairs and pairs_per_worker > self.chunk_pairs) or (
-            workers > 1 and pairs_per_worker < self.chunk_pairs
-        ):
-            raise ValueError(
-                f"a worker's {pairs_per_worker} pairs are not whole chunks of chunk_pairs {self.chunk_pairs}; "
-                f"write chunk_pairs={math.gcd(pairs_per_worker, self.chunk_pairs)}"
-            )
-
-    def _check_range(self, least: int, most: int) -> None:
-        if least > most:
-            raise ValueError(f"workers [{least}, {most}] must be [least, most]; write [{most}, {least}]")
-        if most > -(-self.global_batch_pairs // self.chunk_pairs):
-            raise ValueError(
-                f"{self.global_batch_pairs} pairs in chunks of chunk_pairs {self.chunk_pairs} are not enough for "
-                f"{most} workers; write chunk_pairs={max(self.global_batch_pairs // most, 1)} or fewer workers"
-            )
 
 
 class EvaluateConfig(Section):
-    benchmarks: dict[str, str | None] = {}  # name -> folder ("embedded" needs none); measured when training has ended
+    # name -> folder ("embedded" needs none); measured when training has ended
+    benchmarks: dict[str, str | None] = Field(default_factory=dict)
     precision: Precision = "auto"
     run_depth: int = Field(100, ge=1)  # passages per query in run.trec
     with_paragraph: bool = False  # encode a sentence together with its paragraph
@@ -272,6 +192,16 @@ class TrackingConfig(Section):
     log_model: bool = True
 
 
+def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
+    """Raises ValueError where there is no corpus, or two have one name."""
+    names = [corpus.name for corpus in corpora]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names:
+        raise ValueError("corpora is empty; name at least one, such as {format: embedded}")
+    if twice:
+        raise ValueError(f"two corpora are called {twice[0]!r}; give each a name of its own")
+
+
 class RunConfig(Section):
     name: str = "run"
     storage: str | None = None  # a folder or s3://BUCKET/FOLDER for checkpoints; None: the run's own folder
@@ -288,10 +218,5 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _distinct_sources(self) -> RunConfig:
-        names = [corpus.name for corpus in self.corpora]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if not names:
-            raise ValueError("corpora is empty; name at least one, such as {format: embedded}")
-        if twice:
-            raise ValueError(f"two corpora are called {twice[0]!r}; give each a name of its own")
+        check_sources(self.corpora)
         return self
