@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
 from hbt_ray.permutation import mix
 from hbt_ray.plan import BatchSpec, rank_slice
-from hbt_ray.records import Batch
+from hbt_ray.records import Batch, Blocks
 from hbt_ray.store import Side, TokenStore
 
 
@@ -78,16 +80,16 @@ def _take_negatives(
     return np.concatenate([ids for ids, _ in taken]), np.concatenate([lengths for _, lengths in taken])
 
 
-def to_arrow(batch: Batch) -> pa.Table:
+def to_arrow(batch: Batch | Blocks) -> pa.Table:
     """A batch as a table of one row."""
-    return pa.table({name: pa.array([getattr(batch, name)]) for name in Batch.__dataclass_fields__})
+    return pa.table({name: pa.array([getattr(batch, name)]) for name in type(batch).__dataclass_fields__})
 
 
-def from_arrow(table: pa.Table) -> Batch:
+def from_arrow(table: pa.Table, of: type[Batch | Blocks] = Batch) -> Any:
     """The batch of a table of one row."""
     values = {}
-    for name in Batch.__dataclass_fields__:
+    for name in of.__dataclass_fields__:
         scalar = table.column(name)[0]
         is_list = isinstance(scalar, pa.ListScalar)
         values[name] = scalar.values.to_numpy(zero_copy_only=True) if is_list else scalar.as_py()
-    return Batch(**values)
+    return of(**values)

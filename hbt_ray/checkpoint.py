@@ -13,12 +13,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
-from sentence_transformers import SentenceTransformer
+from torch import nn
 
+from hbt_ray.config import LoopConfig
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.progress import Progress
+from hbt_ray.stepper import Stepper
 from hbt_ray.storage import Place, file_sha256
-from hbt_ray.trainer import Trainer
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -45,7 +46,7 @@ class Checkpoints:
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    def save(self, trainer: Trainer, progress: Progress, metrics: dict[str, float]) -> Place:
+    def save(self, trainer: Stepper[Any], progress: Progress, metrics: dict[str, float]) -> Place:
         """Writes a checkpoint.
 
         Raises:
@@ -81,7 +82,7 @@ class Checkpoints:
         """Steps of the checkpoints of which anything stands, the newest last."""
         return [int(name.removeprefix("step-")) for name in self.place.names() if name.startswith("step-")]
 
-    def load_newest(self, trainer: Trainer) -> tuple[Progress | None, list[str]]:
+    def load_newest(self, trainer: Stepper[Any]) -> tuple[Progress | None, list[str]]:
         """Loads the newest checkpoint that is whole, as `load` does.
 
         Returns:
@@ -102,10 +103,22 @@ class Checkpoints:
         known = {step: value for step, value in measured.items() if value is not None}
         return min(known, key=lambda step: (known[step], step)) if known else None
 
+    def to_keep(self, train: LoopConfig) -> int:
+        """The step whose weights an ended training gives: the last one's, or with early stopping the best one's.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"training ended without a checkpoint in {self.place}; run it again")
+        best = self.best("validation_loss") if train.early_stopping else None
+        return steps[-1] if best is None else best
+
     def state(self, step: int) -> CheckpointState:
         return _state_from((self.place / step_name(step) / STATE).read_text())
 
-    def load(self, step: int, trainer: Trainer) -> Progress:
+    def load(self, step: int, trainer: Stepper[Any]) -> Progress:
         """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
 
         Raises:
@@ -115,11 +128,11 @@ class Checkpoints:
             _check(folder)
             return _load(folder, trainer)
 
-    def load_weights(self, step: int, encoder: SentenceTransformer) -> None:
-        """Puts a checkpoint's weights into an encoder made with the same configuration. Raises as `load` does."""
+    def load_weights(self, step: int, kept: nn.Module) -> None:
+        """Puts a checkpoint's weights into an encoder, or whatever it holds, made alike. Raises as `load` does."""
         with self._fetched(step) as folder:
             _check(folder)
-            load_model(encoder, folder / WEIGHTS)
+            load_model(kept, folder / WEIGHTS)
 
     def prune(self, keep: int, best_by: str | None, spared: Collection[int] = ()) -> None:
         """Deletes all but the newest `keep`, the best by a metric, and some that are needed as yet."""
@@ -171,16 +184,16 @@ def _check(folder: Path) -> None:
         raise CheckpointError(f"the checkpoint {folder} is torn or damaged: {fault}; delete it to go on without it")
 
 
-def _load(folder: Path, trainer: Trainer) -> Progress:
-    load_model(trainer.encoder, folder / WEIGHTS)
+def _load(folder: Path, trainer: Stepper[Any]) -> Progress:
+    load_model(trainer.kept, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
 
-def _write(folder: Path, trainer: Trainer, state: CheckpointState) -> None:
+def _write(folder: Path, trainer: Stepper[Any], state: CheckpointState) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_model(trainer.encoder, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
+    save_model(trainer.kept, str(folder / WEIGHTS))  # once what several names share, as T5's embeddings
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
     (folder / STATE).write_text(json.dumps(described), encoding="utf-8")

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from hbt_ray.errors import TrainingDiverged
 from hbt_ray.progress import Progress, after_validation, checkpoint_is_due, is_finished, validation_is_due
-from hbt_ray.records import Batch
-from hbt_ray.trainer import Trainer
+from hbt_ray.stepper import B, Stepper
 
 TELL_EVERY_S = 1.0
 
@@ -19,7 +18,7 @@ TELL_EVERY_S = 1.0
 class Measured:
     """What was measured since it was last told."""
 
-    steps: list[dict[str, float]] = field(default_factory=list)  # "step", "loss", "pairs_per_s", ...
+    steps: list[dict[str, float]] = field(default_factory=list)  # "step", "loss", "gradient_norm", ...
     validation_loss: float | None = None
 
 
@@ -33,7 +32,7 @@ class Company(Protocol):
         """Takes what was measured."""
 
     def tell_skipped(self, progress: Progress) -> str:
-        """Takes note of a step whose gradient was not finite; returns which pairs it was made of."""
+        """Takes note of a step whose gradient was not finite; returns what its batch was made of."""
 
     def wishes(self) -> tuple[bool, bool]:
         """Whether this rank wants a checkpoint, and whether it wants all to look if they must save."""
@@ -46,10 +45,10 @@ class Company(Protocol):
 
 
 def train_to_the_end(
-    trainer: Trainer,
+    trainer: Stepper[B],
     progress: Progress,
-    batches: Iterator[Batch],
-    validation_batches: Sequence[Batch],
+    batches: Iterator[B],
+    validation_batches: Sequence[B],
     company: Company,
 ) -> Progress:
     """Trains until the last step or early stopping.
@@ -63,6 +62,7 @@ def train_to_the_end(
     """
     train = trainer.train
     each = train.gradient_accumulation
+    unit, number = trainer.units
     measured = Measured()
     losses: list[float] = []  # since the last checkpoint
     ended_s = told_s = time.perf_counter()
@@ -74,12 +74,12 @@ def train_to_the_end(
         result = trainer.step(progress.step, own, company.wishes())
         if result.skipped:
             progress = replace(progress, steps_skipped=progress.steps_skipped + 1)
-            pairs = company.tell_skipped(progress)
+            made_of = company.tell_skipped(progress)
             if progress.steps_skipped > train.non_finite_allowed:
                 raise TrainingDiverged(
                     f"the gradient of step {progress.step} is not finite, and {train.non_finite_allowed} such steps "
-                    f"are allowed; lower train.learning_rate, write train.precision=fp32 or raise "
-                    f"train.non_finite_allowed. Its pairs: {pairs}"
+                    f"are allowed; lower {train.section}.learning_rate, write {train.section}.precision=fp32 or raise "
+                    f"{train.section}.non_finite_allowed. It was made of: {made_of}"
                 )
         progress = replace(progress, step=progress.step + 1)
         step_s = time.perf_counter() - ended_s  # with what came between this step and the one before
@@ -92,7 +92,7 @@ def train_to_the_end(
                     "loss": result.loss,
                     "gradient_norm": result.gradient_norm,
                     "learning_rate": result.learning_rate,
-                    "pairs_per_s": train.global_batch_pairs * each / step_s,
+                    f"{unit}_per_s": number * each / step_s,
                     "data_wait_share": waited_s / step_s,
                 }
             )

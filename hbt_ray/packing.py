@@ -123,6 +123,21 @@ def packed_vectors(
         lengths: (N,) tokens of each.
         embeddings: (tokens, E) the ids' word embeddings, where they were looked up already.
     """
+    features = _features(encoder, ids, lengths, embeddings)
+    vectors: Tensor = encoder(features)["sentence_embedding"]
+    return vectors[: len(lengths)]
+
+
+def packed_tokens(encoder: SentenceTransformer, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
+    """(tokens, D) what the transformer of an encoder that `is_packed` makes of each token; arguments as above."""
+    states: Tensor = encoder[0](_features(encoder, ids, lengths))["token_embeddings"]
+    return states[0, : len(ids)]
+
+
+def _features(
+    encoder: SentenceTransformer, ids: np.ndarray, lengths: np.ndarray, embeddings: Tensor | None = None
+) -> dict[str, Any]:
+    """One long row, as the modules of an encoder take it."""
     config = transformer_of(encoder).config
     device = encoder.device
     first = config.pad_token_id + 1 if config.model_type in _BEHIND_PADDING else 0
@@ -130,7 +145,7 @@ def packed_vectors(
     fill = -len(ids) % ROW
     # What fills the row is one more sequence, of which nothing is used.
     all_lengths = np.append(lengths, fill) if fill else lengths
-    features = {
+    features: dict[str, Any] = {
         "position_ids": torch.from_numpy(np.pad(places, (0, fill), constant_values=first))[None].to(device),
         "packing": Packing(all_lengths, config.num_attention_heads, device),
         # By its name sentence-transformers' pooling knows that sequences stand one after the other.
@@ -140,8 +155,7 @@ def packed_vectors(
         features["input_ids"] = torch.from_numpy(np.pad(ids.astype(np.int64), (0, fill)))[None].to(device)
     else:
         features["inputs_embeds"] = nn.functional.pad(embeddings, (0, 0, 0, fill))[None]
-    vectors: Tensor = encoder(features)["sentence_embedding"]
-    return vectors[: len(lengths)]
+    return features
 
 
 def word_embeddings(encoder: SentenceTransformer, ids: np.ndarray) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from hbt_ray.config import TrainConfig
+from hbt_ray.config import LoopConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +19,30 @@ class Progress:
     steps_skipped: int = 0  # whose gradient was not finite
 
 
-def is_finished(progress: Progress, train: TrainConfig) -> bool:
+def is_finished(progress: Progress, train: LoopConfig) -> bool:
     """Whether the last step was done, or early stopping has lost its patience."""
     impatient = train.early_stopping is not None and progress.validations_without_gain >= train.early_stopping.patience
     return impatient or progress.step >= train.steps
 
 
-def validation_is_due(progress: Progress, train: TrainConfig) -> bool:
+def validation_is_due(progress: Progress, train: LoopConfig) -> bool:
     if not train.validation_every:
         return False
     return progress.step % train.validation_every == 0 or progress.step == train.steps
 
 
-def evaluation_is_due(progress: Progress, train: TrainConfig) -> bool:
+def evaluation_is_due(progress: Progress, train: LoopConfig) -> bool:
     """Whether the benchmarks are measured beside the training; at its end they are in any case."""
     return train.evaluate_every > 0 and progress.step % train.evaluate_every == 0 and not is_finished(progress, train)
 
 
-def steps_to_evaluate(saved: Iterable[int], evaluated: Collection[int], train: TrainConfig) -> set[int]:
+def steps_to_evaluate(saved: Iterable[int], evaluated: Collection[int], train: LoopConfig) -> set[int]:
     """Steps of saved checkpoints that were due for an evaluation and have not had it."""
     due = {step for step in saved if evaluation_is_due(Progress(step=step), train)}
     return due.difference(evaluated)
 
 
-def checkpoint_is_due(progress: Progress, train: TrainConfig) -> bool:
+def checkpoint_is_due(progress: Progress, train: LoopConfig) -> bool:
     """After every `checkpoint_every` steps, every validation, for an evaluation, and at the end."""
     return (
         progress.step % train.checkpoint_every == 0
@@ -52,7 +52,7 @@ def checkpoint_is_due(progress: Progress, train: TrainConfig) -> bool:
     )
 
 
-def after_validation(progress: Progress, loss: float, train: TrainConfig) -> Progress:
+def after_validation(progress: Progress, loss: float, train: LoopConfig) -> Progress:
     """The progress with a validation's loss, compared with the best before it."""
     least_gain = train.early_stopping.min_change if train.early_stopping else 0.0
     best = progress.best_validation_loss

@@ -19,7 +19,7 @@ class Row:
     source: str
     item_id: str
     language: str
-    question: str
+    question: str | None  # None: plain text, which asks nothing
     passage: str
     negatives: tuple[str, ...] = ()  # passages that do not answer the question, in the row's language
     place: str = ""  # where it was read, "de.jsonl.gz:17"
@@ -110,3 +110,27 @@ class Batch:
     def num_negatives(self) -> int:
         """Hard negatives per pair."""
         return len(self.passage_lengths) // max(self.num_pairs, 1) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The blocks of one global batch that one rank is pretrained on: texts without padding, some tokens masked.
+
+    Legend: B blocks on this rank, T tokens of each.
+    """
+
+    step: int  # the batch's number in the plan
+    first_block: int  # place of the first of the B blocks in the global batch
+    global_blocks: int
+    ids: np.ndarray  # (B * T,) int32, as the encoder sees them
+    targets: np.ndarray  # (B * T,) int32: what stood in the place of a token to be told, -1 everywhere else
+    lengths: np.ndarray  # (texts,) int32 of the texts, one after the other; none reaches over a block's end
+    texts_per_block: np.ndarray  # (B,) int32
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.texts_per_block)
+
+    @property
+    def block_tokens(self) -> int:
+        return len(self.ids) // self.num_blocks

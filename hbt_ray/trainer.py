@@ -1,18 +1,10 @@
-"""The training step: what happens to the model between two batches. Knows no Ray; one process or many with DDP."""
+"""The step of training on pairs: a batch's loss and its gradient, and gradient caching."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from hbt_ray.config import TrainConfig
 from hbt_ray.dual_encoder import DualEncoder, passage_rows
@@ -21,86 +13,33 @@ from hbt_ray.packing import transformer_of
 from hbt_ray.plan import rank_pairs
 from hbt_ray.precision import uses_bf16
 from hbt_ray.records import Batch
+from hbt_ray.stepper import Stepper, freeze_unused, maybe_no_sync, num_ranks
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one optimizer step measured, the same on every rank."""
+class Trainer(Stepper[Batch]):
+    """An encoder trained on pairs."""
 
-    loss: float  # mean over the global batch
-    gradient_norm: float  # before clipping
-    learning_rate: float
-    skipped: bool = False  # the gradient was not finite, and neither weights nor moments moved
-    wishes: tuple[bool, ...] = ()  # which of the ranks' wishes any of them had
-
-
-def learning_rate(step: int, train: TrainConfig) -> float:
-    """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule towards 0."""
-    warmup_steps = round(train.warmup_share * train.steps)
-    if step < warmup_steps:
-        return train.learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(train.steps - warmup_steps, 1)
-    factor = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return train.learning_rate * factor
-
-
-class Trainer:
-    """A model with its optimizer.
-
-    It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
-    weights, optimizer moments and the step are its whole state.
-    """
+    train: TrainConfig
 
     def __init__(self, encoder: SentenceTransformer, train: TrainConfig, *, seed: int) -> None:
-        self.train = train
         self.encoder = encoder
         bf16 = uses_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
         )
-        _freeze_unused(encoder)
+        ids = torch.zeros((1, 4), dtype=torch.long, device=encoder.device)
+        probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        freeze_unused(encoder, lambda: encoder(probe)["sentence_embedding"][..., 0].sum())
         self._caches = train.gradient_caching or train.gradient_checkpointing
         if train.gradient_checkpointing:
             transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
-        self.model: nn.Module = self.dual
-        if _num_ranks() > 1:
-            # Buffers are not synchronised in forward: the encoders hold constants alone.
-            self.model = DistributedDataParallel(
-                self.dual,
-                device_ids=[encoder.device] if encoder.device.type == "cuda" else None,
-                forward_sync_buffers=False,
-                gradient_as_bucket_view=True,  # else each gradient is copied into a bucket and back
-            )
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.dual, train.weight_decay), lr=0.0, fused=True)
+        super().__init__(self.dual, encoder, train, encoder.device)
 
-    def step(self, step: int, batches: Sequence[Batch], wishes: Sequence[bool] = ()) -> StepResult:
-        """One optimizer step on one batch, or on several whose gradients are averaged.
-
-        A gradient that is not finite moves nothing. All ranks hold the same gradient, so they decide alike.
-
-        Args:
-            wishes: what this rank would like to do after the step, if any rank does; as many on every rank. They
-                travel with the loss, so that ranks agree without a message of their own.
-        """
-        self.model.train()
-        rate = learning_rate(step, self.train)
-        losses = []
-        for place, batch in enumerate(batches):
-            synchronise = place == len(batches) - 1
-            losses.append(self.backward(batch, 1 / len(batches), synchronise))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        told = torch.stack([torch.stack(losses).mean(), *(torch.tensor(float(wish)).to(norm) for wish in wishes)])
-        mean_loss, *granted = _mean_over_ranks(told)
-        return StepResult(mean_loss, float(norm), rate, not finite, tuple(share > 0 for share in granted))
+    @property
+    def units(self) -> tuple[str, int]:
+        return "pairs", self.train.global_batch_pairs
 
     def loss(self, batch: Batch) -> Tensor:
-        """This rank's loss on its slice of a global batch."""
         return self._loss_of(batch, *self.model(batch))
 
     def _loss_of(self, batch: Batch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
@@ -112,18 +51,13 @@ class Trainer:
             torch.tensor(batch.passage_keys, device=device),
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
-            rank_pairs=rank_pairs(batch.global_pairs, _num_ranks(), self.train.chunk_pairs),
+            rank_pairs=rank_pairs(batch.global_pairs, num_ranks(), self.train.chunk_pairs),
         )
 
     def backward(self, batch: Batch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
-        """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
-
-        Args:
-            synchronise: take the mean over ranks; otherwise a later call does, for this batch as well.
-        """
         if self._caches:
             return self._backward_in_pieces(batch, weight, synchronise)
-        with _maybe_no_sync(self.model, synchronise):
+        with maybe_no_sync(self.model, synchronise):
             loss = self.loss(batch)
             (loss * weight).backward()
         return loss.detach()
@@ -148,80 +82,7 @@ class Trainer:
         loss = self._loss_of(batch, queries, passages)
         of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
         for piece, rows in zip(pieces, own_rows, strict=True):
-            with _maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
+            with maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
                 vectors = self.model(batch, [piece])
                 torch.autograd.backward(vectors, (of_queries[piece.start : piece.end], of_passages[rows]))
         return loss.detach()
-
-    @torch.no_grad()
-    def validation_loss(self, batches: Iterable[Batch]) -> float:
-        """Mean loss over batches without dropout, over all ranks."""
-        self.model.eval()
-        losses = [self.loss(batch) for batch in batches]
-        [mean] = _mean_over_ranks(torch.stack(losses).mean()[None])
-        return mean
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.dual.named_parameters()}
-        return {
-            f"{key}/{names[parameter]}": value
-            for parameter, state in self.optimizer.state.items()
-            for key, value in state.items()
-        }
-
-    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """The opposite of `optimizer_state`, after the encoder's weights were loaded."""
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            by_name.setdefault(name, {})[kind] = value
-        state: dict[Tensor, Any] = {}
-        for name, parameter in self.dual.named_parameters():
-            if name in by_name:
-                # AdamW keeps `step` in float32 beside the parameter, moments in the parameter's own type.
-                state[parameter] = {kind: value.to(parameter.device) for kind, value in by_name[name].items()}
-        self.optimizer.state.clear()
-        self.optimizer.state.update(state)
-
-
-def _maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:
-    if isinstance(model, DistributedDataParallel) and not synchronise:
-        return model.no_sync()
-    return contextlib.nullcontext()
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _mean_over_ranks(values: Tensor) -> list[float]:
-    """The ranks' means of (N,) values."""
-    if _num_ranks() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= _num_ranks()
-    return values.tolist()
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and normalisation gains do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _freeze_unused(encoder: SentenceTransformer) -> None:
-    """Freezes what takes no part in the vectors, such as BERT's pooler under another pooling.
-
-    DDP waits for the gradient of every parameter that asks for one.
-    """
-    ids = torch.zeros((1, 4), dtype=torch.long, device=encoder.device)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        vectors = encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"]
-        vectors[..., 0].sum().backward()
-    for parameter in encoder.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
-        parameter.grad = None

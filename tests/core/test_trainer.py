@@ -15,9 +15,10 @@ from hbt_ray.config import TrainConfig
 from hbt_ray.dual_encoder import DualEncoder
 from hbt_ray.progress import Progress
 from hbt_ray.records import Batch
+from hbt_ray.stepper import learning_rate
 from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer, learning_rate
+from hbt_ray.trainer import Trainer
 from tests import tiny
 
 PAIRS = 8
