@@ -77,9 +77,10 @@ def normalise_for_match(text: str) -> str:
 
 def clean_row(row: Row) -> Row | Reject:
     """The row with all its texts cleaned; negatives that are empty or equal the passage are left out."""
-    question, passage = clean(row.question), clean(row.passage)
-    if not question or not passage:
-        reason = "empty passage" if question else "empty question"
+    question = None if row.question is None else clean(row.question)
+    passage = clean(row.passage)
+    if question == "" or not passage:
+        reason = "empty question" if question == "" else "empty passage"
         return Reject(row.source, row.place, reason, f"item {row.item_id}"[:200])
     negatives = tuple(negative for negative in map(clean, row.negatives) if negative and negative != passage)
     return replace(row, question=question, passage=passage, negatives=negatives)

@@ -13,8 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,15 +27,18 @@ from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError
 from hbt_ray.permutation import key_of
 from hbt_ray.records import Benchmark, Reject, Row
-from hbt_ray.store import Group, Split, StoreManifest, TokenItem, WrittenShard, write_shard
-from hbt_ray.tokenization import Tokenization
+from hbt_ray.store import Group, Split, StoreManifest, TokenItem, TokenStore, WrittenShard, write_shard
+from hbt_ray.tokenization import Tokenization, load_tokenizer
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerFast
 
 ROWS = pa.schema(
     [
         ("source", pa.string()),
         ("item_id", pa.string()),
         ("language", pa.string()),
-        ("question", pa.string()),
+        ("question", pa.string()),  # null in plain text
         ("passage", pa.string()),
         ("negatives", pa.list_(pa.string())),
         ("place", pa.string()),
@@ -46,6 +50,7 @@ ROWS = pa.schema(
 )
 ROWS_PER_TABLE = 1024
 UNREADABLE = "unreadable file"
+TOKENIZER = "tokenizer"  # its folder in a store
 TOKENIZER_TEXTS = 200_000  # the most that a tokenizer is trained on
 
 
@@ -58,7 +63,7 @@ def read_rows(parts: Sequence[Part], evaluation: EvaluationTexts | None) -> Iter
 
 def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -> pa.Table:
     good = [row for row in rows if isinstance(row, Row)]
-    questions = [normalise_for_match(row.question) for row in good]
+    questions = [normalise_for_match(row.question or "") for row in good]
     passages = [normalise_for_match(row.passage) for row in good]
     occurring = [None] * len(good) if evaluation is None else evaluation.find_all(questions)
     if evaluation is not None:
@@ -73,13 +78,19 @@ def _checked(rows: Sequence[Row | Reject], evaluation: EvaluationTexts | None) -
             # A negative is no part of what makes the item, so it goes alone.
             "negatives": [text for text in row.negatives if not (evaluation and evaluation.find(text))],
             "place": row.place,
-            "pair_key": key_of(row.language, question, passage) - 2**63,
+            "pair_key": _pair_key(row, question, passage),
             "occurs_in_evaluation": f"{found.kind}: {found.text[:100]}" if found else None,
         }
         for row, question, passage, found in zip(good, questions, passages, occurring, strict=True)
     )
     table = [_rejected(row) if isinstance(row, Reject) else next(accepted) for row in rows]
     return pa.Table.from_pylist(table, ROWS)
+
+
+def _pair_key(row: Row, question: str, passage: str) -> int:
+    """Equal for pairs that say the same. Lines of plain text are never dropped as repeated: short ones often are."""
+    said = (row.language, question, passage) if row.question is not None else ("line", row.source, row.item_id)
+    return key_of(*said) - 2**63
 
 
 def _rejected(reject: Reject) -> dict[str, Any]:
@@ -208,8 +219,11 @@ def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> l
     query_prefix, passage_prefix = tokenization_prefixes
     columns = (rows.column(name).to_pylist() for name in ("source", "item_id", "language", "question", "passage"))
     ordered = sorted(zip(*columns, strict=True), key=lambda row: (key_of(*row[:3]), row[:3]))
-    pairs = ((query_prefix + question, passage_prefix + passage) for _, _, _, question, passage in ordered)
-    return [text for pair in pairs for text in pair][:TOKENIZER_TEXTS]
+    texts: list[str] = []
+    for _, _, _, question, passage in ordered:
+        asked = [] if question is None else [query_prefix + question]
+        texts += [*asked, passage_prefix + passage]
+    return texts[:TOKENIZER_TEXTS]
 
 
 def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -> tuple[WrittenShard, list[Reject]]:
@@ -227,7 +241,9 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: Tokenization) -
         else:
             chosen[key] = row
     kept = list(chosen.values())
-    questions = tokenization.encode([row["question"] for row in kept], "question")
+    asked = iter(tokenization.encode([row["question"] for row in kept if row["question"] is not None], "question"))
+    nothing = np.empty(0, tokenization.token_type)
+    questions = [nothing if row["question"] is None else next(asked) for row in kept]
     passages = tokenization.encode([row["passage"] for row in kept], "passage")
     negatives = iter(tokenization.encode([text for row in kept for text in row["negatives"]], "passage"))
     items: dict[str, TokenItem] = {}
@@ -251,6 +267,7 @@ def shard_to_json(shard: WrittenShard, rejects: Sequence[Reject]) -> str:
     return json.dumps(
         {
             "shard": [shard.source, shard.split, shard.number, shard.file, shard.items, runs, shard.sha256],
+            "tokens": shard.tokens,
             "rejects": [[r.source, r.place, r.reason, r.detail] for r in rejects],
         }
     )
@@ -260,8 +277,22 @@ def shard_from_json(text: str) -> tuple[WrittenShard, list[Reject]]:
     data = json.loads(text)
     source, split, number, file, num_items, runs, sha256 = data["shard"]
     groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
-    shard = WrittenShard(source, split, number, file, num_items, groups, sha256)
+    tokens = {column: tuple(of_runs) for column, of_runs in data["tokens"].items()}
+    shard = WrittenShard(source, split, number, file, num_items, groups, sha256, tokens)
     return shard, [Reject(*reject) for reject in data["rejects"]]
+
+
+def store_tokenizer(store: Path, config: RunConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer a store was made with. Raises StoreError when it is not what the run asks for."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = (
+        load_tokenizer(config.model)
+        if config.model.path is not None
+        else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
+    )
+    TokenStore.open(store, Tokenization(tokenizer, config.text).fingerprint())
+    return tokenizer
 
 
 def store_fingerprint(

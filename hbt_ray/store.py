@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hbt_ray.errors import StoreError
 from hbt_ray.storage import file_sha256
@@ -45,6 +46,7 @@ class Shard:
     items: int
     runs: tuple[tuple[int, int], ...]  # (group's place in the source's groups, items), in row order
     sha256: str
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)  # "passage/de" -> of each run
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,14 @@ class StoreManifest:
                 groups=tuple(Group(tuple(g["languages"]), g["negatives"]) for g in source["groups"]),
                 shards={
                     split: tuple(
-                        Shard(s["file"], s["items"], tuple((g, n) for g, n in s["runs"]), s["sha256"]) for s in shards
+                        Shard(
+                            s["file"],
+                            s["items"],
+                            tuple((g, n) for g, n in s["runs"]),
+                            s["sha256"],
+                            {column: tuple(of_runs) for column, of_runs in s.get("tokens", {}).items()},
+                        )
+                        for s in shards
                     )
                     for split, shards in source["shards"].items()
                 },
@@ -126,6 +135,7 @@ class WrittenShard:
     items: int
     runs: tuple[tuple[Group, int], ...]
     sha256: str
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
 
 def write_shard(
@@ -138,13 +148,13 @@ def write_shard(
     """
     ordered = sorted(items, key=lambda item: (item.group.languages, item.group.negatives, item.item_id))
     languages = sorted({language for item in ordered for language in item.questions})
-    tokens = pa.list_(pa.from_numpy_dtype(np.dtype(token_type)))
+    sequence = pa.list_(pa.from_numpy_dtype(np.dtype(token_type)))
     columns: dict[str, pa.Array] = {"item_id": pa.array([item.item_id for item in ordered], pa.string())}
     for language in languages:
-        columns[f"question/{language}"] = pa.array([item.questions.get(language) for item in ordered], tokens)
-        columns[f"passage/{language}"] = pa.array([item.passages.get(language) for item in ordered], tokens)
+        columns[f"question/{language}"] = pa.array([item.questions.get(language) for item in ordered], sequence)
+        columns[f"passage/{language}"] = pa.array([item.passages.get(language) for item in ordered], sequence)
         columns[f"negatives/{language}"] = pa.array(
-            [list(item.negatives.get(language, ())) for item in ordered], pa.list_(tokens)
+            [list(item.negatives.get(language, ())) for item in ordered], pa.list_(sequence)
         )
     file = f"{_folder_name(source)}/{split}-{number:05d}.arrow"
     path = Path(folder) / file
@@ -169,7 +179,19 @@ def write_shard(
             runs[-1] = (item.group, runs[-1][1] + 1)
         else:
             runs.append((item.group, 1))
-    return WrittenShard(source, split, number, file, len(ordered), tuple(runs), file_sha256(path))
+    tokens = _tokens_of_runs(columns, [items for _, items in runs])
+    return WrittenShard(source, split, number, file, len(ordered), tuple(runs), file_sha256(path), tokens)
+
+
+def _tokens_of_runs(columns: Mapping[str, pa.Array], runs: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """How many tokens each run of so many rows has, by column, of questions and passages."""
+    starts = np.cumsum([0, *runs])[:-1]
+    found = {}
+    for name, column in columns.items():
+        if name.startswith(("question/", "passage/")):
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+            found[name] = tuple(np.add.reduceat(lengths, starts).tolist()) if len(starts) else ()
+    return found
 
 
 def commit(
@@ -191,7 +213,8 @@ def commit(
         for shard in own:
             if shard.items:
                 runs = tuple((number[group], items) for group, items in shard.runs)
-                by_split.setdefault(shard.split, []).append(Shard(shard.file, shard.items, runs, shard.sha256))
+                written = Shard(shard.file, shard.items, runs, shard.sha256, shard.tokens)
+                by_split.setdefault(shard.split, []).append(written)
         sources[name] = Source(tuple(groups), {split: tuple(own) for split, own in by_split.items()})
     manifest = StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
     partial = Path(folder) / (MANIFEST + ".partial")
@@ -260,16 +283,23 @@ class TokenStore:
         Returns:
             ids (sum of lengths,) int32 one sequence after the other, and lengths (B,) int32.
         """
-        column = f"{side}/{language}"
-        opened = self._columns.setdefault((source, split, column), {})
         numbers, places = self._places(source, rows, split)
-        for number in set(numbers).difference(opened):
-            opened[number] = self._column(source, split, number, column)
+        opened = {number: self.column(source, side, language, number, split) for number in set(numbers)}
         sequences = []
         for number, place in zip(numbers, places, strict=True):
             values, offsets = opened[number]
             sequences.append(values[offsets[place] : offsets[place + 1]])
         return _join(sequences)
+
+    def column(self, source: str, side: Side, language: str, number: int, split: Split = "train") -> Column:
+        """All token sequences of a shard in row order, by the shard's number; an empty one where an item has none."""
+        key = (source, split, f"{side}/{language}")
+        found = self._columns.get(key, {}).get(number)
+        if found is None:
+            array = self._table(source, split, number).column(key[2]).chunk(0)
+            found = array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy()
+            self._columns.setdefault(key, {})[number] = found  # only now: to open a table may let go of all others
+        return found
 
     def take_negatives(
         self, source: str, language: str, rows: np.ndarray, count: int, split: Split = "train"
@@ -307,10 +337,6 @@ class TokenStore:
         starts = self._starts[source, split]
         numbers = np.searchsorted(starts, rows, side="right") - 1
         return numbers.tolist(), (rows - starts[numbers]).tolist()
-
-    def _column(self, source: str, split: Split, number: int, column: str) -> Column:
-        array = self._table(source, split, number).column(column).chunk(0)
-        return array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy()
 
     def _table(self, source: str, split: Split, number: int) -> pa.Table:
         shard = self.manifest.sources[source].shards[split][number]

@@ -103,12 +103,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     assert model.path is not None
-    folder = Path(model.path)
-    modules = folder / "modules.json"
-    subfolder = json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.exists() else ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code
+            model.path, subfolder=transformer_subfolder(model.path), trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
@@ -119,6 +116,12 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(f"the tokenizer of {model.path!r} has no fast implementation; convert it with transformers")
     return tokenizer
+
+
+def transformer_subfolder(path: str | Path) -> str:
+    """Where the transformers model lies in a sentence-transformers folder; "" in any other."""
+    modules = Path(path) / "modules.json"
+    return str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"]) if modules.exists() else ""
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:

@@ -23,6 +23,7 @@ from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.preparation import (
     ROWS,
+    TOKENIZER,
     bucketed,
     check_languages,
     check_rejects,
@@ -38,7 +39,7 @@ from hbt_ray.preparation import (
     zero_shot_sets,
 )
 from hbt_ray.records import Benchmark, Reject
-from hbt_ray.store import MANIFEST, StoreManifest, TokenStore, commit
+from hbt_ray.store import MANIFEST, StoreManifest, commit
 from hbt_ray.tokenization import Tokenization, check_lengths, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ if TYPE_CHECKING:
 
 KEYS_PER_BUCKET = 1 << 20  # that one task compares in memory
 REJECTS = "rejects.jsonl"
-TOKENIZER = "tokenizer"
 
 
-def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Path:
+def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole_texts: bool = False) -> Path:
     """The store for a configuration, made where there is none yet.
 
     Args:
         stores: folder of stores; each is named by the fingerprint of what made it, so runs share them.
         blocks: tasks to read the corpora in; None: one per part.
+        whole_texts: texts may be longer than the model takes, since they will not pass it in one piece.
 
     Returns:
         The store's folder. Beside the shards it holds the tokenizer and `rejects.jsonl`.
@@ -67,7 +68,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
     options = ReadOptions(split=config.evaluate.split)
     evaluation_sets = [load_benchmark(name, place, options) for name, place in zero_shot_sets(config)]
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
-    if tokenizer:
+    if tokenizer and not whole_texts:
         check_lengths(tokenizer, config.text)
     tokenization = Tokenization(tokenizer, config.text) if tokenizer else None
     described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
@@ -88,19 +89,6 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None) -> Pa
     except OSError:  # the other was first, and made the same
         shutil.rmtree(unfinished)
     return folder
-
-
-def store_tokenizer(store: Path, config: RunConfig) -> PreTrainedTokenizerFast:
-    """The tokenizer a store was made with. Raises StoreError when it is not what the run asks for."""
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = (
-        load_tokenizer(config.model)
-        if config.model.path is not None
-        else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
-    )
-    TokenStore.open(store, Tokenization(tokenizer, config.text).fingerprint())
-    return tokenizer
 
 
 def _make_store(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.corpora.part import Part
@@ -22,13 +23,13 @@ def list_file_parts(corpus: CorpusConfig, suffixes: Sequence[str], options: dict
     Raises:
         CorpusError: the path is missing, holds no such file, or lacks a language of `corpus.languages`.
     """
-    root = _existing(corpus)
-    files = [root] if root.is_file() else _files_in(root, suffixes)
+    root = existing_place(corpus)
+    files = [root] if root.is_file() else files_in(root, suffixes)
     named = {} if root.is_file() else _by_language(files, suffixes)
     if named:
         return _language_parts(corpus, named, options)
     if not files:
-        raise _nothing_to_read(corpus, suffixes)
+        raise nothing_to_read(corpus, suffixes)
     languages = None if corpus.languages is None else sorted(corpus.languages)
     return [Part(corpus.format, corpus.name, str(file), None, {**options, "languages": languages}) for file in files]
 
@@ -39,10 +40,10 @@ def list_language_parts(corpus: CorpusConfig, suffixes: Sequence[str], options: 
     Raises:
         CorpusError: as `list_file_parts`.
     """
-    root = _existing(corpus)
-    named = _by_language([root] if root.is_file() else _files_in(root, suffixes), suffixes)
+    root = existing_place(corpus)
+    named = _by_language([root] if root.is_file() else files_in(root, suffixes), suffixes)
     if not named:
-        raise _nothing_to_read(corpus, suffixes)
+        raise nothing_to_read(corpus, suffixes)
     return _language_parts(corpus, named, options)
 
 
@@ -62,14 +63,15 @@ def _language_parts(corpus: CorpusConfig, named: dict[str, Path], options: dict[
     return [Part(corpus.format, corpus.name, str(named[language]), language, options) for language in chosen]
 
 
-def _existing(corpus: CorpusConfig) -> Path:
+def existing_place(corpus: CorpusConfig) -> Path:
+    """The file or folder of a corpus. Raises CorpusError when there is none."""
     root = Path(str(corpus.path)).expanduser()
     if not root.exists():
         raise CorpusError(f"the corpus {corpus.name!r} has nothing at {str(root)!r}; correct its path")
     return root
 
 
-def _files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files with one of the suffixes, sorted by name. Raises CorpusError for a link that leads out of the folder."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.endswith(tuple(suffixes)) and path.is_file())
@@ -93,7 +95,13 @@ def _by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Pa
     return named
 
 
-def _nothing_to_read(corpus: CorpusConfig, suffixes: Sequence[str]) -> CorpusError:
+def open_file(path: Path) -> IO[bytes]:
+    """The bytes of a file, which may be gzipped."""
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def nothing_to_read(corpus: CorpusConfig, suffixes: Sequence[str]) -> CorpusError:
+    """The error that a corpus has no file of a language."""
     names = " or ".join(f"<language>{suffix}" for suffix in suffixes)
     return CorpusError(
         f"the corpus {corpus.name!r} finds no {names} at {str(corpus.path)!r}; "

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.corpora.columns import BadRow, reject, row_of_record
-from hbt_ray.corpora.files import list_file_parts
+from hbt_ray.corpora.files import list_file_parts, open_file
 from hbt_ray.corpora.part import Part
 from hbt_ray.records import Reject, Row
 
@@ -29,7 +27,7 @@ def read_part(part: Part) -> Iterator[Row | Reject]:
     path = Path(part.place)
     number = 0
     try:
-        with _open(path) as lines:
+        with open_file(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -38,10 +36,6 @@ def read_part(part: Part) -> Iterator[Row | Reject]:
                     yield row
     except (OSError, EOFError, zlib.error) as error:
         yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _row_of_line(line: bytes, part: Part, place: str) -> Row | Reject | None:
