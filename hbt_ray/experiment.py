@@ -6,34 +6,42 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from hbt_ray.batches import build_batch
-from hbt_ray.config import RunConfig, build_config, dump_config, flatten
+from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, dump_config, flatten
 from hbt_ray.errors import ConfigError
 from hbt_ray.plan import HybridPlan
 from hbt_ray.records import Batch
 from hbt_ray.storage import Place
 from hbt_ray.store import Split, StoreManifest, TokenStore
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 # Settings that say where and how a run is carried out, not what comes out of it.
+_OF_LOOPS = (
+    "best_by",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "checkpoints_kept",
+    "evaluate_every",
+    "gpu",
+    "max_failures",
+    "threads_per_worker",
+    "workers",
+)
 WITHOUT_EFFECT = (
     "name",
     "storage",
     "tracking.",
     "evaluate.",
-    "train.best_by",
-    "train.checkpoint_every",
-    "train.checkpoint_minutes",
-    "train.checkpoints_kept",
-    "train.evaluate_every",
-    "train.gpu",
-    "train.max_failures",
-    "train.threads_per_worker",
-    "train.workers",
+    *(f"{loop.section}.{name}" for loop in (TrainConfig, PretrainConfig) for name in _OF_LOOPS),
 )
 LEAST_VALIDATION_PAIRS = 16
+AnyRun = RunConfig | PretrainRunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +94,19 @@ class RunFolder:
         """Token stores, shared by the runs that stand side by side."""
         return self.path.parent / "stores"
 
-    def begin(self, config: RunConfig) -> None:
+    def begin(self, config: AnyRun) -> None:
         """Notes the configuration. Called when all that can be checked beforehand was found right."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.config.write_text(dump_config(config))
 
 
-def run_folder(config: RunConfig, out: str | Path) -> RunFolder:
+def run_folder(config: AnyRun, out: str | Path) -> RunFolder:
     """Where a run lies. Raises ConfigError when its storage cannot be one."""
     path = Path(out).expanduser().resolve()
     return RunFolder(path, Place.of(config.storage) / path.name if config.storage else Place.of(path))
 
 
-def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunFolder:
+def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False) -> RunFolder:
     """The folder of a run: a new one, or one that an earlier call left. With `fresh`, what a run left there is deleted.
 
     Raises:
@@ -111,7 +119,7 @@ def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunF
         for left in (folder.model, folder.initial_model, folder.evaluations):
             shutil.rmtree(left, ignore_errors=True)
     if folder.config.exists():
-        changed = changed_settings(build_config(yaml.safe_load(folder.config.read_text())), config)
+        changed = changed_settings(_kept_config(folder, config), config)
         if changed:
             key, before, now = changed[0]
             raise ConfigError(
@@ -121,7 +129,17 @@ def open_run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> RunF
     return folder
 
 
-def changed_settings(before: RunConfig, now: RunConfig) -> list[tuple[str, object, object]]:
+def _kept_config(folder: RunFolder, like: AnyRun) -> AnyRun:
+    """The configuration that a folder holds. Raises ConfigError when it is of another kind of run."""
+    data = yaml.safe_load(folder.config.read_text())
+    kept: type[AnyRun] = PretrainRunConfig if "pretrain" in data else RunConfig
+    if not isinstance(like, kept):
+        what = "pretraining" if kept is PretrainRunConfig else "training"
+        raise ConfigError(f"{folder.storage} holds a {what}; write another --out, or --fresh to start over")
+    return build(kept, data)
+
+
+def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, object]]:
     """Settings that differ and change the result: key, value before, value now."""
     flat_before, flat_now = flatten(before), flatten(now)
     return [
@@ -131,8 +149,24 @@ def changed_settings(before: RunConfig, now: RunConfig) -> list[tuple[str, objec
     ]
 
 
+def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder: RunFolder) -> str:
+    """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
+    if config.model.path is not None:
+        return config.model.path
+    from hbt_ray.model import save_encoder, small_encoder  # torch takes seconds to import, and is not always needed
+
+    save_encoder(small_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
+    return str(folder.initial_model)
+
+
 def training_plan(config: RunConfig, manifest: StoreManifest) -> HybridPlan:
     """The training order of a configuration. Raises ConfigError when the store cannot serve it."""
+    lines = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
+    if lines is not None:
+        raise ConfigError(
+            f"corpus {lines!r} is plain text, in which nothing is asked; pretrain on it with `hbt pretrain`, "
+            "and train on questions and passages"
+        )
     return _plan(config, manifest, "train", config.train.global_batch_pairs)
 
 

@@ -38,17 +38,19 @@ def share_of_each(node_sizes: Sequence[float], workers: int) -> int:
     return next((each for each in shares if workers_that_fit(node_sizes, each) >= workers), 1)
 
 
-def check_workers(workers: int, each: float, resource: str, node_sizes: Sequence[float]) -> None:
-    """Raises ClusterError, with the way out, when the nodes can never hold the workers."""
+def check_workers(
+    workers: int, each: float, resource: str, node_sizes: Sequence[float], section: str = "train"
+) -> None:
+    """Raises ClusterError, with the way out in a section of the settings, when the nodes can never hold the workers."""
     fit = workers_that_fit(node_sizes, each)
     if fit >= workers:
         return
     if resource == "GPU" and not fit:
-        way_out = "write train.gpu=false to train on CPUs"
+        way_out = f"write {section}.gpu=false to train on CPUs"
     elif fit:
-        way_out = f"write train.workers={fit}"
+        way_out = f"write {section}.workers={fit}"
     else:
-        way_out = f"write train.threads_per_worker={max(int(max(node_sizes, default=1)), 1)}"
+        way_out = f"write {section}.threads_per_worker={max(int(max(node_sizes, default=1)), 1)}"
     raise ClusterError(
         f"{workers} workers of {each:g} {resource} each cannot be had: the cluster can give {fit} of them at most; "
         + way_out

@@ -1,4 +1,4 @@
-"""A checkpoint measured on the run's benchmarks by a task, while training goes on.
+"""A checkpoint measured by a task, while training goes on.
 
 Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
+from hbt_ray.job import Job
 from hbt_ray.measured import write_measurement
 
 if TYPE_CHECKING:
@@ -25,18 +26,14 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         checkpoint: Ray Train's own, of which nothing is needed.
         told: what the workers were told.
     """
-
-    from hbt_ray.checkpoint import Checkpoints
-    from hbt_ray.model import default_device, load_encoder
+    from hbt_ray.model import default_device
+    from hbt_ray.store import TokenStore
 
     quiet()
     reports = told["reports"]
     try:
-        config = RunConfig.model_validate(told["config"])
-        device = default_device()
-        encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
-        Checkpoints(told["checkpoints"]).load_weights(step, encoder)
-        metrics = (told["measure"] or benchmark_metrics)(encoder, config)
+        job: Job = told["job"]
+        metrics = job.measure(TokenStore.open(told["store"]), told["checkpoints"], step, default_device())
         write_measurement(told["measured"], step, metrics)
         reports.put.remote({"step": step, "benchmarks": metrics})
     except Exception as error:

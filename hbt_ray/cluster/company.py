@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,10 @@ import torch.distributed as dist
 from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.checkpoint import Checkpoints
-from hbt_ray.config import TrainConfig
+from hbt_ray.config import LoopConfig
 from hbt_ray.loop import Measured
-from hbt_ray.plan import HybridPlan
 from hbt_ray.progress import Progress, evaluation_is_due, steps_to_evaluate
-from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer
+from hbt_ray.stepper import Stepper
 
 PATIENCE_S = 10.0  # with a driver that is slow to track: training is more important
 LOOK_EVERY_S = 5.0  # for a notice that a node is about to be taken away
@@ -28,20 +27,19 @@ class ClusterCompany:
     """`loop.Company` of one rank. Rank 0 speaks and saves for all."""
 
     def __init__(
-        self, trainer: Trainer, checkpoints: Checkpoints, reports: Any, plan: HybridPlan, store: TokenStore
+        self, trainer: Stepper[Any], checkpoints: Checkpoints, reports: Any, made_of: Callable[[int], str]
     ) -> None:
         self.trainer = trainer
         self.checkpoints = checkpoints
         self.reports = reports
-        self.plan = plan
-        self.store = store
+        self.made_of = made_of  # a batch, by its number in the plan
         self.speaks = ray.train.get_context().get_world_rank() == 0
         self._saved_s = self._looked_s = time.monotonic()
         self._saved_for: Any = None  # the notice that was saved for
         self._to_evaluate: set[int] = set()  # steps whose checkpoints are being measured
 
     @property
-    def _train(self) -> TrainConfig:
+    def _train(self) -> LoopConfig:
         return self.trainer.train
 
     def restore(self) -> Progress:
@@ -76,18 +74,13 @@ class ClusterCompany:
 
     def tell_skipped(self, progress: Progress) -> str:
         each = self._train.gradient_accumulation
-        parts = []
-        for step in range(progress.step * each, (progress.step + 1) * each):
-            spec = self.plan.batch(step)
-            ids = self.store.item_ids(spec.source, spec.rows, spec.split)
-            parts.append(f"{spec.kind} batch of {spec.source}, items {' '.join(ids)}")
-        pairs = "; ".join(parts)
+        batches = "; ".join(map(self.made_of, range(progress.step * each, (progress.step + 1) * each)))
         if self.speaks:
             self._notice(
                 f"the gradient of step {progress.step} is not finite: skipped, {progress.steps_skipped} so far "
-                f"({pairs})"
+                f"({batches})"
             )
-        return pairs
+        return batches
 
     def wishes(self) -> tuple[bool, bool]:
         if not self.speaks:

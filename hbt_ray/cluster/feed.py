@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray.data
 
-from hbt_ray.batches import build_batch, from_arrow, to_arrow
-from hbt_ray.config import RunConfig
-from hbt_ray.experiment import training_plan
-from hbt_ray.plan import rank_slice
-from hbt_ray.records import Batch
+from hbt_ray.batches import from_arrow, to_arrow
+from hbt_ray.job import Job
 from hbt_ray.store import TokenStore
 
 BLOCK_BYTES = 256 * 1024  # built before they are handed on: small, so that the first batch comes soon
 BATCHES_TOGETHER = 8  # are handed on at once: what a hand-over costs is taken from the training, not from the feed
 
 
-def feed(
-    config: RunConfig, store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
-) -> Iterator[Batch]:
+def feed(job: Job, store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int) -> Iterator[Any]:
     """This rank's slices of the plan's batches [first_step, last_step), in order.
 
     One task builds and streams them, as far ahead as they are taken. It asks for no CPU, so it starts where the
@@ -30,13 +27,9 @@ def feed(
 
     def build(span: pa.Table) -> Iterator[pa.Table]:
         store = TokenStore.open(store_folder)
-        plan = training_plan(config, store.manifest)
-        mine = rank_slice(plan.global_batch_pairs, num_ranks, rank, config.train.chunk_pairs)
-        first, last = span["first"][0].as_py(), span["last"][0].as_py()
-        for start in range(first, last, BATCHES_TOGETHER):
-            steps = range(start, min(start + BATCHES_TOGETHER, last))
-            built = (build_batch(plan.batch(step, mine), store) for step in steps)
-            yield pa.concat_tables(map(to_arrow, built))
+        built = job.batches(store, range(span["first"][0].as_py(), span["last"][0].as_py()), rank, num_ranks)
+        while together := list(itertools.islice(built, BATCHES_TOGETHER)):
+            yield pa.concat_tables(map(to_arrow, together))
 
     if first_step >= last_step:
         return
@@ -49,4 +42,4 @@ def feed(
     dataset.context.target_max_block_size = BLOCK_BYTES
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         for row in range(table.num_rows):
-            yield from_arrow(table.slice(row, 1))
+            yield from_arrow(table.slice(row, 1), job.batch_type)

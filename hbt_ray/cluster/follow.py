@@ -20,7 +20,6 @@ from ray.train.v2.api.callback import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hbt_ray.cluster.failures import mistake_in
-from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 
 LOOK_EVERY_S = 0.5  # whether the training has ended; reports come without being looked for
@@ -110,9 +109,9 @@ class FailureReporter(UserCallback):
 class Follower:
     """A context in which a thread takes reports as they come; at its end the last ones have been taken."""
 
-    def __init__(self, reports: Any, config: RunConfig, on_metrics: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(self, reports: Any, steps: int, on_metrics: Callable[[int, dict[str, float]], None]) -> None:
         self.reports = reports
-        self.config = config
+        self.steps = steps  # of the whole training
         self.on_metrics = on_metrics
         self._step = 0
         self._latest: dict[str, float] = {}
@@ -169,12 +168,12 @@ class Follower:
                 }
                 self.on_metrics(report["step"], validated)
             if report["steps"]:
-                self._say(self._progress(), last=self._step == self.config.train.steps)
+                self._say(self._progress(), last=self._step == self.steps)
         if reports:
             self.reports.put_noted.remote(number)
 
     def _progress(self) -> str:
-        now, steps = time.monotonic(), self.config.train.steps
+        now, steps = time.monotonic(), self.steps
         if self._first is None:
             self._first = (now, self._step)
         began_s, began_step = self._first
@@ -184,9 +183,11 @@ class Follower:
             left = f"  {int(left_s // 60)}:{int(left_s % 60):02d} left"
         latest = self._latest
         validation = f"  validation {latest['validation_loss']:.3f}" if "validation_loss" in latest else ""
+        speed = next(name for name in latest if name.endswith("_per_s"))
         return (
             f"step {self._step}/{steps}  loss {latest['loss']:.3f}{validation}  "
-            f"{latest['pairs_per_s']:.0f} pairs/s  data wait {100 * latest['data_wait_share']:.1f}%{left}"
+            f"{latest[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
+            f"data wait {100 * latest['data_wait_share']:.1f}%{left}"
         )
 
     def _say(self, line: str, *, notice: bool = False, last: bool = False) -> None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import own_name
 from hbt_ray.cluster.connect import connect
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.train import resources_per_worker, train
 from hbt_ray.config import RunConfig, dump_config, with_absolute_paths
 from hbt_ray.errors import TrackingError
-from hbt_ray.experiment import RunFolder, open_run, training_plan, validation_plan
+from hbt_ray.experiment import AnyRun, RunFolder, initial_model, open_run, training_plan, validation_plan
 from hbt_ray.plan import HybridPlan
-from hbt_ray.preparation import describe_store
+from hbt_ray.preparation import describe_store, store_tokenizer
 from hbt_ray.store import StoreManifest, read_manifest
 from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
 
@@ -59,7 +59,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
 
         check_benchmarks(config.evaluate)
     connect()
-    resources_per_worker(config)
+    resources_per_worker(config.train)
     store = prepare(config, folder.stores)
     manifest = read_manifest(store)
     plan = training_plan(config, manifest)
@@ -68,12 +68,25 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     folder.begin(config)
     say(describe_store(store, manifest))
 
+    tracker = start_tracker(uri, config, folder)
+    with followed(tracker, folder):
+        if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
+        reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
+    return FinishedRun(folder, reports, ui_command(uri))
+
+
+def start_tracker(uri: str, config: AnyRun, folder: RunFolder, tags: Mapping[str, Any] | None = None) -> Tracker:
+    """The run's tracker; it goes on in the MLflow run that an earlier call began."""
     unsent = folder.path / "unsent_metrics.jsonl"
-    tracker = Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id, unsent)
+    return Tracker.start(uri, config.tracking.experiment, config.name, config, folder.tracking_id, unsent, tags)
+
+
+@contextlib.contextmanager
+def followed(tracker: Tracker, folder: RunFolder) -> Iterator[None]:
+    """What a run does inside is tracked with what it takes of the machine, and its end as what it is."""
     try:
         with tracker.system_metrics(), stopped_by_sigterm():
-            if_mlflow_answers(tracker, lambda: _track_inputs(config, store, manifest, plan, tracker))
-            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
+            yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             say(f"\nstopped; the same command goes on from the newest checkpoint in {folder.checkpoints}")
@@ -81,7 +94,6 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
         if_mlflow_answers(tracker, lambda: tracker.finish(status))
         raise
     if_mlflow_answers(tracker, tracker.finish)
-    return FinishedRun(folder, reports, ui_command(uri))
 
 
 def if_mlflow_answers(tracker: Tracker, log: Callable[[], Any]) -> None:
@@ -133,16 +145,6 @@ def _track_report(config: RunConfig, report: EvalReport, folder: RunFolder, trac
     place = {own_name(key): place for key, place in config.evaluate.benchmarks.items()}[name] or name
     tracker.log_dataset(name, report.fingerprint, place, report.counts, "evaluation")
     tracker.log_artifacts(folder.evaluations / name, f"evaluation/{name}")
-
-
-def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder: RunFolder) -> str:
-    """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
-    if config.model.path is not None:
-        return config.model.path
-    from hbt_ray.model import save_encoder, small_encoder
-
-    save_encoder(small_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
-    return str(folder.initial_model)
 
 
 @contextlib.contextmanager

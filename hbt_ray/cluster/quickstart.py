@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.pipeline import initial_model, run
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
-from hbt_ray.experiment import run_folder
+from hbt_ray.cluster.pipeline import run
+from hbt_ray.cluster.prepare import prepare
+from hbt_ray.experiment import initial_model, run_folder
+from hbt_ray.preparation import store_tokenizer
 from hbt_ray.quickstart import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 
 

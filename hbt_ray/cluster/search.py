@@ -12,8 +12,8 @@ import yaml
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.pipeline import if_mlflow_answers, initial_model, say, stopped_by_sigterm
-from hbt_ray.cluster.prepare import prepare, store_tokenizer
+from hbt_ray.cluster.pipeline import if_mlflow_answers, say, stopped_by_sigterm
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.trial import FINISHED, model_key, store_key, trial_folder
 from hbt_ray.cluster.tuner import room_for, try_all
 from hbt_ray.cluster.watch import Watch
@@ -21,8 +21,9 @@ from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate_model import check_benchmarks
-from hbt_ray.experiment import run_folder, training_plan, validation_plan
+from hbt_ray.experiment import initial_model, run_folder, training_plan, validation_plan
 from hbt_ray.model import load_encoder, save_encoder
+from hbt_ray.preparation import store_tokenizer
 from hbt_ray.search.dev import dev_set
 from hbt_ray.search.figures import write_figures
 from hbt_ray.search.objectives import spoken

@@ -16,13 +16,14 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from hbt_ray.cluster.beside import measure_checkpoint
+from hbt_ray.cluster.beside import benchmark_metrics, measure_checkpoint
 from hbt_ray.cluster.connect import node_sizes
 from hbt_ray.cluster.failures import explained
 from hbt_ray.cluster.follow import FailureReporter, Follower, start_reports
-from hbt_ray.config import RunConfig
-from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.config import LoopConfig, RunConfig
+from hbt_ray.errors import StorageError
 from hbt_ray.experiment import RunFolder
+from hbt_ray.job import Job, Measure, TrainingJob
 from hbt_ray.measured import measured_steps
 from hbt_ray.progress import steps_to_evaluate
 from hbt_ray.resources import check_workers, threads_of_each
@@ -31,20 +32,19 @@ STARTS_TRIED = 60  # of a worker group, about a minute each, before a run gives 
 RESIZE_CHECK_S = 30.0  # between looks whether an elastic group can grow
 
 
-def resources_per_worker(config: RunConfig) -> dict[str, float]:
+def resources_per_worker(train: LoopConfig) -> dict[str, float]:
     """What each worker asks for: a GPU where every worker can have one, else its share of the CPUs.
 
     Raises:
         ClusterError: the cluster can never give it to the least number of workers, autoscaled nodes counted.
     """
-    train = config.train
     gpu = sum(map(int, node_sizes("GPU"))) >= train.least_workers if train.gpu is None else train.gpu
     resources: dict[str, float] = {"GPU": 1} if gpu else {}
     elastic = train.most_workers > train.least_workers
     each = 1 if gpu or elastic else threads_of_each(node_sizes("CPU"), train.most_workers)
     resources["CPU"] = train.threads_per_worker or each
     for name, amount in resources.items():
-        check_workers(train.least_workers, amount, name, node_sizes(name))
+        check_workers(train.least_workers, amount, name, node_sizes(name), train.section)
     return resources
 
 
@@ -54,14 +54,22 @@ def train(
     initial_model: str | Path,
     folder: RunFolder,
     on_metrics: Callable[[int, dict[str, float]], None],
-    measure: Callable[[Any, RunConfig], dict[str, float]] | None = None,
+    measure: Measure = benchmark_metrics,
 ) -> int:
-    """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's storage.
+    """Trains on pairs, as `carry_out` says.
 
     Args:
         initial_model: folder or hub name of the encoder to start from.
+        measure: what `evaluate_every` measures of an encoder.
+    """
+    return carry_out(TrainingJob(config, str(initial_model), measure), store, folder, on_metrics)
+
+
+def carry_out(job: Job, store: Path, folder: RunFolder, on_metrics: Callable[[int, dict[str, float]], None]) -> int:
+    """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's storage.
+
+    Args:
         on_metrics: called on the driver with an optimizer step and what was measured there.
-        measure: what `evaluate_every` measures of an encoder; None: the run's benchmarks.
 
     Returns:
         The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
@@ -71,22 +79,20 @@ def train(
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
-    resources = resources_per_worker(config)
+    resources = resources_per_worker(job.train)
     reports = start_reports()
     told = {
-        "config": config.model_dump(mode="json"),
+        "job": job,
         "store": str(store),
-        "initial_model": str(initial_model),
         "checkpoints": folder.checkpoints,
         "measured": folder.measured,
-        "measure": measure,
         "reports": reports,
     }
-    with explained("training"), Follower(reports, config, on_metrics) as follower:
-        late = _measure_late(config, told, folder)
-        for starts_left in reversed(range(config.train.max_failures + 1)):
+    with explained("training"), Follower(reports, job.train.steps, on_metrics) as follower:
+        late = _measure_late(job.train, told, folder)
+        for starts_left in reversed(range(job.train.max_failures + 1)):
             try:
-                _fit(config, resources, told, folder)
+                _fit(job.train, resources, told, folder)
                 break
             except (ActorDiedError, ActorUnavailableError):
                 if not starts_left:
@@ -97,20 +103,14 @@ def train(
         raise mistake
     from hbt_ray.checkpoint import Checkpoints
 
-    checkpoints = Checkpoints(folder.checkpoints)
-    kept = checkpoints.steps()
-    best = checkpoints.best("validation_loss") if config.train.early_stopping else None
-    if not kept:
-        raise CheckpointError(f"training ended without a checkpoint in {folder.checkpoints}; run it again")
-    return kept[-1] if best is None else best
+    return Checkpoints(folder.checkpoints).to_keep(job.train)
 
 
-def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], folder: RunFolder) -> None:
+def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], folder: RunFolder) -> None:
     """One life of Ray Train's controller.
 
     Its own storage is new each time: what a run is gone on from are its checkpoints, whatever else was lost.
     """
-    train = config.train
     scratch = folder.scratch / uuid.uuid4().hex[:8]
     filesystem, path = scratch.arrow()
     workers: Any = train.most_workers
@@ -134,7 +134,7 @@ def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], f
             callbacks=[FailureReporter(told["reports"])],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-        validation_config=_beside_training(config, told) if train.evaluate_every else None,
+        validation_config=_beside_training(train, told) if train.evaluate_every else None,
     )
     try:
         _in_another_thread(trainer.fit)
@@ -143,28 +143,28 @@ def _fit(config: RunConfig, resources: dict[str, float], told: dict[str, Any], f
             folder.scratch.delete()
 
 
-def _beside_training(config: RunConfig, told: dict[str, Any]) -> ValidationConfig:
+def _beside_training(train: LoopConfig, told: dict[str, Any]) -> ValidationConfig:
     """How checkpoints are measured while training goes on."""
     measure = functools.partial(measure_checkpoint, told=told)
-    return ValidationConfig(fn=measure, ray_remote_kwargs=_beside(config))
+    return ValidationConfig(fn=measure, ray_remote_kwargs=beside(train))
 
 
-def _measure_late(config: RunConfig, told: dict[str, Any], folder: RunFolder) -> list[Any]:
+def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunFolder) -> list[Any]:
     """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
-    if not config.train.evaluate_every:
+    if not train.evaluate_every:
         return []
     from hbt_ray.checkpoint import Checkpoints
 
     measured = measured_steps(folder.measured)
     ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
-    steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, config.train)
-    task = ray.remote(measure_checkpoint).options(**_beside(config))
+    steps = steps_to_evaluate(Checkpoints(folder.checkpoints).steps(), measured, train)
+    task = ray.remote(measure_checkpoint).options(**beside(train))
     return [task.remote(None, step, told) for step in sorted(steps)]
 
 
-def _beside(config: RunConfig) -> dict[str, Any]:
+def beside(train: LoopConfig) -> dict[str, Any]:
     """What a measuring task asks for: no CPU, so that it takes none from the training in Ray's books."""
-    gpu = max(node_sizes("GPU"), default=0) > config.train.most_workers
+    gpu = max(node_sizes("GPU"), default=0) > train.most_workers
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
 
 

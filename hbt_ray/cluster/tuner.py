@@ -51,7 +51,7 @@ def room_for(config: SearchConfig, configurations: int) -> Room:
     train = config.run.train
     cpus = node_sizes("CPU")
     if train.most_workers > 1:
-        each = resources_per_worker(config.run)
+        each = resources_per_worker(train)
         rounds = {
             name: workers_that_fit(node_sizes(name), amount) // train.most_workers for name, amount in each.items()
         }

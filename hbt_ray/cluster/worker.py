@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,9 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.cluster.feed import feed
-from hbt_ray.config import RunConfig
-from hbt_ray.experiment import training_plan, validation_batches
+from hbt_ray.job import Job
 from hbt_ray.loop import train_to_the_end
-from hbt_ray.model import load_encoder
 from hbt_ray.store import TokenStore
-from hbt_ray.trainer import Trainer
 
 
 def work(told: dict[str, Any]) -> None:
@@ -27,26 +25,24 @@ def work(told: dict[str, Any]) -> None:
     quiet()
     if ray.get(told["reports"].get_mistake.remote()) is not None:
         return  # starting again cannot help
-    config = RunConfig.model_validate(told["config"])
+    job: Job = told["job"]
     store_folder = Path(told["store"])
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    device = str(ray.train.torch.get_device())
 
     store = TokenStore.open(store_folder)
-    encoder = load_encoder(config.model, config.text, told["initial_model"], device=device)
-    trainer = Trainer(encoder, config.train, seed=config.seed)
-    plan = training_plan(config, store.manifest)
-    company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], plan, store)
+    trainer = job.stepper(str(ray.train.torch.get_device()))
+    made_of = functools.partial(job.made_of, store)
+    company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], made_of)
     progress = company.restore()
-    each = config.train.gradient_accumulation
+    each = job.train.gradient_accumulation
     batches = feed(
-        config,
+        job,
         store_folder,
         rank=rank,
         num_ranks=num_ranks,
         first_step=progress.step * each,
-        last_step=config.train.steps * each,
+        last_step=job.train.steps * each,
     )
-    train_to_the_end(trainer, progress, batches, validation_batches(config, store, rank, num_ranks), company)
+    train_to_the_end(trainer, progress, batches, job.validation_batches(store, rank, num_ranks), company)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hbt_ray.alone import AloneCompany, Report
 from hbt_ray.batches import build_batch
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import RunConfig
@@ -20,8 +21,6 @@ from hbt_ray.records import Batch
 from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
-
-Report = Callable[[int, dict[str, float]], None]
 
 
 def run_trial(
@@ -71,8 +70,8 @@ def _batches(plan: HybridPlan, store: TokenStore, config: RunConfig, first_step:
         yield build_batch(plan.batch(number), store, chunk_pairs=config.train.chunk_pairs)
 
 
-class _TrialCompany:
-    """`loop.Company` of a trial: its checkpoints are measured as they are saved."""
+class _TrialCompany(AloneCompany):
+    """Its checkpoints are measured as they are saved."""
 
     def __init__(
         self,
@@ -83,12 +82,11 @@ class _TrialCompany:
         measure: Callable[[Any], dict[str, float]],
         report: Report,
     ) -> None:
-        self.trainer = trainer
-        self.checkpoints = checkpoints
+        super().__init__(trainer, checkpoints, report)
+        self.encoder = trainer.encoder
         self.measured = measured
         self.every = every
         self._measure = measure
-        self._report = report
         self._losses: list[float] = []  # since the last measurement
 
     def is_due(self, progress: Progress) -> bool:
@@ -96,27 +94,19 @@ class _TrialCompany:
 
     def measure(self, progress: Progress) -> None:
         self.trainer.model.eval()
-        metrics = self._measure(self.trainer.encoder)
+        metrics = self._measure(self.encoder)
         if self._losses:
             metrics["train/loss"] = sum(self._losses) / len(self._losses)
         self._losses = []
         write_measurement(self.measured, progress.step, metrics)
-        self._report(progress.step, metrics)
+        self.report(progress.step, metrics)
 
     def tell(self, progress: Progress, measured: Measured) -> None:
         self._losses += [step["loss"] for step in measured.steps]
 
     def tell_skipped(self, progress: Progress) -> str:
-        return f"those of step {progress.step}; hbt plan shows them"
+        return f"the pairs of step {progress.step}; hbt plan shows them"
 
-    def wishes(self) -> tuple[bool, bool]:
-        return False, False
-
-    def must_save(self, progress: Progress) -> bool:
-        return False
-
-    def save(self, progress: Progress, metrics: dict[str, float]) -> None:
-        self.checkpoints.save(self.trainer, progress, metrics)
+    def saved(self, progress: Progress) -> None:
         if self.is_due(progress):
             self.measure(progress)
-        self.checkpoints.prune(self.trainer.train.checkpoints_kept, self.trainer.train.best_by)

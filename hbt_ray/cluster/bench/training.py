@@ -33,7 +33,7 @@ def train_under_ray(settings: BenchSettings) -> Figure:
     with scratch_folder(settings.out / "train_under_ray") as scratch:
         work = _Work(settings, scratch)
         config = work.config(workers=1, threads=None)
-        threads = int(resources_per_worker(config)["CPU"])
+        threads = int(resources_per_worker(config.train)["CPU"])
         under_ray, bare, peaks = [], [], []
         for _ in range(settings.rounds):
             steps_per_s, peak_mib = in_own_process(_bare, config, work.store, work.model, threads, work.warm_up)
