@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from hbt_ray.config import EvaluateConfig, RunConfig, load_config, with_absolute_paths
+from hbt_ray.config import EvaluateConfig, PretrainRunConfig, load, load_config, with_absolute_paths
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 
 # What needs seconds to import (torch, ray, mlflow) is imported by the commands that use it.
@@ -44,8 +44,8 @@ def _config_arguments(command: Any) -> Any:
     return click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")(command)
 
 
-def _out_of(out: str | None, config: RunConfig) -> Path:
-    return Path(out or f"{OUT_DEFAULT}/{config.name}").expanduser()
+def _out_of(out: str | None, name: str) -> Path:
+    return Path(out or f"{OUT_DEFAULT}/{name}").expanduser()
 
 
 @main.command()
@@ -123,9 +123,26 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
     from hbt_ray.cluster.pipeline import run
     from hbt_ray.report import print_report
 
-    finished = run(config, _out_of(out, config), fresh=fresh)
+    finished = run(config, _out_of(out, config.name), fresh=fresh)
     for report in finished.reports.values():
         print_report(report)
+    click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
+
+
+@main.command()
+@_config_arguments
+@click.option("--out", help=f"The run's folder. Default: {OUT_DEFAULT}/NAME.")
+@click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
+def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
+    """Pretrain an encoder on the texts of corpora, and track it; `hbt train model.path=OUT/model` takes it."""
+    config = load(PretrainRunConfig, config_file, overrides)
+    from rich.console import Console
+
+    from hbt_ray.cluster.pretrain import held_out_table
+    from hbt_ray.cluster.pretrain import pretrain as pretrain_on_cluster
+
+    finished = pretrain_on_cluster(config, _out_of(out, config.name), fresh=fresh)
+    Console().print(held_out_table(finished.held_out))
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
 
 
@@ -146,7 +163,7 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     from hbt_ray.cluster.search import search as search_on_cluster
     from hbt_ray.search.tables import outcome_tables
 
-    finished = search_on_cluster(config, _out_of(out, config.run))
+    finished = search_on_cluster(config, _out_of(out, config.run.name))
     for table in outcome_tables(config, finished.outcome):
         Console().print(table)
     click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerFast
 
-from hbt_ray.config import MixConfig, ModelConfig, SmallEncoderConfig, TextConfig
+from hbt_ray.config import MixConfig, ModelConfig, PretrainRunConfig, SmallEncoderConfig, TextConfig
 from hbt_ray.model import load_encoder, save_encoder, small_encoder
 from hbt_ray.plan import HybridPlan
 from hbt_ray.store import StoreManifest, TokenItem, TokenStore, commit, write_shard
@@ -71,3 +71,24 @@ def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: s
     if not folder.exists():
         save_encoder(small_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
     return load_encoder(MODEL.model_copy(update={"dropout": dropout, "attention": attention}), TEXT, folder)
+
+
+def pretrain_config(**settings) -> PretrainRunConfig:
+    """A pretraining of the tiny encoder on one thread's worth of text."""
+    defaults = {"block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "precision": "fp32", "steps": 6}
+    sections = {name: settings.pop(name) for name in list(settings) if name in PretrainRunConfig.model_fields}
+    return PretrainRunConfig.model_validate(
+        {"text": TEXT, "model": MODEL, "seed": 3, **sections, "pretrain": {**defaults, **settings}}
+    )
+
+
+def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20) -> TokenStore:
+    """What `prepare` would make of "numbers", of which every fifth item lacks French, for a pretraining."""
+    made_by = tokenizer()
+    made_by.save_pretrained(folder / "tokenizer")
+    own = Tokenization(made_by, config.preparing.text)
+    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)]
+    written = [write_shard(folder, "numbers", "train", n, made[n:items:2], own.token_type) for n in range(2)]
+    written.append(write_shard(folder, "numbers", "validation", 0, made[items:], own.token_type))
+    commit(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+    return TokenStore.open(folder)

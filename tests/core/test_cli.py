@@ -66,6 +66,8 @@ MISTAKES = [
     (("train", "alhpa=0.5"), "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
     (("prepare", "alpha"), "'alpha' is not an override; write key=value"),
     (("train", "global_batch_pairs=10", "workers=4"), "not divisible by workers 4; write 8 or 12"),
+    (("pretrain", "blok_tokens=64"), "there is no setting 'blok_tokens'; did you mean 'pretrain.block_tokens'?"),
+    (("pretrain", "objective=contrastive", "dropout=0"), "by dropout alone; write model.dropout=0.1"),
     (("evaluate", "--benchmark", "xquad-r=/nonexistent", "--model", "x", "--out", "o"), "nothing at '/nonexistent'"),
     (("evaluate", "--benchmark", "xquad-r", "--model", "x", "--out", "o"), "says no folder; write xquad-r=FOLDER"),
     (("evaluate", "--benchmark", "xquad-r=", "--model", "x", "--out", "o"), "'xquad-r' needs the folder"),

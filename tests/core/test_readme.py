@@ -8,7 +8,7 @@ import click
 import yaml
 
 from hbt_ray.cli import main
-from hbt_ray.config import RunConfig, build_config
+from hbt_ray.config import LoopConfig, PretrainConfig, PretrainRunConfig, RunConfig, build, build_config
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -59,13 +59,28 @@ def test_the_configuration_in_full_names_every_setting_with_its_default():
             assert section.keys() == type(getattr(RunConfig(), name)).model_fields.keys(), name
 
 
+def test_the_configuration_of_pretraining_names_every_setting_of_its_own_with_its_default():
+    shown = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.S)[1])
+    assert build(PretrainRunConfig, shown) == PretrainRunConfig()
+    assert shown.keys() == PretrainRunConfig.model_fields.keys()
+    own = PretrainConfig.model_fields.keys() - LoopConfig.model_fields.keys()
+    assert own <= shown["pretrain"].keys()
+    for name in ("prepare", "text", "model", "tracking"):
+        assert shown[name].keys() == type(getattr(PretrainRunConfig(), name)).model_fields.keys(), name
+
+
 def test_every_configuration_in_jobs_is_valid(monkeypatch):
     monkeypatch.setenv("HBT_DATA", "data")
     monkeypatch.setenv("HBT_MODELS", "models")
-    from hbt_ray.config import load_config
+    from hbt_ray.config import load, load_config
     from hbt_ray.search.settings import load_search
+
+    def read(file: Path) -> object:
+        if file.name.startswith("search"):
+            return load_search(file)
+        return load(PretrainRunConfig, file) if file.name.startswith("pretrain") else load_config(file)
 
     files = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
     assert files
     for file in files:
-        (load_search if file.name.startswith("search") else load_config)(file)
+        read(file)

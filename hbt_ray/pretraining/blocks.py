@@ -1,0 +1,75 @@
+"""A batch's blocks as token ids: what the plan says, read from the store, and masked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hbt_ray.batches import sequence_keys
+from hbt_ray.permutation import key_of
+from hbt_ray.pretraining.masking import MaskRules, mask
+from hbt_ray.pretraining.plan import BlocksSpec, TextPlan
+from hbt_ray.pretraining.streams import TextStream, read_texts, read_window
+from hbt_ray.records import Batch, Blocks
+from hbt_ray.store import TokenStore
+
+
+def build_blocks(spec: BlocksSpec, plan: TextPlan, store: TokenStore, rules: MaskRules, seed: int) -> Blocks:
+    """The blocks of a batch, masked by (seed, step, block's place). Any process can build any of them."""
+    read = [
+        read_window(store, plan.streams[number], place, plan.pretrain.block_tokens)
+        for number, place in zip(spec.streams.tolist(), spec.places.tolist(), strict=True)
+    ]
+    keys = [key_of(seed, "mask", spec.step, spec.first_block + place) for place in range(len(read))]
+    return joined_blocks(read, rules, keys, spec.step, spec.first_block, spec.global_blocks)
+
+
+def joined_blocks(
+    read: list[tuple[np.ndarray, np.ndarray]],
+    rules: MaskRules,
+    keys: list[int],
+    step: int = 0,
+    first_block: int = 0,
+    global_blocks: int | None = None,
+) -> Blocks:
+    """Blocks of equally many tokens, each with the lengths of its texts and the key of its masks."""
+    masked = [mask(ids, rules, key) for (ids, _), key in zip(read, keys, strict=True)]
+    return Blocks(
+        step=step,
+        first_block=first_block,
+        global_blocks=len(read) if global_blocks is None else global_blocks,
+        ids=np.concatenate([seen for seen, _ in masked]),
+        targets=np.concatenate([told for _, told in masked]),
+        lengths=np.concatenate([lengths for _, lengths in read]),
+        texts_per_block=np.array([len(lengths) for _, lengths in read], np.int32),
+    )
+
+
+def build_twins(spec: BlocksSpec, plan: TextPlan, store: TokenStore) -> Batch:
+    """The texts of a batch, each paired with itself: what dropout makes of them differs (SimCSE, arXiv 2104.08821)."""
+    stream = plan.streams[int(spec.streams[0])]
+    return twins(store, stream, spec.places, spec.step, spec.first_block, spec.global_blocks)
+
+
+def twins(
+    store: TokenStore,
+    stream: TextStream,
+    texts: np.ndarray,
+    step: int = 0,
+    first_pair: int = 0,
+    global_pairs: int | None = None,
+) -> Batch:
+    """Some texts of a stream, each paired with itself."""
+    ids, lengths = read_texts(store, stream, texts)
+    keys = sequence_keys(ids, lengths)
+    return Batch(
+        step=step,
+        first_pair=first_pair,
+        global_pairs=len(texts) if global_pairs is None else global_pairs,
+        kind="monolingual",
+        query_ids=ids,
+        query_lengths=lengths,
+        passage_ids=ids,
+        passage_lengths=lengths,
+        query_keys=keys,
+        passage_keys=keys,
+    )
