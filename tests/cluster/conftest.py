@@ -64,7 +64,7 @@ def dashboard(tmp_path_factory, bucket) -> str:
     ray_module.shutdown()
     os.killpg(head.pid, signal.SIGTERM)
     try:
-        head.wait(8)
+        head.wait(3)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
     del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_TOKEN_PATH"]
