@@ -155,7 +155,7 @@ def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights
     run = tiny_search(search_corpus).run.model_dump(mode="json")
     run["train"] |= {
         "steps": 3
-    }  # of which the last one ends it: members that were due for a turn would begin again first
+    }  # the last one ends it, before another turn is due
     settings = tiny_search(
         search_corpus,
         run=run,
