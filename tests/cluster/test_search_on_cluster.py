@@ -153,9 +153,7 @@ def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, se
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
     run = tiny_search(search_corpus).run.model_dump(mode="json")
-    run["train"] |= {
-        "steps": 3
-    }  # the last one ends it, before another turn is due
+    run["train"] |= {"steps": 3}  # the last one ends it, before another turn is due
     settings = tiny_search(
         search_corpus,
         run=run,
