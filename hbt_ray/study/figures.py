@@ -69,7 +69,7 @@ def scatter_figure(
 def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     """A panel for each group of bars, with an interval on each bar: panel -> bar -> estimate."""
     bars = list(dict.fromkeys(bar for own in values.values() for bar in own))
-    columns = min(len(values), 3)
+    columns = min(len(values), 4)
     rows = -(-len(values) // columns)
     figure = Figure(figsize=(1.9 + 2.7 * columns, rows * (1.2 + 0.3 * len(bars))), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
@@ -82,6 +82,7 @@ def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estima
         panel.axvline(0, color=MUTED, linewidth=0.8)
         panel.set_title(heading, fontsize=9.5, loc="left")
         panel.tick_params(axis="y", length=0)
+        panel.tick_params(axis="x", labelbottom=True)
         panel.spines[["top", "right", "left"]].set_visible(False)
     panels[0].invert_yaxis()
     figure.supxlabel(label, fontsize=9.5)
