@@ -154,7 +154,7 @@ def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, se
 
 def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
     run = tiny_search(search_corpus).run.model_dump(mode="json")
-    run["train"] |= {"steps": 3}  # of which the last one ends it: members that were due for a turn would begin again first
+    run["train"] |= {"steps": 3}  # the last is no turn: members would begin again, only to end
     settings = tiny_search(
         search_corpus,
         run=run,
