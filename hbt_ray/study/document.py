@@ -60,7 +60,9 @@ def write_document(results: Results, manifests: Mapping[str, StoreManifest], com
     for chapter in chapters:
         for name, figure in chapter.figures.items():
             FigureCanvasAgg(figure)
-            figure.savefig(folder / "figures" / f"{name}.png", dpi=130, bbox_inches="tight", metadata={"Software": None})
+            figure.savefig(
+                folder / "figures" / f"{name}.png", dpi=130, bbox_inches="tight", metadata={"Software": None}
+            )
     text = "\n".join(_lines(results, manifests, chapters, comparisons, command)) + "\n"
     (folder / REPORT).write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(_page(results.config.title, text, folder), encoding="utf-8")

@@ -28,6 +28,12 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here s
 REPOSITORY = Path(__file__).parents[2]
 MARK = "HBT_TEST_CLUSTER"
 NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
+# A process takes seconds to start: none does before a task asks for it, and idle ones stay for other tests' tasks.
+FEW_STARTS = {
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_num_workers_soft_limit": "16",
+}
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +56,7 @@ def dashboard(tmp_path_factory, bucket) -> str:
         # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
         + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
         + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
-        # Processes of tasks that ended wait for others to come: with fewer, each test would start new ones.
-        env=os.environ | {"RAY_num_workers_soft_limit": "16"},
+        env=os.environ | FEW_STARTS,
         stdout=log,
         stderr=log,
         start_new_session=True,

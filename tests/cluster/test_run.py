@@ -157,7 +157,7 @@ def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(struck, bucket)
     assert [again.run_id for again in training_runs(uri, "hbt")] == [tracked.run_id]
 
 
-def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path):
+def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path, capsys):
     # At this rate the loss cannot fall for long. Checkpoints without a validation stand between those with one.
     train = {
         "steps": 60,
@@ -177,7 +177,9 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
     assert max(losses) == best + 3 * 2 < 60
 
     kept = weights(tmp_path / "run")
+    capsys.readouterr()
     run(config, tmp_path / "run")  # it has ended: calling again changes nothing
+    assert "the training has ended already" in capsys.readouterr().err
     assert same_weights(weights(tmp_path / "run"), kept)
 
 
