@@ -121,6 +121,7 @@ def bias_chapter(results: Results) -> Chapter:
 def levels_chapter(results: Results) -> Chapter:
     """The measures by how much text a language has, MIRACL's levels."""
     chapter = Chapter("By resource level")
+    chapter.lines += ["By the levels of MIRACL's Wikipedias; a pair of languages counts at the level of either.", ""]
     for measure in _whole_measures(results):
         levels = [level for level in LEVELS if _has(results, f"{measure}/{level}")]
         if len(levels) < 2:
