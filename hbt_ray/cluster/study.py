@@ -20,6 +20,7 @@ from hbt_ray.cluster.pipeline import if_mlflow_answers, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.room import in_tasks, room_for
 from hbt_ray.cluster.train import train
+from hbt_ray.cluster.trial import store_key
 from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.evaluate_model import check_benchmarks
@@ -92,7 +93,7 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
             for wave in waves(cells):
                 work.through(wave)
             results = Results(config, folder)
-            page = write_document(results, work.manifests, command)
+            page = write_document(results, work.trained_on, command, work.pretrained_on)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             say("\nstopped; the same command goes on with what is not finished")
@@ -126,10 +127,12 @@ class _Work:
         self.config = config
         self.folder = folder
         self.tracker = tracker
-        self.cells = {(cell.name, cell.seed): cell for cell in cells}
         self.total = len(cells)
         self.done = 0
-        self.manifests: dict[str, StoreManifest] = {}
+        self.trained_on: dict[str, StoreManifest] = {}  # by the store's folder
+        self.pretrained_on: dict[str, StoreManifest] = {}
+        self._stores: dict[str, Path] = {}
+        self._encoders: dict[tuple[str, int], str] = {}  # of cells that were begun, where they are when these end
 
     def through(self, cells: Sequence[Cell]) -> None:
         """Finishes cells that do not need each other, as many at a time as there is room for."""
@@ -143,10 +146,10 @@ class _Work:
         if self.config.run.train.most_workers > 1:
             for cell, ready in left:
                 began = time.monotonic()
-                _train_with_workers(cell.config, ready, cell.folder(self.folder))
-                evaluate_on_cluster(
-                    str(cell.folder(self.folder).model), cell.config.evaluate, cell.folder(self.folder).evaluations
-                )
+                folder = cell.folder(self.folder)
+                if cell.method.trained:
+                    _train_with_workers(cell.config, ready, folder)
+                evaluate_on_cluster(_encoder_of(cell, ready, folder), cell.config.evaluate, folder.evaluations)
                 self._finish(cell, time.monotonic() - began)
             return
         jobs = [(cell, _work_on, (cell, ready, cell.folder(self.folder), room.threads)) for cell, ready in left]
@@ -183,21 +186,28 @@ class _Work:
             model = _model_of(self.folder, pretraining_config(self.config, after, seed))
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
         store = prepare(config.preparing, self.folder / "stores", whole_texts=True)
+        self.pretrained_on[str(store)] = read_manifest(store)
         return config, store
 
     def _begin(self, cell: Cell) -> tuple[Cell, _Ready]:
         """A cell whose configuration says all, and what it starts from: made here, for it may take every node."""
         cell = replace(cell, config=self._with_what_it_needs(cell))
         open_run(cell.config, cell.folder(self.folder).path)
-        store = prepare(cell.config, self.folder / "stores")
+        key = store_key(cell.config)
+        if key not in self._stores:
+            self._stores[key] = prepare(cell.config, self.folder / "stores")
+        store = self._stores[key]
         manifest = read_manifest(store)
-        self.manifests[str(store)] = manifest
+        self.trained_on[str(store)] = manifest
         training_plan(cell.config, manifest)
         validation_plan(cell.config, manifest)
         folder = cell.folder(self.folder)
-        if folder.initial_model.exists():
-            return cell, _Ready(store, str(folder.initial_model))
-        return cell, _Ready(store, initial_model(cell.config, store_tokenizer(store, cell.config), folder))
+        model = str(folder.initial_model)
+        if not folder.initial_model.exists():
+            model = initial_model(cell.config, store_tokenizer(store, cell.config), folder)
+        ready = _Ready(store, model)
+        self._encoders[cell.name, cell.seed] = _encoder_of(cell, ready, folder)
+        return cell, ready
 
     def _with_what_it_needs(self, cell: Cell) -> RunConfig:
         """The cell's run, with what comes of other methods."""
@@ -206,17 +216,13 @@ class _Work:
             model = str(_model_of(self.folder, pretraining_config(self.config, method.pretrained, cell.seed)))
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
         if method.mined_with:
-            model = self._encoder_of(method.mined_with, cell.seed)
+            model = self._encoders[method.mined_with, cell.seed]
             mined = mine_on_cluster(config, model, self.folder / "mined" / folder_name(cell.name) / f"seed-{cell.seed}")
             config = config.model_copy(update={"corpora": mined.corpora})
         if method.taught_by:
-            model = self._encoder_of(method.taught_by, cell.seed)
+            model = self._encoders[method.taught_by, cell.seed]
             config = Point({"loss.distillation.teacher": model}).config(config, cell.seed)
         return config
-
-    def _encoder_of(self, method: str, seed: int) -> str:
-        folder = self.cells[method, seed].folder(self.folder)
-        return str(folder.model if self.config.methods[method].trained else folder.initial_model)
 
     def _finish(self, cell: Cell, seconds: float) -> None:
         folder = cell.folder(self.folder)
@@ -284,8 +290,12 @@ def _work_on(cell: Cell, ready: _Ready, folder: RunFolder, threads: int) -> None
             default_device(),
         )
         _save_model(config, ready.model, folder, Checkpoints(folder.checkpoints).steps()[-1])
-    model = str(folder.model) if cell.method.trained else ready.model
-    evaluate_here(model, config.evaluate, folder.evaluations, threads)
+    evaluate_here(_encoder_of(cell, ready, folder), config.evaluate, folder.evaluations, threads)
+
+
+def _encoder_of(cell: Cell, ready: _Ready, folder: RunFolder) -> str:
+    """What comes of a cell: the encoder that was trained, or the one that it starts from."""
+    return str(folder.model) if cell.method.trained else ready.model
 
 
 def _train_with_workers(config: RunConfig, ready: _Ready, folder: RunFolder) -> None:

@@ -30,6 +30,7 @@ from hbt_ray.study.results import Comparison, Results, higher_is_better, spoken
 from hbt_ray.study.settings import StudyConfig
 
 REPORT, PAGE, SUMMARY, TABLE = "report.md", "report.html", "summary.json", "table.csv"
+EMPTY: Mapping[str, StoreManifest] = {}
 # What a reader of the set-up wants to know of a run.
 _TOLD = (
     *("model.path", "model.small.layers", "model.small.width", "mix.strategy", "mix.alpha", "train.steps"),
@@ -38,11 +39,14 @@ _TOLD = (
 )
 
 
-def write_document(results: Results, manifests: Mapping[str, StoreManifest], command: str) -> Path:
+Manifests = Mapping[str, StoreManifest]  # by any name of the store
+
+
+def write_document(results: Results, trained_on: Manifests, command: str, pretrained_on: Manifests = EMPTY) -> Path:
     """Leaves `report.md`, `report.html`, `figures/`, `table.csv` and, last, `summary.json` in the study's folder.
 
     Args:
-        manifests: what was trained on, by a name of the store.
+        trained_on, pretrained_on: what the stores hold.
         command: that repeats the study.
 
     Returns:
@@ -63,7 +67,7 @@ def write_document(results: Results, manifests: Mapping[str, StoreManifest], com
             figure.savefig(
                 folder / "figures" / f"{name}.png", dpi=130, bbox_inches="tight", metadata={"Software": None}
             )
-    text = "\n".join(_lines(results, manifests, chapters, comparisons, command)) + "\n"
+    text = "\n".join(_lines(results, (trained_on, pretrained_on), chapters, comparisons, command)) + "\n"
     (folder / REPORT).write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(_page(results.config.title, text, folder), encoding="utf-8")
     _write_table(results, folder / TABLE)
@@ -107,7 +111,7 @@ def _write_table(results: Results, file: Path) -> None:
 
 def _lines(
     results: Results,
-    manifests: Mapping[str, StoreManifest],
+    manifests: tuple[Manifests, Manifests],
     chapters: list[Chapter],
     comparisons: list[Comparison],
     command: str,
@@ -115,7 +119,11 @@ def _lines(
     config = results.config
     yield from (f"# {config.title}", "", f"**Question.** {config.question}", "")
     yield from (f"**Answer.** {answer(results, comparisons)}", "")
-    yield from ("## Data", "", *_data_lines(config, manifests), "", *_benchmark_lines(results), "")
+    trained_on, pretrained_on = manifests
+    yield from ("## Data", "", *_data_lines("Trained on", config, trained_on), "")
+    if pretrained_on:
+        yield from (*_data_lines("Pretrained on", config, pretrained_on), "")
+    yield from (*_benchmark_lines(results), "")
     yield from ("## Set-up", "", *_setup_lines(config), "")
     for chapter in chapters:
         yield from (f"## {chapter.title}", "", *chapter.lines, "")
@@ -140,7 +148,7 @@ def answer(results: Results, comparisons: list[Comparison]) -> str:
     return f"In {spoken(measure)} {reference} has {mean}; " + "; ".join(told) + "."
 
 
-def _data_lines(config: StudyConfig, manifests: Mapping[str, StoreManifest]) -> Iterator[str]:
+def _data_lines(doing: str, config: StudyConfig, manifests: Manifests) -> Iterator[str]:
     rows: dict[tuple[str, ...], None] = {}
     for manifest in manifests.values():
         for name, source in manifest.sources.items():
@@ -152,7 +160,7 @@ def _data_lines(config: StudyConfig, manifests: Mapping[str, StoreManifest]) -> 
                 config.licences.get(name, "not told"),
             )
             rows[row] = None
-    yield "Trained on; an item is a question and its passage in several languages:"
+    yield f"{doing}; an item is a question and its passage, or a text, in several languages:"
     yield ""
     headings = ["corpus", "items", "held out", "languages", "left out: in a test set", "left out: repeated", "licence"]
     yield from markdown_table(headings, [list(row) for row in rows])
