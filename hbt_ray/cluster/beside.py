@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
@@ -36,10 +38,11 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
         job: Job = told["job"]
         metrics = job.measure(TokenStore.open(told["store"]), told["checkpoints"], step, default_device())
         write_measurement(told["measured"], step, metrics)
-        reports.put.remote({"step": step, "benchmarks": metrics})
+        # Waited for: the driver takes what is there when the last of these tasks has ended.
+        ray.get(reports.put.remote({"step": step, "benchmarks": metrics}))
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        reports.put.remote({"notice": f"step {step} was not measured: {reason}"})
+        ray.get(reports.put.remote({"notice": f"step {step} was not measured: {reason}"}))
         return {}
     finally:
         reports.put_evaluated.remote(step)
