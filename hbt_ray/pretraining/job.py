@@ -143,10 +143,13 @@ def _check_head(config: PretrainRunConfig) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    path, trust = config.model.path, config.model.trust_remote_code
+    model = config.model
+    path = model.path
     if path is None:
         return
-    family = AutoConfig.from_pretrained(path, subfolder=transformer_subfolder(path), trust_remote_code=trust).model_type
+    family = AutoConfig.from_pretrained(
+        path, subfolder=transformer_subfolder(path), trust_remote_code=model.trust_remote_code
+    ).model_type
     if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not trust:
         raise ConfigError(
             f"the encoder {path!r} has no masked-language-model head: transformers knows none of the family {family}; "
