@@ -150,7 +150,7 @@ def _check_head(config: PretrainRunConfig) -> None:
     family = AutoConfig.from_pretrained(
         path, subfolder=transformer_subfolder(path), trust_remote_code=model.trust_remote_code
     ).model_type
-    if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not trust:
+    if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.trust_remote_code:
         raise ConfigError(
             f"the encoder {path!r} has no masked-language-model head: transformers knows none of the family {family}; "
             "write pretrain.objective=contrastive, or another model.path"
