@@ -73,6 +73,25 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"the value of {override!r} is not valid YAML") from None
 
 
+def read_around_a_run(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of what holds a run under `run`, such as a search, with `key=value` overrides applied.
+
+    An override of the run begins with `run.`, and what follows may be shortened; the others are whole keys.
+
+    Raises:
+        ConfigError: the file cannot be read, or an override is none or names no setting of the run.
+    """
+    data = read_yaml(path)
+    run = data.setdefault("run", {})
+    for override in overrides:
+        key, value = read_override(override)
+        if key.startswith("run."):
+            put(run, full_key(key.removeprefix("run.")), value)
+        else:
+            put(data, key.split("."), value)
+    return data
+
+
 def put(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
     """Sets a value in nested settings."""
     *parents, leaf = key

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from hbt_ray import held_out
 from hbt_ray.benchmarks import own_name
-from hbt_ray.config import RunConfig, Section, build, full_key, put, read_override, read_yaml
+from hbt_ray.config import RunConfig, Section, build, full_key, read_around_a_run
 
 Algorithm = Literal["grid", "random", "tpe", "nsga2", "pbt"]
 # Settings whose every value needs a store or an encoder of its own, which are made before the first trial.
@@ -140,14 +140,7 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     Raises:
         ConfigError: it cannot be read, a key is unknown, or a value cannot be.
     """
-    data = read_yaml(path)
-    run = data.setdefault("run", {})
-    for override in overrides:
-        key, value = read_override(override)
-        if key.startswith("run."):
-            put(run, full_key(key.removeprefix("run.")), value)
-        else:
-            put(data, key.split("."), value)
+    data = read_around_a_run(path, overrides)
     if isinstance(data.get("space"), dict):
         data["space"] = {".".join(full_key(key)): axis for key, axis in data["space"].items()}
     return build(SearchConfig, data)

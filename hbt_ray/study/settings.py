@@ -15,9 +15,7 @@ from hbt_ray.config import (
     Section,
     build,
     full_key,
-    put,
-    read_override,
-    read_yaml,
+    read_around_a_run,
 )
 from hbt_ray.errors import ConfigError
 
@@ -126,17 +124,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: it cannot be read, a key is unknown, or a value cannot be.
     """
-    data = read_yaml(path)
-    run = data.setdefault("run", {})
-    for override in overrides:
-        key, value = read_override(override)
-        if key.startswith("run."):
-            put(run, full_key(key.removeprefix("run.")), value)
-        else:
-            put(data, key.split("."), value)
+    data = read_around_a_run(path, overrides)
     for part, section in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
         for own in (data.get(part) or {}).values():
             if isinstance(own, dict) and isinstance(own.get("settings"), dict):
                 own["settings"] = {".".join(full_key(key, section)): value for key, value in own["settings"].items()}
-    run.setdefault("name", data.get("name", "study"))
+    data["run"].setdefault("name", data.get("name", "study"))
     return build(StudyConfig, data)
