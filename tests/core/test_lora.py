@@ -28,16 +28,9 @@ from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer, trainer_of
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [tiny.passage(language, item) for language in tiny.LANGUAGES for item in range(5)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So that sums have one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from hbt_ray.store import TokenStore
 from hbt_ray.trainer import Trainer
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAIRS = 8
 UNCLIPPED = 1e6
 MIXES = [
@@ -32,15 +34,6 @@ MIXES = [
     {"strategy": "hybrid", "second_questions": True},
     {"strategy": "x-x", "hard_negatives": 1, "second_questions": True},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So that sums have one order, and other processes leave the tests their core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

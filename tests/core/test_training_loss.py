@@ -26,6 +26,8 @@ from hbt_ray.tokenization import train_tokenizer
 from hbt_ray.trainer import Trainer, trainer_of
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EYE = torch.eye(4)
 SYMMETRIC = LossConfig(symmetric=True)
 CUT = LossConfig(matryoshka=(3, 8))
@@ -174,14 +176,6 @@ def test_with_all_settings_off_loss_and_gradient_are_infonce_bit_for_bit():
 
 
 # In the trainer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ Three ranks do not divide it: the first has twice the pairs of the others.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ports import free_port
+from tests.processes.ranks import run_ranks
 
 NUM_RANKS = (1, 2, 3, 4)
 STEP = 5
@@ -90,18 +89,8 @@ def found(folder):
 
     tiny.make_store(folder / "store", negatives=2, alone=60)
     tiny.make_encoder(folder / "encoder")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hbt_ray.trainer"])  # torch is imported once, then each rank is a fork
     for num_ranks in NUM_RANKS:
-        port = free_port()
-        ranks = [context.Process(target=_rank_main, args=(r, num_ranks, port, str(folder))) for r in range(num_ranks)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(120)
-        for process in ranks:
-            process.kill()
-        assert [process.exitcode for process in ranks] == [0] * num_ranks
+        run_ranks(_rank_main, num_ranks, folder, "hbt_ray.trainer")
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 

@@ -5,14 +5,14 @@ Three ranks do not divide it: the first has twice the pairs of the others.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.processes.ranks import run_ranks
 
 NUM_RANKS = (1, 2, 3, 4)
 TEACHER = {"weight": 0.7, "temperature": 0.1}
@@ -83,12 +83,6 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     os._exit(0)  # tearing gloo down beside DDP's own threads may hang, and nothing is left to do
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Number of ranks -> (loss, gradient) of every case."""
@@ -98,18 +92,8 @@ def found(tmp_path_factory):
     tiny.make_store(folder / "store", negatives=2)
     tiny.make_encoder(folder / "encoder")
     tiny.make_encoder(folder / "teacher", seed=9)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hbt_ray.trainer"])  # torch is imported once, then each rank is a fork
     for num_ranks in NUM_RANKS:
-        port = _free_port()
-        ranks = [context.Process(target=_rank_main, args=(r, num_ranks, port, str(folder))) for r in range(num_ranks)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(120)
-        for process in ranks:
-            process.kill()
-        assert [process.exitcode for process in ranks] == [0] * num_ranks
+        run_ranks(_rank_main, num_ranks, folder, "hbt_ray.trainer")
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 
