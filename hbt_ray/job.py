@@ -16,6 +16,7 @@ from hbt_ray.plan import rank_slice
 from hbt_ray.records import Batch, Blocks
 from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
+from hbt_ray.trained import trained_encoder
 
 if TYPE_CHECKING:
     from hbt_ray.stepper import Stepper
@@ -85,10 +86,5 @@ class TrainingJob:
         return f"{spec.kind} batch of {spec.source}, items {' '.join(ids)}"
 
     def measure(self, store: TokenStore, checkpoints: Place, step: int, device: str) -> dict[str, float]:
-        from hbt_ray.checkpoint import Checkpoints
-        from hbt_ray.model import load_encoder
-
-        encoder = load_encoder(self.config.model, self.config.text, self.initial_model, device=device)
-        if step:
-            Checkpoints(checkpoints).load_weights(step, encoder)
+        encoder = trained_encoder(self.config, self.initial_model, checkpoints, step, device)
         return self.measure_encoder(encoder, self.config)

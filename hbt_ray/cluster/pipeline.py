@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hbt_ray.benchmarks import own_name
-from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.train import resources_per_worker, train
@@ -24,6 +23,7 @@ from hbt_ray.plan import HybridPlan
 from hbt_ray.preparation import describe_store, store_tokenizer
 from hbt_ray.store import StoreManifest, read_manifest
 from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
+from hbt_ray.trained import save_trained
 
 # Whatever brings sentence-transformers takes seconds to import. The driver needs it when training has ended, or to make
 # an encoder from nothing, and the workers should not wait for it until then.
@@ -121,12 +121,8 @@ def _train_and_evaluate(
 ) -> dict[str, EvalReport]:
     initial = initial_model(config, tokenizer, folder)
     steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
-    from hbt_ray.model import load_encoder, save_encoder
-
     tracker.log_metrics({"train/steps": steps}, steps)
-    encoder = load_encoder(config.model, config.text, initial)
-    Checkpoints(folder.checkpoints).load_weights(steps, encoder)
-    save_encoder(encoder, folder.model)
+    save_trained(config, initial, folder.checkpoints, steps, folder.model)
     reports = {}
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluate import evaluate_on_cluster

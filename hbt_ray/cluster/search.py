@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.connect import connect
 from hbt_ray.cluster.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipeline import if_mlflow_answers, say, stopped_by_sigterm
@@ -23,7 +22,6 @@ from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import initial_model, run_folder, training_plan, validation_plan
-from hbt_ray.model import load_encoder, save_encoder
 from hbt_ray.preparation import store_tokenizer
 from hbt_ray.search.dev import dev_set
 from hbt_ray.search.figures import write_figures
@@ -33,6 +31,7 @@ from hbt_ray.search.points import Point, points_of
 from hbt_ray.search.settings import SearchConfig
 from hbt_ray.store import read_manifest
 from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
+from hbt_ray.trained import save_trained
 
 SETTINGS = "search.yaml"
 
@@ -182,10 +181,8 @@ def _save_model(config: SearchConfig, trial: Trial, folder: Path, models: Mappin
     run = trial.point.config(config.run, trial.seed)
     place.mkdir(parents=True, exist_ok=True)
     (place / "run.yaml").write_text(dump_config(run), encoding="utf-8")
-    encoder = load_encoder(run.model, run.text, models[model_key(run)])
-    checkpoints = Checkpoints(trial_folder(folder, run, trial.name).checkpoints)
-    checkpoints.load_weights(trial.step, encoder)
-    save_encoder(encoder, place / "model")
+    checkpoints = trial_folder(folder, run, trial.name).checkpoints
+    save_trained(run, models[model_key(run)], checkpoints, trial.step, place / "model")
 
 
 def _track(

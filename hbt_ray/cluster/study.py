@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
+from hbt_ray.alone import train_alone, unheard
 from hbt_ray.checkpoint import Checkpoints
+from hbt_ray.cluster.beside import benchmark_metrics
 from hbt_ray.cluster.connect import connect, quiet
 from hbt_ray.cluster.evaluate import evaluate_here, evaluate_on_cluster
 from hbt_ray.cluster.mine import mine_on_cluster
@@ -25,12 +26,12 @@ from hbt_ray.compare import read_run_metrics
 from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.evaluate_model import check_benchmarks
 from hbt_ray.experiment import RunFolder, initial_model, open_run, run_folder, training_plan, validation_plan
-from hbt_ray.model import default_device, load_encoder, save_encoder
+from hbt_ray.job import TrainingJob
+from hbt_ray.model import default_device
 from hbt_ray.preparation import store_tokenizer
 from hbt_ray.pretraining.alone import pretrain_alone
 from hbt_ray.report import make_folder
 from hbt_ray.search.points import Point
-from hbt_ray.search.trial import run_trial
 from hbt_ray.store import StoreManifest, read_manifest
 from hbt_ray.study.cells import (
     FINISHED,
@@ -46,6 +47,7 @@ from hbt_ray.study.document import REPORT, SUMMARY, TABLE, write_document
 from hbt_ray.study.results import Results, spoken
 from hbt_ray.study.settings import StudyConfig
 from hbt_ray.tracking import RunStatus, Tracker, check, resolve_uri, ui_command
+from hbt_ray.trained import save_trained
 
 SETTINGS = "study.yaml"
 
@@ -285,11 +287,10 @@ def _work_on(cell: Cell, ready: _Ready, folder: RunFolder, threads: int) -> None
     config = cell.config
     if cell.method.trained and not folder.model.exists():
         folder.begin(config)
-        run_trial(
-            *(config, ready.store, ready.model, folder, config.train.steps, _nothing, _unheard),
-            default_device(),
-        )
-        _save_model(config, ready.model, folder, Checkpoints(folder.checkpoints).steps()[-1])
+        job = TrainingJob(config, ready.model, benchmark_metrics)
+        train_alone(job, ready.store, folder, device=default_device())
+        last = Checkpoints(folder.checkpoints).to_keep(config.train)
+        save_trained(config, ready.model, folder.checkpoints, last, folder.model)
     evaluate_here(_encoder_of(cell, ready, folder), config.evaluate, folder.evaluations, threads)
 
 
@@ -302,24 +303,8 @@ def _train_with_workers(config: RunConfig, ready: _Ready, folder: RunFolder) -> 
     if folder.model.exists():
         return
     folder.begin(config)
-    last = train(config, ready.store, ready.model, folder, _unheard)
-    _save_model(config, ready.model, folder, last)
-
-
-def _save_model(config: RunConfig, initial: str, folder: RunFolder, step: int) -> None:
-    encoder = load_encoder(config.model, config.text, initial)
-    Checkpoints(folder.checkpoints).load_weights(step, encoder)
-    partial = folder.model.with_suffix(".partial")
-    save_encoder(encoder, partial)
-    partial.rename(folder.model)
-
-
-def _nothing(encoder: Any) -> dict[str, float]:
-    return {}
-
-
-def _unheard(step: int, metrics: dict[str, float]) -> None:
-    pass
+    last = train(config, ready.store, ready.model, folder, unheard)
+    save_trained(config, ready.model, folder.checkpoints, last, folder.model)
 
 
 def _track(results: Results, tracker: Tracker) -> None:

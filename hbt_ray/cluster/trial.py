@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,22 @@ from typing import Any
 import torch
 from ray import tune
 
+from hbt_ray.alone import Report, train_alone
 from hbt_ray.checkpoint import Checkpoints, step_name
 from hbt_ray.cluster.beside import dev_set_metrics
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.cluster.train import train
 from hbt_ray.config import RunConfig
 from hbt_ray.experiment import RunFolder, run_folder
+from hbt_ray.job import Measure, TrainingJob
 from hbt_ray.measured import measured_steps, measurements, write_measurement
-from hbt_ray.model import default_device, load_encoder
+from hbt_ray.model import default_device
 from hbt_ray.search.dev import dev_set
 from hbt_ray.search.objectives import score
 from hbt_ray.search.outcome import objective_values
 from hbt_ray.search.points import Point, rounded, with_alphas
 from hbt_ray.search.settings import SearchConfig
-from hbt_ray.search.trial import Report, run_trial
+from hbt_ray.trained import trained_encoder
 
 STEP, SCORE, METRICS = "step", "score", "metrics"  # what a trial reports to Tune
 FINISHED = "finished"  # a file in a trial's folder, written when it came to its end
@@ -110,11 +112,10 @@ def trial_main(
     if config.train.most_workers > 1:
         _train_with_workers(config, store, model, folder, search.every, measure, report)
     else:
-        device = default_device()
-        measure_here = functools.partial(measure, config=config)
+        job = TrainingJob(config, model, measure)
         # A population's scheduler keeps what its members reported, and takes a second telling for more training.
-        retell = search.algorithm != "pbt"
-        run_trial(config, Path(store), model, folder, search.every, measure_here, report, device, retell=retell)
+        retell, device = search.algorithm != "pbt", default_device()
+        train_alone(job, store, folder, every=search.every, report=report, device=device, retell=retell)
     (folder.path / FINISHED).touch()
 
 
@@ -124,10 +125,10 @@ def _train_with_workers(
     model: str,
     folder: RunFolder,
     every: int,
-    measure: Callable[[Any, RunConfig], dict[str, float]],
+    measure: Measure,
     report: Report,
 ) -> None:
-    """As `run_trial`, by Ray Train's workers, whose checkpoints are measured beside their training."""
+    """As `train_alone`, by Ray Train's workers, whose checkpoints are measured beside their training."""
     for step, metrics in measurements(folder.measured):
         report(step, metrics)
 
@@ -138,9 +139,7 @@ def _train_with_workers(
     beside = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
     last = train(beside, Path(store), model, folder, on_metrics, measure)
     if last not in measured_steps(folder.measured):
-        encoder = load_encoder(config.model, config.text, model)
-        Checkpoints(folder.checkpoints).load_weights(last, encoder)
-        metrics = measure(encoder, config)
+        metrics = measure(trained_encoder(config, model, folder.checkpoints, last), config)
         write_measurement(folder.measured, last, metrics)
         report(last, metrics)
 

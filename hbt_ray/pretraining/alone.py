@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hbt_ray.alone import AloneCompany, Report
+from hbt_ray.alone import AloneCompany, Report, unheard
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.experiment import RunFolder
@@ -16,11 +16,12 @@ from hbt_ray.pretraining.held_out import measure_held_out, write_before_and_afte
 from hbt_ray.pretraining.job import PretrainingJob, pretraining_job
 from hbt_ray.progress import Progress, evaluation_is_due
 from hbt_ray.stepper import Stepper
+from hbt_ray.storage import Place
 from hbt_ray.store import TokenStore
 
 
 def pretrain_alone(
-    config: PretrainRunConfig, store_folder: Path, folder: RunFolder, device: str = "cpu", report: Report | None = None
+    config: PretrainRunConfig, store_folder: Path, folder: RunFolder, device: str = "cpu", report: Report = unheard
 ) -> dict[str, dict[str, float]]:
     """Pretrains to the end, without Ray; called again for the same folder, it goes on from the newest checkpoint.
 
@@ -43,7 +44,7 @@ def pretrain_alone(
     store = TokenStore.open(store_folder)
     stepper = job.stepper(device)
     checkpoints = Checkpoints(folder.checkpoints)
-    company = _Company(stepper, checkpoints, report or (lambda step, metrics: None), job, store, folder)
+    company = _Company(job, store, stepper, checkpoints, report, measured=folder.measured)
     known = dict(measurements(folder.measured))
     if 0 not in known:
         known[0] = company.measure(0)
@@ -66,31 +67,18 @@ def save_pretrained(stepper: Stepper[Any], folder: RunFolder) -> None:
 class _Company(AloneCompany):
     """Held-out text is measured with the checkpoints for which that is due."""
 
-    def __init__(
-        self,
-        stepper: Stepper[Any],
-        checkpoints: Checkpoints,
-        report: Report,
-        job: PretrainingJob,
-        store: TokenStore,
-        folder: RunFolder,
-    ) -> None:
-        super().__init__(stepper, checkpoints, report)
-        self.job = job
-        self.store = store
-        self.folder = folder
+    job: PretrainingJob
+
+    def __init__(self, *around: Any, measured: Place) -> None:
+        super().__init__(*around)
+        self.measured = measured
 
     def measure(self, step: int) -> dict[str, float]:
         """Of the weights as they are."""
         metrics = measure_held_out(self.trainer, self.job.config, self.store, self.job.rules)
-        write_measurement(self.folder.measured, step, metrics)
+        write_measurement(self.measured, step, metrics)
         self.report(step, metrics)
         return metrics
-
-    def tell_skipped(self, progress: Progress) -> str:
-        each = self.job.train.gradient_accumulation
-        numbers = range(progress.step * each, (progress.step + 1) * each)
-        return "; ".join(self.job.made_of(self.store, number) for number in numbers)
 
     def saved(self, progress: Progress) -> None:
         if evaluation_is_due(progress, self.job.train):

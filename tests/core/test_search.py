@@ -16,11 +16,13 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from safetensors.torch import load_file
 
+from hbt_ray.alone import train_alone
 from hbt_ray.checkpoint import Checkpoints, step_name
 from hbt_ray.config import RunConfig, build_config, load_config
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.experiment import run_folder
 from hbt_ray.held_out import held_out
+from hbt_ray.job import TrainingJob
 from hbt_ray.measured import measurements
 from hbt_ray.search.dev import dev_metrics, dev_set
 from hbt_ray.search.figures import half_widths, write_figures
@@ -28,7 +30,6 @@ from hbt_ray.search.objectives import knee, pareto_front, score
 from hbt_ray.search.outcome import Outcome, Trial, best_config, outcome_of, trials_table, write_outcome
 from hbt_ray.search.points import Point, points_of
 from hbt_ray.search.settings import SearchConfig, load_search
-from hbt_ray.search.trial import run_trial
 from hbt_ray.store import TokenStore, commit, write_shard
 from tests import tiny
 
@@ -287,15 +288,9 @@ def trained(store: TokenStore, out: Path, struck_at: int | None = None) -> list[
             raise Struck
 
     folder = run_folder(config, out)
-    run_trial(
-        config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": 2})}),
-        store.folder,
-        str(initial),
-        folder,
-        2,
-        lambda encoder: dev_metrics(encoder, dev, search.dev, config),
-        report,
-    )
+    often = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": 2})})
+    job = TrainingJob(often, str(initial), lambda encoder, config: dev_metrics(encoder, dev, search.dev, config))
+    train_alone(job, store.folder, folder, every=2, report=report)
     return reported
 
 
