@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LoopConfig
+from hbt_ray.memory import keep_freed_memory
 from hbt_ray.records import Batch, Blocks
 
 B = TypeVar("B", bound=Batch | Blocks)
@@ -57,6 +58,8 @@ class Stepper(ABC, Generic[B]):
         self.kept = kept
         self._trained = trained
         self.model: nn.Module = trained
+        if device.type == "cpu":
+            keep_freed_memory()
         if num_ranks() > 1:
             # Buffers are not synchronised in forward: the encoders hold constants alone.
             self.model = DistributedDataParallel(
