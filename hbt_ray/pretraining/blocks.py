@@ -12,6 +12,8 @@ from hbt_ray.pretraining.streams import TextStream, read_texts, read_window
 from hbt_ray.records import Batch, Blocks
 from hbt_ray.store import TokenStore
 
+COUNTED = 2**20  # tokens of which it is counted how frequent each is
+
 
 def build_blocks(spec: BlocksSpec, plan: TextPlan, store: TokenStore, rules: MaskRules, seed: int) -> Blocks:
     """The blocks of a batch, masked by (seed, step, block's place). Any process can build any of them."""
@@ -42,6 +44,19 @@ def joined_blocks(
         lengths=np.concatenate([lengths for _, lengths in read]),
         texts_per_block=np.array([len(lengths) for _, lengths in read], np.int32),
     )
+
+
+def token_counts(plan: TextPlan, store: TokenStore, rules: MaskRules) -> np.ndarray:
+    """(vocabulary,) how often each token stands in the first batches, a million tokens or so; special ones never do."""
+    counts = np.zeros(rules.num_tokens, np.int64)
+    per_batch = plan.pretrain.global_batch_blocks * plan.pretrain.block_tokens
+    for step in range(-(-COUNTED // per_batch)):
+        spec = plan.batch(step)
+        for number, place in zip(spec.streams.tolist(), spec.places.tolist(), strict=True):
+            ids, _ = read_window(store, plan.streams[number], place, plan.pretrain.block_tokens)
+            counts += np.bincount(ids, minlength=rules.num_tokens)
+    counts[list(rules.special_ids)] = 0
+    return counts
 
 
 def build_twins(spec: BlocksSpec, plan: TextPlan, store: TokenStore) -> Batch:

@@ -6,16 +6,18 @@ Imported by Ray Train's controller as well, which waits for it: nothing here tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hbt_ray.config import LoopConfig, PretrainRunConfig, TrainConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.experiment import RunFolder, initial_model
 from hbt_ray.plan import rank_slice
 from hbt_ray.preparation import store_tokenizer
-from hbt_ray.pretraining.blocks import build_blocks, build_twins
+from hbt_ray.pretraining.blocks import build_blocks, build_twins, token_counts
 from hbt_ray.pretraining.masking import MaskRules
 from hbt_ray.pretraining.plan import TextPlan
 from hbt_ray.records import Batch, Blocks
@@ -36,6 +38,8 @@ class PretrainingJob:
     config: PretrainRunConfig
     initial_model: str
     rules: MaskRules | None  # None: nothing is masked
+    # Of the text in all languages, trained on or not, for a new head.
+    token_counts: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def train(self) -> LoopConfig:
@@ -56,7 +60,8 @@ class PretrainingJob:
         encoder = load_encoder(model, config.encoder_text, self.initial_model, device=device)
         if self.rules is None:
             return Trainer(encoder, _as_pairs(config), seed=config.seed)
-        head = load_head(self.initial_model, encoder, seed=config.seed, trust_remote_code=model.trust_remote_code)
+        trust, counts = model.trust_remote_code, self.token_counts
+        head = load_head(self.initial_model, encoder, seed=config.seed, trust_remote_code=trust, token_counts=counts)
         bf16 = uses_bf16(pretrain.precision, encoder.device)
         masked = MaskedModel(encoder, head, seed=config.seed, chunk_blocks=pretrain.chunk_blocks, bf16=bf16)
         return MaskedTrainer(masked, pretrain)
@@ -108,9 +113,12 @@ def pretraining_job(config: PretrainRunConfig, store_folder: Path, folder: RunFo
         StoreError: the store is not the one that the configuration's corpora and tokenizer make.
     """
     tokenizer = store_tokenizer(store_folder, config.preparing)
-    job = checked_job(config, tokenizer, TokenStore.open(store_folder).manifest)
+    store = TokenStore.open(store_folder)
+    job = checked_job(config, tokenizer, store.manifest)
     run = config.preparing.model_copy(update={"seed": config.seed, "text": config.encoder_text})
-    return PretrainingJob(config, initial_model(run, tokenizer, folder), job.rules)
+    of_all = replace(job, config=config.model_copy(update={"languages": None}))
+    counts = None if job.rules is None else token_counts(of_all.plan(store.manifest), store, job.rules)
+    return PretrainingJob(config, initial_model(run, tokenizer, folder), job.rules, counts)
 
 
 def checked_job(

@@ -100,20 +100,41 @@ class _Given(nn.Module):
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-def load_head(path: str | Path, encoder: SentenceTransformer, *, seed: int, trust_remote_code: bool) -> nn.Module:
+def load_head(
+    path: str | Path,
+    encoder: SentenceTransformer,
+    *,
+    seed: int,
+    trust_remote_code: bool,
+    token_counts: np.ndarray | None = None,
+) -> nn.Module:
     """The masked-LM head of a saved model, tied to an encoder; from the seed, where the model was saved without one.
 
     It is what remains of transformers' model when its encoder is taken out, so every family's is found.
+
+    Args:
+        token_counts: (tokens,) how often each stands in the text. A head that was not saved begins with their
+            frequencies as its guess: the logarithm of each token's share, half an occurrence added (Krichevsky and
+            Trofimov 1981), is its bias. One that begins with none learns them through the word embeddings that it
+            shares with the encoder, all of which move in one direction, until texts are hardly told apart.
     """
     with without_progress_bars(), _without_report(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of(seed, "head") % 2**63)
-        whole = AutoModelForMaskedLM.from_pretrained(
+        whole, loaded = AutoModelForMaskedLM.from_pretrained(
             str(path),
             subfolder=transformer_subfolder(path),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
+    bias = getattr(whole.get_output_embeddings(), "bias", None)
+    names = {name for name, parameter in whole.named_parameters(remove_duplicate=False) if parameter is bias}
+    if token_counts is not None and isinstance(bias, Tensor) and names & set(loaded["missing_keys"]):
+        counts = np.zeros(len(bias))
+        counts[: len(token_counts)] = token_counts[: len(bias)]
+        with torch.no_grad():
+            bias.copy_(torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())))
     setattr(whole, whole.base_model_prefix, transformer_of(encoder))
     whole.tie_weights()
     setattr(whole, whole.base_model_prefix, _Given())
