@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +33,9 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather(own: Tensor, sizes: Sequence[int]) -> Tensor:
-    """(sum of sizes, ...) every rank's (size of rank, ...), in rank order, with gradient."""
+    """(sum of sizes, ...) every rank's (size of rank, ...), in rank order, with gradient. One size: its own alone."""
+    if len(sizes) == 1:
+        return own
     return _GatherWithGradient.apply(own, sizes) if own.is_floating_point() else _gathered(own, sizes)
 
 
@@ -42,6 +45,24 @@ def _gathered(own: Tensor, sizes: Sequence[int]) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
     return torch.cat([tensor[:size] for tensor, size in zip(gathered, sizes, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A rank's share of a batch."""
+
+    weight: float  # of its mean, so that the ranks' plain mean is the mean over all pairs
+    joined: list[int]  # pairs of each rank whose passages its questions are compared with
+    place: int  # its own among them
+
+    @staticmethod
+    def of(num_pairs: int, gather_negatives: bool, rank_pairs: Sequence[int] | None) -> _Share:
+        if not dist.is_initialized():
+            return _Share(1.0, [num_pairs], 0)
+        ranks = dist.get_world_size()
+        rank_pairs = list(rank_pairs or [num_pairs] * ranks)
+        weight = num_pairs * ranks / sum(rank_pairs)
+        return _Share(weight, rank_pairs, dist.get_rank()) if gather_negatives else _Share(weight, [num_pairs], 0)
 
 
 def in_batch_loss(
@@ -79,24 +100,18 @@ def in_batch_loss(
         asking_keys: (B * K, W) keys of all that ask for each positive, its own question's among them; None: that alone.
     """
     pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
-    first, weight = 0, 1.0
     # A passage's question: the key of the pair it is the positive of. A negative has none to be equal with.
-    is_positive = torch.arange(len(passage_vectors), device=query_vectors.device) < pairs * positives
     asking_keys = query_keys.repeat_interleave(positives)[:, None] if asking_keys is None else asking_keys
     own_query_keys = passage_keys.new_zeros(len(passage_keys), asking_keys.shape[1])
     own_query_keys[: pairs * positives] = asking_keys
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        ranks, rank = dist.get_world_size(), dist.get_rank()
-        rank_pairs = rank_pairs or [pairs] * ranks
-        weight = pairs * ranks / sum(rank_pairs)
-        if gather_negatives:
-            sizes = [own * per_pair for own in rank_pairs]
-            first = sum(sizes[:rank])
-            passage_vectors = gather(passage_vectors, sizes)
-            passage_keys = gather(passage_keys, sizes)
-            own_query_keys = gather(own_query_keys, sizes)
-            is_positive = torch.cat([torch.arange(own * per_pair) < own * positives for own in rank_pairs])
-            is_positive = is_positive.to(query_vectors.device)
+    share = _Share.of(pairs, gather_negatives, rank_pairs)
+    sizes = [own * per_pair for own in share.joined]
+    passage_vectors, passage_keys, own_query_keys = (
+        gather(of_passages, sizes) for of_passages in (passage_vectors, passage_keys, own_query_keys)
+    )
+    is_positive = torch.cat([torch.arange(own * per_pair) < own * positives for own in share.joined])
+    is_positive = is_positive.to(query_vectors.device)
+    first = sum(sizes[: share.place])
     right = first + torch.arange(pairs * positives, device=query_vectors.device)
     scores = query_vectors @ passage_vectors.T / temperature  # (B, passages)
     also_right = (passage_keys[right, None] == passage_keys[None]).view(pairs, positives, -1).any(1)
@@ -104,7 +119,7 @@ def in_batch_loss(
     # A row for each question and positive: (B * K, passages).
     scores, also_right = (of[:, None].expand(-1, positives, -1).flatten(0, 1) for of in (scores, also_right))
     also_right[torch.arange(len(right)), right] = False
-    return weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
+    return share.weight * torch.nn.functional.cross_entropy(scores.masked_fill(also_right, -torch.inf), right)
 
 
 def distillation_loss(
@@ -128,16 +143,14 @@ def distillation_loss(
         temperature: t, of both.
     """
     pairs, per_pair = len(query_vectors), len(passage_vectors) // len(query_vectors)
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    rank_pairs = rank_pairs or [pairs] * ranks
+    share = _Share.of(pairs, gather_negatives, rank_pairs)
+    sizes = [own * per_pair for own in share.joined]
     teacher_queries, teacher_passages = teacher_vectors
-    if gather_negatives and ranks > 1:
-        sizes = [own * per_pair for own in rank_pairs]
-        passage_vectors, teacher_passages = gather(passage_vectors, sizes), gather(teacher_passages, sizes)
+    passage_vectors, teacher_passages = gather(passage_vectors, sizes), gather(teacher_passages, sizes)
     told = torch.log_softmax(teacher_queries @ teacher_passages.T / temperature, dim=1)  # (B, passages)
     found = torch.log_softmax(query_vectors @ passage_vectors.T / temperature, dim=1)
     divergence = torch.nn.functional.kl_div(found, told, reduction="batchmean", log_target=True)
-    return pairs * ranks / sum(rank_pairs) * divergence
+    return share.weight * divergence
 
 
 def consistency_loss(
@@ -163,16 +176,13 @@ def consistency_loss(
         second_vectors: (S, D) of the same questions in it.
         num_pairs: B, those without a second question included.
     """
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    rank_pairs = rank_pairs or [num_pairs] * ranks
-    if gather_negatives and ranks > 1:
-        per_pair = len(passage_vectors) // num_pairs
-        passage_vectors = gather(passage_vectors, [own * per_pair for own in rank_pairs])
+    share = _Share.of(num_pairs, gather_negatives, rank_pairs)
+    per_pair = len(passage_vectors) // num_pairs
+    passage_vectors = gather(passage_vectors, [own * per_pair for own in share.joined])
     first = torch.log_softmax(query_vectors @ passage_vectors.T / temperature, dim=1)  # (S, passages)
     second = torch.log_softmax(second_vectors @ passage_vectors.T / temperature, dim=1)
     divergences = ((first.exp() - second.exp()) * (first - second)).sum(1) / 2
-    # The mean over this rank's pairs, times its share of all pairs and the number of ranks.
-    return divergences.sum() * ranks / sum(rank_pairs)
+    return share.weight * divergences.sum() / num_pairs
 
 
 def training_loss(
