@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,8 @@ from hbt_ray.evaluate import EvalReport
 from hbt_ray.measure import SETTINGS
 from hbt_ray.metrics import named
 from hbt_ray.report.tables import dimensions_line, language_rows, measure_rows, recall_line
+
+_NUMBER = re.compile(r"\W*\d|\W*$")  # what a cell of numbers begins with; or it is empty, or a dash
 
 
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
@@ -45,8 +48,9 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines, its first column to the left and the others to the right."""
+    """A table's lines: words to the left, and columns of numbers to the right."""
+    of_numbers = [place > 0 and all(_NUMBER.match(row[place]) for row in rows) for place in range(len(headings))]
     yield "| " + " | ".join(headings) + " |"
-    yield "|" + "---|" + "---:|" * (len(headings) - 1)
+    yield "|" + "".join("---:|" if right else "---|" for right in of_numbers)
     for row in rows:
         yield "| " + " | ".join(row) + " |"

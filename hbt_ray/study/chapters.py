@@ -78,15 +78,17 @@ def significance_chapter(results: Results, comparisons: Sequence[Comparison]) ->
             [
                 *(found.method, spoken(measure), shown(measure, difference.mean, sign=True)),
                 *(f"{low} to {high}", f"{found.p_value:.4f}", verdict),
+                f"{found.seeds_agreeing} of {len(found.by_seed)}",
             ]
         )
     reference = results.config.reference
     lines = [
         f"Each method less {reference}: Fisher's randomisation test over questions, translations of one question "
         "counted as one where the benchmark tells of them, each with its mean over the seeds; bootstrap intervals over "
-        f"questions; p-values corrected by Holm over these {len(rows)} comparisons.",
+        f"questions; p-values corrected by Holm over these {len(rows)} comparisons. The tests speak of other "
+        "questions, not of other seeds: the last column tells in how many of these the difference has the same sign.",
         "",
-        *markdown_table(["method", "measure", "difference", "95% interval", "p (Holm)", ""], rows),
+        *markdown_table(["method", "measure", "difference", "95% interval", "p (Holm)", "", "seeds"], rows),
     ]
     return Chapter(f"What is more than chance, against {reference}", lines)
 

@@ -93,6 +93,7 @@ def summary(results: Results, comparisons: list[Comparison]) -> dict[str, Any]:
                 "low": found.difference.low,
                 "high": found.difference.high,
                 "p": found.p_value,
+                "by_seed": list(found.by_seed),
             }
             for found in comparisons
         ],
@@ -143,7 +144,8 @@ def answer(results: Results, comparisons: list[Comparison]) -> str:
             better = (found.difference.mean < 0) == higher_is_better(measure)
             verdict = f"{reference} is {'better' if better else 'worse'}"
         change = shown(measure, -found.difference.mean, sign=True)
-        told.append(f"against {found.method} {verdict} ({change}, p {found.p_value:.3g})")
+        seeds = f"{found.seeds_agreeing} of {len(found.by_seed)} seeds"
+        told.append(f"against {found.method} {verdict} ({change}, p {found.p_value:.3g}, {seeds})")
     mean = shown(measure, results.estimate(reference, measure).mean)
     return f"In {spoken(measure)} {reference} has {mean}; " + "; ".join(told) + "."
 

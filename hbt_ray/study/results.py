@@ -40,7 +40,13 @@ class Comparison:
     method: str
     measure: str
     difference: Difference  # the method less the reference
+    by_seed: tuple[float, ...]  # the same of each seed alone
     p_value: float  # corrected by Holm over all comparisons of the study
+
+    @property
+    def seeds_agreeing(self) -> int:
+        """In how many seeds the difference has the sign that it has in their mean."""
+        return sum(own * self.difference.mean > 0 for own in self.by_seed)
 
 
 class Results:
@@ -94,8 +100,8 @@ class Results:
             for method in self.methods:
                 if method != self.config.reference:
                     difference = randomisation_test(self._mean(method, measure) - of_reference)
-                    found.append((method, measure, difference))
-        corrected = holm([difference.p_value for _, _, difference in found])
+                    found.append((method, measure, difference, self._by_seed(method, measure)))
+        corrected = holm([difference.p_value for _, _, difference, _ in found])
         return [Comparison(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]
 
     def matrix(self, method: str, benchmark: str) -> tuple[list[str], np.ndarray]:
@@ -117,6 +123,13 @@ class Results:
 
     def cell(self, method: str, seed: int) -> Cell:
         return self.cells[method, seed]
+
+    def _by_seed(self, method: str, measure: str) -> tuple[float, ...]:
+        reference = self.config.reference
+        return tuple(
+            self.by_query(method, seed, measure).value - self.by_query(reference, seed, measure).value
+            for seed in self.config.seeds
+        )
 
     def _mean(self, method: str, measure: str) -> QuerySum:
         return mean_of([self.by_query(method, seed, measure) for seed in self.config.seeds])

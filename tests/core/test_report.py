@@ -24,7 +24,7 @@ from hbt_ray.evaluate import EvalReport, Sample, evaluate
 from hbt_ray.measure import language_spans
 from hbt_ray.pool import Pool, Shard
 from hbt_ray.records import Benchmark, Passage, Query, Reject
-from hbt_ray.report import print_report, projection_figure, write_report
+from hbt_ray.report import markdown_table, print_report, projection_figure, write_report
 
 LANGUAGES = ("de", "en", "tr")
 
@@ -186,3 +186,10 @@ def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):
     console = Console(file=StringIO(), width=100)
     print_report(report, console)
     assert "3 times: broken JSON" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_words_stand_to_the_left_in_tables_and_numbers_to_the_right():
+    rows = [["de", "**0.51 ± 0.1**", "+3.1", "better", "-"], ["en", "0.49 ± 0.2", "-1,000", "worse", "12"]]
+    lines = list(markdown_table(["method", "mAP", "change", "verdict", "often"], rows))
+    assert lines[1] == "|---|---:|---:|---|---:|"
+    assert lines[2] == "| de | **0.51 ± 0.1** | +3.1 | better | - |"

@@ -132,6 +132,10 @@ def test_noise_that_is_laid_on_is_found_and_tested(results: Results):
     found = {(own.method, own.measure): own for own in results.comparisons(results.config.measures)}
     assert found["untrained", "tiny/multi/map"].difference.mean < -0.05
     assert found["untrained", "tiny/multi/map"].p_value < 0.05
+    values = [results.estimate(method, "tiny/multi/map").values for method in ("untrained", "hybrid")]
+    by_seed = [one - other for one, other in zip(*values, strict=True)]
+    assert found["untrained", "tiny/multi/map"].by_seed == pytest.approx(by_seed)
+    assert found["untrained", "tiny/multi/map"].seeds_agreeing == sum(own < 0 for own in by_seed) == 3
     assert len(found) == 2 * len(SETTINGS["measures"])
     drop = results.estimate("hybrid", "drop/tiny/multi/map")
     assert drop.mean > 0
