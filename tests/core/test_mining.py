@@ -357,7 +357,7 @@ def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, 
     assert not (tmp_path / "out" / MINED).exists()
     assert (tmp_path / "out/c/de.jsonl").exists()
     monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: going_on)
-    monkeypatch.setattr("hbt_ray.mining.read_rows", lambda *_: pytest.fail("the corpora were read again"))
+    monkeypatch.setattr("hbt_ray.mining.rows.read_rows", lambda *_: pytest.fail("the corpora were read again"))
     mined = mine(config, "angles", tmp_path / "out")
     assert going_on.seen
     assert all(text.startswith(("ask", "say")) for text in going_on.seen)
@@ -369,16 +369,16 @@ def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, 
 
 def test_corpora_that_were_read_in_part_are_read_again(tmp_path, monkeypatch, angles):
     config = run(corpus(tmp_path / "c", en=EN, de=DE))
-    whole = mining.read_rows
+    whole = mining.rows.read_rows
 
     def breaks_off(*arguments: Any) -> Iterable[Any]:
         yield next(iter(whole(*arguments)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hbt_ray.mining.read_rows", breaks_off)
+    monkeypatch.setattr("hbt_ray.mining.rows.read_rows", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         mine(config, "angles", tmp_path / "out")
-    monkeypatch.setattr("hbt_ray.mining.read_rows", whole)
+    monkeypatch.setattr("hbt_ray.mining.rows.read_rows", whole)
     assert mine(config, "angles", tmp_path / "out").summary["languages"]["de"]["items"] == 6
 
 
