@@ -60,8 +60,12 @@ class PretrainingJob:
         encoder = load_encoder(model, config.encoder_text, self.initial_model, device=device)
         if self.rules is None:
             return Trainer(encoder, _as_pairs(config), seed=config.seed)
-        trust, counts = model.trust_remote_code, self.token_counts
-        head = load_head(self.initial_model, encoder, seed=config.seed, trust_remote_code=trust, token_counts=counts)
+        head = load_head(
+            *(self.initial_model, encoder),
+            seed=config.seed,
+            trust_remote_code=model.trust_remote_code,
+            token_counts=self.token_counts,
+        )
         bf16 = uses_bf16(pretrain.precision, encoder.device)
         masked = MaskedModel(encoder, head, seed=config.seed, chunk_blocks=pretrain.chunk_blocks, bf16=bf16)
         return MaskedTrainer(masked, pretrain)
