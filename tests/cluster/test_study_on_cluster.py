@@ -128,3 +128,16 @@ def test_a_folder_of_cells_that_were_trained_otherwise_is_refused(finished: Path
     run = other.run.model_copy(update={"train": other.run.train.model_copy(update={"learning_rate": 0.5})})
     with pytest.raises(ConfigError, match=r"holds a run with train.learning_rate=0.001, and this one has 0.5"):
         study(other.model_copy(update={"run": run}), finished / "tiny", COMMAND)
+
+
+def test_a_study_whose_runs_have_two_workers_each_comes_to_what_one_process_does(finished: Path, tmp_path: Path):
+    plain = tiny_study(finished)
+    run = plain.run.model_copy(update={"train": plain.run.train.model_copy(update={"workers": 2})})
+    methods = {name: plain.methods[name] for name in ("untrained", "hybrid")}
+    update = {"run": run, "methods": methods, "pretraining": {}, "seeds": (0,), "concurrent": None}
+    study(plain.model_copy(update=update), tmp_path / "tiny", COMMAND)
+    of_two = json.loads((tmp_path / "tiny/summary.json").read_text())["measures"]
+    of_one = json.loads((finished / "tiny/summary.json").read_text())["measures"]
+    for method, measure in ((method, measure) for method in methods for measure in of_two):
+        assert of_two[measure][method][0] == pytest.approx(of_one[measure][method][0], rel=1e-3), (method, measure)
+    assert not (tmp_path / "tiny/cells/hybrid/seed-0/checkpoints").exists()
