@@ -26,7 +26,10 @@ def _slow(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason=reason))
 
 
-@pytest.mark.parametrize("name", ["two_workers", "prepare", "search", _slow("train_under_ray"), _slow("start_up")])
+SLOW = map(_slow, ("two_workers", "train_under_ray", "start_up"))
+
+
+@pytest.mark.parametrize("name", ["prepare", "search", *SLOW])
 def test_a_part_tells_its_figure_and_its_peers(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
