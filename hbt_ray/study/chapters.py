@@ -193,11 +193,18 @@ def scale_chapter(results: Results) -> Chapter:
         for method, own in config.methods.items()
         if own.pretrained is not None and config.pretraining[own.pretrained].settings.get("languages")
     }
-    shares = [m for m in config.measures if measure_of(m).unit == "share"]
-    lines = {spoken(m): [(n, results.estimate(method, m)) for method, n in counts.items()] for m in shares}
-    chapter.figures["scale"] = lines_figure(
-        *("over the number of pretraining languages", "languages of the pretraining", "share"), lines
-    )
+    lines = {
+        spoken(measure): [(n, results.estimate(method, measure)) for method, n in counts.items()]
+        for measure in config.measures
+    }
+    levels = {
+        spoken(measure): {
+            method: results.estimate(method, measure).mean for method in results.methods if method not in counts
+        }
+        for measure in config.measures
+    }
+    title = "over the number of pretraining languages"
+    chapter.figures["scale"] = lines_figure(title, "languages of the pretraining", lines, levels)
     chapter.lines += ["![measures over the number of languages](figures/scale.png)", ""]
     rows = [
         [method, ", ".join(config.pretraining[str(config.methods[method].pretrained)].settings["languages"])]

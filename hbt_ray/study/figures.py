@@ -90,24 +90,39 @@ def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estima
     return figure
 
 
-def lines_figure(title: str, across: str, up: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Figure:
-    """A line for each label through its points, with intervals; the horizontal axis doubles from tick to tick."""
-    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for number, (label, points) in enumerate(lines.items()):
+def lines_figure(
+    title: str,
+    across: str,
+    lines: Mapping[str, Sequence[tuple[float, Estimate]]],
+    levels: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    """A panel for each label with a line through its points and their intervals; each tick is twice the one before.
+
+    Args:
+        levels: label -> what is drawn across its panel, dashed, by name.
+    """
+    columns = min(3, len(lines))
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.6 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    for axes, (label, points) in zip(panels, lines.items(), strict=False):
         x = [place for place, _ in points]
         y = np.array([own.mean for _, own in points])
         half = np.array([own.half_width or 0.0 for _, own in points])
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(x, y, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=label)
-        axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
-    ticks = sorted({place for points in lines.values() for place, _ in points})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.grid(color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axes.set_title(title, loc="left", fontsize=10.5)
+        axes.plot(x, y, color=_COLOURS[0], marker=_MARKERS[0])
+        axes.fill_between(x, y - half, y + half, color=_COLOURS[0], alpha=0.15, linewidth=0)
+        for number, (name, level) in enumerate(levels.get(label, {}).items(), start=1):
+            axes.axhline(level, color=_COLOURS[number % len(_COLOURS)], linestyle="--", linewidth=1.2, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [f"{tick:g}" for tick in x])
+        axes.tick_params(labelbottom=True)
+        axes.grid(color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(label, loc="left", fontsize=9.5)
+        if levels.get(label):
+            axes.legend(frameon=False, fontsize=8.5)
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    figure.supxlabel(across, fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
