@@ -260,6 +260,7 @@ def _page(title: str, text: str, folder: Path) -> str:
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #20303c; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; display: block; overflow-x: auto; }}
 th, td {{ padding: 0.25rem 0.7rem; border-bottom: 1px solid #dde4ea; text-align: left; }}
+td[style*="right"] {{ white-space: nowrap; }}
 th {{ border-bottom: 2px solid #9fb3c1; vertical-align: bottom; }}
 img {{ max-width: 100%; }}
 pre {{ background: #f3f6f8; padding: 0.8rem; overflow-x: auto; }}
