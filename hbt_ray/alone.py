@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.experiment import RunFolder
-from hbt_ray.job import Job, TrainingJob
+from hbt_ray.job import Job, TrainingJob, step_made_of
 from hbt_ray.loop import Measured, train_to_the_end
 from hbt_ray.measured import measurements, write_measurement
 from hbt_ray.progress import Progress, is_finished
@@ -52,7 +52,7 @@ def train_alone(
     trainer = job.stepper(device)
     checkpoints = Checkpoints(folder.checkpoints)
     progress = checkpoints.load_newest(trainer)[0] or Progress()
-    company = _MeasuringCompany(*(job, store, trainer, checkpoints, report), measured=folder.measured, every=every)
+    company = _MeasuringCompany(job, store, trainer, checkpoints, report, measured=folder.measured, every=every)
     known = measurements(folder.measured)
     for step, metrics in known:
         if retell and step <= progress.step:
@@ -83,9 +83,7 @@ class AloneCompany:
             self.report(progress.step, {"validation/loss": measured.validation_loss})
 
     def tell_skipped(self, progress: Progress) -> str:
-        each = self.job.train.gradient_accumulation
-        numbers = range(progress.step * each, (progress.step + 1) * each)
-        return "; ".join(self.job.made_of(self.store, number) for number in numbers)
+        return step_made_of(self.job, self.store, progress.step)
 
     def wishes(self) -> tuple[bool, bool]:
         return False, False

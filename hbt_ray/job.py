@@ -51,6 +51,12 @@ class Job(Protocol):
         """The metrics of a step's checkpoint; those before training at step 0."""
 
 
+def step_made_of(job: Job, store: TokenStore, step: int) -> str:
+    """What stands in the batches of an optimizer step, in words."""
+    each = job.train.gradient_accumulation
+    return "; ".join(job.made_of(store, number) for number in range(step * each, (step + 1) * each))
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """Training on pairs."""

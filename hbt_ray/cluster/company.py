@@ -32,7 +32,7 @@ class ClusterCompany:
         self.trainer = trainer
         self.checkpoints = checkpoints
         self.reports = reports
-        self.made_of = made_of  # a batch, by its number in the plan
+        self.made_of = made_of  # an optimizer step's batches, in words
         self.speaks = ray.train.get_context().get_world_rank() == 0
         self._saved_s = self._looked_s = time.monotonic()
         self._saved_for: Any = None  # the notice that was saved for
@@ -73,8 +73,7 @@ class ClusterCompany:
             )
 
     def tell_skipped(self, progress: Progress) -> str:
-        each = self._train.gradient_accumulation
-        batches = "; ".join(map(self.made_of, range(progress.step * each, (progress.step + 1) * each)))
+        batches = self.made_of(progress.step)
         if self.speaks:
             self._notice(
                 f"the gradient of step {progress.step} is not finite: skipped, {progress.steps_skipped} so far "

@@ -15,7 +15,7 @@ from hbt_ray.checkpoint import Checkpoints
 from hbt_ray.cluster.company import ClusterCompany
 from hbt_ray.cluster.connect import quiet
 from hbt_ray.cluster.feed import feed
-from hbt_ray.job import Job
+from hbt_ray.job import Job, step_made_of
 from hbt_ray.loop import train_to_the_end
 from hbt_ray.store import TokenStore
 
@@ -33,7 +33,7 @@ def work(told: dict[str, Any]) -> None:
 
     store = TokenStore.open(store_folder)
     trainer = job.stepper(str(ray.train.torch.get_device()))
-    made_of = functools.partial(job.made_of, store)
+    made_of = functools.partial(step_made_of, job, store)
     company = ClusterCompany(trainer, Checkpoints(told["checkpoints"]), told["reports"], made_of)
     progress = company.restore()
     each = job.train.gradient_accumulation

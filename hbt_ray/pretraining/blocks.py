@@ -17,12 +17,17 @@ COUNTED = 2**20  # tokens of which it is counted how frequent each is
 
 def build_blocks(spec: BlocksSpec, plan: TextPlan, store: TokenStore, rules: MaskRules, seed: int) -> Blocks:
     """The blocks of a batch, masked by (seed, step, block's place). Any process can build any of them."""
-    read = [
+    read = _read(spec, plan, store)
+    keys = [key_of(seed, "mask", spec.step, spec.first_block + place) for place in range(len(read))]
+    return joined_blocks(read, rules, keys, spec.step, spec.first_block, spec.global_blocks)
+
+
+def _read(spec: BlocksSpec, plan: TextPlan, store: TokenStore) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ids of each block, and the lengths of its texts."""
+    return [
         read_window(store, plan.streams[number], place, plan.pretrain.block_tokens)
         for number, place in zip(spec.streams.tolist(), spec.places.tolist(), strict=True)
     ]
-    keys = [key_of(seed, "mask", spec.step, spec.first_block + place) for place in range(len(read))]
-    return joined_blocks(read, rules, keys, spec.step, spec.first_block, spec.global_blocks)
 
 
 def joined_blocks(
@@ -52,9 +57,7 @@ def token_counts(plan: TextPlan, store: TokenStore, rules: MaskRules) -> np.ndar
     per_batch = plan.pretrain.global_batch_blocks * plan.pretrain.block_tokens
     for step in range(-(-COUNTED // per_batch)):
         spec = plan.batch(step)
-        for number, place in zip(spec.streams.tolist(), spec.places.tolist(), strict=True):
-            ids, _ = read_window(store, plan.streams[number], place, plan.pretrain.block_tokens)
-            counts += np.bincount(ids, minlength=rules.num_tokens)
+        counts += np.bincount(np.concatenate([ids for ids, _ in _read(spec, plan, store)]), minlength=rules.num_tokens)
     counts[list(rules.special_ids)] = 0
     return counts
 

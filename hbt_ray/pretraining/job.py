@@ -61,7 +61,8 @@ class PretrainingJob:
         if self.rules is None:
             return Trainer(encoder, _as_pairs(config), seed=config.seed)
         head = load_head(
-            *(self.initial_model, encoder),
+            self.initial_model,
+            encoder,
             seed=config.seed,
             trust_remote_code=model.trust_remote_code,
             token_counts=self.token_counts,

@@ -36,16 +36,9 @@ from hbt_ray.store import TokenStore
 from hbt_ray.tokenization import load_tokenizer
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OBJECTIVES = ("mlm", "tlm", "contrastive")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So that sums have one order, and other processes leave the tests their core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
