@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hbt_ray.batches import pad
 from hbt_ray.dropout import DropoutKey, key_dropout
 from hbt_ray.packing import is_packed, packed_vectors, word_embeddings
+from hbt_ray.permutation import Salt
 from hbt_ray.records import Batch
 
 
@@ -109,7 +110,8 @@ class DualEncoder(nn.Module):
     def _padded(self, batch: Batch, pieces: Sequence[Piece]) -> Iterator[tuple[Tensor, Tensor]]:
         for piece in pieces:
             vectors = []
-            for side, (ids, lengths) in (("query", _questions(batch, piece)), ("passage", _passages(batch, piece))):
+            sides = (Salt.QUERY, _questions(batch, piece)), (Salt.PASSAGE, _passages(batch, piece))
+            for side, (ids, lengths) in sides:
                 padded, mask = pad(ids, lengths, self._padding)
                 self._key(batch, piece, side)
                 features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
@@ -117,10 +119,10 @@ class DualEncoder(nn.Module):
                 vectors.append(self.encoder(features)["sentence_embedding"])
             yield vectors[0], vectors[1]
 
-    def _key(self, batch: Batch, piece: Piece, *side: str) -> None:
+    def _key(self, batch: Batch, piece: Piece, *side: Salt) -> None:
         if self.training:
             place = (batch.step, piece.chunk, piece.number)
-            self._dropout.set(self.encoder.device, self.seed, "dropout", *side, *place)
+            self._dropout.set(self.encoder.device, self.seed, Salt.DROPOUT, *side, *place)
 
 
 def _questions(batch: Batch, piece: Piece) -> tuple[np.ndarray, np.ndarray]:

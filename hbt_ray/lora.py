@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hbt_ray.config import LoraConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.packing import transformer_of
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 
 
 def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -> None:
@@ -42,7 +42,7 @@ def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -
     )
     encoder.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of(seed, "lora") % 2**63)
+        torch.manual_seed(key_of(seed, Salt.LORA_WEIGHTS) % 2**63)
         peft.inject_adapter_in_model(wanted, transformer)
 
 

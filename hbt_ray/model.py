@@ -25,7 +25,7 @@ from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.lora import add_adapters, merged
 from hbt_ray.packing import can_pack, is_packed, transformer_of
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 
 
 def load_encoder(
@@ -69,7 +69,7 @@ def small_encoder(
         pad_token_id=tokenizer.pad_token_id,
     )
     with without_progress_bars(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(key_of(seed, "weights") % 2**63)
+        torch.manual_seed(key_of(seed, Salt.ENCODER_WEIGHTS) % 2**63)
         BertModel(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         modules = [Transformer(folder), Pooling(small.width, model.pooling), Normalize()]

@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+from enum import StrEnum
 
 import numpy as np
 
 ROUNDS = 6
 WINDOW = 65536  # places are permuted inside windows of this many neighbours, so that reading stays local
+
+
+class Salt(StrEnum):
+    """Name every random stream, so that two that begin with one seed differ.
+
+    These strings are data: changing one changes every batch, mask and weight that is drawn with it. A value is never
+    renamed; a member may be. Streams are salted as well by what users write and stores hold, which is no member of its
+    own: languages, the names of sources and settings, the splits ("train", "validation"), the kinds of batches
+    ("monolingual", "cross-lingual", "mixed", "one-to-k"), and the sides of a store ("question", "passage"), with which
+    the keys of equal texts are told apart when negatives are mined.
+    """
+
+    # Shuffling
+    SHORT_WINDOW = "short"
+    WINDOW_ORDER = "windows"
+    WITHIN_WINDOW = "window"
+    ROTATION = "turn"
+    # Preparing
+    SPLIT = "split"
+    SHARD = "shard"
+    PLAIN_TEXT = "line"
+    # Batches
+    KIND = "kind"  # of a batch; and of what a masked token becomes
+    STREAM = "stream"
+    LANGUAGES = "languages"  # of a pair; and of a block
+    POSITIVE_LANGUAGES = "positives"
+    QUERY_TRANSLATION = "second"
+    # Blocks
+    TEXTS = "texts"
+    FIRST_TOKEN = "first token"
+    MASK = "mask"
+    HELD_OUT_MASK = "held out"
+    MASKED_POSITIONS = "told"
+    RANDOM_TOKEN = "other"
+    # Weights and dropout
+    ENCODER_WEIGHTS = "weights"
+    LORA_WEIGHTS = "lora"
+    HEAD_WEIGHTS = "head"
+    DROPOUT = "dropout"
+    QUERY = "query"
+    PASSAGE = "passage"
+    # Perturbed queries
+    PERTURBATION = "perturbation"
 
 
 def key_of(*parts: object) -> int:
@@ -70,7 +114,7 @@ def shuffled(places: np.ndarray, size: int, key: int) -> np.ndarray:
     one, if any, at a random place among them), and what they hold in random order inside its window.
     """
     num_full, short = divmod(size, WINDOW)
-    short_start = int(key_of(key, "short") % (num_full + 1)) * WINDOW
+    short_start = int(key_of(key, Salt.SHORT_WINDOW) % (num_full + 1)) * WINDOW
     in_short = (places >= short_start) & (places < short_start + short)
     after_short = places >= short_start + short
     full_places = places - np.where(after_short, short, 0)
@@ -78,13 +122,13 @@ def shuffled(places: np.ndarray, size: int, key: int) -> np.ndarray:
     windows = np.full(len(places), num_full)
     if num_full:
         turns, which = np.unique(full_places[~in_short] // WINDOW, return_inverse=True)
-        windows[~in_short] = permute(turns, num_full, key_of(key, "windows"))[which]
+        windows[~in_short] = permute(turns, num_full, key_of(key, Salt.WINDOW_ORDER))[which]
     within = np.where(in_short, places - short_start, full_places % WINDOW)
     for window in np.unique(windows):
         mine = windows == window
         window_size = short if window == num_full else WINDOW
-        found[mine] = window * WINDOW + permute(within[mine], window_size, key_of(key, "window", window))
-    return (found + key_of(key, "turn") % size) % size
+        found[mine] = window * WINDOW + permute(within[mine], window_size, key_of(key, Salt.WITHIN_WINDOW, window))
+    return (found + key_of(key, Salt.ROTATION) % size) % size
 
 
 def _feistel(values: np.ndarray, half_bits: int, key: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hbt_ray.config import Perturbation
 from hbt_ray.errors import CorpusError
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.records import Benchmark, Query
 
 TYPO_SHARE = 0.2  # of a query's words; one word at least
@@ -94,7 +94,7 @@ def _translations(benchmark: Benchmark) -> Callable[[Query], str]:
 
 
 def _generator(query: Query) -> np.random.Generator:
-    return np.random.default_rng(key_of(0, "perturbation", query.query_id))
+    return np.random.default_rng(key_of(0, Salt.PERTURBATION, query.query_id))
 
 
 _CHANGES: dict[str, Callable[[Query], str]] = {

@@ -26,7 +26,7 @@ from hbt_ray.config import CorpusConfig, RunConfig
 from hbt_ray.corpora import Part, read_part
 from hbt_ray.decontamination import EvaluationTexts
 from hbt_ray.errors import CorpusError
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.records import Benchmark, Reject, Row
 from hbt_ray.store import Group, Split, StoreManifest, TokenItem, TokenStore, WrittenShard, write_shard
 from hbt_ray.tokenization import Tokenization, load_tokenizer
@@ -101,7 +101,7 @@ def _normalised(texts: Sequence[str]) -> list[str]:
 
 def _pair_key(row: Row, question: str, passage: str) -> int:
     """Equal for pairs that say the same. Lines of plain text are never dropped as repeated: short ones often are."""
-    said = (row.language, question, passage) if row.question is not None else ("line", row.source, row.item_id)
+    said = (row.language, question, passage) if row.question is not None else (Salt.PLAIN_TEXT, row.source, row.item_id)
     return key_of(*said) - 2**63
 
 
@@ -197,7 +197,7 @@ def repeated_items(rows: pa.Table) -> pa.Table:
 
 def split_of(source: str, item_id: str, validation_share: float) -> Split:
     """An item's split, by a hash of its name: the same however many items there are."""
-    return "validation" if key_of("split", source, item_id) < validation_share * 2**64 else "train"
+    return "validation" if key_of(Salt.SPLIT, source, item_id) < validation_share * 2**64 else "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def bucketed(
         split = split_of(source, item_id, validation_share)
         # A validation split is small enough for one shard of every 1 / share.
         shards = num_shards[source] if split == "train" else max(1, round(num_shards[source] * validation_share))
-        buckets.append(Bucket(source, split, key_of("shard", source, item_id) % shards).to_text())
+        buckets.append(Bucket(source, split, key_of(Salt.SHARD, source, item_id) % shards).to_text())
     column = pa.array(buckets, pa.string())
     return rows.append_column("bucket", column).filter(pc.is_valid(column))
 

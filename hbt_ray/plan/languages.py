@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from hbt_ray.permutation import key_of, uniforms
+from hbt_ray.permutation import Salt, key_of, uniforms
 from hbt_ray.plan.kinds import Kind
 from hbt_ray.plan.streams import Stream, Terms
 
@@ -31,7 +31,7 @@ class LanguageDraws:
             items: (B,) eligible items of the stream.
         """
         places = self._places(ordinal, start, items)
-        draws = uniforms(key_of(stream.key, "languages"), places)
+        draws = uniforms(key_of(stream.key, Salt.LANGUAGES), places)
         runs = stream.runs_of(items)
         drawn = np.empty((len(items), 2), object)
         for run in np.unique(runs):
@@ -47,7 +47,8 @@ class LanguageDraws:
         They do not depend on the question's language, so a passage's language never tells whether it answers.
         """
         places = self._places(ordinal, start, items)
-        return self._in_drawn_order(stream, "positives", places, items)[:, : self._terms.mix.positive_languages]
+        drawn = self._in_drawn_order(stream, Salt.POSITIVE_LANGUAGES, places, items)
+        return drawn[:, : self._terms.mix.positive_languages]
 
     def seconds(
         self, stream: Stream, ordinal: int, start: int, items: np.ndarray, query_languages: np.ndarray
@@ -59,7 +60,7 @@ class LanguageDraws:
         """
         of_batch = np.full(len(items), ordinal)
         places = self._places(ordinal, start, items) if stream.languages is None else of_batch
-        drawn = self._in_drawn_order(stream, "second", places, items)
+        drawn = self._in_drawn_order(stream, Salt.QUERY_TRANSLATION, places, items)
         others = drawn != query_languages[:, None]
         first = np.take_along_axis(drawn, others.argmax(axis=1)[:, None], axis=1)[:, 0]
         return np.where(others.any(axis=1), first, "")
@@ -68,7 +69,7 @@ class LanguageDraws:
         """(B,) places in the stream's endless row of pairs."""
         return ordinal * self._terms.global_batch_pairs + start + np.arange(len(items))
 
-    def _in_drawn_order(self, stream: Stream, name: str, places: np.ndarray, items: np.ndarray) -> np.ndarray:
+    def _in_drawn_order(self, stream: Stream, salt: Salt, places: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The languages of each item in random order, drawn one after the other without putting back: (B, all) str.
 
         The chance to be drawn next is as the languages' weights. So is that to come in first after times that are
@@ -83,7 +84,7 @@ class LanguageDraws:
         )
         counts = self._items_per_language[stream.source]
         weights = np.array([max(counts[x], 1) ** self._terms.mix.language_sampling for x in languages.tolist()])
-        draws = np.stack([uniforms(key_of(stream.key, name, x), places) for x in languages.tolist()], axis=1)
+        draws = np.stack([uniforms(key_of(stream.key, salt, x), places) for x in languages.tolist()], axis=1)
         times = -np.log1p(-draws) / weights
         runs, run_of = np.unique(stream.runs_of(items), return_inverse=True)
         lacks = np.array([np.isin(languages, stream.run_languages[run], invert=True) for run in runs], bool)

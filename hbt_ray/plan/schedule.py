@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hbt_ray.draws import Draws
-from hbt_ray.permutation import key_of, uniforms
+from hbt_ray.permutation import Salt, key_of, uniforms
 from hbt_ray.plan.kinds import Kind, alphas
 from hbt_ray.plan.streams import Stream, Terms
 
@@ -28,7 +28,7 @@ class Schedule:
             numbers = np.array([n for n, stream in enumerate(streams) if stream.kind == kind])
             cumulated = np.cumsum(shares[numbers])
             self._cumulated[kind] = (numbers, cumulated / cumulated[-1])
-        self._kind_key, self._stream_key = key_of(terms.seed, "kind"), key_of(terms.seed, "stream")
+        self._kind_key, self._stream_key = key_of(terms.seed, Salt.KIND), key_of(terms.seed, Salt.STREAM)
         self._draws = Draws(self.stream_numbers, len(streams))
 
     def stream_numbers(self, steps: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hbt_ray.batches import sequence_keys
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.pretraining.masking import MaskRules, mask
 from hbt_ray.pretraining.plan import BlocksSpec, TextPlan
 from hbt_ray.pretraining.streams import TextStream, read_texts, read_window
@@ -18,7 +18,7 @@ COUNTED = 2**20  # tokens of which it is counted how frequent each is
 def build_blocks(spec: BlocksSpec, plan: TextPlan, store: TokenStore, rules: MaskRules, seed: int) -> Blocks:
     """The blocks of a batch, masked by (seed, step, block's place). Any process can build any of them."""
     read = _read(spec, plan, store)
-    keys = [key_of(seed, "mask", spec.step, spec.first_block + place) for place in range(len(read))]
+    keys = [key_of(seed, Salt.MASK, spec.step, spec.first_block + place) for place in range(len(read))]
     return joined_blocks(read, rules, keys, spec.step, spec.first_block, spec.global_blocks)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.pretraining.blocks import joined_blocks, twins
 from hbt_ray.pretraining.masking import UNTOLD, MaskRules
 from hbt_ray.pretraining.streams import TextStream, find_stream, read_window
@@ -62,7 +62,7 @@ def _blocks(store: TokenStore, stream: TextStream, config: PretrainRunConfig, ru
     tokens = min(config.pretrain.block_tokens, stream.tokens)
     count = min(stream.tokens // tokens, config.pretrain.held_out_blocks)
     read = [read_window(store, stream, number * tokens, tokens) for number in range(count)]
-    return joined_blocks(read, rules, [key_of("held out", stream.name, number) for number in range(count)])
+    return joined_blocks(read, rules, [key_of(Salt.HELD_OUT_MASK, stream.name, number) for number in range(count)])
 
 
 def _too_little(language: str) -> ConfigError:

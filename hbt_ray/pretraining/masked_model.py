@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from hbt_ray.dropout import DropoutKey, key_dropout
 from hbt_ray.model import without_progress_bars
 from hbt_ray.packing import is_packed, packed_tokens, transformer_of
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.pretraining.masking import UNTOLD
 from hbt_ray.records import Blocks
 from hbt_ray.tokenization import transformer_subfolder
@@ -66,7 +66,7 @@ class MaskedModel(nn.Module):
         tokens = slice(chunk.start * blocks.block_tokens, chunk.end * blocks.block_tokens)
         first_text, last_text = np.cumsum(np.append(0, blocks.texts_per_block))[[chunk.start, chunk.end]]
         if self.training:
-            self._dropout.set(device, self.seed, "dropout", blocks.step, chunk.number)
+            self._dropout.set(device, self.seed, Salt.DROPOUT, blocks.step, chunk.number)
         targets = blocks.targets[tokens]
         told = np.flatnonzero(targets != UNTOLD)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
@@ -119,7 +119,7 @@ def load_head(
             shares with the encoder, all of which move in one direction, until texts are hardly told apart.
     """
     with without_progress_bars(), _without_report(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of(seed, "head") % 2**63)
+        torch.manual_seed(key_of(seed, Salt.HEAD_WEIGHTS) % 2**63)
         whole, loaded = AutoModelForMaskedLM.from_pretrained(
             str(path),
             subfolder=transformer_subfolder(path),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.permutation import bits, key_of, uniforms
+from hbt_ray.permutation import Salt, bits, key_of, uniforms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,8 +47,8 @@ def mask(ids: np.ndarray, rules: MaskRules, key: int) -> tuple[np.ndarray, np.nd
         (T,) int32 what the encoder sees, and (T,) int32 what it is to tell: the token that stood there, or UNTOLD.
     """
     places = np.arange(len(ids))
-    told = (uniforms(key_of(key, "told"), places) < rules.share) & ~np.isin(ids, rules.special_ids)
-    kind = uniforms(key_of(key, "kind"), places)
-    others = (bits(key_of(key, "other"), places) % np.uint64(rules.num_tokens)).astype(np.int64)
+    told = (uniforms(key_of(key, Salt.MASKED_POSITIONS), places) < rules.share) & ~np.isin(ids, rules.special_ids)
+    kind = uniforms(key_of(key, Salt.KIND), places)
+    others = (bits(key_of(key, Salt.RANDOM_TOKEN), places) % np.uint64(rules.num_tokens)).astype(np.int64)
     seen = np.where(kind < MASKED, rules.mask_id, np.where(kind < MASKED + RANDOM, others, ids))
     return np.where(told, seen, ids).astype(np.int32), np.where(told, ids, UNTOLD).astype(np.int32)

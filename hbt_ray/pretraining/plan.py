@@ -22,7 +22,7 @@ import numpy as np
 from hbt_ray.config import PretrainConfig
 from hbt_ray.draws import Draws
 from hbt_ray.errors import ConfigError
-from hbt_ray.permutation import key_of, shuffled, uniforms
+from hbt_ray.permutation import Salt, key_of, shuffled, uniforms
 from hbt_ray.pretraining.streams import TextStream, find_stream
 from hbt_ray.store import Split, StoreManifest
 
@@ -81,7 +81,7 @@ class TextPlan:
         weights = sizes**pretrain.language_sampling
         self.shares: np.ndarray = weights / weights.sum()  # (streams,) the probability that each is drawn
         self._cumulated = np.cumsum(self.shares)
-        self._key = key_of(seed, split, "languages")
+        self._key = key_of(seed, split, Salt.LANGUAGES)
         self._draws = Draws(self._drawn, len(self.streams))
         self._order = lru_cache(maxsize=ORDER_BLOCKS_KEPT)(self._windows)
 
@@ -146,6 +146,6 @@ class TextPlan:
             mine = epochs == epoch
             key = key_of(stream.key, epoch)
             windows = shuffled(places[mine], self._epoch(stream), key)
-            turned = key_of(key, "first token") % stream.tokens
+            turned = key_of(key, Salt.FIRST_TOKEN) % stream.tokens
             begins[mine] = (windows * self.pretrain.block_tokens + turned) % stream.tokens
         return begins

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from hbt_ray.errors import StoreError
-from hbt_ray.permutation import key_of
+from hbt_ray.permutation import Salt, key_of
 from hbt_ray.store import Shard, Side, Split, StoreManifest, TokenStore
 
 SIDES: tuple[Side, ...] = ("question", "passage")
@@ -71,7 +71,7 @@ def find_stream(manifest: StoreManifest, languages: tuple[str, ...], split: Spli
         for side in SIDES:
             for number, shard in enumerate(source.shards.get(split, ())):
                 stretches += _stretches(name, side, number, shard, languages, serving)
-    return TextStream(languages, split, tuple(stretches), key_of(seed, split, "texts", *languages))
+    return TextStream(languages, split, tuple(stretches), key_of(seed, split, Salt.TEXTS, *languages))
 
 
 def _stretches(

@@ -32,7 +32,7 @@ from hbt_ray.job import TrainingJob
 from hbt_ray.lora import adapter_weights
 from hbt_ray.mining import mine
 from hbt_ray.model import load_encoder, small_encoder
-from hbt_ray.permutation import bits, key_of, permute, shuffled, uniforms
+from hbt_ray.permutation import Salt, bits, key_of, permute, shuffled, uniforms
 from hbt_ray.perturbation import perturbed
 from hbt_ray.plan import HybridPlan
 from hbt_ray.preparation import bucketed, make_shard, read_rows, repeated_items, split_of, tokenizer_texts
@@ -127,6 +127,14 @@ def test_random_streams_are_the_same():
     assert digest(bits(7, places), permute(places, 50, 7)) == "74b9d879473f2671"
     assert digest(uniforms(7, places)) == "f7c3ebb09da06d0c"
     assert digest(shuffled(np.arange(0, 200_000, 997), 200_000, 7)) == "d671f987e3dc53dc"
+
+
+def test_salts_are_the_same():
+    assert {str(salt) for salt in Salt} == {
+        *("short", "windows", "window", "turn", "split", "shard", "line", "kind", "stream", "languages", "positives"),
+        *("second", "texts", "first token", "mask", "held out", "told", "other", "weights", "lora", "head", "dropout"),
+        *("query", "passage", "perturbation"),
+    }
 
 
 # Batches
