@@ -55,10 +55,10 @@ def _out_of(out: str | None, name: str) -> Path:
 def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Turn corpora into a token store."""
     config = with_absolute_paths(load_config(config_file, overrides))
-    from hbt_ray.cluster.connect import connect
     from hbt_ray.cluster.prepare import prepare as prepare_store
-    from hbt_ray.preparation import describe_store
-    from hbt_ray.store import read_manifest
+    from hbt_ray.cluster.runtime import connect
+    from hbt_ray.data.prepare import describe_store
+    from hbt_ray.data.token_store import read_manifest
 
     connect()
     store = prepare_store(config, Path(out or f"{OUT_DEFAULT}/stores").expanduser().resolve())
@@ -85,22 +85,22 @@ def plan(
     config = with_absolute_paths(load_config(config_file, overrides))
     from rich.console import Console
 
-    from hbt_ray.experiment import training_plan
-    from hbt_ray.order import Order, order_tables, parse_steps, write_order
-    from hbt_ray.store import TokenStore
+    from hbt_ray.data.token_store import TokenStore
+    from hbt_ray.sampling.inspect import SamplerTrace, order_tables, parse_steps, write_trace
+    from hbt_ray.training.run_dir import training_sampler
 
     first, last = parse_steps(steps, config.train.steps)
     folder = Path(out or f"{OUT_DEFAULT}/{config.name}-plan").expanduser().resolve()
     if store is None:
-        from hbt_ray.cluster.connect import connect
         from hbt_ray.cluster.prepare import prepare as prepare_store
+        from hbt_ray.cluster.runtime import connect
 
         connect()
         found = TokenStore.open(prepare_store(config, folder.parent / "stores"))
     else:
         found = TokenStore.open(Path(store).expanduser())
-    order = Order(
-        training_plan(config, found.manifest),
+    order = SamplerTrace(
+        training_sampler(config, found.manifest),
         found,
         first,
         last,
@@ -108,7 +108,7 @@ def plan(
         config.train.chunk_pairs,
         config.train.gradient_accumulation,
     )
-    write_order(order, folder)
+    write_trace(order, folder)
     for table in order_tables(order):
         Console().print(table)
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
@@ -121,8 +121,8 @@ def plan(
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
     """Prepare, train, evaluate and track one run."""
     config = load_config(config_file, overrides)
-    from hbt_ray.cluster.pipeline import run
-    from hbt_ray.report import print_report
+    from hbt_ray.cluster.pipelines.train import run
+    from hbt_ray.evaluation.report import print_report
 
     finished = run(config, _out_of(out, config.name), fresh=fresh)
     for report in finished.reports.values():
@@ -137,7 +137,7 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Mine hard negatives: passages that a model finds first, and that do not answer."""
     config = load_config(config_file, overrides)
-    from hbt_ray.cluster.mine import mine_on_cluster
+    from hbt_ray.cluster.mining import mine_on_cluster
     from hbt_ray.mining import describe_mined
 
     mined = mine_on_cluster(config, model, Path(out or f"{OUT_DEFAULT}/{config.name}-mined"))
@@ -153,8 +153,8 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
     config = load(PretrainRunConfig, config_file, overrides)
     from rich.console import Console
 
-    from hbt_ray.cluster.pretrain import held_out_table
-    from hbt_ray.cluster.pretrain import pretrain as pretrain_on_cluster
+    from hbt_ray.cluster.pipelines.pretrain import held_out_table
+    from hbt_ray.cluster.pipelines.pretrain import pretrain as pretrain_on_cluster
 
     finished = pretrain_on_cluster(config, _out_of(out, config.name), fresh=fresh)
     Console().print(held_out_table(finished.held_out))
@@ -170,12 +170,12 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 
     KEY=VALUE changes a setting of the search, or, as run.KEY=VALUE, of what its runs have in common.
     """
-    from hbt_ray.search.settings import load_search
+    from hbt_ray.search.config import load_search
 
     config = load_search(config_file, overrides)
     from rich.console import Console
 
-    from hbt_ray.cluster.search import search as search_on_cluster
+    from hbt_ray.cluster.search.run_search import search as search_on_cluster
     from hbt_ray.search.tables import outcome_tables
 
     finished = search_on_cluster(config, _out_of(out, config.run.name))
@@ -195,7 +195,7 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     NAME is one of those in jobs/configs/studies, such as low-resource. KEY=VALUE changes a setting of the study, or, as
     run.KEY=VALUE, of what its methods have in common.
     """
-    from hbt_ray.study.settings import load_study, study_file
+    from hbt_ray.study.config import load_study, study_file
 
     if name is not None and "=" in name:
         overrides, name = (name, *overrides), None
@@ -206,8 +206,8 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from hbt_ray.cluster.study import study as study_on_cluster
-    from hbt_ray.study.chapters import results_chapter
+    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
+    from hbt_ray.study.report_sections import results_chapter
 
     told = [name] if name else ["--config", str(config_file)]
     finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *told, *overrides, "--out", folder]))
@@ -280,8 +280,8 @@ def evaluate(
         raise CorpusError(f"--benchmark names {twice} twice; tell them apart as beir/one=FOLDER, beir/other=FOLDER")
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
-    from hbt_ray.benchmarks import ReadOptions, check_options
-    from hbt_ray.report import print_report
+    from hbt_ray.data.benchmarks import ReadOptions, check_options
+    from hbt_ray.evaluation.report import print_report
 
     check_options(places, ReadOptions(with_paragraph, split))
     settings = EvaluateConfig(
@@ -299,13 +299,13 @@ def evaluate(
     )
     described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
     if shards:
-        from hbt_ray.cluster.connect import connect
-        from hbt_ray.cluster.evaluate import evaluate_in_shards
+        from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
+        from hbt_ray.cluster.runtime import connect
 
         connect()
         reports: Iterable[Any] = evaluate_in_shards(model, settings, Path(out).resolve(), **described)
     else:
-        from hbt_ray.evaluate_model import evaluate_model
+        from hbt_ray.evaluation.run_evaluation import evaluate_model
 
         reports = evaluate_model(model, settings, Path(out), **described)
     for report in reports:
@@ -314,7 +314,7 @@ def evaluate(
 
 
 def _named_place(benchmark: str) -> tuple[str, str]:
-    from hbt_ray.benchmarks.hub import can_be_fetched
+    from hbt_ray.data.benchmarks.hub_download import can_be_fetched
 
     name, equals, place = benchmark.partition("=")
     if not equals and name != "embedded" and not can_be_fetched(name):
@@ -340,8 +340,8 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
         raise UserError("--tag chooses among tracked runs; write --experiment NAME, too")
     from rich.console import Console
 
-    from hbt_ray.compare import comparison_figure, comparison_table, contenders_in, significance_table
     from hbt_ray.config import TrackingConfig
+    from hbt_ray.evaluation.compare import comparison_figure, comparison_table, run_groups_in, significance_table
     from hbt_ray.tracking import resolve_uri, ui_command
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -350,12 +350,12 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             contenders = _tracked_contenders(store, experiment, runs, tags, Path(scratch))
         else:
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
-            contenders = contenders_in(runs)
+            contenders = run_groups_in(runs)
         Console().print(comparison_table(contenders))
         if significance := significance_table(contenders):
             Console().print(significance)
     if out:
-        from hbt_ray.report import make_folder
+        from hbt_ray.evaluation.report import make_folder
 
         make_folder(Path(out))
         comparison_figure(contenders).savefig(Path(out) / "comparison.png", dpi=150)
@@ -364,7 +364,7 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
 
 
 def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags: Sequence[str], scratch: Path) -> Any:
-    from hbt_ray.compare import Tracked, contenders_of
+    from hbt_ray.evaluation.compare import Tracked, run_groups_of
     from hbt_ray.tracking import download_reports, training_runs
 
     wanted = {}
@@ -381,7 +381,7 @@ def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags:
         folder = scratch / run.run_id
         with_reports = download_reports(store, run.run_id, folder)
         tracked[f"{run.name} {run.run_id[:8]}"] = Tracked(run.params, run.metrics, folder if with_reports else None)
-    return contenders_of(tracked)
+    return run_groups_of(tracked)
 
 
 @main.command()
@@ -392,12 +392,12 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
     from rich.console import Console
 
-    from hbt_ray.cluster.quickstart import run_quickstart
-    from hbt_ray.compare import Contender, comparison_table, significance_table
-    from hbt_ray.quickstart import STEPS
+    from hbt_ray.cluster.pipelines.quickstart import run_quickstart
+    from hbt_ray.evaluation.compare import RunGroup, comparison_table, significance_table
+    from hbt_ray.presets import STEPS
 
     finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
-    contenders = [Contender.of_run(name, folder) for name, folder in finished.folders.items()]
+    contenders = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
     Console().print(comparison_table(contenders))
     Console().print(significance_table(contenders))
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
@@ -426,8 +426,8 @@ def bench(
 
     Leaves bench.json, where every part has value, unit, peer, ratio, spread and details; parts of earlier runs stay.
     """
-    from hbt_ray.bench.parts import check_parts, run_parts
-    from hbt_ray.bench.scale import assumptions, scale_table
+    from hbt_ray.bench.registry import check_parts, run_parts
+    from hbt_ray.bench.scaling_model import assumptions, scale_table
     from hbt_ray.bench.settings import BenchSettings
 
     check_parts(parts)

@@ -28,7 +28,7 @@ def bucket() -> Iterator[object]:
     import pyarrow.fs as pafs
     from moto.server import ThreadedMotoServer
 
-    from hbt_ray.storage import Place
+    from hbt_ray.utils.storage import StoragePath
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -40,7 +40,7 @@ def bucket() -> Iterator[object]:
         endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
     )
     store.create_dir("runs")
-    yield Place.of(f"s3://runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
+    yield StoragePath.of(f"s3://runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
     server.stop()
     for name, value in before.items():
         os.environ.pop(name)

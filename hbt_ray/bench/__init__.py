@@ -1,6 +1,6 @@
 """Speed and memory, each against a peer in turns in one run; the parts that need no Ray."""
 
-from hbt_ray.bench.figure import Figure, describe_figure, write_figures
-from hbt_ray.bench.turns import Side, in_turns
+from hbt_ray.bench.result import BenchResult, describe_result, write_results
+from hbt_ray.bench.timing import Contestant, compare_alternating
 
-__all__ = ["Figure", "Side", "describe_figure", "in_turns", "write_figures"]
+__all__ = ["BenchResult", "Contestant", "compare_alternating", "describe_result", "write_results"]

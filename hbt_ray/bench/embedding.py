@@ -9,20 +9,20 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from hbt_ray.bench.encoder import encoder_to_measure
-from hbt_ray.bench.figure import Figure
 from hbt_ray.bench.pairs import MAX_TOKENS, batches_of_pairs
+from hbt_ray.bench.result import BenchResult
 from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.turns import Side, in_turns
-from hbt_ray.benchmarks import load_benchmark
-from hbt_ray.embedder import TextEmbedder
-from hbt_ray.model import default_device, open_encoder
-from hbt_ray.precision import has_bf16_arithmetic
+from hbt_ray.bench.timing import Contestant, compare_alternating
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.models.encoder import default_device, load_pretrained
+from hbt_ray.models.precision import has_bf16_arithmetic
+from hbt_ray.models.text_embedder import TextEmbedder
 
 COMPARED = 200  # texts
 
 
-def embed(settings: BenchSettings) -> Figure:
+def embed(settings: BenchSettings) -> BenchResult:
     """Texts a second, tokenizing included, of all of XQuAD-R's questions and passages or as many random ones.
 
     Theirs loads the encoder in bfloat16 where the device computes in it, as is usual; ours keeps float32 weights and
@@ -45,9 +45,9 @@ def embed(settings: BenchSettings) -> Figure:
             "texts": len(texts),
             **{name: round(value, 5) for name, value in cosines.items()},
         }
-        return in_turns(
-            Side(embedding, arguments),
-            Side(peers_embedding, arguments),
+        return compare_alternating(
+            Contestant(embedding, arguments),
+            Contestant(peers_embedding, arguments),
             unit="texts/s",
             rounds=min(settings.rounds, 3),
             warm_up=0,  # a round is long
@@ -88,7 +88,7 @@ def texts_of(xquad: str | None, quick: bool) -> list[str]:
 
 
 def _embedder(encoder: str, *, bf16: bool) -> TextEmbedder:
-    opened = open_encoder(encoder, device=default_device())
+    opened = load_pretrained(encoder, device=default_device())
     opened.max_seq_length = MAX_TOKENS
     return TextEmbedder(opened, query_prefix="", passage_prefix="", bf16=bf16)
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hbt_ray.bench.synthetic import VOCABULARY
 from hbt_ray.config import ModelConfig, SmallEncoderConfig, TextConfig
-from hbt_ray.model import save_encoder, small_encoder
-from hbt_ray.tokenization import SPECIAL_TOKENS
+from hbt_ray.data.tokenizer import SPECIAL_TOKENS
+from hbt_ray.models.encoder import init_encoder, save_encoder
 
 MINILM = SmallEncoderConfig(layers=6, width=384, heads=12, vocabulary=VOCABULARY)  # the shape of all-MiniLM-L6
 TINY = SmallEncoderConfig(layers=1, width=32, heads=2, vocabulary=VOCABULARY)
@@ -29,7 +29,7 @@ def encoder_to_measure(model: str | None, scratch: Path, *, quick: bool = False)
     folder = scratch / f"encoder-{shape.layers}-{shape.width}"
     if not folder.exists():
         text = TextConfig(query_prefix="", passage_prefix="")
-        save_encoder(small_encoder(ModelConfig(small=shape), text, word_tokenizer(VOCABULARY), seed=0), folder)
+        save_encoder(init_encoder(ModelConfig(small=shape), text, word_tokenizer(VOCABULARY), seed=0), folder)
     return str(folder)
 
 

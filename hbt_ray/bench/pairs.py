@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.batches import TokenSequences, batch_of
 from hbt_ray.bench.synthetic import VOCABULARY
-from hbt_ray.benchmarks import load_benchmark
-from hbt_ray.records import Batch
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.types import PairBatch
+from hbt_ray.sampling.collate import TokenSequences, batch_of
 
 MAX_TOKENS = 128
 LANGUAGES = ("en", "de", "es", "ru", "ar", "hi")  # of XQuAD-R: from 54 tokens a pair to 175 by an English vocabulary
@@ -55,7 +55,7 @@ def _random_pairs(rng: random.Random, pairs: int) -> Pairs:
     return Pairs(*drawn)
 
 
-def as_batch(encoder: SentenceTransformer, pairs: Pairs, step: int) -> Batch:
+def as_batch(encoder: SentenceTransformer, pairs: Pairs, step: int) -> PairBatch:
     """Pairs as they are trained on, of MAX_TOKENS at most."""
     return batch_of(
         _tokens(encoder, pairs.questions),

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from hbt_ray.data.token_store import Group, Split, WrittenShard, write_manifest
 from hbt_ray.errors import StoreError
-from hbt_ray.storage import file_sha256
-from hbt_ray.store import Group, Split, WrittenShard, commit
+from hbt_ray.utils.storage import file_sha256
 
 SOURCE = "synthetic"
 SPLIT: Split = "train"
@@ -68,7 +68,7 @@ def write_synthetic_store(
             columns[f"passage/{language}"] = _sequences(rng, len(numbers), tokens.passage, vocabulary)
             columns[f"negatives/{language}"] = _no_negatives(len(numbers))
         shards.append(_write(folder, number, pa.table(columns), Group(tuple(sorted(languages)), 0)))
-    commit(folder, shards, text_fingerprint="synthetic", token_type="uint16")
+    write_manifest(folder, shards, text_fingerprint="synthetic", token_type="uint16")
     return folder
 
 

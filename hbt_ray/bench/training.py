@@ -15,23 +15,23 @@ import torch
 from torch import nn
 
 from hbt_ray.bench.encoder import encoder_to_measure
-from hbt_ray.bench.figure import Figure
 from hbt_ray.bench.pairs import MAX_TOKENS, Pairs, as_batch, batches_of_pairs
+from hbt_ray.bench.result import BenchResult
 from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.turns import Side, in_turns
+from hbt_ray.bench.timing import Contestant, compare_alternating
 from hbt_ray.config import ModelConfig, Precision, TextConfig, TrainConfig
-from hbt_ray.model import default_device, load_encoder, open_encoder
-from hbt_ray.packing import transformer_of
-from hbt_ray.precision import has_bf16_arithmetic
-from hbt_ray.trainer import Trainer
+from hbt_ray.models.encoder import default_device, load_for_training, load_pretrained
+from hbt_ray.models.packed_attention import transformer_of
+from hbt_ray.models.precision import has_bf16_arithmetic
+from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
 PAIRS = 32
 DIFFERENT_BATCHES = 24
 SCALE = 20.0  # 1 / the temperature of both
 
 
-def train_step(settings: BenchSettings) -> Figure:
+def train_step(settings: BenchSettings) -> BenchResult:
     """Pairs a second of a training step against sentence-transformers' trainer with MultipleNegativesRankingLoss.
 
     Both train the same encoder with its own dropout, on the same batches in the same order, in the same precision.
@@ -40,9 +40,9 @@ def train_step(settings: BenchSettings) -> Figure:
     with _measured_encoder(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
         arguments = (encoder, settings.xquad, PAIRS, steps, bf16)
-        return in_turns(
-            Side(our_steps, arguments),
-            Side(peers_steps, arguments),
+        return compare_alternating(
+            Contestant(our_steps, arguments),
+            Contestant(peers_steps, arguments),
             unit="pairs/s",
             rounds=settings.rounds,
             details={
@@ -54,7 +54,7 @@ def train_step(settings: BenchSettings) -> Figure:
         )
 
 
-def gemm_share(settings: BenchSettings) -> Figure:
+def gemm_share(settings: BenchSettings) -> BenchResult:
     """Model FLOP/s of training, without padding, against those of a matrix product alone, both in the same precision.
 
     A token counts as 6 operations for each weight of the transformer's linear layers (Kaplan et al. 2020, arXiv
@@ -63,9 +63,9 @@ def gemm_share(settings: BenchSettings) -> Figure:
     steps = 2 if settings.quick else 6
     with _measured_encoder(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
-        figure = in_turns(
-            Side(our_operations, (encoder, settings.xquad, PAIRS, steps, bf16)),
-            Side(product_operations, (bf16, 0.1 if settings.quick else 2.0)),
+        figure = compare_alternating(
+            Contestant(our_operations, (encoder, settings.xquad, PAIRS, steps, bf16)),
+            Contestant(product_operations, (bf16, 0.1 if settings.quick else 2.0)),
             unit="FLOP/s",
             rounds=settings.rounds,
         )
@@ -73,7 +73,7 @@ def gemm_share(settings: BenchSettings) -> Figure:
     return replace(figure, details=told | dict(figure.details))
 
 
-def grad_cache_memory(settings: BenchSettings) -> Figure:
+def grad_cache_memory(settings: BenchSettings) -> BenchResult:
     """Peak memory of a training step of 2,048 pairs with gradient caching, against one of 64 pairs without.
 
     Memory is all that the process held. As `gradient_apart`: how far the gradient of a batch with caching is from
@@ -82,9 +82,9 @@ def grad_cache_memory(settings: BenchSettings) -> Figure:
     many, few, compared = (64, 16, 16) if settings.quick else (2048, 64, 128)
     with _measured_encoder(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
-        figure = in_turns(
-            Side(our_steps, (encoder, settings.xquad, many, 1, bf16, True)),
-            Side(our_steps, (encoder, settings.xquad, few, 1, bf16)),
+        figure = compare_alternating(
+            Contestant(our_steps, (encoder, settings.xquad, many, 1, bf16, True)),
+            Contestant(our_steps, (encoder, settings.xquad, few, 1, bf16)),
             unit="pairs/s",
             rounds=1,
             warm_up=0,
@@ -99,7 +99,7 @@ def grad_cache_memory(settings: BenchSettings) -> Figure:
         "pairs_per_s": round(figure.value, 2),
         "peer_pairs_per_s": round(figure.peer, 2),
     }
-    return Figure(value, "MiB", peer, value / peer, (value / peer, value / peer), told)
+    return BenchResult(value, "MiB", peer, value / peer, (value / peer, value / peer), told)
 
 
 def our_steps(
@@ -122,7 +122,7 @@ def our_operations(encoder: str, xquad: str | None, pairs: int, steps: int, bf16
     """The same, and what it returns are operations."""
     work = our_steps(encoder, xquad, pairs, steps, bf16)
     weights = weights_of_linear_layers(encoder)
-    model = open_encoder(encoder)
+    model = load_pretrained(encoder)
     tokens = [_tokens_of(model, own) for own in _batches(xquad, pairs)]
     numbers = count()
 
@@ -237,19 +237,19 @@ def product_operations(bf16: bool, seconds: float) -> Callable[[], float]:
 
 def weights_of_linear_layers(encoder: str) -> int:
     """Those that every token is multiplied with: of the linear layers inside the transformer's layers."""
-    model = transformer_of(open_encoder(encoder))
+    model = transformer_of(load_pretrained(encoder))
     layers = (
         module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name
     )
     return sum(layer.weight.numel() for layer in layers)
 
 
-def _trainer(encoder: str, pairs: int, precision: Precision, caching: bool) -> Trainer:
+def _trainer(encoder: str, pairs: int, precision: Precision, caching: bool) -> ContrastiveTrainer:
     text = TextConfig(query_prefix="", passage_prefix="", max_query_tokens=MAX_TOKENS, max_passage_tokens=MAX_TOKENS)
     train = TrainConfig(
         global_batch_pairs=pairs, precision=precision, temperature=1 / SCALE, gradient_caching=caching, warmup_share=0
     )
-    return Trainer(load_encoder(ModelConfig(), text, encoder, device=default_device()), train, seed=0)
+    return ContrastiveTrainer(load_for_training(ModelConfig(), text, encoder, device=default_device()), train, seed=0)
 
 
 def gradient_apart(encoder: str, xquad: str | None, pairs: int) -> float:
@@ -273,7 +273,7 @@ def _tokens_of(encoder: Any, pairs: Pairs) -> int:
 
 
 def _tokens_per_step(encoder: str, xquad: str | None) -> float:
-    model = open_encoder(encoder)
+    model = load_pretrained(encoder)
     return sum(_tokens_of(model, own) for own in _batches(xquad, PAIRS)) / DIFFERENT_BATCHES
 
 

@@ -15,33 +15,33 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from hbt_ray.cluster.failures import explained
+from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.config import RunConfig
-from hbt_ray.corpora import Part, list_parts
-from hbt_ray.errors import CorpusError, StoreError
-from hbt_ray.preparation import (
+from hbt_ray.data.corpora import CorpusShard, list_shards
+from hbt_ray.data.prepare import (
     REJECTS,
     ROWS,
     TOKENIZER,
-    bucketed,
+    assign_shards,
     check_languages,
     check_rejects,
     count_rows,
+    count_shards,
     evaluation_texts,
+    find_duplicate_items,
     load_evaluation_sets,
     make_shard,
     read_rows,
-    repeated_items,
     shard_from_json,
     shard_to_json,
-    shards_needed,
     store_fingerprint,
     tokenizer_texts,
     write_rejects,
 )
-from hbt_ray.records import Benchmark, Reject
-from hbt_ray.store import MANIFEST, StoreManifest, commit
-from hbt_ray.tokenization import Tokenization, check_lengths, load_tokenizer, train_tokenizer
+from hbt_ray.data.token_store import MANIFEST, StoreManifest, write_manifest
+from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
+from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.errors import CorpusError, StoreError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -64,12 +64,12 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
         StoreError: the store cannot be written; there is none then, and no part of one.
     """
-    parts = [part for corpus in config.corpora for part in list_parts(corpus)]
+    parts = [part for corpus in config.corpora for part in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(config)
     tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
     if tokenizer and not whole_texts:
         check_lengths(tokenizer, config.text)
-    tokenization = Tokenization(tokenizer, config.text) if tokenizer else None
+    tokenization = PairTokenizer(tokenizer, config.text) if tokenizer else None
     described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
     folder = stores / store_fingerprint(config, parts, evaluation_sets, described)
     if (folder / MANIFEST).exists():
@@ -78,7 +78,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole
     unfinished = stores / f"{folder.name}.partial-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir(parents=True)
     try:
-        with explained("preparing"):
+        with unwrap_ray_errors("preparing"):
             _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
     except StoreError:  # its shards would only fill the disk; where rows are bad, their list is kept to be read
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -92,7 +92,7 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole
 
 def _make_store(
     config: RunConfig,
-    parts: list[Part],
+    parts: list[CorpusShard],
     evaluation_sets: list[Benchmark],
     tokenizer: PreTrainedTokenizerFast | None,
     folder: Path,
@@ -109,7 +109,7 @@ def _make_store(
 
     repeated = _repeated(rows)
     left_out = set(contaminated) | repeated
-    num_shards = shards_needed(counts, config.prepare.items_per_shard)
+    num_shards = count_shards(counts, config.prepare.items_per_shard)
     placed = _placed(rows, left_out, num_shards, config)
     if not placed.count():
         raise CorpusError(
@@ -118,7 +118,7 @@ def _make_store(
     if tokenizer is None:
         tokenizer = _train_tokenizer(config, placed)
     tokenizer.save_pretrained(folder / TOKENIZER)
-    tokenization = Tokenization(tokenizer, config.text)
+    tokenization = PairTokenizer(tokenizer, config.text)
 
     shards = []
     for text in _make_shards(placed, sum(num_shards.values()), folder, tokenization):
@@ -127,7 +127,7 @@ def _make_store(
         rejects += repeated_ids
     write_rejects(folder / REJECTS, rejects)
     check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
-    return commit(
+    return write_manifest(
         folder,
         shards,
         text_fingerprint=tokenization.fingerprint(),
@@ -137,7 +137,7 @@ def _make_store(
 
 
 def _read(
-    config: RunConfig, parts: list[Part], evaluation_sets: list[Benchmark], blocks: int | None
+    config: RunConfig, parts: list[CorpusShard], evaluation_sets: list[Benchmark], blocks: int | None
 ) -> ray.data.Dataset:
     evaluation_ref = ray.put(evaluation_texts(config, evaluation_sets))
 
@@ -153,7 +153,7 @@ def _read(
 
 def _looked_through(
     rows: ray.data.Dataset,
-) -> tuple[dict[tuple[str, str, str], int], list[Reject], dict[tuple[str, str], str]]:
+) -> tuple[dict[tuple[str, str, str], int], list[RejectedRow], dict[tuple[str, str], str]]:
     """Rows as `count_rows` counts them, those that were rejected, and the items that occur in evaluation sets."""
     rejected = ["source", "place", "rejected", "detail"]
     occurring = ["source", "item_id", "occurs_in_evaluation"]
@@ -167,13 +167,13 @@ def _looked_through(
         return pa.table({"seen": [json.dumps([counts, listed(table, rejected), listed(table, occurring)])]})
 
     total: Counter[tuple[str, str, str]] = Counter()
-    rejects: list[Reject] = []
+    rejects: list[RejectedRow] = []
     contaminated: dict[tuple[str, str], str] = {}
     for row in rows.map_batches(look, batch_format="pyarrow", batch_size=None).iter_rows():
         counts, bad, found = json.loads(row["seen"])
         for source, language, reason, number in counts:
             total[source, language, reason] += number
-        rejects += [Reject(*one) for one in bad]
+        rejects += [RejectedRow(*one) for one in bad]
         contaminated |= {(source, item): text for source, item, text in found}
     return dict(total), rejects, contaminated
 
@@ -188,10 +188,12 @@ def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
 
     keys = rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
     if buckets == 1:  # not worth a shuffle
-        found = repeated_items(pa.concat_tables(keys.iter_batches(batch_format="pyarrow", batch_size=None))).to_pylist()
+        found = find_duplicate_items(
+            pa.concat_tables(keys.iter_batches(batch_format="pyarrow", batch_size=None))
+        ).to_pylist()
     else:
         grouped = keys.groupby("bucket", num_partitions=buckets)
-        found = grouped.map_groups(repeated_items, batch_format="pyarrow").take_all()
+        found = grouped.map_groups(find_duplicate_items, batch_format="pyarrow").take_all()
     return {(row["source"], row["item_id"]) for row in found}
 
 
@@ -202,7 +204,7 @@ def _placed(
     share = config.prepare.validation_share
 
     def place(table: pa.Table) -> pa.Table:
-        return bucketed(table, ray.get(left_out_ref), num_shards, share)
+        return assign_shards(table, ray.get(left_out_ref), num_shards, share)
 
     return rows.map_batches(place, batch_format="pyarrow", batch_size=None).materialize()
 
@@ -217,7 +219,7 @@ def _train_tokenizer(config: RunConfig, placed: ray.data.Dataset) -> PreTrainedT
     return train_tokenizer(texts, config.model.small.vocabulary)
 
 
-def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: Tokenization) -> list[str]:
+def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: PairTokenizer) -> list[str]:
     tokenization_ref = ray.put(tokenization)
     schema = ROWS.append(pa.field("bucket", pa.string()))
 
@@ -231,7 +233,7 @@ def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokeni
 
 def _summary(
     rows_read: Mapping[str, int],
-    rejects: list[Reject],
+    rejects: list[RejectedRow],
     contaminated: dict[tuple[str, str], str],
     repeated: set[tuple[str, str]],
 ) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 
 import ray
 
-from hbt_ray.cluster.connect import node_sizes
-from hbt_ray.cluster.failures import explained
-from hbt_ray.cluster.train import resources_per_worker
+from hbt_ray.cluster.errors import unwrap_ray_errors
+from hbt_ray.cluster.resources import check_workers, share_of_each, workers_that_fit
+from hbt_ray.cluster.runtime import node_resources
+from hbt_ray.cluster.training.driver import resources_per_worker
 from hbt_ray.config import RunConfig
-from hbt_ray.resources import check_workers, share_of_each, workers_that_fit
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ResourceRequest:
     """What each of several runs asks of the cluster."""
 
     threads: int
@@ -27,37 +27,37 @@ class Room:
     at_once: int
 
 
-def room_for(run: RunConfig, wanted: int) -> Room:
+def plan_concurrency(run: RunConfig, wanted: int) -> ResourceRequest:
     """How many runs there is room for at a time, `wanted` at most, and with how much each.
 
     Raises:
         ClusterError: there never is for one.
     """
     train = run.train
-    cpus = node_sizes("CPU")
+    cpus = node_resources("CPU")
     if train.most_workers > 1:
         each = resources_per_worker(train)
         rounds = {
-            name: workers_that_fit(node_sizes(name), amount) // train.most_workers for name, amount in each.items()
+            name: workers_that_fit(node_resources(name), amount) // train.most_workers for name, amount in each.items()
         }
         fit = min(rounds.values())
         if not fit:
             check_workers(train.most_workers, each["CPU"], "CPU", cpus)
         # A run's own process computes nothing while its workers train: a byte, for Tune refuses to ask for nothing.
-        return Room(1, {"memory": 1}, min(wanted, max(fit, 1)))
-    gpus = sum(map(int, node_sizes("GPU")))
+        return ResourceRequest(1, {"memory": 1}, min(wanted, max(fit, 1)))
+    gpus = sum(map(int, node_resources("GPU")))
     gpu = gpus > 0 if train.gpu is None else train.gpu
     if gpu:
-        check_workers(1, 1, "GPU", node_sizes("GPU"))
+        check_workers(1, 1, "GPU", node_resources("GPU"))
     at_once = min(wanted, gpus) if gpu else wanted
     threads = train.threads_per_worker or share_of_each(cpus, min(at_once, int(sum(cpus)) or 1))
     check_workers(1, threads, "CPU", cpus)
     resources: dict[str, float] = {"CPU": threads, **({"GPU": 1} if gpu else {})}
-    return Room(threads, resources, min(at_once, workers_that_fit(cpus, threads)))
+    return ResourceRequest(threads, resources, min(at_once, workers_that_fit(cpus, threads)))
 
 
-def in_tasks(
-    jobs: Sequence[tuple[T, Callable[..., None], tuple[Any, ...]]], room: Room, called: str
+def run_tasks(
+    jobs: Sequence[tuple[T, Callable[..., None], tuple[Any, ...]]], room: ResourceRequest, called: str
 ) -> Iterator[tuple[T, float]]:
     """Carries out jobs (what it is, function, arguments), as many at a time as there is room for.
 
@@ -74,7 +74,7 @@ def in_tasks(
     waiting = list(jobs)
     running: dict[Any, tuple[T, float]] = {}
     try:
-        with explained(called):
+        with unwrap_ray_errors(called):
             while waiting or running:
                 while waiting and len(running) < room.at_once:
                     what, function, arguments = waiting.pop(0)

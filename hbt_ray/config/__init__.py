@@ -1,6 +1,6 @@
 """Every setting of a run, and reading them from YAML."""
 
-from hbt_ray.config.base import Section
+from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.loading import (
     absolute_path,
     build,
@@ -10,10 +10,10 @@ from hbt_ray.config.loading import (
     full_key,
     load,
     load_config,
-    put,
-    read_around_a_run,
+    load_with_nested_run,
     read_override,
     read_yaml,
+    set_key,
     with_absolute_paths,
 )
 from hbt_ray.config.loop import EarlyStoppingConfig, LoopConfig, Precision
@@ -44,6 +44,7 @@ __all__ = [
     "AlphaSchedule",
     "Attention",
     "Columns",
+    "ConfigSection",
     "CorpusConfig",
     "DistillationConfig",
     "EarlyStoppingConfig",
@@ -60,7 +61,6 @@ __all__ = [
     "PretrainConfig",
     "PretrainRunConfig",
     "RunConfig",
-    "Section",
     "SmallEncoderConfig",
     "Strategy",
     "TextConfig",
@@ -74,9 +74,9 @@ __all__ = [
     "full_key",
     "load",
     "load_config",
-    "put",
-    "read_around_a_run",
+    "load_with_nested_run",
     "read_override",
     "read_yaml",
+    "set_key",
     "with_absolute_paths",
 ]

@@ -17,12 +17,12 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from hbt_ray.config.base import Section
+from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.pretraining import PretrainRunConfig
 from hbt_ray.config.sections import RunConfig
 from hbt_ray.errors import ConfigError
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=ConfigSection)
 C = TypeVar("C", RunConfig, PretrainRunConfig)
 
 
@@ -40,7 +40,7 @@ def load(kind: type[S], path: str | Path | None = None, overrides: Sequence[str]
     data = {} if path is None else read_yaml(path)
     for override in overrides:
         key, value = read_override(override)
-        put(data, full_key(key, kind), value)
+        set_key(data, full_key(key, kind), value)
     return build(kind, data)
 
 
@@ -73,7 +73,7 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"the value of {override!r} is not valid YAML") from None
 
 
-def read_around_a_run(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+def load_with_nested_run(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The settings of what holds a run under `run`, such as a search, with `key=value` overrides applied.
 
     An override of the run begins with `run.`, and what follows may be shortened; the others are whole keys.
@@ -86,13 +86,13 @@ def read_around_a_run(path: str | Path, overrides: Sequence[str]) -> dict[str, A
     for override in overrides:
         key, value = read_override(override)
         if key.startswith("run."):
-            put(run, full_key(key.removeprefix("run.")), value)
+            set_key(run, full_key(key.removeprefix("run.")), value)
         else:
-            put(data, key.split("."), value)
+            set_key(data, key.split("."), value)
     return data
 
 
-def put(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
+def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
     """Sets a value in nested settings."""
     *parents, leaf = key
     section = data
@@ -157,13 +157,13 @@ def absolute_path(path: str | None) -> str | None:
     return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
 
 
-def dump_config(config: Section) -> str:
+def dump_config(config: ConfigSection) -> str:
     """The configuration as YAML that `load` reads back to an equal one."""
     # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
-def flatten(config: Section, prefix: str = "") -> dict[str, Any]:
+def flatten(config: ConfigSection, prefix: str = "") -> dict[str, Any]:
     """Every setting by its dotted key, for tracking and comparison."""
     flat: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
@@ -182,14 +182,14 @@ def _flatten_into(flat: dict[str, Any], key: str, value: Any) -> None:
         flat[key] = value
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def _section_of(annotation: Any) -> type[ConfigSection] | None:
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
+        if isinstance(candidate, type) and issubclass(candidate, ConfigSection):
             return candidate
     return None
 
 
-def _keys(section: type[Section], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _keys(section: type[ConfigSection], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, field in section.model_fields.items():
         yield (*prefix, name)
         inner = _section_of(field.annotation)
@@ -197,7 +197,7 @@ def _keys(section: type[Section], prefix: tuple[str, ...] = ()) -> Iterator[tupl
             yield from _keys(inner, (*prefix, name))
 
 
-def full_key(key: str, kind: type[Section] = RunConfig) -> tuple[str, ...]:
+def full_key(key: str, kind: type[ConfigSection] = RunConfig) -> tuple[str, ...]:
     """The whole key of a run's setting for one that may be shortened to its last parts.
 
     Raises:
@@ -229,7 +229,7 @@ def _nearest(key: str, names: Sequence[str]) -> str:
     return f"; did you mean {by_leaf[close[0]]!r}?" if close else f"; there are {', '.join(names[:12])}, ..."
 
 
-def _explain(detail: Any, whole: type[Section]) -> str:
+def _explain(detail: Any, whole: type[ConfigSection]) -> str:
     place = tuple(detail["loc"])
     name = ".".join(str(part) for part in place)
     if detail["type"] == "extra_forbidden":
@@ -244,7 +244,7 @@ def _explain(detail: Any, whole: type[Section]) -> str:
     return f"{name} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _field_section(section: type[Section], name: str) -> type[Section]:
+def _field_section(section: type[ConfigSection], name: str) -> type[ConfigSection]:
     annotation = section.model_fields[name].annotation
     candidates = [annotation, *get_args(annotation)]
     for candidate in candidates:

@@ -7,26 +7,26 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hbt_ray.config.base import Section, Share
+from hbt_ray.config.base import ConfigSection, Fraction
 
 Precision = Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor computes in it
 Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
 
 
-class EarlyStoppingConfig(Section):
+class EarlyStoppingConfig(ConfigSection):
     patience: int = Field(3, ge=1)  # validations without a lower loss before training ends
     min_change: float = Field(0.0, ge=0)
 
 
-class LoopConfig(Section):
+class LoopConfig(ConfigSection):
     section: ClassVar[str] = ""  # under which name it stands in a configuration
 
     steps: int = Field(600, ge=1)  # optimizer steps
     gradient_accumulation: int = Field(1, ge=1)  # batches per optimizer step, each with its own negatives
     learning_rate: float = Field(3e-5, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    warmup_share: Share = 0.1  # of the steps
+    warmup_share: Fraction = 0.1  # of the steps
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_gradient_norm: float = Field(1.0, gt=0)
     precision: Precision = "auto"

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hbt_ray.config.base import Section
+from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.loop import LoopConfig
 from hbt_ray.config.sections import (
     CorpusConfig,
@@ -50,7 +50,7 @@ class PretrainConfig(LoopConfig):
         return {"mlm": WHOLE, "tlm": self.block_tokens // 2, "contrastive": self.block_tokens}[self.objective]
 
 
-class PretrainRunConfig(Section):
+class PretrainRunConfig(ConfigSection):
     name: str = "pretrain"
     storage: str | None = None  # a folder or s3://BUCKET/FOLDER for checkpoints; None: the run's own folder
     seed: int = Field(0, ge=0, lt=2**63)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hbt_ray.config.base import Section, Share
+from hbt_ray.config.base import ConfigSection, Fraction
 from hbt_ray.config.loop import Count, LoopConfig, Precision
 
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
@@ -22,7 +22,7 @@ def _distinct(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
 Languages = Annotated[tuple[str, ...] | None, AfterValidator(_distinct)]
 
 
-class Columns(Section):
+class Columns(ConfigSection):
     """What a JSON Lines, Parquet or Hugging Face corpus calls its columns."""
 
     id: str = "id"
@@ -34,7 +34,7 @@ class Columns(Section):
     answer_start: str = "answer_start"
 
 
-class CorpusConfig(Section):
+class CorpusConfig(ConfigSection):
     """One source of parallel question-passage pairs, or of plain text."""
 
     format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface", "text"]  # text: lines, to pretrain on
@@ -60,18 +60,18 @@ class CorpusConfig(Section):
         return self
 
 
-class PrepareConfig(Section):
+class PrepareConfig(ConfigSection):
     """How corpora become a token store."""
 
     # benchmark name -> folder; no training item may occur in them
     evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
-    near_duplicate_threshold: Share = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
-    max_reject_share: Share = 0.02  # above this share of bad rows in a source, preparing fails
-    validation_share: Share = 0.02  # of each source's items, held out by a hash of their id
+    near_duplicate_threshold: Fraction = 0.8  # Jaccard similarity of 5-character shingles; 1 turns near-duplicates off
+    max_reject_share: Fraction = 0.02  # above this share of bad rows in a source, preparing fails
+    validation_share: Fraction = 0.02  # of each source's items, held out by a hash of their id
     items_per_shard: int = Field(16384, ge=1)
 
 
-class TextConfig(Section):
+class TextConfig(ConfigSection):
     """How text becomes tokens. A store serves only the settings it was made with."""
 
     query_prefix: str = "Query: "
@@ -80,7 +80,7 @@ class TextConfig(Section):
     max_passage_tokens: int = Field(128, ge=4)
 
 
-class SmallEncoderConfig(Section):
+class SmallEncoderConfig(ConfigSection):
     """The encoder that is trained from nothing when no `model.path` is given."""
 
     layers: int = Field(2, ge=1)
@@ -98,7 +98,7 @@ class SmallEncoderConfig(Section):
 Attention = Literal["auto", "packed", "sdpa", "eager"]
 
 
-class LoraConfig(Section):
+class LoraConfig(ConfigSection):
     """Adapters of low rank, which are trained in the encoder's place (Hu et al. 2021, arXiv 2106.09685)."""
 
     rank: int = Field(8, ge=1)
@@ -107,12 +107,12 @@ class LoraConfig(Section):
     targets: tuple[str, ...] | None = Field(None, min_length=1)  # linear layers, by the last parts of their names
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     """The encoder shared by questions and passages."""
 
     path: str | None = None  # folder or hub name of a Hugging Face or sentence-transformers model; None: small encoder
     pooling: Literal["mean", "cls"] = "mean"  # for encoders that do not bring their own pooling
-    dropout: Share | None = None  # None: as the encoder's own configuration says
+    dropout: Fraction | None = None  # None: as the encoder's own configuration says
     # packed: without padding; auto: packed for the families that can be, else eager on CPU and sdpa on GPU
     attention: Attention = "auto"
     lora: LoraConfig | None = None  # None: all weights are trained
@@ -128,10 +128,10 @@ def _sampling(value: Any) -> Any:
 Sampling = Annotated[float, BeforeValidator(_sampling), Field(ge=0, le=1)]
 
 
-class AlphaSchedule(Section):
+class AlphaSchedule(ConfigSection):
     """Alpha as a function of the batch: through points, and constant before the first and behind the last."""
 
-    points: tuple[tuple[Annotated[int, Field(ge=0)], Share], ...] = Field(min_length=1)  # (batch, alpha), ascending
+    points: tuple[tuple[Annotated[int, Field(ge=0)], Fraction], ...] = Field(min_length=1)  # (batch, alpha), ascending
     between: Literal["hold", "linear", "cosine"] = "linear"  # hold: that of the point before, so alpha goes by steps
 
     @model_validator(mode="after")
@@ -142,11 +142,11 @@ class AlphaSchedule(Section):
         return self
 
 
-class MixConfig(Section):
+class MixConfig(ConfigSection):
     """How a batch is composed."""
 
     strategy: Strategy = "hybrid"
-    alpha: Share = 0.5  # hybrid: probability that a batch is monolingual; otherwise it is cross-lingual
+    alpha: Fraction = 0.5  # hybrid: probability that a batch is monolingual; otherwise it is cross-lingual
     alpha_schedule: AlphaSchedule | None = None  # hybrid: in the place of alpha, one that changes while training
     cross_pairs: Literal["one", "mixed"] = "one"  # a cross-lingual batch of one ordered pair, or each row its own
     positive_languages: int = Field(2, ge=2)  # one-to-k: passages of each question, each in another language
@@ -161,7 +161,7 @@ class MixConfig(Section):
         return self
 
 
-class MineConfig(Section):
+class MineConfig(ConfigSection):
     """Which passages become hard negatives of a question, of those that do not answer it for all that is known."""
 
     negatives: int = Field(4, ge=1)  # of an item in each language
@@ -181,7 +181,7 @@ class MineConfig(Section):
         return self
 
 
-class DistillationConfig(Section):
+class DistillationConfig(ConfigSection):
     """A teacher: an encoder that stays as it is, and whose scores the trained one's are drawn to."""
 
     teacher: str  # folder or hub name of a model with the trained encoder's vocabulary
@@ -195,7 +195,7 @@ def _each_once(widths: tuple[int, ...]) -> tuple[int, ...]:
     return widths
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """What is trained beside InfoNCE from questions to passages."""
 
     symmetric: bool = False  # from passages to questions as well: the mean of both directions
@@ -225,7 +225,7 @@ class TrainConfig(LoopConfig):
 Perturbation = Literal["typos", "case", "accents", "translation"]
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(ConfigSection):
     # name -> folder ("embedded" needs none); measured when training has ended
     benchmarks: dict[str, str | None] = Field(default_factory=dict)
     precision: Precision = "auto"
@@ -247,7 +247,7 @@ class EvaluateConfig(Section):
         return self
 
 
-class TrackingConfig(Section):
+class TrackingConfig(ConfigSection):
     uri: str | None = None  # None: MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder
     experiment: str = "hbt"
     log_model: bool = True
@@ -263,7 +263,7 @@ def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
         raise ValueError(f"two corpora are called {twice[0]!r}; give each a name of its own")
 
 
-class RunConfig(Section):
+class RunConfig(ConfigSection):
     name: str = "run"
     storage: str | None = None  # a folder or s3://BUCKET/FOLDER for checkpoints; None: the run's own folder
     seed: int = Field(0, ge=0, lt=2**63)

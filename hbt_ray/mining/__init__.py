@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from hbt_ray.config import RunConfig
-from hbt_ray.embedder import TextEmbedder
-from hbt_ray.evaluate_model import open_embedder
-from hbt_ray.mining.folder import MINED, Mined, Mining, begin, describe_mined, finish
-from hbt_ray.mining.language import mine_language
+from hbt_ray.evaluation.run_evaluation import open_embedder
+from hbt_ray.mining.mine_language import mine_language
+from hbt_ray.mining.output_dir import MINED, MinedCorpora, MiningRun, begin, describe_mined, finish
+from hbt_ray.models.text_embedder import TextEmbedder
 
-__all__ = ["MINED", "Mined", "Mining", "begin", "describe_mined", "finish", "mine", "mine_language", "open_miner"]
+__all__ = [
+    "MINED",
+    "MinedCorpora",
+    "MiningRun",
+    "begin",
+    "describe_mined",
+    "finish",
+    "mine",
+    "mine_language",
+    "open_miner",
+]
 
 
-def mine(config: RunConfig, model: str, out: str | Path) -> Mined:
+def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
     """Mines hard negatives of a run's corpora with a model, in this process.
 
     The corpora are read, cleaned and decontaminated as `prepare` does. A question is asked among those passages of its

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.permutation import Salt, bits, key_of, uniforms
+from hbt_ray.utils.counter_rng import Salt, random_bits, random_uniforms, stable_hash64
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MASKED, RANDOM = 0.8, 0.1  # of the tokens to be told; the others are left as they are
-UNTOLD = -1
+IGNORE_INDEX = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,10 @@ def mask(ids: np.ndarray, rules: MaskRules, key: int) -> tuple[np.ndarray, np.nd
         (T,) int32 what the encoder sees, and (T,) int32 what it is to tell: the token that stood there, or UNTOLD.
     """
     places = np.arange(len(ids))
-    told = (uniforms(key_of(key, Salt.MASKED_POSITIONS), places) < rules.share) & ~np.isin(ids, rules.special_ids)
-    kind = uniforms(key_of(key, Salt.KIND), places)
-    others = (bits(key_of(key, Salt.RANDOM_TOKEN), places) % np.uint64(rules.num_tokens)).astype(np.int64)
+    told = (random_uniforms(stable_hash64(key, Salt.MASKED_POSITIONS), places) < rules.share) & ~np.isin(
+        ids, rules.special_ids
+    )
+    kind = random_uniforms(stable_hash64(key, Salt.KIND), places)
+    others = (random_bits(stable_hash64(key, Salt.RANDOM_TOKEN), places) % np.uint64(rules.num_tokens)).astype(np.int64)
     seen = np.where(kind < MASKED, rules.mask_id, np.where(kind < MASKED + RANDOM, others, ids))
-    return np.where(told, seen, ids).astype(np.int32), np.where(told, ids, UNTOLD).astype(np.int32)
+    return np.where(told, seen, ids).astype(np.int32), np.where(told, ids, IGNORE_INDEX).astype(np.int32)

@@ -11,15 +11,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
-from hbt_ray.report.colours import ACCENT, DARK, MUTED, WARM
+from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.objectives import measure_in, spoken
-from hbt_ray.search.outcome import Outcome, Trial, finished_trials, objective_values
-from hbt_ray.search.settings import SearchConfig
+from hbt_ray.search.results import SearchResults, Trial, finished_trials, objective_values
+from hbt_ray.utils.plotting import ACCENT, DARK, MUTED, WARM
 
 CONFIDENCE = 0.95
 
 
-def write_figures(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial], folder: Path) -> list[Path]:
+def write_figures(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Draws what the search has to show, and returns the pictures' places: those in which there is something.
 
     `objectives.png` over the first searched setting that is a number, `pareto.png`, `bias.png` and `schedule.png`.
@@ -48,7 +48,7 @@ def number_axis(search: SearchConfig, trials: Sequence[Trial]) -> str | None:
     return None
 
 
-def objectives_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+def objectives_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
     """Every objective over the searched number: each trial, the mean over seeds and its 95% confidence band."""
     axis = number_axis(search, trials)
     if axis is None or search.algorithm == "pbt":
@@ -120,7 +120,7 @@ def _dress(panel: Axes, axis: str, objective: str) -> None:
     panel.margins(x=0.04)
 
 
-def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
+def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None:
     """The first two objectives against each other, the third as colour: which configurations nothing beats in all."""
     names = list(search.objectives)
     if len(names) < 2 or len(outcome.results) < 2:
@@ -157,7 +157,7 @@ def pareto_figure(search: SearchConfig, outcome: Outcome) -> Figure | None:
     return figure
 
 
-def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+def bias_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
     """Rank distance of each question language over the searched number, means over seeds."""
     axis = number_axis(search, trials)
     start = f"{search.dev_name}/multi/rank_distance/"
@@ -197,7 +197,7 @@ def bias_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial])
     return figure
 
 
-def schedule_figure(search: SearchConfig, outcome: Outcome, trials: Sequence[Trial]) -> Figure | None:
+def schedule_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
     """Alpha over time: the schedule that led to each member of the population, the best one in colour."""
     scheduled = [trial for trial in trials if trial.alphas]
     if not scheduled:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hbt_ray.metrics import Measure, measure_of
+from hbt_ray.evaluation.metrics import Metric, measure_of
 
 
-def measure_in(objective: str) -> Measure:
+def measure_in(objective: str) -> Metric:
     """The measure of an objective such as `multi/map`. Raises UserError when it names none."""
     return measure_of(f"any/{objective}")
 

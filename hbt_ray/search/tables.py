@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from hbt_ray.report import formatted, headlines
+from hbt_ray.evaluation.report import formatted, headlines
+from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.objectives import spoken
-from hbt_ray.search.outcome import Outcome, Result, mean_and_deviation
-from hbt_ray.search.settings import SearchConfig
+from hbt_ray.search.results import Result, SearchResults, mean_and_deviation
 
 
-def outcome_tables(search: SearchConfig, outcome: Outcome) -> Iterator[Table]:
+def outcome_tables(search: SearchConfig, outcome: SearchResults) -> Iterator[Table]:
     """Every configuration on the dev set, the choice first; then the chosen ones on each test benchmark."""
     table = Table(title=f"{search.dev_name}, {outcome.steps:,} optimizer steps in all")
     for heading in ("configuration", *map(spoken, search.objectives), "score", ""):
@@ -26,12 +26,12 @@ def outcome_tables(search: SearchConfig, outcome: Outcome) -> Iterator[Table]:
         yield _test_table(outcome, benchmark)
 
 
-def _roles(outcome: Outcome, result: Result) -> list[str]:
+def _roles(outcome: SearchResults, result: Result) -> list[str]:
     roles = [role for role, own in (("choice", outcome.best), ("knee", outcome.knee)) if own.name == result.name]
     return roles + (["front"] if result.on_front else [])
 
 
-def _test_table(outcome: Outcome, benchmark: str) -> Table:
+def _test_table(outcome: SearchResults, benchmark: str) -> Table:
     shown = {
         f"{benchmark}/{setting}/{measure}": heading
         for (setting, measure), heading in headlines(benchmark).items()

@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from hbt_ray.report.colours import ACCENT, DARK, MUTED
 from hbt_ray.study.results import Estimate
+from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 _MARKERS = "os^Dvph*XP"

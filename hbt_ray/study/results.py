@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from hbt_ray.errors import UserError
-from hbt_ray.metrics import measure_of
-from hbt_ray.per_query import GAP, QuerySum, mean_of, query_sum
-from hbt_ray.significance import CONFIDENCE, Difference, holm, randomisation_test
-from hbt_ray.study.cells import Cell, cells_of
-from hbt_ray.study.settings import StudyConfig
+from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.per_query import GAP, PerQueryContributions, mean_of, query_sum
+from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.experiments import Experiment, cells_of
 
 DROP, WORST_DROP = "drop", "worst_drop"  # before a metric's name: what perturbed queries cost of it
 
@@ -84,7 +84,7 @@ class Results:
         """A cell's per-query table. Raises UserError where the cell was not measured on the benchmark."""
         return self._table(method, seed, benchmark)
 
-    def by_query(self, method: str, seed: int, measure: str) -> QuerySum:
+    def by_query(self, method: str, seed: int, measure: str) -> PerQueryContributions:
         """A measure of a cell as a sum over queries. Raises UserError where it cannot be."""
         return self._sum(method, seed, measure)
 
@@ -121,7 +121,7 @@ class Results:
         table = self.table(self.methods[0], self.config.seeds[0], benchmark)
         return sorted(set(table["language"].to_pylist()))
 
-    def cell(self, method: str, seed: int) -> Cell:
+    def cell(self, method: str, seed: int) -> Experiment:
         return self.cells[method, seed]
 
     def _by_seed(self, method: str, measure: str) -> tuple[float, ...]:
@@ -131,10 +131,10 @@ class Results:
             for seed in self.config.seeds
         )
 
-    def _mean(self, method: str, measure: str) -> QuerySum:
+    def _mean(self, method: str, measure: str) -> PerQueryContributions:
         return mean_of([self.by_query(method, seed, measure) for seed in self.config.seeds])
 
-    def _sum_of(self, method: str, seed: int, measure: str) -> QuerySum:
+    def _sum_of(self, method: str, seed: int, measure: str) -> PerQueryContributions:
         kind, _, metric = measure.partition("/")
         if kind not in (DROP, WORST_DROP):
             return query_sum(self.table(method, seed, kind), metric)

@@ -12,7 +12,7 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Any) -> None:
     """An MLflow model folder around a sentence-transformers one. Its requirements are stated, not inferred by a run."""
     from sentence_transformers import SentenceTransformer
 
-    from hbt_ray.model import without_progress_bars
+    from hbt_ray.models.encoder import without_progress_bars
 
     packages = ("mlflow", "sentence-transformers", "transformers", "tokenizers", "torch")
     with without_progress_bars(), warnings.catch_warnings():

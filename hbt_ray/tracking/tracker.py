@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import hbt_ray
-from hbt_ray.config import RunConfig, Section, flatten
+from hbt_ray.config import ConfigSection, RunConfig, flatten
 from hbt_ray.errors import TrackingError
-from hbt_ray.storage import Place
 from hbt_ray.tracking.logged_model import write_mlflow_model
-from hbt_ray.tracking.masking import masked, masked_value
-from hbt_ray.tracking.store import check, client_of, explained, impatient, load_mlflow, sqlite_file
+from hbt_ray.tracking.redaction import masked, masked_value
+from hbt_ray.tracking.server import check_reachable, client_of, load_mlflow, mlflow_errors, short_timeouts, sqlite_file
+from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,8 +71,8 @@ class Tracker:
         uri: str,
         experiment: str,
         name: str,
-        config: Section,
-        run_id_file: Place,
+        config: ConfigSection,
+        run_id_file: StoragePath,
         unsent_file: Path | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> Tracker:
@@ -85,8 +85,8 @@ class Tracker:
         Raises:
             TrackingError: the store cannot be reached or written.
         """
-        check(uri)
-        with explained(uri, "start a run"):
+        check_reachable(uri)
+        with mlflow_errors(uri, "start a run"):
             client = client_of(uri)
             run = _kept_run(client, run_id_file)
             if run is None:
@@ -123,7 +123,7 @@ class Tracker:
     def _send(self) -> None:
         from mlflow.entities import Metric
 
-        with explained(self.uri, "log metrics"), impatient():
+        with mlflow_errors(self.uri, "log metrics"), short_timeouts():
             client = client_of(self.uri)
             while self._unsent:
                 batch = [Metric(*values) for values in self._unsent[:METRICS_PER_BATCH]]
@@ -146,9 +146,9 @@ class Tracker:
                     self._unsent.append(tuple(metric))
         self.log_metrics({}, step=0)
 
-    def log_params(self, config: Section) -> None:
+    def log_params(self, config: ConfigSection) -> None:
         """Adds parameters; one that is there already stays, and what would change it becomes a tag `resumed.<key>`."""
-        with explained(self.uri, "log parameters"):
+        with mlflow_errors(self.uri, "log parameters"):
             client = client_of(self.uri)
             _log_params(client, client.get_run(self.run_id), config)
 
@@ -156,20 +156,20 @@ class Tracker:
         """Sets or replaces tags."""
         from mlflow.entities import RunTag
 
-        with explained(self.uri, "set tags"):
+        with mlflow_errors(self.uri, "set tags"):
             values = [RunTag(tracked_name(key), masked_value(key, value)[:MAX_TAG]) for key, value in tags.items()]
             client_of(self.uri).log_batch(self.run_id, tags=values)
 
     def log_artifacts(self, source: Path, folder: str | None = None) -> None:
         """Copies a file, or all that lies in a folder, to the run's artifacts."""
-        with explained(self.uri, f"log {source}"):
+        with mlflow_errors(self.uri, f"log {source}"):
             client = client_of(self.uri)
             log = client.log_artifacts if source.is_dir() else client.log_artifact
             log(self.run_id, str(source), folder)
 
     def log_text(self, text: str, file: str) -> None:
         """Writes an artifact, such as `config.yaml`, without the credentials of the URLs in the text."""
-        with explained(self.uri, f"log {file}"):
+        with mlflow_errors(self.uri, f"log {file}"):
             client_of(self.uri).log_text(self.run_id, masked(text), file)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -178,7 +178,7 @@ class Tracker:
         data = [[_finite(row.get(column)) for column in columns] for row in rows]
         file = f"tables/{name}.json"
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), file)
-        with explained(self.uri, f"log the table {name}"):
+        with mlflow_errors(self.uri, f"log the table {name}"):
             client = client_of(self.uri)
             listed = json.loads(client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
             entry = {"path": file, "type": "table"}
@@ -208,7 +208,7 @@ class Tracker:
             source=json.dumps({key: place}),
             profile=json.dumps(dict(profile), ensure_ascii=False),
         )
-        with explained(self.uri, f"log the data set {name}"):
+        with mlflow_errors(self.uri, f"log the data set {name}"):
             used_as = InputTag("mlflow.data.context", context)
             client_of(self.uri).log_inputs(self.run_id, [DatasetInput(dataset, [used_as])])
 
@@ -221,7 +221,7 @@ class Tracker:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        with explained(self.uri, f"log the model in {model_dir}"), tempfile.TemporaryDirectory() as scratch:
+        with mlflow_errors(self.uri, f"log the model in {model_dir}"), tempfile.TemporaryDirectory() as scratch:
             client = client_of(self.uri)
             experiment_id = client.get_run(self.run_id).info.experiment_id
             logged = client.create_logged_model(experiment_id, name, source_run_id=self.run_id)
@@ -248,7 +248,7 @@ class Tracker:
         """
         from mlflow.exceptions import MlflowException
 
-        with explained(self.uri, f"register {name}"):
+        with mlflow_errors(self.uri, f"register {name}"):
             client = client_of(self.uri)
             try:
                 client.create_registered_model(name)
@@ -289,7 +289,7 @@ class Tracker:
     def finish(self, status: RunStatus = "FINISHED") -> None:
         """Sends what is unsent and ends the run."""
         self.log_metrics({}, step=0)
-        with explained(self.uri, "end the run"), impatient():
+        with mlflow_errors(self.uri, "end the run"), short_timeouts():
             client_of(self.uri).set_terminated(self.run_id, status)
 
 
@@ -314,7 +314,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     return str(known.experiment_id)
 
 
-def _kept_run(client: MlflowClient, run_id_file: Place) -> Run | None:
+def _kept_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
     """The run whose id the file keeps, if the store still has it."""
     from mlflow.exceptions import MlflowException
 
@@ -333,7 +333,7 @@ def _kept_run(client: MlflowClient, run_id_file: Place) -> Run | None:
     return run
 
 
-def _log_params(client: MlflowClient, run: Run, config: Section) -> None:
+def _log_params(client: MlflowClient, run: Run, config: ConfigSection) -> None:
     from mlflow.entities import Param, RunTag
 
     params = {tracked_name(key): masked_value(key, value)[:MAX_PARAM] for key, value in flatten(config).items()}
@@ -351,7 +351,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _tags(config: Section, given: Mapping[str, Any] | None) -> dict[str, str]:
+def _tags(config: ConfigSection, given: Mapping[str, Any] | None) -> dict[str, str]:
     tags = {"hbt_version": hbt_ray.__version__}
     if isinstance(config, RunConfig):
         tags |= {"strategy": config.mix.strategy, "seed": str(config.seed)}

@@ -5,26 +5,26 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hbt_ray.batches import build_batch
 from hbt_ray.bench.encoder import encoder_to_measure
-from hbt_ray.bench.figure import Figure, of_rounds
+from hbt_ray.bench.own_process import run_in_subprocess
+from hbt_ray.bench.result import BenchResult, of_rounds
 from hbt_ray.bench.scratch import scratch_folder
 from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.bench.synthetic import TextTokens, write_synthetic_store
-from hbt_ray.bench.turns import peak_mib
-from hbt_ray.cluster.bench.own_process import in_own_process
-from hbt_ray.cluster.connect import connect
-from hbt_ray.cluster.train import resources_per_worker, train
+from hbt_ray.bench.timing import peak_mib
+from hbt_ray.cluster.runtime import connect
+from hbt_ray.cluster.training.driver import resources_per_worker, train
 from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
-from hbt_ray.experiment import run_folder, training_plan
-from hbt_ray.store import TokenStore
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.sampling.collate import build_batch
+from hbt_ray.training.run_dir import run_dir_of, training_sampler
 
 PAIRS = 32
 TOKENS = TextTokens(question=40, passage=80)  # as many as XQuAD-R's pairs have by MiniLM's vocabulary
 ITEMS = 4_000
 
 
-def train_under_ray(settings: BenchSettings) -> Figure:
+def train_under_ray(settings: BenchSettings) -> BenchResult:
     """Steps per second of `hbt train` with one worker, over those of the same loop on ready-made batches.
 
     Both have the same threads, batches, model and precision. Ray's share includes the feed and every report.
@@ -36,7 +36,7 @@ def train_under_ray(settings: BenchSettings) -> Figure:
         threads = int(resources_per_worker(config.train)["CPU"])
         under_ray, bare, peaks = [], [], []
         for _ in range(settings.rounds):
-            steps_per_s, peak_mib = in_own_process(_bare, config, work.store, work.model, threads, work.warm_up)
+            steps_per_s, peak_mib = run_in_subprocess(_bare, config, work.store, work.model, threads, work.warm_up)
             bare.append(steps_per_s)
             peaks.append(peak_mib)
             under_ray.append(work.steps_per_s(config))
@@ -44,7 +44,7 @@ def train_under_ray(settings: BenchSettings) -> Figure:
     return of_rounds(under_ray, bare, "steps/s", details)
 
 
-def two_workers(settings: BenchSettings) -> Figure:
+def two_workers(settings: BenchSettings) -> BenchResult:
     """Pairs per second of two DDP workers of one thread each, over those of one worker of two threads."""
     connect()
     with scratch_folder(settings.out / "two_workers") as scratch:
@@ -95,7 +95,7 @@ class _Work:
                 step_s[step] = PAIRS / metrics["train/pairs_per_s"]
 
         self._rounds += 1
-        folder = run_folder(config, self.scratch / f"run-{self._rounds}")
+        folder = run_dir_of(config, self.scratch / f"run-{self._rounds}")
         train(config, self.store, self.model, folder, on_metrics)
         shutil.rmtree(folder.path)
         counted = [seconds for step, seconds in step_s.items() if step > self.warm_up]
@@ -108,15 +108,15 @@ def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_
 
     import torch
 
-    from hbt_ray.model import load_encoder
-    from hbt_ray.trainer import Trainer
+    from hbt_ray.models.encoder import load_for_training
+    from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
     torch.set_num_threads(threads)
     store = TokenStore.open(store_folder)
-    plan = training_plan(config, store.manifest)
+    plan = training_sampler(config, store.manifest)
     batches = [build_batch(plan.batch(step), store) for step in range(config.train.steps)]
-    encoder = load_encoder(config.model, config.text, model)
-    trainer = Trainer(encoder, config.train, seed=config.seed, loss=config.loss)
+    encoder = load_for_training(config.model, config.text, model)
+    trainer = ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss)
     for step in range(warm_up):
         trainer.step(step, [batches[step]])
     began_s = time.perf_counter()

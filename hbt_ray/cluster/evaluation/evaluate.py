@@ -1,0 +1,99 @@
+"""A model measured on the cluster: by one task where its GPUs are, or in shards."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from hbt_ray.cluster.errors import unwrap_ray_errors
+from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_pool
+from hbt_ray.cluster.runtime import configure_logging, node_resources
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.data.benchmarks import benchmark_slug
+from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
+from hbt_ray.evaluation.report import make_folder, write_report
+from hbt_ray.evaluation.retrieval_metrics import language_spans
+from hbt_ray.evaluation.run_evaluation import (
+    description,
+    evaluate_model,
+    load_benchmarks,
+    open_embedder,
+    report_folder,
+    variants,
+)
+from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
+from hbt_ray.retrieval.passage_windows import pieces_of
+
+
+def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
+    """`evaluate_model` as one task with every CPU of a node, or with a GPU where there is one; or in shards.
+
+    Where the driver's is the only node, the driver does it itself: it has loaded already what a task would load.
+
+    Reports are written to `out/<benchmark>`.
+
+    Args:
+        prefixes: `pooling`, `query_prefix` and `passage_prefix`, as those of `evaluate_model`.
+    """
+    if settings.shards:
+        return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **prefixes))
+    gpu = max(node_resources("GPU"), default=0) >= 1
+    cpus = 1 if gpu else max(int(max(node_resources("CPU"), default=1)), 1)
+    if not gpu and len(node_resources("CPU")) == 1:
+        return evaluate_here(model, settings, out, min(cpus, os.cpu_count() or 1), **prefixes)
+    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_here)
+    with unwrap_ray_errors("evaluating"):
+        return ray.get(task.remote(model, settings, out, cpus, **prefixes))
+
+
+def evaluate_here(model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Any) -> list[EvalReport]:
+    """`evaluate_on_cluster` in this process, with so many threads."""
+    configure_logging()
+    torch.set_num_threads(threads)
+    return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
+
+
+def _each_benchmark(
+    settings: EvaluateConfig, out: Path, measure: Callable[[EvaluateConfig, Path], Iterable[EvalReport]]
+) -> list[EvalReport]:
+    """Reports of benchmarks that are measured one by one, each in its folder."""
+    reports: list[EvalReport] = []
+    for name, place in settings.benchmarks.items():
+        own = settings.model_copy(update={"benchmarks": {name: place}})
+        reports += measure(own, out if settings.perturbations else out / benchmark_slug(name))
+    return reports
+
+
+def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> Iterator[EvalReport]:
+    """`evaluate_model`, its passages embedded by actors and searched in `settings.shards` others.
+
+    Vectors are kept in a folder `vectors` beside `out`, and found there again for the same model and passages.
+
+    Raises:
+        ClusterError: an actor failed.
+    """
+    benchmarks = load_benchmarks(settings)
+    make_folder(out)
+    embedder = open_embedder(model, settings, **prefixes)
+    described = description(model, embedder)
+    # The actors may have other devices; what "auto" means is for all the same.
+    settings = settings.model_copy(update={"precision": described["precision"]})
+    vectors_of = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
+    for benchmark in benchmarks:
+        name = vectors_fingerprint(model, benchmark.fingerprint(), vectors_of, settings.window_chars)
+        pieces = pieces_of([passage.text for passage in benchmark.passages], settings.window_chars)
+        opened = functools.partial(open_embedder, model, settings, **prefixes)
+        cache = out.parent / "vectors"
+        embed_passages(pieces, opened, name, cache, settings.shards)
+        edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
+        with sharded_pool(cache / name, pieces, settings, edges) as (pool, _):
+            for asked in variants(benchmark, settings):
+                report = evaluate_benchmark(embedder, asked, settings, pool)
+                write_report(report, report_folder(asked, settings, out), described, settings)
+                yield report

@@ -1,0 +1,44 @@
+"""Quickstart's runs, one after the other on one cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
+from hbt_ray.cluster.pipelines.train import run
+from hbt_ray.cluster.prepare import prepare
+from hbt_ray.cluster.runtime import connect
+from hbt_ray.data.prepare import store_tokenizer
+from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
+from hbt_ray.training.run_dir import initial_model, run_dir_of
+
+
+@dataclass(frozen=True, slots=True)
+class Quickstart:
+    folders: dict[str, Path]  # by strategy, and of the untrained encoder: where reports stand
+    summary: Path
+    ui_command: str
+
+
+def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
+    """Measures the untrained encoder, then trains and measures each strategy with the same seed."""
+    connect()
+    metrics = {UNTRAINED: _untrained(out, seed)}
+    for strategy in STRATEGIES:
+        finished = run(quickstart_config(strategy, seed, steps), out / strategy, fresh=True)
+        metrics[strategy] = finished.metrics
+    summary = out / "summary.json"
+    summary.write_text(json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
+    return Quickstart({name: out / name for name in metrics}, summary, finished.ui_command)
+
+
+def _untrained(out: Path, seed: int) -> dict[str, float]:
+    config = quickstart_config(STRATEGIES[0], seed)
+    folder = run_dir_of(config, out / UNTRAINED)
+    store = prepare(config, folder.stores)
+    model = initial_model(config, store_tokenizer(store, config), folder)
+    [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)
+    assert report.benchmark == BENCHMARK
+    return report.metrics

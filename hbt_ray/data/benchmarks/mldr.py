@@ -1,0 +1,59 @@
+"""MLDR (Chen et al. 2024, arXiv 2402.03216): questions about long documents, 13 languages.
+
+Below the folder, for each language, `mldr-v1.0-<language>/corpus.jsonl[.gz]` with `docid` and `text`, and
+`mldr-v1.0-<language>/<split>.jsonl[.gz]` with `query_id`, `query` and `positive_passages`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hbt_ray.data.benchmarks.base import ReadOptions
+from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
+from hbt_ray.data.benchmarks.file_parsing import files_matching, is_text, read_objects
+from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import CorpusError
+
+SPLIT = "test"  # usually reported
+# All that are published.
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")
+
+
+def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
+    """Every language below the folder. Ids begin with the language.
+
+    Raises:
+        CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
+    """
+    into = BenchmarkBuilder(name)
+    split = options.split or SPLIT
+    found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
+    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
+    if files:
+        options.check_languages(folder, {language for language, _ in files})
+    files = [(language, path) for language, path in files if not options.languages or language in options.languages]
+    corpora = [(language, path) for language, path in files if path.name.startswith("corpus.")]
+    asked = [(language, path) for language, path in files if path.name.startswith(f"{split}.")]
+    if not corpora or not asked:
+        missing = f"{split}.jsonl.gz" if corpora else "corpus.jsonl.gz"
+        raise CorpusError(f"{folder!r} holds no mldr-v1.0-<language>/{missing}; fetch it there")
+    for language, path in corpora:
+        for place, document in read_objects(path, into, ("docid", "text")):
+            into.add_passage(f"{language}:{document['docid']}", language, document["text"], place=place)
+    for language, path in asked:
+        read_questions(path, language, into)
+    return into.benchmark(judged_only=False, split=split)
+
+
+def read_questions(path: Path, language: str, into: BenchmarkBuilder) -> None:
+    """Queries and judgements of a file of objects with `query_id`, `query` and `positive_passages`."""
+    for place, query in read_objects(path, into, ("query_id", "query")):
+        query_id = f"{language}:{query['query_id']}"
+        if not into.add_query(query_id, language, query["query"], place=place):
+            continue
+        positives = query.get("positive_passages")
+        for positive in positives if isinstance(positives, list) else []:
+            if isinstance(positive, dict) and is_text(positive.get("docid")):
+                into.judge(query_id, f"{language}:{positive['docid']}", 1, language=language, place=place)
+            else:
+                into.reject(place, "not a judgement", positive)

@@ -1,0 +1,161 @@
+"""Text to token ids: a model's own tokenizer, or one trained on the corpus, and the fingerprint of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.data.token_store import TextField
+from hbt_ray.errors import ConfigError
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode need not spend
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+CHARS_PER_TOKEN = 6  # of a head: enough in most languages with most tokenizers
+SPLITTING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}  # pre-tokenizers after which no token holds a space
+# Behind a letter, so that no head ends with a blank: a tokenizer may make one of several, which need the next word.
+WORD_END = re.compile(r"(?<=\w) ")
+
+
+class PairTokenizer:
+    """Encodes questions and passages with their prefixes, cut to their lengths, special tokens in place."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
+        self.definition = _definition(tokenizer)
+        self.num_tokens = len(tokenizer)
+        self.text = text
+
+    @property
+    def token_type(self) -> str:
+        """The smallest type of the store's that holds every id."""
+        return "uint16" if self.num_tokens <= 2**16 else "int32"
+
+    def encode(self, texts: Sequence[str], side: TextField) -> list[np.ndarray]:
+        """Token ids of each text, one array each, as the model's own tokenizer would give them."""
+        prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
+        most = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
+        self._backend.enable_truncation(most)
+        # What is cut off need not be encoded: a long text's head is tried first, and enough where it fills the tokens.
+        whole = [prefix + text for text in texts]
+        heads = [self._head(text, CHARS_PER_TOKEN * most) for text in whole]
+        tokens = [one.ids for one in self._backend.encode_batch_fast(heads)]
+        short = [n for n, ids in enumerate(tokens) if len(ids) < most and len(heads[n]) < len(whole[n])]
+        for n, one in zip(short, self._backend.encode_batch_fast([whole[n] for n in short]), strict=True):
+            tokens[n] = one.ids
+        return [np.array(ids, dtype=self.token_type) for ids in tokens]
+
+    def _head(self, text: str, chars: int) -> str:
+        """The text up to the first end of a word from a character on; whole where a space may be part of a token."""
+        end = WORD_END.search(text, chars) if self._splits_at_spaces else None
+        return text[: end.start()] if end else text
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the tokenizer, the prefixes and the lengths."""
+        return hashlib.sha256((self.definition + self.text.fingerprint()).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _backend(self) -> Tokenizer:
+        return Tokenizer.from_str(self.definition)
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        """Whether the tokens before a space are the same whatever comes from there on."""
+        definition = json.loads(self.definition)
+        pre_tokenizer = definition["pre_tokenizer"] or {}
+        steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+        one_word_tokens = all(len(token["content"].split()) == 1 for token in definition["added_tokens"])
+        return one_word_tokens and any(
+            step.get("type") in SPLITTING or (step.get("type") == "Metaspace" and step.get("split", True))
+            for step in steps
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
+
+
+def _definition(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The tokenizer as JSON, without the truncation and padding that calls leave in it."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition["truncation"] = definition["padding"] = None
+    return json.dumps(definition, sort_keys=True)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face or sentence-transformers model.
+
+    Raises:
+        ConfigError: there is none at `model.path`, or it has no fast implementation.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    assert model.path is not None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, subfolder=transformer_subfolder(model.path), trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path {model.path!r} holds no tokenizer that transformers can load ({reason}); "
+            "write the folder of a saved model, or the name of one on the hub"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(f"the tokenizer of {model.path!r} has no fast implementation; convert it with transformers")
+    return tokenizer
+
+
+def transformer_subfolder(path: str | Path) -> str:
+    """Where the transformers model lies in a sentence-transformers folder; "" in any other."""
+    modules = Path(path) / "modules.json"
+    return str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"]) if modules.exists() else ""
+
+
+def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
+    """Raises ConfigError when texts may be longer than the tokenizer's model can take."""
+    for name in ("max_query_tokens", "max_passage_tokens"):
+        if getattr(text, name) > tokenizer.model_max_length:
+            raise ConfigError(
+                f"text.{name} is {getattr(text, name)}, and the model takes {tokenizer.model_max_length} at most; "
+                f"write text.{name}={tokenizer.model_max_length}"
+            )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-pair tokenizer of at most `vocabulary` pieces. The same texts in the same order give the same one.
+
+    Byte pairs are merged by count, so the result does not depend on how many threads counted, as the
+    expectation steps of a Unigram tokenizer would.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False, max_token_length=16
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -1,0 +1,56 @@
+"""A report in Markdown, with its figures."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from hbt_ray.evaluation.evaluator import EvalReport
+from hbt_ray.evaluation.metrics import named
+from hbt_ray.evaluation.report.tables import dimensions_line, language_rows, measure_rows, recall_line
+from hbt_ray.evaluation.retrieval_metrics import SETTINGS
+
+_NUMBER = re.compile(r"\W*\d|\W*$")  # what a cell of numbers begins with; or it is empty, or a dash
+
+
+def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
+    """Every measure in the three settings, headline numbers by language, figures, and what could not be used."""
+    counts = report.counts
+    yield f"# {report.benchmark}"
+    yield ""
+    yield (
+        f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "
+        f"benchmark {report.fingerprint}."
+    )
+    if report.dimensions is not None:
+        yield ""
+        yield f"The {dimensions_line(report)}."
+    yield ""
+    yield from markdown_table(
+        ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
+    )
+    yield ""
+    yield from markdown_table(*language_rows(report))
+    if report.index_recall:
+        yield ""
+        yield recall_line(report) + "."
+    figures = (("matrix", "mAP by languages"), ("bias", "Language bias"), ("projection", "Vectors"))
+    for name, title in figures if with_figures else ():
+        yield ""
+        yield f"![{title}]({name}.png)"
+    if report.rejects:
+        yield ""
+        yield from markdown_table(
+            ["found in its files", "times"],
+            [[reason, f"{number:,}"] for reason, number in sorted(Counter(r.reason for r in report.rejects).items())],
+        )
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table's lines: words to the left, and columns of numbers to the right."""
+    of_numbers = [place > 0 and all(_NUMBER.match(row[place]) for row in rows) for place in range(len(headings))]
+    yield "| " + " | ".join(headings) + " |"
+    yield "|" + "".join("---:|" if right else "---|" for right in of_numbers)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"

@@ -1,0 +1,51 @@
+"""A report in the shape of mteb's result files, for whoever reads those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hbt_ray.evaluation.evaluator import EvalReport
+
+# Column of the per-query table -> mteb's name of it.
+SCORES = {
+    "ndcg@10": "ndcg_at_10",
+    "ap": "map",
+    "recall@1": "recall_at_1",
+    "recall@10": "recall_at_10",
+    "recall@100": "recall_at_100",
+    "rr@10": "mrr_at_10",
+    "success@10": "hit_rate_at_10",
+}
+MAIN = "ndcg_at_10"  # of mteb's retrieval tasks
+
+
+def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
+    """One subset for each language (`de`), ordered pair (`de-en`) and pool of all languages (`de-multi`).
+
+    As in mteb, a subset's scores are means over its queries. `map` has no cut-off, unlike mteb's `map_at_k`.
+    """
+    table = report.per_query
+    languages = table["language"].to_pylist()
+    answered = table["passage_language"].to_pylist()
+    settings = table["setting"].to_pylist()
+    rows: dict[tuple[str, str | None, str], list[int]] = {}
+    for row, key in enumerate(zip(languages, answered, settings, strict=True)):
+        rows.setdefault(key, []).append(row)
+    columns = {column: table[column].to_numpy() for column in SCORES}
+    subsets = []
+    for (asked, passages, setting), own in rows.items():
+        scores = {name: float(np.mean(columns[column][own])) for column, name in SCORES.items()}
+        subset = {"mono": asked, "cross": f"{asked}-{passages}", "multi": f"{asked}-multi"}[setting]
+        asked_in = list(dict.fromkeys([asked, *([passages] if passages else report.languages)]))
+        subsets.append({"hf_subset": subset, "languages": asked_in, **scores, "main_score": scores[MAIN]})
+    return {
+        "task_name": report.benchmark,
+        "dataset_revision": report.fingerprint,
+        "mteb_version": None,  # mteb did not measure this
+        "model": model,
+        "scores": {report.split or "test": subsets},
+        "evaluation_time": report.embed_seconds + report.rank_seconds,
+        "kg_co2_emissions": None,
+    }

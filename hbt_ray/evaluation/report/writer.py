@@ -1,0 +1,130 @@
+"""A report as files: JSON, Parquet, CSV, TREC's formats, Markdown and figures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import UserError
+from hbt_ray.evaluation.evaluator import EvalReport, RankedList
+from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
+from hbt_ray.evaluation.report.markdown import markdown_lines
+from hbt_ray.evaluation.report.mteb_format import mteb_result
+
+
+def make_folder(folder: Path) -> None:
+    """Raises UserError when a report could not be written there: better before hours of measuring than after."""
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {folder} ({error.strerror or error}); make room or write another --out"
+        ) from error
+
+
+def write_report(
+    report: EvalReport, out_dir: str | Path, model: Any = None, settings: EvaluateConfig | None = None
+) -> Path:
+    """Leaves a report's files in a folder, which is made if needed.
+
+    `report.json` (metrics, counts, seconds; written last, so that it stands for a complete folder), `report.md` with
+    the figures `matrix.png`, `bias.png` and `projection.png`, `per_query.parquet`, `matrix.csv`, `run.trec` and
+    `qrels.trec` for the pool of all languages, `mteb.json` in the shape of mteb's results, and where the benchmark's
+    files held what could not be used, `rejects.jsonl`.
+
+    Args:
+        report: what to write.
+        out_dir: the folder.
+        model: what was measured, as JSON can hold it; left out where None.
+        settings: how; left out where None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder = Path(out_dir)
+    make_folder(folder)
+    with _told(folder):
+        _write_files(report, folder, model, settings)
+    return folder
+
+
+def _write_files(report: EvalReport, folder: Path, model: Any, settings: EvaluateConfig | None) -> None:
+    pq.write_table(report.per_query, folder / "per_query.parquet")
+    _write_lines(folder / "matrix.csv", _matrix_lines(report))
+    _write_lines(folder / "run.trec", _run_lines(report.run))
+    _write_lines(folder / "qrels.trec", _qrels_lines(report.judgements))
+    with_figures = settings is None or settings.figures
+    if with_figures:
+        for name, figure in (
+            ("matrix", matrix_figure(report)),
+            ("bias", bias_figure(report)),
+            ("projection", projection_figure(report.benchmark, report.sample)),
+        ):
+            FigureCanvasAgg(figure)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+    _write_lines(folder / "report.md", markdown_lines(report, with_figures))
+    rejects = folder / "rejects.jsonl"
+    rejects.unlink(missing_ok=True)
+    if report.rejects:
+        _write_lines(rejects, (json.dumps(asdict(reject), ensure_ascii=False) for reject in report.rejects))
+    (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
+    summary = {
+        "benchmark": report.benchmark,
+        "fingerprint": report.fingerprint,
+        "split": report.split,
+        **({} if model is None else {"model": model}),
+        **({} if settings is None else {"settings": settings.model_dump(mode="json", exclude={"benchmarks"})}),
+        **({"index_recall@10": report.index_recall} if report.index_recall else {}),
+        "metrics": report.metrics,
+        "counts": report.counts,
+        "rejects": dict(Counter(reject.reason for reject in report.rejects)),
+        "seconds": {"embed": report.embed_seconds, "rank": report.rank_seconds},
+    }
+    (folder / "report.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _matrix_lines(report: EvalReport) -> Iterator[str]:
+    yield ",".join(("question_language", *report.languages))
+    for language, row in zip(report.languages, report.matrix, strict=True):
+        yield ",".join((language, *("" if np.isnan(value) else repr(float(value)) for value in row)))
+
+
+def _run_lines(run: RankedList) -> Iterator[str]:
+    for query_id, columns, scores in zip(run.query_ids, run.columns.tolist(), run.scores.tolist(), strict=True):
+        for rank, (column, score) in enumerate(zip(columns, scores, strict=True), start=1):
+            if column < 0:
+                break  # no more was found
+            # Nine significant digits bring a float32 back to itself.
+            yield f"{query_id} Q0 {run.passage_ids[column]} {rank} {score:.9g} hbt"
+
+
+def _qrels_lines(judgements: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    return chain.from_iterable(
+        (f"{query_id} 0 {passage_id} {grade}" for passage_id, grade in sorted(judged.items()))
+        for query_id, judged in sorted(judgements.items())
+    )
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,123 @@
+"""Any model measured on named benchmarks, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
+from hbt_ray.data.types import Benchmark
+from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, embedded_pool, evaluate_benchmark
+from hbt_ray.evaluation.query_perturbation import perturbed
+from hbt_ray.evaluation.report import make_folder, write_report
+from hbt_ray.models.encoder import default_device, load_pretrained
+from hbt_ray.models.precision import resolve_bf16
+from hbt_ray.models.text_embedder import TextEmbedder
+
+
+def evaluate_model(
+    model: str,
+    settings: EvaluateConfig,
+    out: Path,
+    *,
+    pooling: str = "mean",
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+) -> Iterator[EvalReport]:
+    """Measures any model that sentence-transformers or transformers loads, benchmark by benchmark.
+
+    Args:
+        model: folder or hub name.
+        settings: which benchmarks, and how.
+        out: where reports are written, see `report_folder`.
+        pooling: "mean" or "cls", for a model that brings none.
+        query_prefix, passage_prefix: None: what the model brings.
+
+    Raises:
+        CorpusError: a benchmark cannot be read; nothing has been measured then.
+        ConfigError: the model cannot be loaded.
+    """
+    benchmarks = load_benchmarks(settings)
+    make_folder(out)
+    embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
+    for benchmark in benchmarks:
+        started = time.perf_counter()
+        pool = embedded_pool(embedder, benchmark, settings.window_chars)
+        embedded_s = time.perf_counter() - started
+        for asked in variants(benchmark, settings):
+            report = evaluate_benchmark(embedder, asked, settings, pool)
+            report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
+            write_report(report, report_folder(asked, settings, out), description(model, embedder), settings)
+            yield report
+
+
+def variants(benchmark: Benchmark, settings: EvaluateConfig) -> list[Benchmark]:
+    """A benchmark as it is, and with its queries perturbed in each way that is asked for."""
+    return [benchmark, *(perturbed(benchmark, kind) for kind in settings.perturbations)]
+
+
+def report_folder(benchmark: Benchmark, settings: EvaluateConfig, out: Path) -> Path:
+    """`out/<benchmark>`, or `out` itself where there is no more than one report."""
+    return out if len(settings.benchmarks) == 1 and not settings.perturbations else out / benchmark.name
+
+
+def check_benchmarks(settings: EvaluateConfig) -> None:
+    """Raises CorpusError when a benchmark cannot be read, or an option says nothing to any of them."""
+    check_options(settings.benchmarks, ReadOptions(settings.with_paragraph, settings.split))
+    for name, place in settings.benchmarks.items():
+        for benchmark in load_benchmarks(settings.model_copy(update={"benchmarks": {name: place}})):  # may be large
+            variants(benchmark, settings)
+
+
+def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
+    """The benchmarks that are asked for. Raises CorpusError when one cannot be read."""
+    options = ReadOptions(settings.with_paragraph, settings.split)
+    benchmarks = [load_benchmark(name, place or None, options) for name, place in settings.benchmarks.items()]
+    for benchmark in benchmarks:
+        check_benchmark(benchmark)
+    return benchmarks
+
+
+def open_embedder(
+    model: str,
+    settings: EvaluateConfig,
+    pooling: str = "mean",
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+) -> TextEmbedder:
+    """A model as it is measured, on this process's GPU where it has one; arguments as those of `evaluate_model`."""
+    device = default_device()
+    return TextEmbedder(
+        load_pretrained(model, pooling, device),
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        bf16=resolve_bf16(settings.precision, torch.device(device)),
+        dimensions=settings.dimensions,
+    )
+
+
+def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
+    """What a report says of the model that was measured, and what else its vectors depend on."""
+    pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
+    return {
+        "path": model,
+        "revision": next((revision_of(module) for module in embedder.encoder if revision_of(module)), None),
+        "pooling": " ".join(map(str, pooling)),
+        "max_tokens": embedder.encoder.max_seq_length,
+        "query_prefix": embedder.query_prefix,
+        "passage_prefix": embedder.passage_prefix,
+        "precision": "bf16" if embedder.bf16 else "fp32",
+        **({} if embedder.dimensions is None else {"dimensions": embedder.dimensions}),
+    }
+
+
+def revision_of(module: Any) -> str | None:
+    """The hub's commit that a module's weights came from; None for a folder's."""
+    return getattr(getattr(getattr(module, "auto_model", None), "config", None), "_commit_hash", None)

@@ -1,0 +1,186 @@
+"""The rows that negatives are mined for: what is read of the corpora, kept in files by language."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hbt_ray.config import RunConfig
+from hbt_ray.data.corpora import CorpusShard
+from hbt_ray.data.prepare import (
+    REJECTS,
+    assign_split,
+    check_languages,
+    check_rejects,
+    count_rows,
+    evaluation_texts,
+    find_duplicate_items,
+    place_order,
+    read_rows,
+    rejects_of,
+    write_rejects,
+)
+from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.errors import CorpusError
+from hbt_ray.mining.negative_selection import shared_texts, text_keys
+
+_KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answer_start", "place")
+
+
+def read_corpora(
+    config: RunConfig, parts: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """Leaves the good rows of each language in a file, and what is known of their items in two others.
+
+    `rows/<language>.arrow` numbers items in the order in which they were met; `items.arrow` has a row for each of them,
+    and `shared.arrow` the pairs of `shared_texts`. Of the corpora no more is held than ids, and a key for each text.
+
+    Returns:
+        What was read and left out of each source, and the languages to mine.
+    """
+    rows = _Reading(folder)
+    with contextlib.ExitStack() as files:
+        for table in read_rows(parts, evaluation_texts(config, evaluation_sets)):
+            rows.add(table, files)
+    rows_read: Counter[str] = Counter()
+    for (source, _, _), number in rows.counts.items():
+        rows_read[source] += number
+    write_rejects(folder / REJECTS, rows.rejects)
+    check_rejects(rows_read, rows.rejects, config.prepare.max_reject_share, folder / REJECTS)
+    check_languages(config.corpora, dict(rows.counts))
+
+    pairs = find_duplicate_items(pa.concat_tables(rows.pairs)).to_pylist()
+    repeated = {rows.numbers[pair["source"], pair["item_id"]] for pair in pairs} - rows.occurring
+    left_out = np.zeros(len(rows.numbers), bool)
+    left_out[[*rows.occurring, *repeated]] = True
+    share = config.prepare.validation_share
+    held_out = np.array([assign_split(*name, share) == "validation" for name in rows.numbers])
+    if (left_out | held_out).all():
+        raise CorpusError(
+            f"no item is left to train on: {len(rows.occurring)} occur in evaluation sets, {len(repeated)} are "
+            "repeated, and the others are held out"
+        )
+    _write_table(folder / "items.arrow", left_out=left_out, held_out=held_out)
+    shared, texts = shared_texts(np.concatenate(rows.items_of_texts), np.concatenate(rows.keys_of_texts))
+    _write_table(folder / "shared.arrow", item=shared, text=texts)
+
+    source_of = [source for source, _ in rows.numbers]
+    dropped, again = (Counter(source_of[item] for item in items) for items in (rows.occurring, repeated))
+    rejected = Counter(reject.source for reject in rows.rejects)
+    sources = {
+        corpus.name: {
+            "rows_read": rows_read[corpus.name],
+            "rows_rejected": rejected[corpus.name],
+            "items_dropped_for_evaluation": dropped[corpus.name],
+            "items_dropped_as_repeated": again[corpus.name],
+        }
+        for corpus in config.corpora
+    }
+    languages = [x for x in sorted(rows.writers) if config.languages is None or x in config.languages]
+    if not languages:
+        raise CorpusError(f"the corpora have none of the run's languages; they have {', '.join(sorted(rows.writers))}")
+    return sources, languages
+
+
+class _Reading:
+    """What is seen of the corpora, table by table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.numbers: dict[tuple[str, str], int] = {}  # of items, by source and id, ascending
+        self.counts: Counter[tuple[str, str, str]] = Counter()  # as `count_rows`
+        self.rejects: list[RejectedRow] = []
+        self.occurring: set[int] = set()  # items that occur in evaluation sets
+        self.pairs: list[pa.Table] = []  # for `find_duplicate_items`
+        self.items_of_texts: list[np.ndarray] = []
+        self.keys_of_texts: list[np.ndarray] = []
+        self.writers: dict[str, Any] = {}  # by language
+
+    def add(self, table: pa.Table, files: contextlib.ExitStack) -> None:
+        """Counts the rows of a table and writes the good ones. `files` closes what is opened."""
+        self.counts.update(count_rows(table))
+        self.rejects += rejects_of(table)
+        good = table.filter(pc.is_null(table.column("rejected")))
+        names = zip(good.column("source").to_pylist(), good.column("item_id").to_pylist(), strict=True)
+        items = np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], np.int64)
+        self.occurring.update(items[good.column("occurs_in_evaluation").is_valid().to_numpy()].tolist())
+        self.pairs.append(good.select(["pair_key", "source", "item_id"]))
+        for side in ("question", "passage"):
+            self.items_of_texts.append(items)
+            self.keys_of_texts.append(text_keys(side, good.column(side).to_pylist()))
+        good = good.select(_KEPT).append_column("item", pa.array(items))
+        for language in good.column("language").unique().to_pylist():
+            own = good.filter(pc.equal(good.column("language"), language))
+            if language not in self.writers:
+                file = self.folder / "rows" / f"{language}.arrow"
+                self.writers[language] = _table_writer(files, file, own.schema)
+            self.writers[language].write_table(own)
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageRows:
+    """The N rows of a language, sorted by source and item id."""
+
+    sources: list[str]
+    item_ids: list[str]
+    questions: list[str]
+    passages: list[str]
+    answers: list[str | None]
+    answer_starts: list[int]
+    items: np.ndarray  # (N,) int64
+    trained_on: np.ndarray  # (N,) bool, False for what is held out
+
+    @staticmethod
+    def read(folder: Path, language: str) -> LanguageRows:
+        """What is kept of a language: of several rows of an item the first, as in `preparation.make_shard`."""
+        table, roles = _read_table(folder / "rows" / f"{language}.arrow"), _read_table(folder / "items.arrow")
+        items = table.column("item").to_numpy()
+        sources, item_ids, places = (table.column(name).to_pylist() for name in ("source", "item_id", "place"))
+        kept = np.flatnonzero(~roles.column("left_out").to_numpy()[items]).tolist()
+        kept.sort(key=lambda row: (sources[row], item_ids[row], place_order(places[row])))
+        rows = [next(same) for _, same in itertools.groupby(kept, key=lambda row: items[row])]
+
+        def chosen(name: str) -> list[Any]:
+            values = table.column(name).to_pylist()
+            return [values[row] for row in rows]
+
+        own = items[np.array(rows, np.int64)]
+        return LanguageRows(
+            sources=chosen("source"),
+            item_ids=chosen("item_id"),
+            questions=chosen("question"),
+            passages=chosen("passage"),
+            answers=chosen("answer"),
+            answer_starts=chosen("answer_start"),
+            items=own,
+            trained_on=~roles.column("held_out").to_numpy()[own],
+        )
+
+
+def known_texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of `shared_texts` of all that was read: items and texts."""
+    shared = _read_table(folder / "shared.arrow")
+    return shared.column("item").to_numpy(), shared.column("text").to_numpy()
+
+
+def _table_writer(files: contextlib.ExitStack, file: Path, schema: pa.Schema) -> Any:
+    return files.enter_context(pa.ipc.new_file(files.enter_context(pa.OSFile(str(file), "wb")), schema))
+
+
+def _write_table(file: Path, **columns: np.ndarray) -> None:
+    table = pa.table(columns)
+    with contextlib.ExitStack() as files:
+        _table_writer(files, file, table.schema).write_table(table)
+
+
+def _read_table(file: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()

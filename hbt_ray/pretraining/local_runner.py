@@ -1,0 +1,85 @@
+"""A pretraining in this process, from wherever it was left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.config import PretrainRunConfig
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.models.encoder import save_encoder
+from hbt_ray.pretraining.perplexity import evaluate_held_out, write_before_and_after
+from hbt_ray.pretraining.task import PretrainingTask, pretraining_job
+from hbt_ray.training.base_trainer import BaseTrainer
+from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
+from hbt_ray.training.local_runner import LocalCallbacks, Report, ignore_metrics
+from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.train_loop import run_train_loop
+from hbt_ray.training.train_state import TrainState, should_evaluate
+from hbt_ray.utils.storage import StoragePath
+
+
+def pretrain_locally(
+    config: PretrainRunConfig, store_folder: Path, folder: RunDir, device: str = "cpu", report: Report = ignore_metrics
+) -> dict[str, dict[str, float]]:
+    """Pretrains to the end, without Ray; called again for the same folder, it goes on from the newest checkpoint.
+
+    Leaves `model/` and `perplexity.json` in the folder, as `hbt pretrain` does.
+
+    Args:
+        store_folder: a store that was prepared with `config.preparing`, texts whole.
+        report: takes each step and what was measured there; at step 0, before training.
+
+    Returns:
+        language -> its perplexity "before" and "after"; of the contrastive objective its held-out loss.
+
+    Raises:
+        ConfigError: the corpora or the encoder cannot be pretrained on so.
+        TrainingDiverged: more gradients were not finite than allowed.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    folder.begin(config)
+    job = pretraining_job(config, store_folder, folder)
+    store = TokenStore.open(store_folder)
+    stepper = job.stepper(device)
+    checkpoints = CheckpointManager(folder.checkpoints)
+    company = _Company(job, store, stepper, checkpoints, report, measured=folder.measured)
+    known = dict(load_checkpoint_metrics(folder.measured))
+    if 0 not in known:
+        known[0] = company.measure(0)
+    progress = checkpoints.load_newest(stepper)[0] or TrainState()
+    each = config.pretrain.gradient_accumulation
+    batches = job.batches(store, range(progress.step * each, config.pretrain.steps * each))
+    run_train_loop(stepper, progress, batches, job.validation_batches(store), company)
+    last = checkpoints.to_keep(config.pretrain)
+    checkpoints.load_weights(last, stepper.kept)
+    after = known[last] if last in known else company.measure(last)
+    save_pretrained(stepper, folder)
+    return write_before_and_after(folder.path, known[0], after)
+
+
+def save_pretrained(stepper: BaseTrainer[Any], folder: RunDir) -> None:
+    """Writes the encoder, without the head, as a folder that `hbt train model.path=...` takes."""
+    save_encoder(stepper.encoder, folder.model)  # type: ignore[attr-defined]
+
+
+class _Company(LocalCallbacks):
+    """Held-out text is measured with the checkpoints for which that is due."""
+
+    job: PretrainingTask
+
+    def __init__(self, *around: Any, measured: StoragePath) -> None:
+        super().__init__(*around)
+        self.measured = measured
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Of the weights as they are."""
+        metrics = evaluate_held_out(self.trainer, self.job.config, self.store, self.job.rules)
+        save_checkpoint_metrics(self.measured, step, metrics)
+        self.report(step, metrics)
+        return metrics
+
+    def saved(self, progress: TrainState) -> None:
+        if should_evaluate(progress, self.job.train):
+            self.measure(progress.step)

@@ -1,0 +1,96 @@
+"""Vectors of a pool of passages on disk: Arrow files, mapped rather than loaded, found again for the same model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hbt_ray.errors import StoreError
+from hbt_ray.utils.storage import file_sha256
+
+MANIFEST = "vectors.json"
+
+
+def vectors_fingerprint(model: str, texts: str, *described: object) -> str:
+    """16 hex digits of what makes vectors what they are.
+
+    Args:
+        model: folder or hub name; a folder counts with the bytes of its files.
+        texts: fingerprint of the texts.
+        described: what else matters, such as prefix and precision.
+    """
+    digest = hashlib.sha256(repr((texts, *described)).encode())
+    folder = Path(model).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    for path in files:
+        digest.update(f"{path.relative_to(folder)} {file_sha256(path)}".encode())
+    if not files:
+        digest.update(model.encode())
+    return digest.hexdigest()[:16]
+
+
+def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str:
+    """Writes vectors (N, D) float32 as a part, and returns its file's name. Raises StoreError when it cannot."""
+    width = vectors.shape[1]
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+    table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
+    file = folder / f"part-{number:05}.arrow"
+    partial = file.with_suffix(".partial")
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(f"vectors cannot be written to {folder} ({error.strerror or error}); make room") from error
+    return file.name
+
+
+def write_cache_manifest(folder: Path, files: Sequence[str], sizes: Sequence[int], width: int) -> None:
+    """Makes the vectors complete: without a manifest there are none."""
+    described = {
+        "width": width,
+        "parts": [{"file": file, "size": size} for file, size in zip(files, sizes, strict=True)],
+    }
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+
+
+class EmbeddingCache:
+    """Vectors that were committed, in their order."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError when there are none."""
+        try:
+            described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            self._files = [folder / part["file"] for part in described["parts"]]
+            self._ends = np.cumsum([0, *(part["size"] for part in described["parts"])])
+            self.width = int(described["width"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"there are no complete vectors in {folder}; delete it to embed anew") from error
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of (N,) rows; of the files no more is held than that. Raises StoreError for a damaged one."""
+        out = np.empty((len(rows), self.width), np.float32)
+        for file, first, last in zip(self._files, self._ends, self._ends[1:], strict=False):
+            own = np.flatnonzero((rows >= first) & (rows < last))
+            if not len(own):
+                continue
+            try:
+                with pa.memory_map(str(file)) as source:
+                    column = pa.ipc.open_file(source).read_all()["vector"].combine_chunks()
+                    values = column.flatten().to_numpy().reshape(-1, self.width)
+                    out[own] = values[rows[own] - first]
+            except (OSError, pa.ArrowInvalid, ValueError) as error:
+                raise StoreError(f"{file} is damaged; delete its folder to embed anew") from error
+        return out

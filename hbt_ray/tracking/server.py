@@ -1,0 +1,197 @@
+"""The MLflow store: where it is, whether it answers, and what its errors mean for a person."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import shlex
+import socket
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hbt_ray.config import TrackingConfig
+from hbt_ray.errors import TrackingError
+from hbt_ray.tracking.redaction import masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TIMEOUT_S = 4  # for an answer of a store
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def resolve_uri(tracking: TrackingConfig, run_dir: Path) -> str:
+    """The store to track in: the configured one, else MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder.
+
+    Runs kept side by side share that file. A relative SQLite path is made absolute, for other processes to use.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.absolute().parent}/mlflow.db"
+    file = sqlite_file(uri)
+    return f"sqlite:///{file.absolute()}" if file else uri
+
+
+def check_reachable(uri: str) -> None:
+    """Makes sure that the store answers, within seconds.
+
+    Raises:
+        TrackingError: it cannot be reached or written, or is not MLflow.
+    """
+    file = sqlite_file(uri)
+    if file:
+        _check_sqlite(file)
+    with mlflow_errors(uri, "read runs"), short_timeouts():
+        if file and not file.exists():
+            _create_sqlite(file)
+        _check_database_host(uri)
+        client_of(uri).search_experiments(max_results=1)
+
+
+def ui_command(uri: str) -> str:
+    """What a person types to look at the runs.
+
+    >>> ui_command("sqlite:////data/runs/mlflow.db")
+    'mlflow ui --backend-store-uri sqlite:////data/runs/mlflow.db'
+    """
+    if uri.startswith(("http://", "https://")):
+        return f"open {masked(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(masked(uri))}"
+
+
+def client_of(uri: str) -> MlflowClient:
+    mlflow = load_mlflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own use of SQLAlchemy
+        return mlflow.MlflowClient(tracking_uri=uri)
+
+
+@functools.cache
+def load_mlflow() -> Any:
+    """MLflow, told to keep to itself what nobody needs to read: migrations, missing git, where to click."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of minutes, when a run ends without its server
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+@contextlib.contextmanager
+def short_timeouts() -> Iterator[None]:
+    """Seconds instead of MLflow's four minutes of retries."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S)}
+    before = {key: os.environ.get(key) for key in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextlib.contextmanager
+def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turns what MLflow raises into one sentence with the way out."""
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        raise TrackingError(_explanation(uri, doing, error)) from error
+
+
+def _why_unreachable(error: Exception) -> str | None:
+    """Why there was no answer; None where there was one, if only of what is wrong."""
+    if "Connection aborted" in str(error):
+        return "the connection was cut"
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    if isinstance(cause, OSError) and cause.filename is None:  # not a file's error, so the network's
+        return masked(cause.strerror or str(cause) or type(cause).__name__)
+    return None
+
+
+def _explanation(uri: str, doing: str, error: Exception) -> str:
+    server = uri.startswith(("http://", "https://"))
+    reason = _why_unreachable(error)
+    if reason is not None:
+        return (
+            f"no MLflow {'server' if server else 'store'} answers at {masked(uri)} ({reason}); start it, as with "
+            "'mlflow server', or set tracking.uri to another, such as sqlite:////data/mlflow.db"
+        )
+    message = masked(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if server and re.search(r"error code 40[13]\b", message):
+        return (
+            f"the MLflow server at {masked(uri)} refuses the credentials; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if server and re.search(r"error code 404\b|not in a valid JSON format", message):
+        return f"{masked(uri)} answers, but not as an MLflow server; correct tracking.uri"
+    overload = re.search(r"too many (\d+) error responses", message)
+    if server and overload:
+        return f"the MLflow server at {masked(uri)} fails with HTTP status {overload[1]}; its log tells why"
+    return f"cannot {doing} in MLflow at {masked(uri)}: {textwrap.shorten(message, 400, placeholder=' ...')}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for another store."""
+    path = uri.partition("?")[0].removeprefix("sqlite:///")
+    return Path(path) if uri.startswith("sqlite:///") and path else None
+
+
+def _check_sqlite(file: Path) -> None:
+    """Finds here, at once, what MLflow would try ten times before it complains."""
+    remedy = "set tracking.uri to a file in a folder that can be written, such as sqlite:////data/mlflow.db"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            with file.open("r+b") as stream:
+                header = stream.read(16)
+        elif os.access(file.parent, os.W_OK):
+            header = b""
+        else:
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise TrackingError(f"the MLflow store {file} cannot be written ({error.strerror}); {remedy}") from None
+    if header and header != b"SQLite format 3\0":
+        raise TrackingError(f"{file} is not a SQLite file, so it cannot be MLflow's store; {remedy}")
+
+
+def _create_sqlite(file: Path) -> None:
+    """Makes MLflow's tables in a file of another name first, so that the store is complete or invisible.
+
+    MLflow itself makes them in place, which fails when two runs start in a new folder at the same time.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
+        complete = Path(scratch, file.name)
+        client_of(f"sqlite:///{complete}").search_experiments(max_results=1)
+        try:
+            os.link(complete, file)
+        except FileExistsError:
+            pass  # another run was first
+        except OSError:  # a file system without hard links
+            complete.rename(file)
+
+
+def _check_database_host(uri: str) -> None:
+    """Likewise for a database server: an OSError now instead of minutes of retries."""
+    parts = urlsplit(uri)
+    port = parts.port or DATABASE_PORTS.get(parts.scheme.partition("+")[0])
+    if parts.hostname and port and not parts.scheme.startswith("http"):
+        socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S).close()

@@ -1,0 +1,153 @@
+"""The step of training on pairs: a batch's loss and its gradient, and gradient caching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from hbt_ray.config import LossConfig, RunConfig, TrainConfig
+from hbt_ray.data.types import PairBatch
+from hbt_ray.errors import ConfigError
+from hbt_ray.losses.combined import training_loss
+from hbt_ray.models.dual_encoder import DualEncoder, passage_rows, query_rows
+from hbt_ray.models.encoder import load_for_training, open_teacher
+from hbt_ray.models.packed_attention import transformer_of
+from hbt_ray.models.precision import resolve_bf16
+from hbt_ray.sampling import rank_pairs
+from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
+
+
+class ContrastiveTrainer(BaseTrainer[PairBatch]):
+    """An encoder trained on pairs.
+
+    Args:
+        seed: of dropout.
+        loss: None: InfoNCE alone.
+        teacher: a frozen encoder on the same device; needed for `loss.distillation`.
+
+    Raises:
+        ConfigError: `loss.matryoshka` names a width above the encoder's.
+    """
+
+    train: TrainConfig
+
+    def __init__(
+        self,
+        encoder: SentenceTransformer,
+        train: TrainConfig,
+        *,
+        seed: int,
+        loss: LossConfig | None = None,
+        teacher: SentenceTransformer | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.loss_settings = loss or LossConfig()
+        _check_widths(self.loss_settings, encoder)
+        bf16 = resolve_bf16(train.precision, encoder.device)
+        self.dual = DualEncoder(
+            encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+        )
+        self.teacher: nn.Module | None = None
+        if teacher is not None:
+            self.teacher = DualEncoder(
+                teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+            ).eval()
+        ids = torch.zeros((1, 4), dtype=torch.long, device=encoder.device)
+        probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        freeze_unused(encoder, lambda: encoder(probe)["sentence_embedding"][..., 0].sum())
+        self._caches = train.gradient_caching or train.gradient_checkpointing
+        if train.gradient_checkpointing:
+            transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
+        super().__init__(self.dual, encoder, train, encoder.device)
+
+    @property
+    def units(self) -> tuple[str, int]:
+        return "pairs", self.train.global_batch_pairs
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        return self._loss_of(batch, *self.model(batch))
+
+    def _loss_of(self, batch: PairBatch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
+        device = query_vectors.device
+        with torch.no_grad():
+            teacher_vectors = None if self.teacher is None else self.teacher(batch)
+        return training_loss(
+            self.loss_settings,
+            query_vectors,
+            passage_vectors,
+            torch.tensor(batch.query_keys, device=device),
+            torch.tensor(batch.passage_keys, device=device),
+            temperature=self.train.temperature,
+            gather_negatives=self.train.gather_negatives,
+            rank_pairs=rank_pairs(batch.global_pairs, num_ranks(), self.train.chunk_pairs),
+            positives=batch.positives,
+            second_of=torch.tensor(batch.second_of, device=device),
+            teacher_vectors=teacher_vectors,
+        )
+
+    def backward(self, batch: PairBatch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
+        if self._caches:
+            return self._backward_in_pieces(batch, weight, synchronise)
+        with maybe_no_sync(self.model, synchronise):
+            loss = self.loss(batch)
+            (loss * weight).backward()
+        return loss.detach()
+
+    def _backward_in_pieces(self, batch: PairBatch, weight: float, synchronise: bool) -> Tensor:
+        """With the activations of one piece at a time: gradient caching (Gao et al. 2021, arXiv 2101.06983).
+
+        All vectors are computed without activations, then the loss's gradient by each vector, then each piece anew
+        with its activations, and its vectors' gradient through it. Dropout follows from a piece's place, so a piece
+        comes out the same twice.
+        """
+        pieces = self.dual.pieces(batch)
+        with torch.no_grad():
+            # Through the bare module: DDP wants a backward for each of its own forwards.
+            parts = [self.dual(batch, [piece]) for piece in pieces]
+        device = self.encoder.device
+        asked = [torch.from_numpy(query_rows(batch, piece)).to(device) for piece in pieces]
+        answers = [torch.from_numpy(passage_rows(batch, piece)).to(device) for piece in pieces]
+        queries = _in_rows([own for own, _ in parts], asked).requires_grad_()
+        passages = _in_rows([own for _, own in parts], answers).requires_grad_()
+        loss = self._loss_of(batch, queries, passages)
+        of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
+        for piece, own_asked, own_answers in zip(pieces, asked, answers, strict=True):
+            with maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
+                vectors = self.model(batch, [piece])
+                torch.autograd.backward(vectors, (of_queries[own_asked], of_passages[own_answers]))
+        return loss.detach()
+
+
+def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> ContrastiveTrainer:
+    """The trainer of a run, from the encoder it begins with.
+
+    Raises:
+        ConfigError: the encoder or its teacher cannot be loaded, or does not go with the settings.
+    """
+    encoder = load_for_training(config.model, config.text, initial_model, device=device, seed=config.seed)
+    distillation = config.loss.distillation
+    teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
+    return ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
+
+
+def _in_rows(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """Vectors of some pieces, each in its row of the whole."""
+    vectors = torch.cat(list(parts))
+    placed = torch.empty_like(vectors)
+    placed[torch.cat(list(rows))] = vectors
+    return placed
+
+
+def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:
+    """Raises ConfigError when vectors are to be cut to more than they have."""
+    width = encoder.get_embedding_dimension()
+    too_wide = [cut for cut in loss.matryoshka if width is not None and cut > width]
+    if too_wide:
+        raise ConfigError(
+            f"loss.matryoshka names {too_wide[0]}, and the encoder's vectors have {width} values; "
+            f"write widths below {width}"
+        )

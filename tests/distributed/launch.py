@@ -1,0 +1,28 @@
+"""Processes that train together over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.helpers.ports import free_port
+
+
+def run_ranks(main: Callable[[int, int, int, str], None], num_ranks: int, folder: Path, preload: str) -> None:
+    """Runs `main(rank, num_ranks, port, folder)` in as many processes, and sees that each ends well.
+
+    Args:
+        preload: a module that all of them need; it is imported once, then each rank is a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    port = free_port()
+    ranks = [context.Process(target=main, args=(rank, num_ranks, port, str(folder))) for rank in range(num_ranks)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    for process in ranks:
+        process.kill()
+    assert [process.exitcode for process in ranks] == [0] * num_ranks

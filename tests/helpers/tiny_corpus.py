@@ -1,0 +1,103 @@
+"""A tiny parallel corpus, its store and an encoder: small enough to work through by hand, made in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedTokenizerFast
+
+from hbt_ray.config import MixConfig, ModelConfig, PretrainRunConfig, SmallEncoderConfig, TextConfig
+from hbt_ray.data.token_store import StoreManifest, TokenItem, TokenStore, write_manifest, write_shard
+from hbt_ray.data.tokenizer import PairTokenizer, train_tokenizer
+from hbt_ray.models.encoder import init_encoder, load_for_training, save_encoder
+from hbt_ray.sampling import HybridBatchSampler
+
+LANGUAGES = ("de", "en", "fr")
+TEXT = TextConfig(max_query_tokens=20, max_passage_tokens=24)
+MODEL = ModelConfig(small=SmallEncoderConfig(layers=1, width=16, heads=2, vocabulary=300))
+
+
+def question(language: str, item: int) -> str:
+    return f"{language} what is {'abcdefghij'[item % 10]}{item}"
+
+
+def passage(language: str, item: int) -> str:
+    return f"{language} it is the number {item} " + "so " * (item % 5)
+
+
+def negative(language: str, item: int, place: int) -> str:
+    return f"{language} it is not {item} but {item + place + 1}"
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    texts = [
+        f"{TEXT.query_prefix} {question(x, i)} {TEXT.passage_prefix} {passage(x, i)}"
+        for x in LANGUAGES
+        for i in range(60)
+    ]
+    return train_tokenizer(texts, MODEL.small.vocabulary)
+
+
+def tokenization() -> PairTokenizer:
+    return PairTokenizer(tokenizer(), TEXT)
+
+
+def token_item(own: PairTokenizer, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0) -> TokenItem:
+    return TokenItem(
+        f"item-{item:04d}",
+        {x: own.encode([question(x, item)], "question")[0] for x in languages},
+        {x: own.encode([passage(x, item)], "passage")[0] for x in languages},
+        {x: own.encode([negative(x, item, n) for n in range(negatives)], "passage") for x in languages},
+    )
+
+
+def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0) -> StoreManifest:
+    """A source "numbers" of which every fifth item lacks French, and so many more items are in English alone."""
+    own = tokenization()
+    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES, negatives) for i in range(items)]
+    made += [token_item(own, i, ("en",), negatives) for i in range(items, items + alone)]
+    written = [
+        write_shard(folder, "numbers", "train", shard, made[shard::shards], own.token_type) for shard in range(shards)
+    ]
+    return write_manifest(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+
+
+def make_plan(
+    store: TokenStore, global_batch_pairs: int = 8, second_questions: bool = False, **mix
+) -> HybridBatchSampler:
+    return HybridBatchSampler(
+        store.manifest,
+        MixConfig(**mix),
+        seed=3,
+        global_batch_pairs=global_batch_pairs,
+        second_questions=second_questions,
+    )
+
+
+def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: str = "auto") -> SentenceTransformer:
+    """The tiny encoder as training loads it, from a folder where it is made once."""
+    if not folder.exists():
+        save_encoder(init_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
+    return load_for_training(MODEL.model_copy(update={"dropout": dropout, "attention": attention}), TEXT, folder)
+
+
+def pretrain_config(**settings) -> PretrainRunConfig:
+    """A pretraining of the tiny encoder on one thread's worth of text."""
+    defaults = {"block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "precision": "fp32", "steps": 6}
+    sections = {name: settings.pop(name) for name in list(settings) if name in PretrainRunConfig.model_fields}
+    return PretrainRunConfig.model_validate(
+        {"text": TEXT, "model": MODEL, "seed": 3, **sections, "pretrain": {**defaults, **settings}}
+    )
+
+
+def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20) -> TokenStore:
+    """What `prepare` would make of "numbers", of which every fifth item lacks French, for a pretraining."""
+    made_by = tokenizer()
+    made_by.save_pretrained(folder / "tokenizer")
+    own = PairTokenizer(made_by, config.preparing.text)
+    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)]
+    written = [write_shard(folder, "numbers", "train", n, made[n:items:2], own.token_type) for n in range(2)]
+    written.append(write_shard(folder, "numbers", "validation", 0, made[items:], own.token_type))
+    write_manifest(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+    return TokenStore.open(folder)

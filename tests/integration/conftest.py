@@ -1,0 +1,191 @@
+"""One Ray cluster for all tests here: started as a person starts it, token authentication on."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hbt_ray.config import RunConfig, build_config
+from hbt_ray.search.config import SearchConfig
+from tests.helpers.ports import free_port
+
+if TYPE_CHECKING:
+    from hbt_ray.cluster.search.run_search import FinishedSearch
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here save more often than they compute
+
+MARK = "HBT_TEST_CLUSTER"
+NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
+# A process takes seconds to start: none does before a task asks for it, and idle ones stay for other tests' tasks.
+FEW_STARTS = {
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_num_workers_soft_limit": "16",
+}
+
+
+@pytest.fixture(scope="session")
+def dashboard(tmp_path_factory, bucket) -> str:
+    """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile.
+
+    Its processes inherit the keys of `bucket`'s server.
+    """
+    port, dashboard_port = free_port(), free_port()
+    ray = Path(sys.executable).with_name("ray")
+    folder = tmp_path_factory.mktemp("ray")
+    log = (folder / "head.log").open("wb")
+    token = folder / "auth_token"  # a machine may have none, and `ray start` makes none
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ[MARK] = str(port)  # inherited by every process of this cluster, and by no other's
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
+        + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+        # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
+        + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
+        + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
+        env=os.environ | FEW_STARTS,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    _wait_for(f"http://127.0.0.1:{dashboard_port}/api/version", head)
+    yield f"http://127.0.0.1:{dashboard_port}"
+    import ray as ray_module
+
+    ray_module.shutdown()
+    os.killpg(head.pid, signal.SIGTERM)
+    try:
+        head.wait(3)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+    del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_TOKEN_PATH"]
+    log.close()
+
+
+def _wait_for(url: str, head: subprocess.Popen) -> None:
+    for _ in range(240):
+        assert head.poll() is None, "ray start ended"
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except urllib.error.HTTPError:  # it answers, and asks for the token
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError("the dashboard did not come up within 60 s")
+
+
+@pytest.fixture(scope="session")
+def cluster(dashboard):
+    """The tests' own driver, connected."""
+    from hbt_ray.cluster.runtime import connect
+
+    connect()
+
+
+LANGUAGES = ("de", "en", "fr")
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    return write_corpus(tmp_path)
+
+
+def write_corpus(parent: Path, name: str = "numbers", items: range = range(120)) -> Path:
+    """A folder of 120 parallel items, or others, in three languages; every fifth lacks French."""
+    folder = parent / name
+    folder.mkdir()
+    for language in LANGUAGES:
+        rows = [
+            {
+                "id": f"item-{item}",
+                "question": f"{language} what is {'abcdefghij'[item % 10]}{item}",
+                "context": f"{language} it is the number {item} " + "so " * (item % 5),
+            }
+            for item in items
+            if language != "fr" or item % 5 != 4
+        ]
+        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def tiny_config(corpus: Path, **sections) -> RunConfig:
+    """A run over `corpus` that trains in seconds; `sections` replace settings."""
+    plain = {
+        "name": "tiny",
+        "corpora": [{"format": "jsonl", "path": str(corpus)}],
+        "text": {"max_query_tokens": 20, "max_passage_tokens": 24},
+        "model": {"small": {"layers": 1, "width": 16, "heads": 2, "vocabulary": 300}},
+        "train": {
+            "steps": 10,
+            "global_batch_pairs": 16,
+            "chunk_pairs": 4,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+            "checkpoint_every": 3,
+            "threads_per_worker": 1,
+        },
+    }
+    for name, settings in sections.items():
+        plain[name] = {**plain[name], **settings} if isinstance(plain.get(name), dict) else settings
+    return build_config(plain)
+
+
+def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:
+    """A search over alpha whose trials take seconds, tested on the corpus `others` beside its own."""
+    run = tiny_config(
+        corpus,
+        prepare={"validation_share": 0.3},
+        train={"steps": 6, "checkpoint_every": 3},
+        evaluate={"benchmarks": {"pairs": str(corpus.parent / "others")}, "precision": "fp32"},
+        tracking={"experiment": experiment, "log_model": experiment == "hbt"},
+    )
+    plain = {
+        "concurrent": 1,
+        "run": run.model_dump(mode="json"),
+        "space": {"mix.alpha": [0.0, 1.0]},
+        "dev": {"items": 8},
+    }
+    return SearchConfig.model_validate(plain | settings)
+
+
+@pytest.fixture(scope="session")
+def search_corpus(tmp_path_factory) -> Path:
+    """As `corpus`, the same for all searches, so that what they leave can be compared."""
+    folder = tmp_path_factory.mktemp("corpora")
+    write_corpus(folder, "others", range(1000, 1012))
+    write_corpus(folder, "dev", range(2000, 2012))
+    return write_corpus(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_search(cluster, search_corpus) -> FinishedSearch:
+    """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` beside its folder."""
+    from hbt_ray.cluster.search.run_search import search
+
+    # Beside the corpus, as the other searches: they share a store.
+    return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")
+
+
+@pytest.fixture
+def one_thread():
+    """As the workers have: with more, sums are made in another order, and the last bits of vectors differ."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

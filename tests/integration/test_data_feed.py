@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from hbt_ray.cluster.prepare import prepare
+from hbt_ray.cluster.training.async_evaluation import benchmark_metrics
+from hbt_ray.cluster.training.data_feed import feed
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.types import PairBatch
+from hbt_ray.sampling.collate import build_batch
+from hbt_ray.training.run_dir import training_sampler
+from hbt_ray.training.task import ContrastiveTask
+from tests.integration.conftest import tiny_config
+
+
+@pytest.mark.parametrize("sections", [{}, {"mix": {"strategy": "one-to-k"}, "loss": {"consistency": 1.0}}], ids=str)
+def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(cluster, corpus, tmp_path, sections):
+    config = tiny_config(corpus, **sections)
+    job = ContrastiveTask(config, "", benchmark_metrics)
+    folder = prepare(config, tmp_path / "stores")
+    store = TokenStore.open(folder)
+    plan = training_sampler(config, store.manifest)
+    for rank in range(2):
+        fed = list(feed(job, folder, rank=rank, num_ranks=2, first_step=50, last_step=190))
+        assert [batch.step for batch in fed] == list(range(50, 190))
+        for batch in fed[::23]:
+            expected = build_batch(plan.batch(batch.step), store, rank, 2)
+            for name in PairBatch.__dataclass_fields__:
+                assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
+
+
+def test_a_feed_of_no_steps_ends_at_once(cluster, corpus, tmp_path):
+    assert (
+        list(
+            feed(
+                ContrastiveTask(tiny_config(corpus), "", benchmark_metrics),
+                tmp_path,
+                rank=0,
+                num_ranks=1,
+                first_step=5,
+                last_step=5,
+            )
+        )
+        == []
+    )

@@ -1,0 +1,218 @@
+"""Searches on the cluster: what they leave, what they survive, and how they choose."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from hbt_ray.cluster.room import plan_concurrency
+from hbt_ray.cluster.search.run_search import search
+from hbt_ray.config import build_config, load_config
+from hbt_ray.errors import ClusterError, ConfigError
+from hbt_ray.tracking import training_runs
+from tests.integration.conftest import NUM_CPUS, REPOSITORY, tiny_search
+
+
+def final_weights(trial: Path) -> dict[str, torch.Tensor]:
+    [newest] = sorted((trial / "checkpoints").glob("step-*"))[-1:]
+    return load_file(newest / "weights.safetensors")
+
+
+def test_a_grid_leaves_a_choice_that_can_be_trained_a_table_figures_and_models(finished_search):
+    folder, outcome = finished_search.folder, finished_search.outcome
+    assert {trial.state for trial in finished_search.trials} == {"finished"}
+    table = pq.read_table(folder / "trials.parquet")
+    assert table["trial"].to_pylist() == [f"alpha={a},seed={seed}" for a in ("0.0", "1.0") for seed in (0, 1)]
+    assert set(table["step"].to_pylist()) == {6}
+    best = load_config(folder / "best.yaml")
+    assert best.mix.alpha == outcome.best.values["mix.alpha"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 4 * 6
+    chosen = {result.name for result in outcome.chosen}
+    assert summary["test"].keys() == chosen
+    assert {place.name.partition(",seed")[0] for place in (folder / "chosen").iterdir()} == chosen
+    assert all(len(values) == 2 for values in summary["test"][outcome.best.name].values())
+    model = SentenceTransformer(str(folder / "chosen" / f"{outcome.best.name},seed=0" / "model"))
+    assert model.encode_query(["de what is a10"]).shape == (1, 16)
+    for name in ("objectives", "pareto", "bias"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width > 300
+    # Two runs that differ in alpha alone begin alike, and are prepared once.
+    assert len(list((folder.parent / "stores").glob("*/manifest.json"))) == 1
+    assert len(list((folder / "initial").iterdir())) == 2
+
+
+def test_mlflow_has_the_search_as_a_run_with_its_trials_below_and_the_model_registered(finished_search):
+    uri = f"sqlite:///{finished_search.folder.parent}/mlflow.db"
+    runs = {run.name: run for run in training_runs(uri, "hbt")}
+    parent = runs.pop("tiny")
+    assert runs.keys() == {trial.name for trial in finished_search.trials}
+    client = MlflowClient(uri)
+    for run in runs.values():
+        assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+        assert run.status == "FINISHED"
+        assert {"held-out/mono/map", "held-out/multi/rank_distance", "train/loss"} <= run.metrics.keys()
+        assert run.params["mix.alpha"] == run.tags["searched.mix.alpha"]
+    best = finished_search.outcome.best
+    assert parent.tags["best.mix.alpha"] == str(best.values["mix.alpha"])
+    assert parent.metrics["held-out/mono/map"] == pytest.approx(best.mean["mono/map"])
+    assert "pairs/multi/map" in parent.metrics
+    files = {file.path for file in client.list_artifacts(parent.run_id)}
+    assert {"best.yaml", "summary.json", "trials.parquet", "figures"} <= files
+    version = client.get_model_version_by_alias("tiny", "best")
+    assert version.run_id == parent.run_id
+    table = json.loads(Path(client.download_artifacts(parent.run_id, "tables/trials.json")).read_text())
+    assert len(table["data"]) == 4
+    assert "held-out/mono/map" in table["columns"]
+
+
+def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corpus, finished_search, tmp_path):
+    settings = tiny_search(search_corpus, seeds=[0, 1])
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    out = search_corpus.parent / "killed"
+    command = [sys.executable, "-m", "hbt_ray.cli", "search", "--config", file, "--out", out]
+    driver = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if list(out.glob("trials/*/finished")) or driver.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/measured/6.json")}
+    assert 1 <= len(finished) < 4
+    search(settings, out)
+    assert (out / "summary.json").read_text() == (finished_search.folder / "summary.json").read_text()
+    one, other = (load_config(folder / "best.yaml") for folder in (out, finished_search.folder))
+    assert one.model_copy(update={"tracking": other.tracking}) == other
+    same = pq.read_table(out / "trials.parquet").equals(pq.read_table(finished_search.folder / "trials.parquet"))
+    assert same
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())  # nothing was trained twice
+    with pytest.raises(ConfigError, match="holds a search with another seeds"):
+        search(settings.model_copy(update={"seeds": (0,)}), out)
+
+
+def test_a_failed_trial_is_tried_again_told_and_ends_nothing(cluster, search_corpus, tmp_path):
+    settings = tiny_search(search_corpus, experiment="failing", space={"train.learning_rate": [1e-3, 1e30]})
+    finished = search(settings, search_corpus.parent / "failing")
+    states = {trial.point.values["train.learning_rate"]: trial for trial in finished.trials}
+    assert states[1e-3].state == "finished"
+    assert states[1e30].state == "failed"
+    assert "is not finite" in states[1e30].reason
+    assert finished.outcome.best.values["train.learning_rate"] == 1e-3
+    runs = training_runs(f"sqlite:///{search_corpus.parent}/mlflow.db", "failing")
+    assert {run.name: run.status for run in runs}["learning_rate=1e_30,seed=0"] == "FAILED"
+
+
+def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(cluster, search_corpus, tmp_path):
+    settings = tiny_search(
+        search_corpus,
+        algorithm="tpe",
+        space={"mix.alpha": {"uniform": [0, 1]}},
+        configurations=3,
+        seeds=[0, 1],
+        stopping="asha",
+        measure_every=2,
+    )
+    finished = search(settings, search_corpus.parent / "tpe")
+    points = [trial.point.name for trial in finished.trials]
+    assert len(points) == 6
+    assert all(points.count(name) == 2 for name in points)
+    assert {trial.state for trial in finished.trials} == {"finished", "stopped"}
+    assert finished.outcome.steps < 6 * 6
+    assert all(trial.step in (2, 4) for trial in finished.trials if trial.state == "stopped")
+
+
+def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, search_corpus):
+    settings = tiny_search(
+        search_corpus,
+        algorithm="nsga2",
+        space={"mix.alpha": {"uniform": [0, 1]}},
+        configurations=2,
+        dev={"benchmarks": {"pairs": str(search_corpus.parent / "dev")}},
+    )
+    finished = search(settings, search_corpus.parent / "nsga2")
+    assert [trial.state for trial in finished.trials] == ["finished"] * 2
+    assert any(result.on_front for result in finished.outcome.results)
+    assert all("pairs/multi/rank_distance" in trial.measured[-1][1] for trial in finished.trials)
+
+
+def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
+    run = tiny_search(search_corpus).run.model_dump(mode="json")
+    run["train"] |= {"steps": 3}  # the last one ends it, before another turn is due
+    settings = tiny_search(
+        search_corpus,
+        run=run,
+        concurrent=2,
+        algorithm="pbt",
+        space={"mix.alpha": {"uniform": [0, 1]}},
+        configurations=2,
+        measure_every=2,
+    )
+    finished = search(settings, search_corpus.parent / "pbt")
+    assert [trial.state for trial in finished.trials] == ["finished"] * 2
+    assert sorted(trial.name for trial in finished.trials) == ["member=0", "member=1"]
+    assert any(len(trial.alphas) > 1 for trial in finished.trials)  # some went on from another with an alpha of its own
+    assert (search_corpus.parent / "pbt" / "schedule.png").exists()
+    best = load_config(search_corpus.parent / "pbt" / "best.yaml")
+    assert best.mix.alpha_schedule is not None
+    again = search(
+        settings.model_copy(update={"algorithm": "grid", "run": best, "space": {"train.weight_decay": _only(1e-2)}}),
+        search_corpus.parent / "again",
+    )
+    one = final_weights(search_corpus.parent / "pbt" / "trials" / finished.outcome.best.name)
+    other = final_weights(search_corpus.parent / "again" / "trials" / again.trials[0].name)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _only(value):
+    from hbt_ray.search.config import SearchDimension
+
+    return SearchDimension(values=(value,))
+
+
+def test_the_workers_of_a_trial_may_have_every_cpu_and_impossible_ones_are_refused(cluster, search_corpus):
+    run = tiny_search(search_corpus).run.model_dump(mode="json")
+    run["train"] |= {"workers": 2, "threads_per_worker": NUM_CPUS // 2}
+    settings = tiny_search(search_corpus, run=run, measure_every=3, space={"mix.alpha": [0.5]}, concurrent=None)
+    finished = search(settings, search_corpus.parent / "workers")
+    assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]]
+    run["train"] |= {"workers": 1, "threads_per_worker": 64}
+    with pytest.raises(ClusterError, match=r"1 workers of 64 CPU each cannot be had"):
+        search(tiny_search(search_corpus, run=run), search_corpus.parent / "impossible")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "train", "wanted", "threads", "at_once"),
+    [
+        ([2], {}, 10, 1, 2),  # ten trials on two CPUs: two at a time
+        ([8], {}, 4, 2, 4),
+        ([8], {"threads_per_worker": 3}, 10, 3, 2),
+        ([64, 64], {}, 10, 12, 10),
+        ([4], {"workers": 2, "threads_per_worker": 2}, 10, 1, 1),
+        ([4, 4, 4], {"workers": 3, "threads_per_worker": 2}, 10, 1, 2),
+    ],
+)
+def test_more_trials_than_there_is_room_for_wait(monkeypatch, cpus, train, wanted, threads, at_once):
+    def sizes(resource):
+        return cpus if resource == "CPU" else []
+
+    monkeypatch.setattr("hbt_ray.cluster.room.node_resources", sizes)
+    monkeypatch.setattr("hbt_ray.cluster.training.driver.node_resources", sizes)
+    run = {"train": {"global_batch_pairs": 48, "chunk_pairs": 8, **train}}
+    room = plan_concurrency(build_config(run), wanted)
+    assert (room.threads, room.at_once) == (threads, at_once)

@@ -1,0 +1,79 @@
+"""Passages embedded by actors and searched in shards: the same report as in one process."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
+from hbt_ray.cluster.evaluation.sharded_search import sharded_pool
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.evaluation.run_evaluation import evaluate_model
+from hbt_ray.retrieval.embedding_cache import write_cache_manifest, write_embedding_shard
+from hbt_ray.retrieval.passage_windows import WindowedPassages
+from tests.helpers import tiny_corpus
+from tests.integration.conftest import NUM_CPUS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def settings(corpus) -> EvaluateConfig:
+    return EvaluateConfig(benchmarks={"pairs": str(corpus)}, precision="fp32", run_depth=20)
+
+
+@pytest.mark.parametrize("window_chars", [None, 40])
+def test_three_actors_report_what_one_process_does_byte_for_byte_and_vectors_are_kept(
+    cluster, settings, tmp_path, window_chars
+):
+    model = tmp_path / "model"
+    tiny_corpus.make_encoder(model)
+    alone = settings.model_copy(update={"window_chars": window_chars})
+    three = alone.model_copy(update={"shards": 3})
+    [report] = evaluate_in_shards(str(model), three, tmp_path / "actors")
+    [folder] = (tmp_path / "vectors").iterdir()
+    made = folder.stat().st_mtime_ns
+
+    [expected] = evaluate_model(str(model), alone, tmp_path / "alone")
+    assert report.metrics == expected.metrics
+    for file in ("per_query.parquet", "matrix.csv", "run.trec", "qrels.trec", "report.md", "projection.png"):
+        assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "actors" / file).read_bytes(), file
+
+    [again] = evaluate_in_shards(str(model), three, tmp_path / "again")
+    assert again.metrics == report.metrics
+    assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "vectors").iterdir()] == [(folder, made)]
+
+
+def test_an_approximate_index_in_more_shards_than_cpus_names_its_depth_and_its_recall(cluster, settings, tmp_path):
+    model = tmp_path / "model"
+    tiny_corpus.make_encoder(model)
+    approximate = settings.model_copy(update={"shards": NUM_CPUS + 1, "index": "hnsw", "index_depth": 100})
+    [report] = evaluate_in_shards(str(model), approximate, tmp_path / "deep" / "out")
+    assert {"pairs/mono/map@100", "pairs/multi/rank_distance@100", "pairs/multi/ndcg@10"} <= report.metrics.keys()
+    assert "pairs/mono/map" not in report.metrics
+    described = json.loads((tmp_path / "deep" / "out" / "report.json").read_text())
+    assert described["index_recall@10"] == dict.fromkeys(["all", *report.languages], 1)  # so small that it is exact
+    assert pq.read_table(tmp_path / "deep" / "out" / "per_query.parquet").num_rows > 0
+
+
+def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
+    width, size = 256, 80_000
+    rng = np.random.default_rng(0)
+    files = [
+        write_embedding_shard(tmp_path, n, rng.standard_normal((size // 4, width), dtype=np.float32)) for n in range(4)
+    ]
+    write_cache_manifest(tmp_path, files, [size // 4] * 4, width)
+    peaks = {}
+    for shards in (1, 4):
+        with sharded_pool(tmp_path, WindowedPassages([], np.arange(size), None), EvaluateConfig(shards=shards)) as (
+            pool,
+            actors,
+        ):
+            pool.top_k(rng.standard_normal((4, width), dtype=np.float32), 10)
+            peaks[shards] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
+    vectors = size * width * 4
+    assert peaks[1] - peaks[4] > vectors  # of the three quarters it no longer holds, and the index over them

@@ -1,0 +1,143 @@
+"""A study on the cluster: what it leaves, and that nothing of it is done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from hbt_ray.cluster.pipelines.study import study
+from hbt_ray.config import load_config
+from hbt_ray.errors import ConfigError
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.tracking import training_runs
+from tests.integration.conftest import tiny_config, write_corpus
+
+COMMAND = "hbt study tiny"
+METHODS = ("untrained", "hybrid", "mined", "taught", "pretrained")
+PRETRAINING = {
+    "pretrain.steps": 2,
+    "pretrain.block_tokens": 16,
+    "pretrain.global_batch_blocks": 4,
+    "pretrain.chunk_blocks": 2,
+    "pretrain.precision": "fp32",
+}
+
+
+def tiny_study(folder: Path, **settings) -> StudyConfig:
+    """Two seeds of an encoder as it is, trained, trained with negatives mined with that one, and taught by it."""
+    corpus = folder / "numbers"
+    run = tiny_config(
+        corpus, prepare={"near_duplicate_threshold": 1}, train={"steps": 4}, tracking={"experiment": "studies"}
+    )
+    made = {"format": "jsonl", "name": "others", "path": str(folder / "others")}
+    plain = {
+        "name": "tiny",
+        "title": "A tiny study",
+        "question": "Does training help?",
+        "reference": "hybrid",
+        "methods": {
+            "untrained": {"trained": False},
+            "hybrid": {},
+            "mined": {"mined_with": "hybrid", "settings": {"mix.hard_negatives": 1}},
+            "taught": {"taught_by": "hybrid"},
+            "pretrained": {"pretrained": "second"},
+        },
+        "pretraining": {
+            "first": {"settings": PRETRAINING},
+            "second": {"after": "first", "settings": PRETRAINING | {"languages": ["de"]}},
+            "unused": {"settings": PRETRAINING},
+        },
+        "made": {"xm3600": {"corpus": made, "questions": 10}},
+        "measures": ["xm3600/cross/map", "xm3600/gap/map", "xm3600/multi/rank_distance"],
+        "chapters": ["gap", "alignment"],
+        "seeds": [0, 1],
+        "concurrent": 2,
+        "run": run.model_dump(mode="json"),
+    }
+    return StudyConfig.model_validate(plain | settings)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    write_corpus(folder)
+    write_corpus(folder, "others", range(1000, 1020))
+    study(tiny_study(folder), folder / "tiny", COMMAND)
+    return folder
+
+
+def test_a_study_leaves_a_report_and_a_cell_for_each_method_and_seed(finished: Path):
+    folder = finished / "tiny"
+    text = (folder / "report.md").read_text()
+    for words in (
+        "Does training help?",
+        "hard negatives mined with hybrid",
+        "taught by hybrid",
+        "goes on from “first”",
+        COMMAND,
+    ):
+        assert words in text, words
+    assert (folder / "report.html").exists()
+    for method in METHODS:
+        for seed in (0, 1):
+            cell = folder / "cells" / method / f"seed-{seed}"
+            assert (cell / "evaluation/xm3600/per_query.parquet").exists()
+            assert (cell / "model").exists() == (method != "untrained")
+            assert not (cell / "checkpoints").exists()
+    values = json.loads((folder / "summary.json").read_text())["measures"]["xm3600/cross/map"]
+    assert all(len(set(of_seeds)) == 2 for of_seeds in values.values())  # the seeds differ
+    assert len({tuple(of_seeds) for of_seeds in values.values()}) == len(METHODS)  # and so do the methods
+    pretrained = folder / "pretraining"
+    assert {place.name for place in pretrained.iterdir()} == {"first", "second"}  # what nobody starts from is not made
+    goes_on = load_config(folder / "cells/pretrained/seed-1/run.yaml")
+    assert goes_on.model.path == str(pretrained / "second/seed-1/model")
+
+
+def test_mlflow_has_the_study_as_a_run_with_its_cells_below(finished: Path):
+    uri = f"sqlite:///{finished}/mlflow.db"
+    runs = {run.name: run for run in training_runs(uri, "studies")}
+    parent = runs.pop("tiny")
+    assert runs.keys() == {f"{m}, seed {s}" for m in METHODS for s in (0, 1)}
+    client = MlflowClient(uri)
+    for run in runs.values():
+        assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+        assert "xm3600/cross/map" in run.metrics
+    files = {file.path for file in client.list_artifacts(parent.run_id)}
+    assert {"report.html", "report.md", "summary.json", "table.csv", "figures"} <= files
+
+
+def test_a_study_goes_on_where_it_was_and_comes_to_the_same_numbers(finished: Path):
+    folder = finished / "tiny"
+    before = (folder / "summary.json").read_bytes()
+    lost = folder / "cells/hybrid/seed-1"
+    shutil.rmtree(lost)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/evaluation/xm3600/report.json")}
+    assert len(kept) == 2 * len(METHODS) - 1
+    study(tiny_study(finished), folder, COMMAND)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert (lost / "model").exists()
+    assert (folder / "summary.json").read_bytes() == before
+
+
+def test_a_folder_of_cells_that_were_trained_otherwise_is_refused(finished: Path):
+    other = tiny_study(finished)
+    run = other.run.model_copy(update={"train": other.run.train.model_copy(update={"learning_rate": 0.5})})
+    with pytest.raises(ConfigError, match=r"holds a run with train.learning_rate=0.001, and this one has 0.5"):
+        study(other.model_copy(update={"run": run}), finished / "tiny", COMMAND)
+
+
+def test_a_study_whose_runs_have_two_workers_each_comes_to_what_one_process_does(finished: Path, tmp_path: Path):
+    plain = tiny_study(finished)
+    run = plain.run.model_copy(update={"train": plain.run.train.model_copy(update={"workers": 2})})
+    methods = {name: plain.methods[name] for name in ("untrained", "hybrid")}
+    update = {"run": run, "methods": methods, "pretraining": {}, "seeds": (0,), "concurrent": None}
+    study(plain.model_copy(update=update), tmp_path / "tiny", COMMAND)
+    of_two = json.loads((tmp_path / "tiny/summary.json").read_text())["measures"]
+    of_one = json.loads((finished / "tiny/summary.json").read_text())["measures"]
+    for method, measure in ((method, measure) for method in methods for measure in of_two):
+        assert of_two[measure][method][0] == pytest.approx(of_one[measure][method][0], rel=1e-3), (method, measure)
+    assert not (tmp_path / "tiny/cells/hybrid/seed-0/checkpoints").exists()

@@ -1,0 +1,207 @@
+"""Whole runs on the cluster: prepared, trained, evaluated, tracked, and gone on with."""
+
+import json
+import shutil
+import threading
+import time
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from hbt_ray.cluster.pipelines.train import run
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.errors import ClusterError, ConfigError, TrackingError
+from hbt_ray.models.encoder import load_for_training, save_encoder
+from hbt_ray.sampling.collate import build_batch
+from hbt_ray.tracking import training_runs
+from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
+from hbt_ray.training.run_dir import run_dir_of, training_sampler
+from hbt_ray.utils.storage import StoragePath
+from tests.integration.conftest import NUM_CPUS, tiny_config, write_corpus
+from tests.integration.fault_injection import kill_one
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Two parallel paragraphs of two sentences, one question each, in German and English."""
+    folder = tmp_path / "squad"
+    folder.mkdir()
+    for language in ("de", "en"):
+        paragraphs = []
+        for number in range(2):
+            first, second = f"{language} it has the number {number + 500}.", f"{language} nobody knows why."
+            text = f"{first} {second}"
+            question = {
+                "id": f"q{number}",
+                "question": f"{language} which is {number + 500}",
+                "answers": [{"text": "number", "answer_start": first.index("number")}],
+            }
+            breaks = [[0, len(first)], [len(first) + 1, len(text)]]
+            paragraphs.append({"context": text, "sentence_breaks": breaks, "qas": [question]})
+        (folder / f"{language}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return folder
+
+
+def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_same(
+    cluster, corpus, benchmark, tmp_path
+):
+    config = tiny_config(
+        corpus,
+        prepare={"validation_share": 0.3},
+        train={
+            "workers": 2,
+            "validation_every": 4,
+            "validation_batches": 2,
+            "evaluate_every": 5,
+        },
+        evaluate={"benchmarks": {"squad": str(benchmark)}, "precision": "fp32"},
+    )
+    out = tmp_path / "runs" / "tiny"
+    finished = run(config, out)
+    model = SentenceTransformer(str(out / "model"))
+    assert model.encode_query(["de what is a10"]).shape == (1, 16)
+    report = json.loads((out / "evaluation" / "squad" / "report.json").read_text())
+    assert report["metrics"] == finished.metrics
+    assert {"squad/mono/map", "squad/cross/map/de-en", "squad/multi/rank_distance"} <= report["metrics"].keys()
+
+    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    [tracked] = training_runs(uri, "hbt")
+    assert tracked.status == "FINISHED"
+    assert {"train/loss", "train/pairs_per_s", "validation/loss", "squad/mono/map"} <= tracked.metrics.keys()
+    assert tracked.params["mix.alpha"] == "0.5"
+
+    history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
+    assert {metric.step for metric in history} == {5, 10}  # beside the training, and at its end
+
+    # As if the driver had been killed before the checkpoint of step 5 was measured.
+    (out / "measured" / "5.json").unlink()
+    before = weights(out)
+    run(config, out)
+    history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
+    assert [metric.value for metric in history if metric.step == 5] == [history[0].value] * 2
+    [again] = training_runs(uri, "hbt")
+    assert again.run_id == tracked.run_id
+    assert same_weights(weights(out), before)
+
+    with pytest.raises(ConfigError, match=r"mix\.alpha=0\.5, and this one has 0\.9"):
+        run(tiny_config(corpus, mix={"alpha": 0.9}, prepare={"validation_share": 0.3}, train={"workers": 2}), out)
+
+
+def kill_a_worker_after_a_checkpoint(checkpoints: StoragePath, killed: list[int]) -> None:
+    for _ in range(600):
+        steps = CheckpointManager(checkpoints).steps()
+        if steps and kill_one("RayTrainWorker"):
+            killed.append(steps[-1])
+            return
+        time.sleep(0.05)
+
+
+def train_without_ray(config, store, initial_model, out):
+    """The same training in this process: one batch of the plan after the other."""
+    opened = TokenStore.open(store)
+    plan = training_sampler(config, opened.manifest)
+    trainer = ContrastiveTrainer(
+        load_for_training(config.model, config.text, initial_model), config.train, seed=config.seed
+    )
+    for step in range(config.train.steps):
+        trainer.step(step, [build_batch(plan.batch(step), opened, chunk_pairs=config.train.chunk_pairs)])
+    save_encoder(trainer.encoder, out / "model")
+
+
+@pytest.fixture(scope="module")
+def struck(cluster, bucket, tmp_path_factory):
+    """The folder of a run with its checkpoints in an object store, whose worker was killed; and the run's settings."""
+    folder = tmp_path_factory.mktemp("struck")
+    train = {"steps": 60, "checkpoint_every": 10}
+    storage = f"{bucket}/{folder.name}?{bucket.query}"
+    config = tiny_config(write_corpus(folder), storage=storage, train=train, tracking={"log_model": False})
+    out = folder / "run"
+    killed: list[int] = []
+    checkpoints = run_dir_of(config, out).checkpoints
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(checkpoints, killed))
+    killer.start()
+    run(config, out)
+    killer.join()
+    assert killed
+    assert killed[0] < 60
+    return config, out
+
+
+def test_a_killed_worker_costs_no_batch_and_changes_no_weight(struck, one_thread, tmp_path):
+    config, out = struck
+    [store] = (out.parent / "stores").iterdir()
+    train_without_ray(config, store, out / "initial_model", tmp_path)
+    assert same_weights(weights(out), weights(tmp_path))
+
+
+def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(struck, bucket):
+    config, out = struck
+    expected = weights(out)
+    assert (bucket / out.parent.name / "run" / "checkpoints" / "step-000000060" / "complete.json").exists()
+    uri = f"sqlite:///{out.parent}/mlflow.db"
+    [tracked] = training_runs(uri, "hbt")
+
+    shutil.rmtree(out)  # the machine is gone, and another one takes over
+    run(config, out)
+    assert same_weights(weights(out), expected)
+    assert [again.run_id for again in training_runs(uri, "hbt")] == [tracked.run_id]
+
+
+def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path, capsys):
+    # At this rate the loss cannot fall for long. Checkpoints without a validation stand between those with one.
+    train = {
+        "steps": 60,
+        "learning_rate": 0.5,
+        "validation_every": 2,
+        "validation_batches": 2,
+        "checkpoint_every": 1,
+        "early_stopping": {"patience": 3},
+    }
+    config = tiny_config(corpus, prepare={"validation_share": 0.3}, train=train, tracking={"log_model": False})
+    run(config, tmp_path / "run")
+    [tracked] = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    losses = {m.step: m.value for m in client.get_metric_history(tracked.run_id, "validation/loss")}
+    best = min(losses, key=losses.get)
+    assert tracked.metrics["train/steps"] == best
+    assert max(losses) == best + 3 * 2 < 60
+
+    kept = weights(tmp_path / "run")
+    capsys.readouterr()
+    run(config, tmp_path / "run")  # it has ended: calling again changes nothing
+    assert "the training has ended already" in capsys.readouterr().err
+    assert same_weights(weights(tmp_path / "run"), kept)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        (
+            {"train": {"workers": 100, "global_batch_pairs": 100, "chunk_pairs": 1}},
+            ClusterError,
+            f"write train.workers={NUM_CPUS}",
+        ),
+        ({"languages": ["de", "sw"]}, ConfigError, "'sw' is not in the corpora; there are de, en, fr"),
+        ({"tracking": {"uri": "http://127.0.0.1:9"}}, TrackingError, "127.0.0.1:9"),
+        ({"train": {"global_batch_pairs": 512}}, ConfigError, "smaller global_batch_pairs"),
+        ({"train": {"validation_every": 2}, "prepare": {"validation_share": 0.0}}, ConfigError, "validation_share"),
+        ({"model": {"path": "no/such/model"}}, ConfigError, "no/such/model"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_had_is_refused_before_training(cluster, corpus, tmp_path, sections, error, message):
+    with pytest.raises(error, match=message):
+        run(tiny_config(corpus, **sections), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,178 @@
+"""Runs on a cluster of several nodes, whose nodes come and go.
+
+`python -m tests.integration.two_node_cluster SCENARIO FOLDER`
+
+A process of its own, because a process can be connected to one cluster at a time. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+WORKER_CPUS = 2  # more than the head has, so that a worker stands on a node that can be lost
+STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}
+EVERY = {"raylet": 5, "elastic": 25, "preemption": 100_000}  # steps between checkpoints
+
+
+def config_of(scenario: str, corpus: Path, **train: Any) -> Any:
+    from tests.integration.conftest import tiny_config
+
+    settings = {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}
+    # At this rate the loss stays far from 0 to the end, so that each batch's own can be told from another's.
+    fixed = {"learning_rate": 3e-5, "threads_per_worker": WORKER_CPUS, "max_failures": 20}
+    return tiny_config(corpus, train=settings | fixed | train)
+
+
+class Nodes:
+    """A head without room for a worker, and nodes with room for one each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+        os.environ["RAY_ADDRESS"] = self.cluster.address
+        self.added: list[Any] = []
+
+    def add(self) -> None:
+        self.added.append(self.cluster.add_node(num_cpus=WORKER_CPUS))
+
+    def lose(self, place: int = 0) -> None:
+        """Kills a node's processes, as if its plug was pulled."""
+        self.cluster.remove_node(self.added.pop(place), allow_graceful=False)
+
+    def drain(self, node_id: str, seconds: int) -> None:
+        """What a cloud says before it takes a machine back."""
+        import ray
+        from ray.core.generated import autoscaler_pb2
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        client = ray._raylet.GcsClient(address=self.cluster.address)
+        accepted, why = client.drain_node(node_id, reason, "taken back", int((time.time() + seconds) * 1000))
+        assert accepted, why
+
+
+def worker_nodes() -> list[str]:
+    """The nodes on which training workers stand."""
+    from ray.util.state import list_actors
+
+    return [actor.node_id for actor in list_actors() if "RayTrainWorker" in actor.class_name and actor.state == "ALIVE"]
+
+
+def wait_until(is_so: Any, seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        time.sleep(0.05)
+
+
+class Running:
+    """A training in another thread: nodes can be added from the main thread alone."""
+
+    def __init__(self, config: Any, out: Path) -> None:
+        from hbt_ray.cluster.pipelines.train import run
+
+        self.out = out
+        self.error: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                run(config, out)
+            except BaseException as error:
+                self.error.append(error)
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    @property
+    def newest(self) -> int:
+        from tests.integration.fault_injection import newest_step
+
+        return newest_step(self.out)
+
+    def ended(self) -> bool:
+        return not self.thread.is_alive()
+
+    def reach(self, step: int) -> None:
+        wait_until(lambda: self.newest >= step or self.ended())
+
+    def join(self, seconds: float = 300) -> None:
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "the run hangs"
+        if self.error:
+            raise self.error[0]
+
+
+def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
+    """The node of the worker is lost at random moments; another comes."""
+    draw = random.Random(7)
+    running = Running(config_of("raylet", corpus), folder / "disturbed")
+    lost_at = []
+    for _ in range(times):
+        running.reach(running.newest + draw.choice([5, 10, 15]))
+        time.sleep(draw.random())
+        if running.ended():
+            break
+        lost_at.append(running.newest)
+        nodes.lose()
+        nodes.add()
+        wait_until(lambda before=lost_at[-1]: running.newest > before or running.ended(), 240)
+    running.join()
+    return {"lost_at": lost_at}
+
+
+def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
+    """One worker, then two, then one."""
+    running = Running(config_of("elastic", corpus, workers=[1, 2]), folder / "disturbed")
+    running.reach(25)
+    sizes = [len(worker_nodes())]
+    nodes.add()
+    wait_until(lambda: len(worker_nodes()) == 2 or running.ended(), 180)
+    grown_at = running.newest
+    running.reach(grown_at + 50)
+    sizes.append(len(worker_nodes()))
+    shrunk_at = running.newest
+    nodes.lose()
+    wait_until(lambda: running.newest > shrunk_at or running.ended(), 300)
+    sizes.append(len(worker_nodes()))
+    running.join(600)
+    return {"sizes": sizes, "grown_at": grown_at, "shrunk_at": shrunk_at}
+
+
+def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
+    """The worker's node is about to be taken away: the next checkpoint would be far off."""
+    running = Running(config_of("preemption", corpus), folder / "disturbed")
+    wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
+    time.sleep(15)  # in the middle of the training
+    [node] = worker_nodes()
+    nodes.drain(node, seconds=25)
+    wait_until(lambda: running.newest > 0 or running.ended(), 25)
+    saved = running.newest
+    nodes.lose()
+    nodes.add()
+    running.join(600)
+    return {"saved": saved}
+
+
+def main(scenario: str, folder: str, times: str = "1") -> None:
+    place = Path(folder)
+    nodes = Nodes()
+    corpus = place / "numbers"
+    nodes.add()
+    Running(config_of(scenario, corpus), place / "undisturbed").join()
+    scenarios = {"raylet": raylet, "elastic": elastic, "preemption": preemption}
+    found = scenarios[scenario](nodes, corpus, place, int(times))
+    print(json.dumps(found | {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}), flush=True)
+    os._exit(0)  # the cluster's processes end with this one
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

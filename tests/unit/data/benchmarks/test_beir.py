@@ -1,0 +1,146 @@
+"""BEIR's files, whole and broken: one set, or several side by side, each a language."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.data.benchmarks import ReadOptions
+from hbt_ray.errors import CorpusError
+from tests.helpers.benchmark_files import load, reasons, texts, write, write_objects
+
+
+def beir(folder: Path, **files: str) -> Path:
+    corpus = [{"_id": "p1", "title": "Keys", "text": "Under the mat."}, {"_id": "p2", "title": "", "text": "In a box."}]
+    write_objects(folder / "corpus.jsonl", *corpus)
+    write_objects(folder / "queries.jsonl.gz", {"_id": "q1", "text": "Where?"}, {"_id": "q2", "text": "What?"})
+    write(folder / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\nq1\tp1\t2\nq1\tp2\t0\n")
+    write(folder / "qrels" / "train.tsv", "query-id\tcorpus-id\tscore\nq2\tp2\t1\n")
+    for name, text in files.items():
+        with (folder / name.replace("__", "/").replace("_jsonl", ".jsonl").replace("_tsv", ".tsv")).open("a") as file:
+            file.write(text)
+    return folder
+
+
+def test_beir_takes_the_queries_of_the_split_and_puts_titles_first(tmp_path: Path):
+    benchmark = load("beir", beir(tmp_path))
+    assert texts(benchmark) == {"q1": "Where?", "p1": "Keys Under the mat.", "p2": "In a box."}
+    assert benchmark.judgements == {"q1": {"p1": 2, "p2": 0}}
+    assert (benchmark.split, benchmark.rejects) == ("test", [])
+    train = load("beir", tmp_path, ReadOptions(split="train"))
+    assert (train.split, train.judgements) == ("train", {"q2": {"p2": 1}})
+    with pytest.raises(CorpusError, match=r"no judgements qrels/dev.tsv; there are test, train"):
+        load("beir", tmp_path, ReadOptions(split="dev"))
+
+
+def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
+    beir(tmp_path / "en")
+    beir(tmp_path / "sw")
+    benchmark = load("beir/news", tmp_path)
+    assert (benchmark.name, benchmark.languages) == ("beir-news", ["en", "sw"])
+    assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
+
+
+def test_beir_sets_side_by_side_are_read_in_one_split(tmp_path: Path):
+    write(beir(tmp_path / "en") / "qrels" / "dev.tsv", "q1\tp1\t1\n")
+    only = beir(tmp_path / "sw") / "qrels"
+    (only / "test.tsv").rename(only / "dev.tsv")
+    assert load("beir", tmp_path).split == "dev"
+    with pytest.raises(CorpusError, match=r"sw' has no judgements qrels/test.tsv; there are dev, train"):
+        load("beir", tmp_path, ReadOptions(split="test"))
+
+
+@pytest.mark.parametrize(
+    ("named", "language"),
+    [("nfcorpus", "en"), ("nfcorpus/de", "de"), ("zh-Hant", "zh-Hant"), ("nq", "en"), ("english", "en"), ("gis", "en")],
+)
+def test_one_beir_set_has_the_language_that_its_folder_is_called(tmp_path: Path, named: str, language: str):
+    benchmark = load("beir", beir(tmp_path / named))
+    assert benchmark.languages == [language]
+    assert benchmark.judgements.keys() == {"q1"}
+
+
+def test_a_beir_set_is_read_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(beir(tmp_path / "de"))
+    assert load("beir", Path()).languages == ["de"]
+
+
+def test_languages_of_beir_sets_stand_in_any_folder_of_the_path(tmp_path: Path):
+    beir(tmp_path / "de" / "nq")
+    beir(tmp_path / "nq" / "sw")
+    assert load("beir", tmp_path).languages == ["de", "sw"]
+
+
+def test_beir_sets_of_no_language_or_of_the_same_one_are_refused(tmp_path: Path):
+    beir(tmp_path / "cqadupstack" / "english")
+    beir(tmp_path / "cqadupstack" / "gis")
+    with pytest.raises(CorpusError, match="not say the language of 'english'; name the folder of one set, or put each"):
+        load("beir", tmp_path / "cqadupstack")
+    beir(tmp_path / "sets" / "de" / "scifact")
+    beir(tmp_path / "sets" / "nfcorpus" / "de")
+    with pytest.raises(CorpusError, match="holds two sets in de, 'de/scifact' and 'nfcorpus/de'; name the folder of"):
+        load("beir", tmp_path / "sets")
+
+
+def test_a_beir_query_never_finds_the_passage_with_its_own_id(tmp_path: Path):
+    benchmark = load(
+        "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
+    )
+    assert benchmark.excluded == {}  # q2 is not asked in this split, and "q 1" is another id
+    assert load("beir", tmp_path, ReadOptions(split="train")).excluded == {"q2": "q2"}
+    beir(tmp_path / "sets" / "en", corpus_jsonl='{"_id": "q1", "text": "Where?"}\n')
+    beir(tmp_path / "sets" / "sw")
+    assert load("beir", tmp_path / "sets").excluded == {"en:q1": "en:q1"}
+
+
+def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Path):
+    benchmark = load(
+        "beir",
+        beir(
+            tmp_path,
+            corpus_jsonl='{"_id": "p1", "text": "again"}\n{"_id": "p3"}\n[1]\n{"_id": "p4", "text": " "}\n{"_id\n',
+            qrels__test_tsv="q1\tp9\t1\nq7\tp1\t1\nq2\tp2\t0\nq1 p1\nq1\tp1\t1\n",
+        ),
+    )
+    assert reasons(benchmark) == {
+        "repeated passage id": 1,
+        "missing text": 1,
+        "not an object": 1,
+        "passage without text": 1,
+        "broken JSON": 1,
+        "judgement of a missing passage": 1,
+        "judgement for a missing query": 1,
+        "query without a relevant passage": 1,
+        "not a judgement": 1,
+        "two judgements of one passage": 1,
+    }
+    assert benchmark.absent == {"p9": "en"}
+    assert benchmark.judgements == {"q1": {"p1": 2, "p2": 0, "p9": 1}, "q2": {"p2": 0}}
+    assert texts(benchmark).keys() == {"q1", "q2", "p1", "p2"}
+
+
+def test_a_beir_query_with_only_a_missing_passage_that_is_not_relevant_was_judged(tmp_path: Path):
+    benchmark = load("beir", beir(tmp_path, qrels__test_tsv="q2\tp9\t0\n"))
+    assert [query.query_id for query in benchmark.queries] == ["q1", "q2"]
+    assert reasons(benchmark) == {"query without a relevant passage": 1}
+    assert benchmark.absent == {}
+
+
+def test_a_file_that_breaks_off_is_told_and_read_as_far_as_it_goes(tmp_path: Path):
+    beir(tmp_path)
+    whole = gzip.compress("".join(f'{{"_id": "q{n}", "text": "{n} {"x" * 99}"}}\n' for n in range(500)).encode())
+    (tmp_path / "queries.jsonl.gz").write_bytes(whole[:-9])
+    benchmark = load("beir", tmp_path)
+    assert reasons(benchmark)["unreadable file"] == 1
+    assert len(benchmark.queries) == 1
+
+
+def test_no_link_leads_out_of_the_folder(tmp_path: Path):
+    secret = tmp_path / "secret.jsonl"
+    write_objects(secret, {"_id": "p", "text": "secret"})
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "corpus.jsonl").symlink_to(secret)
+    with pytest.raises(CorpusError, match="leads out of its folder"):
+        load("beir", tmp_path / "set")

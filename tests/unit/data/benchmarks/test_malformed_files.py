@@ -1,0 +1,197 @@
+"""Malformed input through every reader: each is a reject with its place and reason, or a file refused by name.
+
+What is damaged inside a text stays a text and cannot be told from one; all else must not become a row.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.config import CorpusConfig
+from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.prepare import ROWS, read_rows
+from hbt_ray.errors import CorpusError
+
+EXAMPLES = 60  # of each property
+FORMATS = ("squad", "jsonl", "parquet", "huggingface")
+ITEMS = 6
+settings.register_profile("malformed", deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+
+
+def records() -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"item-{n}",
+            "question": f"Where is number {n}?",
+            "context": f"Number {n} lies here.",
+            "answer_text": f"{n}",
+            "answer_start": 7,
+            "negatives": [f"Not {n}."],
+        }
+        for n in range(ITEMS)
+    ]
+
+
+# What a text, a list of texts and a place in a text can be instead. None of these can be mended by guessing.
+NO_TEXT = (
+    st.none() | st.integers() | st.booleans() | st.lists(st.integers(), min_size=1) | st.just("") | st.just(" \n\t")
+)
+NO_ANSWER = st.text(min_size=1).filter(lambda text: not "Number 0 lies here."[7:].startswith(text))
+
+
+def write(format: str, folder: Path, rows: list[Any]) -> Path:
+    """The rows in a format; those that a typed format cannot hold make its column a column of text."""
+    if format == "jsonl":
+        (folder / "de.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return folder / "de.jsonl"
+    if format == "squad":
+        paragraphs = [
+            {
+                "context": row.get("context"),
+                "qas": [
+                    {
+                        "id": row.get("id"),
+                        "question": row.get("question"),
+                        "answers": [{"text": row.get("answer_text"), "answer_start": row.get("answer_start")}],
+                    }
+                ],
+            }
+            for row in rows
+        ]
+        content = json.dumps({"data": [{"paragraphs": paragraphs}]}).encode()
+        (folder / "de.json.gz").write_bytes(gzip.compress(content, mtime=0))
+        return folder / "de.json.gz"
+    table = pa.Table.from_pylist(rows)
+    if format == "parquet":
+        pq.write_table(table, folder / "de.parquet")
+        return folder / "de.parquet"
+    table = table.append_column("language", pa.array(["de"] * len(table)))
+    datasets.Dataset(table).save_to_disk(str(folder / "set"))
+    return next((folder / "set").glob("*.arrow"))
+
+
+def read(format: str, folder: Path) -> pa.Table:
+    path = folder / "set" if format == "huggingface" else folder
+    parts = list_shards(CorpusConfig.model_validate({"format": format, "name": "source", "path": str(path)}))
+    return pa.concat_tables([ROWS.empty_table(), *read_rows(parts, None)])
+
+
+def good_rows(table: pa.Table) -> list[dict[str, Any]]:
+    return [row for row in table.to_pylist() if row["rejected"] is None]
+
+
+def check_told(table: pa.Table) -> None:
+    """Every row is whole, or a reject that says where and why."""
+    for row in table.to_pylist():
+        if row["rejected"] is None:
+            assert all(row[name].strip() for name in ("item_id", "language", "question", "passage"))
+        else:
+            assert row["place"]
+            assert row["rejected"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_well_formed_is_read_whole(format: str, tmp_path: Path):
+    write(format, tmp_path, records())
+    assert len(good_rows(read(format, tmp_path))) == ITEMS
+
+
+@pytest.mark.parametrize("format", ["squad", "jsonl"])
+@given(data=st.data())
+@settings(settings.get_profile("malformed"))
+def test_a_record_with_a_wrong_value_is_a_reject_and_its_neighbours_stay(format: str, data: st.DataObject):
+    rows = copy.deepcopy(records())
+    key = data.draw(st.sampled_from(["question", "context", "id", "answer_text"]))
+    wrong = {"answer_text": NO_ANSWER, "id": NO_TEXT.filter(lambda value: not isinstance(value, int))}
+    rows[0][key] = data.draw(wrong.get(key, NO_TEXT))
+    with tempfile.TemporaryDirectory() as folder:
+        write(format, Path(folder), rows)
+        table = read(format, Path(folder))
+    check_told(table)
+    assert [row["item_id"] for row in good_rows(table)] == [f"item-{n}" for n in range(1, ITEMS)]
+
+
+@pytest.mark.parametrize("format", ["parquet", "huggingface"])
+@given(key=st.sampled_from(["question", "context", "id"]), value=st.sampled_from([None, "", "  ", "\n"]))
+@settings(settings.get_profile("malformed"))
+def test_an_empty_cell_is_a_reject_and_its_neighbours_stay(format: str, key: str, value: str | None):
+    rows = copy.deepcopy(records())
+    rows[0][key] = value
+    with tempfile.TemporaryDirectory() as folder:
+        write(format, Path(folder), rows)
+        table = read(format, Path(folder))
+    check_told(table)
+    assert [row["item_id"] for row in good_rows(table)] == [f"item-{n}" for n in range(1, ITEMS)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(column=st.sampled_from(["id", "question", "context"]))
+@settings(settings.get_profile("malformed"), max_examples=3)
+def test_a_missing_column_gives_no_row(format: str, column: str):
+    rows = [{key: value for key, value in row.items() if key != column} for row in records()]
+    with tempfile.TemporaryDirectory() as folder:
+        write(format, Path(folder), rows)
+        try:
+            table = read(format, Path(folder))
+        except CorpusError:
+            return
+    check_told(table)
+    assert good_rows(table) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(data=st.data())
+@settings(settings.get_profile("malformed"))
+def test_a_damaged_file_is_refused_or_its_rows_are_told_apart(format: str, data: st.DataObject):
+    """Cut short, overwritten or flipped anywhere: no other error, and nothing that is no row of texts."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = write(format, folder, records())
+        content = bytearray(file.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        damage = data.draw(st.sampled_from(["cut", "flip", "overwrite", "insert"]))
+        if damage == "cut":
+            content = content[:place]
+        elif damage == "flip":
+            content[place] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            junk = data.draw(st.binary(min_size=1, max_size=20))
+            content[place : place + (len(junk) if damage == "overwrite" else 0)] = junk
+        file.write_bytes(bytes(content))
+        try:
+            table = read(format, folder)
+        except CorpusError:
+            return
+    check_told(table)
+    known = {row["id"] for row in records()}
+    if format == "squad":  # gzip has a checksum, so it is all or nothing
+        assert {row["item_id"] for row in good_rows(table)} in (set(), known)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "cp1251", "gb18030"])
+@pytest.mark.parametrize("format", ["squad", "jsonl"])
+def test_another_encoding_than_utf8_gives_no_row(format: str, encoding: str, tmp_path: Path):
+    text = {"latin-1": "Über", "cp1251": "Где это", "gb18030": "在哪里", "utf-16": "Wo"}[encoding]
+    rows = [row | {"question": text, "answer_text": "0", "answer_start": -1} for row in records()[:1]]
+    file = write(format, tmp_path, rows)
+    if format == "squad":
+        content = gzip.decompress(file.read_bytes()).decode()
+        raw = json.dumps(json.loads(content), ensure_ascii=False).encode(encoding)
+        file.write_bytes(gzip.compress(raw))
+    else:
+        file.write_bytes(json.dumps(rows[0], ensure_ascii=False).encode(encoding))
+    table = read(format, tmp_path)
+    check_told(table)
+    assert good_rows(table) == []

@@ -1,0 +1,40 @@
+"""What is written in a published format is read as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.benchmarks.writers import FORMATS, write_benchmark
+from hbt_ray.errors import CorpusError
+
+ITEMS = {
+    item: {language: (f"{language} asks {item}?", f"{language} says {item}") for language in languages}
+    for item, languages in {"a/1": ("de", "sw"), "b/2": ("de", "sw"), "c/3": ("de",)}.items()
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_items_written_in_a_format_are_what_its_reader_finds(format: str, tmp_path: Path):
+    write_benchmark(format, ITEMS, ["a/1", "c/3"], tmp_path)
+    read = load_benchmark(format, str(tmp_path))
+    assert not read.rejects
+    assert sorted((q.language, q.text) for q in read.queries) == [
+        *(("de", "de asks a/1?"), ("de", "de asks c/3?"), ("sw", "sw asks a/1?")),
+    ]
+    texts = {passage.passage_id: (passage.language, passage.text) for passage in read.passages}
+    every = {(x, f"{x} says {item}") for item, own in ITEMS.items() for x in own}
+    asked = {(x, text) for x, text in every if not text.endswith("b/2")}
+    assert set(texts.values()) == (asked if format == "xm3600" else every)
+    for query in read.queries:
+        item = query.text.split()[-1].rstrip("?")
+        answers = {texts[passage] for passage, grade in read.judgements[query.query_id].items() if grade}
+        languages = ITEMS[item] if format == "xm3600" else [query.language]
+        assert answers == {(x, f"{x} says {item}") for x in languages}
+
+
+def test_a_format_that_nobody_writes_is_told(tmp_path: Path):
+    with pytest.raises(CorpusError, match="no format 'squad' to write; there are miracl"):
+        write_benchmark("squad", ITEMS, ["a/1"], tmp_path)

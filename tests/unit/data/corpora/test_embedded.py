@@ -1,0 +1,213 @@
+import hashlib
+import os
+import subprocess
+import sys
+import unicodedata
+from collections import defaultdict
+
+import pytest
+
+from hbt_ray.config import CorpusConfig
+from hbt_ray.data.corpora.embedded import dataset
+from hbt_ray.data.corpora.embedded.cldr_facts import Fact, all_facts
+from hbt_ray.data.corpora.embedded.dataset import (
+    LANGUAGES,
+    POOL_ITEMS,
+    EmbeddedItem,
+    benchmark,
+    items,
+    list_shards,
+    read_shard,
+    split_of,
+)
+from hbt_ray.data.types import CorpusRow
+from hbt_ray.errors import CorpusError
+from tests.helpers.paths import REPOSITORY
+
+SCRIPT_OF_LANGUAGE = {
+    "am": "ETHIOPIC", "ar": "ARABIC", "bn": "BENGALI", "de": "LATIN", "el": "GREEK", "en": "LATIN", "es": "LATIN",
+    "fa": "ARABIC", "fr": "LATIN", "hi": "DEVANAGARI", "ru": "CYRILLIC", "sw": "LATIN", "th": "THAI", "tr": "LATIN",
+    "vi": "LATIN", "zh": "CJK",
+}  # fmt: skip
+
+
+def all_items() -> tuple[EmbeddedItem, ...]:
+    return items("train") + items("test")
+
+
+def facts_of(split: str) -> list[Fact]:
+    fact_by_id = {fact.item_id: fact for fact in all_facts()}
+    return [fact_by_id[item.item_id] for item in items(split)]
+
+
+def texts_of(item_id: str, language: str) -> tuple[str, str]:
+    (item,) = [item for item in all_items() if item.item_id == item_id]
+    return item.texts[language]
+
+
+def digest_of_corpus() -> str:
+    content = [(item.item_id, sorted(item.texts.items())) for item in all_items()]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def test_there_are_at_least_2000_items_in_at_least_12_languages() -> None:
+    assert len(all_items()) >= 2000
+    assert len(LANGUAGES) >= 12
+    assert list(LANGUAGES) == sorted(set(LANGUAGES))
+
+
+def test_every_item_has_a_question_and_a_passage_in_every_language() -> None:
+    for item in all_items():
+        assert sorted(item.texts) == list(LANGUAGES)
+        for question, passage in item.texts.values():
+            assert question.strip()
+            assert passage.strip()
+            assert "{" not in question + passage
+
+
+def test_item_ids_are_unique_and_sorted_within_a_split() -> None:
+    ids = [item.item_id for item in all_items()]
+    assert len(set(ids)) == len(ids)
+    for split in ("train", "test"):
+        assert [item.item_id for item in items(split)] == sorted(item.item_id for item in items(split))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_question_and_no_passage_stands_twice_in_a_language(language: str) -> None:
+    questions = [item.texts[language][0].casefold() for item in all_items()]
+    passages = [item.texts[language][1].casefold() for item in all_items()]
+    assert len(set(questions)) == len(questions)
+    assert len(set(passages)) == len(passages)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_mostly_in_the_letters_of_its_language(language: str) -> None:
+    for item in all_items():
+        for text in item.texts[language]:
+            letters = [unicodedata.name(char).split()[0] for char in text if char.isalpha()]
+            assert letters.count(SCRIPT_OF_LANGUAGE[language]) > len(letters) / 2, text
+
+
+def test_every_relation_has_two_wordings_of_question_and_passage_in_every_language() -> None:
+    relations = {fact.relation for fact in all_facts()}
+    for language in LANGUAGES:
+        templates = dataset._templates(language)
+        assert set(templates) == relations | {"directions"}
+        for relation in relations:
+            questions, passages = templates[relation]["questions"], templates[relation]["passages"]
+            assert len(set(questions)) >= 2
+            assert len(set(passages)) >= 2
+            assert all("{subject}" in question and "{value}" not in question for question in questions)
+            assert all("{subject}" in passage and "{value}" in passage for passage in passages)
+
+
+def test_a_tenth_or_so_of_every_relation_is_for_testing() -> None:
+    share = len(items("test")) / len(all_items())
+    assert 0.10 <= share <= 0.12
+    assert {fact.relation for fact in facts_of("test")} == {fact.relation for fact in facts_of("train")}
+
+
+def test_a_test_item_combines_a_subject_a_relation_and_an_answer_that_training_knows_apart() -> None:
+    training = facts_of("train")
+    combinations = {(fact.relation, fact.subject) for fact in training}
+    subjects_of_relation = defaultdict(set)
+    for fact in training:
+        subjects_of_relation[fact.relation].add(fact.subject)
+    subjects = {fact.subject for fact in training}
+    answers = {fact.value for fact in training}
+    for fact in facts_of("test"):
+        assert (fact.relation, fact.subject) not in combinations
+        assert fact.subject in subjects
+        assert subjects_of_relation[fact.relation]
+        assert fact.value in answers
+
+
+def test_split_of_agrees_with_items() -> None:
+    for split in ("train", "test"):
+        assert {split_of(item.item_id) for item in items(split)} == {split}
+
+
+def test_another_process_with_another_hash_seed_builds_the_same_corpus() -> None:
+    command = f"from {__name__} import digest_of_corpus; print(digest_of_corpus())"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run(
+        [sys.executable, "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == digest_of_corpus()
+
+
+@pytest.mark.parametrize(
+    ("item_id", "language", "answer"),
+    [
+        ("currency/CH", "de", "Schweizer Franken"),
+        ("currency/JP", "zh", "日元"),
+        ("currency_since/DE", "fa", "۱۹۹۹"),
+        ("language/BR", "ru", "португальский"),
+        ("script/GR", "es", "griego"),
+        ("region/KE", "fr", "Afrique orientale"),
+        ("time_zone/IN", "en", "India Standard Time"),
+        ("first_day/US", "tr", "Pazar"),
+        ("weekend/FR", "th", "วันเสาร์และวันอาทิตย์"),
+        ("written_in/uk", "de", "Kyrillisch"),
+        ("direction/he", "sw", "kutoka kulia kwenda kushoto"),
+        ("home/ca", "el", "Ισπανία"),
+        ("country/Vienna", "hi", "ऑस्ट्रिया"),
+        ("country/Kolkata", "bn", "ভারত"),
+        ("place_currency/Warsaw", "vi", "Zloty Ba Lan"),
+    ],
+)
+def test_the_passage_holds_the_answer(item_id: str, language: str, answer: str) -> None:
+    question, passage = texts_of(item_id, language)
+    assert answer in passage
+    assert answer not in question
+
+
+def test_a_city_with_a_country_s_name_is_left_out() -> None:
+    ids = {item.item_id for item in all_items()}
+    assert "currency/LU" in ids
+    assert "country/Luxembourg" not in ids
+
+
+def test_a_corpus_has_one_part_per_language_and_reads_its_split() -> None:
+    corpus = CorpusConfig(format="embedded", name="facts", languages=("sw", "en"), split="test")
+    parts = list_shards(corpus)
+    assert [(part.place, part.language, part.source) for part in parts] == [
+        ("embedded:en", "en", "facts"),
+        ("embedded:sw", "sw", "facts"),
+    ]
+    rows = list(read_shard(parts[1]))
+    first = items("test")[0]
+    question, passage = first.texts["sw"]
+    assert len(rows) == len(items("test"))
+    assert rows[0] == CorpusRow("facts", first.item_id, "sw", question, passage, place=f"embedded:sw:{first.item_id}")
+
+
+def test_a_corpus_without_languages_is_in_all_of_them() -> None:
+    parts = list_shards(CorpusConfig(format="embedded"))
+    assert [part.language for part in parts] == list(LANGUAGES)
+
+
+def test_an_unknown_language_or_split_is_refused_with_those_there_are() -> None:
+    with pytest.raises(CorpusError, match=r"not in la, xx; there are am, ar, .*, zh"):
+        list_shards(CorpusConfig(format="embedded", languages=("xx", "en", "la")))
+    with pytest.raises(CorpusError, match=r"no split 'dev'; there are train and test"):
+        list_shards(CorpusConfig(format="embedded", split="dev"))
+    with pytest.raises(CorpusError, match=r"no split 'dev'; there are train and test"):
+        items("dev")
+
+
+def test_the_benchmark_asks_test_questions_over_a_pool_of_both_splits_and_every_language_answers() -> None:
+    found = benchmark()
+    ids = [passage.passage_id for passage in found.passages]
+    assert found.name == "embedded"
+    assert found.languages == list(LANGUAGES)
+    assert ids == sorted(set(ids))
+    assert len(ids) == len(LANGUAGES) * POOL_ITEMS
+    assert 2 * len(items("test")) < POOL_ITEMS
+    assert len(found.queries) == len(LANGUAGES) * len(items("test"))
+    assert set(found.judgements) == {query.query_id for query in found.queries}
+    for query in found.queries:
+        language, _, item_id = query.query_id.partition(":")
+        assert query.language == language
+        assert found.judgements[query.query_id] == {f"{other}:{item_id}": 1 for other in LANGUAGES}
+    assert {passage_id for relevant in found.judgements.values() for passage_id in relevant} <= set(ids)

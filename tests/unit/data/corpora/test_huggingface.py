@@ -1,0 +1,94 @@
+"""A corpus that is a Hugging Face data set, on disk or on the hub."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from hbt_ray.data.corpora import huggingface, list_shards, read_shard
+from hbt_ray.data.types import CorpusRow
+from hbt_ray.errors import CorpusError
+from tests.helpers.corpus_files import corpus, only_reject, read, table
+
+
+def saved(folder: Path, rows: int = 3) -> Path:
+    content = datasets.Dataset(table((["de", "en", "fr"] * rows)[:rows], rows))
+    datasets.DatasetDict({"train": content, "dev": content.select([0])}).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_data_set_saved_to_disk_is_read_by_split_and_language(tmp_path: Path):
+    folder = saved(tmp_path / "set")
+    rows = read(corpus("huggingface", folder, languages=["de", "en"]))
+    assert rows == [
+        CorpusRow("source", "i0", "de", "q0", "p0", ("n0",), "train:1"),
+        CorpusRow("source", "i1", "en", "q1", "p1", ("n1",), "train:2"),
+    ]
+    assert len(read(corpus("huggingface", folder, split="dev"))) == 1
+    assert len(read(corpus("huggingface", folder / "train"))) == 3  # a Dataset rather than a DatasetDict
+
+
+def test_a_large_data_set_is_read_in_ranges_that_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = saved(tmp_path / "set", rows=10)
+    whole = read(corpus("huggingface", folder))
+    monkeypatch.setattr(huggingface, "_ROWS_PER_PART", 4)
+    parts = list_shards(corpus("huggingface", folder))
+    assert [part.options["rows"] for part in parts] == [(0, 4), (4, 8), (8, 10)]
+    assert [row for part in parts for row in read_shard(part)] == whole
+    assert len(whole) == 10
+
+
+def test_a_missing_split_or_language_column_is_named_with_those_that_are_there(tmp_path: Path):
+    folder = saved(tmp_path / "set")
+    with pytest.raises(CorpusError, match="no split 'test'; choose among train, dev"):
+        list_shards(corpus("huggingface", folder, split="test"))
+    with pytest.raises(CorpusError, match=r"no column 'lang'; set columns\.language to one of id, .*language"):
+        list_shards(corpus("huggingface", folder, columns={"language": "lang"}))
+
+
+def test_a_damaged_data_set_is_refused_and_one_that_points_elsewhere_too(tmp_path: Path):
+    folder = saved(tmp_path / "set") / "train"
+    [data] = folder.glob("*.arrow")
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../dev/" + data.name}]
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CorpusError, match="lies outside its folder"):
+        list_shards(corpus("huggingface", folder))
+    (folder / "state.json").write_text("{")
+    with pytest.raises(CorpusError, match="is damaged"):
+        list_shards(corpus("huggingface", folder))
+
+
+def test_a_data_set_damaged_since_it_was_listed_is_one_reject(tmp_path: Path):
+    folder = saved(tmp_path / "set") / "train"
+    [part] = list_shards(corpus("huggingface", folder))
+    [data] = folder.glob("*.arrow")
+    data.write_bytes(data.read_bytes()[:100])
+    assert only_reject(list(read_shard(part))).reason == "unreadable file"
+
+
+def test_each_language_is_its_own_subset_where_the_data_set_has_such(monkeypatch: pytest.MonkeyPatch):
+    subsets = {language: datasets.Dataset(table().append_column("of", pa.array([language] * 3))) for language in "ab"}
+    subsets = {"de": subsets["a"], "en": subsets["b"]}
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: [*subsets])
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, subset, split: subsets[subset])
+    config = corpus("huggingface", Path("somebody/set"), languages=["en", "de"])
+    assert Counter(row.language for row in read(config) if isinstance(row, CorpusRow)) == {"de": 3, "en": 3}
+    with pytest.raises(CorpusError, match="has no fr; choose languages among de, en"):
+        list_shards(config.model_copy(update={"languages": ("de", "fr")}))
+
+
+def test_a_data_set_that_cannot_be_fetched_stops_rather_than_counting_as_a_bad_row(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    [part] = list_shards(corpus("huggingface", Path("somebody/set")))
+    with pytest.raises(CorpusError, match=r"'somebody/set' cannot be loaded \(no route to host\)"):
+        list(read_shard(part))

@@ -1,0 +1,276 @@
+"""What is written is what is read, and what is broken or made for something else is refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.token_store import (
+    Group,
+    StoreManifest,
+    TokenItem,
+    TokenStore,
+    WrittenShard,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
+from hbt_ray.errors import StoreError
+from tests.helpers.full_disk import no_file_above
+
+
+def item(number: int, languages: tuple[str, ...] = ("de", "en"), negatives: int = 0, kind: str = "uint16") -> TokenItem:
+    """Item 7 asks [7, 7 + language's place] and is answered by 7 times 7, then 7 mod 4 ones."""
+    place = {"de": 100, "en": 200, "fr": 300}
+    return TokenItem(
+        f"item-{number:03d}",
+        {x: np.array([number, place[x]], kind) for x in languages},
+        {x: np.array([place[x], number * 7] + [1] * (number % 4), kind) for x in languages},
+        {x: [np.array([place[x], number, n][: n + 1], kind) for n in range(negatives)] for x in languages},
+    )
+
+
+def committed(folder: Path, shards: list[WrittenShard], kind: str = "uint16") -> TokenStore:
+    write_manifest(folder, shards, text_fingerprint="text", token_type=kind)
+    return TokenStore.open(folder)
+
+
+@pytest.fixture(scope="module")
+def three_shards(tmp_path_factory) -> tuple[TokenStore, list[TokenItem]]:
+    """A store of three shards of a source, and its items in row order: per shard, those in de and en come first."""
+    folder = tmp_path_factory.mktemp("store")
+    items, shards = [], []
+    for shard in range(3):
+        own = [item(n, ("de", "en", "fr") if n % 3 else ("de", "en"), negatives=2) for n in range(shard, 40, 3 + shard)]
+        shards.append(write_shard(folder, "s", "train", shard, own, "uint16"))
+        items += sorted(own, key=lambda i: (i.group.languages, i.item_id))
+    return committed(folder, shards), items
+
+
+def sequences(ids: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+    ends = np.cumsum(lengths)
+    assert ids.dtype == lengths.dtype == np.int32
+    assert len(ids) == (ends[-1] if len(ends) else 0)
+    return [ids[end - length : end].tolist() for end, length in zip(ends, lengths, strict=True)]
+
+
+def test_the_same_items_give_the_same_bytes_in_whatever_order_they_come(tmp_path):
+    items = [item(n, ("de",) if n % 3 else ("de", "en"), negatives=n % 2) for n in range(20)]
+    one = write_shard(tmp_path / "one", "s", "train", 4, items, "uint16")
+    random.Random(1).shuffle(items)
+    other = write_shard(tmp_path / "other", "s", "train", 4, iter(items), "uint16")
+    assert one == other
+    assert one.file == "s/train-00004.arrow"
+    assert (tmp_path / "one" / one.file).read_bytes() == (tmp_path / "other" / one.file).read_bytes()
+    assert [path.name for path in (tmp_path / "one/s").iterdir()] == ["train-00004.arrow"]  # nothing partial is left
+
+
+def test_runs_count_the_items_of_each_group_in_row_order(tmp_path):
+    # Of 0..5: 0 and 3 have two languages; odd ones have a negative. Groups sort by languages, then by negatives.
+    items = [item(n, ("de",) if n % 3 else ("de", "en"), negatives=n % 2) for n in range(6)]
+    shard = write_shard(tmp_path, "s", "train", 0, items, "uint16")
+    assert shard.runs == (
+        (Group(("de",), 0), 2),  # 2, 4
+        (Group(("de",), 1), 2),  # 1, 5
+        (Group(("de", "en"), 0), 1),  # 0
+        (Group(("de", "en"), 1), 1),  # 3
+    )
+    store = committed(tmp_path, [shard])
+    assert store.item_ids("s", np.arange(6)) == [f"item-{n:03d}" for n in (2, 4, 1, 5, 0, 3)]
+
+
+def test_an_items_group_has_as_many_negatives_as_its_poorest_language():
+    three = item(1, ("de", "en"), negatives=3)
+    fewer = TokenItem(
+        "x", three.questions, three.passages, {"de": three.negatives["de"], "en": three.negatives["en"][:1]}
+    )
+    none = TokenItem("x", three.questions, three.passages, {"de": three.negatives["de"]})
+    assert [i.group.negatives for i in (three, fewer, none)] == [3, 1, 0]
+
+
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
+    items = [item(n, ("de",) if n % 3 else ("de", "en"), negatives=n % 2) for n in range(9)]
+    shards = [
+        write_shard(tmp_path, "b", "train", 1, items[:3], "uint16"),
+        write_shard(tmp_path, "a", "validation", 0, items[3:5], "uint16"),
+        write_shard(tmp_path, "a", "train", 0, items[5:], "uint16"),
+    ]
+    counts = {"a": {"rows_read": 9, "rows_rejected": {"“broken” JSON": 1}}}
+    manifest = write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16", counts=counts)
+    assert read_manifest(tmp_path) == manifest == StoreManifest.from_json(manifest.to_json())
+    assert read_manifest(tmp_path).fingerprint() == manifest.fingerprint()
+    assert list(manifest.sources) == ["a", "b"]
+    assert (manifest.sources["a"].items(), manifest.sources["a"].items("validation")) == (4, 2)
+    assert (manifest.sources["b"].items(), manifest.sources["b"].items("validation")) == (3, 0)
+    assert manifest.languages == manifest.sources["a"].languages == ("de", "en")
+    other = write_manifest(tmp_path, shards[::-1], text_fingerprint="text", token_type="uint16", counts=counts)
+    assert other.fingerprint() == manifest.fingerprint()  # whatever order the shards came in
+
+
+def test_a_shard_without_items_is_left_out_of_the_manifest(tmp_path):
+    shards = [write_shard(tmp_path, "s", "train", n, [item(n)] * (1 - n), "uint16") for n in range(2)]
+    store = committed(tmp_path, shards)
+    assert [shard.file for shard in store.manifest.sources["s"].shards["train"]] == ["s/train-00000.arrow"]
+    store.verify()
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.integers(0, 31), max_size=40), language=st.sampled_from(["de", "en"]))
+def test_any_rows_in_any_order_are_what_was_written(three_shards, rows, language):
+    store, items = three_shards
+    assert len(items) == store.manifest.sources["s"].items() == 14 + 10 + 8
+    wanted = [items[row] for row in rows]
+    taken = np.array(rows, np.int64)
+    assert sequences(*store.take("s", "question", language, taken)) == [i.questions[language].tolist() for i in wanted]
+    assert sequences(*store.take("s", "passage", language, taken)) == [i.passages[language].tolist() for i in wanted]
+    assert store.item_ids("s", taken) == [i.item_id for i in wanted]
+    for count in (1, 2):
+        assert sequences(*store.take_negatives("s", language, taken, count)) == [
+            ids.tolist() for i in wanted for ids in i.negatives[language][:count]
+        ]
+
+
+def test_a_language_that_some_items_lack_is_read_for_those_that_have_it(three_shards):
+    store, items = three_shards
+    rows = np.array([row for row, one in enumerate(items) if "fr" in one.questions])
+    assert 0 < len(rows) < len(items)
+    assert sequences(*store.take("s", "passage", "fr", rows)) == [items[r].passages["fr"].tolist() for r in rows]
+
+
+def test_splits_are_counted_apart(tmp_path):
+    shards = [
+        write_shard(tmp_path, "s", "train", 0, [item(1), item(2)], "uint16"),
+        write_shard(tmp_path, "s", "validation", 0, [item(3)], "uint16"),
+    ]
+    store = committed(tmp_path, shards)
+    assert store.item_ids("s", np.array([0])) == ["item-001"]
+    assert store.item_ids("s", np.array([0]), "validation") == ["item-003"]
+    assert sequences(*store.take("s", "question", "en", np.array([0]), "validation")) == [[3, 200]]
+
+
+def test_a_large_vocabulary_takes_four_bytes_a_token_and_reads_the_same(tmp_path):
+    def sized(kind: str, first: int) -> tuple[int, list[list[int]]]:
+        ids = np.arange(first, first + 10_000, dtype=kind)
+        one = TokenItem("x", {"de": ids}, {"de": ids[:2]}, {})
+        store = committed(tmp_path / kind, [write_shard(tmp_path / kind, "s", "train", 0, [one], kind)], kind)
+        read = sequences(*store.take("s", "question", "de", np.array([0])))
+        return (tmp_path / kind / "s/train-00000.arrow").stat().st_size, read
+
+    small, read_small = sized("uint16", 55_000)
+    large, read_large = sized("int32", 240_000)
+    assert read_small == [list(range(55_000, 65_000))]
+    assert read_large == [list(range(240_000, 250_000))]
+    assert abs(large - small - 2 * 10_000) < 1000
+
+
+def test_a_folder_without_manifest_is_no_store(tmp_path):
+    write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")
+    with pytest.raises(StoreError, match=r"holds no complete store \(no manifest\.json\); run `hbt prepare` first"):
+        TokenStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "sources": []}'])
+def test_a_torn_manifest_is_told(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match="prepare"):
+        TokenStore.open(tmp_path)
+
+
+def test_a_store_of_another_version_is_told(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": 0}')
+    with pytest.raises(StoreError, match="written by another version of hbt_ray; prepare it again"):
+        TokenStore.open(tmp_path)
+
+
+def test_a_store_made_with_another_tokenizer_is_refused_by_name(tmp_path):
+    committed(tmp_path, [write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")])
+    TokenStore.open(tmp_path, "text")
+    with pytest.raises(StoreError) as told:
+        TokenStore.open(tmp_path, "other")
+    assert str(tmp_path) in str(told.value)
+    assert "(text, this run has other)" in str(told.value)
+
+
+def test_one_flipped_bit_is_found_before_its_shard_is_read_and_the_shard_is_named(tmp_path):
+    shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(3)]
+    store = committed(tmp_path, shards)
+    store.verify()
+    path = tmp_path / shards[1].file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert store.item_ids("s", np.array([0, 2]))  # its neighbours are not touched by it
+    with pytest.raises(StoreError, match=r"shard .*/s/train-00001\.arrow is damaged: .*; prepare the store again"):
+        store.take("s", "question", "de", np.array([1]))
+    with pytest.raises(StoreError, match=r"train-00001\.arrow is damaged"):
+        store.verify()
+
+
+def test_shards_that_were_let_go_are_mapped_again(tmp_path, monkeypatch):
+    shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(5)]
+    store = committed(tmp_path, shards)
+    rows = np.array([4, 0, 3, 0, 1, 2, 4])
+    expected = store.take("s", "passage", "de", rows)
+    monkeypatch.setattr("hbt_ray.data.token_store.MAPPED_SHARDS", 2)
+    bounded = TokenStore.open(tmp_path)
+    for _ in range(2):
+        for one, other in zip(bounded.take("s", "passage", "de", rows), expected, strict=True):
+            assert np.array_equal(one, other)
+        assert bounded.item_ids("s", rows) == store.item_ids("s", rows)
+        assert len(bounded._tables) <= 2
+
+
+@pytest.mark.parametrize("bytes_left", [0, 5, 300, -1], ids=lambda n: f"{n} bytes")
+def test_a_truncated_shard_is_told_where_it_is_read_and_by_verify(tmp_path, bytes_left):
+    shard = write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(50)], "uint16")
+    store = committed(tmp_path, [shard])
+    path = tmp_path / shard.file
+    path.write_bytes(path.read_bytes()[:bytes_left])
+    with pytest.raises(StoreError, match=r"shard .*/s/train-00000\.arrow is damaged"):
+        store.take("s", "question", "de", np.array([0]))
+    with pytest.raises(StoreError, match=r"s/train-00000\.arrow"):
+        store.verify()
+
+
+def test_a_missing_shard_is_told(tmp_path):
+    shard = write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")
+    store = committed(tmp_path, [shard])
+    (tmp_path / shard.file).unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.item_ids("s", np.array([0]))
+    with pytest.raises(StoreError, match="cannot be read"):
+        store.verify()
+
+
+def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left_of_the_shard(tmp_path):
+    sentence = r"shard s/train-00000\.arrow cannot be written to .*; make room"
+    with no_file_above(1000), pytest.raises(StoreError, match=sentence):
+        write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(100)], "uint16")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(StoreError, match="no complete store"):
+        TokenStore.open(tmp_path)
+
+
+UNSAFE = ["../x", "..", "/etc/x", "a/b", "a\\b", ".hidden", "a\x00b", "", "con cert", "日本/語"]
+
+
+@pytest.mark.parametrize("source", [*UNSAFE, "manifest.json", "rejects.jsonl", "n" * 300])
+def test_a_source_of_any_name_has_a_folder_of_its_own_inside_the_store(tmp_path, source):
+    folder = tmp_path / "store"
+    shards = [write_shard(folder, name, "train", 0, [item(n)], "uint16") for n, name in enumerate([source, "x", "a_b"])]
+    store = committed(folder, shards)
+    paths = [(folder / shard.file).resolve() for shard in shards]
+    assert all(path.parent.parent == folder.resolve() for path in paths)
+    assert len({path.parent for path in paths}) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert store.item_ids(source, np.array([0])) == ["item-000"]
+
+
+def test_names_that_are_made_safe_stay_apart(tmp_path):
+    files = {write_shard(tmp_path, name, "train", 0, [], "uint16").file for name in (*UNSAFE, "a_b", "_x", "source")}
+    assert len(files) == len(UNSAFE) + 3

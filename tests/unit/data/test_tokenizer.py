@@ -1,0 +1,202 @@
+"""Text becomes the tokens that the model's own tokenizer would give, and a fingerprint tells one way from another."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.data.token_store import TextField
+from hbt_ray.data.tokenizer import CHARS_PER_TOKEN, SPECIAL_TOKENS, PairTokenizer, load_tokenizer, train_tokenizer
+from hbt_ray.errors import ConfigError
+from tests.helpers import tiny_corpus
+
+TEXTS = [
+    "the cat sat on the mat",
+    "die Katze saß auf der Matte",
+    "le chat était assis",
+    "猫はマットの上に座った",
+    "кот",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(TEXTS, 400)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=60), max_size=5),
+    prefix=st.sampled_from(["", "Query: ", "query:"]),
+    max_tokens=st.integers(4, 24),
+)
+@pytest.mark.parametrize("side", ["question", "passage"])
+def test_tokens_are_those_of_the_transformers_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, side: TextField, texts, prefix, max_tokens
+):
+    if side == "question":
+        text = TextConfig(
+            query_prefix=prefix, max_query_tokens=max_tokens, passage_prefix="other", max_passage_tokens=9
+        )
+    else:
+        text = TextConfig(
+            passage_prefix=prefix, max_passage_tokens=max_tokens, query_prefix="other", max_query_tokens=9
+        )
+    encoded = PairTokenizer(tokenizer, text).encode(texts, side)
+    expected = [tokenizer(prefix + one, truncation=True, max_length=max_tokens)["input_ids"] for one in texts]
+    assert [ids.tolist() for ids in encoded] == expected
+    assert all(ids.dtype == np.uint16 for ids in encoded)
+
+
+def built(model: Any, trainer: Any, pre_tokenizer: Any, *normalizer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of some kind, trained on TEXTS, with special tokens around a text."""
+    made = Tokenizer(model(unk_token="[UNK]"))
+    made.normalizer = normalizers.Sequence(list(normalizer))
+    made.pre_tokenizer = pre_tokenizer
+    special = [*SPECIAL_TOKENS.values()]
+    made.train_from_iterator(TEXTS, trainer(vocab_size=300, special_tokens=special, show_progress=False))
+    ends = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def kinds(tokenizer) -> dict[str, PreTrainedTokenizerFast]:
+    """Tokenizers as models have them; of all but the last a text's head may be encoded alone."""
+    bpe, word_pieces = (models.BPE, trainers.BpeTrainer), (models.WordPiece, trainers.WordPieceTrainer)
+    one_blank = normalizers.Replace(Regex(" {2,}"), " ")
+    return {
+        "own": tokenizer,
+        "bert": built(*word_pieces, pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()),
+        "blanks are tokens": built(*bpe, pre_tokenizers.Metaspace()),
+        "blanks are joined": built(*bpe, pre_tokenizers.Metaspace(), normalizers.NFKC(), one_blank),
+        "bytes": built(*bpe, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+    }
+
+
+WORDS = st.sampled_from(["cat", "Katze", "кот", "猫はマット", "mat,", "a", "x" * 9, "é"])
+BLANKS = st.sampled_from([" ", "  ", "   ", "\t", "\n", " \n ", " \u200b "])
+LONG_TEXTS = st.lists(st.tuples(WORDS, BLANKS), min_size=1, max_size=30).map(lambda pairs: "".join(sum(pairs, ())))
+
+
+@pytest.mark.parametrize("kind", ["own", "bert", "blanks are tokens", "blanks are joined", "bytes"])
+@pytest.mark.parametrize("chars_per_token", [1, CHARS_PER_TOKEN])  # by 1 most heads are too short
+@given(texts=st.lists(LONG_TEXTS, max_size=4), max_tokens=st.integers(4, 12))
+def test_a_long_text_has_the_tokens_of_the_whole_text_cut(kinds, kind, chars_per_token, texts, max_tokens):
+    own = PairTokenizer(kinds[kind], TextConfig(query_prefix="q: ", max_query_tokens=max_tokens))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hbt_ray.data.tokenizer.CHARS_PER_TOKEN", chars_per_token)
+        encoded = own.encode(texts, "question")
+    whole = [kinds[kind]("q: " + text)["input_ids"] for text in texts]
+    cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in whole]
+    assert [ids.tolist() for ids in encoded] == cut
+
+
+def test_a_head_ends_with_a_word_where_words_are_tokenized_alone_and_else_is_the_whole(kinds):
+    heads = {kind: PairTokenizer(kinds[kind], TextConfig())._head("one two  three four", 5) for kind in kinds}
+    assert heads.pop("bytes") == "one two  three four"
+    assert set(heads.values()) == {"one two"}
+    own = PairTokenizer(kinds["own"], TextConfig())
+    assert own._head("one two", 3) == "one"
+    assert own._head("one two", 4) == own._head("one two", 99) == "one two"
+    assert own._head("one  two three", 4) == "one  two"  # its tokens may tell two blanks from one
+
+
+def test_a_text_begins_and_ends_with_its_special_tokens_even_where_it_is_cut(tokenizer):
+    own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=6))
+    [ids] = own.encode([" ".join(TEXTS)], "question")
+    assert len(ids) == 6
+    assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+
+
+def test_a_call_for_one_side_leaves_the_other_as_it_was(tokenizer):
+    own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=4, max_passage_tokens=12))
+    text = " ".join(TEXTS)
+    lengths = [len(own.encode([text], side)[0]) for side in ("question", "passage", "question", "passage")]
+    assert lengths == [4, 12, 4, 12]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TextConfig(query_prefix="q: "),
+        TextConfig(passage_prefix="p: "),
+        TextConfig(max_query_tokens=65),
+        TextConfig(max_passage_tokens=129),
+    ],
+    ids=["query prefix", "passage prefix", "query length", "passage length"],
+)
+def test_the_fingerprint_changes_with_the_text_settings(tokenizer, other):
+    assert PairTokenizer(tokenizer, TextConfig()).fingerprint() != PairTokenizer(tokenizer, other).fingerprint()
+
+
+def test_the_fingerprint_changes_with_the_tokenizer(tokenizer):
+    other = train_tokenizer(TEXTS[:3], 400)
+    assert PairTokenizer(tokenizer, TextConfig()).fingerprint() != PairTokenizer(other, TextConfig()).fingerprint()
+
+
+def test_the_fingerprint_does_not_change_with_earlier_calls():
+    fresh = train_tokenizer(TEXTS, 400)
+    before = PairTokenizer(fresh, TextConfig())
+    found = before.fingerprint()
+    fresh(TEXTS, truncation=True, max_length=5, padding="max_length")  # leaves both in the tokenizer
+    before.encode(TEXTS, "passage")
+    assert before.fingerprint() == PairTokenizer(fresh, TextConfig()).fingerprint() == found
+
+
+def test_a_tokenizer_trained_twice_is_the_same_one():
+    texts = [tiny_corpus.passage(x, i) for x in tiny_corpus.LANGUAGES for i in range(40)] + TEXTS
+    one, other = train_tokenizer(texts, 500), train_tokenizer(iter(texts), 500)
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+    assert len(one) <= 500
+
+
+def test_pieces_join_the_letters_of_frequent_words(tokenizer):
+    assert tokenizer.tokenize("the cat") == ["▁the", "▁cat"]
+    assert tokenizer.unk_token_id in tokenizer("Ж§")["input_ids"]
+
+
+def test_it_pickles_small_and_says_the_same(tokenizer):
+    own = PairTokenizer(tokenizer, tiny_corpus.TEXT)
+    own.encode(TEXTS, "question")
+    sent = pickle.dumps(own)
+    assert len(sent) < len(own.definition) + 1000
+    back = pickle.loads(sent)
+    assert back.fingerprint() == own.fingerprint()
+    for one, other in zip(back.encode(TEXTS, "passage"), own.encode(TEXTS, "passage"), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_ids_take_two_bytes_while_the_vocabulary_allows_it(tokenizer):
+    own = PairTokenizer(tokenizer, TextConfig())
+    assert own.num_tokens == len(tokenizer)
+    own.num_tokens = 65_536
+    assert own.token_type == own.encode(["x"], "question")[0].dtype == "uint16"
+    own.num_tokens = 65_537
+    assert own.token_type == own.encode(["x"], "question")[0].dtype == "int32"
+
+
+def test_a_saved_tokenizer_is_loaded_with_its_fingerprint(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(ModelConfig(path=str(tmp_path)))
+    assert PairTokenizer(loaded, TextConfig()).fingerprint() == PairTokenizer(tokenizer, TextConfig()).fingerprint()
+
+
+def test_the_tokenizer_of_a_sentence_transformers_folder_is_that_of_its_first_module(tmp_path):
+    tiny_corpus.make_encoder(tmp_path / "encoder")
+    loaded = load_tokenizer(ModelConfig(path=str(tmp_path / "encoder")))
+    assert PairTokenizer(loaded, tiny_corpus.TEXT).fingerprint() == tiny_corpus.tokenization().fingerprint()
+
+
+def test_a_folder_without_tokenizer_is_told_with_the_way_out(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no tokenizer .*write the folder of a saved model") as told:
+        load_tokenizer(ModelConfig(path=str(tmp_path)))
+    assert "\n" not in str(told.value)

@@ -1,0 +1,250 @@
+"""Runs are compared over their seeds and query by query, and what is called significant is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import StringIO
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from hbt_ray.cli import main
+from hbt_ray.config import EvaluateConfig, build_config, dump_config
+from hbt_ray.errors import UserError
+from hbt_ray.evaluation.compare import (
+    RunGroup,
+    Tracked,
+    comparison_table,
+    differences,
+    read_run_metrics,
+    run_groups_in,
+    run_groups_of,
+    significance_table,
+)
+from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.significance import compare_queries, holm
+from hbt_ray.tracking import Tracker
+from hbt_ray.utils.storage import StoragePath
+from tests.unit.evaluation.test_evaluator import parallel_benchmark, topic_embedder
+
+
+def table(values: Sequence[float], groups: Sequence[str] | None = None, language: str = "en") -> pa.Table:
+    names = [f"{language}:{n}" for n in range(len(values))]
+    return pa.table(
+        {
+            "query_id": names,
+            "group": list(groups or names),
+            "language": [language] * len(values),
+            "setting": ["mono"] * len(values),
+            "passage_language": [language] * len(values),
+            "ap": list(values),
+        }
+    )
+
+
+def test_with_few_groups_every_way_to_turn_the_signs_is_counted():
+    first, second = [0.2, 0.5, 0.1, 0.4, 0.3], [0.4, 0.6, 0.05, 0.9, 0.5]
+    apart = np.subtract(second, first)
+    turned = [abs(float(np.dot(signs, apart))) for signs in product((-1, 1), repeat=5)]
+    expected = np.mean([total >= abs(apart.sum()) - 1e-12 for total in turned])
+    found = compare_queries([table(first)], [table(second)], "mono/map")
+    assert found.p_value == pytest.approx(expected)
+    assert found.mean == pytest.approx(apart.mean())
+    assert found.low <= found.mean <= found.high
+
+
+def test_with_many_queries_it_agrees_with_the_paired_t_test():
+    rng = np.random.default_rng(1)
+    first = rng.random(400)
+    second = first + rng.normal(0.01, 0.1, 400)
+    found = compare_queries([table(first)], [table(second)], "mono/map")
+    assert found.p_value == pytest.approx(stats.ttest_rel(second, first).pvalue, abs=0.02)
+    error = stats.sem(second - first)
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.2 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.2 * error)
+
+
+def test_translations_of_a_question_are_one_group():
+    apart = np.tile([0.1, 0.2, -0.05, 0.3], 30)  # four questions, each asked thirty times
+    groups = [f"q{n % 4}" for n in range(120)]
+    alone = compare_queries([table(np.zeros(120))], [table(apart)], "mono/map")
+    together = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono/map")
+    assert alone.p_value < 0.001
+    assert together.p_value >= 2 / 2**4  # the least that four groups can give
+    assert together.groups == 4
+
+
+def test_languages_count_alike_however_many_queries_they_have():
+    first = pa.concat_tables([table([0.0] * 8), table([0.0] * 2, language="sw")])
+    second = pa.concat_tables([table([0.1] * 8), table([0.5] * 2, language="sw")])
+    assert compare_queries([first], [second], "mono/map").mean == pytest.approx((0.1 + 0.5) / 2)
+
+
+def test_the_seeds_of_a_run_are_averaged_query_by_query():
+    found = compare_queries([table([0.0, 0.2]), table([0.2, 0.4])], [table([0.3, 0.3])], "mono/map")
+    assert found.mean == pytest.approx(0.3 - 0.2)
+
+
+def test_equal_runs_do_not_differ():
+    found = compare_queries([table([0.5, 0.1])], [table([0.5, 0.1])], "mono/map")
+    assert (found.mean, found.p_value) == (0, 1)
+
+
+def test_other_queries_cannot_be_compared():
+    with pytest.raises(UserError, match="not measured on the same queries"):
+        compare_queries([table([0.5, 0.1])], [table([0.5])], "mono/map")
+
+
+def test_a_report_of_another_shape_is_told():
+    with pytest.raises(UserError, match=r"no column 'group'; evaluate that model anew"):
+        compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono/map")
+
+
+def test_false_alarms_are_as_rare_as_they_claim():
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(100):
+        first, second = rng.random((2, 12))  # exact: 4,096 ways
+        alarms += compare_queries([table(first)], [table(second)], "mono/map").p_value < 0.05
+    assert alarms <= 11  # the 99th percentile of 100 draws at 5%
+
+
+def test_holm_on_paper():
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([]) == []
+
+
+def written_run(folder: Path, seed: int, alpha: float, noise: float) -> str:
+    """A run's folder with its configuration and a report."""
+    benchmark = parallel_benchmark(30)
+    report = evaluate_benchmark(topic_embedder(benchmark, noise=noise, bias=0.2 * seed), benchmark, EvaluateConfig())
+    place = folder / "evaluation" / "tiny"
+    place.mkdir(parents=True)
+    pq.write_table(report.per_query, place / "per_query.parquet")
+    (place / "report.json").write_text(json.dumps({"benchmark": "tiny", "metrics": report.metrics}))
+    config = build_config({"name": folder.name, "seed": seed, "mix": {"alpha": alpha}})
+    (folder / "run.yaml").write_text(dump_config(config))
+    return str(folder)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_contender(tmp_path: Path):
+    folders = [
+        written_run(tmp_path / f"run-{alpha}-{seed}", seed, alpha, noise)
+        for alpha, noise in ((0.5, 0.9), (1.0, 0.3))
+        for seed in (0, 1)
+    ]
+    contenders = run_groups_in(folders)
+    assert [len(contender.metrics) for contender in contenders] == [2, 2]
+    assert contenders[0].label == f"{folders[0]} and 1 more seeds"
+    shown = comparison_table(contenders)
+    assert all("±" in cell for column in shown.columns[1:] for cell in column.cells)
+    found = {metric: difference for _, metric, _, difference, _ in differences(contenders)}
+    mean = [contender.mean("tiny/mono/map") for contender in contenders]
+    assert found["tiny/mono/map"].mean == pytest.approx(mean[1] - mean[0])
+    assert found["tiny/mono/map"].groups == 90
+    console = Console(file=StringIO(), width=200)
+    console.print(significance_table(contenders))
+    assert "better" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_difference_of_rank_distance_is_the_metrics_difference(tmp_path: Path):
+    contenders = run_groups_in([written_run(tmp_path / "a", 0, 0.5, 0.9), written_run(tmp_path / "b", 1, 0.6, 0.9)])
+    for _, metric, _, difference, corrected in differences(contenders):
+        expected = contenders[1].mean(metric) - contenders[0].mean(metric)
+        assert difference.mean == pytest.approx(expected)
+        assert corrected >= difference.p_value
+
+
+def test_tracked_runs_are_grouped_by_their_parameters():
+    runs = {
+        "a 1": Tracked({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),
+        "a 2": Tracked({"seed": "1", "mix.alpha": "0.5", "name": "b"}, {"t/mono/map": 0.4}),
+        "b 1": Tracked({"seed": "0", "mix.alpha": "0.7", "name": "a"}, {"t/mono/map": 0.5}),
+    }
+    first, second = run_groups_of(runs)
+    assert (first.label, first.mean("t/mono/map"), second.label) == ("a 1 and 1 more seeds", pytest.approx(0.3), "b 1")
+    assert significance_table([first, second]) is None
+    assert comparison_table([]).row_count == 0
+
+
+def test_tracked_runs_are_tested_query_by_query_chosen_by_tag_and_drawn(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for name, alpha, noise in (("one", 0.5, 0.9), ("other", 1.0, 0.3), ("third", 0.7, 0.3)):
+        folder = Path(written_run(tmp_path / name, 0, alpha, noise))
+        config = build_config({"name": name, "mix": {"alpha": alpha}})
+        tags = {"group": "wanted" if name != "third" else "left out"}
+        tracker = Tracker.start(uri, "exp", name, config, StoragePath.of(folder / "id"), tags=tags)
+        tracker.log_artifacts(folder / "evaluation" / "tiny", "evaluation/tiny")
+        tracker.finish()
+    command = ["compare", "--experiment", "exp", "--uri", uri, "--tag", "group=wanted", "--out", str(tmp_path / "out")]
+    printed = CliRunner().invoke(main, command, env={"COLUMNS": "200"})
+    assert printed.exit_code == 0, printed.output
+    assert "other" in printed.output
+    assert "third" not in printed.output
+    assert "better" in printed.output
+    with Image.open(tmp_path / "out" / "comparison.png") as picture:
+        assert picture.width > 600
+    wrong = CliRunner().invoke(main, [*command, "--tag", "group=none"])
+    assert "has no run with group=wanted and group=none" in wrong.output
+
+
+def test_comparison_marks_the_best_of_each_column():
+    table = comparison_table(
+        [
+            RunGroup("x-y", ({"tiny/mono/map": 0.5, "tiny/multi/map": 0.30001, "tiny/multi/rank_distance": 1410.2},)),
+            RunGroup("hybrid", ({"tiny/mono/map": 0.6, "tiny/multi/map": 0.30002, "tiny/multi/rank_distance": 286.6},)),
+            RunGroup("half", ({"tiny/mono/map": 0.1, "train/loss": 3.0},)),
+        ]
+    )
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells == {
+        "run": ["x-y", "hybrid", "half"],
+        "mono mAP": ["0.5000", "[bold]0.6000[/bold]", "0.1000"],
+        "multi mAP": ["[bold]0.3000[/bold]", "[bold]0.3000[/bold]", "–"],
+        "rank distance": ["1,410.2", "[bold]286.6[/bold]", "–"],
+    }
+    assert table.title == "tiny"
+
+
+def test_comparison_of_several_benchmarks_names_them():
+    table = comparison_table([RunGroup("a", ({"one/mono/map": 0.5},)), RunGroup("b", ({"two/mono/map": 0.5},))])
+    assert [column.header for column in table.columns] == ["run", "one mono mAP", "two mono mAP"]
+
+
+def test_reports_of_a_run_are_read_together(tmp_path: Path):
+    for name in ("one", "two"):
+        folder = tmp_path / "evaluation" / name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps({"metrics": {f"{name}/mono/map": 0.5}}))
+    expected = {"one/mono/map": 0.5, "two/mono/map": 0.5}
+    assert read_run_metrics(tmp_path) == read_run_metrics(tmp_path / "evaluation") == expected
+
+
+def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
+    one, other = (written_run(tmp_path / name, 0, alpha, 0.5) for name, alpha in (("one", 0.5), ("other", 1.0)))
+    with pytest.raises(UserError, match="is named twice"):
+        run_groups_in([one, f"{other}/../one"])
+    file = Path(other) / "evaluation" / "tiny" / "report.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "of others"}))
+    with pytest.raises(UserError, match="were not measured on the same tiny"):
+        differences(run_groups_in([one, other]))
+    (file.parent / "per_query.parquet").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged"):
+        differences(run_groups_in([one, other]))
+
+
+def test_a_folder_without_a_report_is_told(tmp_path: Path):
+    with pytest.raises(UserError, match="evaluate a model into that folder"):
+        read_run_metrics(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a report"):
+        read_run_metrics(tmp_path)

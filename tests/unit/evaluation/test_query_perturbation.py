@@ -1,0 +1,84 @@
+"""Perturbed queries: other words, the same judgements, and the same for every model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.data.types import Benchmark, Passage, Query
+from hbt_ray.errors import CorpusError
+from hbt_ray.evaluation.query_perturbation import perturbed, with_typos, without_accents
+from hbt_ray.evaluation.run_evaluation import evaluate_model
+from hbt_ray.models.encoder import save_encoder
+from tests.helpers.tiny_corpus import make_encoder
+
+QUERIES = [Query("de:1", "de", "Wo liegt Malmö?", "1"), Query("en:1", "en", "Where is Malmö located?", "1")]
+BENCHMARK = Benchmark("places", QUERIES, [Passage("p", "en", "In Sweden.")], {"de:1": {"p": 1}, "en:1": {"p": 1}})
+
+
+@pytest.mark.parametrize("kind", ["typos", "case", "accents", "translation"])
+def test_only_the_words_of_the_queries_change(kind):
+    changed = perturbed(BENCHMARK, kind)
+    assert changed.name == f"places-{kind}"
+    assert [(q.query_id, q.language, q.group) for q in changed.queries] == [
+        (q.query_id, q.language, q.group) for q in QUERIES
+    ]
+    assert [q.text for q in changed.queries] != [q.text for q in QUERIES]
+    assert (changed.passages, changed.judgements) == (BENCHMARK.passages, BENCHMARK.judgements)
+    assert changed == perturbed(BENCHMARK, kind)
+
+
+def test_case_accents_and_translation_are_what_they_say():
+    assert [q.text for q in perturbed(BENCHMARK, "case").queries] == ["WO LIEGT MALMÖ?", "WHERE IS MALMÖ LOCATED?"]
+    assert perturbed(BENCHMARK, "accents").queries[0].text == "Wo liegt Malmo?"
+    assert [q.text for q in perturbed(BENCHMARK, "translation").queries] == [QUERIES[1].text, QUERIES[0].text]
+
+
+@pytest.mark.parametrize(("before", "after"), [("żółw Ёлка ἄνθρωπος", "zołw Елка ανθρωπος"), ("ที่นี่ हिन्दी", "ที่นี่ हिन्दी")])
+def test_marks_go_where_they_are_accents_and_stay_where_they_are_vowels(before, after):
+    assert without_accents(before) == after
+
+
+def test_translation_needs_parallel_queries():
+    alone = Benchmark("alone", [Query("1", "en", "Why?")], BENCHMARK.passages, {})
+    with pytest.raises(CorpusError, match="no query of the benchmark 'alone' has a translation"):
+        perturbed(alone, "translation")
+
+
+@given(st.text(max_size=80), st.integers(0, 2**32 - 1))
+def test_a_typing_error_swaps_doubles_or_drops_a_letter_of_a_fifth_of_the_words(text, seed):
+    mistyped = with_typos(text, np.random.default_rng(seed))
+    before, after = text.split(" "), mistyped.split(" ")
+    assert len(after) == len(before)
+    changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert len(changed) <= max(1, round(len(before) / 5))
+    for one, other in changed:
+        apart = Counter(one) - Counter(other) + (Counter(other) - Counter(one))
+        assert sum(apart.values()) == abs(len(one) - len(other)) <= 1
+    assert with_typos(text, np.random.default_rng(seed)) == mistyped
+
+
+def test_a_model_is_measured_with_perturbed_queries_on_passages_that_are_embedded_once(tmp_path: Path):
+    save_encoder(make_encoder(tmp_path / "initial"), tmp_path / "model")
+    settings = EvaluateConfig(benchmarks={"pairs": str(_parallel(tmp_path))}, perturbations=("case",), figures=False)
+    plain, capitals = evaluate_model(str(tmp_path / "model"), settings, tmp_path / "out")
+    assert (plain.benchmark, capitals.benchmark) == ("pairs", "pairs-case")
+    assert plain.counts == capitals.counts
+    for name in ("pairs", "pairs-case"):
+        assert (tmp_path / "out" / name / "per_query.parquet").exists()
+        assert not list((tmp_path / "out" / name).glob("*.png"))
+    assert set(capitals.metrics) == {name.replace("pairs/", "pairs-case/") for name in plain.metrics}
+
+
+def _parallel(folder: Path) -> Path:
+    for language in ("de", "en"):
+        rows = (f'{{"id": "{n}", "question": "{language} {n}?", "context": "{language} is {n}"}}\n' for n in range(3))
+        (folder / "pairs").mkdir(exist_ok=True)
+        (folder / "pairs" / f"{language}.jsonl").write_text("".join(rows))
+    return folder / "pairs"

@@ -1,0 +1,197 @@
+"""What is written can be read by others and says the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from ir_measures import AP, RR, R, nDCG
+from PIL import Image
+from rich.console import Console
+
+from hbt_ray.config import EvaluateConfig
+from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
+from hbt_ray.errors import UserError
+from hbt_ray.evaluation.compare import read_run_metrics
+from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
+from hbt_ray.evaluation.report import markdown_table, print_report, projection_figure, write_report
+from hbt_ray.evaluation.retrieval_metrics import language_spans
+from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+
+LANGUAGES = ("de", "en", "tr")
+
+
+class WholeNumbers:
+    """Vectors of small whole numbers, so that scores are exact and often equal."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        return np.random.default_rng(self.seed).integers(-3, 4, (len(texts), 5)).astype(np.float32)
+
+    def passages(self, texts: Sequence[str]) -> np.ndarray:
+        return np.random.default_rng(self.seed + 1).integers(-3, 4, (len(texts), 5)).astype(np.float32)
+
+
+def _benchmark(items: int = 20) -> Benchmark:
+    rng = np.random.default_rng(4)
+    return Benchmark(
+        "tiny",
+        [Query(f"{language}:{n}", language, f"{language} {n}?") for language in LANGUAGES for n in range(items)],
+        [Passage(f"{language}:{n:02}", language, f"{language} {n}.") for language in LANGUAGES for n in range(items)],
+        {
+            f"{language}:{n}": {f"{other}:{n:02}": int(rng.integers(1, 3)) for other in LANGUAGES}
+            for language in LANGUAGES
+            for n in range(items)
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> EvalReport:
+    return evaluate_benchmark(WholeNumbers(), _benchmark(), EvaluateConfig(run_depth=100))
+
+
+@pytest.fixture(scope="module")
+def folder(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(report, tmp_path_factory.mktemp("report") / "made" / "here", model="whole numbers")
+
+
+def test_written_run_and_qrels_give_the_same_measures_to_ir_measures(report: EvalReport, folder: Path):
+    run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
+    qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.trec")))
+    assert len(run) == 60 * 60
+    table = report.per_query.to_pandas()
+    table = table[table.setting == "multi"].set_index("query_id")
+    columns = {AP: "ap", RR: "rr", nDCG @ 10: "ndcg@10", R @ 1: "recall@1", R @ 10: "recall@10", R @ 100: "recall@100"}
+    found = list(ir_measures.iter_calc(list(columns), qrels, run))
+    assert len(found) == len(columns) * 60
+    for one in found:
+        assert table.loc[one.query_id, columns[one.measure]] == pytest.approx(one.value, abs=1e-6), one
+
+
+def test_written_scores_come_back_bit_for_bit(tmp_path: Path):
+    class Reals(WholeNumbers):
+        def queries(self, texts: Sequence[str]) -> np.ndarray:
+            return np.random.default_rng(len(texts)).standard_normal((len(texts), 7), dtype=np.float32)
+
+        passages = queries
+
+    report = evaluate_benchmark(Reals(), _benchmark(), EvaluateConfig(run_depth=9))
+    write_report(report, tmp_path)
+    lines = [line.split() for line in (tmp_path / "run.trec").read_text().splitlines()]
+    assert (np.array([line[4] for line in lines]).astype(np.float32) == report.run.scores.ravel()).all()
+    assert [line[3] for line in lines[:10]] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "1"]
+
+
+def test_summary_table_and_matrix_come_back(report: EvalReport, folder: Path):
+    summary = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert summary["metrics"] == report.metrics == read_run_metrics(folder)
+    assert (summary["benchmark"], summary["model"]) == ("tiny", "whole numbers")
+    assert summary["counts"]["passages"] == 60
+    assert set(summary["seconds"]) == {"embed", "rank"}
+    assert pq.read_table(folder / "per_query.parquet").equals(report.per_query)
+    lines = [line.split(",") for line in (folder / "matrix.csv").read_text().splitlines()]
+    assert lines[0][1:] == [line[0] for line in lines[1:]] == list(LANGUAGES)
+    assert np.array([line[1:] for line in lines[1:]], float).tolist() == report.matrix.tolist()
+
+
+def test_figures_are_pictures(folder: Path):
+    for name in ("matrix", "bias", "projection"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20, f"{name} is blank"
+
+
+@pytest.mark.parametrize(
+    ("vectors", "method"),
+    [(np.ones((8, 3)), "PCA"), (np.ones((80, 3)), "PCA"), (np.eye(4, 1), "PCA"), (np.eye(90), "t-SNE")],
+)
+def test_projection_of_vectors_that_hardly_differ(vectors: np.ndarray, method: str):
+    half = len(vectors) // 2
+    sample = EmbeddingSample(
+        vectors.astype(np.float32), ("de",) * half + ("en",) * half, ("question", "passage") * half
+    )
+    figure = projection_figure("tiny", sample)
+    assert method in figure.axes[0].get_title(loc="left")
+
+
+def test_one_language_is_reported_too(tmp_path: Path):
+    benchmark = Benchmark("mono", [Query("q", "en", "?")], [Passage("p", "en", ".")], {"q": {"p": 1}})
+    report = evaluate_benchmark(WholeNumbers(), benchmark, EvaluateConfig())
+    write_report(report, tmp_path)
+    assert "model" not in json.loads((tmp_path / "report.json").read_text())
+    console = Console(file=StringIO(), width=100)
+    print_report(report, console)
+
+
+def test_print_report_fits_a_terminal(report: EvalReport):
+    console = Console(file=StringIO(), width=80)
+    print_report(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{report.metrics['tiny/cross/map']:.4f}" in text
+    assert "rank distance ↓" in text
+    assert "…" not in text
+
+
+def test_what_others_read_says_the_same(report: EvalReport, folder: Path):
+    result = json.loads((folder / "mteb.json").read_text())
+    [scores] = result["scores"].values()
+    subsets = {subset["hf_subset"]: subset for subset in scores}
+    assert len(subsets) == 3 + 6 + 3
+    assert subsets["de-en"]["map"] == pytest.approx(report.metrics["tiny/cross/map/de-en"])
+    assert subsets["tr-multi"]["main_score"] == pytest.approx(report.metrics["tiny/multi/ndcg@10/tr"])
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"| map | {report.metrics['tiny/mono/map']:.4f} |" in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (folder / picture).exists()
+
+
+def test_a_report_that_cannot_be_written_is_told(report: EvalReport, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written to .*file"):
+        write_report(report, tmp_path / "file")
+
+
+def test_an_approximate_index_is_told_under_its_depth(tmp_path: Path):
+    benchmark = replace(_benchmark(), name="miracl-tiny")
+    embedder = WholeNumbers()
+    passages = embedder.passages([passage.text for passage in benchmark.passages])
+    shards = [PassageIndexShard(passages[span], span.start) for span in language_spans(benchmark).values()]
+    report = evaluate_benchmark(embedder, benchmark, EvaluateConfig(), PassageIndex.of(*shards, depth=7))
+    write_report(report, tmp_path, settings=EvaluateConfig(index_depth=1000))
+    written = (tmp_path / "report.md").read_text()
+    assert "| map@7 |" in written
+    assert "mono nDCG@10" in written
+    assert "100.0% of the exact first 10 among all passages" in written
+    summary = json.loads((tmp_path / "report.json").read_text())
+    assert summary["index_recall@10"]["all"] == 1
+    assert summary["settings"]["window_chars"] is None
+
+
+def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):
+    rejects = [RejectedRow("tiny", f"corpus.jsonl:{n}", "broken JSON", "{") for n in range(3)]
+    report = evaluate_benchmark(WholeNumbers(), replace(_benchmark(), rejects=rejects), EvaluateConfig())
+    write_report(report, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["rejects"] == {"broken JSON": 3}
+    listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert [entry["place"] for entry in listed] == ["corpus.jsonl:0", "corpus.jsonl:1", "corpus.jsonl:2"]
+    console = Console(file=StringIO(), width=100)
+    print_report(report, console)
+    assert "3 times: broken JSON" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_words_stand_to_the_left_in_tables_and_numbers_to_the_right():
+    rows = [["de", "**0.51 ± 0.1**", "+3.1", "better", "-"], ["en", "0.49 ± 0.2", "-1,000", "worse", "12"]]
+    lines = list(markdown_table(["method", "mAP", "change", "verdict", "often"], rows))
+    assert lines[1] == "|---|---:|---:|---|---:|"
+    assert lines[2] == "| de | **0.51 ± 0.1** | +3.1 | better | - |"

@@ -1,0 +1,176 @@
+"""Ranks and lists are exact, ties included, and shards answer as one pool does."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hbt_ray.errors import StoreError, UserError
+from hbt_ray.retrieval.embedding_cache import (
+    EmbeddingCache,
+    vectors_fingerprint,
+    write_cache_manifest,
+    write_embedding_shard,
+)
+from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
+from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard, Span, cut_at, shard_bounds
+
+
+def sharded(vectors: np.ndarray, shards: int, kind: Any = "flat", depth: int | None = None) -> PassageIndex:
+    parts = [PassageIndexShard(vectors[start:stop], start, kind) for start, stop in shard_bounds(len(vectors), shards)]
+    return PassageIndex.of(*parts, depth=depth)
+
+
+def whole_numbers(seed: int, *shape: int) -> np.ndarray:
+    """Vectors whose scores are exact and often equal."""
+    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+def by_sorting(queries: np.ndarray, vectors: np.ndarray, pool: np.ndarray) -> list[list[int]]:
+    """Columns of a pool in the order of their scores in float64, which are rounded to float32."""
+    scores = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
+    return [sorted(pool.tolist(), key=lambda column: (-line[column], -column)) for line in scores]
+
+
+def ranks_by_sorting(
+    queries: np.ndarray, vectors: np.ndarray, relevant: np.ndarray, pool: np.ndarray
+) -> list[list[int]]:
+    ordered = by_sorting(queries, vectors, pool)
+    return [
+        [line.index(column) + 1 if column in line else 0 for column in own]
+        for line, own in zip(ordered, relevant.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("at_once", [40, 120, 2**24])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_ranks_in_every_span_equal_sorting(monkeypatch, at_once: int, shards: int):
+    monkeypatch.setattr("hbt_ray.retrieval.passage_index.SCORES_AT_ONCE", at_once)
+    vectors, queries = whole_numbers(4, 40, 4), whole_numbers(3, 17, 4)
+    rng = np.random.default_rng(3)
+    relevant = np.stack([rng.permutation(41)[:5] - 1 for _ in range(17)])
+    spans: list[Span] = [slice(0, 12), slice(12, 40), np.array([1, 5, 6, 20, 39]), slice(None)]
+    ranks = sharded(vectors, shards).ranks(queries, relevant, spans)
+    for span, found in zip(spans, ranks, strict=True):
+        assert found.tolist() == ranks_by_sorting(queries, vectors, relevant, np.arange(40)[span])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(2, 60), st.sampled_from([1e-7, 1e-6, 1e-3, 1]))
+def test_ranks_and_lists_are_exact_however_near_the_scores_and_whatever_the_shards(
+    seed: int, shards: int, passages: int, spread: float
+):
+    # Vectors that differ by no more than float32 resolves: matrix products order them by chance.
+    rng = np.random.default_rng(seed)
+    vectors = (rng.standard_normal(48) + spread * rng.standard_normal((passages, 48))).astype(np.float32)
+    vectors[rng.integers(0, passages, 3)] = vectors[0]
+    queries = rng.standard_normal((9, 48)).astype(np.float32)
+    relevant = rng.integers(-1, passages, (9, 4))
+    middle = passages // 2
+    spans = [slice(0, middle), slice(middle, passages), slice(None)]
+    pool = sharded(vectors, shards)
+    for span, found in zip(spans, pool.ranks(queries, relevant, spans), strict=True):
+        assert found.tolist() == ranks_by_sorting(queries, vectors, relevant, np.arange(passages)[span])
+    scores, columns = pool.top_k(queries, 5)
+    assert columns.tolist() == [line[:5] for line in by_sorting(queries, vectors, np.arange(passages))]
+    assert (scores == sharded(vectors, 1).top_k(queries, 5)[0]).all()
+    chosen = rng.integers(0, passages, 6).tolist()
+    assert (pool.vectors_of(np.array(chosen)) == vectors[chosen]).all()
+
+
+def test_equal_passages_tie_exactly_whatever_the_matrix_product_does():
+    rng = np.random.default_rng(0)
+    queries = rng.standard_normal((300, 100), dtype=np.float32)
+    passages = np.tile(rng.standard_normal((1, 100), dtype=np.float32), (1_001, 1))
+    relevant = np.tile(np.array([0, 500, 1_000]), (300, 1))
+    assert (PassageIndex.of(PassageIndexShard(passages)).ranks(queries, relevant)[0] == [1_001, 501, 1]).all()
+
+
+def test_vectors_that_are_not_numbers_are_refused():
+    vectors = np.eye(2, dtype=np.float32)
+    broken = np.where(vectors > 0, np.nan, vectors)
+    with pytest.raises(UserError, match="passages hold NaN"):
+        PassageIndexShard(broken)
+    with pytest.raises(UserError, match="questions hold NaN"):
+        PassageIndex.of(PassageIndexShard(vectors)).top_k(broken, 1)
+    with pytest.raises(UserError, match="same model"):
+        PassageIndex.of(PassageIndexShard(np.ones((2, 3), np.float32))).ranks(vectors, np.array([[0], [1]]))
+
+
+def test_shards_are_neighbours_of_nearly_equal_size():
+    assert shard_bounds(3, 5) == [(0, 1), (1, 2), (2, 3)]
+    bounds = shard_bounds(1003, 4)
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == 1003
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+    assert {stop - start for start, stop in bounds} == {250, 251}
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_an_approximate_index_finds_as_much_in_a_language_as_among_all(kind: str):
+    rng = np.random.default_rng(0)
+    topics = rng.standard_normal((100, 32))
+    centres = np.concatenate([topics, topics + 0.5 * rng.standard_normal(32)])  # the same topics in two languages
+    vectors = (centres[np.arange(24_000) // 120] + 0.3 * rng.standard_normal((24_000, 32))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    relevant = np.arange(0, 24_000, 480)[:, None]
+    queries = vectors[relevant[:, 0]] + 0.02 * rng.standard_normal((50, 32)).astype(np.float32)
+    shards = [PassageIndexShard(vectors[start:stop], start, kind) for start, stop in ((0, 12_000), (12_000, 24_000))]
+    pool = PassageIndex.of(*shards, depth=100)
+    least = {"hnsw": 0.9, "ivfpq": 0.4}[kind]
+    spans = [slice(0, 12_000), slice(12_000, 24_000), slice(None)]
+    assert [pool.recall_of_index(queries, span) > least for span in (None, (0, 12_000), (12_000, 24_000))] == [True] * 3
+    ranks = pool.ranks(queries, relevant, spans)
+    assert (ranks[0][25:] == 0).all()
+    assert (ranks[1][:25] == 0).all()
+    assert (ranks[0][:25] != 0).all()
+    assert (ranks[2] != 0).all()
+    assert (ranks[2] > 0).mean() > 0.9
+    assert set(np.unique(ranks[2][ranks[2] < 1]).tolist()) <= {NOT_RETRIEVED}
+
+
+def test_a_small_shard_is_searched_exactly_whatever_its_kind():
+    vectors = whole_numbers(0, 300, 4)
+    near, exact = (PassageIndex.of(PassageIndexShard(vectors, kind=kind)) for kind in ("hnsw", "flat"))
+    assert near.top_k(vectors[:20], 10)[1].tolist() == exact.top_k(vectors[:20], 10)[1].tolist()
+
+
+def test_a_span_is_searched_in_the_shards_that_it_holds():
+    vectors = whole_numbers(0, 300, 4)
+    pool = PassageIndex.of(*(PassageIndexShard(vectors[a:b], a) for a, b in cut_at(0, 300, [100, 150])))
+    _, columns = pool.top_k(vectors[:20], 10, (100, 150))
+    assert ((columns >= 100) & (columns < 150)).all()
+    with pytest.raises(ValueError, match="cut shards at spans"):
+        pool.top_k(vectors[:20], 10, (120, 150))
+
+
+def test_vectors_come_back_from_their_files_part_by_part(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((25, 6)).astype(np.float32)
+    files = [
+        write_embedding_shard(tmp_path, number, vectors[first : first + 10]) for number, first in enumerate((0, 10, 20))
+    ]
+    with pytest.raises(StoreError, match="no complete vectors"):
+        EmbeddingCache(tmp_path)
+    write_cache_manifest(tmp_path, files, [10, 10, 5], 6)
+    found = EmbeddingCache(tmp_path)
+    assert len(found) == 25
+    assert (found.take(np.arange(25)) == vectors).all()
+    assert (found.take(np.array([24, 3, 3, 12])) == vectors[[24, 3, 3, 12]]).all()
+    (tmp_path / files[1]).write_bytes(b"not Arrow")
+    assert (found.take(np.arange(20, 25)) == vectors[20:]).all()
+    with pytest.raises(StoreError, match=r"part-00001\.arrow is damaged; delete its folder"):
+        found.take(np.arange(8, 21))
+
+
+def test_vectors_are_named_by_all_that_makes_them(tmp_path):
+    (tmp_path / "weights").write_bytes(b"1")
+    name = vectors_fingerprint(str(tmp_path), "texts", "Passage: ")
+    assert name == vectors_fingerprint(str(tmp_path), "texts", "Passage: ")
+    assert name != vectors_fingerprint(str(tmp_path), "texts", "")
+    assert name != vectors_fingerprint(str(tmp_path), "others", "Passage: ")
+    (tmp_path / "weights").write_bytes(b"2")
+    assert name != vectors_fingerprint(str(tmp_path), "texts", "Passage: ")
