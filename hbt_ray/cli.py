@@ -104,7 +104,7 @@ def plan(
         found,
         first,
         last,
-        workers or config.train.most_workers,
+        workers or config.train.max_workers,
         config.train.chunk_pairs,
         config.train.gradient_accumulation,
     )

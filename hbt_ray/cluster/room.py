@@ -35,14 +35,14 @@ def plan_concurrency(run: RunConfig, wanted: int) -> ResourceRequest:
     """
     train = run.train
     cpus = node_resources("CPU")
-    if train.most_workers > 1:
+    if train.max_workers > 1:
         each = resources_per_worker(train)
         rounds = {
-            name: workers_that_fit(node_resources(name), amount) // train.most_workers for name, amount in each.items()
+            name: workers_that_fit(node_resources(name), amount) // train.max_workers for name, amount in each.items()
         }
         fit = min(rounds.values())
         if not fit:
-            check_workers(train.most_workers, each["CPU"], "CPU", cpus)
+            check_workers(train.max_workers, each["CPU"], "CPU", cpus)
         # A run's own process computes nothing while its workers train: a byte, for Tune refuses to ask for nothing.
         return ResourceRequest(1, {"memory": 1}, min(wanted, max(fit, 1)))
     gpus = sum(map(int, node_resources("GPU")))

@@ -1,10 +1,13 @@
-"""Every setting of a run, and reading them from YAML."""
+"""Every setting of a run, and reading settings from YAML."""
 
-from hbt_ray.config.base import ConfigSection
+from hbt_ray.config.base import (
+    ConfigSection,
+)
 from hbt_ray.config.loading import (
     absolute_path,
     build,
     build_config,
+    config_file,
     dump_config,
     flatten,
     full_key,
@@ -16,23 +19,28 @@ from hbt_ray.config.loading import (
     set_key,
     with_absolute_paths,
 )
-from hbt_ray.config.loop import EarlyStoppingConfig, LoopConfig, Precision
-from hbt_ray.config.pretraining import PretrainConfig, PretrainRunConfig
-from hbt_ray.config.sections import (
+from hbt_ray.config.run import (
+    PretrainRunConfig,
+    RunConfig,
+)
+from hbt_ray.config.schema import (
     AlphaSchedule,
     Attention,
     Columns,
     CorpusConfig,
     DistillationConfig,
+    EarlyStoppingConfig,
     EvaluateConfig,
+    LoopConfig,
     LoraConfig,
     LossConfig,
     MineConfig,
     MixConfig,
     ModelConfig,
     Perturbation,
+    Precision,
     PrepareConfig,
-    RunConfig,
+    PretrainConfig,
     SmallEncoderConfig,
     Strategy,
     TextConfig,
@@ -69,6 +77,7 @@ __all__ = [
     "absolute_path",
     "build",
     "build_config",
+    "config_file",
     "dump_config",
     "flatten",
     "full_key",

@@ -1,4 +1,4 @@
-"""What every part of a configuration is."""
+"""The base class of all settings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigSection(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
+    """A frozen section of a configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when any setting of this part does."""
+        """Return 16 hex digits that change with any setting of this section."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,8 +1,9 @@
-"""Settings read from YAML and from `key=value`, and mistakes in them explained.
+"""Reading settings from YAML files and `key=value` overrides, with error messages that name the way out.
 
-A run's settings are one `RunConfig`, a pretraining's one `PretrainRunConfig`. They are read from a YAML file, where
-`key=value` overrides may shorten a key to its last part (`alpha=0.6` for `mix.alpha`) when that is unique, or the least
-deep of several (`mix.alpha`, not `model.lora.alpha`).
+The key of an override may be shortened to its last components (`alpha=0.6` for `mix.alpha`) when they name one setting,
+or one that is less deep than the others (`mix.alpha`, not `model.lora.alpha`).
+
+OmegaConf is not used: its `${oc.env:NAME}` is not the `${NAME}` of existing files, and it knows no shortened keys.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from hbt_ray.config.base import ConfigSection
-from hbt_ray.config.pretraining import PretrainRunConfig
-from hbt_ray.config.sections import RunConfig
+from hbt_ray.config.run import PretrainRunConfig, RunConfig
 from hbt_ray.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"  # configurations that come with the package
 
 S = TypeVar("S", bound=ConfigSection)
 C = TypeVar("C", RunConfig, PretrainRunConfig)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """A run's settings from a YAML file and `key=value` overrides, values written as in YAML. Raises as `load`."""
+    """Load a `RunConfig`; see `load`."""
     return load(RunConfig, path, overrides)
 
 
-def load(kind: type[S], path: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
-    """Reads a YAML file and applies `key=value` overrides, values written as in YAML.
+def load(config_type: type[S], path: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
+    """Load settings from a YAML file and apply `key=value` overrides, whose values are written as in YAML.
+
+    Args:
+        config_type: which settings the file holds.
+        path: the file, or the name of a configuration of the package, such as `smoke`; None: all defaults.
 
     Raises:
         ConfigError: the file is missing or not a mapping, a key is unknown, or a value is out of range.
@@ -40,46 +47,53 @@ def load(kind: type[S], path: str | Path | None = None, overrides: Sequence[str]
     data = {} if path is None else read_yaml(path)
     for override in overrides:
         key, value = read_override(override)
-        set_key(data, full_key(key, kind), value)
-    return build(kind, data)
+        set_key(data, full_key(key, config_type), value)
+    return build(config_type, data)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file's settings, with `${NAME}` replaced from the environment.
+    """Read the settings of a YAML file and replace `${NAME}` by environment variables.
+
+    Args:
+        path: a file, or the name of a configuration of the package, such as `smoke`.
 
     Raises:
         ConfigError: the file is missing or not a mapping.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(config_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
-    found: dict[str, Any] = _expanded(loaded or {})
-    return found
+    settings: dict[str, Any] = _expand_environment(loaded or {})
+    return settings
 
 
 def read_override(override: str) -> tuple[str, Any]:
-    """Key and value of `key=value`, the value written as in YAML. Raises ConfigError when it is none."""
+    """Split `key=value` and parse the value as YAML.
+
+    Raises:
+        ConfigError: there is no `=`, or the value is not YAML.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6")
     try:
-        return key, _expanded(yaml.safe_load(text))
+        return key, _expand_environment(yaml.safe_load(text))
     except yaml.YAMLError:
         raise ConfigError(f"the value of {override!r} is not valid YAML") from None
 
 
 def load_with_nested_run(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of what holds a run under `run`, such as a search, with `key=value` overrides applied.
+    """Load the settings of a search or study, which hold a run's settings under `run`, and apply overrides.
 
-    An override of the run begins with `run.`, and what follows may be shortened; the others are whole keys.
+    An override of the run begins with `run.`, and the key after it may be shortened. Other keys are written in full.
 
     Raises:
-        ConfigError: the file cannot be read, or an override is none or names no setting of the run.
+        ConfigError: the file cannot be read, or an override is malformed or names no setting of the run.
     """
     data = read_yaml(path)
     run = data.setdefault("run", {})
@@ -92,8 +106,24 @@ def load_with_nested_run(path: str | Path, overrides: Sequence[str]) -> dict[str
     return data
 
 
+def config_file(path: str | Path) -> Path:
+    """Return the file of a configuration: the path itself, or for a bare name the package's file of that name.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    file = Path(path).expanduser()
+    if file.exists() or file.suffix or file.name != str(path):
+        return file
+    packaged = CONFIGS / f"{path}.yaml"
+    if packaged.exists():
+        return packaged
+    names = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
+    raise ConfigError(f"there is no configuration {str(path)!r}; write the path of a YAML file, or one of {names}")
+
+
 def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
-    """Sets a value in nested settings."""
+    """Set a value in nested settings; create the sections on the way."""
     *parents, leaf = key
     section = data
     for parent in parents:
@@ -103,47 +133,51 @@ def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
     section[leaf] = value
 
 
-def _expanded(value: Any) -> Any:
-    """Values with `${NAME}` replaced from the environment, so that one file serves machines with other folders."""
+def _expand_environment(value: Any) -> Any:
+    """Replace `${NAME}` by the environment variable, so that one file serves machines with different folders."""
     if isinstance(value, dict):
-        return {key: _expanded(inner) for key, inner in value.items()}
+        return {key: _expand_environment(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_expanded(inner) for inner in value]
+        return [_expand_environment(inner) for inner in value]
     if not isinstance(value, str):
         return value
 
-    def of_environment(name: re.Match[str]) -> str:
+    def variable(name: re.Match[str]) -> str:
         try:
             return os.environ[name[1]]
         except KeyError:
             raise ConfigError(f"{value!r} needs the environment variable {name[1]}; export {name[1]}=...") from None
 
-    return re.sub(r"\$\{(\w+)\}", of_environment, value)
+    return re.sub(r"\$\{(\w+)\}", variable, value)
 
 
 def build_config(data: dict[str, Any]) -> RunConfig:
-    """A checked `RunConfig` from plain values. Raises ConfigError with the way out."""
+    """Build a `RunConfig` from plain values; see `build`."""
     return build(RunConfig, data)
 
 
 def build(section: type[S], data: dict[str, Any]) -> S:
-    """A checked section from plain values. Raises ConfigError with the way out."""
+    """Build a section from plain values and check it.
+
+    Raises:
+        ConfigError: a value is wrong; the message says which and what to write.
+    """
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(detail, section) for detail in error.errors())) from None
+        raise ConfigError("; ".join(_describe_error(detail, section) for detail in error.errors())) from None
 
 
 def with_absolute_paths(config: C) -> C:
-    """The same run from wherever it is carried out: paths that exist here are made absolute, hub names stay."""
-    sets = {name: absolute_path(place) for name, place in config.prepare.evaluation_sets.items()}
+    """Make the paths that exist absolute, so that other processes find them; hub names stay."""
+    sets = {name: absolute_path(folder) for name, folder in config.prepare.evaluation_sets.items()}
     update: dict[str, Any] = {
         "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
         "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
         "prepare": config.prepare.model_copy(update={"evaluation_sets": sets}),
     }
     if isinstance(config, RunConfig):
-        benchmarks = {name: absolute_path(place) for name, place in config.evaluate.benchmarks.items()}
+        benchmarks = {name: absolute_path(folder) for name, folder in config.evaluate.benchmarks.items()}
         loss, distillation = config.loss, config.loss.distillation
         if distillation is not None:
             teacher = {"teacher": absolute_path(distillation.teacher)}
@@ -153,18 +187,18 @@ def with_absolute_paths(config: C) -> C:
 
 
 def absolute_path(path: str | None) -> str | None:
-    """A path from the root of the file system; what is none here stays."""
+    """Return an absolute path for one that exists; return anything else unchanged."""
     return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
 
 
 def dump_config(config: ConfigSection) -> str:
-    """The configuration as YAML that `load` reads back to an equal one."""
+    """Return the configuration as YAML, from which `load` builds an equal one."""
     # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
 def flatten(config: ConfigSection, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted key, for tracking and comparison."""
+    """Return every setting by its dotted key, for tracking and comparison."""
     flat: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
         _flatten_into(flat, prefix + key, value)
@@ -176,8 +210,8 @@ def _flatten_into(flat: dict[str, Any], key: str, value: Any) -> None:
         for name, inner in value.items():
             _flatten_into(flat, f"{key}.{name}", inner)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for place, inner in enumerate(value):
-            _flatten_into(flat, f"{key}.{inner.get('name') or place}", inner)
+        for index, inner in enumerate(value):
+            _flatten_into(flat, f"{key}.{inner.get('name') or index}", inner)
     else:
         flat[key] = value
 
@@ -197,47 +231,50 @@ def _keys(section: type[ConfigSection], prefix: tuple[str, ...] = ()) -> Iterato
             yield from _keys(inner, (*prefix, name))
 
 
-def full_key(key: str, kind: type[ConfigSection] = RunConfig) -> tuple[str, ...]:
-    """The whole key of a run's setting for one that may be shortened to its last parts.
+def full_key(key: str, config_type: type[ConfigSection] = RunConfig) -> tuple[str, ...]:
+    """Return the full key for one that may be shortened to its last components.
+
+    1. A key that is complete, or that names an entry of a mapping of benchmarks, is itself.
+    2. Otherwise it is the setting whose last components are the key's; of several, the least deep one.
 
     Raises:
-        ConfigError: there is no such setting, or several.
+        ConfigError: there is no such setting, or several are equally deep.
     """
     parts = tuple(key.split("."))
-    known = list(_keys(kind))
+    known = list(_keys(config_type))
     if parts in known:
         return parts
     if any(parts[: len(k)] == k and k[-1] in {"evaluation_sets", "benchmarks"} for k in known):
         return parts
     if parts[0] == "corpora":
-        raise ConfigError("corpora is a list; write the whole of it, such as corpora='[{format: jsonl, path: FOLDER}]'")
+        raise ConfigError("corpora is a list; write all of it, such as corpora='[{format: jsonl, path: FOLDER}]'")
     matches = [k for k in known if k[-len(parts) :] == parts]
-    least_deep = min(map(len, matches), default=0)
-    matches = [k for k in matches if len(k) == least_deep]
+    min_depth = min(map(len, matches), default=0)
+    matches = [k for k in matches if len(k) == min_depth]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise ConfigError(f"{key!r} may mean {' or '.join('.'.join(m) for m in matches)}; write one of them in full")
     names = [".".join(k) for k in known]
-    raise ConfigError(f"there is no setting {key!r}{_nearest(parts[-1], names)}")
+    raise ConfigError(f"there is no setting {key!r}{_suggest(parts[-1], names)}")
 
 
-def _nearest(key: str, names: Sequence[str]) -> str:
-    least_deep_first = sorted(names, key=lambda name: name.count("."))
-    by_leaf = {name.rpartition(".")[2]: name for name in reversed(least_deep_first)}
+def _suggest(key: str, names: Sequence[str]) -> str:
+    by_depth = sorted(names, key=lambda name: name.count("."))
+    by_leaf = {name.rpartition(".")[2]: name for name in reversed(by_depth)}
     close = difflib.get_close_matches(key, by_leaf, n=1, cutoff=0.5)
     return f"; did you mean {by_leaf[close[0]]!r}?" if close else f"; there are {', '.join(names[:12])}, ..."
 
 
-def _explain(detail: Any, whole: type[ConfigSection]) -> str:
-    place = tuple(detail["loc"])
-    name = ".".join(str(part) for part in place)
+def _describe_error(detail: ErrorDetails, whole: type[ConfigSection]) -> str:
+    location = tuple(detail["loc"])
+    name = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         section = whole
-        for part in place[:-1]:
+        for part in location[:-1]:
             if isinstance(part, str) and part in section.model_fields:
                 section = _field_section(section, part)
-        return f"there is no setting {name!r}{_nearest(str(place[-1]), list(section.model_fields))}"
+        return f"there is no setting {name!r}{_suggest(str(location[-1]), list(section.model_fields))}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message

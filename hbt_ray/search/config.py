@@ -104,7 +104,7 @@ class SearchConfig(SearchSettings):
         if self.algorithm == "pbt":
             if set(self.space) != {"mix.alpha"}:
                 raise ValueError("pbt finds a schedule of mix.alpha; leave other settings out of space")
-            if self.run.train.most_workers > 1:
+            if self.run.train.max_workers > 1:
                 raise ValueError("pbt trains each member in one process; write run.train.workers=1")
             if self.stopping != "none" or len(self.seeds) > 1:
                 raise ValueError("pbt has a population of one seed and stops none; write one seed and stopping: none")

@@ -188,15 +188,15 @@ def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatc
     if not config.train.validation_every:
         return None
 
-    most_workers = config.train.most_workers
+    max_workers = config.train.max_workers
     try:
         sizes = defaultdict(list)
-        for stream in _plan(config, manifest, "validation", max(most_workers, 2)).streams:
+        for stream in _plan(config, manifest, "validation", max(max_workers, 2)).streams:
             sizes[stream.kind].append(stream.num_items)
         smallest = min(min(of_kind) for of_kind in sizes.values())
         most = min(max(of_kind) for of_kind in sizes.values())
         pairs = min(config.train.global_batch_pairs, most, max(smallest, LEAST_VALIDATION_PAIRS))
-        return _plan(config, manifest, "validation", max(pairs, most_workers))
+        return _plan(config, manifest, "validation", max(pairs, max_workers))
     except ConfigError:
         raise ConfigError(
             f"validation_every={config.train.validation_every} needs more held-out items than there are; "

@@ -145,7 +145,7 @@ class _Work:
             return
         # Not by how many are left: what a cell comes to depends on its threads, in the last bits.
         room = plan_concurrency(self.config.run, self.config.concurrent or self.total)
-        if self.config.run.train.most_workers > 1:
+        if self.config.run.train.max_workers > 1:
             for cell, ready in left:
                 began = time.monotonic()
                 folder = cell.folder(self.folder)

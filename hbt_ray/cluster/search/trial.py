@@ -109,7 +109,7 @@ def trial_main(
 
     config = _with_checkpoints_at(config, search.every)
     measure = functools.partial(dev_set_metrics, dev=search.dev, store=store)
-    if config.train.most_workers > 1:
+    if config.train.max_workers > 1:
         _train_with_workers(config, store, model, folder, search.every, measure, report)
     else:
         job = ContrastiveTask(config, model, measure)

@@ -39,13 +39,13 @@ def resources_per_worker(train: LoopConfig) -> dict[str, float]:
     Raises:
         ClusterError: the cluster can never give it to the least number of workers, autoscaled nodes counted.
     """
-    gpu = sum(map(int, node_resources("GPU"))) >= train.least_workers if train.gpu is None else train.gpu
+    gpu = sum(map(int, node_resources("GPU"))) >= train.min_workers if train.gpu is None else train.gpu
     resources: dict[str, float] = {"GPU": 1} if gpu else {}
-    elastic = train.most_workers > train.least_workers
-    each = 1 if gpu or elastic else threads_of_each(node_resources("CPU"), train.most_workers)
+    elastic = train.max_workers > train.min_workers
+    each = 1 if gpu or elastic else threads_of_each(node_resources("CPU"), train.max_workers)
     resources["CPU"] = train.threads_per_worker or each
     for name, amount in resources.items():
-        check_workers(train.least_workers, amount, name, node_resources(name), train.section)
+        check_workers(train.min_workers, amount, name, node_resources(name), train.section)
     return resources
 
 
@@ -119,9 +119,9 @@ def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], f
     """
     scratch = folder.scratch / uuid.uuid4().hex[:8]
     filesystem, path = scratch.arrow()
-    workers: Any = train.most_workers
-    if train.least_workers < train.most_workers:
-        workers = (train.least_workers, train.most_workers)
+    workers: Any = train.max_workers
+    if train.min_workers < train.max_workers:
+        workers = (train.min_workers, train.max_workers)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=told,
@@ -168,7 +168,7 @@ def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunDir) -> li
 
 def beside(train: LoopConfig) -> dict[str, Any]:
     """What a measuring task asks for: no CPU, so that it takes none from the training in Ray's books."""
-    gpu = max(node_resources("GPU"), default=0) > train.most_workers
+    gpu = max(node_resources("GPU"), default=0) > train.max_workers
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
 
 

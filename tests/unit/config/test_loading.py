@@ -90,7 +90,7 @@ def test_benchmarks_and_evaluation_sets_are_named_by_override():
         ("alpha=2", "mix.alpha is 2: input should be less than or equal to 1"),
         ("alpha=-0.1", "mix.alpha is -0.1: input should be greater than or equal to 0"),
         ("alpha=much", "mix.alpha is 'much': "),
-        ("corpora.path=x", "corpora is a list; write the whole of it, such as corpora="),
+        ("corpora.path=x", "corpora is a list; write all of it, such as corpora="),
     ],
 )
 def test_a_wrong_override_is_told_with_its_key_and_the_way_out(override, message):

@@ -1,0 +1,101 @@
+"""The settings of a whole run: one configuration file."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from hbt_ray.config.base import ConfigSection
+from hbt_ray.config.schema import (
+    CorpusConfig,
+    EvaluateConfig,
+    Languages,
+    LossConfig,
+    MineConfig,
+    MixConfig,
+    ModelConfig,
+    PrepareConfig,
+    PretrainConfig,
+    TextConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+
+def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
+    """Check that there is a corpus and that no two have the same name.
+
+    Raises:
+        ValueError: there is none, or two have one name.
+    """
+    names = [corpus.name for corpus in corpora]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not names:
+        raise ValueError("corpora is empty; name at least one, such as {format: embedded}")
+    if repeated:
+        raise ValueError(f"two corpora are called {repeated[0]!r}; give each its own name")
+
+
+class RunConfig(ConfigSection):
+    """A training run: `hbt train`, `hbt prepare`, `hbt plan` and `hbt mine`."""
+
+    name: str = "run"
+    storage: str | None = None
+    """A folder or s3://BUCKET/FOLDER for checkpoints. None: the run's own folder."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpora: tuple[CorpusConfig, ...] = (CorpusConfig(format="embedded", name="embedded"),)
+    languages: Languages = None
+    """Train on these only. None: all of the store."""
+    prepare: PrepareConfig = PrepareConfig()
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    mix: MixConfig = MixConfig()
+    loss: LossConfig = LossConfig()
+    mine: MineConfig = MineConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> RunConfig:
+        check_sources(self.corpora)
+        return self
+
+
+class PretrainRunConfig(ConfigSection):
+    """A pretraining run: `hbt pretrain`."""
+
+    name: str = "pretrain"
+    storage: str | None = None
+    """A folder or s3://BUCKET/FOLDER for checkpoints. None: the run's own folder."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpora: tuple[CorpusConfig, ...] = (CorpusConfig(format="embedded", name="embedded"),)
+    languages: Languages = None
+    """Pretrain on these only. The tokenizer and the first weights are those of all languages."""
+    prepare: PrepareConfig = PrepareConfig()
+    text: TextConfig = TextConfig()
+    """Prefixes and lengths of the fine-tuning that follows."""
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> PretrainRunConfig:
+        check_sources(self.corpora)
+        if self.pretrain.objective == "contrastive" and self.model.dropout == 0:
+            raise ValueError("contrastive distinguishes a text from its copy by dropout only; write model.dropout=0.1")
+        return self
+
+    @property
+    def encoder_text(self) -> TextConfig:
+        """Text settings of the saved encoder, which must take the longer of a passage and a block."""
+        max_tokens = max(self.text.max_passage_tokens, self.pretrain.block_tokens)
+        return self.text.model_copy(update={"max_passage_tokens": max_tokens})
+
+    @property
+    def preparing(self) -> RunConfig:
+        """The run whose store it reads: all languages, and texts without prefixes."""
+        max_tokens = self.pretrain.max_text_tokens
+        bare = TextConfig(
+            query_prefix="", passage_prefix="", max_query_tokens=max_tokens, max_passage_tokens=max_tokens
+        )
+        return RunConfig(corpora=self.corpora, prepare=self.prepare, text=bare, model=self.model)
