@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.config import RunConfig, dump_config
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
-from tests.integration.conftest import MARK, REPOSITORY, tiny_config, write_corpus
+from tests.integration.conftest import MARK, tiny_config, write_corpus
 from tests.integration.fault_injection import kill_one, newest_step
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hbt_ray.config import dump_config
 from hbt_ray.tracking import training_runs
-from tests.integration.conftest import REPOSITORY, tiny_config
+from tests.helpers.paths import REPOSITORY
+from tests.integration.conftest import tiny_config
 
 
 def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,8 @@ from hbt_ray.cluster.search.run_search import search
 from hbt_ray.config import build_config, load_config
 from hbt_ray.errors import ClusterError, ConfigError
 from hbt_ray.tracking import training_runs
-from tests.integration.conftest import NUM_CPUS, REPOSITORY, tiny_search
+from tests.helpers.paths import REPOSITORY
+from tests.integration.conftest import NUM_CPUS, tiny_search
 
 
 def final_weights(trial: Path) -> dict[str, torch.Tensor]:
