@@ -192,7 +192,7 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
     """Answer a question about ways to train: train and measure each with several seeds, test, and write a report.
 
-    NAME is one of those in jobs/configs/studies, such as low-resource. KEY=VALUE changes a setting of the study, or, as
+    NAME is a study that comes with the package, such as low-resource. KEY=VALUE changes a setting of the study, or, as
     run.KEY=VALUE, of what its methods have in common.
     """
     from hbt_ray.study.config import load_study, study_file

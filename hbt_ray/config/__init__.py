@@ -4,6 +4,7 @@ from hbt_ray.config.base import (
     ConfigSection,
 )
 from hbt_ray.config.loading import (
+    CONFIGS,
     absolute_path,
     build,
     build_config,
@@ -49,6 +50,7 @@ from hbt_ray.config.schema import (
 )
 
 __all__ = [
+    "CONFIGS",
     "AlphaSchedule",
     "Attention",
     "Columns",

@@ -23,7 +23,7 @@ from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.run import PretrainRunConfig, RunConfig
 from hbt_ray.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[1] / "configs"  # configurations that come with the package
+CONFIGS = Path(__file__).parents[1] / "configs"  # files of settings that come with the package
 
 S = TypeVar("S", bound=ConfigSection)
 C = TypeVar("C", RunConfig, PretrainRunConfig)
@@ -113,13 +113,13 @@ def config_file(path: str | Path) -> Path:
         ConfigError: neither exists.
     """
     file = Path(path).expanduser()
-    if file.exists() or file.suffix or file.name != str(path):
+    if file.exists():
         return file
-    packaged = CONFIGS / f"{path}.yaml"
-    if packaged.exists():
-        return packaged
-    names = ", ".join(sorted(other.stem for other in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"there is no configuration {str(path)!r}; write the path of a YAML file, or one of {names}")
+    names = sorted(packaged.stem for packaged in CONFIGS.glob("*.yaml"))
+    if str(path) in names:
+        return CONFIGS / f"{path}.yaml"
+    hint = f"write --config {file.stem}" if file.stem in names else f"the package has {', '.join(names)}"
+    raise ConfigError(f"cannot read the configuration {str(path)!r}: No such file or directory; {hint}")
 
 
 def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from hbt_ray.config import (
+    CONFIGS,
     ConfigSection,
     CorpusConfig,
     PretrainRunConfig,
@@ -101,21 +102,16 @@ class StudyConfig(StudySettings):
 
 
 def study_file(name: str) -> Path:
-    """Where the settings of a study that comes with the project stand.
+    """Return the file of a study that comes with the package.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    places = (Path("jobs/configs/studies"), Path(__file__).parents[2] / "jobs/configs/studies")
-    for place in places:
-        if (place / f"{name}.yaml").exists():
-            return place / f"{name}.yaml"
-    there = sorted({file.stem for place in places for file in place.glob("*.yaml")})
-    raise ConfigError(
-        f"there is no study {name!r}; there are {', '.join(there)}"
-        if there
-        else "no studies are here; write --config FILE, or call from a folder that holds jobs/configs/studies"
-    )
+    studies = CONFIGS / "studies"
+    if (studies / f"{name}.yaml").exists():
+        return studies / f"{name}.yaml"
+    names = ", ".join(sorted(file.stem for file in studies.glob("*.yaml")))
+    raise ConfigError(f"there is no study {name!r}; there are {names}, and --config FILE is for your own")
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:

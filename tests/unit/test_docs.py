@@ -8,7 +8,7 @@ import click
 import yaml
 
 from hbt_ray.cli import main
-from hbt_ray.config import LoopConfig, PretrainConfig, PretrainRunConfig, RunConfig, build, build_config
+from hbt_ray.config import CONFIGS, LoopConfig, PretrainConfig, PretrainRunConfig, RunConfig, build, build_config
 from tests.helpers.paths import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_the_configuration_of_pretraining_names_every_setting_of_its_own_with_it
         assert shown[name].keys() == type(getattr(PretrainRunConfig(), name)).model_fields.keys(), name
 
 
-def test_every_configuration_in_jobs_is_valid(monkeypatch):
+def test_every_packaged_configuration_is_valid(monkeypatch):
     monkeypatch.setenv("HBT_DATA", "data")
     monkeypatch.setenv("HBT_MODELS", "models")
     from hbt_ray.config import load, load_config
@@ -80,7 +80,7 @@ def test_every_configuration_in_jobs_is_valid(monkeypatch):
             return load_search(file)
         return load(PretrainRunConfig, file) if file.name.startswith("pretrain") else load_config(file)
 
-    files = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
+    files = sorted(CONFIGS.glob("*.yaml"))
     assert files
     for file in files:
         read(file)

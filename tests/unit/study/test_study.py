@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hbt_ray.config import EvaluateConfig
+from hbt_ray.config import CONFIGS, EvaluateConfig
 from hbt_ray.data.token_store import Group, ShardInfo, Source, StoreManifest
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, UserError
@@ -20,11 +20,10 @@ from hbt_ray.study.config import StudyConfig, load_study, study_file
 from hbt_ray.study.experiments import dependency_levels, folder_name
 from hbt_ray.study.report import write_document
 from hbt_ray.study.results import Results, higher_is_better, spoken
-from tests.helpers.paths import REPOSITORY
 from tests.unit.evaluation.test_evaluator import TableEmbedder, parallel_benchmark, topic_embedder
 
 LANGUAGES = ("de", "en", "sw")
-STUDIES = sorted(file.stem for file in (REPOSITORY / "jobs/configs/studies").glob("*.yaml"))
+STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
 SETTINGS = {
     "name": "small",
     "title": "A small study",
