@@ -98,7 +98,7 @@ class PrepareConfig(ConfigSection):
     """How corpora become a token store."""
 
     evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
-    """Benchmark name -> folder. Training items whose texts occur in one are removed."""
+    """Benchmark name -> folder, in addition to those of `evaluate`: training items with texts of one are removed."""
     near_duplicate_threshold: Fraction = 0.8
     """Jaccard similarity of 5-character shingles from which a text counts as the same; 1: equal texts only."""
     max_reject_share: Fraction = 0.02
@@ -157,9 +157,10 @@ class ModelConfig(ConfigSection):
     dropout: Fraction | None = None
     """None: the encoder's own."""
     attention: Attention = "auto"
-    """`packed`: without padding. `auto`: packed where the model family supports it, else eager on CPU, sdpa on GPU."""
+    """`packed`: without padding, for BERT, ELECTRA, RoBERTa and XLM-R. `auto`: packed for these, else eager on CPU and
+    sdpa on GPU."""
     lora: LoraConfig | None = None
-    """None: all weights are trained."""
+    """Such as {rank: 8}: train adapters only; needs `hbt_ray[lora]`. None: all weights are trained."""
     small: SmallEncoderConfig = SmallEncoderConfig()
     trust_remote_code: bool = False
 
@@ -190,7 +191,7 @@ class MixConfig(ConfigSection):
     alpha: Fraction = 0.5
     """`hybrid`: probability that a batch is monolingual; otherwise it is cross-lingual."""
     alpha_schedule: AlphaSchedule | None = None
-    """`hybrid`: replaces alpha by a value that changes during training."""
+    """`hybrid`: alpha that changes during training, such as {points: [[0, 0.9], [600, 0.1]], between: linear}."""
     cross_pairs: Literal["one", "mixed"] = "one"
     """`one`: a cross-lingual batch has one ordered language pair. `mixed`: each row has its own."""
     positive_languages: int = Field(2, ge=2)
@@ -226,8 +227,9 @@ class LossConfig(ConfigSection):
     symmetric: bool = False
     """Average InfoNCE over both directions: questions to passages and passages to questions."""
     matryoshka: Annotated[tuple[Count, ...], AfterValidator(_distinct_widths)] = ()
-    """Widths at which truncated embeddings are trained as well as the full width."""
+    """Widths, such as [32, 64, 128], at which truncated embeddings are trained as well as the full width."""
     distillation: DistillationConfig | None = None
+    """Such as {teacher: FOLDER}: match the scores of a frozen encoder."""
     consistency: float = Field(0.0, ge=0)
     """Weight of the divergence between the score distributions of a question and its translation."""
 
@@ -289,6 +291,7 @@ class LoopConfig(ConfigSection):
     """Steps; 0: never."""
     validation_batches: int = Field(8, ge=1)
     early_stopping: EarlyStoppingConfig | None = None
+    """Such as {patience: 3}."""
     evaluate_every: int = Field(0, ge=0)
     """Steps between checkpoints that are evaluated while training continues; 0: never."""
     checkpoint_every: int = Field(100, ge=1)
@@ -304,7 +307,7 @@ class LoopConfig(ConfigSection):
     gpu: bool | None = None
     """None: when the cluster has one for every worker."""
     threads_per_worker: int | None = Field(None, ge=1)
-    """None: the cluster's CPUs divided among the workers."""
+    """None: the cluster's CPUs divided among the workers; a single worker leaves one free."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the newest checkpoint."""
 

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import click
-import yaml
 
 from hbt_ray.cli import main
-from hbt_ray.config import CONFIGS, LoopConfig, PretrainConfig, PretrainRunConfig, RunConfig, build, build_config
+from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, flatten
+from hbt_ray.config.reference import reference
 from tests.helpers.paths import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -50,23 +50,16 @@ def test_every_command_in_prose_exists():
         assert isinstance(main.commands.get(name), click.Command), name
 
 
-def test_the_configuration_in_full_names_every_setting_with_its_default():
-    shown = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.S)[0])
-    assert build_config(shown) == RunConfig()
-    assert shown.keys() == RunConfig.model_fields.keys()
-    for name, section in shown.items():
-        if isinstance(section, dict):
-            assert section.keys() == type(getattr(RunConfig(), name)).model_fields.keys(), name
+def test_settings_reference_is_printed_from_the_schema():
+    written = (REPOSITORY / "hbt_ray/config/README.md").read_text(encoding="utf-8")
+    assert written.partition("<!-- settings -->\n\n")[2] == reference(), "python -m hbt_ray.config.reference prints it"
 
 
-def test_the_configuration_of_pretraining_names_every_setting_of_its_own_with_its_default():
-    shown = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.S)[1])
-    assert build(PretrainRunConfig, shown) == PretrainRunConfig()
-    assert shown.keys() == PretrainRunConfig.model_fields.keys()
-    own = PretrainConfig.model_fields.keys() - LoopConfig.model_fields.keys()
-    assert own <= shown["pretrain"].keys()
-    for name in ("prepare", "text", "model", "tracking"):
-        assert shown[name].keys() == type(getattr(PretrainRunConfig(), name)).model_fields.keys(), name
+def test_settings_reference_names_every_setting():
+    tables = reference()
+    for run in (RunConfig, PretrainRunConfig):
+        for key in flatten(run()):
+            assert f"| `{key.rpartition('.')[2]}` |" in tables, key
 
 
 def test_every_packaged_configuration_is_valid(monkeypatch):
