@@ -406,10 +406,14 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
 @main.command()
 @click.option("--part", "parts", multiple=True, metavar="NAME", help="Repeatable. Default: all.")
 @click.option("--out", help=f"Folder for bench.json. Default: {OUT_DEFAULT}/bench.")
-@click.option("--model", help="Folder or hub name of the model to measure with. Default: random, of MiniLM's size.")
-@click.option("--xquad", type=click.Path(), help="Folder of XQuAD-R. Default: random vectors, as many.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of each side, in turns.")
-@click.option("--quick", is_flag=True, help="Sizes at which every part ends in seconds; no figure to tell of.")
+@click.option("--model", help="Folder or hub name of the encoder. Default: a random one of MiniLM's size.")
+@click.option(
+    "--xquad", type=click.Path(), help="Folder of XQuAD-R. Default: random texts or vectors of the same number."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of each contestant, alternating.")
+@click.option(
+    "--quick", is_flag=True, help="Sizes at which every part ends in seconds; a check that it runs, not a result."
+)
 @click.option(
     "--assume", multiple=True, metavar="KEY=NUMBER", help="In the part scale, such as between_nodes_gbit_s=100."
 )
@@ -422,27 +426,27 @@ def bench(
     quick: bool,
     assume: Sequence[str],
 ) -> None:
-    """Measure speed and memory, each figure against a peer in the same run.
+    """Measure speed and memory, each against a baseline in the same run.
 
-    Leaves bench.json, where every part has value, unit, peer, ratio, spread and details; parts of earlier runs stay.
+    Writes bench.json, where every part has value, unit, peer (the baseline), ratio, spread and details; results of
+    earlier runs of other parts are kept.
     """
-    from hbt_ray.bench.registry import check_parts, run_parts
-    from hbt_ray.bench.scaling_model import assumptions, scale_table
-    from hbt_ray.bench.settings import BenchSettings
+    from hbt_ray.bench.registry import BenchSettings, check_parts, run_parts
+    from hbt_ray.bench.scaling_model import format_predictions, override_assumptions
 
     check_parts(parts)
     folder = Path(out or f"{OUT_DEFAULT}/bench").expanduser().resolve()
     assumed = dict(map(_named_number, assume))
-    assumptions(assumed)
+    override_assumptions(assumed)
     settings = BenchSettings(folder, model, xquad, rounds, quick, assumed)
     outcome = run_parts(parts, settings, click.echo)
-    if "scale" in outcome.figures:
+    if "scale" in outcome.results:
         from rich.console import Console
 
-        Console().print(scale_table(outcome.figures["scale"]))
-    click.echo(f"figures  {folder / 'bench.json'}")
+        Console().print(format_predictions(outcome.results["scale"]))
+    click.echo(f"results  {folder / 'bench.json'}")
     if outcome.failed:
-        raise UserError(f"no figure came of {', '.join(outcome.failed)}; see above")
+        raise UserError(f"no result of {', '.join(outcome.failed)}; see above")
 
 
 def _named_number(assumed: str) -> tuple[str, float]:

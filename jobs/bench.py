@@ -1,4 +1,4 @@
-"""Measures how fast this is, each figure against a peer; the same as `hbt bench`, for `ray job submit`."""
+"""Measure speed and memory against baselines; the same as `hbt bench`, for `ray job submit`."""
 
 import sys
 

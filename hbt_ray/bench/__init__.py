@@ -1,4 +1,4 @@
-"""Speed and memory, each against a peer in turns in one run; the parts that need no Ray."""
+"""Benchmark of speed and memory against baselines, in alternating rounds; the parts that need no Ray."""
 
 from hbt_ray.bench.result import BenchResult, describe_result, write_results
 from hbt_ray.bench.timing import Contestant, compare_alternating

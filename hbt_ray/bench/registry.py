@@ -1,46 +1,60 @@
-"""The parts of the benchmark by name, and running some of them."""
+"""Registry of the benchmark's parts, the settings they share, and the runner of a selection of them."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from hbt_ray.bench.result import BenchResult, describe_result, write_results
-from hbt_ray.bench.settings import BenchSettings
 from hbt_ray.errors import UserError
 
-# Where each part's function is, `(settings: BenchSettings) -> Figure`; imported when the part runs. The order is that
-# in which they run.
+# Part -> "module:function" of its `BenchFunction`. Imported only when the part runs, in this order.
 BENCHES = {
-    "measures": "hbt_ray.bench.evaluation:measures",
-    "feed": "hbt_ray.bench.data_feed:feed",
-    "train_step": "hbt_ray.bench.training:train_step",
-    "gemm_share": "hbt_ray.bench.training:gemm_share",
-    "grad_cache_memory": "hbt_ray.bench.training:grad_cache_memory",
-    "embed": "hbt_ray.bench.embedding:embed",
-    "scale": "hbt_ray.bench.scaling_model:scale",
-    "feed_40m": "hbt_ray.bench.data_feed:feed_40m",
-    "train_under_ray": "hbt_ray.cluster.bench.training:train_under_ray",
-    "two_workers": "hbt_ray.cluster.bench.training:two_workers",
-    "prepare": "hbt_ray.cluster.bench.prepare:prepare",
-    "start_up": "hbt_ray.cluster.bench.startup:start_up",
-    "search": "hbt_ray.cluster.bench.sharded_search:search",
+    "measures": "hbt_ray.bench.evaluation:bench_retrieval_metrics",
+    "feed": "hbt_ray.bench.data_feed:bench_feed",
+    "train_step": "hbt_ray.bench.training:bench_train_step",
+    "gemm_share": "hbt_ray.bench.training:bench_gemm_fraction",
+    "grad_cache_memory": "hbt_ray.bench.training:bench_grad_cache_memory",
+    "embed": "hbt_ray.bench.embedding:bench_embedding",
+    "scale": "hbt_ray.bench.scaling_model:bench_scaling",
+    "feed_40m": "hbt_ray.bench.data_feed:bench_feed_of_large_store",
+    "train_under_ray": "hbt_ray.cluster.bench.training:bench_train_under_ray",
+    "two_workers": "hbt_ray.cluster.bench.training:bench_two_workers",
+    "prepare": "hbt_ray.cluster.bench.prepare:bench_prepare",
+    "start_up": "hbt_ray.cluster.bench.startup:bench_startup",
+    "search": "hbt_ray.cluster.bench.sharded_search:bench_sharded_search",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class BenchOutcome:
-    """What came of the parts that were asked for."""
+class BenchSettings:
+    """Settings of a benchmark run; every part gets the same and ignores the fields it does not need."""
 
-    figures: dict[str, BenchResult]
-    skipped: dict[str, str]  # part -> why, a sentence
-    failed: dict[str, str]  # likewise
+    out: Path  # the folder of bench.json; scratch files are stored below it while a part runs
+    model: str | None = None  # folder or hub name of the encoder to time; None: a random one of MiniLM's size
+    xquad: str | None = None  # folder of XQuAD-R; None: the same number of random texts or vectors
+    rounds: int = 5  # of each contestant, alternating
+    quick: bool = False  # sizes at which every part ends in seconds: checks that it runs, not how fast
+    assume: Mapping[str, float] = field(default_factory=dict)  # overrides of `scaling_model.Assumptions`
+
+
+BenchFunction = Callable[[BenchSettings], BenchResult]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOutcome:
+    """Results of the parts that ran, and the reasons of those that did not."""
+
+    results: dict[str, BenchResult]
+    skipped: dict[str, str]  # part -> reason, a sentence
+    failed: dict[str, str]  # part -> error message
 
 
 def check_parts(names: Sequence[str]) -> None:
-    """Raises UserError where there is no such part."""
+    """Raise UserError if a part does not exist."""
     for name in names:
         if name not in BENCHES:
             near = difflib.get_close_matches(name, BENCHES, 1, 0.5)
@@ -48,44 +62,45 @@ def check_parts(names: Sequence[str]) -> None:
             raise UserError(f"there is no part {name!r}; {meant} are {', '.join(BENCHES)}")
 
 
-def run_parts(names: Sequence[str], settings: BenchSettings, tell: Callable[[str], None] = print) -> BenchOutcome:
-    """Runs parts one after the other; `bench.json` has each figure as soon as it is there.
+def run_parts(names: Sequence[str], settings: BenchSettings, report: Callable[[str], None] = print) -> BenchOutcome:
+    """Run parts one after the other; write each result to `bench.json` as soon as it is computed.
 
     Args:
-        names: of parts; none stands for all, of which those are skipped whose libraries are not installed, and the
-            others go on where one fails.
-        tell: is given a line for each part.
+        names: the parts. Empty: all parts; those whose libraries are not installed are skipped, and a part that fails
+            does not stop the others.
+        settings: of every part.
+        report: called with one line for each part.
 
     Raises:
-        UserError: there is no such part, or one that was named fails or lacks a library.
+        UserError: a part does not exist, or a part given by name fails or needs a library that is not installed.
     """
     check_parts(names)
     outcome = BenchOutcome({}, {}, {})
     for name in names or BENCHES:
         try:
-            figure = part_function(name)(settings)
+            result = load_part(name)(settings)
         except ImportError as error:
             if error.name is not None and error.name.startswith("hbt_ray"):
                 raise
-            sentence = f"{name} needs {error.name or error}; pip install 'hbt_ray[bench]'"
+            reason = f"{name} needs {error.name or error}; pip install 'hbt_ray[bench]'"
             if names:
-                raise UserError(sentence) from None
-            outcome.skipped[name] = sentence
-            tell(f"skipped: {sentence}")
+                raise UserError(reason) from None
+            outcome.skipped[name] = reason
+            report(f"skipped: {reason}")
         except UserError as error:
             if names:
                 raise
             outcome.failed[name] = str(error)
-            tell(f"failed: {name}: {error}")
+            report(f"failed: {name}: {error}")
         else:
-            outcome.figures[name] = figure
-            write_results({name: figure}, settings.out)
-            tell(describe_result(name, figure))
+            outcome.results[name] = result
+            write_results({name: result}, settings.out)
+            report(describe_result(name, result))
     return outcome
 
 
-def part_function(name: str) -> Callable[[BenchSettings], BenchResult]:
-    """A part's function. Raises ImportError where a library that it needs is not installed."""
+def load_part(name: str) -> BenchFunction:
+    """Import a part's function. Raise ImportError if a library that it needs is not installed."""
     module, _, function = BENCHES[name].partition(":")
-    found: Callable[[BenchSettings], BenchResult] = getattr(importlib.import_module(module), function)
+    found: BenchFunction = getattr(importlib.import_module(module), function)
     return found

@@ -1,11 +1,11 @@
-"""What a part of the benchmark found, and the file that holds all parts."""
+"""Result of one part of the benchmark, and the file `bench.json` that holds the results of all parts."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,56 @@ from hbt_ray.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """This project's figure and its peer's, taken in turns in one run."""
+    """This project's value and its baseline's, from alternating rounds of one run."""
 
-    value: float  # the rounds' median
+    value: float  # median of the rounds
     unit: str
-    peer: float  # what it is compared with, in the same unit
-    ratio: float  # the median of the rounds' own ratios: of speeds, or where the unit is one of memory, of memory
-    spread: tuple[float, float]  # the least and the greatest of the rounds' ratios
-    details: Mapping[str, Any] = field(default_factory=dict)  # who the peer is, peak memory and the like
+    baseline: float  # median of the baseline's rounds, in the same unit
+    ratio: float  # median of the rounds' ratios: of speeds, or of memory where the unit is one of memory
+    spread: tuple[float, float]  # smallest and largest ratio of a round
+    details: Mapping[str, Any] = field(default_factory=dict)  # a description of the baseline, peak memory and so on
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of `bench.json`, in which the baseline is called `peer`."""
+        return {
+            "value": self.value,
+            "unit": self.unit,
+            "peer": self.baseline,
+            "ratio": self.ratio,
+            "spread": self.spread,
+            "details": self.details,
+        }
 
 
-def of_rounds(values: Sequence[float], peers: Sequence[float], unit: str, details: Mapping[str, Any]) -> BenchResult:
-    """The figure of rounds, each with a value and its peer's. Seconds are compared as speeds: peer by value."""
-    slower_is_more = unit == "s"
-    ratios = [peer / value if slower_is_more else value / peer for value, peer in zip(values, peers, strict=True)]
+def summarize_rounds(
+    values: Sequence[float], baselines: Sequence[float], unit: str, details: Mapping[str, Any]
+) -> BenchResult:
+    """Summarize rounds by medians.
+
+    Args:
+        values: one for each round.
+        baselines: one for each round, in the same order.
+        unit: of both. With "s" the ratio is baseline / value, so that a ratio above 1 always means faster.
+        details: copied into the result.
+    """
+    ratios = [
+        baseline / value if unit == "s" else value / baseline for value, baseline in zip(values, baselines, strict=True)
+    ]
     return BenchResult(
         statistics.median(values),
         unit,
-        statistics.median(peers),
+        statistics.median(baselines),
         statistics.median(ratios),
         (min(ratios), max(ratios)),
         dict(details),
     )
 
 
-def write_results(figures: Mapping[str, BenchResult], folder: Path) -> Path:
-    """Writes `bench.json`, in which parts of earlier runs stay that were not taken again.
+def write_results(results: Mapping[str, BenchResult], folder: Path) -> Path:
+    """Write results into the folder's `bench.json`; entries of other parts in the file are kept.
 
     Raises:
-        UserError: the file that is there cannot be read.
+        UserError: the existing file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
@@ -50,26 +71,26 @@ def write_results(figures: Mapping[str, BenchResult], folder: Path) -> Path:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); move it away, or write another --out") from None
-    known |= {name: asdict(figure) for name, figure in figures.items()}
+    known |= {name: result.as_json() for name, result in results.items()}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
 
 
-def describe_result(name: str, figure: BenchResult) -> str:
-    """One line for a reader; what is nested in the details stands in the file alone."""
-    least, most = figure.spread
-    told = "".join(f", {key} {_shown(value)}" for key, value in figure.details.items() if _is_short(value))
+def describe_result(name: str, result: BenchResult) -> str:
+    """Return a result in one line; details that are containers are left out."""
+    low, high = result.spread
+    details = "".join(
+        f", {key} {_format(value)}"
+        for key, value in result.details.items()
+        if not isinstance(value, Mapping | list | tuple)
+    )
     return (
-        f"{name}: {figure.value:.4g} {figure.unit} against {figure.peer:.4g}, "
-        f"ratio {figure.ratio:.3g} ({least:.3g} to {most:.3g}){told}"
+        f"{name}: {result.value:.4g} {result.unit} against {result.baseline:.4g}, "
+        f"ratio {result.ratio:.3g} ({low:.3g} to {high:.3g}){details}"
     )
 
 
-def _is_short(value: Any) -> bool:
-    return not isinstance(value, Mapping | list | tuple)
-
-
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

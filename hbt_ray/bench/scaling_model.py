@@ -1,9 +1,9 @@
-"""How far training scales: a model of pairs a second over GPUs, and the feed of as many ranks really run.
+"""Analytic model of training speed over GPUs, and a real run of the data feed of 64 ranks.
 
     step = max(compute + optimizer + exchange(gradients) + exchange(negatives), feed)
     pairs/s = n * b / step
 
-Legend: n GPUs, one rank each, b pairs of each, S hard negatives per pair, P parameters, D width.
+Legend: n GPUs, one rank each, b pairs on each, S hard negatives per pair, P parameters, D width.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hbt_ray.bench.data_feed import PAIRS, TOKENS, feeder, plan_of
-from hbt_ray.bench.result import BenchResult, of_rounds
-from hbt_ray.bench.scratch import scratch_folder
-from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.synthetic import write_synthetic_store
+from hbt_ray.bench.data_feed import PAIRS, TOKENS, make_batch_builder, make_sampler
+from hbt_ray.bench.fixtures import write_synthetic_store
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import scratch_folder
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.sampling import rank_slice
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
-RANKS = (1, 8, 64)  # of which the feed is run
+RANKS = (1, 8, 64)  # numbers of ranks whose feed is run
 
 
 def _assumed(default: float, unit: str, source: str) -> Any:
@@ -37,9 +37,9 @@ def _assumed(default: float, unit: str, source: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
-    """What a prediction rests on. Each has a unit and says where it is from; none was measured here but `feed`.
+    """Inputs of the model, each with its unit and source; the defaults are XLM-R-base on nodes of eight A100.
 
-    Defaults are those of XLM-R-base on nodes of eight A100.
+    None is a measurement of this project except `feed_batches_s`, which `bench_scaling` fills in.
     """
 
     pairs_per_gpu: float = _assumed(128, "pairs", "a choice")
@@ -67,7 +67,7 @@ class Assumptions:
 
     @property
     def encoder_parameters(self) -> float:
-        """Of the layers, which every token passes: 4 D^2 of attention and 8 D^2 of the feed-forward part in each.
+        """Number of parameters of the layers: 4 D^2 of attention and 8 D^2 of the feed-forward block in each.
 
         >>> Assumptions().encoder_parameters
         84934656.0
@@ -76,13 +76,13 @@ class Assumptions:
 
     @property
     def parameters(self) -> float:
-        """With the embeddings, which cost an exchange but no arithmetic."""
+        """Number of all parameters: with the embeddings, which cost communication but no arithmetic."""
         return self.encoder_parameters + self.vocabulary * self.width
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One step of a number of GPUs; seconds, and what they come to."""
+    """Predicted seconds of each part of a step on a number of GPUs, and the resulting speed."""
 
     gpus: int
     compute_s: float
@@ -91,42 +91,43 @@ class Prediction:
     negatives_s: float
     feed_s: float
     pairs_per_s: float
-    efficiency: float  # pairs a second of each GPU, over those of one alone
+    efficiency: float  # pairs per second per GPU, relative to a single GPU
 
 
-def assumptions(changed: Mapping[str, float]) -> Assumptions:
-    """The defaults with some of them changed. Raises ConfigError where there is no such assumption."""
-    known = [one.name for one in fields(Assumptions)]
+def override_assumptions(changed: Mapping[str, float]) -> Assumptions:
+    """Return the default assumptions with the given values. Raise ConfigError if a name is not an assumption."""
+    known = [item.name for item in fields(Assumptions)]
     unknown = sorted(set(changed) - set(known))
     if unknown:
         raise ConfigError(f"there is no assumption {unknown[0]!r}; write --assume with one of {', '.join(known)}")
     return replace(Assumptions(), **changed)
 
 
-def predict(given: Assumptions, gpus: int) -> Prediction:
-    """One step of `gpus` GPUs.
+def predict_step(given: Assumptions, gpus: int) -> Prediction:
+    """Predict one step on `gpus` GPUs.
 
-    - Compute: 6 FLOP a parameter and token (Kaplan et al. 2020, arXiv 2001.08361), 12 L T D a token for attention of T
-      tokens, half a pair's, and 6 D for each of a GPU's questions and passages of all.
-    - Exchanges go around a ring: 2 (n - 1) / n of the gradients' bytes, in 2 (n - 1) messages; of the passages' vectors
-      n - 1 times a rank's own forward, in float32 with two keys of 8 bytes, and twice that of the vectors backward.
-      A ring is as fast as its slowest link: of more than a node, the link between nodes.
+    - Compute: 6 FLOP per parameter and token (Kaplan et al. 2020, arXiv 2001.08361); 12 L T D per token for attention,
+      where T is half of a pair's tokens; and 6 D for each combination of a GPU's questions with all GPUs' passages.
+    - Gradient all-reduce around a ring: 2 (n - 1) / n of the gradients' bytes, in 2 (n - 1) messages.
+    - Negative exchange around a ring: forward, n - 1 times a rank's passage vectors in float32 with two keys of 8
+      bytes; backward, twice the bytes of the vectors.
+    - A ring is as fast as its slowest link: with more than one node, the link between nodes.
     """
-    alone = _step_s(given, 1)
+    single = _step_s(given, 1)
     step = _step_s(given, gpus)
-    pairs_per_s = gpus * given.pairs_per_gpu / _longest(step)
-    efficiency = _longest(alone) / _longest(step)
+    pairs_per_s = gpus * given.pairs_per_gpu / _total_s(step)
+    efficiency = _total_s(single) / _total_s(step)
     return Prediction(gpus, *step, pairs_per_s=pairs_per_s, efficiency=efficiency)
 
 
-def _longest(step: Sequence[float]) -> float:
-    """Seconds of a step: the feed runs beside the rest."""
-    *own, feed_s = step
-    return max(sum(own), feed_s)
+def _total_s(step: Sequence[float]) -> float:
+    """Return the seconds of a step; the feed, which is the last part, runs concurrently with the others."""
+    *sequential, feed_s = step
+    return max(sum(sequential), feed_s)
 
 
 def _step_s(given: Assumptions, gpus: int) -> tuple[float, float, float, float, float]:
-    """Seconds of compute, optimizer, the gradients' exchange, the negatives', and the feed."""
+    """Return the seconds of compute, optimizer, gradient exchange, negative exchange, and feed."""
     pairs, others = given.pairs_per_gpu, gpus - 1
     passages = pairs * (1 + given.hard_negatives)
     # A negative is as long as a passage: two thirds of a pair.
@@ -144,73 +145,75 @@ def _step_s(given: Assumptions, gpus: int) -> tuple[float, float, float, float, 
     return compute_s, optimizer_s, gradients_s, negatives_s, feed_s
 
 
-def scale(settings: BenchSettings) -> BenchResult:
-    """Batches a second of each rank's feed where 64 ranks share the batches, against one rank; and the model.
+def bench_scaling(settings: BenchSettings) -> BenchResult:
+    """Compare the batches per second of one rank's feed among 64 ranks with those of a single rank; run the model.
 
-    Each rank has the same number of pairs, so that the global batch grows with the ranks. What the model predicts
-    stands in the details, with everything that it assumes.
+    Each rank has the same number of pairs, so the global batch grows with the number of ranks. Details `predicted` and
+    `assumed`: the model's predictions and all of its assumptions.
     """
-    given = assumptions(settings.assume)
+    given = override_assumptions(settings.assume)
     items, batches = (8_000, 8) if settings.quick else (200_000, 512)
     with scratch_folder(settings.out / "scale") as scratch:
         store = TokenStore.open(write_synthetic_store(scratch / "store", items, TOKENS))
         check_ranks(store, RANKS[-1], steps=4)
         rates = [feed_rates(store, RANKS, batches) for _ in range(min(settings.rounds, 3))]
-    medians = {ranks: float(np.median([of_round[ranks] for of_round in rates])) for ranks in RANKS}
+    medians = {ranks: float(np.median([by_ranks[ranks] for by_ranks in rates])) for ranks in RANKS}
     if not given.feed_batches_s:
-        # The feed was measured on batches of PAIRS pairs: a rank's own batch takes as many times as long.
+        # The feed was timed on batches of PAIRS pairs; its time is proportional to the number of pairs.
         given = replace(given, feed_batches_s=medians[RANKS[-1]] * PAIRS / given.pairs_per_gpu)
-    predicted = [predict(given, gpus) for gpus in GPUS]
-    return of_rounds(
-        [of_round[RANKS[-1]] for of_round in rates],
-        [of_round[RANKS[0]] for of_round in rates],
+    predicted = [predict_step(given, gpus) for gpus in GPUS]
+    return summarize_rounds(
+        [by_ranks[RANKS[-1]] for by_ranks in rates],
+        [by_ranks[RANKS[0]] for by_ranks in rates],
         "batches/s",
         {
-            "peer_is": f"the feed of one rank alone; of each of {RANKS[-1]} ranks here",
+            "peer_is": f"the feed of a single rank; the value is that of each of {RANKS[-1]} ranks",
             "pairs": PAIRS,
             "batches_per_s_by_ranks": {str(ranks): round(rate, 1) for ranks, rate in medians.items()},
-            "predicted": [asdict(one) for one in predicted],
-            "assumed": described(given),
+            "predicted": [asdict(prediction) for prediction in predicted],
+            "assumed": describe_assumptions(given),
         },
     )
 
 
 def check_ranks(store: TokenStore, ranks: int, steps: int) -> None:
-    """Raises UserError unless the ranks' pairs, each planned alone, are disjoint and join to the whole batch."""
-    plans = [plan_of(store, ranks) for _ in range(ranks)]
+    """Raise UserError unless the ranks' pairs, each sampled independently, are disjoint and join to the whole batch."""
+    samplers = [make_sampler(store, ranks) for _ in range(ranks)]
     for step in range(steps):
-        whole = plans[0].batch(step)
-        parts = [plan.batch(step, rank_slice(plan.global_batch_pairs, ranks, rank)) for rank, plan in enumerate(plans)]
-        rows = np.concatenate([part.rows for part in parts])
+        whole = samplers[0].batch(step)
+        rank_batches = [
+            sampler.batch(step, rank_slice(sampler.global_batch_pairs, ranks, rank))
+            for rank, sampler in enumerate(samplers)
+        ]
+        rows = np.concatenate([batch.rows for batch in rank_batches])
         if len(np.unique(rows)) != len(rows) or not np.array_equal(rows, whole.rows):
             raise UserError(f"the pairs of {ranks} ranks do not join to the batch of step {step}")
 
 
 def feed_rates(store: TokenStore, ranks: Sequence[int], batches: int) -> dict[int, float]:
-    """Batches a second of one rank's feed by the number of ranks: a mean over as many ranks as the largest number.
+    """Return the batches per second of one rank's feed for each number of ranks, a mean over max(ranks) runs.
 
-    One rank runs at a time, as if it had a processor of its own. A smaller group is run as often as makes up for it.
+    One rank runs at a time, as if it had its own processor. In a smaller group every rank is run several times.
     """
     rates = {}
     for num_ranks in ranks:
-        turns = [rank % num_ranks for rank in range(max(ranks))]
         seconds = 0.0
-        for rank in turns:
-            make = feeder(store, batches, rank=rank, num_ranks=num_ranks)
+        for run in range(max(ranks)):
+            build_next = make_batch_builder(store, batches, rank=run % num_ranks, num_ranks=num_ranks)
             began_s = time.perf_counter()
-            make()
+            build_next()
             seconds += time.perf_counter() - began_s
-        rates[num_ranks] = len(turns) * batches / seconds
+        rates[num_ranks] = max(ranks) * batches / seconds
     return rates
 
 
-def described(given: Assumptions) -> dict[str, dict[str, Any]]:
-    """Every assumption's value, unit and source."""
-    return {one.name: {"value": getattr(given, one.name), **one.metadata} for one in fields(given)}
+def describe_assumptions(given: Assumptions) -> dict[str, dict[str, Any]]:
+    """Return the value, unit and source of every assumption."""
+    return {item.name: {"value": getattr(given, item.name), **item.metadata} for item in fields(given)}
 
 
-def scale_table(figure: BenchResult) -> Table:
-    """What the model predicts, as a table to print."""
+def format_predictions(result: BenchResult) -> Table:
+    """Return the model's predictions as a table to print."""
     from rich.table import Table
 
     title = "Predicted, not measured: see `assumed` in bench.json; parts of a step in ms"
@@ -218,8 +221,8 @@ def scale_table(figure: BenchResult) -> Table:
     parts = ("step", "compute", "optimizer", "gradients", "negatives", "feed")
     for heading in ("GPUs", "pairs/s", "efficiency", *parts):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in figure.details["predicted"]:
-        own = [one[name] for name in ("compute_s", "optimizer_s", "gradients_s", "negatives_s", "feed_s")]
-        shown = [f"{1e3 * seconds:.1f}" for seconds in (_longest(own), *own)]
-        table.add_row(str(one["gpus"]), f"{one['pairs_per_s']:,.0f}", f"{one['efficiency']:.0%}", *shown)
+    for row in result.details["predicted"]:
+        step = [row[name] for name in ("compute_s", "optimizer_s", "gradients_s", "negatives_s", "feed_s")]
+        milliseconds = [f"{1e3 * seconds:.1f}" for seconds in (_total_s(step), *step)]
+        table.add_row(str(row["gpus"]), f"{row['pairs_per_s']:,.0f}", f"{row['efficiency']:.0%}", *milliseconds)
     return table

@@ -1,4 +1,4 @@
-"""Sides of a comparison in turns; in a file of their own, since a side's process imports nothing else."""
+"""Contestants of `compare_alternating`; a separate module, because a contestant's process imports it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import time
 from collections.abc import Callable
 
 
-def sleeping(seconds: float, work: float) -> Callable[[], float]:
-    def round_() -> float:
+def make_sleeping_round(seconds: float, work: float) -> Callable[[], float]:
+    """Return a function that sleeps for `seconds` and returns `work`."""
+
+    def run_round() -> float:
         time.sleep(seconds)
         return work
 
-    return round_
+    return run_round
 
 
-def failing() -> Callable[[], float]:
+def raise_value_error() -> Callable[[], float]:
+    """Fail to prepare."""
     raise ValueError("no luck")
 
 
-def lacking() -> Callable[[], float]:
+def raise_missing_library() -> Callable[[], float]:
+    """Fail to prepare as if accelerate were not installed."""
     raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
 
 
-def holding(mib: int) -> Callable[[], float]:
+def make_memory_round(mib: int) -> Callable[[], float]:
+    """Return a function that holds `mib` MiB."""
     held = b"x" * (mib * 2**20)
     return lambda: float(len(held))

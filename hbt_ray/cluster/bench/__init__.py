@@ -1,1 +1,1 @@
-"""Speed on a cluster, each part against a peer in turns: `name(settings) -> Figure`."""
+"""Parts of the benchmark that need Ray: each a `bench_...(settings: BenchSettings) -> BenchResult`."""

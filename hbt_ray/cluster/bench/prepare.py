@@ -1,4 +1,4 @@
-"""How fast corpora become a store, against `datasets` that tokenizes the same files and saves them."""
+"""Speed of `hbt prepare`, against `datasets`, which tokenizes and saves the same files."""
 
 from __future__ import annotations
 
@@ -17,65 +17,68 @@ from typing import Any
 import psutil
 import ray
 
-from hbt_ray.bench.own_process import run_in_subprocess
-from hbt_ray.bench.result import BenchResult, of_rounds
-from hbt_ray.bench.scratch import scratch_folder
-from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.cluster.prepare import prepare as prepare_store
+from hbt_ray.bench.fixtures import bench_encoder
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import scratch_folder
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import CorpusConfig, ModelConfig, PrepareConfig, RunConfig
+from hbt_ray.utils.process import run_in_subprocess
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
-REAL = "docs-parallel/courses"  # below the folder that HBT_DATA names: parallel sections in 55 languages
-PROCESSES = 2  # of the peer
+REAL_CORPUS = "docs-parallel/courses"  # in the folder HBT_DATA: parallel sections in 55 languages
+BASELINE_PROCESSES = 2
 SAMPLE_EVERY_S = 0.2
 
 
-def prepare(settings: BenchSettings) -> BenchResult:
-    """Rows per second of `hbt prepare`, over those of `datasets`, which reads, tokenizes and saves the same rows.
+def bench_prepare(settings: BenchSettings) -> BenchResult:
+    """Compare rows per second with `datasets`, which reads, tokenizes and saves the same rows.
 
-    `hbt prepare` also cleans, checks, compares with evaluation sets, finds repeated items and aligns languages. In the
-    details the same of a quarter of the items, for what grows faster than they do.
+    `hbt prepare` also normalizes, checks, decontaminates, finds repeated items and aligns languages. Detail
+    `rows_per_s_of_a_quarter`: its speed with a quarter of the items, which shows work that grows faster than they do.
     """
-    from hbt_ray.bench.encoder import encoder_to_measure  # brings torch, which the peer's process does without
-
     connect()
     items = 40 if settings.quick else 1_800
     with scratch_folder(settings.out / "prepare") as scratch:
-        model = encoder_to_measure(settings.model, scratch, quick=settings.quick)
-        corpora = {share: write_corpus(scratch / f"corpus-{share}", items // share) for share in (1, 4)}
+        model = bench_encoder(settings.model, scratch, quick=settings.quick)
+        corpora = {divisor: write_corpus(scratch / f"corpus-{divisor}", items // divisor) for divisor in (1, 4)}
         evaluation_sets: dict[str, str | None] = {"xquad-r": settings.xquad} if settings.xquad else {}
-        ours: dict[int, list[float]] = {share: [] for share in corpora}
-        theirs, peaks, their_peaks = [], [], []
+        ours: dict[int, list[float]] = {divisor: [] for divisor in corpora}
+        baseline, peaks, baseline_peaks = [], [], []
         if not settings.quick:
-            prepare_store(_config(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
+            prepare(_config(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
         for number in range(settings.rounds):
-            for share, (folder, rows) in corpora.items():
+            for divisor, (folder, rows) in corpora.items():
                 with _peak_mib() as peak:
                     began_s = time.perf_counter()
-                    prepare_store(_config(folder, model, evaluation_sets), scratch / f"stores-{share}-{number}")
-                    ours[share].append(rows / (time.perf_counter() - began_s))
+                    prepare(_config(folder, model, evaluation_sets), scratch / f"stores-{divisor}-{number}")
+                    ours[divisor].append(rows / (time.perf_counter() - began_s))
                 peaks.append(peak[0])
             folder, rows = corpora[1]
-            seconds, mib = run_in_subprocess(_with_datasets, folder, model, scratch / f"datasets-{number}")
-            theirs.append(rows / seconds)
-            their_peaks.append(mib)
+            seconds, mib = run_in_subprocess(_prepare_with_datasets, folder, model, scratch / f"datasets-{number}")
+            baseline.append(rows / seconds)
+            baseline_peaks.append(mib)
     details = {
-        "peer_is": f"datasets map with {PROCESSES} processes",
+        "peer_is": f"datasets map with {BASELINE_PROCESSES} processes",
         "rows": corpora[1][1],
         "rows_of_a_quarter": corpora[4][1],
         "rows_per_s_of_a_quarter": sorted(ours[4])[len(ours[4]) // 2],
         "evaluation_sets": list(evaluation_sets),
         "peak_mib": max(peaks),  # of the largest process
-        "peer_peak_mib": max(their_peaks),
+        "peer_peak_mib": max(baseline_peaks),
     }
-    return of_rounds(ours[1], theirs, "rows/s", details)
+    return summarize_rounds(ours[1], baseline, "rows/s", details)
 
 
 def write_corpus(folder: Path, items: int) -> tuple[Path, int]:
-    """JSON Lines files of parallel items by language, real ones where there are some; the folder and all rows in it."""
+    """Write a JSON Lines file of parallel items for each language: of REAL_CORPUS if it exists, otherwise random words.
+
+    Returns:
+        The folder, and the number of rows in all files.
+    """
     folder.mkdir()
-    real = Path(os.environ.get("HBT_DATA", "")) / REAL
+    real = Path(os.environ.get("HBT_DATA", "")) / REAL_CORPUS
     rows = 0
     if os.environ.get("HBT_DATA") and real.is_dir():
         for file in sorted(real.glob("*.jsonl.gz")):
@@ -105,8 +108,8 @@ def _config(corpus: Path, model: str, evaluation_sets: dict[str, str | None]) ->
     )
 
 
-def _with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[float, float]:
-    """Seconds, and the most MiB that its largest process held."""
+def _prepare_with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[float, float]:
+    """Return the seconds, and the peak memory of the largest process in MiB."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -123,7 +126,7 @@ def _with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[float, floa
         began_s = time.perf_counter()
         files = sorted(str(file) for file in corpus.glob("*.jsonl"))
         read = datasets.Dataset.from_json(files, cache_dir=str(scratch / "cache"))
-        mapped = read.map(tokenize, batched=True, num_proc=PROCESSES, remove_columns=read.column_names)
+        mapped = read.map(tokenize, batched=True, num_proc=BASELINE_PROCESSES, remove_columns=read.column_names)
         mapped.save_to_disk(scratch / "saved")
         seconds = time.perf_counter() - began_s
     return seconds, peak[0]
@@ -131,14 +134,14 @@ def _with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[float, floa
 
 @contextlib.contextmanager
 def _peak_mib() -> Iterator[list[float]]:
-    """The most MiB that this process, one below it or, where there is a cluster, one of its workers held."""
+    """Sample memory while the block runs; yield a list whose item is the peak MiB of the largest of `_processes`."""
     peak, ended = [0.0], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not ended.wait(SAMPLE_EVERY_S):
-            peak[0] = max(peak[0], max(map(_held_mib, _processes())))
+            peak[0] = max(peak[0], max(map(_private_mib, _processes())))
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield peak
@@ -148,20 +151,22 @@ def _peak_mib() -> Iterator[list[float]]:
 
 
 def _processes() -> list[psutil.Process]:
-    own = psutil.Process()
-    found = [own, *own.children(recursive=True)]
+    """Return this process, its descendants and, if Ray is initialized, the workers of its cluster on this node."""
+    current = psutil.Process()
+    processes = [current, *current.children(recursive=True)]
     if ray.is_initialized():
-        session = ray._private.worker.global_worker.node.session_name
-        raylets = [p for p in psutil.process_iter(["name", "cmdline"]) if p.info["name"] == "raylet"]
-        for raylet in raylets:
-            if any(session in word for word in raylet.info["cmdline"] or ()):
-                found += raylet.children(recursive=True)
-    return found
+        sockets = {node["RayletSocketName"] for node in ray.nodes()}
+        for raylet in psutil.process_iter(["name", "cmdline"]):
+            if raylet.info["name"] == "raylet" and any(
+                word.endswith(socket) for word in raylet.info["cmdline"] or () for socket in sockets
+            ):
+                processes += raylet.children(recursive=True)
+    return processes
 
 
-def _held_mib(process: psutil.Process) -> float:
+def _private_mib(process: psutil.Process) -> float:
     try:
-        held = process.memory_info()
+        memory = process.memory_info()
     except psutil.Error:  # it has ended
         return 0.0
-    return (held.rss - held.shared) / 2**20  # without the object store, which all of them map
+    return (memory.rss - memory.shared) / 2**20  # without the object store, which all of them map

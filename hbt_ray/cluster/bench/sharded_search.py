@@ -1,4 +1,4 @@
-"""Search in shards, each held by an actor, against one flat index in this process."""
+"""Speed of search in shards, each held by an actor, against one flat index in this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from hbt_ray.bench.own_process import run_in_subprocess
-from hbt_ray.bench.result import BenchResult, of_rounds
-from hbt_ray.bench.scratch import scratch_folder
-from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.timing import peak_mib
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import peak_mib, scratch_folder
 from hbt_ray.cluster.evaluation.sharded_search import sharded_pool
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import EvaluateConfig
@@ -24,32 +22,34 @@ from hbt_ray.retrieval.embedding_cache import EmbeddingCache, write_cache_manife
 from hbt_ray.retrieval.faiss_index import flat_index, top_k
 from hbt_ray.retrieval.passage_index import shard_bounds
 from hbt_ray.retrieval.passage_windows import WindowedPassages
+from hbt_ray.utils.process import run_in_subprocess
 
 SHARDS = (1, 2, 4)
 
 
-def search(settings: BenchSettings) -> BenchResult:
-    """Queries per second in the most shards, over those of one flat index in this process; in the details each number.
+def bench_sharded_search(settings: BenchSettings) -> BenchResult:
+    """Compare queries per second in the largest number of shards with those of one flat index in this process.
 
-    Passages are synthetic, and their nearest neighbours known: each query is a passage moved a little.
+    Passages are random vectors, and each query is a passage with a little noise, so that its nearest neighbour is
+    known. Details `..._shards`: the values of each number of shards.
     """
     passages, queries = (20_000, 16) if settings.quick else (1_000_000, 256)
     with scratch_folder(settings.out / "search") as scratch:
-        results = bench_sharded_search(
+        results = compare_shard_counts(
             scratch, passages=passages, queries=queries, shards=SHARDS, rounds=settings.rounds
         )
-    most = results[-1]
-    details = {"peer_is": "one flat index", "passages": passages, "flat_peak_mib": most["flat_peak_mib"]}
+    largest = results[-1]
+    details = {"peer_is": "one flat index", "passages": passages, "flat_peak_mib": largest["flat_peak_mib"]}
     for result in results:
         details |= {
             f"{result['shards']}_shards": {
                 name: result[name] for name in ("queries_per_s", "peak_mib", "found", "equal")
             }
         }
-    return of_rounds(most["rounds"], most["flat_rounds"], "queries/s", details)
+    return summarize_rounds(largest["rounds"], largest["flat_rounds"], "queries/s", details)
 
 
-def bench_sharded_search(
+def compare_shard_counts(
     out: Path,
     *,
     passages: int = 1_000_000,
@@ -60,11 +60,19 @@ def bench_sharded_search(
 ) -> list[dict[str, Any]]:
     """Search among synthetic passages, in several numbers of shards.
 
+    Args:
+        out: folder of the vectors.
+        passages: their number.
+        width: of the vectors.
+        queries: their number.
+        shards: the numbers of shards to compare.
+        rounds: searches of the shards, alternating with searches of the flat index.
+
     Returns:
-        For each number of shards: `shards`; `found`, the share of queries whose passage comes first; `equal`, whether
-        the first 100 are those that one flat index in this process lists; `queries_per_s` and `peak_mib`, the most
-        memory that any of the shards' processes held; `rounds` and `flat_rounds`, queries a second of each round, in
-        turns; and `flat_peak_mib`, of a process that holds the flat index alone.
+        For each number of shards: `shards`; `found`, the fraction of queries whose passage is first; `equal`, True if
+        the first 100 passages are those of one flat index in this process; `queries_per_s`, the median of `rounds`;
+        `peak_mib`, the peak memory of the largest shard process; `rounds` and `flat_rounds`, queries per second of each
+        round; `flat_peak_mib`, the peak memory of a process that holds only the flat index.
     """
     connect()
     folder = out / f"vectors-{passages}-{width}"
@@ -80,31 +88,31 @@ def bench_sharded_search(
     write_cache_manifest(folder, files, sizes, width)
     vectors = np.concatenate(parts)
     known = rng.choice(passages, queries, replace=False)
-    asked = vectors[known] + rng.normal(0, 0.05, (queries, width)).astype(np.float32)
-    _, expected = top_k(asked, vectors, 100)
+    query_vectors = vectors[known] + rng.normal(0, 0.05, (queries, width)).astype(np.float32)
+    _, expected = top_k(query_vectors, vectors, 100)
     flat = flat_index(vectors)
-    flat_peak_mib = run_in_subprocess(_flat_peak_mib, folder, asked)
+    flat_peak_mib = run_in_subprocess(_flat_peak_mib, folder, query_vectors)
     results = []
-    whole = WindowedPassages([], np.arange(passages), None)
+    unwindowed = WindowedPassages([], np.arange(passages), None)
     for number in shards:
-        with sharded_pool(folder, whole, EvaluateConfig(shards=number)) as (pool, actors):
-            pool.top_k(asked[:8], 100)
-            flat.search(asked[:8], 100)
-            own, flats = [], []
+        with sharded_pool(folder, unwindowed, EvaluateConfig(shards=number)) as (pool, actors):
+            pool.top_k(query_vectors[:8], 100)
+            flat.search(query_vectors[:8], 100)
+            sharded_rates, flat_rates = [], []
             for _ in range(rounds):
-                seconds, (_, columns) = _timed(functools.partial(pool.top_k, asked, 100))
-                flat_seconds, _ = _timed(functools.partial(flat.search, asked, 100))
-                own.append(queries / seconds)
-                flats.append(queries / flat_seconds)
+                seconds, (_, columns) = _timed(functools.partial(pool.top_k, query_vectors, 100))
+                flat_seconds, _ = _timed(functools.partial(flat.search, query_vectors, 100))
+                sharded_rates.append(queries / seconds)
+                flat_rates.append(queries / flat_seconds)
             results.append(
                 {
                     "shards": number,
                     "found": float((columns[:, 0] == known).mean()),
                     "equal": bool((columns == expected).all()),
-                    "queries_per_s": statistics.median(own),
+                    "queries_per_s": statistics.median(sharded_rates),
                     "peak_mib": max(ray.get([actor.peak_memory.remote() for actor in actors])) / 2**20,
-                    "rounds": own,
-                    "flat_rounds": flats,
+                    "rounds": sharded_rates,
+                    "flat_rounds": flat_rates,
                     "flat_peak_mib": flat_peak_mib,
                 }
             )
@@ -117,8 +125,8 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began_s, result
 
 
-def _flat_peak_mib(folder: Path, asked: np.ndarray) -> float:
-    """The most MiB held by a process that searches one flat index."""
+def _flat_peak_mib(folder: Path, query_vectors: np.ndarray) -> float:
+    """Search one flat index and return this process's peak memory in MiB."""
     files = EmbeddingCache(folder)
-    flat_index(files.take(np.arange(len(files)))).search(asked, 100)
+    flat_index(files.take(np.arange(len(files)))).search(query_vectors, 100)
     return peak_mib()

@@ -1,4 +1,4 @@
-"""From the command to the first optimizer step: `hbt train`, against a bare process that loads and steps."""
+"""Start-up time of `hbt train` to its first optimizer step, against a minimal script that loads a model and steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import ray
 
-from hbt_ray.bench.encoder import encoder_to_measure
-from hbt_ray.bench.result import BenchResult, of_rounds
-from hbt_ray.bench.scratch import scratch_folder
-from hbt_ray.bench.settings import BenchSettings
+from hbt_ray.bench.fixtures import bench_encoder
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import scratch_folder
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import (
     CorpusConfig,
@@ -27,10 +27,10 @@ from hbt_ray.config import (
 )
 from hbt_ray.errors import UserError
 
-LOOK_EVERY_S = 0.01
+POLL_EVERY_S = 0.01
 
-# What any training of a sentence-transformers model does before its first step is done.
-BARE = """
+# The minimum that any training of a sentence-transformers model does up to its first step.
+MINIMAL_SCRIPT = """
 import sys, torch
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], device="cpu")
@@ -43,32 +43,37 @@ optimizer.step()
 """
 
 
-def start_up(settings: BenchSettings) -> BenchResult:
-    """Seconds from the command `hbt train`, on a machine without a cluster, to its first optimizer step done.
+def bench_startup(settings: BenchSettings) -> BenchResult:
+    """Compare the seconds from `hbt train`, on a machine without a cluster, to the end of its first optimizer step.
 
-    The store is prepared already and MLflow's file is there. The details tell the same of a cluster that runs. The peer
-    is a process that imports torch and sentence-transformers, loads the same model and does a step.
+    The store is prepared already and MLflow's database exists. The baseline is a process that imports torch and
+    sentence-transformers, loads the same model and does a step. Detail `on_a_cluster_s`: the seconds of `hbt train`
+    that connects to a running cluster.
     """
     connect()
-    joining = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with_cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    without_cluster = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with scratch_folder(settings.out / "start_up") as scratch:
-        config = _config(encoder_to_measure(settings.model, scratch, quick=True))
+        config = _config(bench_encoder(settings.model, scratch, quick=True))
         file = scratch / "run.yaml"
         file.write_text(dump_config(config), encoding="utf-8")
         model = str(config.model.path)
         if not settings.quick:
-            _train_s(file, scratch / "warm-up", joining)
-            _bare_s(model)
-        from_nothing, on_cluster, bare = [], [], []
+            _train_s(file, scratch / "warm-up", with_cluster)
+            _minimal_s(model)
+        on_new_cluster, on_running_cluster, minimal = [], [], []
         for number in range(1 if settings.quick else settings.rounds):
-            bare.append(_bare_s(model))
-            on_cluster.append(_train_s(file, scratch / f"joining-{number}", joining))
-            # A test's cluster is not left alone for another one.
-            alone_s = on_cluster[-1] if settings.quick else _train_s(file, scratch / f"alone-{number}", alone)
-            from_nothing.append(alone_s)
-    details = {"peer_is": "imports, the same model and one step", "on_a_cluster_s": statistics.median(on_cluster)}
-    return of_rounds(from_nothing, bare, "s", details)
+            minimal.append(_minimal_s(model))
+            on_running_cluster.append(_train_s(file, scratch / f"with-cluster-{number}", with_cluster))
+            if settings.quick:  # start no second cluster during a test
+                on_new_cluster.append(on_running_cluster[-1])
+            else:
+                on_new_cluster.append(_train_s(file, scratch / f"without-cluster-{number}", without_cluster))
+    details = {
+        "peer_is": "imports, the same model and one step",
+        "on_a_cluster_s": statistics.median(on_running_cluster),
+    }
+    return summarize_rounds(on_new_cluster, minimal, "s", details)
 
 
 def _config(model: str) -> RunConfig:
@@ -81,25 +86,25 @@ def _config(model: str) -> RunConfig:
 
 
 def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> float:
-    """Seconds until the command begins to write the checkpoint of its only step, which it does at once."""
+    """Return the seconds until `hbt train` begins to write a checkpoint, which follows its only step immediately."""
     command = [sys.executable, "-m", "hbt_ray.cli", "train", "--config", str(config), "--out", str(out)]
     checkpoints = out / "checkpoints"
     began_s = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seconds = 0.0
     while process.poll() is None and not seconds:
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
         if checkpoints.exists() and any(checkpoints.iterdir()):
             seconds = time.perf_counter() - began_s
     if seconds:
-        process.terminate()  # what follows is not measured
-    told, _ = process.communicate()
+        process.terminate()  # the rest of the run is not timed
+    output, _ = process.communicate()
     if not seconds:
-        raise UserError(f"hbt train ended with exit code {process.returncode}: {told[-500:]}")
+        raise UserError(f"hbt train ended with exit code {process.returncode}: {output[-500:]}")
     return seconds
 
 
-def _bare_s(model: str) -> float:
+def _minimal_s(model: str) -> float:
     began_s = time.perf_counter()
-    subprocess.run([sys.executable, "-c", BARE, model], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", MINIMAL_SCRIPT, model], check=True, capture_output=True)
     return time.perf_counter() - began_s

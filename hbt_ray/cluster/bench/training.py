@@ -1,69 +1,71 @@
-"""How fast `hbt train` trains: against the same loop without Ray, and in two processes against one."""
+"""Training speed on Ray: against the same loop without Ray, and with two workers against one."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from hbt_ray.bench.encoder import encoder_to_measure
-from hbt_ray.bench.own_process import run_in_subprocess
-from hbt_ray.bench.result import BenchResult, of_rounds
-from hbt_ray.bench.scratch import scratch_folder
-from hbt_ray.bench.settings import BenchSettings
-from hbt_ray.bench.synthetic import TextTokens, write_synthetic_store
-from hbt_ray.bench.timing import peak_mib
+from hbt_ray.bench.fixtures import TextTokens, bench_encoder, write_synthetic_store
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import peak_mib, scratch_folder
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.training.driver import resources_per_worker, train
 from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.run_dir import run_dir_of, training_sampler
+from hbt_ray.utils.process import run_in_subprocess
 
 PAIRS = 32
-TOKENS = TextTokens(question=40, passage=80)  # as many as XQuAD-R's pairs have by MiniLM's vocabulary
+TOKENS = TextTokens(question=40, passage=80)  # the means of XQuAD-R's pairs by MiniLM's vocabulary
 ITEMS = 4_000
 
 
-def train_under_ray(settings: BenchSettings) -> BenchResult:
-    """Steps per second of `hbt train` with one worker, over those of the same loop on ready-made batches.
+def bench_train_under_ray(settings: BenchSettings) -> BenchResult:
+    """Compare steps per second of `hbt train` with one worker with those of the same loop on ready-made batches.
 
-    Both have the same threads, batches, model and precision. Ray's share includes the feed and every report.
+    Both have the same threads, batches, model and precision. Only the time under Ray includes the feed and reporting.
     """
     connect()
     with scratch_folder(settings.out / "train_under_ray") as scratch:
-        work = _Work(settings, scratch)
-        config = work.config(workers=1, threads=None)
+        runner = _TrainRunner(settings, scratch)
+        config = runner.config(workers=1, threads=None)
         threads = int(resources_per_worker(config.train)["CPU"])
-        under_ray, bare, peaks = [], [], []
+        under_ray, without_ray, peaks = [], [], []
         for _ in range(settings.rounds):
-            steps_per_s, peak_mib = run_in_subprocess(_bare, config, work.store, work.model, threads, work.warm_up)
-            bare.append(steps_per_s)
+            steps_per_s, peak_mib = run_in_subprocess(
+                _train_without_ray, config, runner.store, runner.model, threads, runner.warm_up
+            )
+            without_ray.append(steps_per_s)
             peaks.append(peak_mib)
-            under_ray.append(work.steps_per_s(config))
-    details = work.details | {"peer_is": "the same loop without Ray", "threads": threads, "peer_peak_mib": max(peaks)}
-    return of_rounds(under_ray, bare, "steps/s", details)
+            under_ray.append(runner.steps_per_s(config))
+    details = runner.details | {"peer_is": "the same loop without Ray", "threads": threads, "peer_peak_mib": max(peaks)}
+    return summarize_rounds(under_ray, without_ray, "steps/s", details)
 
 
-def two_workers(settings: BenchSettings) -> BenchResult:
-    """Pairs per second of two DDP workers of one thread each, over those of one worker of two threads."""
+def bench_two_workers(settings: BenchSettings) -> BenchResult:
+    """Compare pairs per second of two DDP workers of one thread each with those of one worker of two threads."""
     connect()
     with scratch_folder(settings.out / "two_workers") as scratch:
-        work = _Work(settings, scratch)
-        two, one = work.config(workers=2, threads=1), work.config(workers=1, threads=2)
-        by_two, by_one = [], []
+        runner = _TrainRunner(settings, scratch)
+        two, one = runner.config(workers=2, threads=1), runner.config(workers=1, threads=2)
+        with_two, with_one = [], []
         for _ in range(settings.rounds):
-            by_one.append(PAIRS * work.steps_per_s(one))
-            by_two.append(PAIRS * work.steps_per_s(two))
-    return of_rounds(by_two, by_one, "pairs/s", work.details | {"peer_is": "one worker of two threads"})
+            with_one.append(PAIRS * runner.steps_per_s(one))
+            with_two.append(PAIRS * runner.steps_per_s(two))
+    return summarize_rounds(with_two, with_one, "pairs/s", runner.details | {"peer_is": "one worker of two threads"})
 
 
-class _Work:
-    """What is trained: a store, an encoder and so many steps."""
+class _TrainRunner:
+    """A store and an encoder in a scratch folder, and training runs on them."""
 
     def __init__(self, settings: BenchSettings, scratch: Path) -> None:
         self.scratch = scratch
-        self.steps, self.warm_up = (12, 4) if settings.quick else (60, 15)  # Ray goes on starting processes for seconds
-        self.model = encoder_to_measure(settings.model, scratch, quick=settings.quick)
+        self.steps, self.warm_up = (
+            (12, 4) if settings.quick else (60, 15)
+        )  # Ray still starts processes in the first seconds
+        self.model = bench_encoder(settings.model, scratch, quick=settings.quick)
         self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS)
         self._rounds = 0
 
@@ -87,7 +89,7 @@ class _Work:
         )
 
     def steps_per_s(self, config: RunConfig) -> float:
-        """Of the steps after the warm-up, as they were measured while `train` went on."""
+        """Train, and return the steps per second after the warm-up, from the metrics that `train` reports."""
         step_s: dict[int, float] = {}
 
         def on_metrics(step: int, metrics: dict[str, float]) -> None:
@@ -102,8 +104,10 @@ class _Work:
         return len(counted) / sum(counted)
 
 
-def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_up: int) -> tuple[float, float]:
-    """Steps per second without Ray, and the most MiB that the process held."""
+def _train_without_ray(
+    config: RunConfig, store_folder: Path, model: str, threads: int, warm_up: int
+) -> tuple[float, float]:
+    """Return the steps per second of a plain loop, and this process's peak memory in MiB."""
     import time
 
     import torch
@@ -113,8 +117,8 @@ def _bare(config: RunConfig, store_folder: Path, model: str, threads: int, warm_
 
     torch.set_num_threads(threads)
     store = TokenStore.open(store_folder)
-    plan = training_sampler(config, store.manifest)
-    batches = [build_batch(plan.batch(step), store) for step in range(config.train.steps)]
+    sampler = training_sampler(config, store.manifest)
+    batches = [build_batch(sampler.batch(step), store) for step in range(config.train.steps)]
     encoder = load_for_training(config.model, config.text, model)
     trainer = ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss)
     for step in range(warm_up):

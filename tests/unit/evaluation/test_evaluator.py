@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from hbt_ray.bench.evaluation import our_maps, their_maps
+from hbt_ray.bench.evaluation import map_by_pool, reference_map_by_pool
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.types import Benchmark, Passage, Query
@@ -365,7 +365,7 @@ def test_the_bench_measures_what_sentence_transformers_does_and_finds_the_same()
     embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
     queries = embedder.queries([query.text for query in benchmark.queries])
     passages = embedder.passages([passage.text for passage in benchmark.passages])
-    ours, theirs = (maps(benchmark, queries, passages) for maps in (our_maps, their_maps))
+    ours, theirs = (maps(benchmark, queries, passages) for maps in (map_by_pool, reference_map_by_pool))
     assert len(theirs) == 3 * (3 + 1)
     assert theirs == pytest.approx(ours, abs=1e-9)
     assert 0 < sum(theirs.values()) < len(theirs)
