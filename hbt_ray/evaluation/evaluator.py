@@ -15,7 +15,7 @@ from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
 from hbt_ray.evaluation.alignment import alignment_metrics
-from hbt_ray.evaluation.metrics import METRICS, named
+from hbt_ray.evaluation.metrics import METRICS
 from hbt_ray.evaluation.retrieval_metrics import (
     RelevantPassages,
     compute_retrieval_metrics,
@@ -81,7 +81,7 @@ class EvalReport:
 
     def metric(self, setting: str, measure: str, part: str = "") -> str:
         """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
-        name = f"{self.benchmark}/{setting}/{named(METRICS[measure], self.depth)}"
+        name = f"{self.benchmark}/{setting}/{METRICS[measure].name_at(self.depth)}"
         return f"{name}/{part}" if part else name
 
 

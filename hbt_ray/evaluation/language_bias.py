@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from hbt_ray.evaluation.alignment import parallel_rows, rows_by_language
 
@@ -119,6 +118,9 @@ def peer(ranks: np.ndarray, languages: np.ndarray, grades: np.ndarray, depth: in
 
 def _equal_rank_probability(samples: Sequence[np.ndarray]) -> float:
     """Kruskal and Wallis 1952, of places that are compared as they are: 1 for a single sample."""
+    # Imported late: modules that only name metrics need not wait for SciPy.
+    from scipy import stats
+
     together = np.concatenate(samples)
     spread = np.square(together - together.mean()).sum()
     if len(samples) < 2 or spread == 0:

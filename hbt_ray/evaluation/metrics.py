@@ -1,72 +1,281 @@
-"""What a measure is, and measures from the ranks of the relevant passages.
+"""The metrics: one decorated function each, from the ranks of the relevant passages.
+
+`METRICS` holds them in the order in which tables and files list them. To add one, write a decorated function here: the
+per-query table, the averages, tables, figures, display names and the mteb export follow from it.
 
 Legend: Q queries, R relevant passages of the query that has most. An array of ranks is (Q, R), counts from 1, and
-holds 0 where a query has fewer than R relevant passages and NOT_RETRIEVED for one that cannot be found, because the
-pool lacks it; their order does not matter. Ranks are exact, over the whole pool: there is no cut-off.
+holds 0 where a query has fewer than R relevant passages and NOT_RETRIEVED for a passage that cannot be found, because
+the pool lacks it; the order within a row does not matter. Ranks are exact, over the whole pool: there is no cut-off.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
 from hbt_ray.errors import UserError
+from hbt_ray.evaluation import language_bias
+from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
+
+Setting = Literal["mono", "cross", "multi"]
+SETTINGS: tuple[Setting, ...] = ("mono", "cross", "multi")
+GAP = "gap"  # stands for a setting in the name of mono mAP minus cross mAP
+DROP, WORST_DROP = "drop", "worst_drop"  # before a metric's name: what perturbed queries cost of it
+PEER_DEPTH = 100  # as its authors report it
+
+
+@dataclass(frozen=True, slots=True)
+class RankedJudgements:
+    """The relevant passages of Q queries of one language, and their ranks in one pool."""
+
+    ranks: np.ndarray  # (Q, R)
+    grades: np.ndarray  # (Q, R), 0 where a query has fewer than R
+    passage_languages: np.ndarray  # (Q, R) str, "" where a query has fewer than R
+    is_in_pool: np.ndarray  # (Q, R) bool
+    query_language: str
+    depth: int | None = None  # passages of each query that an approximate index lists; None: all
+
+    @property
+    def bounded_ranks(self) -> np.ndarray:
+        """Ranks in which a passage that the approximate index did not list comes right behind those it listed.
+
+        For the metrics of language bias: a model must not look fairer for the passages that it misses.
+        """
+        missed = (self.ranks == NOT_RETRIEVED) & self.is_in_pool
+        return np.where(missed, (self.depth or 0) + 1, self.ranks)
+
+
+MetricFn = Callable[[RankedJudgements], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a number is: a metric's name is `<benchmark>/<setting>/<measure>[/<language or pair>]`."""
+    """A metric of a query and its judgements; `<benchmark>/<setting>/<name>[/<language or pair>]` names its average."""
 
     name: str
+    compute: MetricFn  # (Q,) float64; NaN for a query that the metric is not defined for
     column: str  # in the per-query table
-    unit: str
+    unit: Literal["share", "ranks"]
     higher_is_better: bool
+    settings: tuple[Setting, ...]  # in which it exists
+    display: str  # in tables and figures
+    display_with_setting: bool  # False: the name alone says the setting
+    by_language: tuple[Setting, ...]  # in which it is also reported for each language or pair
+    headline: tuple[Setting, ...]  # in which runs are compared by it
+    judged_pool_headline: tuple[Setting, ...]  # likewise, on benchmarks judged language by language, such as MIRACL
+    mteb: str | None  # its name in mteb's result files
+
+    def name_at(self, depth: int | None) -> str:
+        """Return the name where no more than `depth` passages of each query were ranked; None: all.
+
+        >>> METRICS["map"].name_at(1000), METRICS["ndcg@10"].name_at(1000), METRICS["map"].name_at(None)
+        ('map@1000', 'ndcg@10', 'map')
+        """
+        return self.name if depth is None or "@" in self.name else f"{self.name}@{depth}"
 
 
-METRICS = {
-    measure.name: measure
-    for measure in (
-        Metric("map", "ap", "share", True),
-        Metric("ndcg@10", "ndcg@10", "share", True),
-        Metric("recall@1", "recall@1", "share", True),
-        Metric("recall@10", "recall@10", "share", True),
-        Metric("recall@100", "recall@100", "share", True),
-        Metric("success@10", "success@10", "share", True),
-        Metric("mrr", "rr", "share", True),
-        Metric("mrr@10", "rr@10", "share", True),
-        Metric("rank_distance", "rank_distance", "ranks", False),
-        Metric("same_language_first", "same_language_first", "share", False),
-        Metric("peer@100", "peer", "share", True),
-    )
-}
+_registry: dict[str, Metric] = {}
+METRICS: Mapping[str, Metric] = MappingProxyType(_registry)
 
 
-def named(measure: Metric, depth: int | None) -> str:
-    """What a measure is called where no more than `depth` passages of each query were looked at; None: all.
+def metric(
+    name: str,
+    *,
+    display: str,
+    column: str | None = None,
+    unit: Literal["share", "ranks"] = "share",
+    higher_is_better: bool = True,
+    settings: tuple[Setting, ...] = SETTINGS,
+    display_with_setting: bool = True,
+    by_language: tuple[Setting, ...] = (),
+    headline: tuple[Setting, ...] = (),
+    judged_pool_headline: tuple[Setting, ...] = (),
+    mteb: str | None = None,
+) -> Callable[[MetricFn], MetricFn]:
+    """Register the decorated function as a metric; see `Metric` for the arguments. `column` defaults to `name`."""
 
-    >>> named(MEASURES["map"], 1000), named(MEASURES["ndcg@10"], 1000), named(MEASURES["map"], None)
-    ('map@1000', 'ndcg@10', 'map')
-    """
-    return measure.name if depth is None or "@" in measure.name else f"{measure.name}@{depth}"
+    def register(compute: MetricFn) -> MetricFn:
+        assert name not in _registry, f"the metric {name!r} is registered twice"
+        assert mteb is None or settings == SETTINGS, "mteb has the same scores for every subset"
+        _registry[name] = Metric(
+            name=name,
+            compute=compute,
+            column=column or name,
+            unit=unit,
+            higher_is_better=higher_is_better,
+            settings=settings,
+            display=display,
+            display_with_setting=display_with_setting,
+            by_language=by_language,
+            headline=headline,
+            judged_pool_headline=judged_pool_headline,
+            mteb=mteb,
+        )
+        return compute
+
+    return register
 
 
-def measure_of(metric: str) -> Metric:
-    """The measure in a metric's name.
+@metric("map", column="ap", display="mAP", mteb="map", by_language=("mono", "cross", "multi"), headline=SETTINGS)
+def mean_average_precision(judged: RankedJudgements) -> np.ndarray:
+    """Compute average precision over the whole ranking; its mean over queries is mAP."""
+    return average_precision(judged.ranks)
 
-    >>> measure_of("xquad-r/multi/rank_distance/ar").higher_is_better
+
+@metric(
+    "ndcg@10",
+    display="nDCG@10",
+    mteb="ndcg_at_10",
+    by_language=("mono", "multi"),
+    judged_pool_headline=("mono",),
+)
+def ndcg_at_10(judged: RankedJudgements) -> np.ndarray:
+    """Compute the normalised discounted cumulative gain of the first 10 passages."""
+    return ndcg(judged.ranks, 10, judged.grades)
+
+
+@metric("recall@1", display="recall@1", mteb="recall_at_1")
+def recall_at_1(judged: RankedJudgements) -> np.ndarray:
+    """Compute the fraction of the relevant passages that is ranked first."""
+    return recall(judged.ranks, 1)
+
+
+@metric("recall@10", display="recall@10", mteb="recall_at_10")
+def recall_at_10(judged: RankedJudgements) -> np.ndarray:
+    """Compute the fraction of the relevant passages among the first 10."""
+    return recall(judged.ranks, 10)
+
+
+@metric(
+    "recall@100",
+    display="recall@100",
+    mteb="recall_at_100",
+    by_language=("mono", "multi"),
+    judged_pool_headline=("mono",),
+)
+def recall_at_100(judged: RankedJudgements) -> np.ndarray:
+    """Compute the fraction of the relevant passages among the first 100."""
+    return recall(judged.ranks, 100)
+
+
+@metric("success@10", display="success@10", mteb="hit_rate_at_10")
+def success_at_10(judged: RankedJudgements) -> np.ndarray:
+    """Compute whether a relevant passage is among the first 10: 1 or 0."""
+    return success(judged.ranks, 10)
+
+
+@metric("mrr", column="rr", display="mrr")
+def mean_reciprocal_rank(judged: RankedJudgements) -> np.ndarray:
+    """Compute the reciprocal rank of the first relevant passage."""
+    return reciprocal_rank(judged.ranks)
+
+
+@metric("mrr@10", column="rr@10", display="mrr@10", mteb="mrr_at_10")
+def mean_reciprocal_rank_at_10(judged: RankedJudgements) -> np.ndarray:
+    """Compute the reciprocal rank of the first relevant passage, 0 where it is not among the first 10."""
+    return reciprocal_rank(judged.ranks, 10)
+
+
+@metric(
+    "rank_distance",
+    display="rank distance",
+    unit="ranks",
+    higher_is_better=False,
+    settings=("multi",),
+    display_with_setting=False,
+    by_language=("multi",),
+    headline=("multi",),
+)
+def rank_distance_of_languages(judged: RankedJudgements) -> np.ndarray:
+    """Compute the rank distance; NaN for a query whose found passages are all in one language."""
+    ranks = judged.bounded_ranks
+    return np.where(_several_languages(ranks, judged.passage_languages), rank_distance(ranks), np.nan)
+
+
+@metric(
+    "same_language_first",
+    display="same language first",
+    higher_is_better=False,
+    settings=("multi",),
+    by_language=("multi",),
+)
+def same_language_first(judged: RankedJudgements) -> np.ndarray:
+    """Compute whether the first relevant passage is in the query's language: 1 or 0."""
+    is_query_language = judged.passage_languages == judged.query_language
+    return language_bias.same_language_first(judged.bounded_ranks, is_query_language)
+
+
+@metric("peer@100", column="peer", display="peer@100", settings=("multi",))
+def peer_at_100(judged: RankedJudgements) -> np.ndarray:
+    """Compute the Probability of Equal Expected Rank over the first 100 passages."""
+    return language_bias.peer(judged.bounded_ranks, judged.passage_languages, judged.grades, PEER_DEPTH)
+
+
+def compute_all(judged: RankedJudgements, setting: Setting) -> dict[str, np.ndarray]:
+    """Compute every metric that exists in a setting: column of the per-query table -> (Q,) float64."""
+    return {one.column: one.compute(judged) for one in METRICS.values() if setting in one.settings}
+
+
+def find_metric(full_name: str) -> Metric:
+    """Return the metric in a name such as `xquad-r/multi/rank_distance/ar`.
+
+    >>> find_metric("xquad-r/multi/rank_distance/ar").higher_is_better
     False
-    >>> measure_of("miracl/mono/map@1000").name
+    >>> find_metric("miracl/mono/map@1000").name
     'map'
 
     Raises:
         UserError: the name holds none.
     """
-    _, _, name, *_ = *metric.split("/"), "", "", ""
-    measure = METRICS.get(name) or METRICS.get(name.partition("@")[0])
-    if measure is None:
-        raise UserError(f"{metric!r} is not a metric; write <benchmark>/<mono, cross or multi>/<{', '.join(METRICS)}>")
-    return measure
+    _, _, name, *_ = *full_name.split("/"), "", "", ""
+    found = _lookup(name)
+    if found is None:
+        raise UserError(
+            f"{full_name!r} is not a metric; write <benchmark>/<mono, cross or multi>/<{', '.join(METRICS)}>"
+        )
+    return found
+
+
+def display_name(full_name: str) -> str:
+    """Return a metric's name as tables and figures show it; its benchmark may be left out.
+
+    >>> display_name("multi/map"), display_name("multi/rank_distance")
+    ('multi mAP', 'rank distance')
+    >>> display_name("miracl/mono/ndcg@10/low-resource"), display_name("worst_drop/beir-scifact/multi/map")
+    ('miracl mono nDCG@10, low-resource', 'worst drop of beir-scifact multi mAP')
+    """
+    prefix, _, rest = full_name.partition("/")
+    if prefix in (DROP, WORST_DROP):
+        return f"{prefix.replace('_', ' ')} of {display_name(rest)}"
+    parts = full_name.split("/")
+    if len(parts) > 1 and _lookup(parts[1]) is not None:
+        parts = ["", *parts]
+    benchmark, setting, name, part, *_ = *parts, "", "", "", ""
+    found = _lookup(name)
+    words = name.replace("_", " ") if found is None else found.display + name.removeprefix(found.name)
+    with_setting = benchmark or found is None or found.display_with_setting
+    shown = " ".join(filter(None, (benchmark, setting if with_setting else "", words)))
+    return f"{shown}, {part}" if part else shown
+
+
+def _lookup(name: str) -> Metric | None:
+    """Return the metric of a name with or without a depth, such as `map@1000`."""
+    return METRICS.get(name) or METRICS.get(name.partition("@")[0])
+
+
+def _several_languages(ranks: np.ndarray, languages: np.ndarray) -> np.ndarray:
+    """Return whether the passages found are in more than one language: (Q, R), (Q, R) -> (Q,) bool."""
+    found = ranks > 0
+    first = languages[np.arange(len(ranks)), found.argmax(axis=1)]
+    several: np.ndarray = (found & (languages != first[:, None])).any(axis=1)
+    return several
+
+
+# Formulas over ranks
 
 
 def average_precision(ranks: np.ndarray) -> np.ndarray:

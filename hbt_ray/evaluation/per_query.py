@@ -15,10 +15,8 @@ import pyarrow as pa
 
 from hbt_ray.data.benchmarks.miracl import resource_level
 from hbt_ray.errors import UserError
-from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.metrics import GAP, find_metric
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
-
-GAP = "gap"  # the setting of mono minus cross
 
 Key = tuple[str, str, str]  # query id, its language, the passages' language ("": all)
 LanguagePair = tuple[str, str]  # question language, passage language
@@ -69,7 +67,7 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
     """
     setting, _, rest = metric.partition("/")
     name, _, part = rest.partition("/")
-    column = measure_of(f"/{setting}/{name}").column
+    column = find_metric(f"/{setting}/{name}").column
     wanted = ["query_id", "language", "passage_language", "group", "setting", column]
     missing = [needed for needed in wanted if needed not in table.column_names]
     if missing:

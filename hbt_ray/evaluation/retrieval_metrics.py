@@ -15,20 +15,11 @@ import pyarrow as pa
 
 from hbt_ray.data.benchmarks.miracl import resource_level
 from hbt_ray.data.types import Benchmark
-from hbt_ray.evaluation import language_bias, metrics
+from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, RankedJudgements, Setting, compute_all
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import PassageIndex, Span
 
-SETTINGS = ("mono", "cross", "multi")
 LEVELS = ("low-resource", "mid-resource", "high-resource")  # of languages, where they differ
-# Measures told for each language or each pair, too; the per-query table has what is needed for the others.
-_DETAILED = {
-    "mono": ("map", "ndcg@10", "recall@100"),
-    "cross": ("map",),
-    "multi": ("map", "ndcg@10", "recall@100", "rank_distance", "same_language_first"),
-}
-
-PEER_DEPTH = 100  # as its authors report it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +45,7 @@ class RetrievalMetrics:
 class _QueryGroup:
     """The queries of one language measured in one pool."""
 
-    setting: str
+    setting: Setting
     language: str
     passage_language: str | None  # None: all
     rows: np.ndarray  # (N,) places of the queries in the benchmark
@@ -175,46 +166,29 @@ def _cells(
         asked = np.flatnonzero(language_of == language)
         for number, passage_language in enumerate(passage_languages):
             counted = (ranks[number, asked] != 0).any(axis=1)
-            setting = "mono" if passage_language == language else "cross"
+            setting: Setting = "mono" if passage_language == language else "cross"
             if setting == "mono":
                 counted |= without[asked]
             if not counted.any():
                 continue
             rows = asked[counted]
-            columns = _measure(ranks[number, rows], judged.grades[rows])
-            yield _QueryGroup(setting, language, passage_language, rows, ranks[number, rows], columns)
-        columns = _measure(ranks[-1, asked], judged.grades[asked])
-        own = judged.languages[asked] == language
-        # What was not listed stands behind what was, so that a model is not the fairer for what it misses.
-        missed = (ranks[-1, asked] == NOT_RETRIEVED) & (judged.columns[asked] >= 0)
-        placed = np.where(missed, (depth or 0) + 1, ranks[-1, asked])
-        several = _in_several_languages(placed, judged.languages[asked])
-        columns["rank_distance"] = np.where(several, metrics.rank_distance(placed), np.nan)
-        columns["peer"] = language_bias.peer(placed, judged.languages[asked], judged.grades[asked], PEER_DEPTH)
-        columns["same_language_first"] = language_bias.same_language_first(placed, own)
-        yield _QueryGroup("multi", language, None, asked, ranks[-1, asked], columns)
+            yield _query_group(setting, language, passage_language, rows, ranks[number, rows], judged, depth)
+        yield _query_group("multi", language, None, asked, ranks[-1, asked], judged, depth)
 
 
-def _in_several_languages(ranks: np.ndarray, languages: np.ndarray) -> np.ndarray:
-    """Whether the passages found are in more than one language: (Q, R), (Q, R) -> (Q,)."""
-    found = ranks > 0
-    first = languages[np.arange(len(ranks)), found.argmax(axis=1)]
-    several: np.ndarray = (found & (languages != first[:, None])).any(axis=1)
-    return several
-
-
-def _measure(ranks: np.ndarray, grades: np.ndarray) -> dict[str, np.ndarray]:
-    """Each column of the per-query table from (N, R) ranks and grades: (N,)."""
-    return {
-        "ap": metrics.average_precision(ranks),
-        "ndcg@10": metrics.ndcg(ranks, 10, grades),
-        "recall@1": metrics.recall(ranks, 1),
-        "recall@10": metrics.recall(ranks, 10),
-        "recall@100": metrics.recall(ranks, 100),
-        "success@10": metrics.success(ranks, 10),
-        "rr": metrics.reciprocal_rank(ranks),
-        "rr@10": metrics.reciprocal_rank(ranks, 10),
-    }
+def _query_group(
+    setting: Setting,
+    language: str,
+    passage_language: str | None,
+    rows: np.ndarray,
+    ranks: np.ndarray,
+    judged: RelevantPassages,
+    depth: int | None,
+) -> _QueryGroup:
+    ranked = RankedJudgements(
+        ranks, judged.grades[rows], judged.languages[rows], judged.columns[rows] >= 0, language, depth
+    )
+    return _QueryGroup(setting, language, passage_language, rows, ranks, compute_all(ranked, setting))
 
 
 def _metrics(benchmark: str, cells: Sequence[_QueryGroup], depth: int | None) -> dict[str, float]:
@@ -222,7 +196,7 @@ def _metrics(benchmark: str, cells: Sequence[_QueryGroup], depth: int | None) ->
     whole: dict[str, float] = {}
     detailed: dict[str, float] = {}
     for setting in SETTINGS:
-        for measure in metrics.METRICS.values():
+        for measure in METRICS.values():
             means = {
                 "-".join(filter(None, (cell.language, cell.passage_language if setting == "cross" else None))): float(
                     np.nanmean(cell.columns[measure.column])
@@ -231,9 +205,9 @@ def _metrics(benchmark: str, cells: Sequence[_QueryGroup], depth: int | None) ->
                 if cell.setting == setting and not np.isnan(cell.columns.get(measure.column, np.nan)).all()
             }
             if means:
-                name = f"{benchmark}/{setting}/{metrics.named(measure, depth)}"
+                name = f"{benchmark}/{setting}/{measure.name_at(depth)}"
                 whole[name] = float(np.mean(list(means.values())))
-                if measure.name in _DETAILED[setting]:
+                if setting in measure.by_language:
                     detailed |= {f"{name}/{part}": mean for part, mean in means.items()}
                 if setting != "cross":
                     whole |= {f"{name}/{level}": mean for level, mean in _by_resources(means).items()}
@@ -258,7 +232,7 @@ def _gaps(benchmark: str, cells: Sequence[_QueryGroup], depth: int | None) -> di
         if cell.setting == "cross":
             cross.setdefault(cell.language, []).append(cell.columns["ap"].mean())
     gaps = {language: float(mono[language] - np.mean(own)) for language, own in cross.items() if language in mono}
-    name = f"{benchmark}/gap/{metrics.named(metrics.METRICS['map'], depth)}"
+    name = f"{benchmark}/{GAP}/{METRICS['map'].name_at(depth)}"
     whole = {name: float(np.mean(list(gaps.values())))} if gaps else {}
     return whole | {f"{name}/{language}": gap for language, gap in gaps.items()}
 
@@ -279,7 +253,6 @@ def _table(benchmark: Benchmark, cells: Sequence[_QueryGroup]) -> pa.Table:
     query_ids = np.array([query.query_id for query in benchmark.queries], object)
     languages = np.repeat(np.array([cell.language for cell in cells], object), sizes)
     passage_languages = np.repeat(np.array([cell.passage_language for cell in cells], object), sizes)
-    measured = {name: np.concatenate([cell.columns[name] for cell in cells]) for name in _measure(ranks[:0], ranks[:0])}
     return pa.table(
         {
             "query_id": pa.array(query_ids[rows], pa.string()),
@@ -287,22 +260,27 @@ def _table(benchmark: Benchmark, cells: Sequence[_QueryGroup]) -> pa.Table:
             "language": pa.array(languages, pa.string()),
             "setting": pa.array(np.repeat(np.array([cell.setting for cell in cells], object), sizes), pa.string()),
             "passage_language": pa.array(passage_languages, pa.string()),
-            **measured,
+            **_metric_columns(cells, everywhere=True),
             "relevant": (ranks != 0).sum(axis=1).astype(np.int32),
             "ranks": pa.ListArray.from_arrays(
                 np.concatenate([[0], np.cumsum(found)]).astype(np.int32), ordered[ordered > 0]
             ),
-            "rank_distance": _of_multi("rank_distance", cells),
-            "same_language_first": _of_multi("same_language_first", cells),
-            "peer": _of_multi("peer", cells),
+            **_metric_columns(cells, everywhere=False),
         }
     )
 
 
-def _of_multi(column: str, cells: Sequence[_QueryGroup]) -> pa.Array:
-    """A column that only the pool of all languages has; null in other rows, and where it is NaN."""
-    values = [cell.columns.get(column, np.full(len(cell.rows), np.nan)) for cell in cells]
-    return pa.array(np.concatenate(values), pa.float64(), from_pandas=True)
+def _metric_columns(cells: Sequence[_QueryGroup], *, everywhere: bool) -> dict[str, pa.Array]:
+    """Return the columns of the metrics that exist in all settings, or else of the others: (rows,) each.
+
+    The others are null in rows of other settings, and where they are NaN.
+    """
+    found = {}
+    for metric in METRICS.values():
+        if everywhere == (set(metric.settings) == set(SETTINGS)):
+            values = [cell.columns.get(metric.column, np.full(len(cell.rows), np.nan)) for cell in cells]
+            found[metric.column] = pa.array(np.concatenate(values), pa.float64(), from_pandas=not everywhere)
+    return found
 
 
 def _matrix(languages: Sequence[str], cells: Sequence[_QueryGroup]) -> np.ndarray:

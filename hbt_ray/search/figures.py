@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.objectives import measure_in, spoken
+from hbt_ray.search.objectives import find_objective_metric
 from hbt_ray.search.results import SearchResults, Trial, finished_trials, objective_values
 from hbt_ray.utils.plotting import ACCENT, DARK, MUTED, WARM
 
@@ -109,10 +110,10 @@ def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _dress(panel: Axes, axis: str, objective: str) -> None:
-    measure = measure_in(objective)
+    measure = find_objective_metric(objective)
     panel.set_xlabel(_last(axis))
     arrow = "higher is better" if measure.higher_is_better else "lower is fairer"
-    panel.set_title(f"{spoken(objective)} ({arrow})", loc="left", fontsize=10, color=DARK)
+    panel.set_title(f"{display_name(objective)} ({arrow})", loc="left", fontsize=10, color=DARK)
     low, high = panel.get_ylim()
     if measure.unit == "ranks" and high - low > 10:
         panel.yaxis.set_major_formatter("{x:,.0f}")
@@ -147,10 +148,10 @@ def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None
             color=WARM if roles else DARK,
         )
     if shade:
-        bar = figure.colorbar(dots, ax=axes, fraction=0.046, pad=0.03, label=spoken(shade))
+        bar = figure.colorbar(dots, ax=axes, fraction=0.046, pad=0.03, label=display_name(shade))
         bar.outline.set_visible(False)
-    axes.set_xlabel(spoken(across))
-    axes.set_ylabel(spoken(up))
+    axes.set_xlabel(display_name(across))
+    axes.set_ylabel(display_name(up))
     axes.margins(x=0.18, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Ringed: no other configuration is as good in everything", loc="left", fontsize=11, color=DARK)

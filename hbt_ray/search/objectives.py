@@ -9,23 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hbt_ray.evaluation.metrics import Metric, measure_of
+from hbt_ray.evaluation.metrics import Metric, find_metric
 
 
-def measure_in(objective: str) -> Metric:
+def find_objective_metric(objective: str) -> Metric:
     """The measure of an objective such as `multi/map`. Raises UserError when it names none."""
-    return measure_of(f"any/{objective}")
-
-
-def spoken(objective: str) -> str:
-    """An objective as tables and figures call it.
-
-    >>> spoken("multi/map"), spoken("multi/rank_distance")
-    ('multi mAP', 'rank distance')
-    """
-    setting, _, measure = objective.partition("/")
-    words = measure.replace("_", " ").replace("map", "mAP").replace("ndcg", "nDCG")
-    return words if measure == "rank_distance" else f"{setting} {words}"
+    return find_metric(f"any/{objective}")
 
 
 def score(metrics: Mapping[str, float], weights: Mapping[str, float], passages: int) -> float:
@@ -50,9 +39,9 @@ def as_share(objective: str, value: float | None, passages: int) -> float:
     """
     if value is None or not np.isfinite(value):
         return 0.0
-    if measure_in(objective).unit == "ranks":
+    if find_objective_metric(objective).unit == "ranks":
         return 1 - value / max(passages - 1, 1)
-    return value if measure_in(objective).higher_is_better else 1 - value
+    return value if find_objective_metric(objective).higher_is_better else 1 - value
 
 
 def pareto_front(values: np.ndarray) -> np.ndarray:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import formatted, headlines
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.objectives import spoken
 from hbt_ray.search.results import Result, SearchResults, mean_and_deviation
 
 
 def outcome_tables(search: SearchConfig, outcome: SearchResults) -> Iterator[Table]:
     """Every configuration on the dev set, the choice first; then the chosen ones on each test benchmark."""
     table = Table(title=f"{search.dev_name}, {outcome.steps:,} optimizer steps in all")
-    for heading in ("configuration", *map(spoken, search.objectives), "score", ""):
+    for heading in ("configuration", *map(display_name, search.objectives), "score", ""):
         words = heading in ("configuration", "")
         table.add_column(heading, justify="left" if words else "right", no_wrap=heading == "configuration")
     for result in outcome.results:

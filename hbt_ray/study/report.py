@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hbt_ray.config import flatten
 from hbt_ray.data.token_store import StoreManifest
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import make_folder, markdown_table
 from hbt_ray.evaluation.significance import LEVEL
 from hbt_ray.study.config import StudyConfig
@@ -27,7 +28,7 @@ from hbt_ray.study.report_sections import (
     shown,
     significance_chapter,
 )
-from hbt_ray.study.results import Comparison, Results, higher_is_better, spoken
+from hbt_ray.study.results import Comparison, Results, higher_is_better
 
 REPORT, PAGE, SUMMARY, TABLE = "report.md", "report.html", "summary.json", "table.csv"
 EMPTY: Mapping[str, StoreManifest] = {}
@@ -147,7 +148,7 @@ def answer(results: Results, comparisons: list[Comparison]) -> str:
         seeds = f"{found.seeds_agreeing} of {len(found.by_seed)} seeds"
         told.append(f"against {found.method} {verdict} ({change}, p {found.p_value:.3g}, {seeds})")
     mean = shown(measure, results.estimate(reference, measure).mean)
-    return f"In {spoken(measure)} {reference} has {mean}; " + "; ".join(told) + "."
+    return f"In {display_name(measure)} {reference} has {mean}; " + "; ".join(told) + "."
 
 
 def _data_lines(doing: str, config: StudyConfig, manifests: Manifests) -> Iterator[str]:

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from hbt_ray.errors import UserError
-from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.metrics import DROP, WORST_DROP, display_name, find_metric
 from hbt_ray.evaluation.per_query import query_sum
 from hbt_ray.evaluation.report import markdown_table
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
 from hbt_ray.evaluation.significance import LEVEL
 from hbt_ray.study.figures import bars_figure, change_figure, lines_figure, scatter_figure
-from hbt_ray.study.results import DROP, WORST_DROP, Comparison, Estimate, Results, estimate, higher_is_better, spoken
+from hbt_ray.study.results import Comparison, Estimate, Results, estimate, higher_is_better
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class ReportSection:
 
 def shown(measure: str, value: float, sign: bool = False) -> str:
     """A value as tables show it: shares to four places, ranks to one."""
-    share = measure_of(measure.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/")).unit == "share"
+    share = find_metric(measure.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/")).unit == "share"
     plus = "+" if sign else ""
     return f"{value:{plus}.4f}" if share else f"{value:{plus},.1f}"
 
@@ -56,7 +56,10 @@ def results_chapter(results: Results) -> ReportSection:
             is_best = shown(measure, estimates[measure][method].mean) == shown(measure, best[measure])
             cells.append(f"**{text}**" if is_best else text)
         rows.append([method, *cells])
-    headings = ["method", *(f"{spoken(measure)} {'↑' if higher_is_better(measure) else '↓'}" for measure in measures)]
+    headings = [
+        "method",
+        *(f"{display_name(measure)} {'↑' if higher_is_better(measure) else '↓'}" for measure in measures),
+    ]
     seeds = ", ".join(map(str, results.config.seeds))
     lines = [
         f"Means over the seeds {seeds} with 95% confidence intervals by Student's t.",
@@ -76,7 +79,7 @@ def significance_chapter(results: Results, comparisons: Sequence[Comparison]) ->
         low, high = shown(measure, difference.low, sign=True), shown(measure, difference.high, sign=True)
         rows.append(
             [
-                *(found.method, spoken(measure), shown(measure, difference.mean, sign=True)),
+                *(found.method, display_name(measure), shown(measure, difference.mean, sign=True)),
                 *(f"{low} to {high}", f"{found.p_value:.4f}", verdict),
                 f"{found.seeds_agreeing} of {len(found.by_seed)}",
             ]
@@ -130,7 +133,7 @@ def levels_chapter(results: Results) -> ReportSection:
             continue
         parts = [f"{measure}/{level}" for level in levels]
         rows = [[m, *(with_interval(part, results.estimate(m, part)) for part in parts)] for m in results.methods]
-        chapter.lines += [f"{spoken(measure)}:", "", *markdown_table(["method", *levels], rows), ""]
+        chapter.lines += [f"{display_name(measure)}:", "", *markdown_table(["method", *levels], rows), ""]
     return chapter
 
 
@@ -142,11 +145,11 @@ def languages_chapter(results: Results) -> ReportSection:
     languages = [x for x in results.languages(benchmark) if _has(results, f"{measure}/{x}")]
     own = {m: {x: results.estimate(m, f"{measure}/{x}") for x in languages} for m in results.methods}
     rows = [[x, *(with_interval(measure, own[m][x]) for m in results.methods)] for x in languages]
-    chapter.figures["languages"] = bars_figure(f"{spoken(measure)}, by question language", "", own)
+    chapter.figures["languages"] = bars_figure(f"{display_name(measure)}, by question language", "", own)
     chapter.lines += [
-        *(f"{spoken(measure)}:", ""),
+        *(f"{display_name(measure)}:", ""),
         *markdown_table(["language", *results.methods], rows),
-        *("", f"![{spoken(measure)} by language](figures/languages.png)", ""),
+        *("", f"![{display_name(measure)} by language](figures/languages.png)", ""),
     ]
     return chapter
 
@@ -176,10 +179,10 @@ def robustness_chapter(results: Results) -> ReportSection:
             rows.append([method, *cells])
         headings = ["method", "as they are", *kinds, "mean drop ↓", "worst-group drop ↓", "relative drop ↓"]
         name = f"robustness-{benchmark}-{rest.replace('/', '-').replace('@', '-at-')}"
-        chapter.figures[name] = bars_figure(f"{spoken(measure)}: what perturbed queries cost", "drop", worst)
+        chapter.figures[name] = bars_figure(f"{display_name(measure)}: what perturbed queries cost", "drop", worst)
         chapter.lines += [
-            *(f"{spoken(measure)}:", "", *markdown_table(headings, rows), ""),
-            *(f"![{spoken(measure)}: drops](figures/{name}.png)", ""),
+            *(f"{display_name(measure)}:", "", *markdown_table(headings, rows), ""),
+            *(f"![{display_name(measure)}: drops](figures/{name}.png)", ""),
         ]
     return chapter
 
@@ -194,11 +197,11 @@ def scale_chapter(results: Results) -> ReportSection:
         if own.pretrained is not None and config.pretraining[own.pretrained].settings.get("languages")
     }
     lines = {
-        spoken(measure): [(n, results.estimate(method, measure)) for method, n in counts.items()]
+        display_name(measure): [(n, results.estimate(method, measure)) for method, n in counts.items()]
         for measure in config.measures
     }
     levels = {
-        spoken(measure): {
+        display_name(measure): {
             method: results.estimate(method, measure).mean for method in results.methods if method not in counts
         }
         for measure in config.measures
@@ -216,7 +219,7 @@ def scale_chapter(results: Results) -> ReportSection:
         x = [n for method, n in counts.items() for _ in config.seeds]
         y = [value for method in counts for value in results.estimate(method, measure).values]
         found = stats.spearmanr(x, y)
-        trends.append([spoken(measure), f"{found.statistic:+.2f}", f"{found.pvalue:.3f}"])
+        trends.append([display_name(measure), f"{found.statistic:+.2f}", f"{found.pvalue:.3f}"])
     chapter.lines += [
         *("Rank correlation with the number of languages, over the cells (Spearman):", ""),
         *markdown_table(["measure", "rho", "p"], trends),

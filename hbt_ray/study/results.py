@@ -15,13 +15,11 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from hbt_ray.errors import UserError
-from hbt_ray.evaluation.metrics import measure_of
-from hbt_ray.evaluation.per_query import GAP, PerQueryContributions, mean_of, query_sum
+from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
+from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import Experiment, cells_of
-
-DROP, WORST_DROP = "drop", "worst_drop"  # before a metric's name: what perturbed queries cost of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +177,4 @@ def higher_is_better(measure: str) -> bool:
     kind, _, metric = measure.partition("/")
     if kind in (DROP, WORST_DROP) or metric.startswith(f"{GAP}/"):
         return False
-    return measure_of(measure).higher_is_better
-
-
-def spoken(measure: str) -> str:
-    """A measure as people say it.
-
-    >>> spoken("miracl/mono/ndcg@10/low-resource"), spoken("worst_drop/beir-scifact/multi/map")
-    ('miracl mono nDCG@10, low-resource', 'worst drop of beir-scifact multi mAP')
-    """
-    kind, _, metric = measure.partition("/")
-    if kind in (DROP, WORST_DROP):
-        return f"{kind.replace('_', ' ')} of {spoken(metric)}"
-    benchmark, setting, name, *part = measure.split("/")
-    name = {"map": "mAP", "ndcg@10": "nDCG@10", "rank_distance": "rank distance"}.get(name, name.replace("_", " "))
-    return f"{benchmark} {setting} {name}" + (f", {part[0]}" if part else "")
+    return find_metric(measure).higher_is_better

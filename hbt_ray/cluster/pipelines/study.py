@@ -18,12 +18,13 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.room import plan_concurrency, run_tasks
 from hbt_ray.cluster.runtime import configure_logging, connect
 from hbt_ray.cluster.search.trial import store_key
-from hbt_ray.cluster.training.async_evaluation import benchmark_metrics
 from hbt_ray.cluster.training.driver import train
 from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.data.prepare import store_tokenizer
 from hbt_ray.data.token_store import StoreManifest, read_manifest
 from hbt_ray.evaluation.compare import read_run_metrics
+from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import make_folder
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.models.encoder import default_device
@@ -41,7 +42,7 @@ from hbt_ray.study.experiments import (
     pretraining_folder,
 )
 from hbt_ray.study.report import REPORT, SUMMARY, TABLE, write_document
-from hbt_ray.study.results import Results, spoken
+from hbt_ray.study.results import Results
 from hbt_ray.tracking import RunStatus, Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_export import export_encoder
@@ -233,7 +234,7 @@ class _Work:
         cell.finish(self.folder)
         self.done += 1
         metrics = read_run_metrics(folder.path)
-        told = [f"{spoken(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]
+        told = [f"{display_name(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]
         say(f"[{self.done}/{self.total}] {cell.label}: {', '.join(told[:3])} ({seconds:.0f} s)")
         best_effort_tracking(self.tracker, functools.partial(self._track, cell, metrics))
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from hbt_ray.cluster.pipelines.train import say
 from hbt_ray.cluster.search.trial import METRICS, STEP, came_to_its_end, named, trial_folder
 from hbt_ray.errors import TrackingError
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import formatted
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.objectives import spoken
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
 
@@ -135,7 +135,7 @@ class TuneProgressCallback(tune.Callback):
 
     def _table(self) -> Table:
         table = Table(title=f"search by {self.search.algorithm}")
-        for number, heading in enumerate(("trial", "step", *map(spoken, self.search.objectives), "state")):
+        for number, heading in enumerate(("trial", "step", *map(display_name, self.search.objectives), "state")):
             table.add_column(heading, justify="left" if number == 0 else "right")
         for row in self._rows.values():
             table.add_row(*row)

@@ -22,12 +22,12 @@ from hbt_ray.data.prepare import store_tokenizer
 from hbt_ray.data.token_store import read_manifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.search.candidates import Candidate, points_of
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
 from hbt_ray.search.figures import write_figures
-from hbt_ray.search.objectives import spoken
 from hbt_ray.search.results import Result, SearchResults, Trial, best_config, outcome_of, trials_table, write_outcome
 from hbt_ray.tracking import RunStatus, Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
@@ -214,7 +214,7 @@ def _track(
     parent.log_table("trials", table.select([name for name in shown if name in table.column_names]).to_pylist())
     if config.run.tracking.log_model:
         logged = parent.log_model(chosen_folder(folder, first) / "model", step=last)
-        told = ", ".join(f"{spoken(name)} {value:.4g}" for name, value in best.mean.items())
+        told = ", ".join(f"{display_name(name)} {value:.4g}" for name, value in best.mean.items())
         description = f"{best.name}, the choice among {len(outcome.results)} configurations; {config.dev_name}: {told}"
         parent.register_model(logged, config.register_as or config.run.name, "best", description)
     parent.finish()

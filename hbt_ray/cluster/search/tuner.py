@@ -22,7 +22,7 @@ from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import SCORE, STEP, came_to_its_end, named, read_alphas, trial_folder, trial_main
 from hbt_ray.search.candidates import Candidate, rounded
 from hbt_ray.search.config import SearchConfig, SearchDimension
-from hbt_ray.search.objectives import measure_in
+from hbt_ray.search.objectives import find_objective_metric
 from hbt_ray.search.results import State, Trial
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
 
@@ -142,7 +142,7 @@ def _tune_config(config: SearchConfig, room: ResourceRequest) -> Any:
     else:
         genetic = NSGAIISampler(seed=config.seed, population_size=max(config.configurations // 3, 2))
         names = list(config.objectives)
-        modes = ["max" if measure_in(name).higher_is_better else "min" for name in names]
+        modes = ["max" if find_objective_metric(name).higher_is_better else "min" for name in names]
         searcher = ConcurrencyLimiter(OptunaSearch(metric=names, mode=modes, sampler=genetic), room.at_once)
     return tune.TuneConfig(
         search_alg=searcher,

@@ -49,21 +49,6 @@ def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict
     return metrics
 
 
-def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[str, float]:
-    """An encoder's metrics on a run's benchmarks."""
-    from hbt_ray.evaluation.evaluator import evaluate_benchmark
-    from hbt_ray.evaluation.run_evaluation import load_benchmarks
-    from hbt_ray.models.precision import resolve_bf16
-    from hbt_ray.models.text_embedder import TextEmbedder
-
-    bf16 = resolve_bf16(config.evaluate.precision, encoder.device)
-    embedder = TextEmbedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions)
-    metrics: dict[str, float] = {}
-    for benchmark in load_benchmarks(config.evaluate):
-        metrics |= evaluate_benchmark(embedder, benchmark, config.evaluate).metrics
-    return metrics
-
-
 def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
     """An encoder's metrics on what a search chooses by."""
     from hbt_ray.search.dev_set import dev_metrics, dev_set

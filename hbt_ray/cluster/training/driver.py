@@ -19,10 +19,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import check_workers, threads_of_each
 from hbt_ray.cluster.runtime import node_resources
-from hbt_ray.cluster.training.async_evaluation import benchmark_metrics, measure_checkpoint
+from hbt_ray.cluster.training.async_evaluation import measure_checkpoint
 from hbt_ray.cluster.training.metrics_channel import ProgressMonitor, RestartReporter, start_metrics_channel
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.errors import StorageError
+from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import evaluated_steps
 from hbt_ray.training.run_dir import RunDir

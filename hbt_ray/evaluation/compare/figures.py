@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hbt_ray.evaluation.compare.runs import RunGroup
 from hbt_ray.evaluation.compare.tables import headline_metrics
-from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
 
 
@@ -23,7 +23,7 @@ def comparison_figure(contenders: Sequence[RunGroup]) -> Figure:
         panel.set_visible(False)
     labels = [contender.label for contender in contenders]
     for panel, (_, metric, heading) in zip(panels, headlines, strict=False):
-        measure = measure_of(metric)
+        measure = find_metric(metric)
         means = [contender.mean(metric) or 0.0 for contender in contenders]
         bars = panel.barh(range(len(labels)), means, color=ACCENT, height=0.62)
         shown = [f"{mean:.3f}" if measure.unit == "share" else f"{mean:,.0f}" for mean in means]

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare.runs import RunGroup
-from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report import formatted, headlines
 from hbt_ray.evaluation.significance import LEVEL, Difference, compare_queries, holm
 
@@ -70,7 +70,7 @@ def _best(metric: str, contenders: Sequence[RunGroup]) -> float | None:
     means = [mean for contender in contenders if (mean := contender.mean(metric)) is not None]
     if len(means) < 2:
         return None
-    return max(means) if measure_of(metric).higher_is_better else min(means)
+    return max(means) if find_metric(metric).higher_is_better else min(means)
 
 
 def differences(contenders: Sequence[RunGroup]) -> list[tuple[str, str, str, Difference, float]]:
@@ -120,7 +120,7 @@ def significance_table(contenders: Sequence[RunGroup]) -> Table | None:
         table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=heading != "run")
     labels = [contender.label for contender in contenders]
     for label, metric, heading, difference, p_value in sorted(found, key=lambda entry: labels.index(entry[0])):
-        better = (difference.mean > 0) == measure_of(metric).higher_is_better
+        better = (difference.mean > 0) == find_metric(metric).higher_is_better
         verdict = ("better" if better else "worse") if p_value < LEVEL else "no difference shown"
         shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]
         table.add_row(label, heading, shown[0], f"{shown[1]} to {shown[2]}", f"{p_value:.4f}", verdict)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport
-from hbt_ray.evaluation.metrics import measure_of
+from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report.tables import query_languages
 from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
 
@@ -77,7 +77,7 @@ def bias_figure(report: EvalReport) -> Figure:
         if name in report.metrics:
             mean = report.metrics[name]
             axes.axvline(mean, color=DARK, linewidth=1, linestyle=(0, (4, 3)))
-            axes.xaxis.set_major_formatter("{x:g}" if measure_of(name).unit == "share" else "{x:,.0f}")
+            axes.xaxis.set_major_formatter("{x:g}" if find_metric(name).unit == "share" else "{x:,.0f}")
             axes.set_title(f"mean {_short(name, mean)}", fontsize=9.5, loc="left", color=DARK)
         axes.set_xlabel(label)
         axes.margins(x=0.16)
@@ -91,7 +91,7 @@ def bias_figure(report: EvalReport) -> Figure:
 
 
 def _short(metric: str, value: float) -> str:
-    if measure_of(metric).unit == "share":
+    if find_metric(metric).unit == "share":
         return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
     return f"{value:,.0f}"
 

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from hbt_ray.evaluation.evaluator import EvalReport
-from hbt_ray.evaluation.metrics import named
+from hbt_ray.evaluation.metrics import SETTINGS
 from hbt_ray.evaluation.report.tables import dimensions_line, language_rows, measure_rows, recall_line
-from hbt_ray.evaluation.retrieval_metrics import SETTINGS
 
 _NUMBER = re.compile(r"\W*\d|\W*$")  # what a cell of numbers begins with; or it is empty, or a dash
 
@@ -28,7 +27,7 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
         yield f"The {dimensions_line(report)}."
     yield ""
     yield from markdown_table(
-        ["measure", *SETTINGS], [[named(measure, report.depth), *values] for measure, values in measure_rows(report)]
+        ["measure", *SETTINGS], [[measure.name_at(report.depth), *values] for measure, values in measure_rows(report)]
     )
     yield ""
     yield from markdown_table(*language_rows(report))

@@ -7,17 +7,9 @@ from typing import Any
 import numpy as np
 
 from hbt_ray.evaluation.evaluator import EvalReport
+from hbt_ray.evaluation.metrics import METRICS
 
-# Column of the per-query table -> mteb's name of it.
-SCORES = {
-    "ndcg@10": "ndcg_at_10",
-    "ap": "map",
-    "recall@1": "recall_at_1",
-    "recall@10": "recall_at_10",
-    "recall@100": "recall_at_100",
-    "rr@10": "mrr_at_10",
-    "success@10": "hit_rate_at_10",
-}
+_FAMILIES = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")  # of scores, in the order of mteb's own files
 MAIN = "ndcg_at_10"  # of mteb's retrieval tasks
 
 
@@ -33,10 +25,11 @@ def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
     rows: dict[tuple[str, str | None, str], list[int]] = {}
     for row, key in enumerate(zip(languages, answered, settings, strict=True)):
         rows.setdefault(key, []).append(row)
-    columns = {column: table[column].to_numpy() for column in SCORES}
+    columns = _score_columns()
+    values = {column: table[column].to_numpy() for column in columns.values()}
     subsets = []
     for (asked, passages, setting), own in rows.items():
-        scores = {name: float(np.mean(columns[column][own])) for column, name in SCORES.items()}
+        scores = {name: float(np.mean(values[column][own])) for name, column in columns.items()}
         subset = {"mono": asked, "cross": f"{asked}-{passages}", "multi": f"{asked}-multi"}[setting]
         asked_in = list(dict.fromkeys([asked, *([passages] if passages else report.languages)]))
         subsets.append({"hf_subset": subset, "languages": asked_in, **scores, "main_score": scores[MAIN]})
@@ -49,3 +42,13 @@ def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
         "evaluation_time": report.embed_seconds + report.rank_seconds,
         "kg_co2_emissions": None,
     }
+
+
+def _score_columns() -> dict[str, str]:
+    """Return mteb's name of a score -> its column in the per-query table, in mteb's order."""
+    columns = {metric.mteb: metric.column for metric in METRICS.values() if metric.mteb is not None}
+    return {name: columns[name] for name in sorted(columns, key=_position_in_file)}
+
+
+def _position_in_file(score: str) -> int:
+    return next((n for n, family in enumerate(_FAMILIES) if score.startswith(family)), len(_FAMILIES))

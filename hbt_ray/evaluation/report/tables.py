@@ -10,24 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from hbt_ray.evaluation.evaluator import EvalReport
-from hbt_ray.evaluation.metrics import METRICS, Metric, measure_of, named
-from hbt_ray.evaluation.retrieval_metrics import LEVELS, SETTINGS
+from hbt_ray.evaluation.metrics import METRICS, SETTINGS, Metric, display_name, find_metric
+from hbt_ray.evaluation.retrieval_metrics import LEVELS
 
-# The numbers by which runs are compared: (setting, measure) -> heading.
-HEADLINES = {
-    ("mono", "map"): "mono mAP",
-    ("cross", "map"): "cross mAP",
-    ("multi", "map"): "multi mAP",
-    ("multi", "rank_distance"): "rank distance",
-}
-# Where passages are judged language by language, what their authors report.
-_OF_JUDGED_POOLS = {("mono", "ndcg@10"): "mono nDCG@10", ("mono", "recall@100"): "mono recall@100"}
+# Benchmarks whose passages are judged language by language: their authors report other numbers first.
 _JUDGED_POOLS = ("miracl", "mrtydi", "beir", "mldr")
 
 
 def headlines(benchmark: str) -> dict[tuple[str, str], str]:
-    """(setting, measure) -> heading of the numbers by which a benchmark is told in a line."""
-    return (_OF_JUDGED_POOLS if benchmark.startswith(_JUDGED_POOLS) else {}) | HEADLINES
+    """Return (setting, metric) -> heading of the numbers by which runs are compared on a benchmark."""
+    of_judged_pools = [(setting, metric.name) for metric in METRICS.values() for setting in metric.judged_pool_headline]
+    of_all = [(setting, metric.name) for metric in METRICS.values() for setting in metric.headline]
+    chosen = (of_judged_pools if benchmark.startswith(_JUDGED_POOLS) else []) + of_all
+    return {(setting, name): display_name(f"{setting}/{name}") for setting, name in chosen}
 
 
 def print_report(report: EvalReport, console: Console | None = None) -> None:
@@ -66,7 +61,7 @@ def formatted(metric: str, value: float | None) -> str:
     """A metric's value as a table shows it."""
     if value is None:
         return "–"
-    return f"{value:.4f}" if measure_of(metric).unit == "share" else f"{value:,.1f}"
+    return f"{value:.4f}" if find_metric(metric).unit == "share" else f"{value:,.1f}"
 
 
 def _measures_table(report: EvalReport) -> Table:
@@ -75,7 +70,7 @@ def _measures_table(report: EvalReport) -> Table:
     for setting in SETTINGS:
         table.add_column(setting, justify="right")
     for measure, values in measure_rows(report):
-        shown = named(measure, report.depth).replace("_", " ")
+        shown = measure.name_at(report.depth).replace("_", " ")
         table.add_row(f"{shown} {'↑' if measure.higher_is_better else '↓'}", *values)
     return table
 

@@ -122,10 +122,10 @@ def test_queries_without_relevant_passages_measure_nothing():
 
 
 def test_measure_of_a_metric():
-    assert metrics.measure_of("xquad-r/cross/map/ar-en").higher_is_better
-    assert metrics.measure_of("xquad-r/multi/rank_distance").unit == "ranks"
+    assert metrics.find_metric("xquad-r/cross/map/ar-en").higher_is_better
+    assert metrics.find_metric("xquad-r/multi/rank_distance").unit == "ranks"
     with pytest.raises(UserError, match="not a metric"):
-        metrics.measure_of("xquad-r/multi")
+        metrics.find_metric("xquad-r/multi")
 
 
 def test_a_relevant_passage_that_the_pool_lacks_counts_as_never_found():

@@ -15,11 +15,12 @@ from hbt_ray.data.token_store import Group, ShardInfo, Source, StoreManifest
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import write_report
 from hbt_ray.study.config import StudyConfig, load_study, study_file
 from hbt_ray.study.experiments import dependency_levels, folder_name
 from hbt_ray.study.report import write_document
-from hbt_ray.study.results import Results, higher_is_better, spoken
+from hbt_ray.study.results import Results, higher_is_better
 from tests.unit.evaluation.test_evaluator import TableEmbedder, parallel_benchmark, topic_embedder
 
 LANGUAGES = ("de", "en", "sw")
@@ -153,7 +154,7 @@ def test_an_interval_over_seeds_is_students():
 def test_less_is_better_of_drops_gaps_and_distances():
     names = ["x/multi/map", "drop/x/multi/map", "x/gap/map", "x/multi/rank_distance", "worst_drop/x/mono/map"]
     assert [higher_is_better(name) for name in names] == [True, False, False, False, False]
-    assert spoken("worst_drop/beir-scifact/mono/ndcg@10/de") == "worst drop of beir-scifact mono nDCG@10, de"
+    assert display_name("worst_drop/beir-scifact/mono/ndcg@10/de") == "worst drop of beir-scifact mono nDCG@10, de"
 
 
 def test_methods_that_need_another_come_after_it():
