@@ -20,7 +20,8 @@ from hbt_ray.bench.timing import Contestant, RoundFunction, compare_alternating,
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.evaluation.retrieval_metrics import compute_retrieval_metrics
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
 
 ALL_LANGUAGES = None  # as a passage language: the pool of all languages
 MAX_ROUNDS = 2  # the baseline takes long, and differs little from round to round

@@ -1,0 +1,1 @@
+"""Retrieval metrics, language bias, reports and comparisons of runs; see README.md."""

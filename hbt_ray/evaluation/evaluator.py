@@ -22,8 +22,9 @@ from hbt_ray.evaluation.retrieval_metrics import (
     excluded_columns,
     language_spans,
 )
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
-from hbt_ray.retrieval.passage_windows import pieces_of
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
+from hbt_ray.retrieval.passage_windows import window_passages
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
 _RECALL_QUERIES = 200  # by which the recall of an approximate index is told
@@ -190,9 +191,9 @@ def _index_recall(benchmark: Benchmark, pool: PassageIndex, query_vectors: np.nd
         return {}
     sampled = query_vectors[:: -(-len(query_vectors) // _RECALL_QUERIES)]
     spans = {language: span for language, span in language_spans(benchmark).items() if isinstance(span, slice)}
-    found = {"all": pool.recall_of_index(sampled)}
+    found = {"all": pool.index_recall(sampled)}
     return found | {
-        language: pool.recall_of_index(sampled, (span.start, span.stop))
+        language: pool.index_recall(sampled, (span.start, span.stop))
         for language, span in spans.items()
         if span.stop > span.start
     }
@@ -200,14 +201,14 @@ def _index_recall(benchmark: Benchmark, pool: PassageIndex, query_vectors: np.nd
 
 def embedded_pool(embed: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> PassageIndex:
     """A benchmark's passages, embedded in one process."""
-    pieces = pieces_of([passage.text for passage in benchmark.passages], window_chars)
+    pieces = window_passages([passage.text for passage in benchmark.passages], window_chars)
     vectors = np.concatenate([np.asarray(embed.passages(chunk), np.float32) for chunk in pieces.chunks()])
-    return PassageIndex.of(PassageIndexShard(vectors[pieces.rows], starts=pieces.starts))
+    return PassageIndex.of(PassageIndexShard(vectors[pieces.rows], window_starts=pieces.starts))
 
 
 def _embed_queries(embed: Embedder, texts: Sequence[str]) -> np.ndarray:
     """(Q, D) vectors; equal texts are embedded once, so that they tie whatever stands beside them in a batch."""
-    pieces = pieces_of(texts, None)
+    pieces = window_passages(texts, None)
     return np.asarray(embed.queries(pieces.texts), np.float32)[pieces.rows]
 
 

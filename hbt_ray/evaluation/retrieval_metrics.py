@@ -17,7 +17,8 @@ from hbt_ray.data.benchmarks.miracl import resource_level
 from hbt_ray.data.types import Benchmark
 from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, RankedJudgements, Setting, compute_all
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
-from hbt_ray.retrieval.passage_index import PassageIndex, Span
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import Span
 
 LEVELS = ("low-resource", "mid-resource", "high-resource")  # of languages, where they differ
 

@@ -20,7 +20,7 @@ from hbt_ray.mining.corpus_rows import LanguageRows, known_texts
 from hbt_ray.mining.negative_selection import KnownPositives, hard_negatives, pool_of, text_keys
 from hbt_ray.mining.output_dir import MiningRun, told
 from hbt_ray.retrieval.exact_scores import check_vectors, exact_scores
-from hbt_ray.retrieval.passage_windows import pieces_of
+from hbt_ray.retrieval.passage_windows import window_passages
 from hbt_ray.utils.storage import StoragePath
 
 _CACHED_TEXTS = 1 << 14  # normalised: what comes first for one question does so for others
@@ -67,7 +67,7 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
 
 def _embedded(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of the texts that differ, and of each text its place among them, so that equal texts tie."""
-    pieces = pieces_of(texts, None)
+    pieces = window_passages(texts, None)
     vectors = [np.asarray(embed(chunk), np.float32) for chunk in pieces.chunks() or [[]]]
     return np.concatenate(vectors), pieces.rows
 

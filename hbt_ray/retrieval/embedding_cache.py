@@ -1,4 +1,7 @@
-"""Vectors of a pool of passages on disk: Arrow files, mapped rather than loaded, found again for the same model."""
+"""Passage vectors on disk: memory-mapped Arrow files, named by a fingerprint of the model and the texts.
+
+Legend: N rows, D width.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ MANIFEST = "vectors.json"
 
 
 def vectors_fingerprint(model: str, texts: str, *described: object) -> str:
-    """16 hex digits of what makes vectors what they are.
+    """Return 16 hex digits that identify the vectors of some texts under a model.
 
     Args:
-        model: folder or hub name; a folder counts with the bytes of its files.
+        model: folder or hub name; of a folder, the bytes of its files are hashed.
         texts: fingerprint of the texts.
-        described: what else matters, such as prefix and precision.
+        described: what else the vectors depend on, such as prefix and precision.
     """
     digest = hashlib.sha256(repr((texts, *described)).encode())
     folder = Path(model).expanduser()
@@ -36,7 +39,7 @@ def vectors_fingerprint(model: str, texts: str, *described: object) -> str:
 
 
 def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str:
-    """Writes vectors (N, D) float32 as a part, and returns its file's name. Raises StoreError when it cannot."""
+    """Write vectors (N, D) float32 as a part, and return its file's name. Raise StoreError if it cannot be written."""
     width = vectors.shape[1]
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
@@ -53,7 +56,7 @@ def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str
 
 
 def write_cache_manifest(folder: Path, files: Sequence[str], sizes: Sequence[int], width: int) -> None:
-    """Makes the vectors complete: without a manifest there are none."""
+    """Write the manifest; it is written last, so its existence means that all parts are complete."""
     described = {
         "width": width,
         "parts": [{"file": file, "size": size} for file, size in zip(files, sizes, strict=True)],
@@ -64,10 +67,10 @@ def write_cache_manifest(folder: Path, files: Sequence[str], sizes: Sequence[int
 
 
 class EmbeddingCache:
-    """Vectors that were committed, in their order."""
+    """Reads the vectors of a folder that has a manifest."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises StoreError when there are none."""
+        """Open a folder. Raise StoreError if it has no valid manifest."""
         try:
             described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             self._files = [folder / part["file"] for part in described["parts"]]
@@ -80,17 +83,17 @@ class EmbeddingCache:
         return int(self._ends[-1])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """(N, D) float32 of (N,) rows; of the files no more is held than that. Raises StoreError for a damaged one."""
+        """Copy the vectors of some rows, (N,) -> (N, D) float32; raise StoreError if a file is damaged."""
         out = np.empty((len(rows), self.width), np.float32)
         for file, first, last in zip(self._files, self._ends, self._ends[1:], strict=False):
-            own = np.flatnonzero((rows >= first) & (rows < last))
-            if not len(own):
+            in_file = np.flatnonzero((rows >= first) & (rows < last))
+            if not len(in_file):
                 continue
             try:
                 with pa.memory_map(str(file)) as source:
                     column = pa.ipc.open_file(source).read_all()["vector"].combine_chunks()
                     values = column.flatten().to_numpy().reshape(-1, self.width)
-                    out[own] = values[rows[own] - first]
+                    out[in_file] = values[rows[in_file] - first]
             except (OSError, pa.ArrowInvalid, ValueError) as error:
                 raise StoreError(f"{file} is damaged; delete its folder to embed anew") from error
         return out

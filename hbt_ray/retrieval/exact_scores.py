@@ -1,12 +1,14 @@
-"""Exact scores, and how many passages stand above one.
+"""Exact scores, and the number of passages that score higher than a given one.
 
-A score is the inner product of two vectors, summed in float64 and rounded to float32. So it does not depend on what is
-multiplied beside it, as the last bits of a matrix product do: a passage has the same score, and the same rank, wherever
-and with whichever others it lies. A float32 matrix product is near; those that it cannot tell from a threshold are
-scored exactly.
+A score is the inner product of two vectors, summed in float64 and rounded to float32. It does not depend on the rest of
+the batch, as the last bits of a float32 matrix product do: a passage has the same score, and the same rank, in every
+shard and in every batch. A float32 matrix product serves as an approximation; only the products that are within its
+error bound of a threshold are scored exactly.
 
-Equal scores are ordered as trec_eval orders them: of passages with the same score the one with the greater id stands
-first. So every rank is the one that `ir_measures` finds in the written ranking.
+Ties are ordered as trec_eval orders them: of passages with the same score, the one with the greater id ranks first. So
+every rank is the one that `ir_measures` finds in the written ranking.
+
+Legend: Q queries, P passages, D width; within a block, B queries, N passages, R thresholds of a query.
 """
 
 from __future__ import annotations
@@ -17,36 +19,40 @@ import numpy as np
 
 from hbt_ray.errors import UserError
 
-_WORTH_SORTING = 3  # thresholds of a query: as many comparisons of all its scores take as long as to sort them
-_WORTH_ALL = 8  # where more than one passage in so many is near a threshold, all are scored exactly, once
-_PAIRS_AT_ONCE = 1024  # scored exactly: few enough to stay in a cache of the processor
+_MIN_THRESHOLDS_TO_SORT = 3  # of a query: from here on, sorting its scores is faster than comparing them with each
+_SCORE_ALL_DIVISOR = 8  # where more than N / 8 passages are near a threshold, all N are scored exactly, once
+_PAIRS_PER_BLOCK = 1024  # scored exactly: few enough to stay in a cache of the processor
 
 NOT_RETRIEVED = -1  # the rank of a relevant passage that is not in the pool: it counts as relevant, and as never found
 
 
-def exact_scores(queries: np.ndarray, passages: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Scores of N pairs of a query and a passage: (N,) float32.
+def exact_scores(
+    queries: np.ndarray, passages: np.ndarray, rows: np.ndarray, passage_indices: np.ndarray
+) -> np.ndarray:
+    """Return the scores of N pairs of a query and a passage: (N,) float32.
 
     Args:
         queries: (Q, D) float32.
         passages: (P, D) float32.
-        rows: (N,) queries of the pairs; or (1,), one query for all.
-        columns: (N,) passages of the pairs.
+        rows: (N,) the query of each pair; or (1,), one query for all pairs.
+        passage_indices: (N,) the passage of each pair.
     """
-    scores = np.empty(len(columns), np.float32)
-    for first in range(0, len(columns), _PAIRS_AT_ONCE):
-        part = slice(first, first + _PAIRS_AT_ONCE)
-        asked = queries[rows if len(rows) == 1 else rows[part]]
-        # A sum along rows that lie side by side: its order depends on D alone.
-        scores[part] = np.add.reduce(asked.astype(np.float64) * passages[columns[part]], axis=1)
+    scores = np.empty(len(passage_indices), np.float32)
+    for first in range(0, len(passage_indices), _PAIRS_PER_BLOCK):
+        part = slice(first, first + _PAIRS_PER_BLOCK)
+        of_pairs = queries[rows if len(rows) == 1 else rows[part]]
+        # Summed along contiguous rows: the order of the additions depends only on D.
+        scores[part] = np.add.reduce(of_pairs.astype(np.float64) * passages[passage_indices[part]], axis=1)
     return scores
 
 
 def float32_error_bound(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-    """How far a float32 matrix product's scores may lie from the exact ones: (Q, D), (P, D) -> (Q,) float32.
+    """Return an upper bound of a float32 dot product's rounding error, per query: (Q, D), (P, D) -> (Q,) float32.
 
-    Rounding errors of a sum of D products grow with the square root of D; the greatest seen, over 64 to 1,024 values
-    spread evenly, alike or in spikes, is a third of this.
+    For a query q it is (16 + sqrt(D)) * u * |q| * max |p|, with u = 2^-24 the unit roundoff of float32. The worst case
+    is D * u * |q| * |p| (Higham 2002, section 3.1); errors of independent signs grow with sqrt(D) (Higham and Mary
+    2019). The constant is empirical: the largest error observed, for D from 64 to 1,024 and values that are spread
+    evenly, equal or in spikes, is a third of this bound.
     """
     longest = np.sqrt(np.einsum("pd,pd->p", passages, passages).max(initial=0.0))
     units = (16 + np.sqrt(queries.shape[1])) * 2.0**-24
@@ -55,72 +61,76 @@ def float32_error_bound(queries: np.ndarray, passages: np.ndarray) -> np.ndarray
 
 
 def count_higher_scoring(
-    near_scores: np.ndarray,
+    approximate: np.ndarray,
     thresholds: np.ndarray,
-    own: np.ndarray,
-    here: np.ndarray,
-    reach: np.ndarray,
-    exactly: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    positions: np.ndarray,
+    is_here: np.ndarray,
+    error_bound: np.ndarray,
+    score_exactly: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """How many of N passages stand above each of some whose exact scores are known: (B, R) int64.
+    """Count the passages among N that rank above given ones whose exact scores are known: (B, R) int64.
+
+    1. Count the approximate scores above threshold + bound: these rank above for certain.
+    2. Where only the given passage itself is within the bound, that is all.
+    3. Elsewhere score the passages within the bound exactly, and compare; ties go by position.
+    4. In rows where more than N / 8 passages are within the bound, score all N exactly instead.
 
     Args:
-        near_scores: (B, N), within `float32_error_bound` of the exact ones.
-        thresholds: (B, R) exact scores of those that are asked about; NaN for none, which gives 0.
-        own: (B, R) their places: of equal scores, those further to the right stand above.
-        here: (B, R) whether they are among the N themselves.
-        reach: (B,)
-        exactly: `exactly(rows, places)` are the exact scores of pairs of a query and a passage; of one query and
-            several passages where there is one row.
+        approximate: (B, N) scores within `error_bound` of the exact ones.
+        thresholds: (B, R) exact scores of the given passages; NaN for none, which gives 0.
+        positions: (B, R) of the given passages among the N: of equal scores, larger positions rank above.
+        is_here: (B, R) bool, whether the given passages are among the N themselves.
+        error_bound: (B,) see `float32_error_bound`.
+        score_exactly: (rows, positions) -> exact scores of pairs of a query and a passage; of one query and several
+            passages where there is one row.
     """
-    asked = ~np.isnan(thresholds)
-    low, high = thresholds - reach[:, None], thresholds + reach[:, None]
-    if np.count_nonzero(asked.any(axis=0)) >= _WORTH_SORTING:
-        above, from_low = _counts_by_sorting(near_scores, low, high, asked)
+    is_given = ~np.isnan(thresholds)
+    low, high = thresholds - error_bound[:, None], thresholds + error_bound[:, None]
+    # 1. Those above for certain.
+    if np.count_nonzero(is_given.any(axis=0)) >= _MIN_THRESHOLDS_TO_SORT:
+        above, not_below = _counts_by_sorting(approximate, low, high, is_given)
     else:
-        above, from_low = _counts_by_comparing(near_scores, low, high, asked)
-    near = from_low - above
-    crowded = near.max(axis=1, initial=0) * _WORTH_ALL > near_scores.shape[1]
-    unsettled = (near > here) & ~crowded[:, None]
-    found = [_places_between(near_scores, low[:, slot], high[:, slot], unsettled[:, slot]) for slot in _any(unsettled)]
+        above, not_below = _counts_by_comparing(approximate, low, high, is_given)
+    # 2. Those within the bound.
+    near = not_below - above
+    crowded = near.max(axis=1, initial=0) * _SCORE_ALL_DIVISOR > approximate.shape[1]
+    unsettled = (near > is_here) & ~crowded[:, None]
+    # 3. Exact scores of those.
+    slots_to_settle = np.flatnonzero(unsettled.any(axis=0))
+    found = [
+        _positions_between(approximate, low[:, slot], high[:, slot], unsettled[:, slot]) for slot in slots_to_settle
+    ]
     if found:
-        rows, places = (np.concatenate(of) for of in zip(*found, strict=True))
-        slots = np.repeat(_any(unsettled), [len(own) for own, _ in found])
-        scores, asked_about = exactly(rows, places), thresholds[rows, slots]
-        further = places > own[rows, slots]
-        stand_above = (scores > asked_about) | ((scores == asked_about) & further)
-        np.add.at(above, (rows[stand_above], slots[stand_above]), 1)
-    for row in np.flatnonzero(crowded & asked.any(axis=1)):
-        places = np.arange(near_scores.shape[1])
-        scores = exactly(np.array([row]), places)
-        for slot in np.flatnonzero(asked[row]):
-            tied = (scores == thresholds[row, slot]) & (places > own[row, slot])
+        rows, candidates = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        slots = np.repeat(slots_to_settle, [len(rows_of_slot) for rows_of_slot, _ in found])
+        scores, threshold = score_exactly(rows, candidates), thresholds[rows, slots]
+        wins_tie = candidates > positions[rows, slots]
+        ranks_above = (scores > threshold) | ((scores == threshold) & wins_tie)
+        np.add.at(above, (rows[ranks_above], slots[ranks_above]), 1)
+    # 4. Exact scores of all, where many are within the bound.
+    for row in np.flatnonzero(crowded & is_given.any(axis=1)):
+        everything = np.arange(approximate.shape[1])
+        scores = score_exactly(np.array([row]), everything)
+        for slot in np.flatnonzero(is_given[row]):
+            tied = (scores == thresholds[row, slot]) & (everything > positions[row, slot])
             above[row, slot] = np.count_nonzero(tied | (scores > thresholds[row, slot]))
     return above
 
 
-def _any(unsettled: np.ndarray) -> np.ndarray:
-    """Slots in which anything is unsettled."""
-    return np.flatnonzero(unsettled.any(axis=0))
-
-
-def _places_between(
-    scores: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray
+def _positions_between(
+    scores: np.ndarray, low: np.ndarray, high: np.ndarray, selected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and places of the scores from `low` to `high`, in the rows that are wanted.
+    """Return rows and positions of the scores from `low` to `high`, in the selected rows.
 
-    Args:
-        scores: (B, N).
-        low, high: (B,).
-        wanted: (B,) bool.
+    Shapes: scores (B, N), low and high (B,), selected (B,) bool.
     """
-    rows = np.flatnonzero(wanted)
-    lines = scores[rows]
+    rows = np.flatnonzero(selected)
+    of_rows = scores[rows]
     width = scores.shape[1]
     mask = np.zeros((len(rows), -(-width // 8) * 8), bool)
-    np.greater_equal(lines, low[rows, None], out=mask[:, :width])
-    mask[:, :width] &= lines <= high[rows, None]
-    # Few are set: eight at a time are passed over.
+    np.greater_equal(of_rows, low[rows, None], out=mask[:, :width])
+    mask[:, :width] &= of_rows <= high[rows, None]
+    # Few are set: words of eight zeros are skipped.
     words = np.flatnonzero(mask.view(np.uint64))
     flat = (words[:, None] * 8 + np.arange(8)).ravel()
     flat = flat[mask.reshape(-1)[flat]]
@@ -128,44 +138,44 @@ def _places_between(
 
 
 def _counts_by_sorting(
-    scores: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray
+    scores: np.ndarray, low: np.ndarray, high: np.ndarray, is_given: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many scores are above `high`, and how many not below `low`: (B, R), (B, R); 0 where nothing is asked."""
-    above, from_low = np.zeros(asked.shape, np.int64), np.zeros(asked.shape, np.int64)
+    """Count the scores above `high`, and those not below `low`: (B, R), (B, R); 0 where no threshold is given."""
+    above, not_below = np.zeros(is_given.shape, np.int64), np.zeros(is_given.shape, np.int64)
     width = scores.shape[1]
-    for row, ordered in enumerate(np.sort(scores, axis=1)):
-        slots = asked[row]
-        above[row, slots] = width - ordered.searchsorted(high[row, slots], "right")
-        from_low[row, slots] = width - ordered.searchsorted(low[row, slots], "left")
-    return above, from_low
+    for row, ascending in enumerate(np.sort(scores, axis=1)):
+        slots = is_given[row]
+        above[row, slots] = width - ascending.searchsorted(high[row, slots], "right")
+        not_below[row, slots] = width - ascending.searchsorted(low[row, slots], "left")
+    return above, not_below
 
 
 def _counts_by_comparing(
-    scores: np.ndarray, low: np.ndarray, high: np.ndarray, asked: np.ndarray
+    scores: np.ndarray, low: np.ndarray, high: np.ndarray, is_given: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_counts_by_sorting`, for few thresholds of each query."""
-    above, from_low = np.zeros(asked.shape, np.int64), np.zeros(asked.shape, np.int64)
+    """Count as `_counts_by_sorting` does; faster for few thresholds of each query."""
+    above, not_below = np.zeros(is_given.shape, np.int64), np.zeros(is_given.shape, np.int64)
     width = scores.shape[1]
-    mask = np.zeros((len(scores), -(-width // 8) * 8), bool)  # whole words are counted
-    for slot in np.flatnonzero(asked.any(axis=0)):
-        rows = np.flatnonzero(asked[:, slot])
-        lines = scores if len(rows) == len(scores) else scores[rows]
-        own_mask = mask[: len(rows)]
-        np.greater(lines, high[rows, slot, None], out=own_mask[:, :width])
-        above[rows, slot] = _row_counts(own_mask)
-        np.greater_equal(lines, low[rows, slot, None], out=own_mask[:, :width])
-        from_low[rows, slot] = _row_counts(own_mask)
-    return above, from_low
+    mask = np.zeros((len(scores), -(-width // 8) * 8), bool)  # padded: whole 64-bit words are counted
+    for slot in np.flatnonzero(is_given.any(axis=0)):
+        rows = np.flatnonzero(is_given[:, slot])
+        of_rows = scores if len(rows) == len(scores) else scores[rows]
+        mask_of_rows = mask[: len(rows)]
+        np.greater(of_rows, high[rows, slot, None], out=mask_of_rows[:, :width])
+        above[rows, slot] = _row_counts(mask_of_rows)
+        np.greater_equal(of_rows, low[rows, slot, None], out=mask_of_rows[:, :width])
+        not_below[rows, slot] = _row_counts(mask_of_rows)
+    return above, not_below
 
 
 def _row_counts(mask: np.ndarray) -> np.ndarray:
-    """How many are set in each row of a mask, (B, a multiple of 8) bool: (B,)."""
+    """Count the True values in each row of a mask, (B, a multiple of 8) bool: (B,) int64."""
     counts: np.ndarray = np.bitwise_count(mask.view(np.uint64)).sum(axis=1, dtype=np.int64)
     return counts
 
 
 def check_vectors(query_vectors: np.ndarray, passage_vectors: np.ndarray) -> None:
-    """Raises UserError when vectors cannot be compared: NaN would rank above nothing, and so count as found."""
+    """Raise UserError when vectors cannot be compared: nothing ranks above NaN, so it would count as found."""
     if query_vectors.shape[1:] != passage_vectors.shape[1:]:
         raise UserError(
             f"questions have {query_vectors.shape[1:]} values and passages {passage_vectors.shape[1:]}; "

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
-from hbt_ray.cluster.evaluation.sharded_search import sharded_pool
+from hbt_ray.cluster.evaluation.sharded_search import sharded_index
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest, write_embedding_shard
@@ -69,7 +69,7 @@ def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
     write_cache_manifest(tmp_path, files, [size // 4] * 4, width)
     peaks = {}
     for shards in (1, 4):
-        with sharded_pool(tmp_path, WindowedPassages([], np.arange(size), None), EvaluateConfig(shards=shards)) as (
+        with sharded_index(tmp_path, WindowedPassages([], np.arange(size), None), EvaluateConfig(shards=shards)) as (
             pool,
             actors,
         ):

@@ -15,7 +15,7 @@ import ray
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import peak_mib, scratch_folder
-from hbt_ray.cluster.evaluation.sharded_search import sharded_pool
+from hbt_ray.cluster.evaluation.sharded_search import sharded_index
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.retrieval.embedding_cache import EmbeddingCache, write_cache_manifest, write_embedding_shard
@@ -95,7 +95,7 @@ def compare_shard_counts(
     results = []
     unwindowed = WindowedPassages([], np.arange(passages), None)
     for number in shards:
-        with sharded_pool(folder, unwindowed, EvaluateConfig(shards=number)) as (pool, actors):
+        with sharded_index(folder, unwindowed, EvaluateConfig(shards=number)) as (pool, actors):
             pool.top_k(query_vectors[:8], 100)
             flat.search(query_vectors[:8], 100)
             sharded_rates, flat_rates = [], []

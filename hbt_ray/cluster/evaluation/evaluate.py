@@ -12,7 +12,7 @@ import ray
 import torch
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_pool
+from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
 from hbt_ray.cluster.runtime import configure_logging, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
@@ -28,7 +28,7 @@ from hbt_ray.evaluation.run_evaluation import (
     variants,
 )
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
-from hbt_ray.retrieval.passage_windows import pieces_of
+from hbt_ray.retrieval.passage_windows import window_passages
 
 
 def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
@@ -87,12 +87,12 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
     vectors_of = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
     for benchmark in benchmarks:
         name = vectors_fingerprint(model, benchmark.fingerprint(), vectors_of, settings.window_chars)
-        pieces = pieces_of([passage.text for passage in benchmark.passages], settings.window_chars)
+        pieces = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
         opened = functools.partial(open_embedder, model, settings, **prefixes)
         cache = out.parent / "vectors"
         embed_passages(pieces, opened, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
-        with sharded_pool(cache / name, pieces, settings, edges) as (pool, _):
+        with sharded_index(cache / name, pieces, settings, edges) as (pool, _):
             for asked in variants(benchmark, settings):
                 report = evaluate_benchmark(embedder, asked, settings, pool)
                 write_report(report, report_folder(asked, settings, out), described, settings)

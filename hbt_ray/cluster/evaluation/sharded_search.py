@@ -1,11 +1,11 @@
-"""Passages embedded by a pool of actors, and searched in shards that lie with other actors."""
+"""Embed passages with a pool of actors, and search them in shards held by other actors."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,19 @@ from hbt_ray.cluster.runtime import configure_logging, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import MANIFEST, EmbeddingCache, write_cache_manifest, write_embedding_shard
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard, cut_at, shard_bounds
+from hbt_ray.retrieval.faiss_index import IndexType, TopK
+from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, cut_at, shard_bounds
+from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 from hbt_ray.retrieval.passage_windows import WindowedPassages
 
 
 class _PassageEmbedder:
-    """An actor with a model: texts in, a file of vectors out."""
+    """An actor with a model: maps a chunk of texts to a file of vectors."""
 
-    def __init__(self, open_embedder: Any, folder: str) -> None:
+    def __init__(self, open_embedder: Callable[[], TextEmbedder], folder: str) -> None:
         configure_logging()
         torch.set_num_threads(1)
-        self.embedder: TextEmbedder = open_embedder()
+        self.embedder = open_embedder()
         self.folder = Path(folder)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -39,14 +41,17 @@ class _PassageEmbedder:
         return {"number": [int(number)], "file": [file], "size": [len(vectors)], "width": [vectors.shape[1]]}
 
 
-def embed_passages(pieces: WindowedPassages, open_embedder: Any, name: str, cache: Path, actors: int) -> EmbeddingCache:
-    """The vectors of the passages' texts, made by actors where they are not in the cache.
+def embed_passages(
+    windows: WindowedPassages, open_embedder: Callable[[], TextEmbedder], name: str, cache: Path, actors: int
+) -> EmbeddingCache:
+    """Return the vectors of the passages' texts; actors embed them where they are not in the cache.
 
     Args:
-        open_embedder: called in each actor, gives a `TextEmbedder`.
-        name: fingerprint of the vectors, under which they are kept.
-        cache: a folder that every node sees.
-        actors: how many at most; each takes one CPU, or one GPU where every one can have one.
+        windows: whose texts are embedded.
+        open_embedder: called in each actor.
+        name: fingerprint of the vectors, the name of their folder in the cache.
+        cache: a folder that every node can access.
+        actors: maximum number; each takes one CPU, or one GPU where there is one for each.
 
     Raises:
         StoreError: the vectors cannot be written.
@@ -56,11 +61,11 @@ def embed_passages(pieces: WindowedPassages, open_embedder: Any, name: str, cach
         return EmbeddingCache(folder)
     unfinished = cache / f"{name}.partial-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir(parents=True)
-    rows = [{"number": number, "texts": texts} for number, texts in enumerate(pieces.chunks())]
+    rows = [{"number": number, "texts": texts} for number, texts in enumerate(windows.chunks())]
     gpu = sum(map(int, node_resources("GPU"))) >= actors
     try:
         with unwrap_ray_errors("embedding"):
-            made = (
+            embedded = (
                 ray.data.from_items(rows, override_num_blocks=len(rows))
                 .map_batches(
                     _PassageEmbedder,
@@ -72,11 +77,11 @@ def embed_passages(pieces: WindowedPassages, open_embedder: Any, name: str, cach
                 )
                 .take_all()
             )
-        made.sort(key=lambda row: row["number"])
+        embedded.sort(key=lambda row: row["number"])
         write_cache_manifest(
-            unfinished, [row["file"] for row in made], [row["size"] for row in made], int(made[0]["width"])
+            unfinished, [row["file"] for row in embedded], [row["size"] for row in embedded], int(embedded[0]["width"])
         )
-        with contextlib.suppress(OSError):  # another was first, and made the same
+        with contextlib.suppress(OSError):  # another call was first, and its vectors are equal
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,56 +89,96 @@ def embed_passages(pieces: WindowedPassages, open_embedder: Any, name: str, cach
 
 
 @ray.remote
-class _ShardActor:
-    """Shards in a process of their own: it holds no more than its part of the vectors."""
+class _ShardActor(PassageIndex):
+    """A process that holds some shards' vectors and searches them; to the driver it is one shard."""
 
-    def __init__(self, folder: str, parts: list[tuple[int, np.ndarray, np.ndarray | None]], kind: Any) -> None:
-        """
+    def __init__(
+        self, folder: str, parts: list[tuple[int, np.ndarray, np.ndarray | None]], index_type: IndexType
+    ) -> None:
+        """Read the vectors and build the indexes.
+
         Args:
-            parts: per shard, the column of its first passage and its windows (`WindowedPassages.of_passages`).
+            folder: of the vectors, as `embed_passages` writes them.
+            parts: per shard, its first passage index and its windows (`WindowedPassages.of_passages`).
+            index_type: of every shard.
         """
-        files = EmbeddingCache(Path(folder))
-        self.pool = PassageIndex.of(
-            *(PassageIndexShard(files.take(rows), first, kind, starts) for first, rows, starts in parts)
-        )
-
-    def ask(self, question: str, *arguments: Any) -> Any:
-        return getattr(self.pool, question)(*arguments)
+        cache = EmbeddingCache(Path(folder))
+        shards = [PassageIndexShard(cache.take(rows), first, index_type, starts) for first, rows, starts in parts]
+        super().__init__(LocalShards(shards))
 
     def peak_memory(self) -> int:
-        """Bytes that this process has held at most."""
+        """Return the peak resident memory of this process in bytes."""
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@contextlib.contextmanager
-def sharded_pool(
-    folder: Path, pieces: WindowedPassages, settings: EvaluateConfig, edges: Sequence[int] = ()
-) -> Iterator[tuple[PassageIndex, list[Any]]]:
-    """Passages whose vectors are in a folder, in `settings.shards` actors, as long as it is open.
+class RayShards:
+    """A `ShardBackend` of actors, which search at the same time. Arrays are put in the object store once for all."""
 
-    Each actor has a CPU, or its share of them. Gives the pool, and the actors themselves.
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = actors
+
+    def size(self) -> list[int]:
+        return self._get(actor.size.remote() for actor in self._actors)
+
+    def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None) -> list[TopK]:
+        queries_ref = ray.put(queries)
+        return self._get(actor.top_k.remote(queries_ref, k, span) for actor in self._actors)
+
+    def exact_top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None) -> list[TopK]:
+        queries_ref = ray.put(queries)
+        return self._get(actor.exact_top_k.remote(queries_ref, k, span) for actor in self._actors)
+
+    def scores_of(self, queries: np.ndarray, passage_indices: np.ndarray) -> list[np.ndarray]:
+        refs = (ray.put(queries), ray.put(passage_indices))
+        return self._get(actor.scores_of.remote(*refs) for actor in self._actors)
+
+    def counts_above(
+        self, queries: np.ndarray, scores: np.ndarray, passage_indices: np.ndarray, spans: Sequence[Span]
+    ) -> list[np.ndarray]:
+        refs = (ray.put(queries), ray.put(scores), ray.put(passage_indices))
+        return self._get(actor.counts_above.remote(*refs, spans) for actor in self._actors)
+
+    def vectors_of(self, passage_indices: np.ndarray) -> list[np.ndarray]:
+        indices_ref = ray.put(passage_indices)
+        return self._get(actor.vectors_of.remote(indices_ref) for actor in self._actors)
+
+    def _get(self, results: Iterable[Any]) -> list[Any]:
+        with unwrap_ray_errors("searching"):
+            return ray.get(list(results))
+
+
+@contextlib.contextmanager
+def sharded_index(
+    folder: Path, windows: WindowedPassages, settings: EvaluateConfig, edges: Sequence[int] = ()
+) -> Iterator[tuple[PassageIndex, list[Any]]]:
+    """Open an index over the vectors of a folder in `settings.shards` actors; the actors end with the block.
+
+    Each actor takes one CPU, or an equal fraction of the cluster's where there are fewer.
 
     Args:
-        edges: columns at which an approximate index is cut, so that what lies between them can be searched alone.
+        folder: of the vectors.
+        windows: which of the vectors are which passage's.
+        settings: shards, index type and depth.
+        edges: passage indices at which an approximate index is cut, so that the spans between them can be searched.
+
+    Yields:
+        The index, and the actors.
+
+    Raises:
+        ClusterError: an actor failed.
     """
-    bounds = shard_bounds(pieces.num_passages, settings.shards)
+    bounds = shard_bounds(windows.num_passages, settings.shards)
     cpus = min(1.0, sum(node_resources("CPU")) / len(bounds))
-    flat = settings.index == "flat"
+    is_flat = settings.index == "flat"
     actors = []
     for first, last in bounds:
-        cuts = [(first, last)] if flat else cut_at(first, last, edges)
-        parts = [(start, *pieces.of_passages(start, stop)) for start, stop in cuts]
+        cuts = [(first, last)] if is_flat else cut_at(first, last, edges)
+        parts = [(start, *windows.of_passages(start, stop)) for start, stop in cuts]
         actors.append(_ShardActor.options(num_cpus=cpus).remote(str(folder), parts, settings.index))  # type: ignore[attr-defined]
-
-    def ask(question: str, *arguments: Any) -> list[Any]:
-        shared = [ray.put(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
-        with unwrap_ray_errors("searching"):
-            return ray.get([actor.ask.remote(question, *shared) for actor in actors])
-
     try:
-        yield PassageIndex(ask, None if settings.index == "flat" else settings.index_depth), actors
+        yield PassageIndex(RayShards(actors), None if is_flat else settings.index_depth), actors
     finally:
         for actor in actors:
             ray.kill(actor)

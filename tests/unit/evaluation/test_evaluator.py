@@ -17,7 +17,8 @@ from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.errors import CorpusError, UserError
 from hbt_ray.evaluation import metrics
 from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
 
 LANGUAGES = ("de", "en", "tr")
 
@@ -257,7 +258,7 @@ def test_the_passage_that_a_query_is_itself_is_passed_over():
 
 
 def test_what_an_index_misses_makes_no_model_the_fairer(monkeypatch):
-    monkeypatch.setattr("hbt_ray.retrieval.passage_index.LEAST_APPROXIMATE", 1)
+    monkeypatch.setattr("hbt_ray.retrieval.passage_shard.MIN_APPROXIMATE_VECTORS", 1)
     benchmark = parallel_benchmark(40)
     embedder = topic_embedder(benchmark, noise=0.2, bias=3)
     exact = _evaluate(benchmark, embedder)

@@ -12,7 +12,8 @@ from ir_measures import AP, RR, R, Success, nDCG
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation import metrics
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
 
 # Eight judgements worked out on paper: the relevant passages of three questions stand at these ranks.
 RANKS = np.array([[1, 3, 6, 10], [2, 4, 5, 0], [7, 0, 0, 0], [0, 0, 0, 0]])

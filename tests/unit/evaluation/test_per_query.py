@@ -8,7 +8,8 @@ import pytest
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.per_query import mean_of, query_sum
 from hbt_ray.evaluation.retrieval_metrics import compute_retrieval_metrics
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
 from tests.unit.evaluation.test_evaluator import parallel_benchmark, topic_embedder
 
 # Of MIRACL's languages de has much text and sw little.

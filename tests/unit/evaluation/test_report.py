@@ -24,7 +24,8 @@ from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.report import markdown_table, print_report, projection_figure, write_report
 from hbt_ray.evaluation.retrieval_metrics import language_spans
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard
+from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
 
 LANGUAGES = ("de", "en", "tr")
 

@@ -18,7 +18,8 @@ from hbt_ray.retrieval.embedding_cache import (
     write_embedding_shard,
 )
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard, Span, cut_at, shard_bounds
+from hbt_ray.retrieval.passage_index import PassageIndex, cut_at, shard_bounds
+from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 
 
 def sharded(vectors: np.ndarray, shards: int, kind: Any = "flat", depth: int | None = None) -> PassageIndex:
@@ -50,7 +51,7 @@ def ranks_by_sorting(
 @pytest.mark.parametrize("at_once", [40, 120, 2**24])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_ranks_in_every_span_equal_sorting(monkeypatch, at_once: int, shards: int):
-    monkeypatch.setattr("hbt_ray.retrieval.passage_index.SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr("hbt_ray.retrieval.passage_shard.MAX_SCORES_IN_MEMORY", at_once)
     vectors, queries = whole_numbers(4, 40, 4), whole_numbers(3, 17, 4)
     rng = np.random.default_rng(3)
     relevant = np.stack([rng.permutation(41)[:5] - 1 for _ in range(17)])
@@ -123,7 +124,7 @@ def test_an_approximate_index_finds_as_much_in_a_language_as_among_all(kind: str
     pool = PassageIndex.of(*shards, depth=100)
     least = {"hnsw": 0.9, "ivfpq": 0.4}[kind]
     spans = [slice(0, 12_000), slice(12_000, 24_000), slice(None)]
-    assert [pool.recall_of_index(queries, span) > least for span in (None, (0, 12_000), (12_000, 24_000))] == [True] * 3
+    assert [pool.index_recall(queries, span) > least for span in (None, (0, 12_000), (12_000, 24_000))] == [True] * 3
     ranks = pool.ranks(queries, relevant, spans)
     assert (ranks[0][25:] == 0).all()
     assert (ranks[1][:25] == 0).all()
@@ -135,7 +136,7 @@ def test_an_approximate_index_finds_as_much_in_a_language_as_among_all(kind: str
 
 def test_a_small_shard_is_searched_exactly_whatever_its_kind():
     vectors = whole_numbers(0, 300, 4)
-    near, exact = (PassageIndex.of(PassageIndexShard(vectors, kind=kind)) for kind in ("hnsw", "flat"))
+    near, exact = (PassageIndex.of(PassageIndexShard(vectors, index_type=kind)) for kind in ("hnsw", "flat"))
     assert near.top_k(vectors[:20], 10)[1].tolist() == exact.top_k(vectors[:20], 10)[1].tolist()
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
-from hbt_ray.retrieval.passage_index import PassageIndex, PassageIndexShard, shard_bounds
-from hbt_ray.retrieval.passage_windows import CHUNK, WindowedPassages, pieces_of, windows_of
+from hbt_ray.retrieval.passage_index import PassageIndex, shard_bounds
+from hbt_ray.retrieval.passage_shard import PassageIndexShard
+from hbt_ray.retrieval.passage_windows import TEXTS_PER_CHUNK, WindowedPassages, split_into_windows, window_passages
 from tests.unit.evaluation.test_evaluator import TableEmbedder, parallel_benchmark
 
 
@@ -26,7 +27,7 @@ def numbered(lengths: Iterable[int], blanks: Iterable[str]) -> str:
 @given(st.lists(st.tuples(st.integers(0, 30), st.text(" \n\t\u3000", max_size=9)), max_size=60), st.integers(1, 80))
 def test_no_character_is_left_out_and_no_window_is_too_long(words: list[tuple[int, str]], size: int):
     text = numbered(*zip(*words, strict=True)) if words else ""
-    pieces = windows_of(text, size)
+    pieces = split_into_windows(text, size)
     assert all(len(piece) <= size for piece in pieces)
     assert all(piece in text for piece in pieces)
     assert all(pieces) or not text.strip()
@@ -36,7 +37,7 @@ def test_no_character_is_left_out_and_no_window_is_too_long(words: list[tuple[in
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.sampled_from(" \n\u3000"), st.integers(16, 80))
 def test_neighbouring_windows_overlap_whatever_the_words_and_blanks(lengths: list[int], blank: str, size: int):
-    pieces = windows_of(numbered(lengths, repeat(blank)), size)
+    pieces = split_into_windows(numbered(lengths, repeat(blank)), size)
     for before, after in pairwise(pieces):
         assert set(before) & set(after) - {blank}
 
@@ -44,7 +45,7 @@ def test_neighbouring_windows_overlap_whatever_the_words_and_blanks(lengths: lis
 @given(st.integers(0, 900), st.integers(2, 80))
 def test_without_blanks_each_window_begins_in_the_middle_of_the_one_before(length: int, size: int):
     text = numbered([length], [""])
-    starts = [text.index(piece) for piece in windows_of(text, size)]
+    starts = [text.index(piece) for piece in split_into_windows(text, size)]
     assert starts == [number * (size // 2) for number in range(len(starts))]
     assert starts[-1] + size >= length
 
@@ -63,7 +64,9 @@ def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
     for shards in (1, 3):
         bounds = shard_bounds(12, shards)
         parts = [(first, *pieces.of_passages(first, last)) for first, last in bounds]
-        pool = PassageIndex.of(*(PassageIndexShard(vectors[rows], first, starts=own) for first, rows, own in parts))
+        pool = PassageIndex.of(
+            *(PassageIndexShard(vectors[rows], first, window_starts=own) for first, rows, own in parts)
+        )
         scores, columns = pool.top_k(queries, 5)
         assert columns.tolist() == [line[:5] for line in ordered]
         assert (scores == np.take_along_axis(best, columns, axis=1)).all()
@@ -73,7 +76,7 @@ def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
 
 
 def test_an_approximate_index_ranks_passages_by_their_best_window(monkeypatch):
-    monkeypatch.setattr("hbt_ray.retrieval.passage_index.LEAST_APPROXIMATE", 1)
+    monkeypatch.setattr("hbt_ray.retrieval.passage_shard.MIN_APPROXIMATE_VECTORS", 1)
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((600, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -89,19 +92,19 @@ def test_an_approximate_index_ranks_passages_by_their_best_window(monkeypatch):
 
 
 def test_cut_texts_say_where_each_begins_and_equal_ones_are_one():
-    pieces = pieces_of(["a b c d e f", "short", "c d e"], 5)
+    pieces = window_passages(["a b c d e f", "short", "c d e"], 5)
     assert pieces.texts == ["a b c", "c d e", "e f", "short"]
     assert pieces.rows.tolist() == [0, 1, 2, 3, 1]
     assert pieces.starts is not None
     assert pieces.starts.tolist() == [0, 3, 4]
     assert [part if part is None else part.tolist() for part in pieces.of_passages(1, 3)] == [[3, 1], [0, 1]]
-    whole = pieces_of(["a", "b", "a"], None)
+    whole = window_passages(["a", "b", "a"], None)
     assert (whole.texts, whole.rows.tolist(), whole.starts) == (["a", "b"], [0, 1, 0], None)
 
 
 def test_texts_are_embedded_in_the_same_company_wherever_they_are():
-    texts = [str(number) for number in range(2 * CHUNK + 1)]
-    assert [len(chunk) for chunk in pieces_of(texts, None).chunks()] == [CHUNK, CHUNK, 1]
+    texts = [str(number) for number in range(2 * TEXTS_PER_CHUNK + 1)]
+    assert [len(chunk) for chunk in window_passages(texts, None).chunks()] == [TEXTS_PER_CHUNK, TEXTS_PER_CHUNK, 1]
 
 
 def test_an_answer_deep_in_a_long_passage_is_found_by_its_window():
