@@ -1,4 +1,7 @@
-"""How well an encoder retrieves: within a language, across two, and from the passages of all."""
+"""Evaluation of an encoder on a benchmark: within a language, across two, and among the passages of all.
+
+Legend: Q queries, P passages, D width, K passages listed for each query, S sampled texts.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,21 @@ from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
 from hbt_ray.evaluation.alignment import alignment_metrics
+from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans
 from hbt_ray.evaluation.metrics import METRICS
-from hbt_ray.evaluation.retrieval_metrics import (
-    RelevantPassages,
-    compute_retrieval_metrics,
-    excluded_columns,
-    language_spans,
-)
+from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics
+from hbt_ray.retrieval.faiss_index import TopK
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
 from hbt_ray.retrieval.passage_windows import window_passages
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
-_RECALL_QUERIES = 200  # by which the recall of an approximate index is told
-_SAMPLED_QUERIES = 40  # of each language, for the picture of the vectors
+_INDEX_RECALL_QUERIES = 200  # from which the recall of an approximate index is computed
+_SAMPLED_QUERIES = 40  # of each language, for the projection of the vectors
 
 
 class Embedder(Protocol):
-    """What turns texts into unit vectors, float32 (N, D)."""
+    """Turns texts into unit vectors, float32 (N, D)."""
 
     def queries(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -45,13 +45,13 @@ class RankedList:
 
     query_ids: tuple[str, ...]
     passage_ids: tuple[str, ...]  # of all P passages, sorted
-    columns: np.ndarray  # (Q, K) int64, places in `passage_ids`
+    passage_indices: np.ndarray  # (Q, K) int64, indices in `passage_ids`; -1 for none
     scores: np.ndarray  # (Q, K) float32
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSample:
-    """Some questions of each language and a passage that answers them, for a picture of the vectors."""
+    """Vectors of some queries of each language, and of a relevant passage of each, for a projection."""
 
     vectors: np.ndarray  # (S, D) float32
     languages: tuple[str, ...]  # (S,)
@@ -60,199 +60,222 @@ class EmbeddingSample:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What a benchmark says of an encoder."""
+    """The result of evaluating an encoder on a benchmark."""
 
     benchmark: str
     fingerprint: str  # of the benchmark's texts, ids and judgements
     languages: tuple[str, ...]
-    metrics: dict[str, float]  # "xquad-r/mono/map", see metrics.MEASURES
-    counts: dict[str, int]  # what was measured on
-    per_query: pa.Table  # a row for each query in each pool; see `compute_retrieval_metrics.py` for the columns
-    matrix: np.ndarray  # (L, L) mAP by question and passage language, NaN where no query has a judgement
+    metrics: dict[str, float]  # full name, such as "xquad-r/mono/map" -> value
+    counts: dict[str, int]  # of languages, queries, passages and judgements
+    per_query: pa.Table  # a row for each query in each pool; see evaluation/README.md for the columns
+    matrix: np.ndarray  # (L, L) mAP by query and passage language, NaN where no query has a judgement
     run: RankedList
     judgements: dict[str, dict[str, int]]
-    rejects: tuple[RejectedRow, ...]  # what the benchmark's files hold that could not be used
+    rejects: tuple[RejectedRow, ...]  # entries of the benchmark's files that could not be used
     sample: EmbeddingSample
     embed_seconds: float
     rank_seconds: float
     split: str = ""  # of the benchmark
-    depth: int | None = None  # how many passages of each query were looked at; None: all
+    depth: int | None = None  # passages of each query that an approximate index lists; None: all
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
-    dimensions: int | None = None  # to which vectors were cut; None: whole
+    dimensions: int | None = None  # to which vectors are truncated; None: not truncated
 
-    def metric(self, setting: str, measure: str, part: str = "") -> str:
-        """A metric's name here: what an approximate index listed no deeper than `depth` is named so."""
-        name = f"{self.benchmark}/{setting}/{METRICS[measure].name_at(self.depth)}"
-        return f"{name}/{part}" if part else name
+    def metric(self, setting: str, name: str, part: str = "") -> str:
+        """Return a metric's full name in this report, with the depth of an approximate index.
+
+        Args:
+            setting: "mono", "cross", "multi" or "gap".
+            name: a key of METRICS.
+            part: a language, pair of languages or resource level; "": the average.
+        """
+        full_name = f"{self.benchmark}/{setting}/{METRICS[name].name_at(self.depth)}"
+        return f"{full_name}/{part}" if part else full_name
 
 
 def evaluate_benchmark(
-    embed: Embedder, benchmark: Benchmark, settings: EvaluateConfig, pool: PassageIndex | None = None
+    embedder: Embedder, benchmark: Benchmark, settings: EvaluateConfig, index: PassageIndex | None = None
 ) -> EvalReport:
-    """Measures an encoder on a benchmark.
+    """Evaluate an encoder on a benchmark.
+
+    1. Embed the queries, and the passages where no index is given.
+    2. Compute every metric of every query, and their averages (`compute_retrieval_metrics`).
+    3. List the first passages of each query among the passages of all languages.
+    4. Compute alignment and ranking consistency of parallel texts.
+    5. Collect counts, a sample of vectors and the recall of an approximate index.
+
+    A benchmark of one language has no cross metrics. `counts` has the number of queries without a relevant passage, and
+    of relevant passages that the pool lacks.
 
     Args:
-        pool: the benchmark's passages, where they were embedded elsewhere; None: embed them here.
-
-    What counts where is said at `compute_retrieval_metrics`; `counts` says how many queries have no relevant passage,
-    and how many such passages the pool lacks. A benchmark of one language has no cross metrics.
+        embedder: the encoder.
+        benchmark: the queries, passages and judgements.
+        settings: window size, depth of the listed ranking, dimensions.
+        index: the benchmark's passages, where they are embedded already; None: embed them here.
 
     Raises:
-        CorpusError: the benchmark is not in order.
+        CorpusError: the benchmark's ids or judgements are not valid.
         UserError: the vectors hold NaN, or their widths differ.
     """
     check_benchmark(benchmark)
     started = time.perf_counter()
-    query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])  # (Q, D)
-    if pool is None:
-        pool = embedded_pool(embed, benchmark, settings.window_chars)
+    # 1. Vectors
+    query_vectors = embed_queries(embedder, benchmark)  # (Q, D)
+    if index is None:
+        index = index_passages(embedder, benchmark, settings.window_chars)
     embedded = time.perf_counter()
-    measured = compute_retrieval_metrics(benchmark, query_vectors, pool)
-    scores, columns = _first_passages(benchmark, pool, query_vectors, settings.run_depth)
-    parallel = _parallel_metrics(benchmark, columns, measured.judged, query_vectors, pool)
+    # 2. Metrics
+    result = compute_retrieval_metrics(benchmark, query_vectors, index)
+    # 3. The ranking
+    scores, passage_indices = _first_passages(benchmark, index, query_vectors, settings.run_depth)
+    run = RankedList(
+        query_ids=tuple(query.query_id for query in benchmark.queries),
+        passage_ids=tuple(passage.passage_id for passage in benchmark.passages),
+        passage_indices=passage_indices,
+        scores=scores,
+    )
+    # 4. Parallel texts
+    parallel = _parallel_text_metrics(benchmark, run, result, query_vectors, index)
     ranked = time.perf_counter()
+    # 5. The rest of the report
     return EvalReport(
         benchmark=benchmark.name,
         fingerprint=benchmark.fingerprint(),
         languages=tuple(benchmark.languages),
-        metrics=measured.metrics | parallel,
+        metrics=result.metrics | parallel,
         counts=_counts(benchmark),
-        per_query=measured.per_query,
-        matrix=measured.matrix,
-        run=RankedList(
-            tuple(query.query_id for query in benchmark.queries),
-            tuple(passage.passage_id for passage in benchmark.passages),
-            columns,
-            scores,
-        ),
+        per_query=result.per_query,
+        matrix=result.matrix,
+        run=run,
         judgements=benchmark.judgements,
         rejects=tuple(benchmark.rejects),
-        sample=_sample(benchmark, measured.judged.columns, query_vectors, pool),
+        sample=_sample(benchmark, result.relevant.passage_indices, query_vectors, index),
         embed_seconds=embedded - started,
         rank_seconds=ranked - embedded,
         split=benchmark.split,
-        depth=pool.depth,
-        index_recall=_index_recall(benchmark, pool, query_vectors),
+        depth=index.depth,
+        index_recall=_index_recall(benchmark, index, query_vectors),
         dimensions=settings.dimensions,
     )
 
 
-def metrics_of(embed: Embedder, benchmark: Benchmark) -> dict[str, float]:
-    """Return the metrics of `evaluate_benchmark` without figures and samples, for repeated evaluation.
+def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark) -> dict[str, float]:
+    """Compute the metrics of steps 1 and 2 of `evaluate_benchmark`, for repeated evaluation during a search.
 
     Raises:
         UserError: the vectors hold NaN.
     """
-    query_vectors = _embed_queries(embed, [query.text for query in benchmark.queries])
-    pool = embedded_pool(embed, benchmark)
-    return compute_retrieval_metrics(benchmark, query_vectors, pool).metrics
+    query_vectors, index = embed_queries(embedder, benchmark), index_passages(embedder, benchmark)
+    return compute_retrieval_metrics(benchmark, query_vectors, index).metrics
+
+
+def embed_queries(embedder: Embedder, benchmark: Benchmark) -> np.ndarray:
+    """Embed a benchmark's queries: (Q, D) float32. Equal texts are embedded once, so they tie exactly."""
+    windows = window_passages([query.text for query in benchmark.queries], None)
+    return np.asarray(embedder.queries(windows.texts), np.float32)[windows.rows]
+
+
+def index_passages(embedder: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> PassageIndex:
+    """Embed a benchmark's passages in this process, and index them exactly."""
+    windows = window_passages([passage.text for passage in benchmark.passages], window_chars)
+    vectors = np.concatenate([np.asarray(embedder.passages(chunk), np.float32) for chunk in windows.chunks()])
+    return PassageIndex.of(PassageIndexShard(vectors[windows.rows], window_starts=windows.starts))
 
 
 def check_benchmark(benchmark: Benchmark) -> None:
-    """Raises CorpusError when ids repeat, are out of order or hold blanks, or a judgement names what is not there."""
+    """Raise CorpusError if ids repeat, are not sorted or hold blanks, or if a judgement has an unknown id."""
     name = benchmark.name
     query_ids = [query.query_id for query in benchmark.queries]
     passage_ids = [passage.passage_id for passage in benchmark.passages]
     if not query_ids or not passage_ids:
         raise CorpusError(f"the benchmark {name!r} has {len(query_ids)} queries and {len(passage_ids)} passages")
-    for kind, ids in (("query", query_ids), ("passage", passage_ids)):
+    for side, ids in (("query", query_ids), ("passage", passage_ids)):
         known = set(ids)
         if len(known) < len(ids):
             repeated = next(one for one in ids if ids.count(one) > 1)
-            raise CorpusError(f"the benchmark {name!r} has the {kind} id {repeated!r} twice; make ids unique")
+            raise CorpusError(f"the benchmark {name!r} has the {side} id {repeated!r} twice; make ids unique")
         blank = next((one for one in ids if one.split() != [one]), None)
         if blank is not None:
-            raise CorpusError(f"the benchmark {name!r} has the {kind} id {blank!r}; ids need to be without blanks")
+            raise CorpusError(f"the benchmark {name!r} has the {side} id {blank!r}; ids need to be without blanks")
     if passage_ids != sorted(passage_ids):
         raise CorpusError(f"the passages of the benchmark {name!r} are not sorted by id; sort them, for ties go by id")
-    strange = set(benchmark.judgements) - set(query_ids)
-    strange = strange or set().union(*benchmark.judgements.values()) - set(passage_ids) - benchmark.absent.keys()
-    if strange:
-        raise CorpusError(f"the benchmark {name!r} has a judgement for {min(strange)!r}, which is not in it")
+    unknown = set(benchmark.judgements) - set(query_ids)
+    unknown = unknown or set().union(*benchmark.judgements.values()) - set(passage_ids) - benchmark.absent.keys()
+    if unknown:
+        raise CorpusError(f"the benchmark {name!r} has a judgement for {min(unknown)!r}, which is not in it")
 
 
-def _first_passages(
-    benchmark: Benchmark, pool: PassageIndex, query_vectors: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run `PassageIndex.top_k` without a query's excluded passage; missing entries have score -inf and column -1."""
+def _first_passages(benchmark: Benchmark, index: PassageIndex, query_vectors: np.ndarray, k: int) -> TopK:
+    """Run `PassageIndex.top_k` without each query's excluded passage; missing entries have score -inf and index -1."""
     if not benchmark.excluded:
-        return pool.top_k(query_vectors, k)
-    scores, columns = pool.top_k(query_vectors, k + 1)
-    kept = columns != excluded_columns(benchmark)[:, None]
-    order = np.argsort(~kept, axis=1, kind="stable")
-    scores = np.take_along_axis(np.where(kept, scores, -np.inf), order, axis=1)
-    columns = np.take_along_axis(np.where(kept, columns, -1), order, axis=1)
-    return scores[:, :k], columns[:, :k]
+        return index.top_k(query_vectors, k)
+    scores, indices = index.top_k(query_vectors, k + 1)
+    keep = indices != excluded_indices(benchmark)[:, None]
+    order = np.argsort(~keep, axis=1, kind="stable")
+    scores = np.take_along_axis(np.where(keep, scores, -np.inf), order, axis=1)
+    indices = np.take_along_axis(np.where(keep, indices, -1), order, axis=1)
+    return scores[:, :k], indices[:, :k]
 
 
-def _index_recall(benchmark: Benchmark, pool: PassageIndex, query_vectors: np.ndarray) -> dict[str, float]:
-    """What an approximate index finds of the exact first 10, over some queries: among all and in each language."""
-    if pool.depth is None:
+def _index_recall(benchmark: Benchmark, index: PassageIndex, query_vectors: np.ndarray) -> dict[str, float]:
+    """Compute recall@10 of an approximate index against the exact one, over some queries: "all", and by language."""
+    if index.depth is None:
         return {}
-    sampled = query_vectors[:: -(-len(query_vectors) // _RECALL_QUERIES)]
+    sampled = query_vectors[:: -(-len(query_vectors) // _INDEX_RECALL_QUERIES)]
     spans = {language: span for language, span in language_spans(benchmark).items() if isinstance(span, slice)}
-    found = {"all": pool.index_recall(sampled)}
-    return found | {
-        language: pool.index_recall(sampled, (span.start, span.stop))
+    recall = {"all": index.index_recall(sampled)}
+    return recall | {
+        language: index.index_recall(sampled, (span.start, span.stop))
         for language, span in spans.items()
         if span.stop > span.start
     }
 
 
-def embedded_pool(embed: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> PassageIndex:
-    """A benchmark's passages, embedded in one process."""
-    pieces = window_passages([passage.text for passage in benchmark.passages], window_chars)
-    vectors = np.concatenate([np.asarray(embed.passages(chunk), np.float32) for chunk in pieces.chunks()])
-    return PassageIndex.of(PassageIndexShard(vectors[pieces.rows], window_starts=pieces.starts))
-
-
-def _embed_queries(embed: Embedder, texts: Sequence[str]) -> np.ndarray:
-    """(Q, D) vectors; equal texts are embedded once, so that they tie whatever stands beside them in a batch."""
-    pieces = window_passages(texts, None)
-    return np.asarray(embed.queries(pieces.texts), np.float32)[pieces.rows]
-
-
-def _parallel_metrics(
-    benchmark: Benchmark,
-    run_columns: np.ndarray,
-    judged: RelevantPassages,
-    query_vectors: np.ndarray,
-    pool: PassageIndex,
+def _parallel_text_metrics(
+    benchmark: Benchmark, run: RankedList, result: RetrievalMetrics, query_vectors: np.ndarray, index: PassageIndex
 ) -> dict[str, float]:
-    """What parallel questions and passages say: how near they lie, and how alike what they list is."""
+    """Compute alignment of parallel texts, and consistency of the rankings of a query's translations.
+
+    1. Align the queries that are translations of each other.
+    2. Align the passages that are relevant to translations of one query.
+    3. Compare the rankings of translations by rank-biased overlap.
+    """
     groups = [query.group for query in benchmark.queries]
     if not any(groups):
         return {}
     languages = [query.language for query in benchmark.queries]
-    found = {f"alignment/{name}": v for name, v in alignment_metrics(groups, languages, query_vectors).items()}
-    of_passage: dict[int, str] = {}
-    for group, columns in zip(groups, judged.columns.tolist(), strict=True):
-        for column in columns:
-            if group and column >= 0:
-                of_passage.setdefault(column, group)
-    chosen = sorted(of_passage)
-    answers = [benchmark.passages[column].language for column in chosen]
+    # 1. Queries
+    metrics = {f"alignment/{name}": v for name, v in alignment_metrics(groups, languages, query_vectors).items()}
+    # 2. Passages
+    group_of_passage: dict[int, str] = {}
+    for group, relevant in zip(groups, result.relevant.passage_indices.tolist(), strict=True):
+        for passage in relevant:
+            if group and passage >= 0:
+                group_of_passage.setdefault(passage, group)
+    passages = sorted(group_of_passage)
     aligned = alignment_metrics(
-        [of_passage[column] for column in chosen], answers, pool.vectors_of(np.array(chosen, np.int64))
+        [group_of_passage[passage] for passage in passages],
+        [benchmark.passages[passage].language for passage in passages],
+        index.vectors_of(np.array(passages, np.int64)),
     )
-    found |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
-    overlaps = language_bias.consistency(groups, languages, run_columns[:, :CONSISTENCY_DEPTH])
+    metrics |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
+    # 3. Rankings
+    overlaps = language_bias.consistency(groups, languages, run.passage_indices[:, :CONSISTENCY_DEPTH])
     if overlaps:
-        found["multi/consistency"] = float(np.mean(list(overlaps.values())))
-        found |= {f"multi/consistency/{one}-{other}": value for (one, other), value in overlaps.items()}
-    return {f"{benchmark.name}/{name}": value for name, value in found.items()}
+        metrics["multi/consistency"] = float(np.mean(list(overlaps.values())))
+        metrics |= {f"multi/consistency/{one}-{other}": value for (one, other), value in overlaps.items()}
+    return {f"{benchmark.name}/{name}": value for name, value in metrics.items()}
 
 
 def _counts(benchmark: Benchmark) -> dict[str, int]:
-    judged = [
+    relevant = [
         sum(grade > 0 for grade in benchmark.judgements.get(query.query_id, {}).values()) for query in benchmark.queries
     ]
     counts = {
         "languages": len(benchmark.languages),
         "queries": len(benchmark.queries),
         "passages": len(benchmark.passages),
-        "relevant": sum(judged),
-        "queries_without_relevant": judged.count(0),
+        "relevant": sum(relevant),
+        "queries_without_relevant": relevant.count(0),
         "relevant_passages_absent": len(benchmark.absent),
     }
     for language in benchmark.languages:
@@ -262,24 +285,26 @@ def _counts(benchmark: Benchmark) -> dict[str, int]:
 
 
 def _sample(
-    benchmark: Benchmark, relevant: np.ndarray, query_vectors: np.ndarray, pool: PassageIndex
+    benchmark: Benchmark, relevant: np.ndarray, query_vectors: np.ndarray, index: PassageIndex
 ) -> EmbeddingSample:
-    """Evenly spaced questions of each language, sorted by id so that translations are taken together, and for each
-    a passage that answers it, in its own language if there is one."""
-    queries: list[int] = []
+    """Sample queries of each language and one relevant passage of each, in the query's language where there is one.
+
+    Queries are evenly spaced in the order of their ids, so that translations of a query are sampled together.
+    """
+    query_rows: list[int] = []
     passages: set[int] = set()
-    languages = np.array([passage.language for passage in benchmark.passages])
+    passage_languages = np.array([passage.language for passage in benchmark.passages])
     by_id = sorted(range(len(benchmark.queries)), key=lambda row: benchmark.queries[row].query_id)
     for language in benchmark.languages:
-        asked = [row for row in by_id if benchmark.queries[row].language == language]
-        for place in np.unique(np.linspace(0, len(asked) - 1, min(_SAMPLED_QUERIES, len(asked))).astype(int)):
-            row = asked[place]
-            queries.append(row)
-            answers = relevant[row][relevant[row] >= 0].tolist()
-            passages.update(sorted(answers, key=lambda answer: languages[answer] != language)[:1])
-    chosen = sorted(passages)
+        rows = [row for row in by_id if benchmark.queries[row].language == language]
+        for number in np.unique(np.linspace(0, len(rows) - 1, min(_SAMPLED_QUERIES, len(rows))).astype(int)):
+            row = rows[number]
+            query_rows.append(row)
+            candidates = relevant[row][relevant[row] >= 0].tolist()
+            passages.update(sorted(candidates, key=lambda passage: passage_languages[passage] != language)[:1])
+    sampled = sorted(passages)
     return EmbeddingSample(
-        np.concatenate([query_vectors[queries], pool.vectors_of(np.array(chosen, np.int64))]),
-        (*(benchmark.queries[row].language for row in queries), *languages[chosen].tolist()),
-        ("question",) * len(queries) + ("passage",) * len(chosen),
+        np.concatenate([query_vectors[query_rows], index.vectors_of(np.array(sampled, np.int64))]),
+        (*(benchmark.queries[row].language for row in query_rows), *passage_languages[sampled].tolist()),
+        ("question",) * len(query_rows) + ("passage",) * len(sampled),
     )

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.data.types import Benchmark
-from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, embedded_pool, evaluate_benchmark
+from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, evaluate_benchmark, index_passages
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.evaluation.report import make_folder, write_report
 from hbt_ray.models.encoder import default_device, load_pretrained
@@ -49,7 +49,7 @@ def evaluate_model(
     embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
     for benchmark in benchmarks:
         started = time.perf_counter()
-        pool = embedded_pool(embedder, benchmark, settings.window_chars)
+        pool = index_passages(embedder, benchmark, settings.window_chars)
         embedded_s = time.perf_counter() - started
         for asked in variants(benchmark, settings):
             report = evaluate_benchmark(embedder, asked, settings, pool)

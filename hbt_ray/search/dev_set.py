@@ -11,7 +11,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark
-from hbt_ray.evaluation.evaluator import metrics_of
+from hbt_ray.evaluation.evaluator import retrieval_metrics_of
 from hbt_ray.evaluation.validation_benchmark import build_validation_benchmark
 from hbt_ray.models.precision import resolve_bf16
 from hbt_ray.models.text_embedder import TextEmbedder, TokenIdEmbedder
@@ -37,7 +37,7 @@ def dev_metrics(
     """An encoder's metrics on a `dev_set`."""
     bf16 = resolve_bf16(config.evaluate.precision, encoder.device)
     kind = TextEmbedder if dev.benchmarks else TokenIdEmbedder
-    return metrics_of(kind(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
+    return retrieval_metrics_of(kind(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
 
 
 _read = functools.lru_cache(maxsize=2)(load_benchmark)

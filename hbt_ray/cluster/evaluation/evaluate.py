@@ -17,8 +17,8 @@ from hbt_ray.cluster.runtime import configure_logging, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
+from hbt_ray.evaluation.judgement_arrays import language_spans
 from hbt_ray.evaluation.report import make_folder, write_report
-from hbt_ray.evaluation.retrieval_metrics import language_spans
 from hbt_ray.evaluation.run_evaluation import (
     description,
     evaluate_model,

@@ -110,7 +110,7 @@ def _matrix_lines(report: EvalReport) -> Iterator[str]:
 
 
 def _run_lines(run: RankedList) -> Iterator[str]:
-    for query_id, columns, scores in zip(run.query_ids, run.columns.tolist(), run.scores.tolist(), strict=True):
+    for query_id, columns, scores in zip(run.query_ids, run.passage_indices.tolist(), run.scores.tolist(), strict=True):
         for rank, (column, score) in enumerate(zip(columns, scores, strict=True), start=1):
             if column < 0:
                 break  # no more was found

@@ -254,7 +254,7 @@ def test_the_passage_that_a_query_is_itself_is_passed_over():
     assert report.per_query.filter(pc.field("setting") == "multi")["ranks"].to_pylist() == [[1], [1]]
     # The second query's own passage is judged relevant, and can never be found.
     assert report.metrics["beir-tiny/mono/map"] == (1 + 1 / 2) / 2
-    assert report.run.columns.tolist() == [[1, 2], [1, 0]]
+    assert report.run.passage_indices.tolist() == [[1, 2], [1, 0]]
 
 
 def test_what_an_index_misses_makes_no_model_the_fairer(monkeypatch):
@@ -310,7 +310,7 @@ def test_equal_texts_are_embedded_once():
     report = _evaluate(replace(benchmark, passages=passages), embedder)
     assert embedder.calls == [15, 1]
     # All 15 passages tie, and the greater id stands first.
-    assert report.run.columns[0].tolist() == list(range(14, -1, -1))
+    assert report.run.passage_indices[0].tolist() == list(range(14, -1, -1))
 
 
 def test_sample_holds_questions_and_their_answers_of_each_language():

@@ -22,8 +22,8 @@ from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
+from hbt_ray.evaluation.judgement_arrays import language_spans
 from hbt_ray.evaluation.report import markdown_table, print_report, projection_figure, write_report
-from hbt_ray.evaluation.retrieval_metrics import language_spans
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
 
