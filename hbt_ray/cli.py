@@ -364,7 +364,7 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
 
 
 def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags: Sequence[str], scratch: Path) -> Any:
-    from hbt_ray.evaluation.compare import Tracked, run_groups_of
+    from hbt_ray.evaluation.compare import TrackedRun, run_groups_of
     from hbt_ray.tracking import download_reports, training_runs
 
     wanted = {}
@@ -380,7 +380,7 @@ def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags:
     for run in found:
         folder = scratch / run.run_id
         with_reports = download_reports(store, run.run_id, folder)
-        tracked[f"{run.name} {run.run_id[:8]}"] = Tracked(run.params, run.metrics, folder if with_reports else None)
+        tracked[f"{run.name} {run.run_id[:8]}"] = TrackedRun(run.params, run.metrics, folder if with_reports else None)
     return run_groups_of(tracked)
 
 

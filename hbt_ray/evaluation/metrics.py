@@ -23,7 +23,7 @@ from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 
 Setting = Literal["mono", "cross", "multi"]
 SETTINGS: tuple[Setting, ...] = ("mono", "cross", "multi")
-GAP = "gap"  # stands for a setting in the name of mono mAP minus cross mAP
+GAP = "gap"  # in place of a setting, in the name of mono mAP minus cross mAP
 DROP, WORST_DROP = "drop", "worst_drop"  # before a metric's name: what perturbed queries cost of it
 PEER_DEPTH = 100  # as its authors report it
 
@@ -63,10 +63,12 @@ class Metric:
     higher_is_better: bool
     settings: tuple[Setting, ...]  # in which it exists
     display: str  # in tables and figures
-    display_with_setting: bool  # False: the name alone says the setting
+    display_with_setting: bool  # False: the name implies the setting
     by_language: tuple[Setting, ...]  # in which it is also reported for each language or pair
     headline: tuple[Setting, ...]  # in which runs are compared by it
-    judged_pool_headline: tuple[Setting, ...]  # likewise, on benchmarks judged language by language, such as MIRACL
+    judged_pool_headline: tuple[
+        Setting, ...
+    ]  # the same, only on benchmarks judged language by language, such as MIRACL
     mteb: str | None  # its name in mteb's result files
 
     def name_at(self, depth: int | None) -> str:
@@ -275,11 +277,11 @@ def _several_languages(ranks: np.ndarray, languages: np.ndarray) -> np.ndarray:
     return several
 
 
-# Formulas over ranks
+# Formulas: from ranks to a value of each query
 
 
 def average_precision(ranks: np.ndarray) -> np.ndarray:
-    """Precision at the rank of each relevant passage, summed and divided by the number of relevant passages.
+    """Return the precision at each relevant passage's rank, summed and divided by the number of relevant passages.
 
     trec_eval's `map` before the mean. sentence-transformers and XTREME divide by min(k, relevant) instead.
 
@@ -295,35 +297,38 @@ def average_precision(ranks: np.ndarray) -> np.ndarray:
     ordered, present = _ordered(ranks)
     found = np.cumsum(present, axis=1)  # relevant passages up to and including this one
     precisions = np.divide(found, ordered, where=present, out=np.zeros(ranks.shape))
-    return _share(precisions.sum(axis=1), ranks)
+    return _per_relevant(precisions.sum(axis=1), ranks)
 
 
 def reciprocal_rank(ranks: np.ndarray, k: int | None = None) -> np.ndarray:
-    """1 / rank of the first relevant passage, trec_eval's `recip_rank`: (Q, R) -> (Q,), 0 where there is none.
+    """Return 1 / rank of the first relevant passage, trec_eval's `recip_rank`: (Q, R) -> (Q,), 0 where there is none.
 
     >>> reciprocal_rank(np.array([[5, 2], [0, 0]])).tolist()
     [0.5, 0.0]
 
     Args:
-        k: how many passages are looked at; None: all.
+        ranks: (Q, R).
+        k: number of passages that count; None: all.
     """
-    counted = (ranks > 0) if k is None else (ranks > 0) & (ranks <= k)
-    inverse = np.divide(1.0, ranks, where=counted, out=np.zeros(ranks.shape))
+    counts = (ranks > 0) if k is None else (ranks > 0) & (ranks <= k)
+    inverse = np.divide(1.0, ranks, where=counts, out=np.zeros(ranks.shape))
     best: np.ndarray = inverse.max(axis=1, initial=0.0)
     return best
 
 
 def recall(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Share of the relevant passages among the first k, trec_eval's `recall`: (Q, R) -> (Q,), 0 where there is none.
+    """Return the fraction of the relevant passages among the first k, trec_eval's `recall`: (Q, R) -> (Q,).
+
+    A query without relevant passages has 0.
 
     >>> recall(np.array([[1, 11, 12], [0, 0, 0]]), 11).tolist()
     [0.6666666666666666, 0.0]
     """
-    return _share(((ranks > 0) & (ranks <= k)).sum(axis=1), ranks)
+    return _per_relevant(((ranks > 0) & (ranks <= k)).sum(axis=1), ranks)
 
 
 def success(ranks: np.ndarray, k: int) -> np.ndarray:
-    """1 where a relevant passage is among the first k, else 0, trec_eval's `success`: (Q, R) -> (Q,).
+    """Return 1 where a relevant passage is among the first k, else 0; trec_eval's `success`: (Q, R) -> (Q,).
 
     >>> success(np.array([[11, 3], [0, 0]]), 10).tolist()
     [1.0, 0.0]
@@ -332,17 +337,17 @@ def success(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def ndcg(ranks: np.ndarray, k: int, grades: np.ndarray | None = None) -> np.ndarray:
-    """Discounted gain of the first k over that of the best order, trec_eval's `ndcg_cut`.
+    """Return the discounted gain of the first k, divided by that of the best order; trec_eval's `ndcg_cut`.
 
-    The gain of a passage is its grade (not 2**grade - 1), its discount log2(rank + 1). Järvelin and Kekäläinen 2002.
+    The gain of a passage is its grade (not 2**grade - 1), its discount is log2(rank + 1). Järvelin and Kekäläinen 2002.
 
     >>> ndcg(np.array([[2, 0]]), 10).round(4).tolist()  # (1 / log2 3) / (1 / log2 2)
     [0.6309]
 
     Args:
         ranks: (Q, R).
-        k: how many passages count.
-        grades: (Q, R), > 0 wherever there is a rank or NOT_RETRIEVED; None: all 1.
+        k: number of passages that count.
+        grades: (Q, R), > 0 where there is a rank or NOT_RETRIEVED; None: all 1.
 
     Returns:
         (Q,), 0 for a query with no relevant passage.
@@ -356,10 +361,10 @@ def ndcg(ranks: np.ndarray, k: int, grades: np.ndarray | None = None) -> np.ndar
 
 
 def rank_distance(ranks: np.ndarray) -> np.ndarray:
-    """Highest minus lowest rank of the relevant passages, in ranks: (Q, R) -> (Q,), NaN with fewer than two found.
+    """Return the highest minus the lowest rank of the relevant passages: (Q, R) -> (Q,), NaN with fewer than two.
 
-    The measure of language bias of Elmahdy et al. 2024, arXiv 2408.10536: small where a question finds its answer in
-    every language at nearly the same place. A random order of P passages with n relevant gives
+    The metric of language bias of Elmahdy et al. 2024, arXiv 2408.10536: small where the relevant passages of all
+    languages have nearly the same rank. A random order of P passages with n relevant gives
     (n - 1) / (n + 1) * (P + 1) on average; no order gives less than n - 1.
 
     >>> rank_distance(np.array([[7, 3, 10], [4, 0, 0]])).tolist()
@@ -373,12 +378,12 @@ def rank_distance(ranks: np.ndarray) -> np.ndarray:
 
 
 def _ordered(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks ascending with the empty places last, and which are not empty: (Q, R), (Q, R)."""
+    """Return the ranks ascending, and a mask of those that are ranks (empty entries come last): (Q, R), (Q, R)."""
     ordered = np.sort(np.where(ranks > 0, ranks.astype(np.int64), np.iinfo(np.int64).max), axis=1)
     return ordered, np.sort(ranks > 0, axis=1)[:, ::-1]
 
 
-def _share(counted: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Divided by the number of relevant passages: (Q,), 0 where there is none."""
+def _per_relevant(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Divide by the number of relevant passages: (Q,), 0 where there is none."""
     relevant = (ranks != 0).sum(axis=1)
-    return np.divide(counted, relevant, where=relevant > 0, out=np.zeros(len(ranks)))
+    return np.divide(values, relevant, where=relevant > 0, out=np.zeros(len(ranks)))

@@ -1,8 +1,8 @@
-"""Metrics as sums over queries, from the per-query table alone.
+"""Metrics as weighted sums over queries, computed from a per-query table.
 
-A metric is a mean of means: over queries, then over languages or pairs of them. So it is a weighted sum over queries,
-and so are differences of metrics. What a report says can be worked out anew from its `per_query.parquet`, and parts of
-it that the report does not name, too.
+A metric is a mean of means: over queries, then over languages or pairs of languages. So it is a weighted sum over
+queries, and so is the difference of two runs' metrics. Every metric of a report can be recomputed from its
+`per_query.parquet`, and also averages that the report does not list.
 """
 
 from __future__ import annotations
@@ -18,100 +18,109 @@ from hbt_ray.errors import UserError
 from hbt_ray.evaluation.metrics import GAP, find_metric
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
 
-Key = tuple[str, str, str]  # query id, its language, the passages' language ("": all)
-LanguagePair = tuple[str, str]  # question language, passage language
+Key = tuple[str, str, str]  # query id, query language, passage language ("": all)
+LanguagePair = tuple[str, str]  # query language, passage language
 
 
 @dataclass(frozen=True, slots=True)
 class PerQueryContributions:
-    """A metric as a sum with a term for each query in each pool."""
+    """A metric as a sum with one term for each query in each pool."""
 
     keys: tuple[Key, ...]
-    groups: tuple[str, ...]  # of each term, the same for translations of one question
+    groups: tuple[str, ...]  # of each term, equal for translations of one query
     terms: np.ndarray  # float64
 
     @property
     def value(self) -> float:
+        """The metric."""
         return float(self.terms.sum())
 
     def __sub__(self, other: PerQueryContributions) -> PerQueryContributions:
-        """The difference, query by query. Raises UserError where the queries are not the same."""
+        """Subtract query by query. Raise UserError if the queries are not the same."""
         if self.keys != other.keys or self.groups != other.groups:
-            raise UserError("these runs were not measured on the same queries; evaluate them on the same benchmark")
+            raise UserError("these runs were not evaluated on the same queries; evaluate them on the same benchmark")
         return replace(self, terms=self.terms - other.terms)
 
     def by_group(self) -> np.ndarray:
-        """(groups,) the terms of each group together, groups sorted."""
+        """Return the sum of each group's terms, in the order of the sorted groups: (groups,)."""
         names = sorted(set(self.groups))
-        number = {name: place for place, name in enumerate(names)}
-        return np.bincount([number[group] for group in self.groups], self.terms, len(names))
+        index_of = {name: index for index, name in enumerate(names)}
+        return np.bincount([index_of[group] for group in self.groups], self.terms, len(names))
 
 
 def mean_of(sums: Sequence[PerQueryContributions]) -> PerQueryContributions:
-    """The mean, query by query. Raises UserError where the queries are not the same."""
+    """Average query by query. Raise UserError if the queries are not the same."""
     for other in sums[1:]:
-        sums[0] - other  # refuses others' queries
-    return replace(sums[0], terms=np.mean([own.terms for own in sums], axis=0))
+        sums[0] - other  # raises if the queries differ
+    return replace(sums[0], terms=np.mean([one.terms for one in sums], axis=0))
 
 
 def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
-    """A metric of a per-query table as a sum over queries.
+    """Return a metric of a per-query table as a sum over queries.
+
+    1. Select the rows of the metric's setting, and of its language, pair or resource level.
+    2. Count the queries of each pair of languages.
+    3. Weigh pairs equally, and queries equally within a pair.
 
     Args:
+        table: of one run and benchmark, as `per_query.parquet` holds it.
         metric: a metric's name without its benchmark, such as `mono/map`, `multi/rank_distance`, `cross/map/ar-en` or
-            `gap/map`. A part behind it is a question language, a pair of languages, or a level of resources:
-            `cross/map/low-resource` are the pairs with such a language on either side.
+            `gap/map`. Its last part is a query language, a pair of languages, or a resource level:
+            `cross/map/low-resource` averages the pairs with such a language on either side.
 
     Raises:
-        UserError: the table lacks what is needed, or nothing in it counts.
+        UserError: the table lacks a column, or no row counts.
     """
     setting, _, rest = metric.partition("/")
     name, _, part = rest.partition("/")
     column = find_metric(f"/{setting}/{name}").column
-    wanted = ["query_id", "language", "passage_language", "group", "setting", column]
-    missing = [needed for needed in wanted if needed not in table.column_names]
+    needed = ["query_id", "language", "passage_language", "group", "setting", column]
+    missing = [name for name in needed if name not in table.column_names]
     if missing:
-        raise UserError(f"a per_query.parquet has no column {missing[0]!r}; evaluate that model anew")
+        raise UserError(f"a per_query.parquet has no column {missing[0]!r}; evaluate that model again")
     settings = ("mono", "cross") if setting == GAP else (setting,)
     found: dict[Key, tuple[str, float]] = {}
-    cells: dict[str, dict[LanguagePair, int]] = {own: {} for own in settings}
-    for query, language, answered, group, own, value in zip(*table.select(wanted).to_pydict().values(), strict=True):
-        cell = (language, answered or "")
-        if own in cells and value is not None and (not part or _is_in(part, own, cell)):
-            found[query, *cell] = (group, value)
-            cells[own][cell] = cells[own].get(cell, 0) + 1
+    counts: dict[str, dict[LanguagePair, int]] = {one: {} for one in settings}
+    for query, language, passage_language, group, row_setting, value in zip(
+        *table.select(needed).to_pydict().values(), strict=True
+    ):
+        pair = (language, passage_language or "")
+        if row_setting in counts and value is not None and (not part or _is_in(part, row_setting, pair)):
+            found[query, *pair] = (group, value)
+            counts[row_setting][pair] = counts[row_setting].get(pair, 0) + 1
     if not found:
-        raise UserError(f"nothing in a per_query.parquet counts for {metric}; choose another measure")
-    weights = _gap_weights(cells) if setting == GAP else _weights(cells[setting])
-    counted = sorted(key for key in found if key[1:] in weights)
+        raise UserError(f"nothing in a per_query.parquet counts for {metric}; choose another metric")
+    weights = _gap_weights(counts) if setting == GAP else _weights(counts[setting])
+    keys = sorted(key for key in found if key[1:] in weights)
     return PerQueryContributions(
-        tuple(counted),
-        tuple(found[key][0] for key in counted),
-        np.array([found[key][1] * weights[key[1], key[2]] for key in counted]),
+        tuple(keys),
+        tuple(found[key][0] for key in keys),
+        np.array([found[key][1] * weights[key[1], key[2]] for key in keys]),
     )
 
 
-def _is_in(part: str, setting: str, cell: LanguagePair) -> bool:
+def _is_in(part: str, setting: str, pair: LanguagePair) -> bool:
+    """Return whether a pair belongs to a query language, pair of languages or resource level."""
     if part in LEVELS:
-        languages = cell if setting == "cross" else cell[:1]
+        languages = pair if setting == "cross" else pair[:1]
         return any(f"{resource_level(language)}-resource" == part for language in languages)
-    return part in (cell[0], "-".join(cell))
+    return part in (pair[0], "-".join(pair))
 
 
-def _weights(cells: dict[LanguagePair, int]) -> dict[LanguagePair, float]:
-    """Of a query in each cell: cells weigh the same, and queries within a cell."""
-    return {cell: 1 / (len(cells) * count) for cell, count in cells.items()}
+def _weights(counts: dict[LanguagePair, int]) -> dict[LanguagePair, float]:
+    """Return the weight of a query of each pair: pairs weigh the same, and queries within a pair."""
+    return {pair: 1 / (len(counts) * count) for pair, count in counts.items()}
 
 
-def _gap_weights(cells: dict[str, dict[LanguagePair, int]]) -> dict[LanguagePair, float]:
-    """Of each question language its mono mAP less the mean of its cross mAPs; languages weigh the same."""
+def _gap_weights(counts: dict[str, dict[LanguagePair, int]]) -> dict[LanguagePair, float]:
+    """Return the weights of mono minus the mean of cross for each query language; languages weigh the same."""
     others: dict[str, list[LanguagePair]] = {}
-    for cell in cells["cross"]:
-        others.setdefault(cell[0], []).append(cell)
-    both = [language for language in others if (language, language) in cells["mono"]]
+    for pair in counts["cross"]:
+        others.setdefault(pair[0], []).append(pair)
+    both = [language for language in others if (language, language) in counts["mono"]]
     weights: dict[LanguagePair, float] = {}
     for language in both:
-        weights[language, language] = 1 / (len(both) * cells["mono"][language, language])
-        for cell in others[language]:
-            weights[cell] = -1 / (len(both) * len(others[language]) * cells["cross"][cell])
+        weights[language, language] = 1 / (len(both) * counts["mono"][language, language])
+        for pair in others[language]:
+            weights[pair] = -1 / (len(both) * len(others[language]) * counts["cross"][pair])
     return weights

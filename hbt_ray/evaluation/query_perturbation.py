@@ -1,7 +1,7 @@
-"""Queries as people also write them: with typing errors, in capitals, without accents, in another language.
+"""Perturbed queries: with typing errors, in capitals, without accents, or in another language.
 
-A perturbed benchmark has the queries, passages and judgements of the one it is made from; the queries' words differ.
-What is drawn follows from a query's id, so every model is asked the same.
+A perturbed benchmark has the passages and judgements of the original; only the texts of the queries differ. Random
+choices are keyed by the query's id, so every model gets the same queries.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from hbt_ray.data.types import Benchmark, Query
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
-TYPO_SHARE = 0.2  # of a query's words; one word at least
-_SHORTEST = 3  # letters of a word that gets a typing error
-_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC")  # elsewhere marks are vowels and tones: to drop them is no habit
+TYPO_FRACTION = 0.2  # of a query's words; at least one word
+_MIN_LETTERS = 3  # of a word that gets a typing error
+_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC")  # in other scripts marks are vowels and tones, which nobody leaves out
 
 
-def perturbed(benchmark: Benchmark, kind: Perturbation) -> Benchmark:
-    """The benchmark `<name>-<kind>`, whose queries are perturbed.
+def perturbed(benchmark: Benchmark, perturbation: Perturbation) -> Benchmark:
+    """Return the benchmark `<name>-<perturbation>`, whose queries are perturbed.
 
-    typos: two letters swapped, one left out or one doubled in a fifth of the words; case: capitals; accents: none;
-    translation: each query in another language, drawn among its translations.
+    - typos: two letters swapped, one left out or one doubled, in a fifth of the words
+    - case: capitals
+    - accents: removed
+    - translation: each query replaced by one of its translations, drawn at random
 
     Raises:
-        CorpusError: translation is asked for, and no query has one.
+        CorpusError: the perturbation is "translation", and no query has a translation.
     """
-    change = _translations(benchmark) if kind == "translation" else _CHANGES[kind]
+    change = _translations(benchmark) if perturbation == "translation" else _CHANGES[perturbation]
     queries = [replace(query, text=change(query)) for query in benchmark.queries]
-    return replace(benchmark, name=f"{benchmark.name}-{kind}", queries=queries)
+    return replace(benchmark, name=f"{benchmark.name}-{perturbation}", queries=queries)
 
 
 def without_accents(text: str) -> str:
-    """Letters of Latin, Greek and Cyrillic script without their marks.
+    """Remove the marks of letters of Latin, Greek and Cyrillic script.
 
     >>> without_accents("Où est Malmö? Πού είναι;")
     'Ou est Malmo? Που ειναι;'
@@ -54,26 +56,26 @@ def without_accents(text: str) -> str:
 
 
 def with_typos(text: str, generator: np.random.Generator) -> str:
-    """A fifth of the words, one at least, with a typing error; a text of short words alone stays."""
+    """Put a typing error into a fifth of the words, at least one; a text of only short words is unchanged."""
     words = text.split(" ")
-    long_enough = [place for place, word in enumerate(words) if sum(map(str.isalpha, word)) >= _SHORTEST]
+    long_enough = [index for index, word in enumerate(words) if sum(map(str.isalpha, word)) >= _MIN_LETTERS]
     if not long_enough:
         return text
-    count = min(max(1, round(TYPO_SHARE * len(words))), len(long_enough))
-    for place in generator.choice(long_enough, count, replace=False):
-        words[place] = _mistyped(words[place], generator)
+    count = min(max(1, round(TYPO_FRACTION * len(words))), len(long_enough))
+    for index in generator.choice(long_enough, count, replace=False):
+        words[index] = _mistyped(words[index], generator)
     return " ".join(words)
 
 
 def _mistyped(word: str, generator: np.random.Generator) -> str:
-    letters = [place for place, character in enumerate(word) if character.isalpha()]
-    place = letters[int(generator.integers(1, len(letters)))]  # people get the first letter right
-    kind = int(generator.integers(3))
-    if kind == 0:
-        return word[: place - 1] + word[place] + word[place - 1] + word[place + 1 :]
-    if kind == 1:
-        return word[:place] + word[place + 1 :]
-    return word[: place + 1] + word[place:]
+    letters = [index for index, character in enumerate(word) if character.isalpha()]
+    index = letters[int(generator.integers(1, len(letters)))]  # the first letter stays as it is
+    error = int(generator.integers(3))
+    if error == 0:  # swapped
+        return word[: index - 1] + word[index] + word[index - 1] + word[index + 1 :]
+    if error == 1:  # left out
+        return word[:index] + word[index + 1 :]
+    return word[: index + 1] + word[index:]  # doubled
 
 
 def _translations(benchmark: Benchmark) -> Callable[[Query], str]:

@@ -1,4 +1,4 @@
-"""Any model measured on named benchmarks, in this process."""
+"""Evaluation of any model on a list of benchmarks, in this process."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ def evaluate_model(
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
 ) -> Iterator[EvalReport]:
-    """Measures any model that sentence-transformers or transformers loads, benchmark by benchmark.
+    """Evaluate any model that sentence-transformers or transformers loads, benchmark by benchmark.
 
     Args:
         model: folder or hub name.
-        settings: which benchmarks, and how.
+        settings: the benchmarks and the settings of the evaluation.
         out: where reports are written, see `report_folder`.
-        pooling: "mean" or "cls", for a model that brings none.
-        query_prefix, passage_prefix: None: what the model brings.
+        pooling: "mean" or "cls", for a model that does not define it.
+        query_prefix: None: the model's.
+        passage_prefix: None: the model's.
 
     Raises:
-        CorpusError: a benchmark cannot be read; nothing has been measured then.
+        CorpusError: a benchmark cannot be read; this is checked before any evaluation.
         ConfigError: the model cannot be loaded.
     """
     benchmarks = load_benchmarks(settings)
@@ -49,37 +50,37 @@ def evaluate_model(
     embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
     for benchmark in benchmarks:
         started = time.perf_counter()
-        pool = index_passages(embedder, benchmark, settings.window_chars)
+        index = index_passages(embedder, benchmark, settings.window_chars)
         embedded_s = time.perf_counter() - started
-        for asked in variants(benchmark, settings):
-            report = evaluate_benchmark(embedder, asked, settings, pool)
+        for variant in variants(benchmark, settings):
+            report = evaluate_benchmark(embedder, variant, settings, index)
             report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
-            write_report(report, report_folder(asked, settings, out), description(model, embedder), settings)
+            write_report(report, report_folder(variant, settings, out), description(model, embedder), settings)
             yield report
 
 
 def variants(benchmark: Benchmark, settings: EvaluateConfig) -> list[Benchmark]:
-    """A benchmark as it is, and with its queries perturbed in each way that is asked for."""
-    return [benchmark, *(perturbed(benchmark, kind) for kind in settings.perturbations)]
+    """Return a benchmark, and the same benchmark with each perturbation of the settings."""
+    return [benchmark, *(perturbed(benchmark, perturbation) for perturbation in settings.perturbations)]
 
 
 def report_folder(benchmark: Benchmark, settings: EvaluateConfig, out: Path) -> Path:
-    """`out/<benchmark>`, or `out` itself where there is no more than one report."""
+    """Return `out/<benchmark>`, or `out` itself where there is only one report."""
     return out if len(settings.benchmarks) == 1 and not settings.perturbations else out / benchmark.name
 
 
 def check_benchmarks(settings: EvaluateConfig) -> None:
-    """Raises CorpusError when a benchmark cannot be read, or an option says nothing to any of them."""
+    """Raise CorpusError if a benchmark cannot be read, or if an option applies to none of them."""
     check_options(settings.benchmarks, ReadOptions(settings.with_paragraph, settings.split))
-    for name, place in settings.benchmarks.items():
-        for benchmark in load_benchmarks(settings.model_copy(update={"benchmarks": {name: place}})):  # may be large
+    for name, folder in settings.benchmarks.items():  # one after another, because they may be large
+        for benchmark in load_benchmarks(settings.model_copy(update={"benchmarks": {name: folder}})):
             variants(benchmark, settings)
 
 
 def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
-    """The benchmarks that are asked for. Raises CorpusError when one cannot be read."""
+    """Load the benchmarks of the settings. Raise CorpusError if one cannot be read."""
     options = ReadOptions(settings.with_paragraph, settings.split)
-    benchmarks = [load_benchmark(name, place or None, options) for name, place in settings.benchmarks.items()]
+    benchmarks = [load_benchmark(name, folder or None, options) for name, folder in settings.benchmarks.items()]
     for benchmark in benchmarks:
         check_benchmark(benchmark)
     return benchmarks
@@ -92,7 +93,7 @@ def open_embedder(
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
 ) -> TextEmbedder:
-    """A model as it is measured, on this process's GPU where it has one; arguments as those of `evaluate_model`."""
+    """Load a model for evaluation, on a GPU where this process has one; arguments as in `evaluate_model`."""
     device = default_device()
     return TextEmbedder(
         load_pretrained(model, pooling, device),
@@ -104,7 +105,7 @@ def open_embedder(
 
 
 def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
-    """What a report says of the model that was measured, and what else its vectors depend on."""
+    """Describe a model for its report: its path, and all settings that its vectors depend on."""
     pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
     return {
         "path": model,
@@ -119,5 +120,5 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
 
 
 def revision_of(module: Any) -> str | None:
-    """The hub's commit that a module's weights came from; None for a folder's."""
+    """Return the hub commit of a module's weights; None for weights of a folder."""
     return getattr(getattr(getattr(module, "auto_model", None), "config", None), "_commit_hash", None)

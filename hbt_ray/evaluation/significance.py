@@ -1,7 +1,7 @@
-"""Whether one run is better than another by more than chance: paired tests over queries.
+"""Significance of the difference of two runs: paired tests over queries.
 
-A metric is a weighted sum over queries (`per_query`), and so is the difference of two runs. Translations of one
-question, and one question in several pools, are not independent; they are one *group* here, and chance acts on groups.
+A metric is a weighted sum over queries (`per_query`), and so is the difference of two runs. Translations of one query,
+and one query in several pools, are not independent; they form one *group*, and groups are what is resampled.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_s
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
-LEVEL = 0.05  # below which a p-value counts as more than chance
+LEVEL = 0.05  # p-values below it are significant
 _BATCH = 512  # resamples held in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of a metric between two runs, the second less the first."""
+    """The difference of a metric between two runs, the second minus the first."""
 
     mean: float
     low: float  # of the 95% confidence interval
     high: float
-    p_value: float  # two-sided, that chance alone gives a difference as large
+    p_value: float  # two-sided probability of a difference at least as large by chance
     groups: int
 
 
 def compare_queries(one: Sequence[pa.Table], other: Sequence[pa.Table], metric: str, *, seed: int = 0) -> Difference:
-    """The difference of a metric between two runs, as `randomisation_test` tells it.
+    """Test the difference of a metric between two runs with `randomisation_test`.
 
     Args:
-        one: per-query tables of a run, or of its repetitions with other seeds; each query counts its mean over them.
-        other: likewise, of the run that it is compared with.
+        one: per-query tables of a run, or of its repetitions with other seeds; each query counts with its mean.
+        other: per-query tables of the run to compare with.
         metric: without its benchmark, such as "mono/map"; see `per_query.query_sum`.
+        seed: of the resampling.
 
     Raises:
         UserError: the tables are not of the same queries.
@@ -48,10 +49,10 @@ def compare_queries(one: Sequence[pa.Table], other: Sequence[pa.Table], metric: 
 
 
 def randomisation_test(difference: PerQueryContributions, *, seed: int = 0) -> Difference:
-    """Fisher's randomisation test and a bootstrap interval for a difference that is a sum over queries.
+    """Compute Fisher's randomisation test and a bootstrap interval of a difference that is a sum over queries.
 
-    The test turns the sign of each group's difference at random (Smucker, Allan and Carterette 2007); with few groups,
-    all ways to do so are counted. The interval is the percentile bootstrap over groups (Efron and Tibshirani 1993,
+    The test flips the sign of each group's difference at random (Smucker, Allan and Carterette 2007); with few groups,
+    all combinations are enumerated. The interval is the percentile bootstrap over groups (Efron and Tibshirani 1993,
     chapter 13).
     """
     differences = difference.by_group()
@@ -78,7 +79,7 @@ def randomisation_test(difference: PerQueryContributions, *, seed: int = 0) -> D
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for how many there are, so that the chance of any false alarm keeps its bound. Holm 1979.
+    """Correct p-values for multiple testing, so that the family-wise error rate keeps its bound. Holm 1979.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -86,7 +87,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values)
     corrected = [0.0] * len(order)
     largest = 0.0
-    for place, number in enumerate(order.tolist()):
-        largest = max(largest, min(1.0, (len(order) - place) * p_values[number]))
+    for position, number in enumerate(order.tolist()):
+        largest = max(largest, min(1.0, (len(order) - position) * p_values[number]))
         corrected[number] = largest
     return corrected

@@ -51,7 +51,9 @@ def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StoreError(f"vectors cannot be written to {folder} ({error.strerror or error}); make room") from error
+        raise StoreError(
+            f"vectors cannot be written to {folder} ({error.strerror or error}); free disk space"
+        ) from error
     return file.name
 
 
@@ -77,7 +79,7 @@ class EmbeddingCache:
             self._ends = np.cumsum([0, *(part["size"] for part in described["parts"])])
             self.width = int(described["width"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"there are no complete vectors in {folder}; delete it to embed anew") from error
+            raise StoreError(f"there are no complete vectors in {folder}; delete it to embed again") from error
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -95,5 +97,5 @@ class EmbeddingCache:
                     values = column.flatten().to_numpy().reshape(-1, self.width)
                     out[in_file] = values[rows[in_file] - first]
             except (OSError, pa.ArrowInvalid, ValueError) as error:
-                raise StoreError(f"{file} is damaged; delete its folder to embed anew") from error
+                raise StoreError(f"{file} is damaged; delete its folder to embed again") from error
         return out

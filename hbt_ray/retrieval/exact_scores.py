@@ -183,4 +183,4 @@ def check_vectors(query_vectors: np.ndarray, passage_vectors: np.ndarray) -> Non
         )
     for side, vectors in (("questions", query_vectors), ("passages", passage_vectors)):
         if not np.isfinite(vectors).all():
-            raise UserError(f"the vectors of the {side} hold NaN or infinity; the model has diverged, train it anew")
+            raise UserError(f"the vectors of the {side} hold NaN or infinity; the model has diverged, train it again")

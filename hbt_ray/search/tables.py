@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from hbt_ray.evaluation.metrics import display_name
-from hbt_ray.evaluation.report import formatted, headlines
+from hbt_ray.evaluation.report import format_value, headlines
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import Result, SearchResults, mean_and_deviation
 
@@ -49,4 +49,4 @@ def _test_table(outcome: SearchResults, benchmark: str) -> Table:
 
 def _cell(metric: str, mean: float | None, deviation: float) -> str:
     named = metric if metric.count("/") > 1 else f"/{metric}"
-    return formatted(named, mean) + (f" ±{formatted(named, deviation)}" if deviation else "")
+    return format_value(named, mean) + (f" ±{format_value(named, deviation)}" if deviation else "")

@@ -138,7 +138,10 @@ def test_a_report_that_is_broken_is_named():
     report("two", mono=0.25)
     Path("two/report.json").write_text("{")
     result = run("compare", "one", "two")
-    assert (result.exit_code, result.stderr) == (2, "hbt: 'two/report.json' is not a report; evaluate the model anew\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "hbt: 'two/report.json' is not a report; evaluate the model again\n",
+    )
 
 
 def test_help_imports_nothing_that_takes_seconds():

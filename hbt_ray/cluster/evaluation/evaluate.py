@@ -1,4 +1,4 @@
-"""A model measured on the cluster: by one task where its GPUs are, or in shards."""
+"""Evaluation of a model on the cluster: in one task, on a GPU where there is one, or in shards."""
 
 from __future__ import annotations
 
@@ -32,14 +32,18 @@ from hbt_ray.retrieval.passage_windows import window_passages
 
 
 def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
-    """`evaluate_model` as one task with every CPU of a node, or with a GPU where there is one; or in shards.
+    """Run `evaluate_model` in one task with all CPUs of a node, or with a GPU where there is one; or in shards.
 
-    Where the driver's is the only node, the driver does it itself: it has loaded already what a task would load.
-
-    Reports are written to `out/<benchmark>`.
+    On a cluster of one node without a GPU the driver evaluates itself, because it has loaded the libraries already.
 
     Args:
-        prefixes: `pooling`, `query_prefix` and `passage_prefix`, as those of `evaluate_model`.
+        model: folder or hub name.
+        settings: the benchmarks and the settings of the evaluation.
+        out: reports are written to `out/<benchmark>`.
+        **prefixes: `pooling`, `query_prefix` and `passage_prefix` of `evaluate_model`.
+
+    Raises:
+        ClusterError: the task failed.
     """
     if settings.shards:
         return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **prefixes))
@@ -53,27 +57,27 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefi
 
 
 def evaluate_here(model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Any) -> list[EvalReport]:
-    """`evaluate_on_cluster` in this process, with so many threads."""
+    """Evaluate all benchmarks in this process with `threads` torch threads."""
     configure_logging()
     torch.set_num_threads(threads)
     return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
 
 
 def _each_benchmark(
-    settings: EvaluateConfig, out: Path, measure: Callable[[EvaluateConfig, Path], Iterable[EvalReport]]
+    settings: EvaluateConfig, out: Path, evaluate: Callable[[EvaluateConfig, Path], Iterable[EvalReport]]
 ) -> list[EvalReport]:
-    """Reports of benchmarks that are measured one by one, each in its folder."""
+    """Evaluate benchmark by benchmark, each report in its folder."""
     reports: list[EvalReport] = []
-    for name, place in settings.benchmarks.items():
-        own = settings.model_copy(update={"benchmarks": {name: place}})
-        reports += measure(own, out if settings.perturbations else out / benchmark_slug(name))
+    for name, folder in settings.benchmarks.items():
+        of_one = settings.model_copy(update={"benchmarks": {name: folder}})
+        reports += evaluate(of_one, out if settings.perturbations else out / benchmark_slug(name))
     return reports
 
 
 def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> Iterator[EvalReport]:
-    """`evaluate_model`, its passages embedded by actors and searched in `settings.shards` others.
+    """Run `evaluate_model` with passages embedded by actors and searched in `settings.shards` other actors.
 
-    Vectors are kept in a folder `vectors` beside `out`, and found there again for the same model and passages.
+    Vectors are cached in the folder `vectors` next to `out`, and reused for the same model and passages.
 
     Raises:
         ClusterError: an actor failed.
@@ -82,18 +86,18 @@ def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefix
     make_folder(out)
     embedder = open_embedder(model, settings, **prefixes)
     described = description(model, embedder)
-    # The actors may have other devices; what "auto" means is for all the same.
+    # Actors may have other devices than the driver; "auto" is resolved once for all.
     settings = settings.model_copy(update={"precision": described["precision"]})
-    vectors_of = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
+    vector_settings = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
     for benchmark in benchmarks:
-        name = vectors_fingerprint(model, benchmark.fingerprint(), vectors_of, settings.window_chars)
-        pieces = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
-        opened = functools.partial(open_embedder, model, settings, **prefixes)
+        name = vectors_fingerprint(model, benchmark.fingerprint(), vector_settings, settings.window_chars)
+        windows = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
+        open_in_actor = functools.partial(open_embedder, model, settings, **prefixes)
         cache = out.parent / "vectors"
-        embed_passages(pieces, opened, name, cache, settings.shards)
+        embed_passages(windows, open_in_actor, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
-        with sharded_index(cache / name, pieces, settings, edges) as (pool, _):
-            for asked in variants(benchmark, settings):
-                report = evaluate_benchmark(embedder, asked, settings, pool)
-                write_report(report, report_folder(asked, settings, out), described, settings)
+        with sharded_index(cache / name, windows, settings, edges) as (index, _):
+            for variant in variants(benchmark, settings):
+                report = evaluate_benchmark(embedder, variant, settings, index)
+                write_report(report, report_folder(variant, settings, out), described, settings)
                 yield report

@@ -16,7 +16,7 @@ from hbt_ray.cluster.pipelines.train import say
 from hbt_ray.cluster.search.trial import METRICS, STEP, came_to_its_end, named, trial_folder
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name
-from hbt_ray.evaluation.report import formatted
+from hbt_ray.evaluation.report import format_value
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
@@ -117,7 +117,7 @@ class TuneProgressCallback(tune.Callback):
     def _show(self, trial: Any, state: State, metrics: dict[str, float], step: int = 0) -> None:
         own = named(self.search, trial.config, trial.trial_id)
         values = objective_values(self.search, metrics)
-        shown = [formatted(f"/{name}", values.get(name)) for name in self.search.objectives]
+        shown = [format_value(f"/{name}", values.get(name)) for name in self.search.objectives]
         row = (own.name, f"{step}/{self.search.run.train.steps}", *shown, state)
         changed = self._rows.get(trial.trial_id) != row
         self._rows[trial.trial_id] = row

@@ -1,4 +1,4 @@
-"""Runs side by side, as a picture."""
+"""A figure of the headline metrics of several runs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
 
 
-def comparison_figure(contenders: Sequence[RunGroup]) -> Figure:
-    """A panel for each headline: the mean of every contender, and a dot for each of its seeds."""
-    headlines = headline_metrics(contenders)
+def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
+    """Draw a panel for each headline metric: the mean of every group of runs, and a dot for each seed."""
+    headlines = headline_metrics(groups)
     columns = min(len(headlines), 2)
     rows = -(-len(headlines) // max(columns, 1))
-    figure = Figure(figsize=(5.4 * columns, rows * (1.0 + 0.34 * len(contenders))), layout="constrained")
+    figure = Figure(figsize=(5.4 * columns, rows * (1.0 + 0.34 * len(groups))), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for panel in panels[len(headlines) :]:
         panel.set_visible(False)
-    labels = [contender.label for contender in contenders]
+    labels = [group.label for group in groups]
     for panel, (_, metric, heading) in zip(panels, headlines, strict=False):
-        measure = find_metric(metric)
-        means = [contender.mean(metric) or 0.0 for contender in contenders]
+        registered = find_metric(metric)
+        means = [group.mean(metric) or 0.0 for group in groups]
         bars = panel.barh(range(len(labels)), means, color=ACCENT, height=0.62)
-        shown = [f"{mean:.3f}" if measure.unit == "share" else f"{mean:,.0f}" for mean in means]
-        panel.bar_label(bars, shown, padding=6, fontsize=8.5, color=DARK)
-        for place, contender in enumerate(contenders):
-            values = contender.values(metric)
+        labels_of_bars = [f"{mean:.3f}" if registered.unit == "share" else f"{mean:,.0f}" for mean in means]
+        panel.bar_label(bars, labels_of_bars, padding=6, fontsize=8.5, color=DARK)
+        for position, group in enumerate(groups):
+            values = group.values(metric)
             if len(values) > 1:
-                panel.scatter(values, [place] * len(values), s=12, color=MUTED, edgecolors=DARK, linewidths=0.5)
+                panel.scatter(values, [position] * len(values), s=12, color=MUTED, edgecolors=DARK, linewidths=0.5)
         panel.set_yticks(range(len(labels)), labels)
         panel.set_title(
-            f"{heading} ({'higher' if measure.higher_is_better else 'lower'} is better)", fontsize=9.5, loc="left"
+            f"{heading} ({'higher' if registered.higher_is_better else 'lower'} is better)", fontsize=9.5, loc="left"
         )
         panel.margins(x=0.16)
         panel.set_xlim(left=0)

@@ -1,13 +1,13 @@
-"""Files, tables and figures from an `EvalReport`."""
+"""Files, tables and figures of an `EvalReport`."""
 
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_table
-from hbt_ray.evaluation.report.tables import formatted, headlines, print_report
+from hbt_ray.evaluation.report.tables import format_value, headlines, print_report
 from hbt_ray.evaluation.report.writer import make_folder, write_report
 
 __all__ = [
     "bias_figure",
-    "formatted",
+    "format_value",
     "headlines",
     "make_folder",
     "markdown_table",

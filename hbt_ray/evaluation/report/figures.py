@@ -1,4 +1,4 @@
-"""A report's figures: the matrix of language pairs, the bias per language, the vectors in the plane."""
+"""A report's figures: the matrix of language pairs, the bias per language, the projection of the vectors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report.tables import query_languages
 from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
 
-_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # keeps a label legible on a line
-# Apart from each other also where points overlap; further languages take matplotlib's own.
+_LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # keeps a label legible on a line
+# Distinguishable also where points overlap; for more languages matplotlib's colours are used.
 _DISTINCT = (
     *("#2f6f9f", "#e0503c", "#3a9d5d", "#f2a03d", "#8054b0", "#2cb5c0"),
     *("#d957a8", "#8c5a2b", "#9aa51f", "#16306b", "#6f7a82", "#f0c419"),
     *("#7a1f2b", "#a6d96a", "#f5a3b5", "#85b8e8"),
 )
-_CROWDED = 20  # languages above which the heat map's cells are too small for numbers
+_MAX_LABELLED_LANGUAGES = 20  # above it the heat map's cells are too small for numbers
 
 
 def matrix_figure(report: EvalReport) -> Figure:
-    """mAP of every question language in every passage language, as a heat map with its numbers."""
+    """Draw mAP by query and passage language as a heat map with its numbers."""
     rows = [report.languages.index(language) for language in query_languages(report)]
     columns = [n for n in range(len(report.languages)) if report.counts[f"passages/{report.languages[n]}"]]
     values = report.matrix[np.ix_(rows, columns)]
@@ -40,7 +40,7 @@ def matrix_figure(report: EvalReport) -> Figure:
     axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
-    if len(columns) <= _CROWDED:
+    if len(columns) <= _MAX_LABELLED_LANGUAGES:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"
@@ -55,9 +55,9 @@ def matrix_figure(report: EvalReport) -> Figure:
 
 
 def bias_figure(report: EvalReport) -> Figure:
-    """Rank distance and mAP over the pool of all languages, by question language, the most even-handed first."""
+    """Draw rank distance and multi mAP by query language, the smallest rank distance first."""
     languages = query_languages(report)
-    precision = {language: report.metrics[report.metric("multi", "map", language)] for language in languages}
+    multi_map = {language: report.metrics[report.metric("multi", "map", language)] for language in languages}
     distance = {
         language: report.metrics.get(report.metric("multi", "rank_distance", language), np.nan)
         for language in languages
@@ -65,15 +65,15 @@ def bias_figure(report: EvalReport) -> Figure:
     ordered = sorted(languages, key=lambda language: (np.isnan(distance[language]), distance[language], language))
     figure = Figure(figsize=(8.6, 1.7 + 0.32 * len(ordered)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, values, measure, label in (
+    for axes, values, metric, label in (
         (left, distance, "rank_distance", "rank distance, in ranks (lower is fairer)"),
-        (right, precision, "map", "multi mAP (higher is better)"),
+        (right, multi_map, "map", "multi mAP (higher is better)"),
     ):
-        name = report.metric("multi", measure)
+        name = report.metric("multi", metric)
         numbers = [values[language] for language in ordered]
         bars = axes.barh(ordered, np.nan_to_num(numbers), color=ACCENT, height=0.68)
         labels = ["none" if np.isnan(number) else _short(name, number) for number in numbers]
-        axes.bar_label(bars, labels, padding=5, fontsize=8.5, color=DARK, bbox=_PLATE)
+        axes.bar_label(bars, labels, padding=5, fontsize=8.5, color=DARK, bbox=_LABEL_BOX)
         if name in report.metrics:
             mean = report.metrics[name]
             axes.axvline(mean, color=DARK, linewidth=1, linestyle=(0, (4, 3)))
@@ -91,13 +91,14 @@ def bias_figure(report: EvalReport) -> Figure:
 
 
 def _short(metric: str, value: float) -> str:
+    """Format a metric's value for a figure."""
     if find_metric(metric).unit == "share":
         return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
     return f"{value:,.0f}"
 
 
 def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
-    """Questions and passages in the plane, a colour for each language: a model without bias shows no islands."""
+    """Draw queries and passages in the plane, a colour for each language; without language bias, colours mix."""
     points, method = _project(sample.vectors)
     languages = sorted(set(sample.languages))
     figure, axes = _figure(8.2, 6.4)
@@ -113,7 +114,12 @@ def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
         axes.scatter([], [], s=40, marker="s", color=colour, label=language)
     axes.scatter([], [], s=26, marker="o", facecolors="none", edgecolors=DARK, label="question")
     axes.scatter([], [], s=26, marker="^", color=DARK, linewidths=0, label="passage")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=1 + len(languages) // _CROWDED)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        ncols=1 + len(languages) // _MAX_LABELLED_LANGUAGES,
+    )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(MUTED)
@@ -122,17 +128,17 @@ def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
 
 
 def _project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
-    """(S, D) vectors in the plane, (S, 2), and by which method: t-SNE from 50 points that differ, else PCA."""
+    """Project (S, D) vectors to (S, 2) and name the method: t-SNE from 50 distinct points on, else PCA."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     plane = (left * lengths)[:, :2]
     plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
     if len(np.unique(vectors, axis=0)) < 50 or lengths[0] < 1e-6:
         return plane, "PCA"
-    # Imported when asked for: scikit-learn takes a second that short reports need not spend.
+    # Imported late: scikit-learn takes a second to import, which small reports do not need.
     from sklearn.manifold import TSNE
 
-    start = plane / plane[:, 0].std() * 1e-4  # as van der Maaten and Hinton 2008 start, but from the PCA
+    start = plane / plane[:, 0].std() * 1e-4  # the scale of van der Maaten and Hinton 2008, started from the PCA
     perplexity = min(30, (len(vectors) - 1) / 3)
     points = TSNE(perplexity=perplexity, init=start, max_iter=500, random_state=0).fit_transform(vectors)
     return np.asarray(points), "t-SNE"

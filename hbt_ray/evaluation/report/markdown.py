@@ -1,4 +1,4 @@
-"""A report in Markdown, with its figures."""
+"""A report as Markdown, with its figures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from hbt_ray.evaluation.evaluator import EvalReport
 from hbt_ray.evaluation.metrics import SETTINGS
-from hbt_ray.evaluation.report.tables import dimensions_line, language_rows, measure_rows, recall_line
+from hbt_ray.evaluation.report.tables import dimensions_line, language_rows, metric_rows, recall_line
 
-_NUMBER = re.compile(r"\W*\d|\W*$")  # what a cell of numbers begins with; or it is empty, or a dash
+_NUMBER = re.compile(r"\W*\d|\W*$")  # matches cells that begin with a number, are empty or hold a dash
 
 
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
-    """Every measure in the three settings, headline numbers by language, figures, and what could not be used."""
+    """Yield the lines of a report: every metric, headline metrics by language, figures, and counts of rejects."""
     counts = report.counts
     yield f"# {report.benchmark}"
     yield ""
@@ -27,7 +27,7 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
         yield f"The {dimensions_line(report)}."
     yield ""
     yield from markdown_table(
-        ["measure", *SETTINGS], [[measure.name_at(report.depth), *values] for measure, values in measure_rows(report)]
+        ["measure", *SETTINGS], [[metric.name_at(report.depth), *values] for metric, values in metric_rows(report)]
     )
     yield ""
     yield from markdown_table(*language_rows(report))
@@ -47,9 +47,9 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines: words to the left, and columns of numbers to the right."""
-    of_numbers = [place > 0 and all(_NUMBER.match(row[place]) for row in rows) for place in range(len(headings))]
+    """Yield the lines of a table: words are aligned left, columns of numbers right."""
+    is_numeric = [column > 0 and all(_NUMBER.match(row[column]) for row in rows) for column in range(len(headings))]
     yield "| " + " | ".join(headings) + " |"
-    yield "|" + "".join("---:|" if right else "---|" for right in of_numbers)
+    yield "|" + "".join("---:|" if right else "---|" for right in is_numeric)
     for row in rows:
         yield "| " + " | ".join(row) + " |"

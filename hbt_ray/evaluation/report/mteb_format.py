@@ -1,4 +1,4 @@
-"""A report in the shape of mteb's result files, for whoever reads those."""
+"""A report in the format of mteb's result files."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from hbt_ray.evaluation.evaluator import EvalReport
 from hbt_ray.evaluation.metrics import METRICS
 
 _FAMILIES = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")  # of scores, in the order of mteb's own files
-MAIN = "ndcg_at_10"  # of mteb's retrieval tasks
+MAIN_SCORE = "ndcg_at_10"  # of mteb's retrieval tasks
 
 
 def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
-    """One subset for each language (`de`), ordered pair (`de-en`) and pool of all languages (`de-multi`).
+    """Build one subset for each language (`de`), ordered pair (`de-en`) and pool of all languages (`de-multi`).
 
     As in mteb, a subset's scores are means over its queries. `map` has no cut-off, unlike mteb's `map_at_k`.
     """
     table = report.per_query
     languages = table["language"].to_pylist()
-    answered = table["passage_language"].to_pylist()
+    passage_languages = table["passage_language"].to_pylist()
     settings = table["setting"].to_pylist()
     rows: dict[tuple[str, str | None, str], list[int]] = {}
-    for row, key in enumerate(zip(languages, answered, settings, strict=True)):
+    for row, key in enumerate(zip(languages, passage_languages, settings, strict=True)):
         rows.setdefault(key, []).append(row)
     columns = _score_columns()
     values = {column: table[column].to_numpy() for column in columns.values()}
     subsets = []
-    for (asked, passages, setting), own in rows.items():
-        scores = {name: float(np.mean(values[column][own])) for name, column in columns.items()}
-        subset = {"mono": asked, "cross": f"{asked}-{passages}", "multi": f"{asked}-multi"}[setting]
-        asked_in = list(dict.fromkeys([asked, *([passages] if passages else report.languages)]))
-        subsets.append({"hf_subset": subset, "languages": asked_in, **scores, "main_score": scores[MAIN]})
+    for (query_language, passage_language, setting), of_subset in rows.items():
+        scores = {name: float(np.mean(values[column][of_subset])) for name, column in columns.items()}
+        subset = {
+            "mono": query_language,
+            "cross": f"{query_language}-{passage_language}",
+            "multi": f"{query_language}-multi",
+        }[setting]
+        searched = [passage_language] if passage_language else report.languages
+        subset_languages = list(dict.fromkeys([query_language, *searched]))
+        subsets.append({"hf_subset": subset, "languages": subset_languages, **scores, "main_score": scores[MAIN_SCORE]})
     return {
         "task_name": report.benchmark,
         "dataset_revision": report.fingerprint,
-        "mteb_version": None,  # mteb did not measure this
+        "mteb_version": None,  # mteb did not compute this
         "model": model,
         "scores": {report.split or "test": subsets},
         "evaluation_time": report.embed_seconds + report.rank_seconds,

@@ -1,4 +1,4 @@
-"""A report's numbers as a person reads them: headings, formats, tables in the terminal."""
+"""A report's numbers for people: headings, formats, tables in the terminal."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def headlines(benchmark: str) -> dict[tuple[str, str], str]:
 
 
 def print_report(report: EvalReport, console: Console | None = None) -> None:
-    """Prints every measure in the three settings, and mAP and rank distance of each language."""
+    """Print every metric in the three settings, and the headline metrics of each language."""
     console = console or Console()
-    console.print(_measures_table(report), _languages_table(report))
+    console.print(_metrics_table(report), _languages_table(report))
     console.print(
         f"{report.counts['queries']:,} queries, {report.counts['passages']:,} passages; "
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
@@ -43,35 +43,35 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
 
 
 def dimensions_line(report: EvalReport) -> str:
-    """That vectors were not whole."""
+    """Return the sentence that vectors are truncated."""
     return f"vectors are cut to their first {report.dimensions} dimensions"
 
 
 def recall_line(report: EvalReport) -> str:
-    """What the approximate index finds."""
-    of_languages = [(recall, language) for language, recall in report.index_recall.items() if language != "all"]
-    worst, language = min(of_languages)
+    """Return the sentence about the recall of the approximate index."""
+    by_language = [(recall, language) for language, recall in report.index_recall.items() if language != "all"]
+    worst, language = min(by_language)
     return (
         f"the index finds {report.index_recall['all']:.1%} of the exact first 10 among all passages, "
         f"{worst:.1%} in {language}, where it finds least"
     )
 
 
-def formatted(metric: str, value: float | None) -> str:
-    """A metric's value as a table shows it."""
+def format_value(metric: str, value: float | None) -> str:
+    """Format a metric's value for a table."""
     if value is None:
         return "–"
     return f"{value:.4f}" if find_metric(metric).unit == "share" else f"{value:,.1f}"
 
 
-def _measures_table(report: EvalReport) -> Table:
+def _metrics_table(report: EvalReport) -> Table:
     table = Table(title=report.benchmark)
     table.add_column("measure")
     for setting in SETTINGS:
         table.add_column(setting, justify="right")
-    for measure, values in measure_rows(report):
-        shown = measure.name_at(report.depth).replace("_", " ")
-        table.add_row(f"{shown} {'↑' if measure.higher_is_better else '↓'}", *values)
+    for metric, values in metric_rows(report):
+        name = metric.name_at(report.depth).replace("_", " ")
+        table.add_row(f"{name} {'↑' if metric.higher_is_better else '↓'}", *values)
     return table
 
 
@@ -85,19 +85,19 @@ def _languages_table(report: EvalReport) -> Table:
     return table
 
 
-def measure_rows(report: EvalReport) -> Iterator[tuple[Metric, list[str]]]:
-    """Each measure that the report has, and its values in the settings as a table shows them."""
-    for measure in METRICS.values():
-        names = [report.metric(setting, measure.name) for setting in SETTINGS]
+def metric_rows(report: EvalReport) -> Iterator[tuple[Metric, list[str]]]:
+    """Yield each metric of the report with its formatted values in the settings."""
+    for metric in METRICS.values():
+        names = [report.metric(setting, metric.name) for setting in SETTINGS]
         if any(name in report.metrics for name in names):
-            yield measure, [formatted(name, report.metrics.get(name)) for name in names]
+            yield metric, [format_value(name, report.metrics.get(name)) for name in names]
 
 
 def language_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
-    """Headline numbers of each question language, and of those with few, some and many resources, as tables show them.
+    """Format the headline metrics of each query language and of each resource level.
 
     Returns:
-        headings and rows; a number that no language has is left out.
+        Headings and rows; a metric that no language has is left out.
     """
     levels = [level for level in LEVELS if report.metric("multi", "map", level) in report.metrics]
     values = {language: _language_values(report, language) for language in query_languages(report)}
@@ -110,27 +110,27 @@ def language_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
     shown = {
         headline: heading
         for headline, heading in headlines(report.benchmark).items()
-        if any(own[headline] is not None for own in values.values())
+        if any(of_part[headline] is not None for of_part in values.values())
     }
     rows = [
-        [part, *(formatted(f"/{setting}/{measure}", own[setting, measure]) for setting, measure in shown)]
-        for part, own in values.items()
+        [part, *(format_value(f"/{setting}/{name}", of_part[setting, name]) for setting, name in shown)]
+        for part, of_part in values.items()
     ]
     return ["language", *shown.values()], rows
 
 
 def query_languages(report: EvalReport) -> list[str]:
-    """The languages in which questions are asked."""
+    """Return the languages that have queries."""
     return [language for language in report.languages if report.metric("multi", "map", language) in report.metrics]
 
 
 def _language_values(report: EvalReport, language: str) -> dict[tuple[str, str], float | None]:
-    """The headline numbers of one question language; cross is the mean over passage languages."""
+    """Return the headline metrics of one query language; cross mAP is the mean over passage languages."""
     values = {
-        (setting, measure): report.metrics.get(report.metric(setting, measure, language))
-        for setting, measure in headlines(report.benchmark)
+        (setting, name): report.metrics.get(report.metric(setting, name, language))
+        for setting, name in headlines(report.benchmark)
     }
-    place = report.languages.index(language)
-    others = np.delete(report.matrix[place], place)
+    index = report.languages.index(language)
+    others = np.delete(report.matrix[index], index)
     others = others[~np.isnan(others)]
     return values | {("cross", "map"): float(others.mean()) if len(others) else None}

@@ -1,4 +1,4 @@
-"""A report as files: JSON, Parquet, CSV, TREC's formats, Markdown and figures."""
+"""The files of a report: JSON, Parquet, CSV, TREC's formats, Markdown and figures."""
 
 from __future__ import annotations
 
@@ -24,46 +24,49 @@ from hbt_ray.evaluation.report.mteb_format import mteb_result
 
 
 def make_folder(folder: Path) -> None:
-    """Raises UserError when a report could not be written there: better before hours of measuring than after."""
-    with _told(folder):
+    """Make the folder of a report. Called before an evaluation, so that it does not fail after hours.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with _file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _file_errors(folder: Path) -> Iterator[None]:
+    """Raise UserError for an OSError of the block."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"the report cannot be written to {folder} ({error.strerror or error}); make room or write another --out"
+            f"the report cannot be written to {folder} ({error.strerror or error}); "
+            "free disk space or write another --out"
         ) from error
 
 
 def write_report(
     report: EvalReport, out_dir: str | Path, model: Any = None, settings: EvaluateConfig | None = None
 ) -> Path:
-    """Leaves a report's files in a folder, which is made if needed.
+    """Write a report's files to a folder, which is made if needed; see evaluation/README.md for the files.
 
-    `report.json` (metrics, counts, seconds; written last, so that it stands for a complete folder), `report.md` with
-    the figures `matrix.png`, `bias.png` and `projection.png`, `per_query.parquet`, `matrix.csv`, `run.trec` and
-    `qrels.trec` for the pool of all languages, `mteb.json` in the shape of mteb's results, and where the benchmark's
-    files held what could not be used, `rejects.jsonl`.
+    `report.json` is written last, so its existence means that the folder is complete.
 
     Args:
-        report: what to write.
+        report: the result of an evaluation.
         out_dir: the folder.
-        model: what was measured, as JSON can hold it; left out where None.
-        settings: how; left out where None.
+        model: description of the model, as JSON; left out where None.
+        settings: of the evaluation; left out where None.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     folder = Path(out_dir)
     make_folder(folder)
-    with _told(folder):
+    with _file_errors(folder):
         _write_files(report, folder, model, settings)
     return folder
 
@@ -110,12 +113,14 @@ def _matrix_lines(report: EvalReport) -> Iterator[str]:
 
 
 def _run_lines(run: RankedList) -> Iterator[str]:
-    for query_id, columns, scores in zip(run.query_ids, run.passage_indices.tolist(), run.scores.tolist(), strict=True):
-        for rank, (column, score) in enumerate(zip(columns, scores, strict=True), start=1):
-            if column < 0:
-                break  # no more was found
-            # Nine significant digits bring a float32 back to itself.
-            yield f"{query_id} Q0 {run.passage_ids[column]} {rank} {score:.9g} hbt"
+    for query_id, passage_indices, scores in zip(
+        run.query_ids, run.passage_indices.tolist(), run.scores.tolist(), strict=True
+    ):
+        for rank, (index, score) in enumerate(zip(passage_indices, scores, strict=True), start=1):
+            if index < 0:
+                break  # fewer passages were found
+            # Nine significant digits identify a float32.
+            yield f"{query_id} Q0 {run.passage_ids[index]} {rank} {score:.9g} hbt"
 
 
 def _qrels_lines(judgements: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

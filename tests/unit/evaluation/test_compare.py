@@ -22,7 +22,7 @@ from hbt_ray.config import EvaluateConfig, build_config, dump_config
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare import (
     RunGroup,
-    Tracked,
+    TrackedRun,
     comparison_table,
     differences,
     read_run_metrics,
@@ -100,12 +100,12 @@ def test_equal_runs_do_not_differ():
 
 
 def test_other_queries_cannot_be_compared():
-    with pytest.raises(UserError, match="not measured on the same queries"):
+    with pytest.raises(UserError, match="not evaluated on the same queries"):
         compare_queries([table([0.5, 0.1])], [table([0.5])], "mono/map")
 
 
 def test_a_report_of_another_shape_is_told():
-    with pytest.raises(UserError, match=r"no column 'group'; evaluate that model anew"):
+    with pytest.raises(UserError, match=r"no column 'group'; evaluate that model again"):
         compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono/map")
 
 
@@ -166,9 +166,9 @@ def test_a_difference_of_rank_distance_is_the_metrics_difference(tmp_path: Path)
 
 def test_tracked_runs_are_grouped_by_their_parameters():
     runs = {
-        "a 1": Tracked({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),
-        "a 2": Tracked({"seed": "1", "mix.alpha": "0.5", "name": "b"}, {"t/mono/map": 0.4}),
-        "b 1": Tracked({"seed": "0", "mix.alpha": "0.7", "name": "a"}, {"t/mono/map": 0.5}),
+        "a 1": TrackedRun({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),
+        "a 2": TrackedRun({"seed": "1", "mix.alpha": "0.5", "name": "b"}, {"t/mono/map": 0.4}),
+        "b 1": TrackedRun({"seed": "0", "mix.alpha": "0.7", "name": "a"}, {"t/mono/map": 0.5}),
     }
     first, second = run_groups_of(runs)
     assert (first.label, first.mean("t/mono/map"), second.label) == ("a 1 and 1 more seeds", pytest.approx(0.3), "b 1")
@@ -235,7 +235,7 @@ def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
         run_groups_in([one, f"{other}/../one"])
     file = Path(other) / "evaluation" / "tiny" / "report.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "of others"}))
-    with pytest.raises(UserError, match="were not measured on the same tiny"):
+    with pytest.raises(UserError, match="were not evaluated on the same tiny"):
         differences(run_groups_in([one, other]))
     (file.parent / "per_query.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged"):
