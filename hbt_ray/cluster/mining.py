@@ -1,4 +1,4 @@
-"""Hard negatives mined on the cluster, a task for each language."""
+"""Mining of hard negatives on the cluster, a task for each language."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import share_of_each
 from hbt_ray.cluster.runtime import configure_logging, connect, node_resources
 from hbt_ray.config import RunConfig
-from hbt_ray.mining import MinedCorpora, MiningRun, begin, finish, mine_language, open_miner
+from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
 
 
 def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
-    """`mining.mine` with a task for each language, on a GPU where nodes have one, else on its share of the CPUs.
+    """Run `mining.mine` with a task for each language, on a GPU where nodes have one, else on its part of the CPUs.
 
-    Where the driver's is the only node, and has no GPU, the driver does it itself, language by language: it has loaded
-    already what a task would load. No cluster is joined where nothing is left to do.
+    On a cluster of one node without a GPU the driver mines language by language itself, because it has loaded the
+    libraries already. No cluster is joined where no language is left to mine.
 
     Args:
-        out: a folder that every node sees.
+        config: as in `mining.mine`.
+        model: folder or hub name.
+        out: a folder that every node can access.
 
     Raises:
-        ClusterError: a task failed; and what `mining.mine` raises.
+        ClusterError: a task failed. Also the errors of `mining.mine`.
     """
     embedder = open_miner(config, model)
-    mining = begin(config, model, embedder, out)
+    mining = start_mining(config, model, embedder, out)
     languages = mining.unfinished()
     if languages:
         connect()
@@ -36,14 +38,14 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
             for language in languages:
                 mine_language(mining, language, embedder)
         else:
-            # The nodes may have other devices; what "auto" means is for all the same.
+            # Nodes may have other devices than the driver; "auto" is resolved once for all.
             precision = "bf16" if embedder.bf16 else "fp32"
             config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"precision": precision})})
             cpus = 1 if gpu else share_of_each(node_resources("CPU"), len(languages))
             task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_mine)
             with unwrap_ray_errors("mining"):
                 ray.get([task.remote(mining, config, model, language, cpus) for language in languages])
-    return finish(mining)
+    return finish_mining(mining)
 
 
 def _mine(mining: MiningRun, config: RunConfig, model: str, language: str, threads: int) -> None:

@@ -1,4 +1,7 @@
-"""The rows that negatives are mined for: what is read of the corpora, kept in files by language."""
+"""The corpus rows for which negatives are mined, stored in a file for each language.
+
+Legend: N rows of a language.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,27 @@ _KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answ
 def read_corpora(
     config: RunConfig, parts: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Leaves the good rows of each language in a file, and what is known of their items in two others.
+    """Read the corpora and write the accepted rows of each language, and two tables about their items.
 
-    `rows/<language>.arrow` numbers items in the order in which they were met; `items.arrow` has a row for each of them,
-    and `shared.arrow` the pairs of `shared_texts`. Of the corpora no more is held than ids, and a key for each text.
+    - `rows/<language>.arrow`: the rows, with their items numbered in the order in which they were read
+    - `items.arrow`: whether an item is left out or held out, by item number
+    - `shared.arrow`: the pairs of `shared_texts`
+
+    Only ids and a key for each text are held in memory.
+
+    Args:
+        config: the run.
+        parts: the shards of its corpora.
+        evaluation_sets: items that occur in them are left out.
+        folder: where to write.
 
     Returns:
-        What was read and left out of each source, and the languages to mine.
+        For each source the numbers of rows read and items left out; and the languages to mine.
+
+    Raises:
+        CorpusError: too many rows are rejected, or no item or language is left.
     """
-    rows = _Reading(folder)
+    rows = _RowCollector(folder)
     with contextlib.ExitStack() as files:
         for table in read_rows(parts, evaluation_texts(config, evaluation_sets)):
             rows.add(table, files)
@@ -62,8 +77,8 @@ def read_corpora(
     repeated = {rows.numbers[pair["source"], pair["item_id"]] for pair in pairs} - rows.occurring
     left_out = np.zeros(len(rows.numbers), bool)
     left_out[[*rows.occurring, *repeated]] = True
-    share = config.prepare.validation_share
-    held_out = np.array([assign_split(*name, share) == "validation" for name in rows.numbers])
+    fraction = config.prepare.validation_share
+    held_out = np.array([assign_split(*name, fraction) == "validation" for name in rows.numbers])
     if (left_out | held_out).all():
         raise CorpusError(
             f"no item is left to train on: {len(rows.occurring)} occur in evaluation sets, {len(repeated)} are "
@@ -74,14 +89,14 @@ def read_corpora(
     _write_table(folder / "shared.arrow", item=shared, text=texts)
 
     source_of = [source for source, _ in rows.numbers]
-    dropped, again = (Counter(source_of[item] for item in items) for items in (rows.occurring, repeated))
+    dropped, dropped_as_repeated = (Counter(source_of[item] for item in items) for items in (rows.occurring, repeated))
     rejected = Counter(reject.source for reject in rows.rejects)
     sources = {
         corpus.name: {
             "rows_read": rows_read[corpus.name],
             "rows_rejected": rejected[corpus.name],
             "items_dropped_for_evaluation": dropped[corpus.name],
-            "items_dropped_as_repeated": again[corpus.name],
+            "items_dropped_as_repeated": dropped_as_repeated[corpus.name],
         }
         for corpus in config.corpora
     }
@@ -91,8 +106,8 @@ def read_corpora(
     return sources, languages
 
 
-class _Reading:
-    """What is seen of the corpora, table by table."""
+class _RowCollector:
+    """Collects the rows of the corpora, table by table."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,24 +121,24 @@ class _Reading:
         self.writers: dict[str, Any] = {}  # by language
 
     def add(self, table: pa.Table, files: contextlib.ExitStack) -> None:
-        """Counts the rows of a table and writes the good ones. `files` closes what is opened."""
+        """Count the rows of a table and write the accepted ones; opened files are registered with `files`."""
         self.counts.update(count_rows(table))
         self.rejects += rejects_of(table)
-        good = table.filter(pc.is_null(table.column("rejected")))
-        names = zip(good.column("source").to_pylist(), good.column("item_id").to_pylist(), strict=True)
+        accepted = table.filter(pc.is_null(table.column("rejected")))
+        names = zip(accepted.column("source").to_pylist(), accepted.column("item_id").to_pylist(), strict=True)
         items = np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], np.int64)
-        self.occurring.update(items[good.column("occurs_in_evaluation").is_valid().to_numpy()].tolist())
-        self.pairs.append(good.select(["pair_key", "source", "item_id"]))
+        self.occurring.update(items[accepted.column("occurs_in_evaluation").is_valid().to_numpy()].tolist())
+        self.pairs.append(accepted.select(["pair_key", "source", "item_id"]))
         for side in ("question", "passage"):
             self.items_of_texts.append(items)
-            self.keys_of_texts.append(text_keys(side, good.column(side).to_pylist()))
-        good = good.select(_KEPT).append_column("item", pa.array(items))
-        for language in good.column("language").unique().to_pylist():
-            own = good.filter(pc.equal(good.column("language"), language))
+            self.keys_of_texts.append(text_keys(side, accepted.column(side).to_pylist()))
+        accepted = accepted.select(_KEPT).append_column("item", pa.array(items))
+        for language in accepted.column("language").unique().to_pylist():
+            of_language = accepted.filter(pc.equal(accepted.column("language"), language))
             if language not in self.writers:
                 file = self.folder / "rows" / f"{language}.arrow"
-                self.writers[language] = _table_writer(files, file, own.schema)
-            self.writers[language].write_table(own)
+                self.writers[language] = _table_writer(files, file, of_language.schema)
+            self.writers[language].write_table(of_language)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +152,11 @@ class LanguageRows:
     answers: list[str | None]
     answer_starts: list[int]
     items: np.ndarray  # (N,) int64
-    trained_on: np.ndarray  # (N,) bool, False for what is held out
+    trained_on: np.ndarray  # (N,) bool, False for held-out items
 
     @staticmethod
     def read(folder: Path, language: str) -> LanguageRows:
-        """What is kept of a language: of several rows of an item the first, as in `preparation.make_shard`."""
+        """Read the rows of a language; of several rows of an item the first, as in `prepare.make_shard`."""
         table, roles = _read_table(folder / "rows" / f"{language}.arrow"), _read_table(folder / "items.arrow")
         items = table.column("item").to_numpy()
         sources, item_ids, places = (table.column(name).to_pylist() for name in ("source", "item_id", "place"))
@@ -153,7 +168,7 @@ class LanguageRows:
             values = table.column(name).to_pylist()
             return [values[row] for row in rows]
 
-        own = items[np.array(rows, np.int64)]
+        row_items = items[np.array(rows, np.int64)]
         return LanguageRows(
             sources=chosen("source"),
             item_ids=chosen("item_id"),
@@ -161,13 +176,13 @@ class LanguageRows:
             passages=chosen("passage"),
             answers=chosen("answer"),
             answer_starts=chosen("answer_start"),
-            items=own,
-            trained_on=~roles.column("held_out").to_numpy()[own],
+            items=row_items,
+            trained_on=~roles.column("held_out").to_numpy()[row_items],
         )
 
 
 def known_texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of `shared_texts` of all that was read: items and texts."""
+    """Read the pairs of `shared_texts` of all corpora: items and texts, both (M,) int64."""
     shared = _read_table(folder / "shared.arrow")
     return shared.column("item").to_numpy(), shared.column("text").to_numpy()
 

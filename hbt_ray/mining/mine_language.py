@@ -1,4 +1,4 @@
-"""The negatives of one language."""
+"""Mining of one language."""
 
 from __future__ import annotations
 
@@ -17,59 +17,74 @@ from hbt_ray.data.decontamination import is_near_duplicate
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.evaluation.evaluator import Embedder
 from hbt_ray.mining.corpus_rows import LanguageRows, known_texts
-from hbt_ray.mining.negative_selection import KnownPositives, hard_negatives, pool_of, text_keys
-from hbt_ray.mining.output_dir import MiningRun, told
+from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, hard_negatives, text_keys
+from hbt_ray.mining.output_dir import MiningRun, storage_errors
 from hbt_ray.retrieval.exact_scores import check_vectors, exact_scores
 from hbt_ray.retrieval.passage_windows import window_passages
 from hbt_ray.utils.storage import StoragePath
 
-_CACHED_TEXTS = 1 << 14  # normalised: what comes first for one question does so for others
+_CACHED_TEXTS = 1 << 14  # normalised: passages that rank first for one question do so for others
 
 
 def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
-    """Leaves the files of a language, and then says that it is finished.
+    """Mine the negatives of a language and write its files.
+
+    1. Read the rows, and collect the passages that may be negatives, each distinct text once.
+    2. Embed the distinct questions and passages.
+    3. Select the negatives of each question.
+    4. Write the rows with their negatives, a file for each source.
+    5. Write the summary; its existence means that the language is finished.
 
     Raises:
         StorageError: they cannot be written.
         UserError: the vectors hold NaN.
     """
     started = time.perf_counter()
+    # 1. Rows and candidates
     rows = LanguageRows.read(mining.partial, language)
-    pool_rows, columns = pool_of(text_keys("passage", rows.passages), rows.trained_on)
-    known = KnownPositives(*known_texts(mining.partial), rows.items, columns)
-    normal = functools.lru_cache(_CACHED_TEXTS)(lambda row: normalize_for_matching(rows.passages[row]))
+    pool_rows, pool_indices = candidate_pool(text_keys("passage", rows.passages), rows.trained_on)
+    known = KnownPositives(*known_texts(mining.partial), rows.items, pool_indices)
+    normalized = functools.lru_cache(_CACHED_TEXTS)(lambda row: normalize_for_matching(rows.passages[row]))
 
-    def is_near(row: int, column: int) -> bool:
-        return is_near_duplicate(normal(row), normal(int(pool_rows[column])), mining.near_duplicate_threshold)
+    def is_near(row: int, candidate: int) -> bool:
+        return is_near_duplicate(
+            normalized(row), normalized(int(pool_rows[candidate])), mining.near_duplicate_threshold
+        )
 
-    question_vectors, question_places = _embedded(embed.queries, rows.questions)
-    passage_vectors, passage_places = _embedded(embed.passages, rows.passages)
+    # 2. Vectors
+    question_vectors, question_rows = _embed_distinct(embed.queries, rows.questions)
+    passage_vectors, passage_rows = _embed_distinct(embed.passages, rows.passages)
     check_vectors(question_vectors, passage_vectors)
-    queries, pool = question_vectors[question_places], passage_vectors[passage_places[pool_rows]]
-    own_scores = exact_scores(queries, passage_vectors, np.arange(len(queries)), passage_places)
-    found, scores = hard_negatives(queries, own_scores, pool, mining.settings, known.of, is_near)
-    negatives = [[rows.passages[row] for row in pool_rows[line[line >= 0]]] for line in found]
-    with told(mining.out):
-        for source, own in itertools.groupby(range(len(negatives)), key=rows.sources.__getitem__):
-            _write_records(mining.file_of(source, language), _records(rows, negatives, language, own))
+    queries, pool = question_vectors[question_rows], passage_vectors[passage_rows[pool_rows]]
+    # 3. Negatives
+    positive_scores = exact_scores(queries, passage_vectors, np.arange(len(queries)), passage_rows)
+    found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, known.of, is_near)
+    negatives = [[rows.passages[row] for row in pool_rows[indices[indices >= 0]]] for indices in found]
+    # 4. Files
+    with storage_errors(mining.out):
+        for source, source_rows in itertools.groupby(range(len(negatives)), key=rows.sources.__getitem__):
+            _write_records(mining.file_of(source, language), _records(rows, negatives, language, source_rows))
+    # 5. Summary
     summary = {
         "items": len(negatives),
         "items_held_out": int(np.count_nonzero(~rows.trained_on)),
         "items_with_fewer": int(np.count_nonzero((found < 0).any(axis=1))),
         "passages": len(pool),
         "negatives": int(np.count_nonzero(found >= 0)),
-        "mean_gold_score": _mean(own_scores),
+        "mean_gold_score": _mean(positive_scores),
         "mean_negative_score": _mean(scores[found >= 0]),
         "seconds": time.perf_counter() - started,
     }
     StoragePath.of(mining.summary_of(language)).write_text(json.dumps(summary))
 
 
-def _embedded(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of the texts that differ, and of each text its place among them, so that equal texts tie."""
-    pieces = window_passages(texts, None)
-    vectors = [np.asarray(embed(chunk), np.float32) for chunk in pieces.chunks() or [[]]]
-    return np.concatenate(vectors), pieces.rows
+def _embed_distinct(
+    embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of the distinct texts, and the row of each text in them; equal texts tie exactly."""
+    windows = window_passages(texts, None)
+    vectors = [np.asarray(embed(chunk), np.float32) for chunk in windows.chunks() or [[]]]
+    return np.concatenate(vectors), windows.rows
 
 
 def _mean(scores: np.ndarray) -> float | None:
@@ -77,9 +92,9 @@ def _mean(scores: np.ndarray) -> float | None:
 
 
 def _records(
-    rows: LanguageRows, negatives: Sequence[Sequence[str]], language: str, own: Iterable[int]
+    rows: LanguageRows, negatives: Sequence[Sequence[str]], language: str, row_indices: Iterable[int]
 ) -> Iterator[dict[str, Any]]:
-    for row in own:
+    for row in row_indices:
         record: dict[str, Any] = {
             "id": rows.item_ids[row],
             "language": language,
@@ -93,7 +108,7 @@ def _records(
 
 
 def _write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """JSON Lines that are there whole or not at all."""
+    """Write JSON Lines to a temporary file, and rename it: the file exists complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     try:

@@ -1,8 +1,8 @@
-"""The folder of mined negatives: complete, or in the making.
+"""The folder of mined negatives, complete or unfinished.
 
-Its files are `<source>/<language>.jsonl`, the rows that training would see, each with the passages that
-`hard_negatives` chose; and `mined.json`, which is written last, so that it stands for a complete folder. What is still
-in the making stands in a folder beside them, so that a call goes on where another was stopped.
+Its files are `<source>/<language>.jsonl`, the rows of the corpora with the negatives of each; and `mined.json`, which
+is written last, so its existence means that the folder is complete. Until then, `mining.partial` in the folder has the
+rows read and the summaries of finished languages, from which a later call resumes.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.utils.storage import StoragePath
 
 MINED = "mined.json"
-_BEGUN = "begun.json"
-_PARTIAL = "mining.partial"  # no source's folder is called so: theirs have no dot
+_STARTED = "begun.json"
+_PARTIAL = "mining.partial"  # cannot be a source's folder: their names have no dot
 _MINED_WITH = ("corpora.", "languages", "mine.", "prepare.near_duplicate_threshold", "prepare.validation_share")
 
 
 @dataclass(frozen=True, slots=True)
 class MinedCorpora:
-    """A complete folder."""
+    """A complete folder of mined negatives."""
 
     folder: Path
-    summary: dict[str, Any]  # what `mined.json` holds
+    summary: dict[str, Any]  # the content of `mined.json`
 
     @property
     def corpora(self) -> tuple[CorpusConfig, ...]:
-        """What to train on. The sources keep their names, and so the same items are held out."""
+        """The corpora to train on. Sources keep their names, so the same items are held out."""
         return tuple(
             CorpusConfig(format="jsonl", name=source, path=str(self.folder / folder_name(source)))
             for source in self.summary["sources"]
@@ -53,53 +53,57 @@ class MinedCorpora:
 
 @dataclass(frozen=True, slots=True)
 class MiningRun:
-    """A folder in the making: the corpora are read, and some languages may be finished."""
+    """An unfinished folder: the corpora are read, and some languages may be finished."""
 
     out: Path
     settings: MineConfig
     near_duplicate_threshold: float
-    mined_with: dict[str, Any]  # all that the negatives follow from
-    sources: dict[str, Any]  # what was read and left out of each
+    mined_with: dict[str, Any]  # all settings and inputs that determine the negatives
+    sources: dict[str, Any]  # numbers of rows read and items left out of each
     languages: tuple[str, ...]
 
     @property
     def partial(self) -> Path:
+        """The folder of intermediate files."""
         return self.out / _PARTIAL
 
     def unfinished(self) -> list[str]:
-        """Languages that are still to be mined."""
+        """Return the languages that are still to be mined."""
         if (self.out / MINED).exists():
             return []
         return [language for language in self.languages if not self.summary_of(language).exists()]
 
     def summary_of(self, language: str) -> Path:
-        """The file that says that a language is finished, and how it went."""
+        """Return the summary file of a language; its existence means that the language is finished."""
         return self.partial / f"{language}.json"
 
     def file_of(self, source: str, language: str) -> Path:
-        """A file named by its language; by something else where a language cannot name one, for then rows do."""
+        """Return the file of a source and language.
+
+        It is named by its language; where a language's name is not valid for a file, the rows name their language.
+        """
         names_files = all(LANGUAGE.fullmatch(one) for one in self.languages)
         return self.out / folder_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
 
 
-def begin(config: RunConfig, model: str, embedder: TextEmbedder, out: str | Path) -> MiningRun:
-    """Reads the corpora, where an earlier call has not done so. Raises what `mine` raises."""
+def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str | Path) -> MiningRun:
+    """Read the corpora, unless an earlier call has. Raise what `mine` raises."""
     config, out = with_absolute_paths(config), Path(out).expanduser().resolve()
     parts = [part for corpus in config.corpora for part in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(config)
     mined_with = _mined_with(config, model, embedder, parts, evaluation_sets)
-    begun = out / MINED if (out / MINED).exists() else out / _PARTIAL / _BEGUN
-    if begun.exists():
-        _check_same(out, json.loads(begun.read_text(encoding="utf-8"))["mined_with"], mined_with)
+    started = out / MINED if (out / MINED).exists() else out / _PARTIAL / _STARTED
+    if started.exists():
+        _check_same(out, json.loads(started.read_text(encoding="utf-8"))["mined_with"], mined_with)
     else:
-        with told(out):
+        with storage_errors(out):
             _check_empty(out)
-            shutil.rmtree(begun.parent, ignore_errors=True)
-            (begun.parent / "rows").mkdir(parents=True)
-            sources, languages = read_corpora(config, parts, evaluation_sets, begun.parent)
+            shutil.rmtree(started.parent, ignore_errors=True)
+            (started.parent / "rows").mkdir(parents=True)
+            sources, languages = read_corpora(config, parts, evaluation_sets, started.parent)
         read = {"mined_with": mined_with, "sources": sources, "languages": languages}
-        StoragePath.of(begun).write_text(json.dumps(read))  # last, so that its existence means that all is read
-    read = json.loads(begun.read_text(encoding="utf-8"))
+        StoragePath.of(started).write_text(json.dumps(read))  # written last: its existence means that all is read
+    read = json.loads(started.read_text(encoding="utf-8"))
     threshold = config.prepare.near_duplicate_threshold
     return MiningRun(out, config.mine, threshold, mined_with, read["sources"], tuple(read["languages"]))
 
@@ -111,27 +115,27 @@ def _mined_with(
     parts: Sequence[CorpusShard],
     evaluation_sets: Sequence[Benchmark],
 ) -> dict[str, Any]:
-    """All that the negatives follow from, by name, as JSON has it."""
+    """Return all settings and inputs that determine the negatives, by name, as read back from JSON."""
     described = description(absolute_path(model) or model, embedder)
-    found = {
+    inputs = {
         "model": described.pop("path"),
         **{f"model.{key}": value for key, value in described.items()},
         "model.files": vectors_fingerprint(model, ""),
         **{key: value for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
-            f"file {place}": _state(place)
-            for place in dict.fromkeys(Path(part.place) for part in parts)
-            if place.exists()
+            f"file {path}": _file_digest(path)
+            for path in dict.fromkeys(Path(part.place) for part in parts)
+            if path.exists()
         },
     }
-    as_json: dict[str, Any] = json.loads(json.dumps(found))
+    as_json: dict[str, Any] = json.loads(json.dumps(inputs))
     return as_json
 
 
-def _state(place: Path) -> str:
-    """Other hex digits when a file, or one in a folder, was changed."""
-    return hashlib.sha256(repr(file_states(place)).encode()).hexdigest()[:16]
+def _file_digest(path: Path) -> str:
+    """Return 16 hex digits that change with the file, or with any file of the folder."""
+    return hashlib.sha256(repr(file_states(path)).encode()).hexdigest()[:16]
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -144,46 +148,48 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _check_empty(out: Path) -> None:
-    """A folder of somebody's own corpora may have the very names that are written."""
+    """Raise ConfigError if the folder has other files: a folder of corpora may have the names that are written."""
     if out.exists() and any(path.name != _PARTIAL for path in out.iterdir()):
         raise ConfigError(f"{out} holds something other than mined negatives; write another --out")
 
 
-def finish(mining: MiningRun) -> MinedCorpora:
-    """Makes a folder complete in which every language is finished."""
-    place = mining.out / MINED
-    if not place.exists():
+def finish_mining(mining: MiningRun) -> MinedCorpora:
+    """Complete a folder in which every language is finished, and delete its intermediate files."""
+    file = mining.out / MINED
+    if not file.exists():
         languages = {x: json.loads(mining.summary_of(x).read_text(encoding="utf-8")) for x in mining.languages}
         summary = {"mined_with": mining.mined_with, "sources": mining.sources, "languages": languages}
-        with told(mining.out):
+        with storage_errors(mining.out):
             shutil.copyfile(mining.partial / REJECTS, mining.out / REJECTS)
-        StoragePath.of(place).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")  # last
+        StoragePath.of(file).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")  # written last
     shutil.rmtree(mining.partial, ignore_errors=True)
-    return MinedCorpora(mining.out, json.loads(place.read_text(encoding="utf-8")))
+    return MinedCorpora(mining.out, json.loads(file.read_text(encoding="utf-8")))
 
 
 def describe_mined(mined: MinedCorpora) -> str:
-    """What was mined, a line for each language, and what to train on it with."""
-    asked = mined.summary["mined_with"]["mine.negatives"]
+    """Describe what was mined, a line for each language, and the options to train on it."""
+    requested = mined.summary["mined_with"]["mine.negatives"]
     lines = [f"negatives {mined.folder}"]
     for language, found in mined.summary["languages"].items():
         scores = (found["mean_negative_score"], found["mean_gold_score"])
         negative, gold = ("none" if score is None else f"{score:.3f}" for score in scores)
         lines.append(
             f"  {language}: {found['negatives']} for {found['items']} questions among {found['passages']} passages, "
-            f"{found['items_with_fewer']} with fewer than {asked}; mean score {negative}, of the right ones {gold}"
+            f"{found['items_with_fewer']} with fewer than {requested}; mean score {negative}, of the right ones {gold}"
         )
     corpora = [{"format": one.format, "name": one.name, "path": one.path} for one in mined.corpora]
-    return "\n".join([*lines, f"train on  corpora='{json.dumps(corpora, ensure_ascii=False)}' hard_negatives={asked}"])
+    return "\n".join(
+        [*lines, f"train on  corpora='{json.dumps(corpora, ensure_ascii=False)}' hard_negatives={requested}"]
+    )
 
 
 @contextlib.contextmanager
-def told(out: Path) -> Iterator[None]:
-    """Raises StorageError where the folder cannot be written."""
+def storage_errors(out: Path) -> Iterator[None]:
+    """Raise StorageError for an OSError of the block: the folder cannot be written."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())[:200]
         raise StorageError(
-            f"negatives cannot be written to {out} ({reason}); make room, or write another --out"
+            f"negatives cannot be written to {out} ({reason}); free disk space, or write another --out"
         ) from error

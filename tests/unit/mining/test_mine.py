@@ -448,8 +448,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path, angles):
     folder = corpus(tmp_path / "c", en={f"i{n}": (f"ask i{n} {n}", f"say i{n} {n} " + "so " * 300) for n in range(50)})
     config = run(folder)
     embedder = mining.open_miner(config, "angles")
-    begun = mining.begin(config, "angles", embedder, tmp_path / "out")
-    with no_file_above(10_000), pytest.raises(StorageError, match=r"negatives cannot be written to .*; make room, or"):
-        mining.mine_language(begun, "en", embedder)
+    started = mining.start_mining(config, "angles", embedder, tmp_path / "out")
+    with (
+        no_file_above(10_000),
+        pytest.raises(StorageError, match=r"negatives cannot be written to .*; free disk space, or"),
+    ):
+        mining.mine_language(started, "en", embedder)
     assert list((tmp_path / "out" / "c").iterdir()) == []
     assert mine(config, "angles", tmp_path / "out").summary["languages"]["en"]["items"] == 50

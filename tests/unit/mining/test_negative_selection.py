@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.config import MineConfig
-from hbt_ray.mining.negative_selection import KnownPositives, hard_negatives, pool_of, shared_texts, text_keys
+from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, hard_negatives, shared_texts, text_keys
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_more_questions_than_are_looked_at_together_change_nothing(monkeypatch):
         return found[0].tolist()
 
     together = columns()
-    monkeypatch.setattr("hbt_ray.mining.negative_selection._QUESTIONS_AT_ONCE", 2)
+    monkeypatch.setattr("hbt_ray.mining.negative_selection._QUESTIONS_PER_BLOCK", 2)
     assert columns() == together
 
 
@@ -140,7 +140,7 @@ def test_keys_are_equal_for_texts_of_a_side_that_differ_in_case_and_punctuation_
 
 def test_a_pool_has_each_text_once_and_none_that_only_others_have():
     keys = np.array([5, 3, 5, 4, 3, 9], np.uint64)
-    rows, columns = pool_of(keys, np.array([True, False, True, True, True, False]))
+    rows, columns = candidate_pool(keys, np.array([True, False, True, True, True, False]))
     assert rows.tolist() == [0, 3, 4]
     assert columns.tolist() == [0, 2, 0, 1, 2, -1]
 
