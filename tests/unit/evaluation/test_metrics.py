@@ -122,7 +122,7 @@ def test_queries_without_relevant_passages_measure_nothing():
     assert np.isnan(metrics.rank_distance(ranks)).all()
 
 
-def test_measure_of_a_metric():
+def test_find_metric_reads_the_metric_in_a_full_name():
     assert metrics.find_metric("xquad-r/cross/map/ar-en").higher_is_better
     assert metrics.find_metric("xquad-r/multi/rank_distance").unit == "ranks"
     with pytest.raises(UserError, match="not a metric"):
@@ -141,3 +141,24 @@ def test_a_relevant_passage_that_the_pool_lacks_counts_as_never_found():
 
 def test_reciprocal_rank_up_to_a_depth():
     assert metrics.reciprocal_rank(np.array([[12, 4], [11, 0]]), 10).tolist() == [0.25, 0]
+
+
+def test_metric_columns_are_unique():
+    columns = [metric.column for metric in metrics.METRICS.values()]
+    assert len(set(columns)) == len(columns)
+
+
+@pytest.mark.parametrize(
+    ("full_name", "shown"),
+    [
+        ("multi/map", "multi mAP"),
+        ("multi/rank_distance", "rank distance"),
+        ("multi/same_language_first", "multi same language first"),
+        ("xquad-r/multi/rank_distance", "xquad-r multi rank distance"),
+        ("xquad-r/gap/map", "xquad-r gap mAP"),
+        ("miracl/mono/map@1000/de", "miracl mono mAP@1000, de"),
+        ("worst_drop/beir-scifact/mono/ndcg@10/de", "worst drop of beir-scifact mono nDCG@10, de"),
+    ],
+)
+def test_display_name_is_the_registered_one(full_name: str, shown: str):
+    assert metrics.display_name(full_name) == shown
