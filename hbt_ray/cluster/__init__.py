@@ -1,9 +1,10 @@
-"""Ray, and only here: each function maps a pure one over the cluster."""
+"""The Ray side of every stage: each function runs a Ray-free one on the cluster. No other package imports Ray."""
 
 import os
 
-# Read by Ray when it is imported. Clusters that `ray start` makes ask for the token in the user's ~/.ray/auth_token.
+# Ray reads both variables when it is imported.
+# Clusters started by `ray start` require the token in the user's ~/.ray/auth_token.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-# Also read then: how often Ray Train's controller looks at its workers. They wait for it after each checkpoint.
+# Seconds between the polls of Ray Train's controller. After each checkpoint the workers wait for its next poll.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

@@ -1,4 +1,4 @@
-"""Ray's wrapped exceptions, told as the mistake or the failure they carry."""
+"""Ray's exceptions, translated to the user's mistake or the failure that they wrap."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import contextlib
 from collections.abc import Iterator
 
 from ray.exceptions import RayError
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train import TrainingFailedError
 
 from hbt_ray.errors import ClusterError, UserError
 
 
 @contextlib.contextmanager
-def unwrap_ray_errors(doing: str) -> Iterator[None]:
-    """Raises the user's mistake that a task or worker met in place of what Ray wrapped around it.
+def unwrap_ray_errors(action: str) -> Iterator[None]:
+    """Raise the `UserError` of a task or worker instead of the exceptions that Ray wraps around it.
+
+    Args:
+        action: what was being done, such as "training", for the message.
 
     Raises:
-        UserError: the innermost one; ClusterError where Ray failed for another reason.
+        UserError: the innermost one; ClusterError if Ray failed for another reason.
     """
     try:
         yield
     except (RayError, TrainingFailedError, UserError) as error:
-        if mistake := find_user_error(error):
-            raise mistake from None
+        if user_error := find_user_error(error):
+            raise user_error from None
         last_line = str(error).strip().splitlines()[-1]
-        raise ClusterError(f"{doing} failed: {last_line}; the workers' own words stand above") from error
+        raise ClusterError(f"{action} failed: {last_line}; the workers' output is above") from error
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """The user's mistake that an error carries, without what Ray made of it; None where there is none."""
+    """Return the user's mistake that an error wraps, without Ray's additions; None if it wraps none."""
     for cause in _causes(error):
         if isinstance(cause, UserError) and not isinstance(cause, RayError):
             return type(cause)(*cause.args)
@@ -36,7 +39,7 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it wraps, outermost first."""
+    """Yield the error and all that it wraps, outermost first."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import ray
-import torch
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.resources import share_of_each
-from hbt_ray.cluster.runtime import configure_logging, connect, node_resources
+from hbt_ray.cluster.resources import max_units_per_worker
+from hbt_ray.cluster.runtime import configure_task, connect, node_resources
 from hbt_ray.config import RunConfig
 from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
 
@@ -41,7 +40,7 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
             # Nodes may have other devices than the driver; "auto" is resolved once for all.
             precision = "bf16" if embedder.bf16 else "fp32"
             config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"precision": precision})})
-            cpus = 1 if gpu else share_of_each(node_resources("CPU"), len(languages))
+            cpus = 1 if gpu else max_units_per_worker(node_resources("CPU"), len(languages))
             task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_mine)
             with unwrap_ray_errors("mining"):
                 ray.get([task.remote(mining, config, model, language, cpus) for language in languages])
@@ -49,6 +48,5 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
 
 
 def _mine(mining: MiningRun, config: RunConfig, model: str, language: str, threads: int) -> None:
-    configure_logging()
-    torch.set_num_threads(threads)
+    configure_task(threads)
     mine_language(mining, language, open_miner(config, model))

@@ -1,21 +1,28 @@
-"""Joining a Ray cluster, or starting one on this machine, and what it can give."""
+"""Joining a Ray cluster or starting one on this machine, its nodes' resources, and the set-up of a process.
+
+Ray is pinned to one version. This is the only module that uses Ray's private modules.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+from typing import Any
 
 import ray
 import ray.data
 from ray._common.utils import reset_ray_address
 from ray._private.utils import read_ray_address
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution import context as train_context
 
 from hbt_ray.errors import ClusterError
+from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
 
-NOISY = (
+logger = logging.getLogger(__name__)
+
+NOISY_LOGGERS = (
     "ray.data",
     "ray.tune",
     "ray._private.authentication",
@@ -26,12 +33,12 @@ NOISY = (
 
 
 def connect() -> None:
-    """Joins the cluster named by RAY_ADDRESS (as under `ray job submit`), else starts one on this machine.
+    """Join the cluster named by RAY_ADDRESS (as under `ray job submit`), or start one on this machine.
 
-    The dashboard stays on, on loopback: Ray Train's clean-up asks it whether a controller is alive.
+    The dashboard stays on, on loopback: Ray Train's clean-up queries it to learn whether a controller is alive.
 
     Raises:
-        ClusterError: nothing answers there, or it wants a token that this user does not have.
+        ClusterError: no cluster answers there, or it requires a token that this user does not have.
     """
     configure_logging()
     if ray.is_initialized():
@@ -39,33 +46,37 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         _forget_dead_cluster()
-    own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    options: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    if address and (level := os.environ.get(LEVEL_VARIABLE)):
+        options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
     try:
-        ray.init(address=address or "local", logging_level=logging.WARNING, **own)
+        ray.init(address=address or "local", logging_level=logging.WARNING, **options)
     except (ConnectionError, ValueError, RayError) as error:
         raise ClusterError(
             f"cannot join the Ray cluster {address or 'on this machine'} ({str(error).strip().splitlines()[0]}); "
-            "start one with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
+            "start one with `ray start --head`, or unset RAY_ADDRESS to use only this machine"
         ) from None
+    logger.info("connected to the cluster %s: CPUs by node %s", address or "on this machine", node_resources("CPU"))
 
 
 def _forget_dead_cluster() -> None:
-    """Removes the note that a killed `ray start --head` left.
+    """Delete the address file that a killed `ray start --head` left.
 
-    Ray Train would ask the cluster named there about this run's controller, twelve seconds at a time.
+    Ray Train would query the cluster at that address about this run's controller, twelve seconds at a time.
     """
-    noted = read_ray_address()
-    host, _, port = (noted or "").rpartition(":")
+    address = read_ray_address()
+    host, _, port = (address or "").rpartition(":")
     try:
-        if noted:
+        if address:
             socket.create_connection((host, int(port)), timeout=1).close()
     except (OSError, ValueError):
         reset_ray_address()
 
 
 def configure_logging() -> None:
-    """Keeps libraries' progress bars and notices out of the output of this process."""
-    for name in NOISY:
+    """Keep libraries' progress bars and notices out of this process's output, and start the package's log."""
+    configure_package_log()
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -73,12 +84,35 @@ def configure_logging() -> None:
     context.enable_operator_progress_bars = False
 
 
+def configure_task(threads: int) -> None:
+    """Set up the process of a Ray task or actor: logging, and the number of torch's threads."""
+    import torch  # takes seconds to import, and not every importer of this module needs it
+
+    configure_logging()
+    torch.set_num_threads(threads)
+
+
+def get_within(reference: Any, timeout_s: float, description: str) -> Any:
+    """Return the result of a Ray call.
+
+    Args:
+        description: names the result in the message.
+
+    Raises:
+        TimeoutError: there was none within `timeout_s` seconds.
+    """
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except GetTimeoutError:
+        raise TimeoutError(f"{description} did not answer within {timeout_s:g} s") from None
+
+
 def node_resources(resource: str) -> list[float]:
-    """How much of a resource each node has; what an autoscaler may still add counts as one more node."""
+    """Return each live node's amount of a resource; all that an autoscaler may still add counts as one more node."""
     sizes = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
     try:
         limits = ray._private.state.state.get_max_resources_from_cluster_config()
-    except Exception:  # an internal of Ray: where it is gone, what there is now is what we know
+    except Exception:  # private to Ray: if it is gone, only the present nodes are known
         limits = None
     to_come = float((limits or {}).get(resource, 0.0)) - sum(sizes)
     return sizes + [to_come] * (to_come > 0)

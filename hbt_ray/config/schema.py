@@ -310,6 +310,10 @@ class LoopConfig(ConfigSection):
     """None: the cluster's CPUs divided among the workers; a single worker leaves one free."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the newest checkpoint."""
+    step_timeout_s: float = Field(600.0, gt=0)
+    """Seconds after which a step that has not ended is reported, with each rank's phase and stacks."""
+    collective_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds that a rank waits for other ranks, a batch or Ray before it fails, and the workers are restarted."""
 
     @property
     def min_workers(self) -> int:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hbt_ray.config import LossConfig
+from hbt_ray.utils.activity import Phase, in_phase
 
 
 class _GatherWithGradient(torch.autograd.Function):
@@ -28,7 +29,8 @@ class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
+        with in_phase(Phase.ALL_REDUCE):
+            dist.all_reduce(gradient)
         return gradient.split(ctx.sizes)[dist.get_rank()], None
 
 
@@ -43,7 +45,8 @@ def _gathered(own: Tensor, sizes: Sequence[int]) -> Tensor:
     most = max(sizes)  # collectives want equal shapes
     padded = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]) if len(own) < most else own.contiguous()
     gathered = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(gathered, padded)
+    with in_phase(Phase.ALL_REDUCE):
+        dist.all_gather(gathered, padded)
     return torch.cat([tensor[:size] for tensor, size in zip(gathered, sizes, strict=True)])
 
 

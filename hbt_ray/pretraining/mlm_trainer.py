@@ -11,6 +11,7 @@ from hbt_ray.data.types import TokenBlockBatch
 from hbt_ray.pretraining.masking import IGNORE_INDEX
 from hbt_ray.pretraining.mlm_model import MaskedLanguageModel
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
+from hbt_ray.utils.activity import Phase, in_phase
 
 
 class MaskedLMTrainer(BaseTrainer[TokenBlockBatch]):
@@ -50,5 +51,6 @@ class MaskedLMTrainer(BaseTrainer[TokenBlockBatch]):
         """By what the sum over this rank's masked tokens is multiplied, so that the ranks' mean is that over all."""
         told = torch.tensor(float((batch.targets != IGNORE_INDEX).sum()), device=self.encoder.device)
         if num_ranks() > 1:
-            dist.all_reduce(told)
+            with in_phase(Phase.ALL_REDUCE):
+                dist.all_reduce(told)
         return num_ranks() / max(float(told), 1.0)

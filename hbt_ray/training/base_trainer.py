@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LoopConfig
 from hbt_ray.data.types import PairBatch, TokenBlockBatch
+from hbt_ray.utils.activity import Phase, in_phase
 from hbt_ray.utils.process import keep_freed_memory
 
 B = TypeVar("B", bound=PairBatch | TokenBlockBatch)
@@ -161,7 +162,8 @@ def mean_over_ranks(values: Tensor) -> list[float]:
     """The ranks' means of (N,) values."""
     if num_ranks() > 1:
         values = values.clone()
-        dist.all_reduce(values)
+        with in_phase(Phase.ALL_REDUCE):
+            dist.all_reduce(values)
         values /= num_ranks()
     return values.tolist()
 

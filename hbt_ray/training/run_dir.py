@@ -27,9 +27,11 @@ _OF_LOOPS = (
     "checkpoint_every",
     "checkpoint_minutes",
     "checkpoints_kept",
+    "collective_timeout_s",
     "evaluate_every",
     "gpu",
     "max_failures",
+    "step_timeout_s",
     "threads_per_worker",
     "workers",
 )

@@ -143,7 +143,7 @@ def test_a_killed_driver_goes_on_when_it_is_called_again(undisturbed, tmp_path):
         driver.wait()
     finished = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
-    assert "going on from the checkpoint of step" in finished.stderr
+    assert "resuming from the checkpoint of step" in finished.stderr
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
     report("driver", struck, lost)

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.cluster.room import plan_concurrency
+from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.search.run_search import search
 from hbt_ray.config import build_config, load_config
 from hbt_ray.errors import ClusterError, ConfigError
@@ -193,7 +193,7 @@ def test_the_workers_of_a_trial_may_have_every_cpu_and_impossible_ones_are_refus
     finished = search(settings, search_corpus.parent / "workers")
     assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]]
     run["train"] |= {"workers": 1, "threads_per_worker": 64}
-    with pytest.raises(ClusterError, match=r"1 workers of 64 CPU each cannot be had"):
+    with pytest.raises(ClusterError, match=r"1 workers with 64 CPU each do not fit"):
         search(tiny_search(search_corpus, run=run), search_corpus.parent / "impossible")
 
 
@@ -212,8 +212,7 @@ def test_more_trials_than_there_is_room_for_wait(monkeypatch, cpus, train, wante
     def sizes(resource):
         return cpus if resource == "CPU" else []
 
-    monkeypatch.setattr("hbt_ray.cluster.room.node_resources", sizes)
-    monkeypatch.setattr("hbt_ray.cluster.training.driver.node_resources", sizes)
+    monkeypatch.setattr("hbt_ray.cluster.resources.node_resources", sizes)
     run = {"train": {"global_batch_pairs": 48, "chunk_pairs": 8, **train}}
     room = plan_concurrency(build_config(run), wanted)
-    assert (room.threads, room.at_once) == (threads, at_once)
+    assert (room.threads, room.max_concurrent) == (threads, at_once)

@@ -181,7 +181,7 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
     kept = weights(tmp_path / "run")
     capsys.readouterr()
     run(config, tmp_path / "run")  # it has ended: calling again changes nothing
-    assert "the training has ended already" in capsys.readouterr().err
+    assert "the training has already ended" in capsys.readouterr().err
     assert same_weights(weights(tmp_path / "run"), kept)
 
 

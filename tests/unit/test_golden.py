@@ -715,12 +715,14 @@ SETTINGS: dict[str, str] = {
         prepare.near_duplicate_threshold prepare.validation_share seed storage text text.max_passage_tokens
         text.max_query_tokens text.passage_prefix text.query_prefix tracking tracking.experiment tracking.log_model
         tracking.uri train train.best_by train.best_by=validation_loss|loss train.checkpoint_every
-        train.checkpoint_minutes train.checkpoints_kept train.chunk_pairs train.chunk_tokens train.early_stopping
+        train.checkpoint_minutes train.checkpoints_kept train.chunk_pairs train.chunk_tokens train.collective_timeout_s
+        train.early_stopping
         train.early_stopping.min_change train.early_stopping.patience train.evaluate_every train.gather_negatives
         train.global_batch_pairs train.gpu train.gradient_accumulation train.gradient_caching
         train.gradient_checkpointing train.learning_rate train.max_failures train.max_gradient_norm
         train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.schedule
-        train.schedule=linear|cosine|constant train.steps train.temperature train.threads_per_worker
+        train.schedule=linear|cosine|constant train.step_timeout_s train.steps train.temperature
+        train.threads_per_worker
         train.validation_batches train.validation_every train.warmup_share train.weight_decay train.workers
     """,
     "pretraining": """
@@ -734,13 +736,15 @@ SETTINGS: dict[str, str] = {
         prepare prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share
         prepare.near_duplicate_threshold prepare.validation_share pretrain pretrain.best_by
         pretrain.best_by=validation_loss|loss pretrain.block_tokens pretrain.checkpoint_every
-        pretrain.checkpoint_minutes pretrain.checkpoints_kept pretrain.chunk_blocks pretrain.early_stopping
+        pretrain.checkpoint_minutes pretrain.checkpoints_kept pretrain.chunk_blocks pretrain.collective_timeout_s
+        pretrain.early_stopping
         pretrain.early_stopping.min_change pretrain.early_stopping.patience pretrain.evaluate_every
         pretrain.global_batch_blocks pretrain.gpu pretrain.gradient_accumulation pretrain.held_out_blocks
         pretrain.language_sampling pretrain.learning_rate pretrain.mask_share pretrain.max_failures
         pretrain.max_gradient_norm pretrain.non_finite_allowed pretrain.objective
         pretrain.objective=mlm|tlm|contrastive pretrain.precision pretrain.precision=auto|bf16|fp32 pretrain.schedule
-        pretrain.schedule=linear|cosine|constant pretrain.steps pretrain.temperature pretrain.threads_per_worker
+        pretrain.schedule=linear|cosine|constant pretrain.step_timeout_s pretrain.steps pretrain.temperature
+        pretrain.threads_per_worker
         pretrain.validation_batches pretrain.validation_every pretrain.warmup_share pretrain.weight_decay
         pretrain.workers seed storage text text.max_passage_tokens text.max_query_tokens text.passage_prefix
         text.query_prefix tracking tracking.experiment tracking.log_model tracking.uri
@@ -777,5 +781,5 @@ def test_settings_have_the_same_names_and_words(name: str):
 
 
 def test_settings_have_the_same_values_where_nothing_is_written():
-    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "0974af03f8ea4cba"
-    assert digest(yaml.safe_load(dump_config(tiny_corpus.pretrain_config()))) == "b5997182e670d5d4"
+    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "0102be559203eb9b"
+    assert digest(yaml.safe_load(dump_config(tiny_corpus.pretrain_config()))) == "090eac65f0a2a194"

@@ -9,8 +9,9 @@ from hbt_ray.bench.fixtures import TextTokens, bench_encoder, write_synthetic_st
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import peak_mib, scratch_folder
+from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import connect
-from hbt_ray.cluster.training.driver import resources_per_worker, train
+from hbt_ray.cluster.training.driver import train
 from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import build_batch

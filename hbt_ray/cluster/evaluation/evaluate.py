@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
-from hbt_ray.cluster.runtime import configure_logging, node_resources
+from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
@@ -58,8 +57,7 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefi
 
 def evaluate_here(model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Any) -> list[EvalReport]:
     """Evaluate all benchmarks in this process with `threads` torch threads."""
-    configure_logging()
-    torch.set_num_threads(threads)
+    configure_task(threads)
     return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-import torch
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.runtime import configure_logging, node_resources
+from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import MANIFEST, EmbeddingCache, write_cache_manifest, write_embedding_shard
@@ -29,8 +28,7 @@ class _PassageEmbedder:
     """An actor with a model: maps a chunk of texts to a file of vectors."""
 
     def __init__(self, open_embedder: Callable[[], TextEmbedder], folder: str) -> None:
-        configure_logging()
-        torch.set_num_threads(1)
+        configure_task(threads=1)
         self.embedder = open_embedder()
         self.folder = Path(folder)
 

@@ -1,24 +1,24 @@
-"""A study on the cluster: every method trained and measured with every seed, and the report."""
+"""A study on the cluster: every method trained and evaluated with every seed, and the report."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 import yaml
 
 from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
 from hbt_ray.cluster.mining import mine_on_cluster
-from hbt_ray.cluster.pipelines.train import best_effort_tracking, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.room import plan_concurrency, run_tasks
-from hbt_ray.cluster.runtime import configure_logging, connect
+from hbt_ray.cluster.resources import plan_concurrency
+from hbt_ray.cluster.runtime import configure_task, connect
 from hbt_ray.cluster.search.trial import store_key
-from hbt_ray.cluster.training.driver import train
+from hbt_ray.cluster.task_pool import run_tasks
+from hbt_ray.cluster.tracked_run import best_effort_tracking, print_status, start_tracker, tracked_run
+from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
 from hbt_ray.data.prepare import store_tokenizer
 from hbt_ray.data.token_store import StoreManifest, read_manifest
@@ -43,10 +43,8 @@ from hbt_ray.study.experiments import (
 )
 from hbt_ray.study.report import REPORT, SUMMARY, TABLE, write_document
 from hbt_ray.study.results import Results
-from hbt_ray.tracking import RunStatus, Tracker, check_reachable, resolve_uri, ui_command
-from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.local_runner import ignore_metrics, train_locally
 from hbt_ray.training.run_dir import RunDir, initial_model, open_run, run_dir_of, training_sampler, validation_sampler
 from hbt_ray.training.task import ContrastiveTask
 
@@ -55,15 +53,18 @@ SETTINGS = "study.yaml"
 
 @dataclass(frozen=True, slots=True)
 class FinishedStudy:
+    """A study's report and results, and the command that shows it in MLflow."""
+
     page: Path  # the report, one HTML file
     results: Results
     ui_command: str
 
 
 def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
-    """Trains and measures what is not there yet, and writes the report; called again for the same folder, it goes on.
+    """Train and evaluate every experiment that is not finished, and write the report.
 
-    Seeds, methods and measures may be added to a study that was finished: what is there is kept.
+    Called again for the same folder, it resumes. Seeds, methods and measures may be added to a finished study: its
+    finished experiments are not repeated.
 
     Leaves `report.html`, `report.md`, `figures/`, `table.csv` and `summary.json` in the folder, `cells/` with a run's
     folder for each method and seed, and `benchmarks/` with the files that were made.
@@ -72,191 +73,196 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
         command: that repeats the study, for the report.
 
     Raises:
-        UserError: something asked for cannot be had. What can be checked is checked before the first training.
+        UserError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     folder = Path(out).expanduser().resolve()
     make_folder(folder)
-    config = _settled(config, folder)
+    config = _with_made_benchmarks(config, folder)
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
-    cells = cells_of(config, config.run.evaluate.benchmarks)
+    experiments = cells_of(config, config.run.evaluate.benchmarks)
     check_benchmarks(config.run.evaluate)
     connect()
     (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    tracker = Tracker.start(
-        *(uri, config.run.tracking.experiment, config.name, config.own_settings),
-        run_dir_of(config.run, folder).tracking_id,
-        folder / "unsent_metrics.jsonl",
-        {"study": config.name},
-    )
-    try:
-        with stopped_by_sigterm():
-            work = _Work(config, folder, cells, tracker)
-            work.pretrain()
-            for wave in dependency_levels(cells):
-                work.through(wave)
-            results = Results(config, folder)
-            page = write_document(results, work.trained_on, command, work.pretrained_on)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            say("\nstopped; the same command goes on with what is not finished")
-        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        best_effort_tracking(tracker, lambda: tracker.finish(status))
-        raise
-    best_effort_tracking(tracker, lambda: _track(results, tracker))
+    run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
+    tracker = start_tracker(uri, config.run.tracking.experiment, config.name, config.own_settings, run_dir, tags)
+    with tracked_run(tracker, "the same command resumes with the unfinished experiments", system_metrics=False):
+        runner = StudyRunner(config, folder, experiments, tracker)
+        runner.pretrain()
+        for level in dependency_levels(experiments):
+            runner.run_level(level)
+        results = Results(config, folder)
+        page = write_document(results, runner.trained_on, command, runner.pretrained_on)
+        best_effort_tracking(tracker, lambda: _log_results(results, tracker))
     return FinishedStudy(page, results, ui_command(uri))
 
 
-def _settled(config: StudyConfig, folder: Path) -> StudyConfig:
-    """The same study from wherever it is carried out, measured on the benchmarks that are made for it as well."""
+def _with_made_benchmarks(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Return the study with absolute paths, after making its benchmarks and adding them to those evaluated."""
     run = with_absolute_paths(config.run)
-    made = {
-        name: own.model_copy(update={"corpus": own.corpus.model_copy(update={"path": absolute_path(own.corpus.path)})})
-        for name, own in config.made.items()
+    made_benchmarks = {
+        name: made.model_copy(
+            update={"corpus": made.corpus.model_copy(update={"path": absolute_path(made.corpus.path)})}
+        )
+        for name, made in config.made.items()
     }
     benchmarks = dict(run.evaluate.benchmarks)
-    for name, own in made.items():
-        place = folder / "benchmarks" / folder_name(name)
-        make_benchmark(name, own, place)
-        benchmarks[name] = str(place)
+    for name, made in made_benchmarks.items():
+        path = folder / "benchmarks" / folder_name(name)
+        make_benchmark(name, made, path)
+        benchmarks[name] = str(path)
     evaluate = run.evaluate.model_copy(update={"benchmarks": benchmarks})
-    return config.model_copy(update={"run": run.model_copy(update={"evaluate": evaluate}), "made": made})
+    return config.model_copy(update={"run": run.model_copy(update={"evaluate": evaluate}), "made": made_benchmarks})
 
 
-class _Work:
-    """What is done cell by cell."""
+@dataclass(frozen=True, slots=True)
+class ExperimentInputs:
+    """The store and the encoder that an experiment's training starts from."""
 
-    def __init__(self, config: StudyConfig, folder: Path, cells: Sequence[Experiment], tracker: Tracker) -> None:
+    store: Path
+    model: str
+
+
+class StudyRunner:
+    """Runs a study's pretrainings and experiments, and logs each experiment when it is finished."""
+
+    def __init__(self, config: StudyConfig, folder: Path, experiments: Sequence[Experiment], tracker: Tracker) -> None:
         self.config = config
         self.folder = folder
         self.tracker = tracker
-        self.total = len(cells)
-        self.done = 0
+        self.total = len(experiments)
+        self.num_finished = 0
         self.trained_on: dict[str, StoreManifest] = {}  # by the store's folder
         self.pretrained_on: dict[str, StoreManifest] = {}
         self._stores: dict[str, Path] = {}
-        self._encoders: dict[tuple[str, int], str] = {}  # of cells that were begun, where they are when these end
+        self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> where its encoder is, or will be
 
-    def through(self, cells: Sequence[Experiment]) -> None:
-        """Finishes cells that do not need each other, as many at a time as there is room for."""
-        begun = [self._begin(cell) for cell in cells]
-        left = [(cell, ready) for cell, ready in begun if not cell.is_finished(self.folder)]
-        self.done += len(cells) - len(left)
-        if not left:
+    def run_level(self, experiments: Sequence[Experiment]) -> None:
+        """Finish experiments that do not depend on each other, as many at a time as the cluster holds."""
+        prepared = [self._prepare(experiment) for experiment in experiments]
+        unfinished = [(exp, inputs) for exp, inputs in prepared if not exp.is_finished(self.folder)]
+        self.num_finished += len(experiments) - len(unfinished)
+        if not unfinished:
             return
-        # Not by how many are left: what a cell comes to depends on its threads, in the last bits.
-        room = plan_concurrency(self.config.run, self.config.concurrent or self.total)
+        # Planned for all experiments, not the unfinished ones: results depend on the threads in their last bits.
+        request = plan_concurrency(self.config.run, self.config.concurrent or self.total)
         if self.config.run.train.max_workers > 1:
-            for cell, ready in left:
-                began = time.monotonic()
-                folder = cell.folder(self.folder)
-                if cell.method.trained:
-                    _train_with_workers(cell.config, ready, folder)
-                evaluate_on_cluster(_encoder_of(cell, ready, folder), cell.config.evaluate, folder.evaluations)
-                self._finish(cell, time.monotonic() - began)
+            for experiment, inputs in unfinished:
+                began_s = time.monotonic()
+                _run_experiment(experiment, inputs, experiment.folder(self.folder), evaluate_on_cluster)
+                self._finish(experiment, time.monotonic() - began_s)
             return
-        jobs = [(cell, _work_on, (cell, ready, cell.folder(self.folder), room.threads)) for cell, ready in left]
-        for cell, seconds in run_tasks(jobs, room, "a cell"):
-            self._finish(cell, seconds)
+        jobs = [
+            (experiment, _experiment_task, (experiment, inputs, experiment.folder(self.folder), request.threads))
+            for experiment, inputs in unfinished
+        ]
+        for experiment, seconds in run_tasks(jobs, request, "an experiment"):
+            self._finish(experiment, seconds)
 
     def pretrain(self) -> None:
-        """Makes what methods start from, as many at a time as there is room for, those that others go on from first."""
+        """Pretrain the encoders that methods start from, as many at a time as the cluster holds.
+
+        A pretraining that continues from another one runs after it.
+        """
         levels: dict[str, int] = {}
-        for name, own in self.config.pretraining.items():
-            levels[name] = 0 if own.after is None else levels[own.after] + 1
+        for name, pretraining in self.config.pretraining.items():
+            levels[name] = 0 if pretraining.after is None else levels[pretraining.after] + 1
         used = {method.pretrained for method in self.config.methods.values()}
         for level in range(1 + max(levels.values(), default=-1)):
-            wave = [
-                self._pretraining(name, seed)
+            prepared = [
+                self._prepare_pretraining(name, seed)
                 for name in self.config.pretraining
-                if levels[name] == level and used & {name, *_going_on_from(self.config, name)}
+                if levels[name] == level and used & {name, *_continuations(self.config, name)}
                 for seed in self.config.seeds
             ]
-            left = [(own, store) for own, store in wave if not _is_pretrained(self.folder, own)]
-            room = plan_concurrency(self.config.run, self.config.concurrent or self.total)
+            unfinished = [(config, store) for config, store in prepared if not _is_pretrained(self.folder, config)]
+            request = plan_concurrency(self.config.run, self.config.concurrent or self.total)
             jobs = []
-            for config, store in left:
-                place = open_run(config, pretraining_folder(self.folder, config).path)
-                jobs.append((f"{config.name}, seed {config.seed}", _pretrain_on, (config, store, place, room.threads)))
-            for done, (name, seconds) in enumerate(run_tasks(jobs, room, "pretraining"), start=1):
-                say(f"[{done}/{len(left)}] pretraining {name} ({seconds:.0f} s)")
+            for config, store in unfinished:
+                run_dir = open_run(config, pretraining_folder(self.folder, config).path)
+                arguments = (config, store, run_dir, request.threads)
+                jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
+            for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
+                print_status(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
 
-    def _pretraining(self, name: str, seed: int) -> tuple[PretrainRunConfig, Path]:
-        """A pretraining whose configuration says all, and its store."""
+    def _prepare_pretraining(self, name: str, seed: int) -> tuple[PretrainRunConfig, Path]:
+        """Return a pretraining's complete configuration, and its store."""
         config = pretraining_config(self.config, name, seed)
         after = self.config.pretraining[name].after
         if after is not None:
-            model = _model_of(self.folder, pretraining_config(self.config, after, seed))
+            model = _pretrained_model(self.folder, pretraining_config(self.config, after, seed))
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
         store = prepare(config.preparing, self.folder / "stores", whole_texts=True)
         self.pretrained_on[str(store)] = read_manifest(store)
         return config, store
 
-    def _begin(self, cell: Experiment) -> tuple[Experiment, _Ready]:
-        """A cell whose configuration says all, and what it starts from: made here, for it may take every node."""
-        cell = replace(cell, config=self._with_what_it_needs(cell))
-        open_run(cell.config, cell.folder(self.folder).path)
-        key = store_key(cell.config)
+    def _prepare(self, experiment: Experiment) -> tuple[Experiment, ExperimentInputs]:
+        """Resolve an experiment's inputs on the driver, because making them may use the whole cluster.
+
+        Returns:
+            The experiment with its complete configuration, and what its training starts from.
+        """
+        experiment = replace(experiment, config=self._with_other_methods_results(experiment))
+        config, folder = experiment.config, experiment.folder(self.folder)
+        open_run(config, folder.path)
+        key = store_key(config)
         if key not in self._stores:
-            self._stores[key] = prepare(cell.config, self.folder / "stores")
+            self._stores[key] = prepare(config, self.folder / "stores")
         store = self._stores[key]
         manifest = read_manifest(store)
         self.trained_on[str(store)] = manifest
-        training_sampler(cell.config, manifest)
-        validation_sampler(cell.config, manifest)
-        folder = cell.folder(self.folder)
+        training_sampler(config, manifest)
+        validation_sampler(config, manifest)
         model = str(folder.initial_model)
         if not folder.initial_model.exists():
-            model = initial_model(cell.config, store_tokenizer(store, cell.config), folder)
-        ready = _Ready(store, model)
-        self._encoders[cell.name, cell.seed] = _encoder_of(cell, ready, folder)
-        return cell, ready
+            model = initial_model(config, store_tokenizer(store, config), folder)
+        inputs = ExperimentInputs(store, model)
+        self._encoders[experiment.name, experiment.seed] = _encoder_of(experiment, inputs, folder)
+        return experiment, inputs
 
-    def _with_what_it_needs(self, cell: Experiment) -> RunConfig:
-        """The cell's run, with what comes of other methods."""
-        config, method = cell.config, cell.method
+    def _with_other_methods_results(self, experiment: Experiment) -> RunConfig:
+        """Return the experiment's configuration with the encoder, negatives or teacher that another method makes."""
+        config, method, seed = experiment.config, experiment.method, experiment.seed
         if method.pretrained:
-            model = str(_model_of(self.folder, pretraining_config(self.config, method.pretrained, cell.seed)))
+            model = str(_pretrained_model(self.folder, pretraining_config(self.config, method.pretrained, seed)))
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
         if method.mined_with:
-            model = self._encoders[method.mined_with, cell.seed]
-            mined = mine_on_cluster(config, model, self.folder / "mined" / folder_name(cell.name) / f"seed-{cell.seed}")
+            out = self.folder / "mined" / folder_name(experiment.name) / f"seed-{seed}"
+            mined = mine_on_cluster(config, self._encoders[method.mined_with, seed], out)
             config = config.model_copy(update={"corpora": mined.corpora})
         if method.taught_by:
-            model = self._encoders[method.taught_by, cell.seed]
-            config = Candidate({"loss.distillation.teacher": model}).config(config, cell.seed)
+            teacher = self._encoders[method.taught_by, seed]
+            config = Candidate({"loss.distillation.teacher": teacher}).config(config, seed)
         return config
 
-    def _finish(self, cell: Experiment, seconds: float) -> None:
-        folder = cell.folder(self.folder)
+    def _finish(self, experiment: Experiment, seconds: float) -> None:
+        folder = experiment.folder(self.folder)
         folder.checkpoints.delete()
         folder.measured.delete()
-        cell.finish(self.folder)
-        self.done += 1
+        experiment.finish(self.folder)
+        self.num_finished += 1
         metrics = read_run_metrics(folder.path)
-        told = [f"{display_name(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]
-        say(f"[{self.done}/{self.total}] {cell.label}: {', '.join(told[:3])} ({seconds:.0f} s)")
-        best_effort_tracking(self.tracker, functools.partial(self._track, cell, metrics))
+        shown = [f"{display_name(m)} {metrics[m]:.4g}" for m in self.config.measures if m in metrics]
+        progress = f"[{self.num_finished}/{self.total}]"
+        print_status(f"{progress} {experiment.label}: {', '.join(shown[:3])} ({seconds:.0f} s)")
+        best_effort_tracking(self.tracker, functools.partial(self._log_experiment, experiment, metrics))
 
-    def _track(self, cell: Experiment, metrics: dict[str, float]) -> None:
-        folder = cell.folder(self.folder)
-        tags = {"mlflow.parentRunId": self.tracker.run_id, "study": self.config.name, "method": cell.name}
-        own = Tracker.start(
-            *(self.tracker.uri, self.tracker.experiment, cell.label, cell.config, folder.tracking_id),
-            folder.path / "unsent_metrics.jsonl",
-            tags,
-        )
-        own.log_metrics(metrics, cell.config.train.steps if cell.method.trained else 0)
-        own.finish()
+    def _log_experiment(self, experiment: Experiment, metrics: dict[str, float]) -> None:
+        parent, config = self.tracker, experiment.config
+        tags = {"mlflow.parentRunId": parent.run_id, "study": self.config.name, "method": experiment.name}
+        folder = experiment.folder(self.folder)
+        tracker = start_tracker(parent.uri, parent.experiment, experiment.label, config, folder, tags)
+        tracker.log_metrics(metrics, config.train.steps if experiment.method.trained else 0)
+        tracker.finish()
 
 
-def _going_on_from(config: StudyConfig, name: str) -> set[str]:
-    """Pretrainings that go on from one, whatever stands between."""
-    found = {other for other, own in config.pretraining.items() if own.after == name}
-    return found.union(*(_going_on_from(config, other) for other in found))
+def _continuations(config: StudyConfig, name: str) -> set[str]:
+    """Return the pretrainings that continue from `name`, directly or through others."""
+    direct = {other for other, pretraining in config.pretraining.items() if pretraining.after == name}
+    return direct.union(*(_continuations(config, other) for other in direct))
 
 
-def _model_of(study: Path, config: PretrainRunConfig) -> Path:
+def _pretrained_model(study: Path, config: PretrainRunConfig) -> Path:
     return pretraining_folder(study, config).model
 
 
@@ -264,51 +270,42 @@ def _is_pretrained(study: Path, config: PretrainRunConfig) -> bool:
     return (pretraining_folder(study, config).path / FINISHED).exists()
 
 
-def _pretrain_on(config: PretrainRunConfig, store: Path, folder: RunDir, threads: int) -> None:
-    """A pretraining from wherever it was left to its encoder, in this process."""
-    configure_logging()
-    torch.set_num_threads(threads)
+def _pretraining_task(config: PretrainRunConfig, store: Path, folder: RunDir, threads: int) -> None:
+    """Pretrain in this process, from the newest checkpoint to the finished encoder."""
+    configure_task(threads)
     pretrain_locally(config, store, folder, default_device())
     folder.checkpoints.delete()
     (folder.path / FINISHED).touch()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """What a cell's training starts from."""
-
-    store: Path
-    model: str
+def _experiment_task(experiment: Experiment, inputs: ExperimentInputs, folder: RunDir, threads: int) -> None:
+    """Run an experiment in this process."""
+    configure_task(threads)
+    _run_experiment(experiment, inputs, folder, functools.partial(evaluate_here, threads=threads))
 
 
-def _work_on(cell: Experiment, ready: _Ready, folder: RunDir, threads: int) -> None:
-    """A cell from wherever it was left to its reports, in this process."""
-    configure_logging()
-    torch.set_num_threads(threads)
-    config = cell.config
-    if cell.method.trained and not folder.model.exists():
+def _run_experiment(
+    experiment: Experiment, inputs: ExperimentInputs, folder: RunDir, evaluate: Callable[..., object]
+) -> None:
+    """Train an experiment from its newest checkpoint, if its method is trained, and write its reports.
+
+    Args:
+        evaluate: `evaluate_on_cluster` or `evaluate_here`: takes a model, settings and the reports' folder.
+    """
+    config = experiment.config
+    if experiment.method.trained and not folder.model.exists():
         folder.begin(config)
-        job = ContrastiveTask(config, ready.model, benchmark_metrics)
-        train_locally(job, ready.store, folder, device=default_device())
-        last = CheckpointManager(folder.checkpoints).to_keep(config.train)
-        export_encoder(config, ready.model, folder.checkpoints, last, folder.model)
-    evaluate_here(_encoder_of(cell, ready, folder), config.evaluate, folder.evaluations, threads)
+        last = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, folder)
+        export_encoder(config, inputs.model, folder.checkpoints, last, folder.model)
+    evaluate(_encoder_of(experiment, inputs, folder), config.evaluate, folder.evaluations)
 
 
-def _encoder_of(cell: Experiment, ready: _Ready, folder: RunDir) -> str:
-    """What comes of a cell: the encoder that was trained, or the one that it starts from."""
-    return str(folder.model) if cell.method.trained else ready.model
+def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, folder: RunDir) -> str:
+    """Return the encoder that is evaluated: the trained one, or the initial one of a method that trains nothing."""
+    return str(folder.model) if experiment.method.trained else inputs.model
 
 
-def _train_with_workers(config: RunConfig, ready: _Ready, folder: RunDir) -> None:
-    if folder.model.exists():
-        return
-    folder.begin(config)
-    last = train(config, ready.store, ready.model, folder, ignore_metrics)
-    export_encoder(config, ready.model, folder.checkpoints, last, folder.model)
-
-
-def _track(results: Results, tracker: Tracker) -> None:
+def _log_results(results: Results, tracker: Tracker) -> None:
     config, folder = results.config, results.folder
     reference = {measure: results.estimate(config.reference, measure).mean for measure in config.measures}
     tracker.log_metrics(reference, config.run.train.steps)
@@ -320,4 +317,3 @@ def _track(results: Results, tracker: Tracker) -> None:
         for m in results.methods
     ]
     tracker.log_table("results", rows)
-    tracker.finish()

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hbt_ray.cluster.pipelines.train import say
 from hbt_ray.cluster.search.trial import METRICS, STEP, came_to_its_end, named, trial_folder
+from hbt_ray.cluster.tracked_run import print_status
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value
@@ -88,7 +88,7 @@ class TuneProgressCallback(tune.Callback):
             tracker.set_tags({"state": state})
             tracker.finish("FAILED" if state == "failed" else "FINISHED")
         except TrackingError as error:
-            say(f"not tracked: {error}")
+            print_status(f"not tracked: {error}")
 
     def _tracker(self, trial: Any) -> Tracker | None:
         """The trial's run in MLflow; None where MLflow does not answer: the search is more important."""
@@ -110,7 +110,7 @@ class TuneProgressCallback(tune.Callback):
                     tags,
                 )
             except TrackingError as error:
-                say(f"not tracked: {error}")
+                print_status(f"not tracked: {error}")
                 return None
         return self._trackers[trial.trial_id]
 
@@ -126,7 +126,7 @@ class TuneProgressCallback(tune.Callback):
                 named_values = "  ".join(
                     f"{name} {value}" for name, value in zip(self.search.objectives, shown, strict=True)
                 )
-                say(f"{time.strftime('%H:%M:%S')}  {own.name}  step {row[1]}  {named_values}  {state}")
+                print_status(f"{time.strftime('%H:%M:%S')}  {own.name}  step {row[1]}  {named_values}  {state}")
             return
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)

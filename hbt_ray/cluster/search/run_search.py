@@ -10,13 +10,13 @@ import numpy as np
 import yaml
 
 from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.pipelines.train import best_effort_tracking, say, stopped_by_sigterm
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.room import plan_concurrency
+from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import FINISHED, model_key, store_key, trial_folder
 from hbt_ray.cluster.search.tuner import try_all
+from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
 from hbt_ray.data.prepare import store_tokenizer
 from hbt_ray.data.token_store import read_manifest
@@ -29,7 +29,7 @@ from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
 from hbt_ray.search.figures import write_figures
 from hbt_ray.search.results import Result, SearchResults, Trial, best_config, outcome_of, trials_table, write_outcome
-from hbt_ray.tracking import RunStatus, Tracker, check_reachable, resolve_uri, ui_command
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
 from hbt_ray.training.run_dir import initial_model, run_dir_of, training_sampler, validation_sampler
 
@@ -70,31 +70,18 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
-    parent = Tracker.start(
-        uri,
-        config.run.tracking.experiment,
-        config.run.name,
-        config.settings,
-        run_dir_of(config.run, folder).tracking_id,
-        folder / "unsent_metrics.jsonl",
-        {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm},
-    )
-    try:
-        with stopped_by_sigterm():
-            trials = try_all(
-                config, points, folder, room, stores, models, TuneProgressCallback(config, folder, uri, parent.run_id)
-            )
-            outcome = outcome_of(config, trials, passages)
-            outcome = replace(outcome, test=_measure_chosen(config, outcome, trials, folder, models))
-            write_outcome(config, outcome, trials, folder)
-            figures = write_figures(config, outcome, trials, folder)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            say("\nstopped; the same command goes on with the trials that have not ended")
-        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        best_effort_tracking(parent, lambda: parent.finish(status))
-        raise
-    best_effort_tracking(parent, lambda: _track(config, outcome, trials, figures, folder, parent))
+    tags = {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm}
+    experiment, run_dir = config.run.tracking.experiment, run_dir_of(config.run, folder)
+    parent = start_tracker(uri, experiment, config.run.name, config.settings, run_dir, tags)
+    with tracked_run(parent, "the same command resumes with the trials that have not ended", system_metrics=False):
+        trials = try_all(
+            config, points, folder, room, stores, models, TuneProgressCallback(config, folder, uri, parent.run_id)
+        )
+        outcome = outcome_of(config, trials, passages)
+        outcome = replace(outcome, test=_measure_chosen(config, outcome, trials, folder, models))
+        write_outcome(config, outcome, trials, folder)
+        figures = write_figures(config, outcome, trials, folder)
+        best_effort_tracking(parent, lambda: _track(config, outcome, trials, figures, folder, parent))
     return FinishedSearch(outcome, tuple(trials), folder, ui_command(uri))
 
 
@@ -125,6 +112,8 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     before, now = yaml.safe_load(file.read_text()), config.model_dump(mode="json")
     for kept in (before, now):
         kept.get("run", {}).pop("tracking", None)
+        for timeout in ("step_timeout_s", "collective_timeout_s"):  # a search from before they existed has neither
+            kept.get("run", {}).get("train", {}).pop(timeout, None)
         kept.pop("concurrent", None)
     changed = next((key for key in now if before.get(key) != now[key]), None)
     if changed is not None:
@@ -217,4 +206,3 @@ def _track(
         told = ", ".join(f"{display_name(name)} {value:.4g}" for name, value in best.mean.items())
         description = f"{best.name}, the choice among {len(outcome.results)} configurations; {config.dev_name}: {told}"
         parent.register_model(logged, config.register_as or config.run.name, "best", description)
-    parent.finish()

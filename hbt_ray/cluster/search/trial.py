@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
-from hbt_ray.cluster.runtime import configure_logging
+from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.training.async_evaluation import dev_set_metrics
-from hbt_ray.cluster.training.driver import train
+from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import RunConfig
-from hbt_ray.models.encoder import default_device
 from hbt_ray.search.candidates import Candidate, rounded, with_alphas
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
 from hbt_ray.search.objectives import score
 from hbt_ray.search.results import objective_values
 from hbt_ray.training.checkpoint import CheckpointManager, step_name
-from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
 from hbt_ray.training.checkpoint_metrics import evaluated_steps, load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.local_runner import Report, train_locally
 from hbt_ray.training.run_dir import RunDir, run_dir_of
-from hbt_ray.training.task import ContrastiveTask, EvalFn
+from hbt_ray.training.task import ContrastiveTask
 
 STEP, SCORE, METRICS = "step", "score", "metrics"  # what a trial reports to Tune
 FINISHED = "finished"  # a file in a trial's folder, written when it came to its end
@@ -85,8 +81,7 @@ def trial_main(
         stores: `store_key` of a configuration -> its store.
         models: `model_key` of a configuration -> the encoder that it starts from.
     """
-    configure_logging()
-    torch.set_num_threads(threads)
+    configure_task(threads)
     own = named(search, params, tune.get_context().get_trial_id())
     config = own.point.config(search.run, own.seed)
     folder = trial_folder(Path(out), config, own.name)
@@ -109,39 +104,10 @@ def trial_main(
 
     config = _with_checkpoints_at(config, search.every)
     measure = functools.partial(dev_set_metrics, dev=search.dev, store=store)
-    if config.train.max_workers > 1:
-        _train_with_workers(config, store, model, folder, search.every, measure, report)
-    else:
-        job = ContrastiveTask(config, model, measure)
-        # A population's scheduler keeps what its members reported, and takes a second telling for more training.
-        retell, device = search.algorithm != "pbt", default_device()
-        train_locally(job, store, folder, every=search.every, report=report, device=device, retell=retell)
+    task = ContrastiveTask(config, model, measure)
+    # PBT's scheduler remembers what its members reported, and would count a repeated report as more training.
+    train_run(task, store, folder, every=search.every, report=report, replay=search.algorithm != "pbt")
     (folder.path / FINISHED).touch()
-
-
-def _train_with_workers(
-    config: RunConfig,
-    store: str,
-    model: str,
-    folder: RunDir,
-    every: int,
-    measure: EvalFn,
-    report: Report,
-) -> None:
-    """As `train_locally`, by Ray Train's workers, whose checkpoints are measured beside their training."""
-    for step, metrics in load_checkpoint_metrics(folder.measured):
-        report(step, metrics)
-
-    def on_metrics(step: int, metrics: dict[str, float]) -> None:
-        if not all(name.startswith(("train/", "validation/")) for name in metrics):
-            report(step, metrics)
-
-    beside = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
-    last = train(beside, Path(store), model, folder, on_metrics, measure)
-    if last not in evaluated_steps(folder.measured):
-        metrics = measure(load_checkpointed_encoder(config, model, folder.checkpoints, last), config)
-        save_checkpoint_metrics(folder.measured, last, metrics)
-        report(last, metrics)
 
 
 def _with_checkpoints_at(config: RunConfig, every: int) -> RunConfig:

@@ -17,7 +17,7 @@ from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
 from hbt_ray.cluster.errors import find_user_error, unwrap_ray_errors
-from hbt_ray.cluster.room import ResourceRequest
+from hbt_ray.cluster.resources import ResourceRequest
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import SCORE, STEP, came_to_its_end, named, read_alphas, trial_folder, trial_main
 from hbt_ray.search.candidates import Candidate, rounded
@@ -126,7 +126,7 @@ def _tune_config(config: SearchConfig, room: ResourceRequest) -> Any:
         return tune.TuneConfig(
             scheduler=_scheduler(config),
             # The members of a population wait for each other: each must have begun.
-            max_concurrent_trials=None if config.algorithm == "pbt" else room.at_once,
+            max_concurrent_trials=None if config.algorithm == "pbt" else room.max_concurrent,
             # A member that goes on in the process of another one may end with that one's thread (Ray 2.60).
             reuse_actors=config.algorithm != "pbt",
             trial_dirname_creator=_dirname,
@@ -136,14 +136,14 @@ def _tune_config(config: SearchConfig, room: ResourceRequest) -> Any:
         # Half of the trials teach it before it models them; what each of them draws is a function of the seed.
         sampler = TPESampler(seed=config.seed, n_startup_trials=max(config.configurations // 2, 1))
         searcher = OptunaSearch(metric=SCORE, mode="max", sampler=sampler)
-        searcher = ConcurrencyLimiter(searcher, max_concurrent=max(room.at_once // len(config.seeds), 1))
+        searcher = ConcurrencyLimiter(searcher, max_concurrent=max(room.max_concurrent // len(config.seeds), 1))
         if len(config.seeds) > 1:
             searcher = Repeater(searcher, repeat=len(config.seeds))
     else:
         genetic = NSGAIISampler(seed=config.seed, population_size=max(config.configurations // 3, 2))
         names = list(config.objectives)
         modes = ["max" if find_objective_metric(name).higher_is_better else "min" for name in names]
-        searcher = ConcurrencyLimiter(OptunaSearch(metric=names, mode=modes, sampler=genetic), room.at_once)
+        searcher = ConcurrencyLimiter(OptunaSearch(metric=names, mode=modes, sampler=genetic), room.max_concurrent)
     return tune.TuneConfig(
         search_alg=searcher,
         scheduler=_scheduler(config),

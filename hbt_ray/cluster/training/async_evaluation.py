@@ -1,6 +1,6 @@
-"""A checkpoint measured by a task while training goes on.
+"""Evaluating a checkpoint in a task while training continues.
 
-Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+Ray Train's controller imports this module and waits for it, so it imports nothing that takes seconds.
 """
 
 from __future__ import annotations
@@ -10,47 +10,46 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from hbt_ray.cluster.runtime import configure_logging
+from hbt_ray.cluster.training.messages import CheckpointMetrics, Notice, WorkerConfig
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import UserError
 from hbt_ray.search.config import DevConfig
 from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
-from hbt_ray.training.task import TrainingTask
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def measure_checkpoint(checkpoint: Any, step: int, told: dict[str, Any]) -> dict[str, float]:
-    """Measures the checkpoint of a step, exactly and in one process, and tells the driver.
+def evaluate_checkpoint(checkpoint: Any, step: int, config: WorkerConfig) -> dict[str, float]:
+    """Evaluate a step's checkpoint exactly and in one process; store the metrics and send them to the driver.
 
-    What fails here costs a notice, not the training.
+    A failure costs a notice, not the training.
 
     Args:
-        checkpoint: Ray Train's own, of which nothing is needed.
-        told: what the workers were told.
+        checkpoint: passed by Ray Train; not used.
     """
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.models.encoder import default_device
 
     configure_logging()
-    reports = told["reports"]
+    channel = config.channel
     try:
-        job: TrainingTask = told["job"]
-        metrics = job.measure(TokenStore.open(told["store"]), told["checkpoints"], step, default_device())
-        save_checkpoint_metrics(told["measured"], step, metrics)
-        # Waited for: the driver takes what is there when the last of these tasks has ended.
-        ray.get(reports.put.remote({"step": step, "benchmarks": metrics}))
+        store = TokenStore.open(config.store)
+        metrics = config.task.measure(store, config.checkpoints, step, default_device())
+        save_checkpoint_metrics(config.checkpoint_metrics, step, metrics)
+        # Wait: once the last of these tasks has ended, the driver reads only what has arrived.
+        ray.get(channel.put.remote(CheckpointMetrics(step, metrics)))
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        ray.get(reports.put.remote({"notice": f"step {step} was not measured: {reason}"}))
+        ray.get(channel.put.remote(Notice(f"step {step} was not evaluated: {reason}")))
         return {}
     finally:
-        reports.put_evaluated.remote(step)
+        channel.put_evaluated.remote(step)
     return metrics
 
 
 def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
-    """An encoder's metrics on what a search chooses by."""
+    """Return an encoder's metrics on the dev set by which a search chooses."""
     from hbt_ray.search.dev_set import dev_metrics, dev_set
 
     return dev_metrics(encoder, dev_set(dev, store, config), dev, config)

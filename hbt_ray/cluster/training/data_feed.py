@@ -1,8 +1,11 @@
-"""The batches of one rank, built beside it by Ray Data, in the order of the plan."""
+"""One rank's batches, built ahead of the training by a Ray Data task, in the sampler's order."""
 
 from __future__ import annotations
 
 import itertools
+import logging
+import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,25 +16,32 @@ import ray.data
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import dataclass_from_arrow, dataclass_to_arrow
 from hbt_ray.training.task import TrainingTask
+from hbt_ray.utils.activity import Phase, begin_step, enter_phase
 
-BLOCK_BYTES = 256 * 1024  # built before they are handed on: small, so that the first batch comes soon
-BATCHES_TOGETHER = 8  # are handed on at once: what a hand-over costs is taken from the training, not from the feed
+BLOCK_BYTES = 256 * 1024  # built before they are sent: small, so that the first batch arrives soon
+BATCHES_PER_BLOCK = 8  # sent together, because the training process pays for each block that it receives
+STOP_CHECK_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def feed(
-    job: TrainingTask, store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
+    task: TrainingTask, store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
 ) -> Iterator[Any]:
-    """This rank's slices of the plan's batches [first_step, last_step), in order.
+    """Yield this rank's slices of the sampler's batches [first_step, last_step), in order.
 
-    One task builds and streams them, as far ahead as they are taken. It asks for no CPU, so it starts where the
-    training workers hold every CPU there is. Should its node be lost, Ray runs it again from `first_step`.
+    One Ray task builds and streams them, a few blocks ahead. It requests no CPU, so it starts even if the training
+    workers hold all CPUs. If its node is lost, Ray runs it again from `first_step`.
+
+    Raises:
+        TimeoutError: no batch arrived within `collective_timeout_s`.
     """
 
     def build(span: pa.Table) -> Iterator[pa.Table]:
         store = TokenStore.open(store_folder)
-        built = job.batches(store, range(span["first"][0].as_py(), span["last"][0].as_py()), rank, num_ranks)
-        while together := list(itertools.islice(built, BATCHES_TOGETHER)):
-            yield pa.concat_tables(map(dataclass_to_arrow, together))
+        batches = task.batches(store, range(span["first"][0].as_py(), span["last"][0].as_py()), rank, num_ranks)
+        while block := list(itertools.islice(batches, BATCHES_PER_BLOCK)):
+            yield pa.concat_tables(map(dataclass_to_arrow, block))
 
     if first_step >= last_step:
         return
@@ -42,6 +52,69 @@ def feed(
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     dataset.context.target_max_block_size = BLOCK_BYTES
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+    logger.info("rank %d of %d reads batches %d to %d", rank, num_ranks, first_step, last_step - 1)
+    blocks = iterate_within(
+        dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1),
+        task.train.collective_timeout_s,
+        "a block of batches",
+    )
+    batches_per_step = task.train.gradient_accumulation
+    number = first_step
+    begin_step(number // batches_per_step + 1)
+    enter_phase(Phase.DATA)
+    for table in blocks:
         for row in range(table.num_rows):
-            yield dataclass_from_arrow(table.slice(row, 1), job.batch_type)
+            batch = dataclass_from_arrow(table.slice(row, 1), task.batch_type)
+            enter_phase(Phase.COMPUTE)
+            yield batch
+            number += 1
+            begin_step(number // batches_per_step + 1)
+            enter_phase(Phase.DATA)
+
+
+def iterate_within(items: Any, timeout_s: float, description: str) -> Iterator[Any]:
+    """Yield the items of an iterable that may block, read by a thread one item ahead.
+
+    Args:
+        description: names an item in the message.
+
+    Raises:
+        TimeoutError: the next item did not arrive within `timeout_s` seconds; and what the iterable raises.
+    """
+    received: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
+    stopped = threading.Event()
+    end = object()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while not stopped.is_set():
+            try:
+                received.put((item, error), timeout=STOP_CHECK_S)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            put(end, error)
+        else:
+            put(end)
+
+    threading.Thread(target=read, name="data feed", daemon=True).start()
+    try:
+        while True:
+            try:
+                item, error = received.get(timeout=timeout_s)
+            except queue.Empty:
+                raise TimeoutError(f"{description} did not arrive within {timeout_s:g} s") from None
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stopped.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -17,10 +19,14 @@ from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationCon
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.resources import check_workers, threads_of_each
-from hbt_ray.cluster.runtime import node_resources
-from hbt_ray.cluster.training.async_evaluation import measure_checkpoint
-from hbt_ray.cluster.training.metrics_channel import ProgressMonitor, RestartReporter, start_metrics_channel
+from hbt_ray.cluster.resources import resources_per_worker
+from hbt_ray.cluster.runtime import get_within, node_resources
+from hbt_ray.cluster.training.async_evaluation import evaluate_checkpoint
+from hbt_ray.cluster.training.messages import WorkerConfig
+from hbt_ray.cluster.training.metrics_channel import start_metrics_channel
+from hbt_ray.cluster.training.progress_monitor import OnMetrics, ProgressMonitor
+from hbt_ray.cluster.training.restart_reporter import RestartReporter
+from hbt_ray.cluster.training.watchdog import StepWatchdog
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.errors import StorageError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
@@ -30,24 +36,11 @@ from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import ContrastiveTask, EvalFn, TrainingTask
 from hbt_ray.training.train_state import steps_to_evaluate
 
-STARTS_TRIED = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
-RESIZE_CHECK_S = 30.0  # between looks whether an elastic group can grow
+MAX_GROUP_STARTS = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
+EVALUATION_TIMEOUT_S = 24 * 3600.0  # of all checkpoints that an earlier driver left unevaluated
+RESIZE_CHECK_S = 30.0  # between checks whether an elastic group can grow
 
-
-def resources_per_worker(train: LoopConfig) -> dict[str, float]:
-    """What each worker asks for: a GPU where every worker can have one, else its share of the CPUs.
-
-    Raises:
-        ClusterError: the cluster can never give it to the least number of workers, autoscaled nodes counted.
-    """
-    gpu = sum(map(int, node_resources("GPU"))) >= train.min_workers if train.gpu is None else train.gpu
-    resources: dict[str, float] = {"GPU": 1} if gpu else {}
-    elastic = train.max_workers > train.min_workers
-    each = 1 if gpu or elastic else threads_of_each(node_resources("CPU"), train.max_workers)
-    resources["CPU"] = train.threads_per_worker or each
-    for name, amount in resources.items():
-        check_workers(train.min_workers, amount, name, node_resources(name), train.section)
-    return resources
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -55,69 +48,73 @@ def train(
     store: Path,
     initial_model: str | Path,
     folder: RunDir,
-    on_metrics: Callable[[int, dict[str, float]], None],
-    measure: EvalFn = benchmark_metrics,
+    on_metrics: OnMetrics,
+    evaluate: EvalFn = benchmark_metrics,
 ) -> int:
-    """Trains on pairs, as `run_training` says.
+    """Train on pairs. Arguments, result and errors as those of `run_training`.
 
     Args:
         initial_model: folder or hub name of the encoder to start from.
-        measure: what `evaluate_every` measures of an encoder.
+        evaluate: computes an encoder's metrics at each checkpoint that `evaluate_every` selects.
     """
-    return run_training(ContrastiveTask(config, str(initial_model), measure), store, folder, on_metrics)
+    return run_training(ContrastiveTask(config, str(initial_model), evaluate), store, folder, on_metrics)
 
 
-def run_training(
-    job: TrainingTask, store: Path, folder: RunDir, on_metrics: Callable[[int, dict[str, float]], None]
-) -> int:
-    """Trains until the last step, or early stopping; goes on from the newest checkpoint in the run's storage.
+def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: OnMetrics) -> int:
+    """Train to the last step or early stopping, from the newest checkpoint in the run's storage if there is one.
 
     Args:
-        on_metrics: called on the driver with an optimizer step and what was measured there.
+        on_metrics: called on the driver with an optimizer step and its metrics.
 
     Returns:
         The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
 
     Raises:
-        ClusterError: the cluster can never give the workers, or they failed more often than allowed.
+        ClusterError: the cluster cannot hold the workers, or they failed more often than allowed.
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
-    resources = resources_per_worker(job.train)
-    reports = start_metrics_channel()
-    told = {
-        "job": job,
-        "store": str(store),
-        "checkpoints": folder.checkpoints,
-        "measured": folder.measured,
-        "reports": reports,
-    }
+    resources = resources_per_worker(task.train)
+    channel = start_metrics_channel()
+    config = WorkerConfig(task, store, folder.checkpoints, folder.measured, channel)
     checkpoints = CheckpointManager(folder.checkpoints)
-    with unwrap_ray_errors("training"), ProgressMonitor(reports, job.train.steps, on_metrics) as follower:
-        late = _measure_late(job.train, told, folder)
-        starts = job.train.max_failures + 1
-        if checkpoints.has_ended(job.train):
-            follower.notice("the training has ended already")
-            starts = 0
-        for starts_left in reversed(range(starts)):
+    stacks_file = folder.path / "stacks.txt"
+    watchdog = StepWatchdog(task.train.step_timeout_s, str(stacks_file))
+    with (
+        unwrap_ray_errors("training"),
+        ProgressMonitor(channel, task.train.steps, on_metrics, watchdog, stacks_file) as monitor,
+    ):
+        late_evaluations = _start_late_evaluations(config)
+        attempts = task.train.max_failures + 1
+        if checkpoints.has_ended(task.train):
+            monitor.notice("the training has already ended")
+            attempts = 0
+        for attempts_left in reversed(range(attempts)):
             try:
-                _fit(job.train, resources, told, folder)
+                _fit(config, resources, folder)
                 break
             except (ActorDiedError, ActorUnavailableError):
-                if not starts_left:
+                if not attempts_left:
                     raise
-                follower.notice("Ray Train's controller failed; starting another")
-        ray.get(late)
-    if mistake := ray.get(reports.get_mistake.remote()):
-        raise mistake
-    return checkpoints.to_keep(job.train)
+                monitor.notice("Ray Train's controller failed; starting another")
+                channel.clear_heartbeats.remote()
+        _wait_for_late_evaluations(late_evaluations, monitor)
+    if user_error := get_within(
+        channel.get_user_error.remote(), task.train.collective_timeout_s, "the metrics channel"
+    ):
+        raise user_error
+    return checkpoints.to_keep(task.train)
 
 
-def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], folder: RunDir) -> None:
-    """One life of Ray Train's controller.
+def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> None:
+    """Run `TorchTrainer.fit()` once, with an empty storage path.
 
-    Its own storage is new each time: what a run is gone on from are its checkpoints, whatever else was lost.
+    A run is resumed from the checkpoints of `CheckpointManager`, never from Ray Train's state.
     """
+    train = config.task.train
+    # Ray Train passes it to its controller and workers: the bound of the barrier in `ray.train.report`.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(train.collective_timeout_s)
+    logger.info("starting a group of %s workers with %s each", train.workers, resources)
     scratch = folder.scratch / uuid.uuid4().hex[:8]
     filesystem, path = scratch.arrow()
     workers: Any = train.max_workers
@@ -125,8 +122,10 @@ def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], f
         workers = (train.min_workers, train.max_workers)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=told,
-        torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(
+            backend="nccl" if "GPU" in resources else "gloo", timeout_s=train.collective_timeout_s
+        ),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu="GPU" in resources,
@@ -137,62 +136,80 @@ def _fit(train: LoopConfig, resources: dict[str, float], told: dict[str, Any], f
             name=folder.path.name,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=STARTS_TRIED),
-            callbacks=[RestartReporter(told["reports"])],
+            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=MAX_GROUP_STARTS),
+            callbacks=[RestartReporter(config.channel)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-        validation_config=_beside_training(train, told) if train.evaluate_every else None,
+        validation_config=_validation_config(config) if train.evaluate_every else None,
     )
     try:
-        _in_another_thread(trainer.fit)
+        _run_in_thread(trainer.fit)
     finally:
         with contextlib.suppress(StorageError):
             folder.scratch.delete()
 
 
-def _beside_training(train: LoopConfig, told: dict[str, Any]) -> ValidationConfig:
-    """How checkpoints are measured while training goes on."""
-    measure = functools.partial(measure_checkpoint, told=told)
-    return ValidationConfig(fn=measure, ray_remote_kwargs=beside(train))
+def _validation_config(config: WorkerConfig) -> ValidationConfig:
+    """Return how Ray Train evaluates checkpoints while training continues."""
+    evaluate = functools.partial(evaluate_checkpoint, config=config)
+    return ValidationConfig(fn=evaluate, ray_remote_kwargs=eval_task_options(config.task.train))
 
 
-def _measure_late(train: LoopConfig, told: dict[str, Any], folder: RunDir) -> list[Any]:
-    """Tasks that measure the checkpoints which an earlier driver was stopped before it could have measured."""
+def _start_late_evaluations(config: WorkerConfig) -> list[Any]:
+    """Start tasks that evaluate the checkpoints which an earlier driver did not live to have evaluated."""
+    train = config.task.train
     if not train.evaluate_every:
         return []
-    measured = evaluated_steps(folder.measured)
-    ray.get([told["reports"].put_evaluated.remote(step) for step in measured])
-    steps = steps_to_evaluate(CheckpointManager(folder.checkpoints).steps(), measured, train)
-    task = ray.remote(measure_checkpoint).options(**beside(train))
-    return [task.remote(None, step, told) for step in sorted(steps)]
+    evaluated = evaluated_steps(config.checkpoint_metrics)
+    recorded = [config.channel.put_evaluated.remote(step) for step in evaluated]
+    get_within(recorded, train.collective_timeout_s, "the metrics channel")
+    steps = steps_to_evaluate(CheckpointManager(config.checkpoints).steps(), evaluated, train)
+    task = ray.remote(evaluate_checkpoint).options(**eval_task_options(train))
+    return [task.remote(None, step, config) for step in sorted(steps)]
 
 
-def beside(train: LoopConfig) -> dict[str, Any]:
-    """What a measuring task asks for: no CPU, so that it takes none from the training in Ray's books."""
+def _wait_for_late_evaluations(evaluations: list[Any], monitor: ProgressMonitor) -> None:
+    """Wait for the tasks of `_start_late_evaluations`; after `EVALUATION_TIMEOUT_S` cancel them with a notice."""
+    if not evaluations:
+        return
+    logger.info("waiting for %d evaluations of earlier checkpoints", len(evaluations))
+    _, unfinished = ray.wait(evaluations, num_returns=len(evaluations), timeout=EVALUATION_TIMEOUT_S)
+    for evaluation in unfinished:
+        ray.cancel(evaluation, force=True)
+    if unfinished:
+        monitor.notice(f"{len(unfinished)} checkpoints were not evaluated within {EVALUATION_TIMEOUT_S:g} s")
+    ray.get([evaluation for evaluation in evaluations if evaluation not in unfinished])
+
+
+def eval_task_options(train: LoopConfig) -> dict[str, Any]:
+    """Return the Ray options of a task that evaluates a checkpoint.
+
+    It requests no CPU, so that it is scheduled while the training holds all of them; one GPU if a node has a spare one.
+    """
     gpu = max(node_resources("GPU"), default=0) > train.max_workers
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
 
 
-def _in_another_thread(work: Callable[[], Any]) -> None:
-    """Waits for some work. In the main thread Ray Train would take Ctrl-C for itself, and end with success."""
+def _run_in_thread(function: Callable[[], Any]) -> None:
+    """Call a function in a thread and wait. In the main thread Ray Train would swallow Ctrl-C and end with success."""
     raised: list[BaseException] = []
 
-    def do() -> None:
+    def call() -> None:
         try:
-            work()
+            function()
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=do, daemon=True)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.5)  # with a timeout, so that signals are seen to
+        thread.join(0.5)  # with a timeout, so that the main thread handles signals
     if raised:
         raise raised[0]
 
 
-def _worker(told: dict[str, Any]) -> None:
-    """What each rank runs. It brings libraries that take seconds to import, and that the driver does without."""
+def _worker(train_loop_config: dict[str, Any]) -> None:
+    """Run one rank. Imported here: the worker needs libraries that take seconds to import, the driver does not."""
     from hbt_ray.cluster.training.worker import train_loop_per_worker
 
-    train_loop_per_worker(told)
+    train_loop_per_worker(train_loop_config["config"])

@@ -1,198 +1,109 @@
-"""What a running training says, followed on the driver: a line on the terminal, metrics to the tracker.
+"""The actor through which rank 0, evaluation tasks and Ray Train's controller reach the driver.
 
-Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+Ray Train's controller imports this module and waits for it, so it imports nothing that takes seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
-import textwrap
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
-from ray.train.v2.api.callback import UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hbt_ray.cluster.errors import find_user_error
+from hbt_ray.cluster.training.messages import Heartbeat, Message
+from hbt_ray.cluster.training.watchdog import RankStatus
 from hbt_ray.errors import UserError
 
-LOOK_EVERY_S = 0.5  # whether the training has ended; reports come without being looked for
-LOG_LINE_EVERY_S = 10.0  # where the output is not a terminal
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the driver takes from the channel at a time."""
+
+    messages: list[Message]
+    number: int  # of messages received up to the last of these
+    ranks: list[RankStatus]  # of the ranks that are running
 
 
 @ray.remote(num_cpus=0)
 class MetricsChannel:
-    """Keeps what rank 0 and the controller say until the driver takes it; wakes who waits for something here."""
+    """Queue of messages for the driver, and the state of a training that outlives its worker groups."""
 
     def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self.received = 0
-        self.noted = 0
+        self.queue: list[Message] = []
+        self.num_received = 0
+        self.num_acknowledged = 0
         self.evaluated: set[int] = set()
-        self.mistake: UserError | None = None
+        self.user_error: UserError | None = None
+        self.heartbeats: dict[int, tuple[Heartbeat, float]] = {}  # rank -> its latest, and when it arrived
         self.changed = asyncio.Condition()
 
-    async def put(self, report: dict[str, Any]) -> int:
-        """Returns how many there were up to this one."""
+    async def put(self, *messages: Message) -> int:
+        """Queue messages; return how many have been received, these included."""
         async with self.changed:
-            self.kept.append(report)
-            self.received += 1
+            self.queue += messages
+            self.num_received += len(messages)
             self.changed.notify_all()
-            return self.received
+            return self.num_received
 
-    async def take(self, wait_s: float) -> tuple[list[dict[str, Any]], int]:
-        """What came since it was last called, and how many there were up to the last; waits where there is nothing."""
+    async def take(self, wait_s: float) -> Delivery:
+        """Empty the queue; if it is empty, wait up to `wait_s` seconds."""
         async with self.changed:
-            await self._until(lambda: bool(self.kept), wait_s)
-            kept, self.kept = self.kept, []
-            return kept, self.received
+            await self._wait_for(lambda: bool(self.queue), wait_s)
+            messages, self.queue = self.queue, []
+            now_s = time.monotonic()
+            ranks = [RankStatus(beat, now_s - arrived_s) for beat, arrived_s in self.heartbeats.values()]
+            return Delivery(messages, self.num_received, ranks)
 
-    async def put_noted(self, number: int) -> None:
-        """Says that the driver has seen to that many: a kill cannot lose them any more."""
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Replace the rank's heartbeat."""
+        self.heartbeats[heartbeat.rank] = (heartbeat, time.monotonic())
+
+    async def remove_heartbeat(self, rank: int) -> None:
+        """Forget a rank that has ended."""
+        self.heartbeats.pop(rank, None)
+
+    async def clear_heartbeats(self) -> None:
+        """Forget all ranks: their worker group has ended."""
+        self.heartbeats.clear()
+
+    async def acknowledge(self, number: int) -> None:
+        """Record that the driver has logged the first `number` messages: a kill cannot lose them any more."""
         async with self.changed:
-            self.noted = number
+            self.num_acknowledged = number
             self.changed.notify_all()
 
-    async def wait_noted(self, number: int, wait_s: float) -> None:
-        """Waits until the driver has seen to that many, or for so long."""
+    async def wait_acknowledged(self, number: int, wait_s: float) -> None:
+        """Wait until the driver has logged the first `number` messages, at most `wait_s` seconds."""
         async with self.changed:
-            await self._until(lambda: self.noted >= number, wait_s)
+            await self._wait_for(lambda: self.num_acknowledged >= number, wait_s)
 
     async def put_evaluated(self, step: int) -> None:
-        """Says that the checkpoint of a step has been measured, or could not be: it is not needed for that any more."""
+        """Record that a step's checkpoint has been evaluated, or could not be: it may be deleted."""
         self.evaluated.add(step)
 
     async def get_evaluated(self) -> set[int]:
+        """Return the steps of `put_evaluated`."""
         return self.evaluated
 
-    async def put_mistake(self, mistake: UserError) -> None:
-        """Notes why starting the workers again cannot help."""
-        self.mistake = mistake
+    async def put_user_error(self, error: UserError) -> None:
+        """Record why starting the workers again cannot help."""
+        self.user_error = error
 
-    async def get_mistake(self) -> UserError | None:
-        return self.mistake
+    async def get_user_error(self) -> UserError | None:
+        """Return the error of `put_user_error`, if there is one."""
+        return self.user_error
 
-    async def _until(self, is_so: Callable[[], bool], wait_s: float) -> None:
+    async def _wait_for(self, condition: Callable[[], bool], wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.changed.wait_for(is_so), wait_s)
+            await asyncio.wait_for(self.changed.wait_for(condition), wait_s)
 
 
 def start_metrics_channel() -> Any:
-    """The actor, on the driver's own node, so that it lives as long as its only reader."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return MetricsChannel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-
-
-class RestartReporter(UserCallback):
-    """Tells the driver why workers are started again. Runs on the controller."""
-
-    def __init__(self, reports: Any) -> None:
-        self.reports = reports
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if mistake := find_user_error(error):
-                self.reports.put_mistake.remote(mistake)
-                return
-        rank, error = min(worker_exceptions.items())
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = textwrap.shorten(lines[-1], 160, placeholder=" ...")
-        self.reports.put.remote({"notice": f"worker {rank} failed ({reason}); starting again"})
-
-
-class ProgressMonitor:
-    """A context in which a thread takes reports as they come; at its end the last ones have been taken."""
-
-    def __init__(self, reports: Any, steps: int, on_metrics: Callable[[int, dict[str, float]], None]) -> None:
-        self.reports = reports
-        self.steps = steps  # of the whole training
-        self.on_metrics = on_metrics
-        self._step = 0
-        self._latest: dict[str, float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._terminal = sys.stderr.isatty()
-        self._line_at = 0.0
-        self._first: tuple[float, int] | None = None  # seconds and step of the first report, for the time left
-
-    def __enter__(self) -> ProgressMonitor:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._take()
-        if self._terminal and self._step:
-            print(file=sys.stderr)
-
-    def notice(self, text: str) -> None:
-        """Says something that happened to the training."""
-        self._say(text, notice=True)
-        self._first = None
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._take(LOOK_EVERY_S)
-
-    def _take(self, wait_s: float = 0.0) -> None:
-        try:
-            reports, number = ray.get(self.reports.take.remote(wait_s))
-        except RayError:  # the actor is gone with the cluster; whoever waits for the training will say so
-            self._ended.wait(wait_s)
-            return
-        for report in reports:
-            if "notice" in report:
-                self.notice(report["notice"])
-                continue
-            if "saving" in report:
-                continue
-            if "benchmarks" in report:
-                self.on_metrics(report["step"], report["benchmarks"])
-                continue
-            for measured in report["steps"]:
-                self._step = int(measured["step"])
-                self._latest |= measured
-                self.on_metrics(self._step, {f"train/{name}": measured[name] for name in measured if name != "step"})
-            if report["validation_loss"] is not None:
-                self._latest["validation_loss"] = report["validation_loss"]
-                validated = {
-                    "validation/loss": report["validation_loss"],
-                    "validation/best_loss": report["best_validation_loss"],
-                }
-                self.on_metrics(report["step"], validated)
-            if report["steps"]:
-                self._say(self._progress(), last=self._step == self.steps)
-        if reports:
-            self.reports.put_noted.remote(number)
-
-    def _progress(self) -> str:
-        now, steps = time.monotonic(), self.steps
-        if self._first is None:
-            self._first = (now, self._step)
-        began_s, began_step = self._first
-        left = ""
-        if self._step > began_step:
-            left_s = (now - began_s) / (self._step - began_step) * (steps - self._step)
-            left = f"  {int(left_s // 60)}:{int(left_s % 60):02d} left"
-        latest = self._latest
-        validation = f"  validation {latest['validation_loss']:.3f}" if "validation_loss" in latest else ""
-        speed = next(name for name in latest if name.endswith("_per_s"))
-        return (
-            f"step {self._step}/{steps}  loss {latest['loss']:.3f}{validation}  "
-            f"{latest[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
-            f"data wait {100 * latest['data_wait_share']:.1f}%{left}"
-        )
-
-    def _say(self, line: str, *, notice: bool = False, last: bool = False) -> None:
-        if self._terminal:
-            print(f"\r\x1b[K{line}", end="\n" if notice else "", file=sys.stderr, flush=True)
-        elif notice or last or time.monotonic() - self._line_at >= LOG_LINE_EVERY_S:
-            self._line_at = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+    """Start the actor on the driver's node, so that it lives as long as its only reader; return its handle."""
+    driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return MetricsChannel.options(scheduling_strategy=driver_node).remote()  # type: ignore[attr-defined]

@@ -1,48 +1,88 @@
-"""What each rank of a training runs."""
+"""The function that each rank of a training runs."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from pathlib import Path
+import socket
 from typing import Any
 
 import ray
 import ray.train
-import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from hbt_ray.cluster.runtime import configure_logging
+from hbt_ray.cluster.runtime import configure_task, get_within
 from hbt_ray.cluster.training.data_feed import feed
+from hbt_ray.cluster.training.heartbeat import HeartbeatSender
+from hbt_ray.cluster.training.messages import WorkerConfig
 from hbt_ray.cluster.training.worker_callbacks import RayTrainCallbacks
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.training.base_trainer import BaseTrainer
 from hbt_ray.training.checkpoint import CheckpointManager
-from hbt_ray.training.task import TrainingTask, describe_step
+from hbt_ray.training.task import describe_step
 from hbt_ray.training.train_loop import run_train_loop
+from hbt_ray.utils.activity import Phase, begin_step, enter_phase
+
+logger = logging.getLogger(__name__)
 
 
-def train_loop_per_worker(told: dict[str, Any]) -> None:
-    """Trains from where the newest checkpoint left off to the end, in step with the other ranks."""
-    configure_logging()
-    if ray.get(told["reports"].get_mistake.remote()) is not None:
+def train_loop_per_worker(config: WorkerConfig) -> None:
+    """Train from the newest checkpoint to the end, in step with the other ranks.
+
+    Raises:
+        TimeoutError: a wait took longer than `collective_timeout_s`. Ray Train then restarts the workers.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    configure_task(threads)
+    task, train, channel = config.task, config.task.train, config.channel
+    if get_within(channel.get_user_error.remote(), train.collective_timeout_s, "the driver's metrics channel"):
         return  # starting again cannot help
-    job: TrainingTask = told["job"]
-    store_folder = Path(told["store"])
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    begin_step(0)
+    enter_phase(Phase.START)
+    if rank == 0:
+        channel.clear_heartbeats.remote()  # of a worker group of another size
+    with HeartbeatSender(channel, rank, train.step_timeout_s):
+        name = f"rank {rank} of {num_ranks}"
+        logger.info("%s started on %s with %d threads", name, socket.gethostname(), threads)
+        store = TokenStore.open(config.store)
+        logger.info("%s opened the store %s", name, config.store)
+        trainer = task.stepper(str(ray.train.torch.get_device()))
+        _mark_gradient_all_reduce(trainer)
+        logger.info("%s loaded the encoder and built the optimizer", name)
+        callbacks = RayTrainCallbacks(
+            trainer, CheckpointManager(config.checkpoints), channel, functools.partial(describe_step, task, store)
+        )
+        state = callbacks.restore()
+        logger.info("%s restored its state: step %d of %d", name, state.step, train.steps)
+        batches_per_step = train.gradient_accumulation
+        batches = feed(
+            task,
+            config.store,
+            rank=rank,
+            num_ranks=num_ranks,
+            first_step=state.step * batches_per_step,
+            last_step=train.steps * batches_per_step,
+        )
+        validation_batches = task.validation_batches(store, rank, num_ranks)
+        logger.info("%s built %d validation batches", name, len(validation_batches))
+        run_train_loop(trainer, state, batches, validation_batches, callbacks)
+        logger.info("%s ended", name)
 
-    store = TokenStore.open(store_folder)
-    trainer = job.stepper(str(ray.train.torch.get_device()))
-    made_of = functools.partial(describe_step, job, store)
-    company = RayTrainCallbacks(trainer, CheckpointManager(told["checkpoints"]), told["reports"], made_of)
-    progress = company.restore()
-    each = job.train.gradient_accumulation
-    batches = feed(
-        job,
-        store_folder,
-        rank=rank,
-        num_ranks=num_ranks,
-        first_step=progress.step * each,
-        last_step=job.train.steps * each,
-    )
-    run_train_loop(trainer, progress, batches, job.validation_batches(store, rank, num_ranks), company)
+
+def _mark_gradient_all_reduce(trainer: BaseTrainer[Any]) -> None:
+    """Have the backward pass enter the phase ALL_REDUCE when only DDP's mean of the gradients is left of it.
+
+    The gradient of the first trained parameter is the last to be computed.
+    """
+    model = trainer.model
+    if not isinstance(model, DistributedDataParallel):
+        return
+
+    def mark(_: Any) -> None:
+        if model.require_backward_grad_sync:
+            enter_phase(Phase.ALL_REDUCE)
+
+    next(p for p in model.parameters() if p.requires_grad).register_post_accumulate_grad_hook(mark)

@@ -1,12 +1,12 @@
 import pytest
 
-from hbt_ray.cluster.resources import check_workers, share_of_each, workers_that_fit
+from hbt_ray.cluster.resources import check_workers, max_units_per_worker, workers_that_fit
 from hbt_ray.errors import ClusterError
 
 
 def test_no_worker_is_split_over_two_nodes():
-    assert workers_that_fit([2, 2], each=4) == 0
-    assert workers_that_fit([4, 32, 64], each=20) == 1 + 3
+    assert workers_that_fit([2, 2], per_worker=4) == 0
+    assert workers_that_fit([4, 32, 64], per_worker=20) == 1 + 3
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ def test_no_worker_is_split_over_two_nodes():
     [([8], 1, 8), ([8], 3, 2), ([2, 2], 1, 2), ([4, 16, 16], 5, 5), ([1], 4, 1), ([], 1, 1)],
 )
 def test_workers_share_the_nodes_as_far_as_all_fit(nodes, workers, share):
-    assert share_of_each(nodes, workers) == share
+    assert max_units_per_worker(nodes, workers) == share
 
 
 def test_workers_that_fit_are_not_refused():

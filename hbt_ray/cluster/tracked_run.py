@@ -1,0 +1,95 @@
+"""A run's life in MLflow, the same for training, pretraining, search and study."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hbt_ray.config import ConfigSection, dump_config
+from hbt_ray.data.token_store import read_manifest
+from hbt_ray.errors import TrackingError
+from hbt_ray.tracking import RunStatus, Tracker, check_reachable
+from hbt_ray.training.run_dir import AnyRun, RunDir
+
+
+def start_tracker(
+    uri: str,
+    experiment: str,
+    name: str,
+    config: ConfigSection,
+    folder: RunDir,
+    tags: Mapping[str, Any] | None = None,
+) -> Tracker:
+    """Create the run's MLflow run, or resume the one that an earlier call created for the same folder."""
+    unsent_file = folder.path / "unsent_metrics.jsonl"
+    return Tracker.start(uri, experiment, name, config, folder.tracking_id, unsent_file, tags)
+
+
+@contextlib.contextmanager
+def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = True) -> Iterator[None]:
+    """Set the MLflow run's status when the block ends: FINISHED, FAILED, or KILLED after Ctrl-C or SIGTERM.
+
+    Args:
+        resume_hint: printed after Ctrl-C: what the same command will do.
+        system_metrics: log this machine's use of CPU, memory, disk, network and GPU while the block runs.
+    """
+    monitor = tracker.system_metrics() if system_metrics else contextlib.nullcontext()
+    try:
+        with monitor, interrupt_on_sigterm():
+            yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            print_status(f"\nstopped; {resume_hint}")
+        status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        best_effort_tracking(tracker, lambda: tracker.finish(status))
+        raise
+    best_effort_tracking(tracker, tracker.finish)
+
+
+def best_effort_tracking(tracker: Tracker, log: Callable[[], Any]) -> None:
+    """Call `log`; if MLflow fails, print a warning and continue, so that its outage fails no run."""
+    try:
+        check_reachable(tracker.uri)  # takes seconds; MLflow's client would retry for minutes
+        log()
+    except TrackingError as error:
+        print_status(f"not tracked: {error}")
+
+
+def log_inputs(tracker: Tracker, config: AnyRun, store: Path, context: str) -> None:
+    """Log the store's sources as data sets, and the configuration as `config.yaml`.
+
+    Args:
+        context: the data's use, "training" or "pretraining".
+    """
+    manifest = read_manifest(store)
+    for name, source in manifest.sources.items():
+        profile = {"train": source.items(), "validation": source.items("validation"), "languages": source.languages}
+        tracker.log_dataset(name, manifest.fingerprint(), str(store), profile, context)
+    tracker.log_text(dump_config(config), "config.yaml")
+
+
+@contextlib.contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, which `ray job stop` sends, so that it ends a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def print_status(text: str) -> None:
+    """Print a line for the user on stderr."""
+    print(text, file=sys.stderr, flush=True)

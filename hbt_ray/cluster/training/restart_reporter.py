@@ -1,0 +1,30 @@
+"""The Ray Train callback that reports why workers are restarted. Runs on the controller."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from ray.train import UserCallback
+
+from hbt_ray.cluster.errors import find_user_error
+from hbt_ray.cluster.training.messages import Notice
+
+
+class RestartReporter(UserCallback):
+    """Sends a notice for each failure of workers, or the user's mistake that a restart cannot mend."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Report the failures of the ranks in `worker_exceptions`."""
+        self.channel.clear_heartbeats.remote()
+        for error in worker_exceptions.values():
+            if user_error := find_user_error(error):
+                self.channel.put_user_error.remote(user_error)
+                return
+        rank, error = min(worker_exceptions.items())
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = textwrap.shorten(lines[-1], 160, placeholder=" ...")
+        self.channel.put.remote(Notice(f"worker {rank} failed ({reason}); starting again"))

@@ -1,0 +1,71 @@
+"""Training a run with several workers or in this process, whichever its settings say, with evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hbt_ray.cluster.training.driver import run_training
+from hbt_ray.models.encoder import default_device
+from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
+from hbt_ray.training.checkpoint_metrics import evaluated_steps, load_checkpoint_metrics, save_checkpoint_metrics
+from hbt_ray.training.local_runner import Report, ignore_metrics, train_locally
+from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.task import ContrastiveTask
+
+
+def train_run(
+    task: ContrastiveTask,
+    store: str | Path,
+    folder: RunDir,
+    *,
+    every: int | None = None,
+    report: Report = ignore_metrics,
+    replay: bool = True,
+) -> int:
+    """Train on pairs to the end, or until `report` raises: with Ray Train if `workers` > 1, else in this process.
+
+    Args:
+        every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
+            None: evaluate nothing.
+        report: called with the step and metrics of each evaluation.
+        replay: in this process, first report the evaluations that an earlier call stored. Worker groups always do.
+
+    Returns:
+        The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
+
+    Raises:
+        ClusterError: the cluster cannot hold the workers, or they failed more often than allowed.
+        TrainingDiverged: more gradients were not finite than allowed.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    train = task.config.train
+    if train.max_workers == 1:
+        train_locally(task, store, folder, every=every, report=report, device=default_device(), retell=replay)
+        return CheckpointManager(folder.checkpoints).to_keep(train)
+    if every is None:
+        return run_training(task, Path(store), folder, ignore_metrics)
+    return _train_and_evaluate_with_workers(task, Path(store), folder, every, report)
+
+
+def _train_and_evaluate_with_workers(
+    task: ContrastiveTask, store: Path, folder: RunDir, every: int, report: Report
+) -> int:
+    """Train with Ray Train's workers, whose checkpoints are evaluated in tasks while training continues."""
+    for step, metrics in load_checkpoint_metrics(folder.measured):
+        report(step, metrics)
+
+    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+        if not all(name.startswith(("train/", "validation/")) for name in metrics):
+            report(step, metrics)
+
+    config = task.config
+    config_with_eval = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
+    last = run_training(replace(task, config=config_with_eval), store, folder, on_metrics)
+    if last not in evaluated_steps(folder.measured):
+        encoder = load_checkpointed_encoder(config, task.initial_model, folder.checkpoints, last)
+        metrics = task.measure_encoder(encoder, config)
+        save_checkpoint_metrics(folder.measured, last, metrics)
+        report(last, metrics)
+    return last

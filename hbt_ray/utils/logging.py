@@ -1,0 +1,35 @@
+"""The package's log on stderr. `HBT_LOG_LEVEL` sets its level: debug, info, warning (the default) or error."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from hbt_ray.errors import ConfigError
+
+LEVEL_VARIABLE = "HBT_LOG_LEVEL"
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s"
+
+
+def configure_package_log() -> None:
+    """Give the `hbt_ray` logger its level and a handler. Each module logs to its child, `getLogger(__name__)`.
+
+    Raises:
+        ConfigError: HBT_LOG_LEVEL names no level.
+    """
+    name = os.environ.get(LEVEL_VARIABLE, "warning").lower()
+    if name not in LEVELS:
+        raise ConfigError(f"{LEVEL_VARIABLE}={name} is no log level; write one of {', '.join(LEVELS)}")
+    logger = logging.getLogger("hbt_ray")
+    logger.setLevel(LEVELS[name])
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        # Warnings are sentences for the user; the lines of lower levels need to say when and where.
+        handler.setFormatter(logging.Formatter(_FORMAT if LEVELS[name] < logging.WARNING else "%(message)s"))
+        logger.addHandler(handler)
