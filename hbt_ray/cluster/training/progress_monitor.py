@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +21,11 @@ from hbt_ray.cluster.training.messages import (
     ValidationLoss,
 )
 from hbt_ray.cluster.training.metrics_channel import Delivery
+from hbt_ray.cluster.training.progress_display import progress_display
 from hbt_ray.cluster.training.watchdog import StepWatchdog
 
 POLL_S = 0.5  # how soon the thread sees that the training has ended; messages wake it at once
 CHANNEL_TIMEOUT_S = 60.0  # for an answer of the metrics channel, which is on this node
-LOG_LINE_EVERY_S = 10.0  # if the output is not a terminal
 
 OnMetrics = Callable[[int, dict[str, float]], None]  # takes an optimizer step and its metrics
 
@@ -43,7 +42,6 @@ class ProgressMonitor:
         self, channel: Any, steps: int, on_metrics: OnMetrics, watchdog: StepWatchdog, stacks_file: Path
     ) -> None:
         self.channel = channel
-        self.steps = steps
         self.on_metrics = on_metrics
         self.watchdog = watchdog
         self.stacks_file = stacks_file
@@ -51,9 +49,7 @@ class ProgressMonitor:
         self._latest: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._terminal = sys.stderr.isatty()
-        self._line_at_s = 0.0
-        self._first: tuple[float, int] | None = None  # time and step of the first report, for the time left
+        self._display = progress_display(steps)
 
     def __enter__(self) -> ProgressMonitor:
         self._thread.start()
@@ -63,13 +59,11 @@ class ProgressMonitor:
         self._ended.set()
         self._thread.join()
         self._poll()
-        if self._terminal and self._step:
-            print(file=sys.stderr)
+        self._display.close()
 
     def notice(self, text: str) -> None:
         """Print a line about an event of the training."""
-        self._print(text, notice=True)
-        self._first = None
+        self._display.notice(text)
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -112,29 +106,13 @@ class ProgressMonitor:
                 case Saving():
                     pass  # acknowledging it is all that it needs
         if stepped:
-            self._print(self._progress_line(), last=self._step == self.steps)
+            self._display.update(self._step, self._metrics_text())
 
-    def _progress_line(self) -> str:
-        now_s, steps = time.monotonic(), self.steps
-        if self._first is None:
-            self._first = (now_s, self._step)
-        first_s, first_step = self._first
-        left = ""
-        if self._step > first_step:
-            left_s = (now_s - first_s) / (self._step - first_step) * (steps - self._step)
-            left = f"  {int(left_s // 60)}:{int(left_s % 60):02d} left"
+    def _metrics_text(self) -> str:
         latest = self._latest
         validation = f"  validation {latest['validation_loss']:.3f}" if "validation_loss" in latest else ""
         speed = next(name for name in latest if name.endswith("_per_s"))
         return (
-            f"step {self._step}/{steps}  loss {latest['loss']:.3f}{validation}  "
-            f"{latest[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
-            f"data wait {100 * latest['data_wait_share']:.1f}%{left}"
+            f"loss {latest['loss']:.3f}{validation}  {latest[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
+            f"data wait {100 * latest['data_wait_share']:.1f}%"
         )
-
-    def _print(self, line: str, *, notice: bool = False, last: bool = False) -> None:
-        if self._terminal:
-            print(f"\r\x1b[K{line}", end="\n" if notice else "", file=sys.stderr, flush=True)
-        elif notice or last or time.monotonic() - self._line_at_s >= LOG_LINE_EVERY_S:
-            self._line_at_s = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
