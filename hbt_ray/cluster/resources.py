@@ -48,6 +48,10 @@ def check_workers(
     """Check that the nodes can hold the workers.
 
     Args:
+        workers: their number.
+        per_worker: units of the resource that each requests.
+        resource: "CPU" or "GPU".
+        node_sizes: units of the resource by node.
         section: of the configuration, named in the message with the setting to change.
 
     Raises:

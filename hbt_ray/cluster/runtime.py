@@ -96,6 +96,8 @@ def get_within(reference: Any, timeout_s: float, description: str) -> Any:
     """Return the result of a Ray call.
 
     Args:
+        reference: what the call returned, or a list of such.
+        timeout_s: bound of the wait.
         description: names the result in the message.
 
     Raises:

@@ -17,9 +17,11 @@ KeyT = TypeVar("KeyT")
 def run_tasks(
     jobs: Sequence[tuple[KeyT, Callable[..., None], tuple[Any, ...]]], request: ResourceRequest, description: str
 ) -> Iterator[tuple[KeyT, float]]:
-    """Run jobs (key, function, arguments) as tasks, at most `request.max_concurrent` at a time.
+    """Run jobs as tasks, at most `request.max_concurrent` at a time.
 
     Args:
+        jobs: (key, function, arguments) each.
+        request: resources of each task, and how many run at a time.
         description: names a job in an error message.
 
     Yields:

@@ -35,6 +35,7 @@ def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = Tr
     """Set the MLflow run's status when the block ends: FINISHED, FAILED, or KILLED after Ctrl-C or SIGTERM.
 
     Args:
+        tracker: of the run.
         resume_hint: printed after Ctrl-C: what the same command will do.
         system_metrics: log this machine's use of CPU, memory, disk, network and GPU while the block runs.
     """
@@ -61,11 +62,7 @@ def best_effort_tracking(tracker: Tracker, log: Callable[[], Any]) -> None:
 
 
 def log_inputs(tracker: Tracker, config: AnyRun, store: Path, context: str) -> None:
-    """Log the store's sources as data sets, and the configuration as `config.yaml`.
-
-    Args:
-        context: the data's use, "training" or "pretraining".
-    """
+    """Log the store's sources as data sets of a context ("training"), and the configuration as `config.yaml`."""
     manifest = read_manifest(store)
     for name, source in manifest.sources.items():
         profile = {"train": source.items(), "validation": source.items("validation"), "languages": source.languages}

@@ -1,4 +1,4 @@
-"""What tests that kill need: whom to kill, and how far a run has come."""
+"""Killing processes of the tests' cluster, and how far a run is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.conftest import MARK
 
 
 def processes_of_cluster(name: str) -> Iterator[psutil.Process]:
-    """The processes of the tests' own cluster with a name in their command line."""
+    """Yield the processes of the tests' cluster with `name` in their command line."""
     for process in psutil.process_iter(["cmdline"]):
         try:
             if name in " ".join(process.info["cmdline"] or ()) and MARK in process.environ():
@@ -21,7 +21,7 @@ def processes_of_cluster(name: str) -> Iterator[psutil.Process]:
 
 
 def kill_one(name: str) -> bool:
-    """Sends SIGKILL to one of them; whether there was one."""
+    """Send SIGKILL to one of them; return whether there was one."""
     for process in processes_of_cluster(name):
         process.kill()
         return True
@@ -29,5 +29,5 @@ def kill_one(name: str) -> bool:
 
 
 def newest_step(out: Path) -> int:
-    """The step of the newest complete checkpoint in a run's folder; 0 where there is none."""
+    """Return the step of the newest complete checkpoint in a run's folder; 0 if there is none."""
     return max((int(p.parent.name[5:]) for p in out.glob("checkpoints/step-*/complete.json")), default=0)

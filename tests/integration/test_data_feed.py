@@ -13,7 +13,7 @@ from tests.integration.conftest import tiny_config
 
 
 @pytest.mark.parametrize("sections", [{}, {"mix": {"strategy": "one-to-k"}, "loss": {"consistency": 1.0}}], ids=str)
-def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(cluster, corpus, tmp_path, sections):
+def test_feed_yields_each_rank_the_sampler_s_batches_from_any_step(cluster, corpus, tmp_path, sections):
     config = tiny_config(corpus, **sections)
     job = ContrastiveTask(config, "", benchmark_metrics)
     folder = prepare(config, tmp_path / "stores")
@@ -28,7 +28,7 @@ def test_the_feed_hands_each_rank_the_plan_s_batches_in_order_from_any_step(clus
                 assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
 
 
-def test_a_feed_of_no_steps_ends_at_once(cluster, corpus, tmp_path):
+def test_feed_of_no_steps_is_empty(cluster, corpus, tmp_path):
     assert (
         list(
             feed(

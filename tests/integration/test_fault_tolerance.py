@@ -1,7 +1,7 @@
-"""Nothing that is killed changes what a run leaves: it ends, and its weights are those of an undisturbed run.
+"""A run that loses processes or nodes ends with the weights of a reference run without faults.
 
-Each fault strikes `HBT_FAULT_TIMES` times, at random moments; this takes minutes, so without that variable nothing
-is struck here. Where processes are killed, a checkpoint is saved at every step, so that many are in mid-write then.
+Each fault is injected `HBT_FAULT_TIMES` times, at random moments; this takes minutes, so without that variable these
+tests are skipped. Runs whose processes are killed save a checkpoint at every step, so that many kills hit a write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from tests.integration.fault_injection import kill_one, newest_step
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))
 STEPS = 40
-pytestmark = pytest.mark.skipif(not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault strikes")
+pytestmark = pytest.mark.skipif(
+    not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault is injected"
+)
 
 
 def faulty_config(corpus: Path, steps: int = STEPS, **sections) -> RunConfig:
@@ -43,9 +45,9 @@ def faulty_config(corpus: Path, steps: int = STEPS, **sections) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster, tmp_path_factory) -> tuple[Path, bytes]:
-    """A corpus, and the weights of a run over it that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def reference_run(cluster, tmp_path_factory) -> tuple[Path, bytes]:
+    """A corpus, and the weights of a run over it without faults."""
+    folder = tmp_path_factory.mktemp("reference")
     corpus = write_corpus(folder)
     run(faulty_config(corpus), folder / "run")
     return corpus, model_of(folder / "run")
@@ -55,15 +57,15 @@ def model_of(out: Path) -> bytes:
     return (out / "model" / "model.safetensors").read_bytes()
 
 
-class Striker(threading.Thread):
-    """Strikes at random moments: some steps after it struck last, and in every second case in mid-write."""
+class FaultInjector(threading.Thread):
+    """Injects a fault at random moments, some steps after the last; every second time during a write."""
 
-    def __init__(self, out: Path, strike: Callable[[], bool]) -> None:
+    def __init__(self, out: Path, inject: Callable[[], bool]) -> None:
         super().__init__(daemon=True)
         self.out = out
-        self.strike = strike
-        self.struck: list[int] = []  # the newest checkpoint at each
-        self.in_mid_write = 0
+        self.inject = inject
+        self.injected: list[int] = []  # the newest checkpoint at each fault
+        self.during_write = 0
         self.ended = False
         self.draw = random.Random(3)
 
@@ -73,72 +75,72 @@ class Striker(threading.Thread):
             while newest_step(self.out) < goal and not self.ended:
                 time.sleep(0.01)
             if time_ % 2 == 0:
-                self._wait_for_a_write()
+                self._wait_for_write()
             else:
                 time.sleep(self.draw.random() * 0.2)
             while not self.ended:
                 at = newest_step(self.out)
-                if self.strike():
-                    self.struck.append(at)
+                if self.inject():
+                    self.injected.append(at)
                     break
                 time.sleep(0.01)
 
-    def _wait_for_a_write(self) -> None:
+    def _wait_for_write(self) -> None:
         until = time.monotonic() + 20
         while time.monotonic() < until and not self.ended:
             for folder in self.out.glob("checkpoints/step-*"):
                 if not (folder / "complete.json").exists():
-                    self.in_mid_write += 1
+                    self.during_write += 1
                     return
 
 
 def losses(uri: str, out: Path) -> list[tuple[int, float]]:
-    """(step, loss) of each step as MLflow has it; a step that was done again is there again."""
+    """Return (step, loss) of each step as MLflow has it; a step that was repeated is there twice."""
     run_id = (out / "mlflow_run_id").read_text().strip()
     history = MlflowClient(uri).get_metric_history(run_id, "train/loss")
     return [(metric.step, metric.value) for metric in history]
 
 
 def repeated_steps(uri: str, out: Path, steps: int = STEPS) -> int:
-    """How many steps were done again."""
-    told = [step for step, _ in losses(uri, out)]
-    assert set(told) == set(range(1, steps + 1)), "a step is missing"
-    return len(told) - steps
+    """Return how many steps were repeated."""
+    logged = [step for step, _ in losses(uri, out)]
+    assert set(logged) == set(range(1, steps + 1)), "a step is missing"
+    return len(logged) - steps
 
 
-def report(fault: str, struck: list[int], lost: int, in_mid_write: int = 0) -> None:
-    print(f"\n{fault}: struck {len(struck)} times after steps {struck}, {in_mid_write} in mid-write, {lost} steps lost")
+def report(fault: str, injected: list[int], lost: int, during_write: int = 0) -> None:
+    print(f"\n{fault}: {len(injected)} faults after steps {injected}, {during_write} during a write, {lost} steps lost")
 
 
 @pytest.mark.parametrize(("fault", "process"), [("worker", "RayTrainWorker"), ("controller", "TrainController")])
-def test_a_killed_process_of_the_training_changes_nothing(undisturbed, tmp_path, fault, process):
-    corpus, expected = undisturbed
+def test_killed_worker_or_controller_changes_no_weight(reference_run, tmp_path, fault, process):
+    corpus, expected = reference_run
     out = tmp_path / "run"
-    striker = Striker(out, lambda: kill_one(process))
-    striker.start()
+    injector = FaultInjector(out, lambda: kill_one(process))
+    injector.start()
     run(faulty_config(corpus), out)
-    striker.ended = True
-    striker.join()
-    assert len(striker.struck) == TIMES
+    injector.ended = True
+    injector.join()
+    assert len(injector.injected) == TIMES
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
-    assert lost <= 2 * TIMES  # the one in the making, and the one told before it was saved
-    report(fault, striker.struck, lost, striker.in_mid_write)
+    assert lost <= 2 * TIMES  # the step being computed, and one that was logged before it was saved
+    report(fault, injector.injected, lost, injector.during_write)
 
 
-def test_a_killed_driver_goes_on_when_it_is_called_again(undisturbed, tmp_path):
-    corpus, expected = undisturbed
+def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
+    corpus, expected = reference_run
     out = tmp_path / "run"
     (tmp_path / "config.yaml").write_text(dump_config(faulty_config(corpus)))
     words = [sys.executable, "-m", "hbt_ray.cli", "train", "--config", tmp_path / "config.yaml", "--out", out]
-    draw, struck = random.Random(5), []
+    draw, killed_at = random.Random(5), []
     for _ in range(TIMES):
         driver = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True)
         goal = newest_step(out) + draw.randint(1, max(STEPS // (TIMES + 1), 1))
         while newest_step(out) < goal and driver.poll() is None:
             time.sleep(0.01)
         assert driver.poll() is None, driver.stderr.read().decode()
-        struck.append(newest_step(out))
+        killed_at.append(newest_step(out))
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     finished = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
@@ -146,7 +148,7 @@ def test_a_killed_driver_goes_on_when_it_is_called_again(undisturbed, tmp_path):
     assert "resuming from the checkpoint of step" in finished.stderr
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
-    report("driver", struck, lost)
+    report("driver", killed_at, lost)
 
 
 def start_mlflow(folder: Path, port: int) -> subprocess.Popen:
@@ -167,46 +169,46 @@ def stop_mlflow(server: subprocess.Popen) -> None:
     server.wait()
 
 
-def test_metrics_that_mlflow_could_not_take_are_kept_and_sent_later(undisturbed, tmp_path):
-    corpus, _ = undisturbed
+def test_metrics_are_kept_while_mlflow_is_down_and_sent_later(reference_run, tmp_path):
+    corpus, _ = reference_run
     out, port = tmp_path / "run", free_port()
     steps = 50 * STEPS  # the server takes a while to come back
     server = [start_mlflow(tmp_path, port)]
 
-    def strike() -> bool:
+    def inject() -> bool:
         stop_mlflow(server.pop())
         time.sleep(1)
         server.append(start_mlflow(tmp_path, port))
         return True
 
-    striker = Striker(out, strike)
-    striker.start()
+    injector = FaultInjector(out, inject)
+    injector.start()
     uri = f"http://127.0.0.1:{port}"
     config = faulty_config(corpus, steps, tracking={"uri": uri, "log_model": False})
     run(config, out)
-    striker.ended = True
-    striker.join()
+    injector.ended = True
+    injector.join()
     run(config, out)  # sends what is left, if anything is
-    assert len(striker.struck) == TIMES
+    assert len(injector.injected) == TIMES
     assert not (out / "unsent_metrics.jsonl").exists()
     assert repeated_steps(uri, out, steps) == 0
     stop_mlflow(server.pop())
-    report("MLflow server", striker.struck, 0)
+    report("MLflow server", injector.injected, 0)
 
 
-def test_mlflow_gone_for_ever_costs_a_warning(undisturbed, tmp_path, capfd):
-    corpus, expected = undisturbed
+def test_lost_mlflow_server_costs_a_warning(reference_run, tmp_path, capfd):
+    corpus, expected = reference_run
     out, port = tmp_path / "run", free_port()
     server = start_mlflow(tmp_path, port)
 
-    def strike() -> bool:
+    def inject() -> bool:
         stop_mlflow(server)
         return True
 
-    striker = Striker(out, strike)
-    striker.start()
+    injector = FaultInjector(out, inject)
+    injector.start()
     run(faulty_config(corpus, tracking={"uri": f"http://127.0.0.1:{port}"}), out)
-    striker.ended = True
+    injector.ended = True
     assert model_of(out) == expected
     assert "not tracked: no MLflow server answers" in capfd.readouterr().err
     kept = [json.loads(line) for line in (out / "unsent_metrics.jsonl").read_text().splitlines()]
@@ -222,36 +224,36 @@ def several_nodes(scenario: str, folder: Path) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_a_lost_node_changes_nothing(dashboard, tmp_path):
+def test_lost_node_changes_no_weight(dashboard, tmp_path):
     found = several_nodes("raylet", tmp_path)
     assert len(found["lost_at"]) == TIMES
-    assert model_of(tmp_path / "disturbed") == model_of(tmp_path / "undisturbed")
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "disturbed", found["steps"])
+    assert model_of(tmp_path / "faulty") == model_of(tmp_path / "reference")
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "faulty", found["steps"])
     assert lost <= TIMES * (found["checkpoint_every"] + 1)
     report("raylet", found["lost_at"], lost)
 
 
-def test_a_group_grows_and_shrinks_with_the_cluster_over_the_same_batches(dashboard, tmp_path):
+def test_elastic_group_trains_on_the_same_batches(dashboard, tmp_path):
     found = several_nodes("elastic", tmp_path)
     assert found["sizes"] == [1, 2, 1]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    straight = dict(losses(uri, tmp_path / "undisturbed"))
-    resized = losses(uri, tmp_path / "disturbed")
+    straight = dict(losses(uri, tmp_path / "reference"))
+    resized = losses(uri, tmp_path / "faulty")
     furthest = max(abs(loss - straight[step]) for step, loss in resized)
     usual = median(abs(straight[step + 1] - straight[step]) for step in range(1, found["steps"]))
-    assert furthest < 0.01 * usual  # what lies between the losses of two batches
-    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "disturbed"))
+    assert furthest < 0.01 * usual  # the typical difference between the losses of two batches
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("reference", "faulty"))
     apart = sum((one[name] - other[name]).square().sum() for name in one) ** 0.5
     relative = float(apart / sum(value.square().sum() for value in one.values()) ** 0.5)
     assert relative < 1e-3
-    lost = repeated_steps(uri, tmp_path / "disturbed", found["steps"])
+    lost = repeated_steps(uri, tmp_path / "faulty", found["steps"])
     report("resized", [found["grown_at"], found["shrunk_at"]], lost)
-    print(f"losses {furthest:.1e} apart at most, neighbours' {usual:.1e}; weights {relative:.1e} of their length")
+    print(f"losses {furthest:.1e} apart at most, neighbours {usual:.1e}; weights {relative:.1e} of their length")
 
 
-def test_a_notice_that_a_node_will_be_taken_away_is_saved_for(dashboard, tmp_path):
+def test_preemption_notice_triggers_a_checkpoint(dashboard, tmp_path):
     found = several_nodes("preemption", tmp_path)
     assert found["saved"] > 0
-    assert model_of(tmp_path / "disturbed") == model_of(tmp_path / "undisturbed")
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "disturbed", found["steps"])
+    assert model_of(tmp_path / "faulty") == model_of(tmp_path / "reference")
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "faulty", found["steps"])
     report("preemption", [found["saved"]], lost)

@@ -10,7 +10,7 @@ from tests.integration.conftest import tiny_config
 
 
 def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]:
-    """`ray job submit`, tried again while the node that just started has no agent to take a job yet."""
+    """Run `ray job submit`, again while the node that just started has no agent to take a job yet."""
     ray = Path(sys.executable).with_name("ray")
     words = [ray, "job", "submit", "--address", dashboard, "--working-dir", REPOSITORY, "--", sys.executable, *command]
     for _ in range(30):
@@ -21,7 +21,7 @@ def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]
     return submitted
 
 
-def test_a_submitted_training_job_finishes_and_its_run_is_in_mlflow(dashboard, corpus, tmp_path):
+def test_submitted_training_job_finishes_and_is_tracked(dashboard, corpus, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(tiny_config(corpus, tracking={"log_model": False})))
     out = tmp_path / "runs" / "job"

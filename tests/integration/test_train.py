@@ -1,4 +1,4 @@
-"""Whole runs on the cluster: prepared, trained, evaluated, tracked, and gone on with."""
+"""Whole runs on the cluster: prepared, trained, evaluated, tracked and resumed."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def benchmark(tmp_path):
     for language in ("de", "en"):
         paragraphs = []
         for number in range(2):
-            first, second = f"{language} it has the number {number + 500}.", f"{language} nobody knows why."
+            first, second = f"{language} it has the number {number + 500}.", f"{language} no one knows why."
             text = f"{first} {second}"
             question = {
                 "id": f"q{number}",
@@ -54,9 +54,7 @@ def benchmark(tmp_path):
     return folder
 
 
-def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_same(
-    cluster, corpus, benchmark, tmp_path
-):
+def test_run_writes_model_and_report_and_resumes_as_one_tracked_run(cluster, corpus, benchmark, tmp_path):
     config = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
@@ -83,7 +81,7 @@ def test_a_run_leaves_a_model_a_report_and_one_tracked_run_and_goes_on_as_the_sa
     assert tracked.params["mix.alpha"] == "0.5"
 
     history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
-    assert {metric.step for metric in history} == {5, 10}  # beside the training, and at its end
+    assert {metric.step for metric in history} == {5, 10}  # while training continues, and at its end
 
     # As if the driver had been killed before the checkpoint of step 5 was measured.
     (out / "measured" / "5.json").unlink()
@@ -109,21 +107,21 @@ def kill_a_worker_after_a_checkpoint(checkpoints: StoragePath, killed: list[int]
 
 
 def train_without_ray(config, store, initial_model, out):
-    """The same training in this process: one batch of the plan after the other."""
+    """Train in this process: one batch of the sampler after the other."""
     opened = TokenStore.open(store)
-    plan = training_sampler(config, opened.manifest)
+    sampler = training_sampler(config, opened.manifest)
     trainer = ContrastiveTrainer(
         load_for_training(config.model, config.text, initial_model), config.train, seed=config.seed
     )
     for step in range(config.train.steps):
-        trainer.step(step, [build_batch(plan.batch(step), opened, chunk_pairs=config.train.chunk_pairs)])
+        trainer.step(step, [build_batch(sampler.batch(step), opened, chunk_pairs=config.train.chunk_pairs)])
     save_encoder(trainer.encoder, out / "model")
 
 
 @pytest.fixture(scope="module")
-def struck(cluster, bucket, tmp_path_factory):
-    """The folder of a run with its checkpoints in an object store, whose worker was killed; and the run's settings."""
-    folder = tmp_path_factory.mktemp("struck")
+def interrupted_run(cluster, bucket, tmp_path_factory):
+    """Settings and folder of a run with its checkpoints in an object store, whose worker was killed."""
+    folder = tmp_path_factory.mktemp("interrupted")
     train = {"steps": 60, "checkpoint_every": 10}
     storage = f"{bucket}/{folder.name}?{bucket.query}"
     config = tiny_config(write_corpus(folder), storage=storage, train=train, tracking={"log_model": False})
@@ -139,28 +137,28 @@ def struck(cluster, bucket, tmp_path_factory):
     return config, out
 
 
-def test_a_killed_worker_costs_no_batch_and_changes_no_weight(struck, one_thread, tmp_path):
-    config, out = struck
+def test_killed_worker_costs_no_batch_and_changes_no_weight(interrupted_run, one_thread, tmp_path):
+    config, out = interrupted_run
     [store] = (out.parent / "stores").iterdir()
     train_without_ray(config, store, out / "initial_model", tmp_path)
     assert same_weights(weights(out), weights(tmp_path))
 
 
-def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(struck, bucket):
-    config, out = struck
+def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(interrupted_run, bucket):
+    config, out = interrupted_run
     expected = weights(out)
     assert (bucket / out.parent.name / "run" / "checkpoints" / "step-000000060" / "complete.json").exists()
     uri = f"sqlite:///{out.parent}/mlflow.db"
     [tracked] = training_runs(uri, "hbt")
 
-    shutil.rmtree(out)  # the machine is gone, and another one takes over
+    shutil.rmtree(out)  # as if another machine resumed the run
     run(config, out)
     assert same_weights(weights(out), expected)
     assert [again.run_id for again in training_runs(uri, "hbt")] == [tracked.run_id]
 
 
 def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus, tmp_path, capsys):
-    # At this rate the loss cannot fall for long. Checkpoints without a validation stand between those with one.
+    # At this rate the loss cannot fall for long. Checkpoints without a validation come between those with one.
     train = {
         "steps": 60,
         "learning_rate": 0.5,
@@ -180,7 +178,7 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
 
     kept = weights(tmp_path / "run")
     capsys.readouterr()
-    run(config, tmp_path / "run")  # it has ended: calling again changes nothing
+    run(config, tmp_path / "run")  # it has ended, so calling again changes nothing
     assert "the training has already ended" in capsys.readouterr().err
     assert same_weights(weights(tmp_path / "run"), kept)
 
@@ -201,7 +199,7 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_had_is_refused_before_training(cluster, corpus, tmp_path, sections, error, message):
+def test_run_refuses_settings_it_cannot_serve_before_training(cluster, corpus, tmp_path, sections, error, message):
     with pytest.raises(error, match=message):
         run(tiny_config(corpus, **sections), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
+
+import pytest
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
@@ -12,13 +15,14 @@ from tests.integration.conftest import tiny_config
 from tests.integration.fault_injection import newest_step, processes_of_cluster
 
 STEP_TIMEOUT_S = 5.0
-MARGIN_S = 3.0  # a heartbeat and the driver's poll come in between
+MARGIN_S = 4.0  # for the ranks' stacks, a heartbeat and the driver's poll
 REPORT = re.compile(
     r"step \d+ has taken \d+ s: rank (?P<stopped>[01]) is in [a-z /-]+ \(no heartbeat for \d+ s\), "
     r"rank (?P<waiting>[01]) is in (all-reduce|report); stacks in (?P<stacks>\S+)"
 )
 
 
+@pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes 40 s: set HBT_SLOW_TESTS")
 def test_watchdog_names_a_stopped_worker_and_the_weights_stay_equal(cluster, corpus, tmp_path, monkeypatch):
     train = {"workers": 2, "steps": 60, "checkpoint_every": 10, "step_timeout_s": STEP_TIMEOUT_S}
     config = tiny_config(corpus, train=train, tracking={"log_model": False})
@@ -58,6 +62,6 @@ def test_watchdog_names_a_stopped_worker_and_the_weights_stay_equal(cluster, cor
     assert "train_loop_per_worker" in stacks
     assert not any("failed" in text for _, text in notices)
 
-    run(config, tmp_path / "undisturbed")
+    run(config, tmp_path / "reference")
     model = "model/model.safetensors"
-    assert (tmp_path / "stopped" / model).read_bytes() == (tmp_path / "undisturbed" / model).read_bytes()
+    assert (tmp_path / "stopped" / model).read_bytes() == (tmp_path / "reference" / model).read_bytes()

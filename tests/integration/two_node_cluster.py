@@ -1,4 +1,4 @@
-"""Runs on a cluster of several nodes, whose nodes come and go.
+"""Runs on a cluster whose nodes are added and lost.
 
 `python -m tests.integration.two_node_cluster SCENARIO FOLDER`
 
@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
-WORKER_CPUS = 2  # more than the head has, so that a worker stands on a node that can be lost
+WORKER_CPUS = 2  # more than the head has, so that every worker is on a node that can be lost
 STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}
 EVERY = {"raylet": 5, "elastic": 25, "preemption": 100_000}  # steps between checkpoints
 
@@ -27,13 +27,13 @@ def config_of(scenario: str, corpus: Path, **train: Any) -> Any:
     from tests.integration.conftest import tiny_config
 
     settings = {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}
-    # At this rate the loss stays far from 0 to the end, so that each batch's own can be told from another's.
+    # At this rate the loss stays far from 0 to the end, so that the losses of different batches differ.
     fixed = {"learning_rate": 3e-5, "threads_per_worker": WORKER_CPUS, "max_failures": 20}
     return tiny_config(corpus, train=settings | fixed | train)
 
 
 class Nodes:
-    """A head without room for a worker, and nodes with room for one each."""
+    """A head with too few CPUs for a worker, and nodes with enough for one each."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -45,12 +45,12 @@ class Nodes:
     def add(self) -> None:
         self.added.append(self.cluster.add_node(num_cpus=WORKER_CPUS))
 
-    def lose(self, place: int = 0) -> None:
-        """Kills a node's processes, as if its plug was pulled."""
-        self.cluster.remove_node(self.added.pop(place), allow_graceful=False)
+    def lose(self, index: int = 0) -> None:
+        """Kill a node's processes, as a power failure would."""
+        self.cluster.remove_node(self.added.pop(index), allow_graceful=False)
 
     def drain(self, node_id: str, seconds: int) -> None:
-        """What a cloud says before it takes a machine back."""
+        """Announce that a node will be preempted, as a cloud does."""
         import ray
         from ray.core.generated import autoscaler_pb2
 
@@ -61,21 +61,21 @@ class Nodes:
 
 
 def worker_nodes() -> list[str]:
-    """The nodes on which training workers stand."""
+    """Return the nodes of the training workers."""
     from ray.util.state import list_actors
 
     return [actor.node_id for actor in list_actors() if "RayTrainWorker" in actor.class_name and actor.state == "ALIVE"]
 
 
-def wait_until(is_so: Any, seconds: float = 180) -> None:
+def wait_until(condition: Any, seconds: float = 180) -> None:
     until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, f"waited {seconds} s in vain"
+    while not condition():
+        assert time.monotonic() < until, f"the condition did not hold within {seconds} s"
         time.sleep(0.05)
 
 
 class Running:
-    """A training in another thread: nodes can be added from the main thread alone."""
+    """A training in another thread, because nodes can be added only from the main thread."""
 
     def __init__(self, config: Any, out: Path) -> None:
         from hbt_ray.cluster.pipelines.train import run
@@ -112,9 +112,9 @@ class Running:
 
 
 def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
-    """The node of the worker is lost at random moments; another comes."""
+    """Lose the worker's node at random moments, and add another."""
     draw = random.Random(7)
-    running = Running(config_of("raylet", corpus), folder / "disturbed")
+    running = Running(config_of("raylet", corpus), folder / "faulty")
     lost_at = []
     for _ in range(times):
         running.reach(running.newest + draw.choice([5, 10, 15]))
@@ -130,8 +130,8 @@ def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, An
 
 
 def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
-    """One worker, then two, then one."""
-    running = Running(config_of("elastic", corpus, workers=[1, 2]), folder / "disturbed")
+    """Resize the group from one worker to two, and back to one."""
+    running = Running(config_of("elastic", corpus, workers=[1, 2]), folder / "faulty")
     running.reach(25)
     sizes = [len(worker_nodes())]
     nodes.add()
@@ -148,8 +148,8 @@ def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, A
 
 
 def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
-    """The worker's node is about to be taken away: the next checkpoint would be far off."""
-    running = Running(config_of("preemption", corpus), folder / "disturbed")
+    """Announce the preemption of the worker's node long before the next checkpoint is due, then remove it."""
+    running = Running(config_of("preemption", corpus), folder / "faulty")
     wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
     time.sleep(15)  # in the middle of the training
     [node] = worker_nodes()
@@ -163,13 +163,13 @@ def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str
 
 
 def main(scenario: str, folder: str, times: str = "1") -> None:
-    place = Path(folder)
+    folder_path = Path(folder)
     nodes = Nodes()
-    corpus = place / "numbers"
+    corpus = folder_path / "numbers"
     nodes.add()
-    Running(config_of(scenario, corpus), place / "undisturbed").join()
+    Running(config_of(scenario, corpus), folder_path / "reference").join()
     scenarios = {"raylet": raylet, "elastic": elastic, "preemption": preemption}
-    found = scenarios[scenario](nodes, corpus, place, int(times))
+    found = scenarios[scenario](nodes, corpus, folder_path, int(times))
     print(json.dumps(found | {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}), flush=True)
     os._exit(0)  # the cluster's processes end with this one
 

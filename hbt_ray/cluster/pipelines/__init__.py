@@ -1,0 +1,1 @@
+"""Whole runs, which join the stages: train, pretrain, study, quickstart."""

@@ -1,4 +1,4 @@
-"""Quickstart's runs, one after the other on one cluster."""
+"""The quickstart: an untrained encoder and each strategy, one after the other on one cluster."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from hbt_ray.training.run_dir import initial_model, run_dir_of
 
 @dataclass(frozen=True, slots=True)
 class Quickstart:
-    folders: dict[str, Path]  # by strategy, and of the untrained encoder: where reports stand
+    """Where the quickstart's results are."""
+
+    folders: dict[str, Path]  # with reports, by strategy and of the untrained encoder
     summary: Path
     ui_command: str
 
 
 def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
-    """Measures the untrained encoder, then trains and measures each strategy with the same seed."""
+    """Evaluate the untrained encoder, then train and evaluate each strategy with the same seed."""
     connect()
-    metrics = {UNTRAINED: _untrained(out, seed)}
+    metrics = {UNTRAINED: _evaluate_untrained(out, seed)}
     for strategy in STRATEGIES:
         finished = run(quickstart_config(strategy, seed, steps), out / strategy, fresh=True)
         metrics[strategy] = finished.metrics
@@ -34,7 +36,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     return Quickstart({name: out / name for name in metrics}, summary, finished.ui_command)
 
 
-def _untrained(out: Path, seed: int) -> dict[str, float]:
+def _evaluate_untrained(out: Path, seed: int) -> dict[str, float]:
     config = quickstart_config(STRATEGIES[0], seed)
     folder = run_dir_of(config, out / UNTRAINED)
     store = prepare(config, folder.stores)

@@ -70,6 +70,8 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
     folder for each method and seed, and `benchmarks/` with the files that were made.
 
     Args:
+        config: of the study.
+        out: the study's folder.
         command: that repeats the study, for the report.
 
     Raises:
@@ -138,7 +140,7 @@ class StudyRunner:
         self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> where its encoder is, or will be
 
     def run_level(self, experiments: Sequence[Experiment]) -> None:
-        """Finish experiments that do not depend on each other, as many at a time as the cluster holds."""
+        """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them."""
         prepared = [self._prepare(experiment) for experiment in experiments]
         unfinished = [(exp, inputs) for exp, inputs in prepared if not exp.is_finished(self.folder)]
         self.num_finished += len(experiments) - len(unfinished)
@@ -160,7 +162,7 @@ class StudyRunner:
             self._finish(experiment, seconds)
 
     def pretrain(self) -> None:
-        """Pretrain the encoders that methods start from, as many at a time as the cluster holds.
+        """Pretrain the encoders that methods start from, concurrently as far as the cluster holds them.
 
         A pretraining that continues from another one runs after it.
         """
@@ -290,6 +292,9 @@ def _run_experiment(
     """Train an experiment from its newest checkpoint, if its method is trained, and write its reports.
 
     Args:
+        experiment: with its complete configuration.
+        inputs: the store and the encoder to start from.
+        folder: of the experiment's run.
         evaluate: `evaluate_on_cluster` or `evaluate_here`: takes a model, settings and the reports' folder.
     """
     config = experiment.config

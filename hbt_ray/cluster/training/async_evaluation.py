@@ -27,6 +27,8 @@ def evaluate_checkpoint(checkpoint: Any, step: int, config: WorkerConfig) -> dic
 
     Args:
         checkpoint: passed by Ray Train; not used.
+        step: of the checkpoint in `config.checkpoints`.
+        config: of the training's workers.
     """
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.models.encoder import default_device

@@ -76,6 +76,8 @@ def iterate_within(items: Any, timeout_s: float, description: str) -> Iterator[A
     """Yield the items of an iterable that may block, read by a thread one item ahead.
 
     Args:
+        items: the iterable.
+        timeout_s: bound of the wait for one item.
         description: names an item in the message.
 
     Raises:

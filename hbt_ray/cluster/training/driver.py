@@ -51,10 +51,14 @@ def train(
     on_metrics: OnMetrics,
     evaluate: EvalFn = benchmark_metrics,
 ) -> int:
-    """Train on pairs. Arguments, result and errors as those of `run_training`.
+    """Train on pairs. Result and errors as those of `run_training`.
 
     Args:
+        config: of the run.
+        store: folder of its token store.
         initial_model: folder or hub name of the encoder to start from.
+        folder: of the run.
+        on_metrics: called on the driver with an optimizer step and its metrics.
         evaluate: computes an encoder's metrics at each checkpoint that `evaluate_every` selects.
     """
     return run_training(ContrastiveTask(config, str(initial_model), evaluate), store, folder, on_metrics)
@@ -64,6 +68,9 @@ def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: On
     """Train to the last step or early stopping, from the newest checkpoint in the run's storage if there is one.
 
     Args:
+        task: what to train; pickled to every worker.
+        store: folder of its token store.
+        folder: of the run.
         on_metrics: called on the driver with an optimizer step and its metrics.
 
     Returns:

@@ -27,6 +27,9 @@ def train_run(
     """Train on pairs to the end, or until `report` raises: with Ray Train if `workers` > 1, else in this process.
 
     Args:
+        task: what to train.
+        store: folder of its token store.
+        folder: of the run.
         every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
             None: evaluate nothing.
         report: called with the step and metrics of each evaluation.

@@ -9,6 +9,7 @@ from hbt_ray.cluster.training.messages import Heartbeat
 from hbt_ray.utils.activity import Phase
 
 SILENT_AFTER_S = 4.0  # without a heartbeat; they come every second
+STACKS_WAIT_S = 1.5  # after the timeout: by then the ranks have sent their stacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,15 @@ class RankStatus:
 
 
 class StepWatchdog:
-    """Reports each step that takes longer than `timeout_s`, once.
+    """Reports each step that takes longer than `timeout_s`, once, when the stacks of its ranks have arrived.
 
     >>> watchdog = StepWatchdog(timeout_s=30, stacks_file="stacks.txt")
-    >>> waiting = RankStatus(Heartbeat(rank=0, step=12, phase=Phase.ALL_REDUCE, step_s=31), silent_s=0.5)
-    >>> stopped = RankStatus(Heartbeat(rank=1, step=12, phase=Phase.COMPUTE, step_s=1), silent_s=30.5)
+    >>> waiting = RankStatus(Heartbeat(rank=0, step=12, phase=Phase.ALL_REDUCE, step_s=32), silent_s=0.5)
+    >>> stopped = RankStatus(Heartbeat(rank=1, step=12, phase=Phase.COMPUTE, step_s=1), silent_s=31.5)
     >>> for part in watchdog.check([waiting, stopped]).split(": "):
     ...     print(part)
     step 12 has taken 32 s
-    rank 1 is in forward/backward (no heartbeat for 30 s), rank 0 is in all-reduce; stacks in stacks.txt
+    rank 1 is in forward/backward (no heartbeat for 32 s), rank 0 is in all-reduce; stacks in stacks.txt
     >>> watchdog.check([waiting, stopped])
     """
 
@@ -51,13 +52,13 @@ class StepWatchdog:
     def check(self, ranks: Sequence[RankStatus]) -> str | None:
         """Return a line for the user if the current step has taken too long and was not reported; else None.
 
-        The current step is the latest of any rank: a heartbeat that is missing tells of an earlier one.
+        The current step is the latest of any rank: the last heartbeat of a silent rank may name an earlier one.
         """
         if not ranks:
             return None
         latest = max(ranks, key=lambda rank: (rank.heartbeat.step, rank.step_s))
         step = latest.heartbeat.step
-        if latest.step_s <= self.timeout_s or step == self._reported_step:
+        if latest.step_s <= self.timeout_s + STACKS_WAIT_S or step == self._reported_step:
             return None
         self._reported_step = step
         subject = f"step {step}" if step else "the workers' start"

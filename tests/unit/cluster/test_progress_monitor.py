@@ -1,0 +1,51 @@
+from pathlib import Path
+
+from hbt_ray.cluster.training.messages import CheckpointMetrics, Notice, Saving, Stacks, StepMetrics, ValidationLoss
+from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
+from hbt_ray.cluster.training.watchdog import StepWatchdog
+
+
+def step_metrics(step: int, loss: float) -> dict[str, float]:
+    return {"step": step, "loss": loss, "pairs_per_s": 100.0, "data_wait_share": 0.01}
+
+
+def handled(tmp_path: Path, *messages) -> list[tuple[int, dict[str, float]]]:
+    """What a monitor passes to its metrics callback."""
+    logged: list[tuple[int, dict[str, float]]] = []
+    watchdog = StepWatchdog(600, str(tmp_path / "stacks.txt"))
+    monitor = ProgressMonitor(
+        None, 10, lambda step, metrics: logged.append((step, metrics)), watchdog, tmp_path / "stacks.txt"
+    )
+    monitor._handle(messages)
+    return logged
+
+
+def test_monitor_logs_each_step_under_train(tmp_path):
+    logged = handled(tmp_path, StepMetrics([step_metrics(1, 3.0), step_metrics(2, 2.0)]), Saving(2))
+    assert [step for step, _ in logged] == [1, 2]
+    assert logged[1][1] == {"train/loss": 2.0, "train/pairs_per_s": 100.0, "train/data_wait_share": 0.01}
+
+
+def test_monitor_logs_a_validation_with_the_best_before_it(tmp_path):
+    assert handled(tmp_path, ValidationLoss(4, 2.5, 2.0)) == [
+        (4, {"validation/loss": 2.5, "validation/best_loss": 2.0})
+    ]
+
+
+def test_monitor_passes_an_evaluation_on_as_it_is(tmp_path):
+    assert handled(tmp_path, CheckpointMetrics(5, {"squad/mono/map": 0.5})) == [(5, {"squad/mono/map": 0.5})]
+
+
+def test_monitor_shows_notices_and_the_newest_step(tmp_path, capsys):
+    handled(tmp_path, Notice("worker 1 failed"), StepMetrics([step_metrics(10, 2.0)]), ValidationLoss(10, 2.5, 2.5))
+    assert capsys.readouterr().err.splitlines() == [
+        "worker 1 failed",
+        "step 10/10  loss 2.000  validation 2.500  100 pairs/s  data wait 1.0%",
+    ]
+
+
+def test_monitor_appends_stacks_to_one_file(tmp_path):
+    handled(tmp_path, Stacks(0, 7, "Thread 1"), Stacks(1, 7, "Thread 2"))
+    stacks = (tmp_path / "stacks.txt").read_text()
+    assert "# rank 0, step 7, " in stacks
+    assert stacks.index("Thread 1") < stacks.index("# rank 1, step 7, ") < stacks.index("Thread 2")
