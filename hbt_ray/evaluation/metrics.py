@@ -103,6 +103,7 @@ def metric(
     def register(compute: MetricFn) -> MetricFn:
         assert name not in _registry, f"the metric {name!r} is registered twice"
         assert mteb is None or settings == SETTINGS, "mteb has the same scores for every subset"
+        assert {*headline, *judged_pool_headline} <= set(by_language), "headlines are listed for each language, too"
         _registry[name] = Metric(
             name=name,
             compute=compute,

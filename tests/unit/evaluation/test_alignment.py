@@ -29,7 +29,7 @@ def test_align_equals_what_the_whole_matrix_says(seed: int, count: int):
     assert found.recall[3] == np.mean([row in ranks[:3] for row, ranks in enumerate(nearest)])
 
 
-def test_a_model_that_maps_all_to_one_point_recalls_nothing_and_is_not_uniform():
+def test_collapsed_model_has_recall_zero_and_no_uniformity():
     point = np.tile(np.array([1.0, 0.0], np.float32), (20, 1))
     found = align(point, point)
     assert (found.parallel, found.others) == (1, 1)
@@ -43,7 +43,7 @@ def test_uniformity_of_four_corners_on_paper():
     assert uniformity(corners) == pytest.approx(np.log((2 * np.exp(-4) + np.exp(-8)) / 3))
 
 
-def test_every_ordered_pair_of_languages_is_told_and_averaged():
+def test_alignment_reports_every_ordered_pair_and_the_mean():
     east, north, west = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
     vectors = np.array([east, north, east, north, north, west])
     groups = ["a", "b", "a", "b", "a", "b"]
@@ -55,7 +55,7 @@ def test_every_ordered_pair_of_languages_is_told_and_averaged():
     assert found["recall@10"] == 1
 
 
-def test_texts_without_a_parallel_say_nothing():
+def test_texts_without_a_parallel_have_no_alignment():
     vectors = np.eye(3)
     assert alignment_metrics(["", "", ""], ["de", "en", "tr"], vectors) == {}
     assert (

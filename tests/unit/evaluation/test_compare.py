@@ -51,7 +51,7 @@ def table(values: Sequence[float], groups: Sequence[str] | None = None, language
     )
 
 
-def test_with_few_groups_every_way_to_turn_the_signs_is_counted():
+def test_few_groups_enumerate_all_sign_combinations():
     first, second = [0.2, 0.5, 0.1, 0.4, 0.3], [0.4, 0.6, 0.05, 0.9, 0.5]
     apart = np.subtract(second, first)
     turned = [abs(float(np.dot(signs, apart))) for signs in product((-1, 1), repeat=5)]
@@ -74,13 +74,13 @@ def test_with_many_queries_it_agrees_with_the_paired_t_test():
 
 
 def test_translations_of_a_question_are_one_group():
-    apart = np.tile([0.1, 0.2, -0.05, 0.3], 30)  # four questions, each asked thirty times
+    apart = np.tile([0.1, 0.2, -0.05, 0.3], 30)  # four questions, thirty translations of each
     groups = [f"q{n % 4}" for n in range(120)]
-    alone = compare_queries([table(np.zeros(120))], [table(apart)], "mono/map")
-    together = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono/map")
-    assert alone.p_value < 0.001
-    assert together.p_value >= 2 / 2**4  # the least that four groups can give
-    assert together.groups == 4
+    ungrouped = compare_queries([table(np.zeros(120))], [table(apart)], "mono/map")
+    grouped = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono/map")
+    assert ungrouped.p_value < 0.001
+    assert grouped.p_value >= 2 / 2**4  # the minimum for four groups
+    assert grouped.groups == 4
 
 
 def test_languages_count_alike_however_many_queries_they_have():
@@ -104,12 +104,12 @@ def test_other_queries_cannot_be_compared():
         compare_queries([table([0.5, 0.1])], [table([0.5])], "mono/map")
 
 
-def test_a_report_of_another_shape_is_told():
+def test_per_query_table_without_a_column_is_an_error():
     with pytest.raises(UserError, match=r"no column 'group'; evaluate that model again"):
         compare_queries([table([0.5]).drop_columns(["group"])], [table([0.5])], "mono/map")
 
 
-def test_false_alarms_are_as_rare_as_they_claim():
+def test_false_positive_rate_keeps_its_level():
     rng = np.random.default_rng(2)
     alarms = 0
     for _ in range(100):
@@ -136,7 +136,7 @@ def written_run(folder: Path, seed: int, alpha: float, noise: float) -> str:
     return str(folder)
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_contender(tmp_path: Path):
+def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path):
     folders = [
         written_run(tmp_path / f"run-{alpha}-{seed}", seed, alpha, noise)
         for alpha, noise in ((0.5, 0.9), (1.0, 0.3))
@@ -176,7 +176,7 @@ def test_tracked_runs_are_grouped_by_their_parameters():
     assert comparison_table([]).row_count == 0
 
 
-def test_tracked_runs_are_tested_query_by_query_chosen_by_tag_and_drawn(tmp_path: Path):
+def test_tracked_runs_are_selected_by_tag_and_tested_by_query(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for name, alpha, noise in (("one", 0.5, 0.9), ("other", 1.0, 0.3), ("third", 0.7, 0.3)):
         folder = Path(written_run(tmp_path / name, 0, alpha, noise))
@@ -242,7 +242,7 @@ def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
         differences(run_groups_in([one, other]))
 
 
-def test_a_folder_without_a_report_is_told(tmp_path: Path):
+def test_folder_without_a_report_is_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="evaluate a model into that folder"):
         read_run_metrics(tmp_path)
     (tmp_path / "report.json").write_text("{}")

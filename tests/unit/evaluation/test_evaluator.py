@@ -39,7 +39,7 @@ class TableEmbedder:
 
 
 def parallel_benchmark(items: int = 5, languages: Sequence[str] = LANGUAGES, name: str = "tiny") -> Benchmark:
-    """Every item is asked and answered in every language: question text `q:de:3`, passage text `p:de:3`."""
+    """Every item has a query and a passage in every language: question text `q:de:3`, passage text `p:de:3`."""
     return Benchmark(
         name,
         [Query(f"{language}:{n}", language, f"q:{language}:{n}") for language in languages for n in range(items)],
@@ -71,7 +71,7 @@ def _evaluate(benchmark: Benchmark, embedder: TableEmbedder, depth: int = 100) -
     return evaluate_benchmark(embedder, benchmark, EvaluateConfig(run_depth=depth))
 
 
-def test_a_perfect_embedding_has_map_one_and_the_smallest_rank_distance():
+def test_perfect_embedding_has_map_one_and_minimal_rank_distance():
     benchmark = parallel_benchmark()
     report = _evaluate(benchmark, topic_embedder(benchmark))
     assert [report.metrics[f"tiny/{setting}/map"] for setting in ("mono", "cross", "multi")] == [1, 1, 1]
@@ -90,22 +90,28 @@ def test_an_embedding_that_keeps_languages_apart_is_found_biased():
     assert report.metrics["tiny/multi/map"] == pytest.approx((1 / 1 + 2 / 6 + 3 / 7) / 3)
 
 
-def test_each_setting_equals_a_benchmark_of_that_pool_alone():
+def test_each_setting_equals_a_benchmark_of_that_pool():
     benchmark = parallel_benchmark(12)
     embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
     report = _evaluate(benchmark, embedder)
     cross = []
-    for asked in LANGUAGES:
-        for answered in LANGUAGES:
-            pool = [passage for passage in benchmark.passages if passage.language == answered]
-            queries = [query for query in benchmark.queries if query.language == asked]
+    for query_language in LANGUAGES:
+        for passage_language in LANGUAGES:
+            pool = [passage for passage in benchmark.passages if passage.language == passage_language]
+            queries = [query for query in benchmark.queries if query.language == query_language]
             vectors = embedder.queries([q.text for q in queries]), embedder.passages([p.text for p in pool])
             ranks = PassageIndex.of(PassageIndexShard(vectors[1])).ranks(vectors[0], np.arange(12)[:, None])[0]
             expected = metrics.average_precision(ranks).mean()
-            name = f"tiny/mono/map/{asked}" if asked == answered else f"tiny/cross/map/{asked}-{answered}"
+            name = (
+                f"tiny/mono/map/{query_language}"
+                if query_language == passage_language
+                else f"tiny/cross/map/{query_language}-{passage_language}"
+            )
             assert report.metrics[name] == pytest.approx(expected)
-            assert report.matrix[LANGUAGES.index(asked), LANGUAGES.index(answered)] == pytest.approx(expected)
-            if asked != answered:
+            assert report.matrix[LANGUAGES.index(query_language), LANGUAGES.index(passage_language)] == pytest.approx(
+                expected
+            )
+            if query_language != passage_language:
                 cross.append(expected)
     assert report.metrics["tiny/cross/map"] == pytest.approx(np.mean(cross))
     assert 0 < report.metrics["tiny/cross/map"] < 1
@@ -121,10 +127,10 @@ def test_averages_are_over_languages_not_over_queries():
     assert report.metrics["tiny/mono/map"] == pytest.approx(np.mean(by_language))
 
 
-def test_a_cell_counts_the_queries_that_have_a_judgement_there():
+def test_language_pair_counts_queries_with_a_judgement_in_it():
     benchmark = parallel_benchmark()
     judgements = {key: dict(judged) for key, judged in benchmark.judgements.items()}
-    for language in LANGUAGES:  # item 0 is not told in Turkish
+    for language in LANGUAGES:  # item 0 has no Turkish passage
         del judgements[f"{language}:0"]["tr:00"]
     del judgements["en:1"]
     report = _evaluate(replace(benchmark, judgements=judgements), topic_embedder(benchmark))
@@ -168,12 +174,12 @@ def test_a_language_without_any_passage_is_counted_as_never_found():
     assert report.metrics["tiny/mono/map"] == pytest.approx(2 / 3)
 
 
-def test_bias_is_told_where_a_question_has_answers_in_several_languages():
+def test_bias_metrics_need_relevant_passages_in_two_languages():
     benchmark = parallel_benchmark()
     report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
     assert report.metrics["tiny/multi/same_language_first"] == 1
     fair = _evaluate(benchmark, topic_embedder(benchmark))
-    # All three tie, and the greatest id stands first: that of Turkish.
+    # All three tie, and the greatest id ranks first: that of Turkish.
     assert [fair.metrics[f"tiny/multi/same_language_first/{x}"] for x in LANGUAGES] == [0, 0, 1]
     apart = replace(benchmark, judgements={f"de:{n}": {f"de:{n:02}": 1, f"de:{4 - n:02}": 1} for n in range(5)})
     report = _evaluate(replace(apart, queries=apart.queries[:5]), topic_embedder(benchmark))
@@ -200,7 +206,7 @@ def test_parallel_texts_are_aligned_and_their_rankings_compared():
     assert not [name for name in _evaluate(plain, topic_embedder(plain)).metrics if "alignment" in name]
 
 
-def test_peer_is_told_where_a_language_has_several_relevant_passages():
+def test_peer_needs_several_relevant_passages_of_a_language():
     benchmark = parallel_benchmark(6)
     assert not [name for name in _evaluate(benchmark, topic_embedder(benchmark)).metrics if "peer" in name]
     two = {key: {**judged, "en:05": 1, "de:05": 1} for key, judged in benchmark.judgements.items()}
@@ -209,7 +215,7 @@ def test_peer_is_told_where_a_language_has_several_relevant_passages():
     assert 0 <= apart["tiny/multi/peer@100"] < fair <= 1
 
 
-def test_low_mid_and_high_resource_languages_are_told_apart():
+def test_resource_levels_are_averaged_separately():
     languages = ("fi", "sw", "yo")  # mid, low and low
     benchmark = parallel_benchmark(8, languages)
     found = _evaluate(benchmark, topic_embedder(benchmark, noise=0.8)).metrics
@@ -226,7 +232,7 @@ def test_one_language_has_no_cross_and_multi_equals_mono():
     assert set(report.per_query["setting"].to_pylist()) == {"mono", "multi"}
 
 
-def test_a_language_whose_questions_all_lack_an_answer_counts_nothing_found():
+def test_language_without_any_relevant_passage_counts_zero():
     benchmark = parallel_benchmark()
     benchmark.judgements.update({f"de:{n}": {} for n in range(5)})
     report = _evaluate(benchmark, topic_embedder(benchmark))
@@ -234,14 +240,14 @@ def test_a_language_whose_questions_all_lack_an_answer_counts_nothing_found():
     assert report.metrics["tiny/mono/map"] == pytest.approx(2 / 3)
 
 
-def test_a_benchmark_without_any_answer_is_measured_as_nothing_found():
+def test_benchmark_without_relevant_passages_has_zero_metrics():
     benchmark = parallel_benchmark()
     nothing = replace(benchmark, judgements={})
     assert _evaluate(nothing, topic_embedder(benchmark)).metrics["tiny/multi/map"] == 0
 
 
-def test_the_passage_that_a_query_is_itself_is_passed_over():
-    # As in ArguAna: the argument that asks is among those that are searched, and nearest to itself.
+def test_excluded_passage_is_left_out_of_the_ranking():
+    # As in ArguAna: the query itself is among the passages that are searched, and nearest to itself.
     benchmark = Benchmark(
         "beir-tiny",
         [Query("a", "en", "q:en:0"), Query("c", "en", "q:en:2")],
@@ -257,7 +263,7 @@ def test_the_passage_that_a_query_is_itself_is_passed_over():
     assert report.run.passage_indices.tolist() == [[1, 2], [1, 0]]
 
 
-def test_what_an_index_misses_makes_no_model_the_fairer(monkeypatch):
+def test_passages_missed_by_an_index_do_not_reduce_bias(monkeypatch):
     monkeypatch.setattr("hbt_ray.retrieval.passage_shard.MIN_APPROXIMATE_VECTORS", 1)
     benchmark = parallel_benchmark(40)
     embedder = topic_embedder(benchmark, noise=0.2, bias=3)
@@ -274,7 +280,7 @@ def test_what_an_index_misses_makes_no_model_the_fairer(monkeypatch):
     assert near.index_recall.keys() == {"all", *LANGUAGES}
 
 
-def test_languages_that_do_not_stand_side_by_side_give_the_same():
+def test_non_contiguous_languages_give_equal_metrics():
     benchmark = parallel_benchmark(8)
     embedder = topic_embedder(benchmark, noise=0.4, bias=0.2)
     new_id = {passage.passage_id: ":".join(reversed(passage.passage_id.split(":"))) for passage in benchmark.passages}
@@ -291,7 +297,7 @@ def test_languages_that_do_not_stand_side_by_side_give_the_same():
     assert _evaluate(mixed, embedder).metrics == pytest.approx(_evaluate(benchmark, embedder).metrics)
 
 
-def test_per_query_table_tells_the_ranks():
+def test_per_query_table_has_the_ranks():
     benchmark = parallel_benchmark()
     report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
     rows = report.per_query.to_pylist()
@@ -309,11 +315,11 @@ def test_equal_texts_are_embedded_once():
     embedder = topic_embedder(benchmark)
     report = _evaluate(replace(benchmark, passages=passages), embedder)
     assert embedder.calls == [15, 1]
-    # All 15 passages tie, and the greater id stands first.
+    # All 15 passages tie, and the greater id ranks first.
     assert report.run.passage_indices[0].tolist() == list(range(14, -1, -1))
 
 
-def test_sample_holds_questions_and_their_answers_of_each_language():
+def test_sample_has_queries_and_relevant_passages_of_each_language():
     benchmark = parallel_benchmark(60)
     sample = _evaluate(benchmark, topic_embedder(benchmark, noise=0.1)).sample
     assert len(sample.vectors) == len(sample.languages) == len(sample.sides)
@@ -340,7 +346,7 @@ def test_a_diverged_model_is_refused():
         (lambda b: replace(b, judgements={"en:0": {"xx": 1}}), "'xx', which is not in it"),
     ],
 )
-def test_a_benchmark_in_disorder_is_refused(change, message: str):
+def test_invalid_benchmark_is_refused(change, message: str):
     benchmark = parallel_benchmark()
     with pytest.raises(CorpusError, match=message):
         _evaluate(change(benchmark), topic_embedder(benchmark))
@@ -361,7 +367,7 @@ def test_xquad_r_with_random_vectors_is_as_biased_as_chance(shared_data: Path):
     assert report.metrics["xquad-r/multi/rank_distance"] == pytest.approx(10_846, rel=0.03)
 
 
-def test_the_bench_measures_what_sentence_transformers_does_and_finds_the_same():
+def test_bench_map_equals_sentence_transformers_evaluator():
     benchmark = parallel_benchmark(12)
     embedder = topic_embedder(benchmark, noise=0.5, bias=0.3)
     queries = embedder.queries([query.text for query in benchmark.queries])

@@ -19,7 +19,7 @@ def test_the_first_of_the_parallel_passages_decides():
     assert np.isnan(same_language_first(ranks, own)[2:]).all()  # no choice between languages
 
 
-def test_without_preference_a_language_comes_first_as_often_as_the_others():
+def test_same_language_first_is_one_in_n_without_preference():
     rng = np.random.default_rng(0)
     ranks = np.array([rng.permutation(100)[:4] + 1 for _ in range(4000)])
     own = np.zeros((4000, 4), bool)
@@ -35,7 +35,7 @@ def test_overlap_on_paper():
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))
-def test_overlap_is_symmetric_and_lies_between_none_and_all(one: list[int], other: list[int]):
+def test_overlap_is_symmetric_and_between_zero_and_one(one: list[int], other: list[int]):
     first, second = np.array([one[:5]]), np.array([other[:5]])
     overlap = rank_biased_overlap(first, second)[0]
     assert overlap == pytest.approx(rank_biased_overlap(second, first)[0])
@@ -44,14 +44,14 @@ def test_overlap_is_symmetric_and_lies_between_none_and_all(one: list[int], othe
     assert rank_biased_overlap(first, first + 100)[0] == 0
 
 
-def test_consistency_compares_translations_alone():
+def test_consistency_compares_only_translations():
     columns = np.array([[1, 2], [5, 6], [1, 2], [7, 8], [9, 4]])
     groups = ["a", "b", "a", "b", ""]
     found = consistency(groups, ["de", "de", "en", "en", "en"], columns)
     assert found == {("de", "en"): pytest.approx((1 + 0) / 2)}
 
 
-def test_languages_in_turn_are_fair_and_one_after_the_other_are_not():
+def test_peer_is_high_for_alternating_languages_only():
     languages = np.array([["de"] * 8 + ["en"] * 8] * 2, object)
     in_turn = [*range(1, 17, 2), *range(2, 17, 2)]
     found = peer(np.array([in_turn, range(1, 17)]), languages, np.ones((2, 16), int), 100)
@@ -61,7 +61,7 @@ def test_languages_in_turn_are_fair_and_one_after_the_other_are_not():
     assert found[0] > 0.6 > 0.01 > found[1]
 
 
-def test_peer_counts_what_was_not_found_behind_the_rest_and_each_grade_alike():
+def test_peer_ranks_missing_passages_last_and_averages_grades():
     languages = np.array([["de", "de", "en", "en"]], object)
     missed = peer(np.array([[1, 2, 0, 500]]), languages, np.array([[1, 1, 1, 1]]), 10)
     # 1 and 2 against twice (11 + 12) / 2: between 90.25, within 0.5.
@@ -70,13 +70,13 @@ def test_peer_counts_what_was_not_found_behind_the_rest_and_each_grade_alike():
     assert by_grade[0] == pytest.approx(stats.chi2.sf(1, 1))  # two passages of each grade, one in each language
 
 
-def test_peer_says_nothing_of_one_relevant_passage_in_each_language():
+def test_peer_is_undefined_for_one_passage_per_language():
     languages = np.array([["de", "en"], ["de", "de"]], object)
     assert np.isnan(peer(np.array([[1, 9], [1, 9]]), languages, np.ones((2, 2), int), 10)).all()
 
 
-def test_peer_is_that_of_its_authors_package_where_nothing_lies_beyond_the_depth(monkeypatch):
-    # The package asks for a function that later versions of ir_measures have renamed.
+def test_peer_equals_its_authors_package_within_the_depth(monkeypatch):
+    # The package imports a function that later versions of ir_measures have renamed.
     monkeypatch.setattr(ir_measures.util, "flatten_measures", lambda measures: measures, raising=False)
     monkeypatch.setattr(ir_measures.util, "QrelsConverter", lambda qrels: Plain(qrels), raising=False)
     monkeypatch.setattr(ir_measures.util, "RunConverter", lambda run: Plain(run), raising=False)
@@ -107,5 +107,5 @@ class Plain:
         return self.mapping
 
 
-def test_what_was_not_listed_is_not_shared():
+def test_overlap_ignores_missing_entries():
     assert rank_biased_overlap(np.array([[1, -1, -1]]), np.array([[2, -1, -1]])).tolist() == [0]

@@ -59,7 +59,7 @@ def test_mean_rank_distance_of_random_orders_is_the_known_one():
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.sets(st.integers(1, n), min_size=1)))
-def test_measures_keep_their_bounds(ranks: set[int]):
+def test_metrics_keep_their_bounds(ranks: set[int]):
     row = np.array([[*sorted(ranks), 0, 0]])
     precision, distance = metrics.average_precision(row)[0], metrics.rank_distance(row)[0]
     assert 0 < precision <= 1
@@ -71,7 +71,7 @@ def test_measures_keep_their_bounds(ranks: set[int]):
 
 
 @given(st.data())
-def test_a_better_rank_never_lowers_a_measure(data: st.DataObject):
+def test_better_rank_never_lowers_a_metric(data: st.DataObject):
     ranks = sorted(data.draw(st.sets(st.integers(2, 40), min_size=1, max_size=6)))
     moved = data.draw(st.integers(0, len(ranks) - 1))
     better = [*ranks[:moved], ranks[moved] - 1, *ranks[moved + 1 :]]
@@ -88,7 +88,7 @@ def _integer_vectors(rng: np.random.Generator, rows: int, width: int = 4) -> np.
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_measures_equal_ir_measures_with_ties_and_grades(seed: int):
+def test_metrics_equal_ir_measures_with_ties_and_grades(seed: int):
     rng = np.random.default_rng(seed)
     queries, passages = _integer_vectors(rng, 25), _integer_vectors(rng, 90)
     ids = sorted(f"p{n}" for n in range(90))  # p10 before p2: by text, not by number
@@ -115,7 +115,7 @@ def test_measures_equal_ir_measures_with_ties_and_grades(seed: int):
         assert ours[one.measure][int(one.query_id[1:])] == pytest.approx(one.value, abs=1e-6), one
 
 
-def test_queries_without_relevant_passages_measure_nothing():
+def test_queries_without_relevant_passages_have_zero_metrics():
     ranks = np.zeros((2, 0), int)
     assert metrics.average_precision(ranks).tolist() == [0, 0]
     assert metrics.ndcg(ranks, 10).tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""What a report says can be worked out anew from its per-query table alone."""
+"""Every metric of a report can be recomputed from its per-query table."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def measured():
     benchmark = parallel_benchmark(12, LANGUAGES)
     embedder = topic_embedder(benchmark, noise=0.6, bias=0.4)
     vectors = (embedder.queries([own.text for own in side]) for side in (benchmark.queries, benchmark.passages))
-    asked, answered = vectors
-    return compute_retrieval_metrics(benchmark, asked, PassageIndex.of(PassageIndexShard(answered)))
+    queries, passages = vectors
+    return compute_retrieval_metrics(benchmark, queries, PassageIndex.of(PassageIndexShard(passages)))
 
 
 def test_every_metric_of_a_report_is_the_sum_over_its_queries(measured):
@@ -30,7 +30,7 @@ def test_every_metric_of_a_report_is_the_sum_over_its_queries(measured):
         assert query_sum(measured.per_query, name.removeprefix("tiny/")).value == pytest.approx(value), name
 
 
-def test_the_report_has_all_kinds_of_metrics(measured):
+def test_report_has_all_forms_of_metric_names(measured):
     names = {name.removeprefix("tiny/") for name in measured.metrics}
     wanted = {
         "mono/map",
@@ -43,7 +43,7 @@ def test_the_report_has_all_kinds_of_metrics(measured):
     assert wanted <= names
 
 
-def test_pairs_with_a_low_resource_language_on_either_side_count_as_such(measured):
+def test_low_resource_part_has_pairs_with_it_on_either_side(measured):
     pairs = ["de-sw", "en-sw", "sw-de", "sw-en"]
     expected = sum(measured.metrics[f"tiny/cross/map/{pair}"] for pair in pairs) / len(pairs)
     assert query_sum(measured.per_query, "cross/map/low-resource").value == pytest.approx(expected)
@@ -56,11 +56,11 @@ def test_the_gap_is_mono_less_cross_of_each_question_language():
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     table = pa.table({key: list(values) for key, values in columns.items()} | {"group": [row[0] for row in rows]})
     found = query_sum(table, "gap/map")
-    assert found.value == pytest.approx(0.75 - (0.5 + 0.25) / 2)  # en is asked in no other language's passages
+    assert found.value == pytest.approx(0.75 - (0.5 + 0.25) / 2)  # en has no cross pair
     assert found.keys == (("q1", "de", "de"), ("q1", "de", "en"), ("q1", "de", "sw"), ("q2", "de", "de"))
 
 
-def test_differences_are_taken_query_by_query_and_of_the_same_queries_alone(measured):
+def test_differences_are_paired_and_require_the_same_queries(measured):
     whole = query_sum(measured.per_query, "multi/map")
     assert (whole - whole).value == 0
     assert mean_of([whole, whole - whole]).value == pytest.approx(whole.value / 2)
@@ -69,6 +69,6 @@ def test_differences_are_taken_query_by_query_and_of_the_same_queries_alone(meas
 
 
 @pytest.mark.parametrize("metric", ["mono/map/xx", "cross/map/de-xx"])
-def test_a_part_that_is_not_there_is_told(measured, metric):
+def test_unknown_part_of_a_metric_is_an_error(measured, metric):
     with pytest.raises(UserError, match=f"counts for {metric}"):
         query_sum(measured.per_query, metric)

@@ -41,18 +41,18 @@ def test_case_accents_and_translation_are_what_they_say():
 
 
 @pytest.mark.parametrize(("before", "after"), [("żółw Ёлка ἄνθρωπος", "zołw Елка ανθρωπος"), ("ที่นี่ हिन्दी", "ที่นี่ हिन्दी")])
-def test_marks_go_where_they_are_accents_and_stay_where_they_are_vowels(before, after):
+def test_without_accents_keeps_marks_that_are_vowels(before, after):
     assert without_accents(before) == after
 
 
 def test_translation_needs_parallel_queries():
-    alone = Benchmark("alone", [Query("1", "en", "Why?")], BENCHMARK.passages, {})
-    with pytest.raises(CorpusError, match="no query of the benchmark 'alone' has a translation"):
-        perturbed(alone, "translation")
+    single = Benchmark("single", [Query("1", "en", "Why?")], BENCHMARK.passages, {})
+    with pytest.raises(CorpusError, match="no query of the benchmark 'single' has a translation"):
+        perturbed(single, "translation")
 
 
 @given(st.text(max_size=80), st.integers(0, 2**32 - 1))
-def test_a_typing_error_swaps_doubles_or_drops_a_letter_of_a_fifth_of_the_words(text, seed):
+def test_typos_change_one_letter_in_a_fifth_of_the_words(text, seed):
     mistyped = with_typos(text, np.random.default_rng(seed))
     before, after = text.split(" "), mistyped.split(" ")
     assert len(after) == len(before)
@@ -64,7 +64,7 @@ def test_a_typing_error_swaps_doubles_or_drops_a_letter_of_a_fifth_of_the_words(
     assert with_typos(text, np.random.default_rng(seed)) == mistyped
 
 
-def test_a_model_is_measured_with_perturbed_queries_on_passages_that_are_embedded_once(tmp_path: Path):
+def test_perturbed_queries_search_passages_embedded_once(tmp_path: Path):
     save_encoder(make_encoder(tmp_path / "initial"), tmp_path / "model")
     settings = EvaluateConfig(benchmarks={"pairs": str(_parallel(tmp_path))}, perturbations=("case",), figures=False)
     plain, capitals = evaluate_model(str(tmp_path / "model"), settings, tmp_path / "out")

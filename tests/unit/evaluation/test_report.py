@@ -67,7 +67,7 @@ def folder(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return write_report(report, tmp_path_factory.mktemp("report") / "made" / "here", model="whole numbers")
 
 
-def test_written_run_and_qrels_give_the_same_measures_to_ir_measures(report: EvalReport, folder: Path):
+def test_written_run_and_qrels_give_ir_measures_equal_metrics(report: EvalReport, folder: Path):
     run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
     qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.trec")))
     assert len(run) == 60 * 60
@@ -144,7 +144,7 @@ def test_print_report_fits_a_terminal(report: EvalReport):
     assert "…" not in text
 
 
-def test_what_others_read_says_the_same(report: EvalReport, folder: Path):
+def test_mteb_and_markdown_agree_with_the_report(report: EvalReport, folder: Path):
     result = json.loads((folder / "mteb.json").read_text())
     [scores] = result["scores"].values()
     subsets = {subset["hf_subset"]: subset for subset in scores}
@@ -157,13 +157,13 @@ def test_what_others_read_says_the_same(report: EvalReport, folder: Path):
         assert (folder / picture).exists()
 
 
-def test_a_report_that_cannot_be_written_is_told(report: EvalReport, tmp_path: Path):
+def test_report_that_cannot_be_written_is_an_error(report: EvalReport, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to .*file"):
         write_report(report, tmp_path / "file")
 
 
-def test_an_approximate_index_is_told_under_its_depth(tmp_path: Path):
+def test_metrics_of_an_approximate_index_are_named_by_depth(tmp_path: Path):
     benchmark = replace(_benchmark(), name="miracl-tiny")
     embedder = WholeNumbers()
     passages = embedder.passages([passage.text for passage in benchmark.passages])
@@ -179,7 +179,7 @@ def test_an_approximate_index_is_told_under_its_depth(tmp_path: Path):
     assert summary["settings"]["window_chars"] is None
 
 
-def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):
+def test_rejects_are_counted_and_listed(tmp_path: Path):
     rejects = [RejectedRow("tiny", f"corpus.jsonl:{n}", "broken JSON", "{") for n in range(3)]
     report = evaluate_benchmark(WholeNumbers(), replace(_benchmark(), rejects=rejects), EvaluateConfig())
     write_report(report, tmp_path)
@@ -191,7 +191,7 @@ def test_what_could_not_be_used_is_counted_and_listed(tmp_path: Path):
     assert "3 times: broken JSON" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_words_stand_to_the_left_in_tables_and_numbers_to_the_right():
+def test_markdown_table_aligns_words_left_and_numbers_right():
     rows = [["de", "**0.51 ± 0.1**", "+3.1", "better", "-"], ["en", "0.49 ± 0.2", "-1,000", "worse", "12"]]
     lines = list(markdown_table(["method", "mAP", "change", "verdict", "often"], rows))
     assert lines[1] == "|---|---:|---:|---|---:|"

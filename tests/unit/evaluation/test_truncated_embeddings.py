@@ -103,7 +103,7 @@ def test_the_report_of_whole_vectors_says_nothing_of_it(folder, tmp_path):
     assert "dimensions" not in description("x", TextEmbedder(tiny_corpus.make_encoder(folder / "encoder")))
 
 
-def test_more_dimensions_than_there_are_are_told(folder, tmp_path):
+def test_more_dimensions_than_the_model_has_is_an_error(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"^dimensions 17 are more than the 16 of the model's vectors; write 16 or"):
         TextEmbedder(tiny_corpus.make_encoder(folder / "encoder"), dimensions=17)
     result = evaluated(folder, tmp_path / "out", "--dimensions", "17")

@@ -101,20 +101,20 @@ DE = {item: (f"frag {item} {10 * n}", f"sag {item} {10 * n}") for n, item in enu
 # What is never a negative
 
 
-def test_the_nearest_passages_of_the_own_language_are_taken(tmp_path, angles):
+def test_nearest_passages_of_the_same_language_are_taken(tmp_path, angles):
     config = run(corpus(tmp_path / "c", en=EN, de=DE))
     assert negatives_of_a(config, tmp_path / "out") == ["say b 10", "say c 20"]
     assert negatives_of_a(config, tmp_path / "again", "de") == ["sag b 10", "sag c 20"]
 
 
-def test_the_gold_in_another_language_is_no_negative_where_it_was_left_untranslated(tmp_path, angles):
+def test_untranslated_gold_in_another_language_is_no_negative(tmp_path, angles):
     # The German passage of b is the English one of a.
     untranslated = DE | {"b": ("frag b 10", "Say A, 0!")}
     config = run(corpus(tmp_path / "c", en=EN, de=untranslated))
     assert negatives_of_a(config, tmp_path / "out", "de") == ["sag c 20", "sag d 30"]
 
 
-def test_what_has_the_golds_translation_is_no_negative(tmp_path, angles):
+def test_item_with_the_golds_translation_gives_no_negative(tmp_path, angles):
     config = run(corpus(tmp_path / "c", en=EN, de=DE | {"c": ("frag c 20", "SAG A 0")}))
     assert negatives_of_a(config, tmp_path / "out") == ["say b 10", "say d 30"]
 
@@ -140,8 +140,8 @@ def test_a_near_duplicate_of_the_gold_is_no_negative_at_its_threshold(tmp_path, 
     assert negatives_of_a(config, tmp_path / "out")[0].endswith(first)
 
 
-def test_what_is_left_out_of_training_is_no_negative_and_has_none(tmp_path, angles):
-    # b asks what is evaluated on, c says in German what the item a says again under another name.
+def test_items_left_out_of_training_are_no_negatives(tmp_path, angles):
+    # b has the question of an evaluation set; c is in German what item a is under another name.
     evaluated = corpus(tmp_path / "e", en={"1": ("ASK B 10", "something else 1")})
     twice = {"z": ("frag a 0", "sag a 0")}
     config = run(
@@ -155,7 +155,7 @@ def test_what_is_left_out_of_training_is_no_negative_and_has_none(tmp_path, angl
     assert (counts["items_dropped_for_evaluation"], counts["items_dropped_as_repeated"]) == (1, 1)
 
 
-def test_held_out_items_are_asked_but_their_passages_are_nobodys_negatives(tmp_path, angles):
+def test_held_out_items_get_negatives_but_are_none(tmp_path, angles):
     items = {f"i{n}": (f"ask i{n} {n}", f"say i{n} {n}") for n in range(60)}
     config = run(corpus(tmp_path / "c", en=items), prepare={"validation_share": 0.4})
     mined = mine(config, "angles", tmp_path / "out")
@@ -177,7 +177,7 @@ def test_negatives_come_from_all_sources_of_a_language(tmp_path, angles):
     assert records(mined, "d", "en")["a"]["negatives"] == ["say b 10", "say a 0"]  # equally far; the greater id first
 
 
-def test_a_runs_languages_are_mined_and_the_others_still_tell_what_is_parallel(tmp_path, angles):
+def test_languages_that_are_not_mined_still_reveal_parallel_items(tmp_path, angles):
     config = run(corpus(tmp_path / "c", en=EN, de=DE | {"b": ("frag b 10", "sag a 0")}), languages=["en"])
     mined = mine(config, "angles", tmp_path / "out")
     assert records(mined, "c", "en")["a"]["negatives"] == ["say c 20", "say d 30"]
@@ -236,7 +236,7 @@ def texts(item: Mapping[str, Pair]) -> set[tuple[str, str]]:
 # What is left
 
 
-def test_a_row_keeps_its_answer_where_it_stands_in_the_cleaned_passage(tmp_path, angles):
+def test_row_keeps_its_answer_at_its_cleaned_position(tmp_path, angles):
     rows = [
         {"id": "a", "question": "ask  a 0", "context": "say  it\u200b a 0", "answer_text": "a 0", "answer_start": 9},
         {"id": "b", "question": "ask b 10", "context": "say b 10", "answer_text": "b", "answer_start": -1},
@@ -269,7 +269,7 @@ def test_of_several_rows_of_an_item_the_first_stays(tmp_path, angles):
     ]
 
 
-def test_languages_that_cannot_name_a_file_stand_in_the_rows(tmp_path, angles):
+def test_languages_that_cannot_name_a_file_are_in_the_rows(tmp_path, angles):
     rows = [
         {"id": item, "language": language, "question": q, "context": p}
         for language, items in (("en", EN), ("deu_Latn", DE))
@@ -281,7 +281,7 @@ def test_languages_that_cannot_name_a_file_stand_in_the_rows(tmp_path, angles):
     assert len(read) == 12
 
 
-def test_the_summary_counts_what_there_is_and_names_what_made_it(tmp_path, angles):
+def test_summary_has_counts_and_inputs(tmp_path, angles):
     config = run(corpus(tmp_path / "c", en={item: EN[item] for item in "abc"}), negatives=2, mine={"depth": 2})
     mined = mine(config, "angles", tmp_path / "out")
     summary = json.loads((tmp_path / "out" / MINED).read_text())
@@ -390,7 +390,7 @@ def test_corpora_that_were_read_in_part_are_read_again(tmp_path, monkeypatch, an
 # Refusals
 
 
-def test_what_was_mined_otherwise_is_refused_by_name(tmp_path, angles):
+def test_folder_mined_with_other_settings_is_refused(tmp_path, angles):
     folder = corpus(tmp_path / "c", en=EN)
     out = tmp_path / "out"
     mine(run(folder), "angles", out)
@@ -415,7 +415,7 @@ def test_a_model_that_was_trained_on_is_another_model(tmp_path):
         mine(config, str(tmp_path / "model"), tmp_path / "out")
 
 
-def test_a_training_goes_on_with_whatever_settings_negatives_are_mined():
+def test_mining_settings_do_not_prevent_resuming_a_training():
     assert changed_settings(build_config({}), build_config({"mine": {"negatives": 7, "margin": 0.9}})) == []
 
 

@@ -49,14 +49,14 @@ def test_ranks_are_skipped_among_what_does_not_answer():
     assert mined(MineConfig(negatives=2, skip_first=4)) == [5]
 
 
-def test_a_margin_drops_what_scores_above_a_share_of_the_own_passage():
+def test_margin_drops_passages_scoring_near_the_gold():
     # cos 10 = 0.985, cos 20 = 0.940, cos 30 = 0.866, cos 40 = 0.766; of cos 30 a share of 0.95 is 0.823.
     assert mined(MineConfig(negatives=2, margin=1.0)) == [1, 2]
     assert mined(MineConfig(negatives=2, margin=0.95)) == [2, 3]
     assert mined(MineConfig(negatives=2, margin=0.95), own=30) == [4, 5]
 
 
-def test_what_is_skipped_and_what_is_above_the_margin_are_the_same_head_of_the_list():
+def test_skipping_and_margin_overlap_at_the_head_of_the_list():
     assert mined(MineConfig(negatives=2, skip_first=1, margin=0.95)) == [2, 3]
     assert mined(MineConfig(negatives=2, skip_first=2, margin=0.95)) == [3, 4]
     assert mined(MineConfig(negatives=1, skip_first=1, margin=0.87)) == [3]
@@ -107,7 +107,7 @@ def test_negatives_are_those_of_a_plain_sort(
         assert columns[row].tolist() == expected + [-1] * (negatives - len(expected))
 
 
-def test_more_questions_than_are_looked_at_together_change_nothing(monkeypatch):
+def test_negatives_do_not_depend_on_the_block_size(monkeypatch):
     queries, pool = at(*range(0, 60, 7)), at(*range(0, 90, 5))
 
     def columns() -> list[list[int]]:
@@ -132,7 +132,7 @@ def test_a_text_is_shared_by_the_items_that_have_it_however_often():
     assert shared_texts(items[:0], keys[:0])[0].tolist() == []
 
 
-def test_keys_are_equal_for_texts_of_a_side_that_differ_in_case_and_punctuation_alone():
+def test_text_keys_ignore_case_and_punctuation_within_a_side():
     one, other, third = text_keys("passage", ["The key, here!", "the KEY (here)", "the keys here"]).tolist()
     assert one == other != third
     assert text_keys("question", ["The key, here!"]).tolist() != [one]
@@ -146,7 +146,7 @@ def test_a_pool_has_each_text_once_and_none_that_only_others_have():
 
 
 @pytest.mark.parametrize(("row", "expected"), [(0, {0, 1}), (1, {0, 1, 2}), (2, {1, 2}), (3, {3}), (4, {-1, 3})])
-def test_known_answers_are_the_passages_of_items_that_share_a_text(row: int, expected: set[int]):
+def test_known_positives_are_passages_of_items_sharing_a_text(row: int, expected: set[int]):
     # Text 10 is in items 100 and 101, text 11 in 101 and 102, text 12 in 103 and 104, of which 104 is in no column.
     known = KnownPositives(
         np.array([100, 101, 101, 102, 104, 105]),

@@ -62,9 +62,7 @@ def test_ranks_in_every_span_equal_sorting(monkeypatch, at_once: int, shards: in
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(2, 60), st.sampled_from([1e-7, 1e-6, 1e-3, 1]))
-def test_ranks_and_lists_are_exact_however_near_the_scores_and_whatever_the_shards(
-    seed: int, shards: int, passages: int, spread: float
-):
+def test_ranks_and_lists_are_exact_for_near_scores_in_any_shards(seed: int, shards: int, passages: int, spread: float):
     # Vectors that differ by no more than float32 resolves: matrix products order them by chance.
     rng = np.random.default_rng(seed)
     vectors = (rng.standard_normal(48) + spread * rng.standard_normal((passages, 48))).astype(np.float32)
@@ -83,7 +81,7 @@ def test_ranks_and_lists_are_exact_however_near_the_scores_and_whatever_the_shar
     assert (pool.vectors_of(np.array(chosen)) == vectors[chosen]).all()
 
 
-def test_equal_passages_tie_exactly_whatever_the_matrix_product_does():
+def test_equal_passages_tie_exactly():
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((300, 100), dtype=np.float32)
     passages = np.tile(rng.standard_normal((1, 100), dtype=np.float32), (1_001, 1))
@@ -112,7 +110,7 @@ def test_shards_are_neighbours_of_nearly_equal_size():
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_an_approximate_index_finds_as_much_in_a_language_as_among_all(kind: str):
+def test_approximate_index_searches_languages_separately(kind: str):
     rng = np.random.default_rng(0)
     topics = rng.standard_normal((100, 32))
     centres = np.concatenate([topics, topics + 0.5 * rng.standard_normal(32)])  # the same topics in two languages

@@ -18,7 +18,7 @@ from tests.unit.evaluation.test_evaluator import TableEmbedder, parallel_benchma
 
 
 def numbered(lengths: Iterable[int], blanks: Iterable[str]) -> str:
-    """Words of numbered characters, so that each place in the text is known from what stands there."""
+    """Words of numbered characters, so that each character identifies its position in the text."""
     numbers = iter(range(0x4E00, 0xFFFF))
     words = ("".join(chr(next(numbers)) for _ in range(length)) for length in lengths)
     return "".join(word + blank for word, blank in zip(words, blanks, strict=False))
@@ -36,14 +36,14 @@ def test_no_character_is_left_out_and_no_window_is_too_long(words: list[tuple[in
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.sampled_from(" \n\u3000"), st.integers(16, 80))
-def test_neighbouring_windows_overlap_whatever_the_words_and_blanks(lengths: list[int], blank: str, size: int):
+def test_neighbouring_windows_overlap(lengths: list[int], blank: str, size: int):
     pieces = split_into_windows(numbered(lengths, repeat(blank)), size)
     for before, after in pairwise(pieces):
         assert set(before) & set(after) - {blank}
 
 
 @given(st.integers(0, 900), st.integers(2, 80))
-def test_without_blanks_each_window_begins_in_the_middle_of_the_one_before(length: int, size: int):
+def test_windows_without_blanks_overlap_by_half(length: int, size: int):
     text = numbered([length], [""])
     starts = [text.index(piece) for piece in split_into_windows(text, size)]
     assert starts == [number * (size // 2) for number in range(len(starts))]
@@ -71,8 +71,8 @@ def test_ranks_and_lists_are_those_of_each_passage_s_best_window(seed: int):
         assert columns.tolist() == [line[:5] for line in ordered]
         assert (scores == np.take_along_axis(best, columns, axis=1)).all()
         ranks = pool.ranks(queries, relevant)[0]
-        for line, asked, found in zip(ordered, relevant, ranks, strict=True):
-            assert found.tolist() == [1 + line.index(passage) for passage in asked.tolist()]
+        for line, indices, found in zip(ordered, relevant, ranks, strict=True):
+            assert found.tolist() == [1 + line.index(passage) for passage in indices.tolist()]
 
 
 def test_an_approximate_index_ranks_passages_by_their_best_window(monkeypatch):
@@ -91,7 +91,7 @@ def test_an_approximate_index_ranks_passages_by_their_best_window(monkeypatch):
     assert ranks[:, :, 0].tolist() == [[1, 0, 0], [0, 1, 1], [1, 1, 1]]
 
 
-def test_cut_texts_say_where_each_begins_and_equal_ones_are_one():
+def test_windows_record_their_passages_and_share_equal_texts():
     pieces = window_passages(["a b c d e f", "short", "c d e"], 5)
     assert pieces.texts == ["a b c", "c d e", "e f", "short"]
     assert pieces.rows.tolist() == [0, 1, 2, 3, 1]
@@ -102,7 +102,7 @@ def test_cut_texts_say_where_each_begins_and_equal_ones_are_one():
     assert (whole.texts, whole.rows.tolist(), whole.starts) == (["a", "b"], [0, 1, 0], None)
 
 
-def test_texts_are_embedded_in_the_same_company_wherever_they_are():
+def test_chunks_have_a_fixed_size():
     texts = [str(number) for number in range(2 * TEXTS_PER_CHUNK + 1)]
     assert [len(chunk) for chunk in window_passages(texts, None).chunks()] == [TEXTS_PER_CHUNK, TEXTS_PER_CHUNK, 1]
 
