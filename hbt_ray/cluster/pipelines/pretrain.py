@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import configure_logging, connect, get_within
 from hbt_ray.cluster.tracked_run import best_effort_tracking, log_inputs, print_status, start_tracker, tracked_run
-from hbt_ray.cluster.training.driver import EVALUATION_TIMEOUT_S, eval_task_options, run_training
+from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
+from hbt_ray.cluster.training.driver import eval_task_options, run_training
 from hbt_ray.config import PretrainRunConfig, with_absolute_paths
 from hbt_ray.data.prepare import describe_store, store_tokenizer
 from hbt_ray.data.token_store import TokenStore, read_manifest
@@ -25,6 +27,8 @@ from hbt_ray.training.run_dir import RunDir, open_run
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
     with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
         task = pretraining_job(config, store, folder)
+        logger.info("initial encoder: %s", task.initial_model)
         best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
         held_out = _pretrain_and_evaluate(task, store, folder, tracker)
     return FinishedPretraining(folder, held_out, ui_command(uri))

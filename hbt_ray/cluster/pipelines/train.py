@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hbt_ray.evaluation.evaluator import EvalReport
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     sampler = training_sampler(config, manifest)
     validation_sampler(config, manifest)
     tokenizer = store_tokenizer(store, config)
+    logger.info("built the sampler over %d streams of the store %s", len(sampler.streams), store)
     folder.begin(config)
     print_status(describe_store(store, manifest))
 
@@ -86,9 +90,11 @@ def _train_and_evaluate(
     config: RunConfig, store: Path, tokenizer: PreTrainedTokenizerFast, folder: RunDir, tracker: Tracker
 ) -> dict[str, EvalReport]:
     initial = initial_model(config, tokenizer, folder)
+    logger.info("initial encoder: %s", initial)
     steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
     tracker.log_metrics({"train/steps": steps}, steps)
     export_encoder(config, initial, folder.checkpoints, steps, folder.model)
+    logger.info("exported the weights of step %d to %s", steps, folder.model)
     reports = {}
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster

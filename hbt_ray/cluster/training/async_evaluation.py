@@ -19,6 +19,8 @@ from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+EVALUATION_TIMEOUT_S = 24 * 3600.0  # of the checkpoints that are evaluated together
+
 
 def evaluate_checkpoint(checkpoint: Any, step: int, config: WorkerConfig) -> dict[str, float]:
     """Evaluate a step's checkpoint exactly and in one process; store the metrics and send them to the driver.

@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import get_within, node_resources
-from hbt_ray.cluster.training.async_evaluation import evaluate_checkpoint
+from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S, evaluate_checkpoint
 from hbt_ray.cluster.training.messages import WorkerConfig
 from hbt_ray.cluster.training.metrics_channel import start_metrics_channel
 from hbt_ray.cluster.training.progress_monitor import OnMetrics, ProgressMonitor
@@ -37,7 +37,6 @@ from hbt_ray.training.task import ContrastiveTask, EvalFn, TrainingTask
 from hbt_ray.training.train_state import steps_to_evaluate
 
 MAX_GROUP_STARTS = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
-EVALUATION_TIMEOUT_S = 24 * 3600.0  # of all checkpoints that an earlier driver left unevaluated
 RESIZE_CHECK_S = 30.0  # between checks whether an elastic group can grow
 
 logger = logging.getLogger(__name__)

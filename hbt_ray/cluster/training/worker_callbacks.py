@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.cluster.runtime import get_within
+from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
 from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetrics, ValidationLoss
 from hbt_ray.config import LoopConfig
 from hbt_ray.training.base_trainer import BaseTrainer
@@ -25,7 +26,6 @@ from hbt_ray.utils.storage import StoragePath
 
 LOGGING_WAIT_S = 10.0  # for a driver that is slow to log; after that training has priority
 PREEMPTION_CHECK_S = 5.0
-EVALUATION_TIMEOUT_S = 24 * 3600.0  # of one checkpoint
 
 logger = logging.getLogger(__name__)
 
