@@ -18,7 +18,7 @@ from hbt_ray.config import RunConfig
 from tests.integration.conftest import tiny_config, write_corpus
 from tests.integration.fault_injection import newest_step, processes_of_cluster
 
-pytestmark = pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes 100 s: set HBT_SLOW_TESTS")
+pytestmark = pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes minutes: set HBT_SLOW_TESTS")
 STEP_TIMEOUT_S = 5.0
 COLLECTIVE_TIMEOUT_S = 20.0
 MARGIN_S = 4.0  # for the ranks' stacks, a heartbeat and the driver's poll
