@@ -119,6 +119,6 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
     }
 
 
-def revision_of(module: Any) -> str | None:
+def revision_of(module: object) -> str | None:
     """Return the hub commit of a module's weights; None for weights of a folder."""
     return getattr(getattr(getattr(module, "auto_model", None), "config", None), "_commit_hash", None)

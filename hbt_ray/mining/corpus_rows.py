@@ -118,7 +118,7 @@ class _RowCollector:
         self.pairs: list[pa.Table] = []  # for `find_duplicate_items`
         self.items_of_texts: list[np.ndarray] = []
         self.keys_of_texts: list[np.ndarray] = []
-        self.writers: dict[str, Any] = {}  # by language
+        self.writers: dict[str, pa.RecordBatchFileWriter] = {}  # by language
 
     def add(self, table: pa.Table, files: contextlib.ExitStack) -> None:
         """Count the rows of a table and write the accepted ones; opened files are registered with `files`."""
@@ -187,7 +187,7 @@ def known_texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return shared.column("item").to_numpy(), shared.column("text").to_numpy()
 
 
-def _table_writer(files: contextlib.ExitStack, file: Path, schema: pa.Schema) -> Any:
+def _table_writer(files: contextlib.ExitStack, file: Path, schema: pa.Schema) -> pa.RecordBatchFileWriter:
     return files.enter_context(pa.ipc.new_file(files.enter_context(pa.OSFile(str(file), "wb")), schema))
 
 

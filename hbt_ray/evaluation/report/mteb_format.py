@@ -13,7 +13,7 @@ _FAMILIES = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")  # of scor
 MAIN_SCORE = "ndcg_at_10"  # of mteb's retrieval tasks
 
 
-def mteb_result(report: EvalReport, model: Any = None) -> dict[str, Any]:
+def mteb_result(report: EvalReport, model: object = None) -> dict[str, Any]:
     """Build one subset for each language (`de`), ordered pair (`de-en`) and pool of all languages (`de-multi`).
 
     As in mteb, a subset's scores are means over its queries. `map` has no cut-off, unlike mteb's `map_at_k`.

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -46,7 +45,7 @@ def _file_errors(folder: Path) -> Iterator[None]:
 
 
 def write_report(
-    report: EvalReport, out_dir: str | Path, model: Any = None, settings: EvaluateConfig | None = None
+    report: EvalReport, out_dir: str | Path, model: object = None, settings: EvaluateConfig | None = None
 ) -> Path:
     """Write a report's files to a folder, which is made if needed; see evaluation/README.md for the files.
 
@@ -71,7 +70,7 @@ def write_report(
     return folder
 
 
-def _write_files(report: EvalReport, folder: Path, model: Any, settings: EvaluateConfig | None) -> None:
+def _write_files(report: EvalReport, folder: Path, model: object, settings: EvaluateConfig | None) -> None:
     pq.write_table(report.per_query, folder / "per_query.parquet")
     _write_lines(folder / "matrix.csv", _matrix_lines(report))
     _write_lines(folder / "run.trec", _run_lines(report.run))

@@ -1,4 +1,4 @@
-"""Runs are compared over their seeds and query by query, and what is called significant is."""
+"""Runs are compared over their seeds and query by query, and false positives are as rare as the level says."""
 
 from __future__ import annotations
 

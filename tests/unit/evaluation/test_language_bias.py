@@ -1,4 +1,4 @@
-"""Measures of language bias, on paper and as properties."""
+"""Formulas of language bias equal values worked out on paper and have their properties."""
 
 from __future__ import annotations
 

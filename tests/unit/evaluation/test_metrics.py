@@ -1,4 +1,4 @@
-"""Measures equal `ir_measures` and values worked out on paper."""
+"""Metrics equal `ir_measures` and values worked out on paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perturbed queries: other words, the same judgements, and the same for every model."""
+"""Perturbations change only the texts of queries, in the same way for every model."""
 
 from __future__ import annotations
 

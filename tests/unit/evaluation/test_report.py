@@ -1,4 +1,4 @@
-"""What is written can be read by others and says the same."""
+"""Report files agree with the report, and other tools read them."""
 
 from __future__ import annotations
 

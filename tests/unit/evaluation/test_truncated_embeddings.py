@@ -1,4 +1,4 @@
-"""Vectors can be measured at fewer dimensions, and a report says so."""
+"""Vectors can be truncated for an evaluation, and its report says so."""
 
 from __future__ import annotations
 

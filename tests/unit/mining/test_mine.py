@@ -1,4 +1,4 @@
-"""Corpora with hard negatives: what is searched, what never becomes a negative, and what trains on them."""
+"""Mined corpora: candidates, passages that never become negatives, resuming, and training on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which passages become negatives: the first ones, but for those known to answer."""
+"""Negatives are the highest-ranked passages without known positives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks and lists are exact, ties included, and shards answer as one pool does."""
+"""Ranks and lists are exact, ties included, and equal for any number of shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best window of a passage speaks for it."""
+"""A passage has the score of its best window."""
 
 from __future__ import annotations
 
