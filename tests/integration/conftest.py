@@ -17,7 +17,9 @@ import pytest
 
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.search.config import SearchConfig
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
+from tests.integration import worker_fork_server as fork_server
 
 if TYPE_CHECKING:
     from hbt_ray.cluster.search.run_search import FinishedSearch
@@ -42,15 +44,31 @@ def dashboard(tmp_path_factory, bucket) -> str:
     Its processes inherit the keys of `bucket`'s server.
     """
     port, dashboard_port = free_port(), free_port()
-    ray = Path(sys.executable).with_name("ray")
     folder = tmp_path_factory.mktemp("ray")
     log = (folder / "head.log").open("wb")
     token = folder / "auth_token"  # a machine may have none, and `ray start` makes none
     token.write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ[MARK] = str(port)  # inherited by every process of this cluster, and by no other's
+    os.environ[fork_server.SOCKET] = str(folder / "fork_server")
+    command = [sys.executable, "-m", fork_server.__name__, "serve", os.environ[fork_server.SOCKET]]
+    worker_server = subprocess.Popen(command, cwd=REPOSITORY)
+    interpreter = str(folder / "python")
+    fork_server.write_interpreter(interpreter)
+    ray_script = f"import sys; sys.executable = {interpreter!r}; from ray.scripts.scripts import main; main()"
     head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus", str(NUM_CPUS), "--port", str(port)]
+        [
+            sys.executable,
+            "-c",
+            ray_script,
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus",
+            str(NUM_CPUS),
+            "--port",
+            str(port),
+        ]
         + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
         # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
         + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
@@ -71,7 +89,10 @@ def dashboard(tmp_path_factory, bucket) -> str:
         head.wait(3)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
-    del os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_TOKEN_PATH"]
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", fork_server.SOCKET):
+        del os.environ[name]
+    worker_server.kill()
+    worker_server.wait()
     log.close()
 
 
