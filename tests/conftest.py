@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Fixtures shared by unit and integration tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("hbt", deadline=None)  # a busy machine is no wrong answer
+settings.register_profile("hbt", deadline=None)  # a slow machine is not a failure
 settings.load_profile("hbt")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets; tests that need it are skipped where it is missing."""
+    """Return the folder of real data sets; skip tests that need it if it does not exist."""
     folder = Path(os.environ.get("HBT_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HBT_TEST_DATA to its folder")
@@ -24,7 +24,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[object]:
-    """A bucket of a real S3 server on this machine."""
+    """Run a real S3 server on this machine and yield a bucket of it."""
     import pyarrow.fs as pafs
     from moto.server import ThreadedMotoServer
 
@@ -50,14 +50,14 @@ def bucket() -> Iterator[object]:
 
 @pytest.fixture
 def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of MLflow's that this machine's environment names."""
+    """Remove MLflow's settings from the environment."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """So that sums have one order, and other processes leave the tests their core."""
+    """Limit torch to one thread, so that the order of sums, and with it their last bits, is fixed."""
     import torch
 
     before = torch.get_num_threads()

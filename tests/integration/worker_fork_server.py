@@ -59,17 +59,22 @@ def run_interpreter(python: str, arguments: list[str]) -> None:
 
 
 def serve(address: str) -> None:
-    """Import PRELOADED and fork workers until this process is killed."""
+    """Import PRELOADED and fork workers until this process is killed or its parent has ended."""
     import importlib
 
+    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)  # requests wait while the libraries are imported
         for name in PRELOADED:
             importlib.import_module(name)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that workers that end leave no zombies
-        while True:
-            connection, _ = listener.accept()
+        listener.settimeout(5)
+        while os.getppid() == parent:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
             if os.fork() == 0:
                 listener.close()
                 _run_worker(connection)

@@ -1,67 +1,194 @@
-"""The layout: imports point one way, and Ray, MLflow and FAISS each have one place."""
+"""The rules of the package's structure and of its language, each as a test."""
 
 from __future__ import annotations
 
 import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.paths import PACKAGE
+from tests.helpers.paths import PACKAGE, REPOSITORY
 
-# Packages and modules in the order of the data flow. Each imports only from those before it.
+# Packages and modules in the order of the data flow. Each imports only from itself and from earlier groups.
 LAYERS = (
-    "errors",
-    "utils",
-    "config",
-    "data",
-    "sampling",
-    "models",
-    "losses",
-    "training",
-    "pretraining",
-    "retrieval",
-    "evaluation",
-    "mining",
-    "tracking",
-    "search",
-    "study",
-    "presets",
-    "bench",
-    "cluster",
-    "cli",
+    {"errors"},
+    {"utils"},
+    {"config"},
+    {"data"},
+    {"sampling"},
+    {"models"},
+    {"losses"},
+    {"training"},
+    {"pretraining"},
+    {"retrieval"},
+    {"evaluation"},
+    {"mining"},
+    {"tracking"},
+    {"search"},
+    {"study"},
+    {"presets"},
+    {"bench"},
+    {"cluster"},
+    {"cli"},
 )
-ONLY_IN = {"ray": "cluster", "mlflow": "tracking", "faiss": "retrieval"}
+INNER_LAYERS = {
+    "data": (
+        {"language_resources", "manifest", "minhash", "text_files", "text_normalization", "types"},
+        {"corpora"},
+        {"benchmarks"},
+        {"decontamination", "token_store"},
+        {"tokenizer"},
+        {"prepare"},
+    ),
+    "cluster": (
+        {"errors", "runtime"},
+        {"resources", "room", "task_pool"},
+        {"prepare"},
+        {"training"},
+        {"evaluation"},
+        {"mining"},
+        {"search"},
+        {"pipelines"},
+        {"bench"},
+    ),
+}
+TOP_LEVEL_MODULES = {"__init__", "cli", "errors", "presets"}
 
-FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+# Library -> files that may import it, as patterns below the package.
+LIBRARY_OWNERS = {
+    "ray": ("cluster/**/*.py", "cluster/*.py"),
+    "mlflow": ("tracking/*.py",),
+    "faiss": ("retrieval/faiss_index.py",),
+    "matplotlib": ("utils/plotting.py", "**/figures.py", "**/inspect.py"),
+    "optuna": ("cluster/search/**/*.py", "cluster/search/*.py"),
+    "peft": ("models/lora.py",),
+    "datasketch": ("data/minhash.py",),
+}
+PRIVATE_RAY = re.compile(r"\bray\.(\w+\.)*(_private|_common|_internal)\b")
+
+# Ray Train's controller imports these; it must start without the libraries that take seconds to import.
+CONTROLLER_LIGHT = (
+    "hbt_ray.training.task",
+    "hbt_ray.training.checkpoint_metrics",
+    "hbt_ray.pretraining.task",
+    "hbt_ray.cluster.training.metrics_channel",
+    "hbt_ray.cluster.training.async_evaluation",
+)
+SLOW_LIBRARIES = ("torch", "transformers", "sentence_transformers", "mlflow", "faiss")
+
+AMBIGUOUS_CLASSES = {"Figure", "Kind", "Measured", "Outcome", "Run", "RunConfig", "Shard", "Trainer"}
+
+BANNED_IN_NAMES = {
+    *("alone", "asked", "beside", "company", "lies", "likewise", "own", "room", "stands", "stood", "tell", "told"),
+}
+BANNED_IN_PROSE = re.compile(
+    r"\b(tells?|told|asked|alone|beside|company|room|stands|stood|lies|likewise|so many|goes on|gone on)\b", re.I
+)
+
+MIN_LINES, MAX_LINES = 30, 500
+
+# Tests of something else than a module of their package.
+OTHER_TESTS = {
+    *("test_architecture", "test_cli", "test_docs", "test_golden", "test_security", "test_cluster_resources"),
+    *("data/benchmarks/test_malformed_files", "data/benchmarks/test_readers"),  # every reader
+    *("data/benchmarks/test_registry", "data/corpora/test_registry"),  # the packages' `__init__`
+}
+
+# Rule -> what does not keep it yet: packages, or files below the package.
+NOT_YET: dict[str, set[str]] = {
+    "layers": {"cluster/room.py", "cluster/search/progress_callback.py", "cluster/search/run_search.py"},
+    "libraries": {
+        *("data/decontamination.py", "evaluation/report/writer.py"),
+        *("study/report.py", "study/report_sections.py"),
+    },
+    "class names": {"RunConfig"},
+    "words in names": {
+        *("cli", "cluster", "data", "evaluation", "losses", "mining", "models", "pretraining", "sampling", "search"),
+        *("study", "tracking", "training", "utils"),
+    },
+    "words in prose": {
+        *("cli", "cluster", "config", "data", "errors", "evaluation", "losses", "mining", "models", "presets"),
+        *("pretraining", "sampling", "search", "study", "tracking", "training", "utils"),
+    },
+    "docstrings": {
+        *("cli", "cluster", "config", "data", "evaluation", "losses", "mining", "models", "presets", "pretraining"),
+        *("sampling", "search", "study", "tracking", "training", "utils"),
+    },
+    "length": {
+        *("config/base.py", "data/benchmarks/base.py", "data/benchmarks/sentence_splitting.py"),
+        *("data/corpora/base.py", "sampling/rank_sharding.py", "tracking/logged_model.py", "tracking/redaction.py"),
+        *("training/checkpoint_metrics.py", "utils/plotting.py"),
+    },
+    "tests": {
+        *("evaluation/test_truncated_embeddings", "losses/test_info_nce", "mining/test_mine", "search/test_search"),
+        *("study/test_study",),
+    },
+    "readme": {
+        *("README.md", "cluster", "data", "evaluation", "losses", "mining", "models", "pretraining"),
+        *("retrieval", "sampling", "search", "study", "tracking", "training", "utils"),
+    },
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def stage_of(file: Path) -> str:
-    """`data` for hbt_ray/data/corpora/squad.py, `cli` for hbt_ray/cli.py."""
+def name_of(file: Path) -> str:
+    """Return the path below the package: data/corpora/squad.py."""
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def package_of(file: Path) -> str:
+    """Return the top-level package or module of a file: data, cli."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def exempt(rule: str, file: Path) -> bool:
+    """Return True if NOT_YET lists the file or its package under the rule."""
+    return bool({name_of(file), package_of(file)} & NOT_YET.get(rule, set()))
+
+
+@cache
+def source_of(file: Path) -> str:
+    """Read a file once."""
+    return file.read_text(encoding="utf-8")
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """Parse a file once."""
+    return ast.parse(source_of(file))
+
+
 def imports_of(tree: ast.AST, package: str) -> Iterator[str]:
-    """The full names a file imports, wherever in it; `from hbt_ray import sampling` is hbt_ray.sampling."""
+    """Yield the full names that a file imports, anywhere in it; `from hbt_ray import data` gives hbt_ray.data.
+
+    Of `from hbt_ray.data import prepare`, hbt_ray.data.prepare and hbt_ray.data are both given.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package.split(".")[: 1 - node.level or None]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            if module == "hbt_ray":
-                yield from (f"hbt_ray.{alias.name}" for alias in node.names)
-            else:
+            if module != "hbt_ray":
                 yield module
+            if module.startswith("hbt_ray"):
+                yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def package_of(file: Path) -> str:
-    return ".".join(("hbt_ray", *file.relative_to(PACKAGE).parts[:-1]))
-
-
-def imported(file: Path) -> set[str]:
-    return set(imports_of(ast.parse(file.read_text(encoding="utf-8")), package_of(file)))
+@cache
+def imported(file: Path) -> frozenset[str]:
+    """Return the full names that a file imports."""
+    package = ".".join(("hbt_ray", *file.relative_to(PACKAGE).parts[:-1]))
+    return frozenset(imports_of(tree_of(file), package))
 
 
 def test_imports_are_found_in_every_form():
@@ -81,35 +208,267 @@ def lazily():
         "hbt_ray.sampling",
         "hbt_ray.__version__",
         "hbt_ray.data.corpora.squad",
+        "hbt_ray.data.corpora.squad.read",
         "hbt_ray.data.corpora",
+        "hbt_ray.data.corpora.file_discovery",
         "hbt_ray.data.corpora.base",
+        "hbt_ray.data.corpora.base.CorpusShard",
         "hbt_ray.data.token_store",
+        "hbt_ray.data.token_store.TokenStore",
         "faiss",
     }
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_point_one_way(file: Path):
-    stage = stage_of(file)
-    assert stage in LAYERS, f"put {stage!r} into LAYERS, after all that it imports"
-    here = LAYERS.index(stage)
-    for name in sorted(imported(file)):
-        root, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
-        if root != "hbt_ray" or not other or other.startswith("__") or other == stage:
-            continue
-        assert other in LAYERS, f"{file.name} imports {name}, which is no stage"
-        assert LAYERS.index(other) < here, f"{stage} imports {other}, which comes after it in the flow"
+# 1. Imports point one way
 
 
-@pytest.mark.parametrize("library", sorted(ONLY_IN))
-def test_a_library_is_imported_in_one_place_only(library: str):
-    places = {stage_of(file) for file in FILES if any(name.partition(".")[0] == library for name in imported(file))}
-    assert places <= {ONLY_IN[library]}
+def upward_imports(file: Path, layers: tuple[set[str], ...], parents: tuple[str, ...]) -> list[str]:
+    """Return imports of later layers: of `hbt_ray.<parents>.<layer>` by a file in a layer of the same parents."""
+    level = {name: number for number, group in enumerate(layers) for name in group}
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    layer = parts[len(parents)]
+    if layer == "__init__":
+        return []
+    assert layer in level, f"put {layer!r} into the layers of {'.'.join(('hbt_ray', *parents))}, after what it imports"
+    found = []
+    for name in imported(file):
+        words = tuple(name.split("."))
+        if words[: len(parents) + 1] == ("hbt_ray", *parents) and len(words) > len(parents) + 1:
+            other = words[len(parents) + 1]
+            if level.get(other, -1) > level[layer]:
+                found.append(f"{name_of(file)}: {layer} imports {other}")
+    return found
 
 
-def test_the_command_line_loads_ray_only_when_a_command_needs_it():
-    file = PACKAGE / "cli.py"
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def test_packages_import_only_from_earlier_ones():
+    assert not [line for file in FILES for line in upward_imports(file, LAYERS, ())]
+
+
+@pytest.mark.parametrize("package", sorted(INNER_LAYERS))
+def test_modules_of_a_layered_package_import_only_from_earlier_ones(package: str):
+    files = [file for file in FILES if package_of(file) == package and not exempt("layers", file)]
+    assert not [line for file in files for line in upward_imports(file, INNER_LAYERS[package], (package,))]
+
+
+# 2. to 4. Every module and library has its place
+
+
+def test_only_four_modules_are_outside_of_packages():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == TOP_LEVEL_MODULES
+
+
+@pytest.mark.parametrize("library", sorted(LIBRARY_OWNERS))
+def test_library_is_imported_only_by_its_owner(library: str):
+    owners = {file for pattern in LIBRARY_OWNERS[library] for file in PACKAGE.glob(pattern)}
+    importers = {file for file in FILES if any(name.partition(".")[0] == library for name in imported(file))}
+    assert not sorted(name_of(file) for file in importers - owners if not exempt("libraries", file))
+
+
+def test_private_modules_of_ray_are_used_only_in_runtime():
+    users = {name_of(file) for file in FILES if PRIVATE_RAY.search(code_of(file)) and not exempt("private Ray", file)}
+    assert users <= {"cluster/runtime.py"}
+
+
+def code_of(file: Path) -> str:
+    """Return the source without comments and docstrings."""
+    return ast.unparse(without_docstrings(ast.parse(source_of(file))))
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Replace every string that is a statement by `...`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value = ast.Constant(...)
+    return tree
+
+
+# 5. Import cost
+
+
+def test_modules_of_rays_controller_do_not_import_slow_libraries():
+    code = f"""
+import importlib, sys
+for module in {CONTROLLER_LIGHT!r}:
+    importlib.import_module(module)
+    slow = [name for name in {SLOW_LIBRARIES!r} if name in sys.modules]
+    assert not slow, f"{{module}} imports {{slow}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_command_line_imports_the_cluster_only_inside_commands():
+    tree = ast.parse(source_of(PACKAGE / "cli.py"))
     tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert not [name for name in imports_of(tree, "hbt_ray") if name.startswith("hbt_ray.cluster")]
+
+
+# 6. Names of classes
+
+
+def test_public_class_names_are_unique_and_specific():
+    classes = [
+        (node.name, name_of(file))
+        for file in FILES
+        for node in tree_of(file).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    counts = Counter(name for name, _ in classes)
+    repeated = {name for name, count in counts.items() if count > 1}
+    assert not (repeated | AMBIGUOUS_CLASSES & counts.keys()) - NOT_YET.get("class names", set())
+
+
+# 7. Words
+
+
+def identifiers_of(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that a file defines or uses."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.alias(name=name):
+                yield name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.keyword(arg=str(name)):
+                yield name
+
+
+def words_of(identifier: str) -> set[str]:
+    """Return the lower-case words of an identifier: train_alone and TrainAlone give train and alone."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)}
+
+
+def prose_of(file: Path) -> Iterator[str]:
+    """Yield the docstrings and comments of a file."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(source_of(file)).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def test_words_of_identifiers_are_found():
+    assert words_of("train_alone") == words_of("TrainAlone") == {"train", "alone"}
+    assert words_of("HTTPRoom2") == {"http", "room"}
+
+
+def test_identifiers_are_made_of_standard_terms():
+    found = {
+        f"{name_of(file)}: {name}"
+        for file in FILES
+        if not exempt("words in names", file)
+        for name in identifiers_of(tree_of(file))
+        if words_of(name) & BANNED_IN_NAMES
+    }
+    assert not sorted(found)
+
+
+def test_docstrings_and_comments_use_standard_terms():
+    found = {
+        f"{name_of(file)}: {match[0]!r} in {' '.join(text.split())[:80]!r}"
+        for file in FILES
+        if not exempt("words in prose", file)
+        for text in prose_of(file)
+        if (match := BANNED_IN_PROSE.search(text))
+    }
+    assert not sorted(found)
+
+
+# 8. Docstrings: ruff's rules D, in pyproject.toml
+
+
+def test_docstring_rules_are_switched_on_for_every_package():
+    settings = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    ignored = set(re.findall(r'^"hbt_ray/(\w+)[^"]*" = \[.*"D', settings, re.M))
+    assert ignored <= NOT_YET.get("docstrings", set())
+
+
+# 9. Length of modules
+
+
+def test_modules_are_neither_tiny_nor_huge():
+    lengths = {
+        name_of(file): source_of(file).count("\n")
+        for file in FILES
+        if file.name != "__init__.py" and not exempt("length", file)
+    }
+    assert not {name: lines for name, lines in lengths.items() if not MIN_LINES <= lines <= MAX_LINES}
+
+
+# 10. Tests mirror the package
+
+
+def test_unit_tests_mirror_the_package():
+    unit = REPOSITORY / "tests/unit"
+    orphans = []
+    for test in sorted(unit.rglob("test_*.py")):
+        subject = PACKAGE / test.parent.relative_to(unit) / test.stem.removeprefix("test_")
+        name = test.relative_to(unit).with_suffix("").as_posix()
+        mirrored = subject.is_dir() or subject.with_suffix(".py").exists()
+        if not mirrored and name not in OTHER_TESTS | NOT_YET.get("tests", set()):
+            orphans.append(name)
+    assert not orphans
+
+
+@pytest.mark.parametrize("package", sorted({package_of(file) for file in FILES if file.parent != PACKAGE}))
+def test_package_has_unit_tests(package: str):
+    assert package == "cluster" or list((REPOSITORY / "tests/unit" / package).rglob("test_*.py"))
+
+
+# 11. Documentation
+
+
+@pytest.mark.parametrize("package", sorted({package_of(file) for file in FILES if file.parent != PACKAGE}))
+def test_package_has_a_readme_whose_references_exist(package: str):
+    readme = PACKAGE / package / "README.md"
+    if not readme.exists() and package in NOT_YET.get("readme", set()):
+        pytest.skip("to be written")
+    text = readme.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    to_come = {f"../{name}/README.md" for name in NOT_YET.get("readme", set())}
+    assert not [link for link in links if not (readme.parent / link).exists() and link not in to_come]
+    roots = (readme.parent, PACKAGE, REPOSITORY)
+    files = re.findall(r"`([\w/.-]+\.py)`", text)
+    assert not [file for file in files if not any((root / file).exists() for root in roots)]
+
+
+def test_root_readme_fits_fifteen_kilobytes():
+    size = (REPOSITORY / "README.md").stat().st_size
+    assert size <= 15_000 or "README.md" in NOT_YET.get("readme", set())
+
+
+# 12. Registries are complete
+
+
+def registered_modules(package: str, helpers: set[str]) -> set[str]:
+    """Return the modules of a package without its helpers and underscored ones."""
+    folder = PACKAGE / package
+    names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    return {name for name in names if not name.startswith("_")} - helpers
+
+
+def test_every_corpus_reader_is_registered_and_configurable():
+    from typing import get_args
+
+    from hbt_ray.config import CorpusConfig
+    from hbt_ray.data.corpora import READERS
+
+    helpers = {"base", "file_discovery", "record_parsing"}
+    assert registered_modules("data/corpora", helpers) == {module.split(".")[3] for module in READERS.values()}
+    assert set(get_args(CorpusConfig.model_fields["format"].annotation)) == set(READERS)
+
+
+def test_every_benchmark_reader_is_registered():
+    from hbt_ray.data.benchmarks import READERS
+
+    helpers = {"base", "builder", "file_parsing", "hub_download", "sentence_splitting", "writers"}
+    modules = {reader.read.__module__.rpartition(".")[2] for reader in READERS.values()}
+    assert registered_modules("data/benchmarks", helpers) == modules
+
+
+def test_every_part_of_the_benchmark_exists():
+    from hbt_ray.bench.registry import BENCHES
+
+    for target in BENCHES.values():
+        module, _, function = target.partition(":")
+        tree = tree_of(REPOSITORY / f"{module.replace('.', '/')}.py")
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, target
