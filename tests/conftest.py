@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Read by OpenMP when torch or scikit-learn load it. The tests' tensors are too small to gain from a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
-settings.register_profile("hbt", deadline=None)  # a slow machine is not a failure
+# A slow machine is not a failure.
+settings.register_profile("hbt", deadline=None, max_examples=100 if "HBT_SLOW_TESTS" in os.environ else 25)
 settings.load_profile("hbt")
 
 

@@ -73,7 +73,7 @@ def dashboard(tmp_path_factory, bucket) -> str:
         # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
         + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
         + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
-        env=os.environ | FEW_STARTS,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | FEW_STARTS,
         stdout=log,
         stderr=log,
         start_new_session=True,

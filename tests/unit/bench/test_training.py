@@ -6,13 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from hbt_ray.bench.embedding import bench_embedding
 from hbt_ray.bench.fixtures import bench_encoder
-from hbt_ray.bench.training import count_linear_weights, gradient_caching_error, make_matmul_round
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult, summarize_rounds
+from hbt_ray.bench.timing import Contestant, peak_mib
+from hbt_ray.bench.training import bench_train_step, count_linear_weights, gradient_caching_error, make_matmul_round
 from tests.helpers.paths import REPOSITORY
 
 
@@ -29,24 +35,70 @@ def without_ray(tmp_path_factory) -> Path:
     return folder
 
 
-def test_parts_without_ray_run_where_it_is_not_installed(without_ray, tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{without_ray}:{REPOSITORY}"}
-    command = [sys.executable, "-m", "hbt_ray.cli", "bench", "--quick", "--rounds", "1", "--out", str(tmp_path)]
-    parts = ["--part", "train_step", "--part", "embed"]
-    done = subprocess.run([*command, *parts], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "bench.json").read_text())
-    for name, unit in (("train_step", "pairs/s"), ("embed", "texts/s")):
-        result = results[name]
-        assert result["unit"] == unit
-        assert result["ratio"] == pytest.approx(result["value"] / result["peer"], rel=1e-6)
-        assert result["details"]["peak_mib"] > 100
-    assert results["embed"]["details"]["least_cosine"] > 0.99
-    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]  # no scratch is left
+COMMAND = [sys.executable, "-m", "hbt_ray.cli", "bench", "--quick", "--rounds", "1"]
 
-    refused = subprocess.run([*command, "--part", "start_up"], env=environment, capture_output=True, text=True)
+
+def check_result(result: dict[str, Any], unit: str) -> None:
+    assert result["unit"] == unit
+    assert result["ratio"] == pytest.approx(result["value"] / result["peer"], rel=1e-6)
+    assert result["details"]["peak_mib"] > 100
+
+
+def test_command_runs_where_ray_is_not_installed(without_ray, tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{without_ray}:{REPOSITORY}"}
+    refused = subprocess.run([*COMMAND, "--part", "start_up"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.strip().endswith("hbt: start_up needs ray; pip install 'hbt_ray[bench]'")
+    code = """
+import sys
+from hbt_ray.bench.registry import BENCHES, load_part
+from hbt_ray.cli import main
+for name, function in BENCHES.items():
+    if not function.startswith("hbt_ray.cluster"):
+        load_part(name)
+main(["bench", "--quick", "--rounds", "1", "--part", "feed_40m", "--out", sys.argv[1]])
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "bench.json").read_text())["feed_40m"]["unit"] == "batches/s"
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]  # no scratch is left
+
+
+@pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes half a minute: set HBT_SLOW_TESTS")
+def test_training_and_embedding_are_timed_in_processes_without_ray(without_ray, tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{without_ray}:{REPOSITORY}"}
+    parts = ["--part", "train_step", "--part", "embed"]
+    command = [*COMMAND, "--out", str(tmp_path), *parts]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "bench.json").read_text())
+    check_result(results["train_step"], "pairs/s")
+    check_result(results["embed"], "texts/s")
+    assert results["embed"]["details"]["least_cosine"] > 0.99
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def compare_in_this_process(
+    ours: Contestant, baseline: Contestant, *, unit: str, rounds: int, warm_up: int = 1, details: Mapping[str, Any]
+) -> BenchResult:
+    """Stand in for `compare_alternating`: the same calls without new processes, which import torch for seconds."""
+    functions = [contestant.prepare(*contestant.arguments) for contestant in (ours, baseline)]
+    values, baselines = ([run_round() for _ in range(warm_up + rounds)][warm_up:] for run_round in functions)
+    memory = {"peak_mib": peak_mib(), "peer_peak_mib": peak_mib()}
+    return summarize_rounds(values, baselines, unit, {**details, **memory})
+
+
+@pytest.mark.parametrize(
+    ("module", "bench", "unit"),
+    [("training", bench_train_step, "pairs/s"), ("embedding", bench_embedding, "texts/s")],
+)
+def test_both_contestants_do_the_same_work(module, bench, unit, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"hbt_ray.bench.{module}.compare_alternating", compare_in_this_process)
+    result = bench(BenchSettings(tmp_path, rounds=2, quick=True))
+    check_result(result.as_json(), unit)
+    assert result.ratio == 1  # here the value is the work of a round, not work per second
+    assert result.details.get("least_cosine", 1) > 0.99
+    assert not list(tmp_path.iterdir())
 
 
 def test_linear_weights_are_those_inside_the_layers(encoder):

@@ -41,6 +41,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = ("mlm", "tlm", "contrastive")
 
 
+@pytest.fixture(autouse=True)
+def few_counted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count how frequent tokens are in a little text."""
+    monkeypatch.setattr("hbt_ray.pretraining.collate.COUNTED", 1000)
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Path]:
     """A store for each objective."""
@@ -157,8 +163,7 @@ def test_a_head_that_was_saved_with_its_encoder_is_found_in_another_family(tmp_p
 
 
 @pytest.mark.parametrize("objective", ["mlm", "tlm"])
-def test_a_new_head_begins_with_each_tokens_share_of_the_text_as_its_guess(stores, tmp_path, objective, monkeypatch):
-    monkeypatch.setattr("hbt_ray.pretraining.collate.COUNTED", 1000)
+def test_a_new_head_begins_with_each_tokens_share_of_the_text_as_its_guess(stores, tmp_path, objective):
     config = tiny_corpus.pretrain_config(objective=objective)
     job = job_of(config, stores, tmp_path)
     steps = -(-1000 // (config.pretrain.global_batch_blocks * config.pretrain.block_tokens))
@@ -325,7 +330,7 @@ def test_a_language_without_held_out_text_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "contrastive", "model": {"dropout": 0}}, r"by dropout alone; write model\.dropout=0\.1"),
+        ({"objective": "contrastive", "model": {"dropout": 0}}, r"by dropout only; write model\.dropout=0\.1"),
         ({"objective": "contrastive", "global_batch_blocks": 1, "chunk_blocks": 1}, "global_batch_blocks=2 or more"),
         ({"workers": 3}, "global_batch_blocks 8 is not divisible by workers 3; write 6 or 9"),
         ({"workers": 2, "chunk_blocks": 3}, "a worker's 4 blocks are not whole chunks of chunk_blocks 3"),
