@@ -7,12 +7,14 @@ that `write_interpreter` makes as its Python interpreter:
 1. The interpreter sends the arguments, environment, working folder and standard streams of a worker to the server, and
    lives as long as the worker. It runs anything else with the real interpreter.
 2. The server, which has imported PRELOADED, forks a child for each request.
-3. The child does the work of Ray's `setup_worker.py`, then runs Ray's `default_worker.py`.
+3. The child runs Ray's `default_worker.py`, after the work of Ray's `setup_worker.py` where the worker has a runtime
+   environment.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import signal
@@ -97,6 +99,8 @@ def _run_worker(connection: socket.socket) -> None:
         os.dup2(descriptor, stream)
         os.close(descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # peak memory is that of this process from now on, not its parent's
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -105,18 +109,20 @@ def _run_worker(connection: socket.socket) -> None:
     np.random.seed()
     connection.sendall(os.getpid().to_bytes(8, "big"))
 
-    from ray._private.runtime_env.context import RuntimeEnvContext, update_envs
-    from ray._private.workers.setup_worker import parser
+    if arguments[0].endswith("/setup_worker.py"):  # the worker has a runtime environment
+        from ray._private.runtime_env.context import RuntimeEnvContext, update_envs
+        from ray._private.workers.setup_worker import parser
 
-    options, worker = parser.parse_known_args(arguments[1:])
-    context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
-    if context.command_prefix or context.override_worker_entrypoint or options.language != "PYTHON":
-        os.set_inheritable(connection.fileno(), True)
-        os.execv(sys.executable, [sys.executable, *arguments])
-    update_envs(context.env_vars)
-    sys.argv = worker
-    sys.path[0] = os.path.dirname(worker[0])
-    runpy.run_path(worker[0], run_name="__main__")
+        options, arguments_left = parser.parse_known_args(arguments[1:])
+        context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
+        if context.command_prefix or context.override_worker_entrypoint:
+            os.set_inheritable(connection.fileno(), True)
+            os.execv(sys.executable, [sys.executable, *arguments])
+        update_envs(context.env_vars)
+        arguments = arguments_left
+    sys.argv = arguments
+    sys.path[0] = os.path.dirname(arguments[0])
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":
