@@ -19,7 +19,7 @@ from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 TYPO_FRACTION = 0.2  # of a query's words; at least one word
 _MIN_LETTERS = 3  # of a word that gets a typing error
-_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC")  # in other scripts marks are vowels and tones, which nobody leaves out
+_WITH_ACCENTS = ("LATIN", "GREEK", "CYRILLIC")  # in other scripts marks are vowels and tones, which are always written
 
 
 def perturbed(benchmark: Benchmark, perturbation: Perturbation) -> Benchmark:
