@@ -64,6 +64,8 @@ def serve(address: str) -> None:
     """Import PRELOADED and fork workers until this process is killed or its parent has ended."""
     import importlib
 
+    if sys.platform != "linux":
+        return  # elsewhere libraries do not survive a fork; without a server, workers start as usual
     parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
