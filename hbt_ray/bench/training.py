@@ -118,7 +118,7 @@ def make_training_round(
 
 
 def make_flop_round(encoder: str, xquad: str | None, pairs: int, steps: int, bf16: bool) -> RoundFunction:
-    """Return the function of `make_training_round`, which returns operations rather than pairs."""
+    """Return a function that trains as that of `make_training_round` does, and returns operations rather than pairs."""
     train = make_training_round(encoder, xquad, pairs, steps, bf16)
     weights = count_linear_weights(encoder)
     model = load_pretrained(encoder)

@@ -246,7 +246,7 @@ def test_packages_import_only_from_earlier_ones():
 
 
 @pytest.mark.parametrize("package", sorted(INNER_LAYERS))
-def test_modules_of_a_layered_package_import_only_from_earlier_ones(package: str):
+def test_layered_packages_import_only_from_earlier_modules(package: str):
     files = [file for file in FILES if package_of(file) == package and not exempt("layers", file)]
     assert not [line for file in files for line in upward_imports(file, INNER_LAYERS[package], (package,))]
 
