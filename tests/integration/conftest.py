@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests here: started as a person starts it, token authentication on."""
+"""One Ray cluster for all tests here, started as a user starts one: with token authentication."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is import
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here save more often than they compute
 
 MARK = "HBT_TEST_CLUSTER"
-NUM_CPUS = 4  # slots, not cores: two workers, and tasks beside them
+NUM_CPUS = 4  # slots, not cores: two workers, and tasks next to them
 # A process takes seconds to start: none does before a task asks for it, and idle ones stay for other tests' tasks.
 FEW_STARTS = {
     "RAY_enable_worker_prestart": "0",
@@ -102,7 +102,7 @@ def _wait_for(url: str, head: subprocess.Popen) -> None:
         try:
             urllib.request.urlopen(url, timeout=1)
             return
-        except urllib.error.HTTPError:  # it answers, and asks for the token
+        except urllib.error.HTTPError:  # it answers, and requires the token
             return
         except OSError:
             time.sleep(0.25)
@@ -111,7 +111,7 @@ def _wait_for(url: str, head: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(dashboard):
-    """The tests' own driver, connected."""
+    """The cluster, with this process connected as a driver."""
     from hbt_ray.cluster.runtime import connect
 
     connect()
@@ -166,7 +166,7 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
 
 
 def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:
-    """A search over alpha whose trials take seconds, tested on the corpus `others` beside its own."""
+    """A search over alpha whose trials take seconds, evaluated on the corpus `others` next to its own."""
     run = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
@@ -194,16 +194,16 @@ def search_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_search(cluster, search_corpus) -> FinishedSearch:
-    """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` beside its folder."""
+    """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
     from hbt_ray.cluster.search.run_search import search
 
-    # Beside the corpus, as the other searches: they share a store.
+    # Next to the corpus, as the other searches, so that they share a store.
     return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")
 
 
 @pytest.fixture
 def one_thread():
-    """As the workers have: with more, sums are made in another order, and the last bits of vectors differ."""
+    """One torch thread, as the workers have: more would add in another order and change the last bits of vectors."""
     import torch
 
     before = torch.get_num_threads()
