@@ -38,6 +38,9 @@ class Commands(click.Group):
 def main() -> None:
     """Hybrid batch training of multilingual retrievers."""
     _quiet_libraries()
+    from hbt_ray.utils.logging import configure_package_log
+
+    configure_package_log()
 
 
 def _config_arguments(command: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from typing import TextIO
 
 from hbt_ray.errors import ConfigError
 
@@ -29,7 +31,19 @@ def configure_package_log() -> None:
     logger = logging.getLogger("hbt_ray")
     logger.setLevel(LEVELS[name])
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StderrHandler()
         # Warnings are sentences for the user; the lines of lower levels need to say when and where.
         handler.setFormatter(logging.Formatter(_FORMAT if LEVELS[name] < logging.WARNING else "%(message)s"))
         logger.addHandler(handler)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`, which a progress bar replaces while it is drawn."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        pass

@@ -1,4 +1,6 @@
+import io
 import logging
+import sys
 
 import pytest
 
@@ -38,3 +40,12 @@ def test_unknown_log_level_is_refused_with_the_known_ones(monkeypatch):
     monkeypatch.setenv("HBT_LOG_LEVEL", "loud")
     with pytest.raises(ConfigError, match=r"HBT_LOG_LEVEL=loud.*debug, info, warning, error"):
         configure_package_log()
+
+
+def test_log_follows_a_replaced_stderr(package_logger, monkeypatch):
+    monkeypatch.delenv("HBT_LOG_LEVEL", raising=False)
+    configure_package_log()
+    replaced = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", replaced)
+    logging.getLogger("hbt_ray.cluster").warning("lost")
+    assert replaced.getvalue() == "lost\n"
