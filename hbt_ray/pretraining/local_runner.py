@@ -42,29 +42,29 @@ def pretrain_locally(
     folder.begin(config)
     job = pretraining_job(config, store_folder, folder)
     store = TokenStore.open(store_folder)
-    stepper = job.stepper(device)
+    trainer = job.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
-    company = _Company(job, store, stepper, checkpoints, report, measured=folder.measured)
+    callbacks = _EvaluatingCallbacks(job, store, trainer, checkpoints, report, measured=folder.measured)
     known = dict(load_checkpoint_metrics(folder.measured))
     if 0 not in known:
-        known[0] = company.measure(0)
-    progress = checkpoints.load_newest(stepper)[0] or TrainState()
+        known[0] = callbacks.measure(0)
+    progress = checkpoints.load_newest(trainer)[0] or TrainState()
     each = config.pretrain.gradient_accumulation
     batches = job.batches(store, range(progress.step * each, config.pretrain.steps * each))
-    run_train_loop(stepper, progress, batches, job.validation_batches(store), company)
+    run_train_loop(trainer, progress, batches, job.validation_batches(store), callbacks)
     last = checkpoints.to_keep(config.pretrain)
-    checkpoints.load_weights(last, stepper.kept)
-    after = known[last] if last in known else company.measure(last)
-    save_pretrained(stepper, folder)
+    checkpoints.load_weights(last, trainer.checkpointed_module)
+    after = known[last] if last in known else callbacks.measure(last)
+    save_pretrained(trainer, folder)
     return write_before_and_after(folder.path, known[0], after)
 
 
-def save_pretrained(stepper: BaseTrainer[Any], folder: RunDir) -> None:
+def save_pretrained(trainer: BaseTrainer[Any], folder: RunDir) -> None:
     """Writes the encoder, without the head, as a folder that `hbt train model.path=...` takes."""
-    save_encoder(stepper.encoder, folder.model)  # type: ignore[attr-defined]
+    save_encoder(trainer.encoder, folder.model)  # type: ignore[attr-defined]
 
 
-class _Company(LocalCallbacks):
+class _EvaluatingCallbacks(LocalCallbacks):
     """Held-out text is measured with the checkpoints for which that is due."""
 
     job: PretrainingTask

@@ -34,7 +34,7 @@ def held_out_streams(config: PretrainRunConfig, manifest: StoreManifest) -> dict
 
 
 def evaluate_held_out(
-    stepper: BaseTrainer[Any], config: PretrainRunConfig, store: TokenStore, rules: MaskRules | None
+    trainer: BaseTrainer[Any], config: PretrainRunConfig, store: TokenStore, rules: MaskRules | None
 ) -> dict[str, float]:
     """What a model makes of the held-out text of each language, without dropout: the same text and masks every time.
 
@@ -48,12 +48,12 @@ def evaluate_held_out(
         if rules is None:
             texts = np.arange(min(stream.texts, config.pretrain.held_out_blocks))
             batch: PairBatch | TokenBlockBatch = twins(store, stream, texts)
-            found[f"{LOSS}/{language}"] = stepper.validation_loss([batch])
+            found[f"{LOSS}/{language}"] = trainer.validation_loss([batch])
         else:
             batch = _blocks(store, stream, config, rules)
             if not (batch.targets != IGNORE_INDEX).any():
                 raise _too_little(language)
-            found[f"{PERPLEXITY}/{language}"] = math.exp(stepper.validation_loss([batch]))
+            found[f"{PERPLEXITY}/{language}"] = math.exp(trainer.validation_loss([batch]))
     return found
 
 

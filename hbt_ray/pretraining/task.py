@@ -49,7 +49,7 @@ class PretrainingTask:
     def batch_type(self) -> type[PairBatch | TokenBlockBatch]:
         return PairBatch if self.rules is None else TokenBlockBatch
 
-    def stepper(self, device: str) -> BaseTrainer[Any]:
+    def build_trainer(self, device: str) -> BaseTrainer[Any]:
         from hbt_ray.models.encoder import load_for_training
         from hbt_ray.models.precision import resolve_bf16
         from hbt_ray.pretraining.mlm_model import MaskedLanguageModel, load_head
@@ -80,7 +80,7 @@ class PretrainingTask:
         numbers = range(self.train.validation_batches)
         return list(self._batches("validation", store, numbers, rank, num_ranks))
 
-    def made_of(self, store: TokenStore, number: int) -> str:
+    def describe_batch(self, store: TokenStore, number: int) -> str:
         plan = self.plan(store.manifest)
         spec = plan.batch(number)
         blocks = zip(spec.streams.tolist(), spec.places.tolist(), strict=True)
@@ -91,10 +91,10 @@ class PretrainingTask:
         from hbt_ray.pretraining.perplexity import evaluate_held_out
         from hbt_ray.training.checkpoint import CheckpointManager
 
-        stepper = self.stepper(device)
+        trainer = self.build_trainer(device)
         if step:
-            CheckpointManager(checkpoints).load_weights(step, stepper.kept)
-        return evaluate_held_out(stepper, self.config, store, self.rules)
+            CheckpointManager(checkpoints).load_weights(step, trainer.checkpointed_module)
+        return evaluate_held_out(trainer, self.config, store, self.rules)
 
     def plan(self, manifest: StoreManifest, split: Split = "train") -> TextBlockSampler:
         """The order. Raises ConfigError when the store cannot serve it."""

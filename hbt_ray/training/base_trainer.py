@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,22 +15,41 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LoopConfig
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.utils.activity import Phase, in_phase
 from hbt_ray.utils.process import keep_freed_memory
 
-B = TypeVar("B", bound=PairBatch | TokenBlockBatch)
+
+class Batch(Protocol):
+    """A rank's slice of a global batch, of whatever content."""
+
+    @property
+    def step(self) -> int:
+        """Index of the batch in the sampler's order."""
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+@dataclass(frozen=True, slots=True)
+class StepSignals:
+    """Flags that one rank raises after a step and all ranks act on."""
+
+    request_checkpoint: bool = False
+    check_preemption: bool = False
+
+
+NO_SIGNALS = StepSignals()
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one optimizer step measured, the same on every rank."""
+    """The result of one optimizer step, the same on every rank."""
 
     loss: float  # mean over the global batch
     gradient_norm: float  # before clipping
     learning_rate: float
     skipped: bool = False  # the gradient was not finite, and neither weights nor moments moved
-    wishes: tuple[bool, ...] = ()  # which of the ranks' wishes any of them had
+    any_rank_signals: StepSignals = NO_SIGNALS  # each flag: whether any rank raised it
 
 
 def learning_rate(step: int, train: LoopConfig) -> float:
@@ -43,33 +62,35 @@ def learning_rate(step: int, train: LoopConfig) -> float:
     return train.learning_rate * factor
 
 
-class BaseTrainer(ABC, Generic[B]):
+class BaseTrainer(ABC, Generic[BatchT]):
     """A model with its optimizer, on one process or many with DDP.
 
     It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
     weights, optimizer moments and the step are its whole state.
 
     Args:
-        trained: computes; its parameters that ask for a gradient are trained.
-        kept: the part of it whose weights a checkpoint holds.
+        module: computes the loss; its parameters with `requires_grad` are trained.
+        checkpointed_module: the part of `module` whose weights a checkpoint holds.
     """
 
-    def __init__(self, trained: nn.Module, kept: nn.Module, train: LoopConfig, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, checkpointed_module: nn.Module, train: LoopConfig, device: torch.device
+    ) -> None:
         self.train = train
-        self.kept = kept
-        self._trained = trained
-        self.model: nn.Module = trained
+        self.module = module
+        self.checkpointed_module = checkpointed_module
+        self.model: nn.Module = module  # or its DDP wrapper
         if device.type == "cpu":
             keep_freed_memory()
         if num_ranks() > 1:
             # Buffers are not synchronised in forward: the encoders hold constants alone.
             self.model = DistributedDataParallel(
-                trained,
+                module,
                 device_ids=[device] if device.type == "cuda" else None,
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,  # else each gradient is copied into a bucket and back
             )
-        self.optimizer = torch.optim.AdamW(_parameter_groups(trained, train.weight_decay), lr=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(module, train.weight_decay), lr=0.0, fused=True)
 
     @property
     @abstractmethod
@@ -77,31 +98,30 @@ class BaseTrainer(ABC, Generic[B]):
         """What speed is counted in, and how many of it a global batch has."""
 
     @abstractmethod
-    def loss(self, batch: B) -> Tensor:
+    def loss(self, batch: BatchT) -> Tensor:
         """This rank's loss on its slice of a global batch; the ranks' mean is the batch's."""
 
     @abstractmethod
-    def backward(self, batch: B, weight: float = 1.0, synchronise: bool = True) -> Tensor:
+    def backward(self, batch: BatchT, weight: float = 1.0, synchronise: bool = True) -> Tensor:
         """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
 
         Args:
             synchronise: take the mean over ranks; otherwise a later call does, for this batch as well.
         """
 
-    def step(self, step: int, batches: Sequence[B], wishes: Sequence[bool] = ()) -> StepResult:
+    def step(self, step: int, batches: Sequence[BatchT], signals: StepSignals = NO_SIGNALS) -> StepResult:
         """One optimizer step on one batch, or on several whose gradients are averaged.
 
         A gradient that is not finite moves nothing. All ranks hold the same gradient, so they decide alike.
 
         Args:
-            wishes: what this rank would like to do after the step, if any rank does; as many on every rank. They
-                travel with the loss, so that ranks agree without a message of their own.
+            signals: flags of this rank. They are reduced together with the loss, in one collective.
         """
         self.model.train()
         rate = learning_rate(step, self.train)
         losses = []
-        for place, batch in enumerate(batches):
-            synchronise = place == len(batches) - 1
+        for index, batch in enumerate(batches):
+            synchronise = index == len(batches) - 1
             losses.append(self.backward(batch, 1 / len(batches), synchronise))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
         finite = bool(torch.isfinite(norm))
@@ -110,12 +130,13 @@ class BaseTrainer(ABC, Generic[B]):
                 group["lr"] = rate
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        told = torch.stack([torch.stack(losses).mean(), *(torch.tensor(float(wish)).to(norm) for wish in wishes)])
-        mean_loss, *granted = mean_over_ranks(told)
-        return StepResult(mean_loss, float(norm), rate, not finite, tuple(share > 0 for share in granted))
+        flags = torch.tensor([signals.request_checkpoint, signals.check_preemption]).to(norm)
+        mean_loss, *fractions = mean_over_ranks(torch.cat([torch.stack(losses).mean()[None], flags]))
+        any_rank_signals = StepSignals(*(fraction > 0 for fraction in fractions))
+        return StepResult(mean_loss, float(norm), rate, not finite, any_rank_signals)
 
     @torch.no_grad()
-    def validation_loss(self, batches: Iterable[B]) -> float:
+    def validation_loss(self, batches: Iterable[BatchT]) -> float:
         """Mean loss over batches without dropout, over all ranks."""
         self.model.eval()
         losses = [self.loss(batch) for batch in batches]
@@ -124,7 +145,7 @@ class BaseTrainer(ABC, Generic[B]):
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self._trained.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.module.named_parameters()}
         return {
             f"{key}/{names[parameter]}": value
             for parameter, state in self.optimizer.state.items()
@@ -138,7 +159,7 @@ class BaseTrainer(ABC, Generic[B]):
             kind, _, name = key.partition("/")
             by_name.setdefault(name, {})[kind] = value
         state: dict[Tensor, Any] = {}
-        for name, parameter in self._trained.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if name in by_name:
                 # AdamW keeps `step` in float32 beside the parameter, moments in the parameter's own type.
                 state[parameter] = {kind: value.to(parameter.device) for kind, value in by_name[name].items()}

@@ -200,7 +200,7 @@ def _check(folder: Path) -> None:
 def _load(folder: Path, trainer: BaseTrainer[Any]) -> TrainState:
     from safetensors.torch import load_file
 
-    _load_weights(trainer.kept, folder / WEIGHTS)
+    _load_weights(trainer.checkpointed_module, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
     return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
 
@@ -210,7 +210,7 @@ def _write(folder: Path, trainer: BaseTrainer[Any], state: CheckpointState) -> N
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _save_weights(trainer.kept, folder / WEIGHTS)
+    _save_weights(trainer.checkpointed_module, folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
     (folder / STATE).write_text(json.dumps(described), encoding="utf-8")

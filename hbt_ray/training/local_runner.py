@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.training.base_trainer import BaseTrainer
+from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
@@ -34,7 +34,7 @@ def train_locally(
     every: int | None = None,
     report: Report = ignore_metrics,
     device: str = "cpu",
-    retell: bool = True,
+    replay_saved_metrics: bool = True,
 ) -> None:
     """Trains on pairs to the end, or to where `report` ends it, measuring as it goes.
 
@@ -42,26 +42,26 @@ def train_locally(
         every: optimizer steps between measurements, of which one is at the end too; a checkpoint must be due at each.
             None: nothing is measured.
         report: takes the step and what was measured there.
-        retell: report first what was measured before, so that whoever listens knows all of it.
+        replay_saved_metrics: report first what was measured before, so that whoever listens knows all of it.
 
     Raises:
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
     store = TokenStore.open(store_folder)
-    trainer = job.stepper(device)
+    trainer = job.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
     progress = checkpoints.load_newest(trainer)[0] or TrainState()
-    company = _EvaluatingCallbacks(job, store, trainer, checkpoints, report, measured=folder.measured, every=every)
+    callbacks = _EvaluatingCallbacks(job, store, trainer, checkpoints, report, measured=folder.measured, every=every)
     known = load_checkpoint_metrics(folder.measured)
     for step, metrics in known:
-        if retell and step <= progress.step:
+        if replay_saved_metrics and step <= progress.step:
             report(step, metrics)
-    if progress.step and company.is_due(progress) and progress.step not in dict(known):
-        company.measure(progress)
+    if progress.step and callbacks.is_due(progress) and progress.step not in dict(known):
+        callbacks.measure(progress)
     each = job.train.gradient_accumulation
     batches = job.batches(store, range(progress.step * each, job.train.steps * each))
-    run_train_loop(trainer, progress, batches, job.validation_batches(store), company)
+    run_train_loop(trainer, progress, batches, job.validation_batches(store), callbacks)
 
 
 class LocalCallbacks:
@@ -81,17 +81,17 @@ class LocalCallbacks:
         self.checkpoints = checkpoints
         self.report = report
 
-    def tell(self, progress: TrainState, measured: LogBuffer) -> None:
-        for step in measured.steps:
-            self.report(int(step["step"]), {f"train/{name}": step[name] for name in step if name != "step"})
-        if measured.validation_loss is not None:
-            self.report(progress.step, {"validation/loss": measured.validation_loss})
+    def log(self, progress: TrainState, metrics: LogBuffer) -> None:
+        for step in metrics.steps:
+            self.report(step.step, {f"train/{name}": value for name, value in step.by_name().items()})
+        if metrics.validation_loss is not None:
+            self.report(progress.step, {"validation/loss": metrics.validation_loss})
 
-    def tell_skipped(self, progress: TrainState) -> str:
+    def log_skipped_step(self, progress: TrainState) -> str:
         return describe_step(self.job, self.store, progress.step)
 
-    def wishes(self) -> tuple[bool, bool]:
-        return False, False
+    def signals(self) -> StepSignals:
+        return NO_SIGNALS
 
     def must_save(self, progress: TrainState) -> bool:
         return False
@@ -130,8 +130,8 @@ class _EvaluatingCallbacks(LocalCallbacks):
         save_checkpoint_metrics(self.measured, progress.step, metrics)
         self.report(progress.step, metrics)
 
-    def tell(self, progress: TrainState, measured: LogBuffer) -> None:
-        self._losses += [step["loss"] for step in measured.steps]
+    def log(self, progress: TrainState, metrics: LogBuffer) -> None:
+        self._losses += [step.loss for step in metrics.steps]
 
     def saved(self, progress: TrainState) -> None:
         if self.is_due(progress):

@@ -35,7 +35,7 @@ class TrainingTask(Protocol):
     def batch_type(self) -> type[PairBatch | TokenBlockBatch]:
         """What its batches are."""
 
-    def stepper(self, device: str) -> BaseTrainer[Any]:
+    def build_trainer(self, device: str) -> BaseTrainer[Any]:
         """The model with its optimizer as they are before the first step. Raises ConfigError when there is none."""
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[Any]:
@@ -44,7 +44,7 @@ class TrainingTask(Protocol):
     def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[Any]:
         """A rank's slices of the batches on which it is validated; none where it is not."""
 
-    def made_of(self, store: TokenStore, number: int) -> str:
+    def describe_batch(self, store: TokenStore, number: int) -> str:
         """What stands in one of the plan's batches, in words."""
 
     def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ class TrainingTask(Protocol):
 def describe_step(job: TrainingTask, store: TokenStore, step: int) -> str:
     """What stands in the batches of an optimizer step, in words."""
     each = job.train.gradient_accumulation
-    return "; ".join(job.made_of(store, number) for number in range(step * each, (step + 1) * each))
+    return "; ".join(job.describe_batch(store, number) for number in range(step * each, (step + 1) * each))
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ContrastiveTask:
     def batch_type(self) -> type[PairBatch]:
         return PairBatch
 
-    def stepper(self, device: str) -> BaseTrainer[PairBatch]:
+    def build_trainer(self, device: str) -> BaseTrainer[PairBatch]:
         from hbt_ray.training.contrastive_trainer import trainer_of
 
         return trainer_of(self.config, self.initial_model, device)
@@ -86,7 +86,7 @@ class ContrastiveTask:
     def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
         return validation_batches(self.config, store, rank, num_ranks)
 
-    def made_of(self, store: TokenStore, number: int) -> str:
+    def describe_batch(self, store: TokenStore, number: int) -> str:
         spec = training_sampler(self.config, store.manifest).batch(number)
         ids = store.item_ids(spec.source, spec.rows, spec.split)
         return f"{spec.kind} batch of {spec.source}, items {' '.join(ids)}"

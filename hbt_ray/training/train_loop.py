@@ -8,48 +8,71 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from hbt_ray.errors import TrainingDiverged
-from hbt_ray.training.base_trainer import B, BaseTrainer
+from hbt_ray.training.base_trainer import BaseTrainer, BatchT, StepSignals
 from hbt_ray.training.train_state import TrainState, after_validation, is_finished, should_checkpoint, should_validate
 
 LOG_EVERY_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """The metrics of one optimizer step."""
+
+    step: int  # counted from 1
+    loss: float
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    unit: str  # in which speed is counted: "pairs" or "tokens"
+    units_per_s: float
+    data_wait_share: float  # fraction of the step's time spent waiting for data
+
+    def by_name(self) -> dict[str, float]:
+        """Return the metrics by the names under which they are logged, without the step."""
+        return {
+            "loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+            f"{self.unit}_per_s": self.units_per_s,
+            "data_wait_share": self.data_wait_share,
+        }
+
+
 @dataclass(slots=True)
 class LogBuffer:
-    """What was measured since it was last told."""
+    """The metrics that have not been logged yet."""
 
-    steps: list[dict[str, float]] = field(default_factory=list)  # "step", "loss", "gradient_norm", ...
+    steps: list[StepMetrics] = field(default_factory=list)
     validation_loss: float | None = None
 
 
 class TrainerCallbacks(Protocol):
-    """What stands around the loop: those who follow the training, keep its checkpoints and may take its machine away.
+    """What the training loop calls to log metrics, save checkpoints and learn of preemptions.
 
     `save` and `must_save` are called at the same steps on all ranks.
     """
 
-    def tell(self, progress: TrainState, measured: LogBuffer) -> None:
-        """Takes what was measured."""
+    def log(self, progress: TrainState, metrics: LogBuffer) -> None:
+        """Log the metrics since the last call."""
 
-    def tell_skipped(self, progress: TrainState) -> str:
-        """Takes note of a step whose gradient was not finite; returns what its batch was made of."""
+    def log_skipped_step(self, progress: TrainState) -> str:
+        """Report a step whose gradient was not finite; return a description of its batches."""
 
-    def wishes(self) -> tuple[bool, bool]:
-        """Whether this rank wants a checkpoint, and whether it wants all to look if they must save."""
+    def signals(self) -> StepSignals:
+        """Return this rank's flags for the coming step."""
 
     def must_save(self, progress: TrainState) -> bool:
-        """Looks, on all ranks, whether a machine is about to be taken away and nothing was saved since the notice."""
+        """Return whether a node is about to be preempted and no checkpoint was saved since the notice."""
 
     def save(self, progress: TrainState, metrics: dict[str, float]) -> None:
-        """Saves a checkpoint, with what was measured for it: "loss", and where it was validated "validation_loss"."""
+        """Save a checkpoint with its metrics: "loss", and "validation_loss" if the step was validated."""
 
 
 def run_train_loop(
-    trainer: BaseTrainer[B],
+    trainer: BaseTrainer[BatchT],
     progress: TrainState,
-    batches: Iterator[B],
-    validation_batches: Sequence[B],
-    company: TrainerCallbacks,
+    batches: Iterator[BatchT],
+    validation_batches: Sequence[BatchT],
+    callbacks: TrainerCallbacks,
 ) -> TrainState:
     """Trains until the last step or early stopping.
 
@@ -65,21 +88,21 @@ def run_train_loop(
     unit, number = trainer.units
     measured = LogBuffer()
     losses: list[float] = []  # since the last checkpoint
-    ended_s = told_s = time.perf_counter()
+    ended_s = logged_s = time.perf_counter()
     while not is_finished(progress, train):
-        asked_s = time.perf_counter()
-        own = [next(batches) for _ in range(each)]
-        waited_s = time.perf_counter() - asked_s
-        assert own[0].step == progress.step * each, "the feed left the plan's order"
-        result = trainer.step(progress.step, own, company.wishes())
+        requested_s = time.perf_counter()
+        rank_batches = [next(batches) for _ in range(each)]
+        waited_s = time.perf_counter() - requested_s
+        assert rank_batches[0].step == progress.step * each, "the feed left the plan's order"
+        result = trainer.step(progress.step, rank_batches, callbacks.signals())
         if result.skipped:
             progress = replace(progress, steps_skipped=progress.steps_skipped + 1)
-            made_of = company.tell_skipped(progress)
+            batches_description = callbacks.log_skipped_step(progress)
             if progress.steps_skipped > train.non_finite_allowed:
                 raise TrainingDiverged(
                     f"the gradient of step {progress.step} is not finite, and {train.non_finite_allowed} such steps "
                     f"are allowed; lower {train.section}.learning_rate, write {train.section}.precision=fp32 or raise "
-                    f"{train.section}.non_finite_allowed. It was made of: {made_of}"
+                    f"{train.section}.non_finite_allowed. It was made of: {batches_description}"
                 )
         progress = replace(progress, step=progress.step + 1)
         step_s = time.perf_counter() - ended_s  # with what came between this step and the one before
@@ -87,27 +110,28 @@ def run_train_loop(
         if not result.skipped:
             losses.append(result.loss)
             measured.steps.append(
-                {
-                    "step": progress.step,
-                    "loss": result.loss,
-                    "gradient_norm": result.gradient_norm,
-                    "learning_rate": result.learning_rate,
-                    f"{unit}_per_s": number * each / step_s,
-                    "data_wait_share": waited_s / step_s,
-                }
+                StepMetrics(
+                    step=progress.step,
+                    loss=result.loss,
+                    gradient_norm=result.gradient_norm,
+                    learning_rate=result.learning_rate,
+                    unit=unit,
+                    units_per_s=number * each / step_s,
+                    data_wait_share=waited_s / step_s,
+                )
             )
         if validation_batches and should_validate(progress, train):
             measured.validation_loss = trainer.validation_loss(validation_batches)
             progress = after_validation(progress, measured.validation_loss, train)
-        wants_checkpoint, wants_look = result.wishes
-        must_save = wants_look and company.must_save(progress)
-        due = should_checkpoint(progress, train) or wants_checkpoint or must_save
-        if due or ended_s - told_s >= LOG_EVERY_S:
+        signals = result.any_rank_signals
+        must_save = signals.check_preemption and callbacks.must_save(progress)
+        due = should_checkpoint(progress, train) or signals.request_checkpoint or must_save
+        if due or ended_s - logged_s >= LOG_EVERY_S:
             validated = {} if measured.validation_loss is None else {"validation_loss": measured.validation_loss}
-            company.tell(progress, measured)
-            measured, told_s = LogBuffer(), ended_s
+            callbacks.log(progress, measured)
+            measured, logged_s = LogBuffer(), ended_s
         if due:
             loss = {"loss": sum(losses) / len(losses)} if losses else {}
-            company.save(progress, loss | validated)
+            callbacks.save(progress, loss | validated)
             losses = []
     return progress

@@ -6,6 +6,7 @@ Three ranks do not divide it: the first has twice the pairs of the others.
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     from hbt_ray.config import LossConfig, TrainConfig
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.sampling.collate import build_batch
+    from hbt_ray.training.base_trainer import StepSignals
     from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
     from tests.helpers import tiny_corpus
 
@@ -62,13 +64,13 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     if rank == 0:
         torch.save(found, f"{folder}/{num_ranks}.pt")
 
-    # One rank's gradient is not finite, and one rank has a wish: all come to know.
+    # One rank's gradient is not finite, and one rank raises a signal: all ranks learn of both.
     if rank == num_ranks - 1:
         next(p for p in encoder.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * torch.nan)
     before = [p.detach().clone() for p in encoder.parameters()]
-    result = trainer.step(5, [batch], (rank == num_ranks - 1, False))
+    result = trainer.step(5, [batch], StepSignals(request_checkpoint=rank == num_ranks - 1))
     stayed = all(torch.equal(p, was) for p, was in zip(encoder.parameters(), before, strict=True))
-    Path(f"{folder}/{num_ranks}-{rank}.txt").write_text(f"{result.skipped} {stayed} {result.wishes}")
+    Path(f"{folder}/{num_ranks}-{rank}.txt").write_text(f"{result.skipped} {stayed} {astuple(result.any_rank_signals)}")
     dist.barrier()
     os._exit(0)  # tearing gloo down beside DDP's own threads may hang, and nothing is left to do
 
@@ -79,8 +81,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told_by_ranks(folder, found) -> dict[int, list[str]]:
-    """Number of ranks -> what each says of a step with a gradient that is not finite."""
+def result_of_ranks(folder, found) -> dict[int, list[str]]:
+    """Number of ranks -> what each rank returns for a step with a gradient that is not finite."""
     return {n: [(folder / f"{n}-{rank}.txt").read_text() for rank in range(n)] for n in NUM_RANKS}
 
 
@@ -138,6 +140,6 @@ def test_one_of_four_ranks_has_no_second_question_so_the_equality_with_consisten
 
 @pytest.mark.parametrize("num_ranks", NUM_RANKS)
 def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all_and_a_wish_of_one_is_granted_by_all(
-    found, told_by_ranks, num_ranks
+    found, result_of_ranks, num_ranks
 ):
-    assert told_by_ranks[num_ranks] == ["True True (True, False)"] * num_ranks
+    assert result_of_ranks[num_ranks] == ["True True (True, False)"] * num_ranks

@@ -33,12 +33,12 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     found = []
     for objective, job in zip(OBJECTIVES, jobs, strict=True):
-        stepper = job.stepper("cpu")
-        stepper.model.train()
+        trainer = job.build_trainer("cpu")
+        trainer.model.train()
         [batch] = job.batches(TokenStore.open(Path(folder) / objective), range(5, 6), rank, num_ranks)
-        total = stepper.backward(batch).clone()
+        total = trainer.backward(batch).clone()
         dist.all_reduce(total)
-        gradient = torch.cat([p.grad.flatten() for p in stepper.kept.parameters() if p.grad is not None])
+        gradient = torch.cat([p.grad.flatten() for p in trainer.checkpointed_module.parameters() if p.grad is not None])
         found.append((float(total) / num_ranks, gradient))
     if rank == 0:
         torch.save(found, f"{folder}/{num_ranks}.pt")

@@ -302,7 +302,7 @@ def test_first_losses_are_the_same(made: Path, store: TokenStore, text_store: To
     config = tiny_corpus.pretrain_config(model=tiny_corpus.MODEL.model_copy(update={"dropout": 0.3}))
     job = pretraining_job(config, text_store.folder, run_dir_of(config, tmp_path))
     [blocks] = job.batches(text_store, range(1))
-    assert job.stepper("cpu").step(0, [blocks]).loss == pytest.approx(2.936727, **CLOSE)
+    assert job.build_trainer("cpu").step(0, [blocks]).loss == pytest.approx(2.936727, **CLOSE)
 
 
 def test_an_unpacked_encoders_dropout_key_is_the_same(made: Path, store: TokenStore):

@@ -87,8 +87,8 @@ def _pretrain_and_evaluate(
     from hbt_ray.pretraining.perplexity import write_before_and_after
     from hbt_ray.training.checkpoint import CheckpointManager
 
-    trainer = task.stepper("cpu")
-    CheckpointManager(folder.checkpoints).load_weights(last, trainer.kept)
+    trainer = task.build_trainer("cpu")
+    CheckpointManager(folder.checkpoints).load_weights(last, trainer.checkpointed_module)
     save_pretrained(trainer, folder)
     before, after = metrics_before(), metrics_after()
     tracker.log_metrics(before, 0)

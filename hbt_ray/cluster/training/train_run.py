@@ -45,7 +45,9 @@ def train_run(
     """
     train = task.config.train
     if train.max_workers == 1:
-        train_locally(task, store, folder, every=every, report=report, device=default_device(), retell=replay)
+        train_locally(
+            task, store, folder, every=every, report=report, device=default_device(), replay_saved_metrics=replay
+        )
         return CheckpointManager(folder.checkpoints).to_keep(train)
     if every is None:
         return run_training(task, Path(store), folder, ignore_metrics)

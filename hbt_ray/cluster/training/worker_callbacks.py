@@ -17,7 +17,7 @@ from hbt_ray.cluster.runtime import get_within
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
 from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetrics, ValidationLoss
 from hbt_ray.config import LoopConfig
-from hbt_ray.training.base_trainer import BaseTrainer
+from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.train_loop import LogBuffer
 from hbt_ray.training.train_state import TrainState, should_evaluate, steps_to_evaluate
@@ -80,17 +80,17 @@ class RayTrainCallbacks:
                 self.checkpoints.load(state.step, self.trainer)
         return state or TrainState()
 
-    def tell(self, progress: TrainState, measured: LogBuffer) -> None:
+    def log(self, progress: TrainState, metrics: LogBuffer) -> None:
         """Send the metrics since the last call to the driver."""
         messages: list[Message] = []
-        if measured.steps:
-            messages.append(StepMetrics(measured.steps))
-        if measured.validation_loss is not None:
-            messages.append(ValidationLoss(progress.step, measured.validation_loss, progress.best_validation_loss))
+        if metrics.steps:
+            messages.append(StepMetrics([{"step": step.step} | step.by_name() for step in metrics.steps]))
+        if metrics.validation_loss is not None:
+            messages.append(ValidationLoss(progress.step, metrics.validation_loss, progress.best_validation_loss))
         if self.is_rank_zero:
             self._send(*messages)
 
-    def tell_skipped(self, progress: TrainState) -> str:
+    def log_skipped_step(self, progress: TrainState) -> str:
         """Report a step whose gradient was not finite; return a description of its batches."""
         batches = self.describe_step(progress.step)
         if self.is_rank_zero:
@@ -102,15 +102,16 @@ class RayTrainCallbacks:
             )
         return batches
 
-    def wishes(self) -> tuple[bool, bool]:
-        """Return this rank's (request_checkpoint, check_preemption) flags, combined over ranks with the loss."""
+    def signals(self) -> StepSignals:
+        """Return this rank's flags, which are combined over ranks with the loss."""
         if not self.is_rank_zero:
-            return False, False
+            return NO_SIGNALS
         now_s, minutes = time.monotonic(), self._train.checkpoint_minutes
         check_preemption = now_s - self._checked_s >= PREEMPTION_CHECK_S
         if check_preemption:
             self._checked_s = now_s
-        return minutes is not None and now_s - self._saved_s >= 60 * minutes, check_preemption
+        request_checkpoint = minutes is not None and now_s - self._saved_s >= 60 * minutes
+        return StepSignals(request_checkpoint, check_preemption)
 
     def must_save(self, progress: TrainState) -> bool:
         """Return whether a node is about to be preempted and no checkpoint was saved since the notice."""

@@ -66,9 +66,9 @@ def masked_trainer(
     """A trainer, and its first batch."""
     job = job_of(config, stores, folder)
     [blocks] = job.batches(TokenStore.open(stores[config.pretrain.objective]), range(1))
-    stepper = job.stepper("cpu")
-    assert isinstance(stepper, MaskedLMTrainer)
-    return stepper, blocks
+    trainer = job.build_trainer("cpu")
+    assert isinstance(trainer, MaskedLMTrainer)
+    return trainer, blocks
 
 
 def loss_by_transformers(
@@ -175,7 +175,7 @@ def test_a_new_head_begins_with_each_tokens_share_of_the_text_as_its_guess(store
     for token in np.concatenate(text).tolist():
         counts[token] += token not in job.rules.special_ids
     total = sum(counts.values()) + len(counts) / 2
-    bias = job.stepper("cpu").masked.head.get_output_embeddings().bias
+    bias = job.build_trainer("cpu").masked.head.get_output_embeddings().bias
     expected = [math.log((count + 0.5) / total) for count in counts.values()]
     assert bias.tolist() == pytest.approx(expected, rel=1e-6)
     assert max(expected) > math.log(0.01) > math.log(1 / 300) > min(expected)
@@ -280,7 +280,9 @@ def test_a_language_subset_starts_from_the_tokenizer_and_weights_of_all(stores, 
         config = tiny_corpus.pretrain_config(languages=languages)
         folder = run_dir_of(config, tmp_path / str(languages))
         job = pretraining_job(config, stores["mlm"], folder)
-        head = {name: weight.clone() for name, weight in job.stepper("cpu").kept.state_dict().items()}
+        head = {
+            name: weight.clone() for name, weight in job.build_trainer("cpu").checkpointed_module.state_dict().items()
+        }
         models.append(
             [(folder.initial_model / n).read_bytes() for n in ("model.safetensors", "tokenizer.json")] + [head]
         )

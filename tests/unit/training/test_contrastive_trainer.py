@@ -15,7 +15,7 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import PairBatch
 from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.sampling.collate import build_batch, dataclass_from_arrow, dataclass_to_arrow
-from hbt_ray.training.base_trainer import learning_rate
+from hbt_ray.training.base_trainer import StepSignals, learning_rate
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 from hbt_ray.training.train_state import TrainState
@@ -192,10 +192,10 @@ def test_a_gradient_that_is_not_finite_moves_neither_weights_nor_moments(folder)
     assert not trainer.step(2, [batch(folder, 2)]).skipped
 
 
-def test_wishes_come_back_with_the_step(folder):
+def test_step_returns_the_signals_of_any_rank(folder):
     trainer = make_trainer(folder)
-    assert trainer.step(0, [batch(folder, 0)], (True, False)).wishes == (True, False)
-    assert trainer.step(1, [batch(folder, 1)]).wishes == ()
+    assert trainer.step(0, [batch(folder, 0)], StepSignals(True, False)).any_rank_signals == StepSignals(True, False)
+    assert trainer.step(1, [batch(folder, 1)]).any_rank_signals == StepSignals(False, False)
 
 
 def test_what_takes_no_part_in_the_vectors_is_frozen_and_all_else_has_a_gradient(folder):
