@@ -26,7 +26,7 @@ class WorkerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StepMetrics:
+class StepMetricsMessage:
     """Metrics of the optimizer steps since the last message: "step", "loss", "gradient_norm", ..."""
 
     steps: list[dict[str, float]]
@@ -82,4 +82,4 @@ class Heartbeat:
     step_s: float  # seconds since the step began
 
 
-Message = StepMetrics | ValidationLoss | CheckpointMetrics | Saving | Notice | Stacks
+Message = StepMetricsMessage | ValidationLoss | CheckpointMetrics | Saving | Notice | Stacks

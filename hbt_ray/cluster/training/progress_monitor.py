@@ -17,7 +17,7 @@ from hbt_ray.cluster.training.messages import (
     Notice,
     Saving,
     Stacks,
-    StepMetrics,
+    StepMetricsMessage,
     ValidationLoss,
 )
 from hbt_ray.cluster.training.metrics_channel import Delivery
@@ -89,7 +89,7 @@ class ProgressMonitor:
                     self.notice(text)
                 case CheckpointMetrics(step, metrics):
                     self.on_metrics(step, metrics)
-                case StepMetrics(steps):
+                case StepMetricsMessage(steps):
                     for metrics in steps:
                         self._step = int(metrics["step"])
                         self._latest |= metrics

@@ -15,7 +15,7 @@ from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.cluster.runtime import get_within
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
-from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetrics, ValidationLoss
+from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetricsMessage, ValidationLoss
 from hbt_ray.config import LoopConfig
 from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
@@ -84,7 +84,7 @@ class RayTrainCallbacks:
         """Send the metrics since the last call to the driver."""
         messages: list[Message] = []
         if metrics.steps:
-            messages.append(StepMetrics([{"step": step.step} | step.by_name() for step in metrics.steps]))
+            messages.append(StepMetricsMessage([{"step": step.step} | step.by_name() for step in metrics.steps]))
         if metrics.validation_loss is not None:
             messages.append(ValidationLoss(progress.step, metrics.validation_loss, progress.best_validation_loss))
         if self.is_rank_zero:

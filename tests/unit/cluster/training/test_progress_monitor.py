@@ -1,6 +1,13 @@
 from pathlib import Path
 
-from hbt_ray.cluster.training.messages import CheckpointMetrics, Notice, Saving, Stacks, StepMetrics, ValidationLoss
+from hbt_ray.cluster.training.messages import (
+    CheckpointMetrics,
+    Notice,
+    Saving,
+    Stacks,
+    StepMetricsMessage,
+    ValidationLoss,
+)
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.cluster.training.watchdog import StepWatchdog
 
@@ -21,7 +28,7 @@ def handled(tmp_path: Path, *messages) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_monitor_logs_each_step_under_train(tmp_path):
-    logged = handled(tmp_path, StepMetrics([step_metrics(1, 3.0), step_metrics(2, 2.0)]), Saving(2))
+    logged = handled(tmp_path, StepMetricsMessage([step_metrics(1, 3.0), step_metrics(2, 2.0)]), Saving(2))
     assert [step for step, _ in logged] == [1, 2]
     assert logged[1][1] == {"train/loss": 2.0, "train/pairs_per_s": 100.0, "train/data_wait_share": 0.01}
 
@@ -37,7 +44,9 @@ def test_monitor_passes_an_evaluation_on_as_it_is(tmp_path):
 
 
 def test_monitor_shows_notices_and_the_newest_step(tmp_path, capsys):
-    handled(tmp_path, Notice("worker 1 failed"), StepMetrics([step_metrics(10, 2.0)]), ValidationLoss(10, 2.5, 2.5))
+    handled(
+        tmp_path, Notice("worker 1 failed"), StepMetricsMessage([step_metrics(10, 2.0)]), ValidationLoss(10, 2.5, 2.5)
+    )
     assert capsys.readouterr().err.splitlines() == [
         "worker 1 failed",
         "step 10/10  loss 2.000  validation 2.500  100 pairs/s  data wait 1.0%",
