@@ -10,9 +10,12 @@ from tests.helpers.ports import free_port
 
 
 def run_ranks(main: Callable[[int, int, int, str], None], num_ranks: int, folder: Path, preload: str) -> None:
-    """Runs `main(rank, num_ranks, port, folder)` in as many processes, and sees that each ends well.
+    """Run `main(rank, num_ranks, port, folder)` in `num_ranks` processes and check that each succeeds.
 
     Args:
+        main: runs in each process.
+        num_ranks: their number.
+        folder: passed to `main` as a string.
         preload: a module that all of them need; it is imported once, then each rank is a fork.
     """
     context = multiprocessing.get_context("forkserver")

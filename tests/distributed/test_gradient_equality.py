@@ -33,7 +33,7 @@ CASES = [  # hard negatives per pair, dropout, strategy, gradient caching, weigh
 
 
 def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
-    """Runs every case on one rank; rank 0 saves what it found."""
+    """Run every case on one rank; rank 0 saves the results."""
     import torch.distributed as dist
 
     from hbt_ray.config import LossConfig, TrainConfig
@@ -82,13 +82,13 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def result_of_ranks(folder, found) -> dict[int, list[str]]:
-    """Number of ranks -> what each rank returns for a step with a gradient that is not finite."""
+    """Return, by number of ranks, the result of each rank for a step with a gradient that is not finite."""
     return {n: [(folder / f"{n}-{rank}.txt").read_text() for rank in range(n)] for n in NUM_RANKS}
 
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """Number of ranks -> (loss, gradient) of every case."""
+    """Return, by number of ranks, (loss, gradient) of every case."""
     from tests.helpers import tiny_corpus
 
     tiny_corpus.make_store(folder / "store", negatives=2, alone=60)

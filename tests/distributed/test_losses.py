@@ -37,7 +37,7 @@ CASES["all, consistency, one-to-k, gradient caching"] = {
 
 
 def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
-    """Runs every case on one rank; rank 0 saves what it found."""
+    """Run every case on one rank; rank 0 saves the results."""
     import torch.distributed as dist
 
     from hbt_ray.config import build_config
@@ -85,7 +85,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Number of ranks -> (loss, gradient) of every case."""
+    """Return, by number of ranks, (loss, gradient) of every case."""
     from tests.helpers import tiny_corpus
 
     folder = tmp_path_factory.mktemp("ranks")

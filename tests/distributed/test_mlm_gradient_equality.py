@@ -15,7 +15,7 @@ OBJECTIVES = ("mlm", "tlm", "contrastive")
 
 
 def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
-    """Runs every objective on one rank; rank 0 saves what it found."""
+    """Run every objective on one rank; rank 0 saves the results."""
     import torch.distributed as dist
 
     from hbt_ray.data.token_store import TokenStore
@@ -48,7 +48,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Number of ranks -> (loss, gradient) of every objective."""
+    """Return, by number of ranks, (loss, gradient) of every objective."""
     from tests.helpers import tiny_corpus
 
     folder = tmp_path_factory.mktemp("ranks")

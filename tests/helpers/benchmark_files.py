@@ -30,7 +30,7 @@ def load(name: str, folder: Path, options: ReadOptions = ReadOptions()) -> Bench
 
 
 def texts(benchmark: Benchmark) -> dict[str, str]:
-    """The text of each query and passage."""
+    """Return the text of each query and passage."""
     queries = {query.query_id: query.text for query in benchmark.queries}
     return queries | {passage.passage_id: passage.text for passage in benchmark.passages}
 

@@ -34,7 +34,7 @@ def read(config: CorpusConfig, languages: Iterable[str] | None = None) -> list[C
 
 
 def write_lines(file: Path, *records: Any) -> None:
-    """Records as JSON, a line each; bytes as they are."""
+    """Return records as JSON, a line each; bytes as they are."""
     lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
     content = b"\n".join(lines)
     file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)

@@ -53,7 +53,7 @@ def token_item(own: PairTokenizer, item: int, languages: tuple[str, ...] = LANGU
 
 
 def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0) -> StoreManifest:
-    """A source "numbers" of which every fifth item lacks French, and so many more items are in English alone."""
+    """Write a source "numbers" of which every fifth item lacks French, and `alone` more items in English only."""
     own = tokenization()
     made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES, negatives) for i in range(items)]
     made += [token_item(own, i, ("en",), negatives) for i in range(items, items + alone)]
@@ -76,14 +76,14 @@ def make_plan(
 
 
 def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: str = "auto") -> SentenceTransformer:
-    """The tiny encoder as training loads it, from a folder where it is made once."""
+    """Return the tiny encoder as training loads it, from a folder where it is made once."""
     if not folder.exists():
         save_encoder(init_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
     return load_for_training(MODEL.model_copy(update={"dropout": dropout, "attention": attention}), TEXT, folder)
 
 
 def pretrain_config(**settings) -> PretrainRunConfig:
-    """A pretraining of the tiny encoder on one thread's worth of text."""
+    """Return a pretraining of the tiny encoder on one thread's worth of text."""
     defaults = {"block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "precision": "fp32", "steps": 6}
     sections = {name: settings.pop(name) for name in list(settings) if name in PretrainRunConfig.model_fields}
     return PretrainRunConfig.model_validate(
@@ -92,7 +92,7 @@ def pretrain_config(**settings) -> PretrainRunConfig:
 
 
 def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20) -> TokenStore:
-    """What `prepare` would make of "numbers", of which every fifth item lacks French, for a pretraining."""
+    """Write the store that `prepare` makes of "numbers" for a pretraining; every fifth item lacks French."""
     made_by = tokenizer()
     made_by.save_pretrained(folder / "tokenizer")
     own = PairTokenizer(made_by, config.preparing.text)

@@ -39,7 +39,7 @@ FEW_STARTS = {
 
 @pytest.fixture(scope="session")
 def dashboard(tmp_path_factory, bucket) -> str:
-    """The address of the head's dashboard; RAY_ADDRESS names the cluster meanwhile.
+    """Start a cluster and yield the address of its dashboard; RAY_ADDRESS names the cluster meanwhile.
 
     Its processes inherit the keys of `bucket`'s server.
     """
@@ -111,7 +111,7 @@ def _wait_for(url: str, head: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(dashboard):
-    """The cluster, with this process connected as a driver."""
+    """Connect this process to the cluster as a driver."""
     from hbt_ray.cluster.runtime import connect
 
     connect()
@@ -126,7 +126,7 @@ def corpus(tmp_path) -> Path:
 
 
 def write_corpus(parent: Path, name: str = "numbers", items: range = range(120)) -> Path:
-    """A folder of 120 parallel items, or others, in three languages; every fifth lacks French."""
+    """Write a folder of 120 parallel items, or others, in three languages; every fifth lacks French."""
     folder = parent / name
     folder.mkdir()
     for language in LANGUAGES:
@@ -144,7 +144,7 @@ def write_corpus(parent: Path, name: str = "numbers", items: range = range(120))
 
 
 def tiny_config(corpus: Path, **sections) -> RunConfig:
-    """A run over `corpus` that trains in seconds; `sections` replace settings."""
+    """Return a run over `corpus` that trains in seconds; `sections` replace settings."""
     plain = {
         "name": "tiny",
         "corpora": [{"format": "jsonl", "path": str(corpus)}],
@@ -166,7 +166,7 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
 
 
 def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:
-    """A search over alpha whose trials take seconds, evaluated on the corpus `others` next to its own."""
+    """Return a search over alpha whose trials take seconds, evaluated on the corpus `others` next to its own."""
     run = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
@@ -194,7 +194,7 @@ def search_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_search(cluster, search_corpus) -> FinishedSearch:
-    """A grid of two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
+    """Run a search over two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
     from hbt_ray.cluster.search.run_search import search
 
     # Next to the corpus, as the other searches, so that they share a store.

@@ -28,7 +28,7 @@ Seen = TypeVar("Seen")
 
 @contextlib.contextmanager
 def served(store: Path, folder: Path) -> Iterator[str]:
-    """The address of an MLflow server on a SQLite store, once it answers; the folder keeps its log."""
+    """Start an MLflow server on a SQLite store and yield its address once it answers; the folder keeps its log."""
     address = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
@@ -59,7 +59,7 @@ def _answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator[Any]:
-    """A browser with a new profile in the folder."""
+    """Start a browser with a new profile in the folder."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 
@@ -97,19 +97,19 @@ class Pages:
     screenshots: Path
 
     def open(self, place: str) -> None:
-        """A page such as `/models/tiny`, as at the first visit."""
+        """Open a page such as `/models/tiny`, as at the first visit."""
         self.driver.get("about:blank")
         everything = {"origin": self.address, "storageTypes": "all"}  # MLflow keeps which runs are unfolded
         self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", everything)
         self.driver.get(f"{self.address}/#{place}")
 
     def all(self, selector: str, text: str | None = None) -> list[Any]:
-        """The visible elements of a CSS selector; those with just this text."""
+        """Return the visible elements of a CSS selector; those with just this text."""
         found = self.driver.find_elements("css selector", selector)
         return [e for e in found if e.is_displayed() and text in (None, e.text.strip())]
 
     def click(self, selector: str, text: str | None = None) -> None:
-        """The only such element, as soon as there is one."""
+        """Click the only such element, as soon as there is one."""
         from selenium.common.exceptions import ElementClickInterceptedException
 
         def clicked() -> bool:
@@ -122,7 +122,7 @@ class Pages:
         self.until(clicked, f"one {selector} {text or ''} to click")
 
     def until(self, seen: Callable[[], Seen], what: str) -> Seen:
-        """What `seen` returns as soon as it is true; meanwhile there may be no such elements, or others."""
+        """Return the value of `seen` when it is true; until then elements may be missing or replaced."""
         from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
         end = time.monotonic() + WAIT_S
@@ -136,7 +136,7 @@ class Pages:
         raise AssertionError(f"{self.driver.current_url} does not show {what}, but\n{page}")
 
     def keep(self, name: str) -> Image.Image:
-        """A screenshot, kept as `<name>.png`."""
+        """Take a screenshot and keep it as `<name>.png`."""
         png = self.driver.get_screenshot_as_png()
         (self.screenshots / f"{name}.png").write_bytes(png)
         return Image.open(io.BytesIO(png)).convert("RGB")

@@ -46,7 +46,7 @@ def faulty_config(corpus: Path, steps: int = STEPS, **sections) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def reference_run(cluster, tmp_path_factory) -> tuple[Path, bytes]:
-    """A corpus, and the weights of a run over it without faults."""
+    """Return a corpus, and the weights of a run over it without faults."""
     folder = tmp_path_factory.mktemp("reference")
     corpus = write_corpus(folder)
     run(faulty_config(corpus), folder / "run")

@@ -28,7 +28,7 @@ def store(finished_search) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(store, tmp_path_factory) -> Iterator[tuple[Any, str]]:
-    """A browser, and the address of a server on the search's store."""
+    """Return a browser, and the address of a server on the search's store."""
     folder = tmp_path_factory.mktemp("mlflow_ui")
     with served(store, folder) as address, chromium(folder) as driver:
         yield driver, address
@@ -48,7 +48,7 @@ def open_runs(pages: Pages, store: Path) -> None:
 
 
 def unfold_trials(pages: Pages, trials: set[str]) -> None:
-    """Opens what is grouped below the only run that is listed."""
+    """Open what is grouped below the only run that is listed."""
     pages.click(".ag-pinned-left-cols-container .ag-row button")
     pages.until(lambda: {run.text for run in pages.all(RUN_NAMES)} >= trials, f"the trials {sorted(trials)}")
 

@@ -120,7 +120,7 @@ def train_without_ray(config, store, initial_model, out):
 
 @pytest.fixture(scope="module")
 def interrupted_run(cluster, bucket, tmp_path_factory):
-    """Settings and folder of a run with its checkpoints in an object store, whose worker was killed."""
+    """Return settings and folder of a run with its checkpoints in an object store, whose worker was killed."""
     folder = tmp_path_factory.mktemp("interrupted")
     train = {"steps": 60, "checkpoint_every": 10}
     storage = f"{bucket}/{folder.name}?{bucket.query}"

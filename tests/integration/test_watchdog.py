@@ -30,7 +30,7 @@ REPORT = re.compile(
 
 @pytest.fixture
 def notices(monkeypatch) -> list[tuple[float, str]]:
-    """The lines that the driver prints, and when."""
+    """Return the lines that the driver prints, and when."""
     recorded: list[tuple[float, str]] = []
     notice = ProgressMonitor.notice
 
@@ -44,7 +44,7 @@ def notices(monkeypatch) -> list[tuple[float, str]]:
 
 @pytest.fixture(scope="module")
 def reference_run(cluster, tmp_path_factory) -> tuple[Path, bytes]:
-    """A corpus, and the weights of a run over it whose workers were never stopped."""
+    """Return a corpus, and the weights of a run over it whose workers were never stopped."""
     folder = tmp_path_factory.mktemp("reference")
     corpus = write_corpus(folder)
     run(two_worker_config(corpus), folder / "run")

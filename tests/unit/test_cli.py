@@ -32,7 +32,7 @@ def run(*arguments: str) -> Result:
 
 
 def report(folder: str, **metrics: float) -> None:
-    """A report with the mAP of each setting, written by hand."""
+    """Write a report with the mAP of each setting by hand."""
     Path(folder).mkdir(parents=True)
     named = {f"tiny/{setting}/map": value for setting, value in metrics.items()}
     (Path(folder) / "report.json").write_text(json.dumps({"benchmark": "tiny", "metrics": named}))

@@ -80,7 +80,7 @@ def digest(*values: Any) -> str:
 
 
 def fields(value: Any, above: str = "") -> set[str]:
-    """The names of all fields in JSON or YAML, with those above them; the entries of a list are one."""
+    """Return the names of all fields in JSON or YAML, with those above them; the entries of a list are one."""
     if isinstance(value, dict):
         own = {f"{above}.{name}".lstrip("."): below for name, below in value.items()}
         return set(own) | {name for path, below in own.items() for name in fields(below, path)}
@@ -362,7 +362,7 @@ def test_split_shard_and_order_of_rows_are_the_same(tmp_path: Path):
 
 
 def read_corpus(folder: Path) -> pa.Table:
-    """The rows of a corpus "numbers" in two languages."""
+    """Return the rows of a corpus "numbers" in two languages."""
     parts = [part for corpus in corpus_config(folder).corpora for part in list_shards(corpus)]
     return pa.concat_tables(read_rows(parts, None))
 

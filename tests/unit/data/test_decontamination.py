@@ -36,7 +36,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def changed(text: str, places: Sequence[int], generator: random.Random) -> str:
-    """The text with other words at some places."""
+    """Return the text with some words replaced."""
     words = text.split()
     for place in places:
         words[place] = random_text(generator, 1)

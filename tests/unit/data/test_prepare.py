@@ -55,7 +55,7 @@ def record(item: int, language: str, **changed: Any) -> dict[str, Any]:
 
 
 def corpus(folder: Path, rows: Mapping[str, Sequence[dict[str, Any] | str]]) -> list[Any]:
-    """The parts of a JSON Lines corpus with these records, or raw lines, per language."""
+    """Return the parts of a JSON Lines corpus with these records, or raw lines, per language."""
     folder.mkdir(parents=True, exist_ok=True)
     for language, records in rows.items():
         lines = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in records]

@@ -42,7 +42,7 @@ def committed(folder: Path, shards: list[WrittenShard], kind: str = "uint16") ->
 
 @pytest.fixture(scope="module")
 def three_shards(tmp_path_factory) -> tuple[TokenStore, list[TokenItem]]:
-    """A store of three shards of a source, and its items in row order: per shard, those in de and en come first."""
+    """Return a store of three shards, and its items in row order: in each shard, those in de and en first."""
     folder = tmp_path_factory.mktemp("store")
     items, shards = [], []
     for shard in range(3):

@@ -57,7 +57,7 @@ def test_tokens_are_those_of_the_transformers_tokenizer(
 
 
 def built(model: Any, trainer: Any, pre_tokenizer: Any, *normalizer: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of some kind, trained on TEXTS, with special tokens around a text."""
+    """Return a tokenizer of a model type, trained on TEXTS, with special tokens around a text."""
     made = Tokenizer(model(unk_token="[UNK]"))
     made.normalizer = normalizers.Sequence(list(normalizer))
     made.pre_tokenizer = pre_tokenizer

@@ -124,7 +124,7 @@ def test_holm_on_paper():
 
 
 def written_run(folder: Path, seed: int, alpha: float, noise: float) -> str:
-    """A run's folder with its configuration and a report."""
+    """Write a run's folder with its configuration and a report."""
     benchmark = parallel_benchmark(30)
     report = evaluate_benchmark(topic_embedder(benchmark, noise=noise, bias=0.2 * seed), benchmark, EvaluateConfig())
     place = folder / "evaluation" / "tiny"

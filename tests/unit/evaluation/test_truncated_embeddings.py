@@ -24,7 +24,7 @@ TEXTS = [tiny_corpus.passage(language, item) for language in tiny_corpus.LANGUAG
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """An encoder of 16 dimensions, and a benchmark."""
+    """Return an encoder of 16 dimensions, and a benchmark."""
     made: Path = tmp_path_factory.mktemp("dimensions")
     tiny_corpus.make_encoder(made / "encoder")
     (made / "pairs").mkdir()

@@ -45,7 +45,7 @@ def reference(
     temperature: float,
     teacher: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """The loss of a whole batch, question by question and passage by passage."""
+    """Return the loss of a whole batch, question by question and passage by passage."""
     pairs = len(queries)
 
     def alike(one: int, other: int) -> bool:

@@ -63,7 +63,7 @@ def angles(monkeypatch) -> Angles:
 
 
 def corpus(folder: Path, **languages: Mapping[str, Pair] | Sequence[dict[str, Any]]) -> Path:
-    """A folder of `<language>.jsonl`, of items with question and passage or of whole records."""
+    """Write a folder of `<language>.jsonl`, of items with question and passage or of whole records."""
     folder.mkdir(parents=True, exist_ok=True)
     for language, rows in languages.items():
         if isinstance(rows, Mapping):

@@ -12,7 +12,7 @@ from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, ha
 
 
 def at(*degrees: float) -> np.ndarray:
-    """Unit vectors in a plane: the score of two is the cosine of the angle between them."""
+    """Return unit vectors in a plane: the score of two is the cosine of the angle between them."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -20,7 +20,7 @@ def at(*degrees: float) -> np.ndarray:
 def mined(
     settings: MineConfig, own: float = 0.0, known: tuple[int, ...] = (0,), near: tuple[int, ...] = ()
 ) -> list[int]:
-    """The columns taken for a question at 0 degrees whose own passage is at `own`, of passages at 0, 10, ... 50."""
+    """Return the passages selected of 0, 10, ... 50 degrees, for a question at 0 whose positive is at `own`."""
     columns, scores = hard_negatives(
         at(0),
         np.cos(np.radians([own])),

@@ -28,7 +28,7 @@ LONG = "it is the number 3 so so so " * 20
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
-    """A folder of transformers alone, with a pooler that pooling does not use."""
+    """Return a folder without sentence-transformers' files, with a pooler that pooling does not use."""
     folder: Path = tmp_path_factory.mktemp("plain")
     torch.manual_seed(2)
     tokenizer = tiny_corpus.tokenizer()
@@ -48,7 +48,7 @@ def plain(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def labse_like(plain, tmp_path_factory) -> Path:
-    """Transformer, pooling of [CLS], a dense layer with tanh, unit length: how LaBSE is saved."""
+    """Return a model of transformer, pooling of [CLS], a dense layer with tanh, unit length: how LaBSE is saved."""
     folder: Path = tmp_path_factory.mktemp("labse")
     torch.manual_seed(3)
     modules: list[nn.Module] = [

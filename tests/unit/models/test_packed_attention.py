@@ -54,7 +54,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory) -> Path:
-    """The folder of a model of a family, untrained."""
+    """Return the folder of a model of a family, untrained."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     tokenizer = tiny_corpus.tokenizer()

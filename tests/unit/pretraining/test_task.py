@@ -49,7 +49,7 @@ def few_counted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Path]:
-    """A store for each objective."""
+    """Return a store for each objective."""
     folders = {objective: tmp_path_factory.mktemp(objective) / "store" for objective in OBJECTIVES}
     for objective, folder in folders.items():
         tiny_corpus.make_text_store(folder, tiny_corpus.pretrain_config(objective=objective))
@@ -63,7 +63,7 @@ def job_of(config: PretrainRunConfig, stores: dict[str, Path], folder: Path) -> 
 def masked_trainer(
     config: PretrainRunConfig, stores: dict[str, Path], folder: Path
 ) -> tuple[MaskedLMTrainer, TokenBlockBatch]:
-    """A trainer, and its first batch."""
+    """Return a trainer, and its first batch."""
     job = job_of(config, stores, folder)
     [blocks] = job.batches(TokenStore.open(stores[config.pretrain.objective]), range(1))
     trainer = job.build_trainer("cpu")

@@ -16,7 +16,7 @@ from hbt_ray.sampling import HybridBatchSampler, monolingual_probability, rank_s
 
 
 def manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
-    """Sources whose shards hold (items in de en fr, items in de en)."""
+    """Return sources whose shards hold (items in de en fr, items in de en)."""
     groups = (Group(("de", "en"), negatives), Group(("de", "en", "fr"), negatives))
     made = tuple(
         ShardInfo(f"s/train-{n}.arrow", three + two, tuple((g, c) for g, c in ((0, two), (1, three)) if c), "")

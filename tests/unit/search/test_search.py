@@ -277,7 +277,7 @@ class Struck(Exception):
 
 
 def trained(store: TokenStore, out: Path, struck_at: int | None = None) -> list[int]:
-    """A trial over the tiny store; returns the steps that it reported."""
+    """Run a trial over the tiny store and return the steps that it reported."""
     config = build_config(
         {"text": tiny_corpus.TEXT.model_dump(), "model": tiny_corpus.MODEL.model_dump(), "train": TRAIN}
     )

@@ -41,7 +41,7 @@ NOISE: Mapping[str, float] = {"untrained": 1.2, "hybrid": 0.4, "x-y": 0.8}
 
 
 def finished(folder: Path, benchmark: Benchmark) -> Results:
-    """A study whose encoders are noisy tables of vectors: the perturbed queries are noisier."""
+    """Return a study whose encoders are noisy tables of vectors: the perturbed queries are noisier."""
     results = Results(StudyConfig.model_validate(SETTINGS), folder)
     for (method, seed), cell in results.cells.items():
         for name, more in (("tiny", 1.0), ("tiny-case", 1.5)):
@@ -76,7 +76,7 @@ MANIFEST = StoreManifest(
 
 
 def recomputed(folder: Path, method: str, seed: int) -> dict[str, float]:
-    """The measures from a cell's per-query files, by loops."""
+    """Return the measures from a cell's per-query files, by loops."""
 
     def cells(name: str) -> dict[tuple[str, str, str], float]:
         file = folder / "cells" / method / f"seed-{seed}" / "evaluation" / name / "per_query.parquet"

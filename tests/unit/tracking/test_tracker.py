@@ -42,7 +42,7 @@ def sqlite_uri(runs_dir: Path) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """An MLflow server: its URI, process and log. It starts, for ten seconds, while other tests run."""
+    """Start an MLflow server; return its URI, process and log. It takes ten seconds, while other tests run."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -74,7 +74,7 @@ def server_uri(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> st
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of width 16 that pools and normalises, as a sentence-transformers folder."""
+    """Return a random BERT of width 16 that pools and normalises, as a sentence-transformers folder."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer

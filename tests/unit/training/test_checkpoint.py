@@ -37,7 +37,7 @@ def encoder(tmp_path_factory) -> Path:
 
 
 def make_trainer(encoder: Path, shift: float = 0.0) -> ContrastiveTrainer:
-    """A trainer with moments, its weights moved by `shift`."""
+    """Return a trainer with moments, its weights moved by `shift`."""
     trainer = ContrastiveTrainer(tiny_corpus.make_encoder(encoder), TrainConfig(precision="fp32"), seed=1)
     with torch.no_grad():
         for weight in trainer.encoder.parameters():
@@ -54,7 +54,7 @@ def weights_of(trainer: ContrastiveTrainer) -> torch.Tensor:
 
 @pytest.fixture(params=["folder", "s3"])
 def checkpoints(request, tmp_path) -> CheckpointManager:
-    """A place for checkpoints in a folder, and one in a real S3 server on this machine."""
+    """Return a path for checkpoints in a folder, and one in a real S3 server on this machine."""
     if request.param == "folder":
         return CheckpointManager(StoragePath.of(tmp_path / "runs"))
     return CheckpointManager(request.getfixturevalue("bucket") / tmp_path.name)

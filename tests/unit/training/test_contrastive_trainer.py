@@ -288,7 +288,7 @@ def texts(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def vectors_of(encoder, sequences: list[np.ndarray]) -> torch.Tensor:
-    """Unit vectors of sequences, each encoded alone."""
+    """Return unit vectors of sequences, each encoded in its own call."""
     alone = []
     for ids in sequences:
         own = torch.from_numpy(ids.astype(np.int64))[None]

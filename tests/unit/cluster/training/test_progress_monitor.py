@@ -17,7 +17,7 @@ def step_metrics(step: int, loss: float) -> dict[str, float]:
 
 
 def handled(tmp_path: Path, *messages) -> list[tuple[int, dict[str, float]]]:
-    """What a monitor passes to its metrics callback."""
+    """Return the arguments with which a monitor calls its metrics callback."""
     logged: list[tuple[int, dict[str, float]]] = []
     watchdog = StepWatchdog(600, str(tmp_path / "stacks.txt"))
     monitor = ProgressMonitor(

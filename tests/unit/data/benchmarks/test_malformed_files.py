@@ -52,7 +52,7 @@ NO_ANSWER = st.text(min_size=1).filter(lambda text: not "Number 0 lies here."[7:
 
 
 def write(format: str, folder: Path, rows: list[Any]) -> Path:
-    """The rows in a format; those that a typed format cannot hold make its column a column of text."""
+    """Return the rows in a format; those that a typed format cannot hold make its column a column of text."""
     if format == "jsonl":
         (folder / "de.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return folder / "de.jsonl"
