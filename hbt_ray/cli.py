@@ -212,8 +212,8 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     from hbt_ray.cluster.pipelines.study import study as study_on_cluster
     from hbt_ray.study.report_sections import results_chapter
 
-    told = [name] if name else ["--config", str(config_file)]
-    finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *told, *overrides, "--out", folder]))
+    source = [name] if name else ["--config", str(config_file)]
+    finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *source, *overrides, "--out", folder]))
     Console().print(Markdown("\n".join(results_chapter(finished.results).lines)))
     click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")
 
@@ -328,14 +328,14 @@ def _named_place(benchmark: str) -> tuple[str, str]:
 @main.command()
 @click.argument("runs", nargs=-1)
 @click.option("--experiment", help="Take runs of this MLflow experiment, all or those named, instead of folders.")
-@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Of the experiment, runs with this tag alone.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only runs of the experiment with this tag.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
 @click.option("--out", help="Folder for comparison.png.")
 def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], uri: str | None, out: str | None) -> None:
     """Print runs side by side, which differences are more than chance, and where to see more of them.
 
     RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs. Runs that differ in their
-    seed alone are shown as one; the others are tested against the first.
+    seed only are shown as one; the others are tested against the first.
     """
     if not runs and not experiment:
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")

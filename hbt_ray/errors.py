@@ -1,8 +1,8 @@
-"""The mistakes a user can make, each told in one sentence with the way out."""
+"""Errors that a user can resolve: each message is one sentence with the way out."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for. The command line prints it without a traceback."""
+    """An error that the user can resolve. The command line prints it without a traceback."""
 
 
 class ConfigError(UserError):
@@ -10,7 +10,7 @@ class ConfigError(UserError):
 
 
 class CorpusError(UserError):
-    """A corpus or benchmark that cannot be read as asked, or holds too many bad rows."""
+    """A corpus or benchmark that cannot be read as configured, or holds too many bad rows."""
 
 
 class StoreError(UserError):

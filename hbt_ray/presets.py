@@ -1,4 +1,4 @@
-"""The embedded corpus trained in three ways and measured: what `hbt quickstart` runs, without Ray."""
+"""Configurations of `hbt quickstart`: the embedded corpus with three batch strategies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 150
 
 
 def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> RunConfig:
-    """One of quickstart's runs. They differ in the strategy alone."""
+    """Return one of quickstart's runs, which differ only in the strategy."""
     return RunConfig(
         name=strategy,
         seed=seed,

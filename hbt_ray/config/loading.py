@@ -40,6 +40,7 @@ def load(config_type: type[S], path: str | Path | None = None, overrides: Sequen
     Args:
         config_type: which settings the file holds.
         path: the file, or the name of a configuration of the package, such as `smoke`; None: all defaults.
+        overrides: applied in order; keys may be shortened.
 
     Raises:
         ConfigError: the file is missing or not a mapping, a key is unknown, or a value is out of range.

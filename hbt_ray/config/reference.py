@@ -140,7 +140,7 @@ def _text(field: FieldInfo) -> str:
 
 
 def _section_of(annotation: Any) -> type[ConfigSection] | None:
-    """Return the section that a field holds, as itself, as a list's entry or beside None."""
+    """Return the section that a field holds, as itself, as a list's entry or in a union with None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, ConfigSection):
             return candidate
