@@ -63,6 +63,7 @@ def test_run_writes_model_and_report_and_resumes_as_one_tracked_run(cluster, cor
             "validation_every": 4,
             "validation_batches": 2,
             "evaluate_every": 5,
+            "checkpoints_kept": 10,  # step 5 is evaluated again below
         },
         evaluate={"benchmarks": {"squad": str(benchmark)}, "precision": "fp32"},
     )
