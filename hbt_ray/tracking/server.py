@@ -11,6 +11,7 @@ import shlex
 import socket
 import tempfile
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,20 +87,49 @@ def load_mlflow() -> Any:
     return mlflow
 
 
+class _ShortTimeouts:
+    """Nestable, thread-safe swap of the environment variables from which MLflow reads its HTTP limits.
+
+    MLflow reads them at every request and its client takes no timeout, so the swap is process-wide: the first user
+    saves the values and the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held for the swap only, never during a request
+        self._users = 0
+        self._before: dict[str, str | None] = {}
+
+    def enter(self) -> None:
+        limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S)}
+        with self._lock:
+            if self._users == 0:
+                self._before = {key: os.environ.get(key) for key in limits}
+                os.environ.update(limits)
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            for key, value in self._before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+_SHORT_TIMEOUTS = _ShortTimeouts()
+
+
 @contextlib.contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Seconds instead of MLflow's four minutes of retries."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S)}
-    before = {key: os.environ.get(key) for key in limits}
-    os.environ.update(limits)
+    """Limit MLflow's requests to seconds instead of four minutes of retries; uses in several threads may overlap."""
+    _SHORT_TIMEOUTS.enter()
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        _SHORT_TIMEOUTS.leave()
 
 
 @contextlib.contextmanager

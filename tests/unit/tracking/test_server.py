@@ -72,3 +72,27 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "a reader's notes"
     with pytest.raises(TrackingError, match="cannot be written"):
         check_reachable(f"sqlite:///{tmp_path}/notes.txt/mlflow.db")
+
+
+def test_short_timeouts_of_two_threads_may_overlap(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    second_entered, first_left = threading.Event(), threading.Event()
+    during: list[str | None] = []
+
+    def second_user() -> None:
+        with server.short_timeouts():
+            second_entered.set()
+            assert first_left.wait(10)
+            during.append(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES"))
+
+    thread = threading.Thread(target=second_user)
+    with server.short_timeouts():
+        thread.start()
+        assert second_entered.wait(10)
+    first_left.set()
+    thread.join(10)
+
+    assert during == ["0"]  # the first user's exit leaves the second one's limits in place
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
