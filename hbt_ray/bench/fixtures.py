@@ -15,8 +15,8 @@ import pyarrow as pa
 from hbt_ray.config import ModelConfig, SmallEncoderConfig, TextConfig
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.token_store import Group, Split, WrittenShard, write_manifest
-from hbt_ray.data.types import PairBatch
 from hbt_ray.errors import StoreError
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import TokenSequences, batch_of
 from hbt_ray.utils.storage import file_sha256
 

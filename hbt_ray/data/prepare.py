@@ -83,7 +83,7 @@ def _checked(rows: Sequence[CorpusRow | RejectedRow], evaluation: Decontaminatio
             "question": row.question,
             "passage": row.passage,
             "negatives": [text for text in row.negatives if next(occurs) is None],
-            "place": row.place,
+            "place": row.location,
             "answer": row.answer,
             "answer_start": row.answer_start,
             "pair_key": _pair_key(row, question, passage),
@@ -108,7 +108,7 @@ def _pair_key(row: CorpusRow, question: str, passage: str) -> int:
 def _rejected(reject: RejectedRow) -> dict[str, Any]:
     return {
         "source": reject.source,
-        "place": reject.place,
+        "place": reject.location,
         "rejected": reject.reason,
         "detail": reject.detail,
     }
@@ -132,11 +132,8 @@ def rejects_of(rows: pa.Table) -> list[RejectedRow]:
 
 def write_rejects(file: Path, rejects: Sequence[RejectedRow]) -> None:
     """Rejected rows as JSON Lines, in the same order however they were found."""
-    ordered = sorted(rejects, key=lambda r: (r.source, r.place, r.reason))
-    lines = [
-        json.dumps({"source": r.source, "place": r.place, "reason": r.reason, "detail": r.detail}, ensure_ascii=False)
-        for r in ordered
-    ]
+    ordered = sorted(rejects, key=lambda r: (r.source, r.location, r.reason))
+    lines = [json.dumps(reject.record(), ensure_ascii=False) for reject in ordered]
     file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
@@ -152,7 +149,7 @@ def check_rejects(rows_read: Mapping[str, int], rejects: Sequence[RejectedRow], 
         reasons[reject.source][reject.reason] += 1
         if reject.reason == UNREADABLE:  # counts as one row, and may have held a language
             raise CorpusError(
-                f"{reject.place} of corpus {reject.source!r} cannot be read ({reject.detail}); fetch it again"
+                f"{reject.location} of corpus {reject.source!r} cannot be read ({reject.detail}); fetch it again"
             )
     for source in sorted(reasons):
         bad = reasons[source].total()
@@ -302,7 +299,7 @@ def shard_to_json(shard: WrittenShard, rejects: Sequence[RejectedRow]) -> str:
         {
             "shard": [shard.source, shard.split, shard.number, shard.file, shard.items, runs, shard.sha256],
             "tokens": shard.tokens,
-            "rejects": [[r.source, r.place, r.reason, r.detail] for r in rejects],
+            "rejects": [[r.source, r.location, r.reason, r.detail] for r in rejects],
         }
     )
 
@@ -337,7 +334,7 @@ def store_fingerprint(
         "version": hbt_ray.__version__,
         "corpora": [corpus.model_dump(mode="json") for corpus in config.corpora],
         "prepare": config.prepare.model_dump(mode="json"),
-        "files": [file_states(Path(part.place)) for part in parts],
+        "files": [file_states(Path(part.location)) for part in parts],
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": config.text.model_dump(mode="json"),

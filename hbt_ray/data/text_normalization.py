@@ -81,7 +81,7 @@ def clean_row(row: CorpusRow) -> CorpusRow | RejectedRow:
     passage = normalize_for_storage(row.passage)
     if question == "" or not passage:
         reason = "empty question" if question == "" else "empty passage"
-        return RejectedRow(row.source, row.place, reason, f"item {row.item_id}"[:200])
+        return RejectedRow(row.source, row.location, reason, f"item {row.item_id}"[:200])
     negatives = tuple(
         negative for negative in map(normalize_for_storage, row.negatives) if negative and negative != passage
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.benchmarks.miracl import resource_level
+from hbt_ray.data.language_resources import resource_level
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.metrics import GAP, find_metric
 from hbt_ray.evaluation.retrieval_metrics import LEVELS

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from hbt_ray.data.benchmarks.miracl import resource_level
+from hbt_ray.data.language_resources import resource_level
 from hbt_ray.data.types import Benchmark
 from hbt_ray.evaluation.judgement_arrays import (
     RelevantPassages,

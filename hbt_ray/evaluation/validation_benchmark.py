@@ -43,18 +43,20 @@ def build_validation_benchmark(store: TokenStore, languages: Sequence[str] | Non
                 for group, text in zip(groups, _texts(store, name, "passage", language, rows), strict=True):
                     if (language, text) not in passage_of:
                         passage_of[language, text] = f"{language}:{group}"
-                        builder.add_passage(f"{language}:{group}", language, text, place=group)
+                        builder.add_passage(f"{language}:{group}", language, text, location=group)
                     relevant[group].append((passage_of[language, text], language))
             for language in (one for one in chosen if one in row_languages):
                 for group, text in zip(groups, _texts(store, name, "question", language, rows), strict=True):
-                    builder.add_query(f"{language}:{group}", language, text, place=group, group=group)
+                    builder.add_query(f"{language}:{group}", language, text, location=group, group=group)
                     for passage_id, passage_language in relevant[group]:
-                        builder.judge(f"{language}:{group}", passage_id, 1, language=passage_language, place=group)
+                        builder.add_judgement(
+                            f"{language}:{group}", passage_id, 1, language=passage_language, location=group
+                        )
     if not builder.queries:
         raise ConfigError(
             "no items are held out to choose by; write prepare.validation_share=0.05, or name a dev benchmark"
         )
-    return builder.benchmark(judged_only=False)
+    return builder.build(judged_only=False)
 
 
 def _rows_by_languages(store: TokenStore, source: str, items: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:

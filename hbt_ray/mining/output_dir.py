@@ -125,7 +125,7 @@ def _mined_with(
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
             f"file {path}": _file_digest(path)
-            for path in dict.fromkeys(Path(part.place) for part in parts)
+            for path in dict.fromkeys(Path(part.location) for part in parts)
             if path.exists()
         },
     }

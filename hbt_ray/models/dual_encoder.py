@@ -10,9 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from hbt_ray.data.types import PairBatch
 from hbt_ray.models.deterministic_dropout import DropoutKey, key_dropout
 from hbt_ray.models.packed_attention import is_packed, packed_vectors, word_embeddings
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import pad
 from hbt_ray.utils.counter_rng import Salt
 

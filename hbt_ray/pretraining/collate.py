@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.block_sampler import BlocksSpec, TextBlockSampler
 from hbt_ray.pretraining.masking import MaskRules, mask
 from hbt_ray.pretraining.text_streams import TextStream, read_texts, read_window
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import hash_sequences
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 

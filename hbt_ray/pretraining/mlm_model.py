@@ -17,10 +17,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from hbt_ray.data.tokenizer import transformer_subfolder
-from hbt_ray.data.types import TokenBlockBatch
 from hbt_ray.models.deterministic_dropout import DropoutKey, key_dropout
 from hbt_ray.models.encoder import without_progress_bars
 from hbt_ray.models.packed_attention import is_packed, packed_tokens, transformer_of
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.masking import IGNORE_INDEX
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hbt_ray.config import PretrainConfig
-from hbt_ray.data.types import TokenBlockBatch
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.masking import IGNORE_INDEX
 from hbt_ray.pretraining.mlm_model import MaskedLanguageModel
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks

@@ -12,11 +12,12 @@ import numpy as np
 
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.data.token_store import StoreManifest, TokenStore
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.errors import ConfigError
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.collate import collate_blocks, twins
 from hbt_ray.pretraining.masking import IGNORE_INDEX, MaskRules
 from hbt_ray.pretraining.text_streams import TextStream, find_stream, read_window
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 

@@ -16,12 +16,13 @@ from hbt_ray.config import LoopConfig, PretrainRunConfig, TrainConfig
 from hbt_ray.data.prepare import store_tokenizer
 from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
 from hbt_ray.data.tokenizer import transformer_subfolder
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.errors import ConfigError
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.block_sampler import TextBlockSampler
 from hbt_ray.pretraining.collate import build_blocks, build_simcse_pairs, token_counts
 from hbt_ray.pretraining.masking import MaskRules
 from hbt_ray.sampling import rank_slice
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.run_dir import RunDir, initial_model
 from hbt_ray.utils.storage import StoragePath
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from hbt_ray.data.token_store import TextField, TokenStore
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.sampling import BatchSpec, rank_slice
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.utils.counter_rng import mix
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 NO_SECONDS = np.zeros(0, np.int32)
 TokenSequences = tuple[np.ndarray, np.ndarray]  # ids of N sequences one after the other, and their lengths; both int32
@@ -121,12 +124,12 @@ def _take_negatives(
     return np.concatenate([ids for ids, _ in taken]), np.concatenate([lengths for _, lengths in taken])
 
 
-def dataclass_to_arrow(batch: PairBatch | TokenBlockBatch) -> pa.Table:
+def dataclass_to_arrow(batch: DataclassInstance) -> pa.Table:
     """A batch as a table of one row."""
     return pa.table({name: pa.array([getattr(batch, name)]) for name in type(batch).__dataclass_fields__})
 
 
-def dataclass_from_arrow(table: pa.Table, of: type[PairBatch | TokenBlockBatch] = PairBatch) -> Any:
+def dataclass_from_arrow(table: pa.Table, of: type[DataclassInstance] = PairBatch) -> Any:
     """The batch of a table of one row."""
     values = {}
     for name in of.__dataclass_fields__:

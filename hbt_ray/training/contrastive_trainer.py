@@ -10,7 +10,6 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from hbt_ray.config import LossConfig, RunConfig, TrainConfig
-from hbt_ray.data.types import PairBatch
 from hbt_ray.errors import ConfigError
 from hbt_ray.losses.combined import training_loss
 from hbt_ray.models.dual_encoder import DualEncoder, passage_rows, query_rows
@@ -18,6 +17,7 @@ from hbt_ray.models.encoder import load_for_training, open_teacher
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.models.precision import resolve_bf16
 from hbt_ray.sampling import rank_pairs
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 
 

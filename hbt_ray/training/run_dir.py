@@ -12,9 +12,9 @@ import yaml
 
 from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, dump_config, flatten
 from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
-from hbt_ray.data.types import PairBatch
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.utils.storage import StoragePath
 

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.sampling import rank_slice
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
 from hbt_ray.training.run_dir import training_sampler, validation_batches
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from hbt_ray.training.base_trainer import BaseTrainer
 
 EvalFn = Callable[[Any, RunConfig], dict[str, float]]  # an encoder's metrics
@@ -32,7 +34,7 @@ class TrainingTask(Protocol):
         """How it goes on."""
 
     @property
-    def batch_type(self) -> type[PairBatch | TokenBlockBatch]:
+    def batch_type(self) -> type[DataclassInstance]:
         """What its batches are."""
 
     def build_trainer(self, device: str) -> BaseTrainer[Any]:

@@ -4,8 +4,8 @@ import pytest
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.training.data_feed import feed
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.types import PairBatch
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.run_dir import training_sampler
 from hbt_ray.training.task import ContrastiveTask

@@ -31,7 +31,7 @@ from hbt_ray.data.prepare import (
     tokenizer_texts,
 )
 from hbt_ray.data.token_store import StoreManifest, TokenStore
-from hbt_ray.data.types import Benchmark, PairBatch, Query
+from hbt_ray.data.types import Benchmark, Query
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.mining import mine
 from hbt_ray.mining.negative_selection import text_keys
@@ -47,6 +47,7 @@ from hbt_ray.pretraining.task import pretraining_job
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint, write_embedding_shard
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest as commit_vectors
 from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.search.candidates import points_of
 from hbt_ray.search.config import SearchConfig, SearchSettings

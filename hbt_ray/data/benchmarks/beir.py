@@ -37,21 +37,21 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         CorpusError: the folder holds no such set, several without a language or of the same one, or a set without
             such a split.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     sets = _sets(folder)
     split, judgements = _judgements(sets, options.split)
-    for language, place in sorted(sets.items()):
-        start = "" if place == absolute(folder) else f"{language}:"
-        for file, _ in files_matching(place, r"corpus\.jsonl"):
-            for line, passage in read_objects(file, into, ("_id", "text")):
-                into.add_passage(start + passage["_id"], language, with_title(passage), place=line)
-        for file, _ in files_matching(place, r"queries\.jsonl"):
-            for line, query in read_objects(file, into, ("_id", "text")):
-                into.add_query(start + query["_id"], language, query["text"], place=line)
-                into.exclude(start + query["_id"], start + query["_id"])
-        for line, query_id, passage_id, grade in read_beir_judgements(judgements[language], into):
-            into.judge(start + query_id, start + passage_id, grade, language=language, place=line)
-    return into.benchmark(judged_only=True, split=split)
+    for language, location in sorted(sets.items()):
+        start = "" if location == absolute(folder) else f"{language}:"
+        for file, _ in files_matching(location, r"corpus\.jsonl"):
+            for line, passage in read_objects(file, builder, ("_id", "text")):
+                builder.add_passage(start + passage["_id"], language, with_title(passage), location=line)
+        for file, _ in files_matching(location, r"queries\.jsonl"):
+            for line, query in read_objects(file, builder, ("_id", "text")):
+                builder.add_query(start + query["_id"], language, query["text"], location=line)
+                builder.exclude_passage(start + query["_id"], start + query["_id"])
+        for line, query_id, passage_id, grade in read_beir_judgements(judgements[language], builder):
+            builder.add_judgement(start + query_id, start + passage_id, grade, language=language, location=line)
+    return builder.build(judged_only=True, split=split)
 
 
 def _sets(folder: str) -> dict[str, Path]:
@@ -63,19 +63,19 @@ def _sets(folder: str) -> dict[str, Path]:
     if root in found:
         return {_language_among([root.name]) or DEFAULT_LANGUAGE: root}
     sets: dict[str, Path] = {}
-    for place in found:
-        language = _language_among(place.relative_to(root).parts)
+    for location in found:
+        language = _language_among(location.relative_to(root).parts)
         if language is None:
             raise CorpusError(
-                f"{folder!r} does not say the language of {str(place.relative_to(root))!r}; name the folder of one "
+                f"{folder!r} does not say the language of {str(location.relative_to(root))!r}; name the folder of one "
                 "set, or put each set in a folder named by its language, such as de"
             )
         if language in sets:
             raise CorpusError(
                 f"{folder!r} holds two sets in {language}, {str(sets[language].relative_to(root))!r} and "
-                f"{str(place.relative_to(root))!r}; name the folder of one of them"
+                f"{str(location.relative_to(root))!r}; name the folder of one of them"
             )
-        sets[language] = place
+        sets[language] = location
     return sets
 
 
@@ -88,8 +88,8 @@ def _language_among(folders: Sequence[str]) -> str | None:
 def _judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dict[str, Path]]:
     """The split, by default the first of test and dev that all sets have, and each language's file of it."""
     files: dict[str, dict[str, Path]] = {language: {} for language in sets}
-    for language, place in sets.items():
-        for path, match in files_matching(place, r"([\w-]+)\.tsv"):
+    for language, location in sets.items():
+        for path, match in files_matching(location, r"([\w-]+)\.tsv"):
             if path.parent.name == "qrels":
                 files[language][match[1]] = path
     usual = (usual for usual in ("test", "dev") if all(usual in own for own in files.values()))

@@ -29,47 +29,47 @@ class BenchmarkBuilder:
         """Those taken so far."""
         return list(self._queries.values())
 
-    def reject(self, place: str, reason: str, detail: object = "") -> None:
+    def reject(self, location: str, reason: str, detail: object = "") -> None:
         """Notes something that cannot be used, and where it stood."""
-        self.rejects.append(RejectedRow(self.name, place, reason, str(detail)[:200]))
+        self.rejects.append(RejectedRow(self.name, location, reason, str(detail)[:200]))
 
-    def add_query(self, query_id: str, language: str, text: str, *, place: str, group: str = "") -> bool:
+    def add_query(self, query_id: str, language: str, text: str, *, location: str, group: str = "") -> bool:
         """Whether the query was taken. `group` is the same for translations of one question."""
         key = printable_id(query_id)
         if key in self._queries:
-            self.reject(place, "repeated query id", query_id)
+            self.reject(location, "repeated query id", query_id)
         elif not text.strip():
-            self.reject(place, "query without text", query_id)
+            self.reject(location, "query without text", query_id)
         else:
             self._queries[key] = Query(key, language, text, group)
             return True
         return False
 
-    def add_passage(self, passage_id: str, language: str, text: str, *, place: str) -> bool:
+    def add_passage(self, passage_id: str, language: str, text: str, *, location: str) -> bool:
         """Whether the passage was taken."""
         key = printable_id(passage_id)
         if key in self._passages:
-            self.reject(place, "repeated passage id", passage_id)
+            self.reject(location, "repeated passage id", passage_id)
         elif not text.strip():
-            self.reject(place, "passage without text", passage_id)
+            self.reject(location, "passage without text", passage_id)
         else:
             self._passages[key] = Passage(key, language, text)
             return True
         return False
 
-    def judge(self, query_id: str, passage_id: str, grade: int, *, language: str, place: str) -> None:
+    def add_judgement(self, query_id: str, passage_id: str, grade: int, *, language: str, location: str) -> None:
         """Notes a judgement. `language` is that of the pool in which the passage should be."""
         key = printable_id(query_id), printable_id(passage_id)
         if self._judgements.get(key, (grade,))[0] != grade:
-            self.reject(place, "two judgements of one passage", " ".join(key))
+            self.reject(location, "two judgements of one passage", " ".join(key))
             return
-        self._judgements[key] = grade, language, place
+        self._judgements[key] = grade, language, location
 
-    def exclude(self, query_id: str, passage_id: str) -> None:
+    def exclude_passage(self, query_id: str, passage_id: str) -> None:
         """Says that a query is a passage itself, which is then never in its list. Either may not be there."""
         self._excluded[printable_id(query_id)] = printable_id(passage_id)
 
-    def benchmark(self, *, judged_only: bool, split: str = "") -> Benchmark:
+    def build(self, *, judged_only: bool, split: str = "") -> Benchmark:
         """What was gathered.
 
         Args:
@@ -79,16 +79,16 @@ class BenchmarkBuilder:
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
         judged: set[str] = set()
-        for (query_id, passage_id), (grade, language, place) in self._judgements.items():
+        for (query_id, passage_id), (grade, language, location) in self._judgements.items():
             if query_id not in self._queries:
-                self.reject(place, "judgement for a missing query", query_id)
+                self.reject(location, "judgement for a missing query", query_id)
                 continue
             judged.add(query_id)
             if passage_id not in self._passages:
                 if grade <= 0:
                     continue
                 absent[passage_id] = language
-                self.reject(place, "judgement of a missing passage", passage_id)
+                self.reject(location, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
         queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
         for query in queries:

@@ -43,50 +43,50 @@ def absolute(folder: str | Path) -> Path:
     return Path(os.path.abspath(Path(folder).expanduser()))
 
 
-def read_lines(path: Path, into: BenchmarkBuilder) -> Iterator[tuple[str, str]]:
-    """(place, line) of each line that is not blank; one that is not UTF-8 is noted, as is where a file breaks off."""
+def read_lines(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str]]:
+    """(location, line) of each line that is not blank; one that is not UTF-8 is rejected, as is a torn file."""
     number = 0
     try:
         with _open(path) as lines:
             for number, raw in enumerate(lines, start=1):
-                place = f"{path.name}:{number}"
+                location = f"{path.name}:{number}"
                 try:
                     line = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    into.reject(place, "wrong encoding", error)
+                    builder.reject(location, "wrong encoding", error)
                     continue
                 if line.strip():
-                    yield place, line
+                    yield location, line
     except (OSError, EOFError, zlib.error) as error:
-        into.reject(f"{path.name}:{number + 1}", "unreadable file", error)
+        builder.reject(f"{path.name}:{number + 1}", "unreadable file", error)
 
 
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_objects(path: Path, into: BenchmarkBuilder, texts: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each line of JSON in which the named keys hold text; others are noted.
+def read_objects(path: Path, builder: BenchmarkBuilder, texts: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(location, object) of each line of JSON in which the named keys hold text; others are noted.
 
     A whole number serves as text, for ids are written as either.
     """
-    for place, line in read_lines(path, into):
+    for location, line in read_lines(path, builder):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            into.reject(place, "broken JSON", error)
+            builder.reject(location, "broken JSON", error)
             continue
         if not isinstance(value, dict):
-            into.reject(place, "not an object", f"a {type(value).__name__}")
+            builder.reject(location, "not an object", f"a {type(value).__name__}")
             continue
         for key in texts:
             if type(value.get(key)) is int:
                 value[key] = str(value[key])
         wrong = next((key for key in texts if not is_text(value.get(key))), None)
         if wrong is not None:
-            into.reject(place, "missing text", f"no text in {wrong!r} among {', '.join(map(str, value))}")
+            builder.reject(location, "missing text", f"no text in {wrong!r} among {', '.join(map(str, value))}")
             continue
-        yield place, value
+        yield location, value
 
 
 def with_title(passage: dict[str, Any]) -> str:
@@ -106,39 +106,39 @@ def is_text(value: object) -> bool:
     return True
 
 
-def read_topics(path: Path, into: BenchmarkBuilder) -> Iterator[tuple[str, str, str]]:
-    """(place, query id, text) of lines `query id <tab> text`."""
-    for place, line in read_lines(path, into):
+def read_topics(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str]]:
+    """(location, query id, text) of lines `query id <tab> text`."""
+    for location, line in read_lines(path, builder):
         query_id, tab, text = line.partition("\t")
         if tab and query_id.strip():
-            yield place, query_id.strip(), text.strip()
+            yield location, query_id.strip(), text.strip()
         else:
-            into.reject(place, "not a topic", line)
+            builder.reject(location, "not a topic", line)
 
 
-def read_trec_judgements(path: Path, into: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
-    """(place, query id, passage id, grade) of lines `query id, anything, passage id, grade`, parted by blanks."""
-    for place, line in read_lines(path, into):
+def read_trec_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
+    """(location, query id, passage id, grade) of lines `query id, anything, passage id, grade`, parted by blanks."""
+    for location, line in read_lines(path, builder):
         fields = line.split("\t") if line.count("\t") == 3 else line.split()
-        yield from _judgement(place, line, fields, (0, 2, 3), 4, into)
+        yield from _judgement(location, line, fields, (0, 2, 3), 4, builder)
 
 
-def read_beir_judgements(path: Path, into: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
-    """(place, query id, passage id, grade) of lines `query id <tab> passage id <tab> grade` below a heading."""
-    for number, (place, line) in enumerate(read_lines(path, into)):
+def read_beir_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
+    """(location, query id, passage id, grade) of lines `query id <tab> passage id <tab> grade` below a heading."""
+    for number, (location, line) in enumerate(read_lines(path, builder)):
         fields = line.split("\t")
         if number == 0 and len(fields) == 3 and not _is_grade(fields[2]):
             continue  # query-id, corpus-id, score
-        yield from _judgement(place, line, fields, (0, 1, 2), 3, into)
+        yield from _judgement(location, line, fields, (0, 1, 2), 3, builder)
 
 
 def _judgement(
-    place: str, line: str, fields: list[str], at: tuple[int, int, int], length: int, into: BenchmarkBuilder
+    location: str, line: str, fields: list[str], at: tuple[int, int, int], length: int, builder: BenchmarkBuilder
 ) -> Iterator[tuple[str, str, str, int]]:
     if len(fields) != length or not _is_grade(fields[at[2]]):
-        into.reject(place, "not a judgement", line)
+        builder.reject(location, "not a judgement", line)
     else:
-        yield place, fields[at[0]].strip(), fields[at[1]].strip(), int(fields[at[2]])
+        yield location, fields[at[0]].strip(), fields[at[1]].strip(), int(fields[at[2]])
 
 
 def _is_grade(text: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hbt_ray.data.benchmarks import miracl, mldr, mrtydi
+from hbt_ray.data.language_resources import MIRACL_PASSAGES
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.storage import file_sha256
 
@@ -47,7 +48,7 @@ SOURCES = {
         HubFiles("BeIR/{part}-qrels", ("{split}.tsv",), "qrels"),
     ),
 }
-LANGUAGES = {"miracl": tuple(miracl.PASSAGES), "mrtydi": tuple(mrtydi.NAMES.values()), "mldr": mldr.LANGUAGES}
+LANGUAGES = {"miracl": tuple(MIRACL_PASSAGES), "mrtydi": tuple(mrtydi.NAMES.values()), "mldr": mldr.LANGUAGES}
 SPLITS = {"miracl": miracl.SPLIT, "mrtydi": mrtydi.SPLIT, "mldr": mldr.SPLIT, "beir": "test"}  # usually reported
 
 
@@ -83,16 +84,16 @@ def fetch(name: str, split: str | None = None) -> str:
     for source in SOURCES[family]:
         repository = source.repository.format(part=part)
         wanted = [file.format(part=part, split=split, language=language) for file in source.files]
-        place = folder / source.folder
+        location = folder / source.folder
         try:
-            snapshot_download(repository, repo_type="dataset", allow_patterns=wanted, local_dir=place)
+            snapshot_download(repository, repo_type="dataset", allow_patterns=wanted, local_dir=location)
         except (OSError, ValueError, HfHubHTTPError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CorpusError(
                 f"the benchmark {name!r} cannot be fetched from {repository} ({reason}); "
                 f"fetch it by hand and write {name}=FOLDER"
             ) from None
-        missing = next((pattern for pattern in wanted if not list(place.glob(pattern))), None)
+        missing = next((pattern for pattern in wanted if not list(location.glob(pattern))), None)
         if missing is not None:
             raise CorpusError(f"{repository} has no {missing}; write another part or split than {name!r}, {split!r}")
     _note(folder)

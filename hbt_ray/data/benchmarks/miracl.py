@@ -25,23 +25,8 @@ from hbt_ray.data.benchmarks.file_parsing import (
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
-# Wikipedia passages of each language in MIRACL: Zhang et al. 2023, table 2, and MIRACL's own page for de and yo.
-PASSAGES = {
-    **{"ar": 2_061_414, "bn": 297_265, "de": 15_866_222, "en": 32_893_221, "es": 10_373_953, "fa": 2_207_172},
-    **{"fi": 1_883_509, "fr": 14_636_953, "hi": 506_264, "id": 1_446_315, "ja": 6_953_614, "ko": 1_486_752},
-    **{"ru": 9_543_918, "sw": 131_924, "te": 518_079, "th": 542_166, "yo": 49_043, "zh": 4_934_368},
-}
-LEVELS = {"low": 1_000_000, "mid": 4_000_000}  # fewer passages than this; more is "high"
-
 SPLIT = "dev"  # usually reported
 _FILE = r"\.miracl-v[\d.]+-([a-z]{2,3})(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
-
-
-def resource_level(language: str) -> str | None:
-    """ "low", "mid" or "high", by the language's passages in MIRACL; None for a language that MIRACL lacks."""
-    if language not in PASSAGES:
-        return None
-    return next((level for level, below in LEVELS.items() if PASSAGES[language] < below), "high")
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
@@ -52,19 +37,19 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Raises:
         CorpusError: there are no topics, judgements or passages, or not of a language asked for.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
     topics = _of_split(folder, "topics", split, options)
     judgements = _of_split(folder, "qrels", split, options)
     for language, _, path in topics:
-        for place, query_id, text in read_topics(path, into):
-            into.add_query(f"{language}:{query_id}", language, text, place=place)
+        for location, query_id, text in read_topics(path, builder):
+            builder.add_query(f"{language}:{query_id}", language, text, location=location)
     wanted = {language for language, _, _ in topics}
     for asked, answered, path in judgements:
         wanted |= {answered}
-        for place, query_id, passage_id, grade in read_trec_judgements(path, into):
+        for location, query_id, passage_id, grade in read_trec_judgements(path, builder):
             query, passage = f"{asked}:{query_id}", f"{answered}:{passage_id}"
-            into.judge(query, passage, grade, language=answered, place=place)
+            builder.add_judgement(query, passage, grade, language=answered, location=location)
     corpora = [(language, path) for language, path in _corpora(folder) if language in wanted]
     if not corpora:
         raise CorpusError(
@@ -72,9 +57,9 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             "whose name ends in the language, such as miracl-corpus-v1.0-sw"
         )
     for language, path in corpora:
-        for place, described in read_objects(path, into, ("docid", "text")):
-            into.add_passage(f"{language}:{described['docid']}", language, with_title(described), place=place)
-    return into.benchmark(judged_only=False, split=split)
+        for location, described in read_objects(path, builder, ("docid", "text")):
+            builder.add_passage(f"{language}:{described['docid']}", language, with_title(described), location=location)
+    return builder.build(judged_only=False, split=split)
 
 
 def _of_split(folder: str, kind: str, split: str, options: ReadOptions) -> list[tuple[str, str, Path]]:

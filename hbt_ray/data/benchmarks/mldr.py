@@ -25,7 +25,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Raises:
         CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
     found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
     files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
@@ -38,22 +38,24 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         missing = f"{split}.jsonl.gz" if corpora else "corpus.jsonl.gz"
         raise CorpusError(f"{folder!r} holds no mldr-v1.0-<language>/{missing}; fetch it there")
     for language, path in corpora:
-        for place, document in read_objects(path, into, ("docid", "text")):
-            into.add_passage(f"{language}:{document['docid']}", language, document["text"], place=place)
+        for location, document in read_objects(path, builder, ("docid", "text")):
+            builder.add_passage(f"{language}:{document['docid']}", language, document["text"], location=location)
     for language, path in asked:
-        read_questions(path, language, into)
-    return into.benchmark(judged_only=False, split=split)
+        read_questions(path, language, builder)
+    return builder.build(judged_only=False, split=split)
 
 
-def read_questions(path: Path, language: str, into: BenchmarkBuilder) -> None:
+def read_questions(path: Path, language: str, builder: BenchmarkBuilder) -> None:
     """Queries and judgements of a file of objects with `query_id`, `query` and `positive_passages`."""
-    for place, query in read_objects(path, into, ("query_id", "query")):
+    for location, query in read_objects(path, builder, ("query_id", "query")):
         query_id = f"{language}:{query['query_id']}"
-        if not into.add_query(query_id, language, query["query"], place=place):
+        if not builder.add_query(query_id, language, query["query"], location=location):
             continue
         positives = query.get("positive_passages")
         for positive in positives if isinstance(positives, list) else []:
             if isinstance(positive, dict) and is_text(positive.get("docid")):
-                into.judge(query_id, f"{language}:{positive['docid']}", 1, language=language, place=place)
+                builder.add_judgement(
+                    query_id, f"{language}:{positive['docid']}", 1, language=language, location=location
+                )
             else:
-                into.reject(place, "not a judgement", positive)
+                builder.reject(location, "not a judgement", positive)

@@ -41,27 +41,27 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             f"splits there: {', '.join(splits) or 'none'}"
         )
     options.check_languages(folder, {language for _, match in found for language in match.groups()[1:]})
-    gathered = SentenceSet(name, options)
+    sentences = SentenceSet(name, options)
     asked: set[tuple[str, str]] = set()
     for path, match in found:
         _, answered_in, asked_in = match.groups()
         if match[1] != split or (options.languages and not {answered_in, asked_in} <= options.languages):
             continue
         for paragraph in paragraphs_of(path):
-            gathered.add_paragraph(paragraph, answered_in, path.name, again=True)
+            sentences.add_paragraph(paragraph, answered_in, path.name, again=True)
             for question in paragraph.qas:
                 if (asked_in, question.id) not in asked:
                     asked.add((asked_in, question.id))
-                    gathered.add_question(question, asked_in, path.name)
-    _compare_counts(gathered.into, PUBLISHED_QUESTIONS[split])
-    return gathered.benchmark(split)
+                    sentences.add_question(question, asked_in, path.name)
+    _compare_counts(sentences.builder, PUBLISHED_QUESTIONS[split])
+    return sentences.build(split)
 
 
-def _compare_counts(into: BenchmarkBuilder, published: dict[str, int]) -> None:
-    found = Counter(query.language for query in into.queries)
+def _compare_counts(builder: BenchmarkBuilder, published: dict[str, int]) -> None:
+    found = Counter(query.language for query in builder.queries)
     if found.keys() != published.keys():
         return
     for language, number in published.items():
         if found[language] != number:
             more = "more" if found[language] > number else "fewer"
-            into.reject(language, f"{more} questions than published", f"{found[language]}, published {number}")
+            builder.reject(language, f"{more} questions than published", f"{found[language]}, published {number}")

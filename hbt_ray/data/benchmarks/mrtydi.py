@@ -46,7 +46,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         CorpusError: there are no questions of the split or of a language asked for, or a language's judgements or all
             passages are missing.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
     topics = _by_language(folder, "topics?" + _TREC_FILE, split)
     judgements = _by_language(folder, "qrels" + _TREC_FILE, split)
@@ -67,29 +67,31 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         )
     for language in asked:
         if language in topics and language in judgements:
-            _read_topics(topics[language], judgements[language], language, into)
+            _read_topics(topics[language], judgements[language], language, builder)
         elif language in questions:
-            read_questions(questions[language], language, into)
+            read_questions(questions[language], language, builder)
         else:
             raise CorpusError(f"{folder!r} holds no judgements for {str(topics[language])!r}; put its qrels beside it")
         if language in passages:
-            _read_passages(passages[language], language, into)
-    return into.benchmark(judged_only=False, split=split)
+            _read_passages(passages[language], language, builder)
+    return builder.build(judged_only=False, split=split)
 
 
-def _read_topics(topics: Path, judgements: Path, language: str, into: BenchmarkBuilder) -> None:
-    for place, query_id, text in read_topics(topics, into):
-        into.add_query(f"{language}:{query_id}", language, text, place=place)
-    for place, query_id, passage_id, grade in read_trec_judgements(judgements, into):
-        into.judge(f"{language}:{query_id}", f"{language}:{passage_id}", grade, language=language, place=place)
+def _read_topics(topics: Path, judgements: Path, language: str, builder: BenchmarkBuilder) -> None:
+    for location, query_id, text in read_topics(topics, builder):
+        builder.add_query(f"{language}:{query_id}", language, text, location=location)
+    for location, query_id, passage_id, grade in read_trec_judgements(judgements, builder):
+        builder.add_judgement(
+            f"{language}:{query_id}", f"{language}:{passage_id}", grade, language=language, location=location
+        )
 
 
-def _read_passages(path: Path, language: str, into: BenchmarkBuilder) -> None:
+def _read_passages(path: Path, language: str, builder: BenchmarkBuilder) -> None:
     released = path.name.startswith("docs")
     passage_id, text = ("id", "contents") if released else ("docid", "text")
-    for place, passage in read_objects(path, into, (passage_id, text)):
+    for location, passage in read_objects(path, builder, (passage_id, text)):
         whole = passage[text] if released else with_title(passage)
-        into.add_passage(f"{language}:{passage[passage_id]}", language, whole, place=place)
+        builder.add_passage(f"{language}:{passage[passage_id]}", language, whole, location=location)
 
 
 def _by_language(folder: str, pattern: str, split: str | None = None) -> dict[str, Path]:

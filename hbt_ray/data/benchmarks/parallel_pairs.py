@@ -21,7 +21,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Raises:
         CorpusError: the folder holds no such file, or lacks a language asked for.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     languages = None if options.languages is None else tuple(sorted(options.languages))
     corpus = CorpusConfig(format="jsonl", name=name, path=folder, languages=languages)
     answers: dict[str, list[tuple[str, str]]] = {}
@@ -29,17 +29,17 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     for part in list_language_parts(corpus, (".jsonl", ".jsonl.gz"), {}):
         language = str(part.language)
         passage_of: dict[str, str] = {}
-        for place, pair in read_objects(Path(part.place), into, ("id", "question", "context")):
+        for location, pair in read_objects(Path(part.location), builder, ("id", "question", "context")):
             query_id = f"{language}:{pair['id']}"
-            if not into.add_query(query_id, language, pair["question"], place=place, group=pair["id"]):
+            if not builder.add_query(query_id, language, pair["question"], location=location, group=pair["id"]):
                 continue
             asked.append((query_id, pair["id"]))
             context = pair["context"]
-            if context not in passage_of and not into.add_passage(query_id, language, context, place=place):
+            if context not in passage_of and not builder.add_passage(query_id, language, context, location=location):
                 continue
             passage_of.setdefault(context, query_id)
             answers.setdefault(pair["id"], []).append((passage_of[context], language))
     for query_id, item in asked:
         for passage_id, language in answers.get(item, []):
-            into.judge(query_id, passage_id, 1, language=language, place=query_id)
-    return into.benchmark(judged_only=False)
+            builder.add_judgement(query_id, passage_id, 1, language=language, location=query_id)
+    return builder.build(judged_only=False)

@@ -59,14 +59,14 @@ class SentenceSet:
     """Gathers paragraphs, language by language, and aligns their questions by id."""
 
     def __init__(self, name: str, options: ReadOptions) -> None:
-        self.into = BenchmarkBuilder(name)
+        self.builder = BenchmarkBuilder(name)
         self.options = options
         self._paragraphs: dict[tuple[str, str], tuple[list[tuple[int, int]], list[str]]] = {}
         self._numbers: dict[str, int] = defaultdict(int)
         self._relevant: dict[str, dict[str, str]] = defaultdict(dict)  # question id -> language -> passage id
         self._unanswered: set[tuple[str, str]] = set()  # (language, question id) that were noted
 
-    def add_paragraph(self, paragraph: Paragraph, language: str, place: str, *, again: bool = False) -> None:
+    def add_paragraph(self, paragraph: Paragraph, language: str, location: str, *, again: bool = False) -> None:
         """Its sentences as passages, and where its questions' answers stand.
 
         Args:
@@ -74,7 +74,7 @@ class SentenceSet:
         """
         key = language, paragraph.context
         if not (again and key in self._paragraphs):
-            self._paragraphs[key] = self._add_sentences(paragraph, language, place)
+            self._paragraphs[key] = self._add_sentences(paragraph, language, location)
         spans, passage_ids = self._paragraphs[key]
         for question in paragraph.qas:
             sentence, reason = _answer_sentence(paragraph.context, spans, question)
@@ -82,32 +82,32 @@ class SentenceSet:
                 self._relevant[question.id].setdefault(language, passage_ids[sentence])
             elif (language, question.id) not in self._unanswered:
                 self._unanswered.add((language, question.id))
-                self.into.reject(f"{place} {question.id}", reason)
+                self.builder.reject(f"{location} {question.id}", reason)
 
     def _add_sentences(
-        self, paragraph: Paragraph, language: str, place: str
+        self, paragraph: Paragraph, language: str, location: str
     ) -> tuple[list[tuple[int, int]], list[str]]:
         number = self._numbers[language]
         self._numbers[language] += 1
-        self.into.contexts.append(paragraph.context)
+        self.builder.contexts.append(paragraph.context)
         spans = paragraph.sentences(language)
         passage_ids = [f"{language}:{number:05}:{sentence:03}" for sentence in range(len(spans))]
         for passage_id, (start, end) in zip(passage_ids, spans, strict=True):
             text = paragraph.context[start:end].strip()
             if self.options.with_paragraph:
                 text = f"{text} {paragraph.context}"
-            self.into.add_passage(passage_id, language, text, place=place)
+            self.builder.add_passage(passage_id, language, text, location=location)
         return spans, passage_ids
 
-    def add_question(self, question: Question, language: str, place: str) -> None:
+    def add_question(self, question: Question, language: str, location: str) -> None:
         query_id = f"{language}:{question.id}"
-        self.into.add_query(query_id, language, question.question, place=place, group=question.id)
+        self.builder.add_query(query_id, language, question.question, location=location, group=question.id)
 
-    def benchmark(self, split: str = "") -> Benchmark:
-        for query in self.into.queries:
+    def build(self, split: str = "") -> Benchmark:
+        for query in self.builder.queries:
             for language, passage_id in self._relevant.get(query.group, {}).items():
-                self.into.judge(query.query_id, passage_id, 1, language=language, place=query.query_id)
-        return self.into.benchmark(judged_only=False, split=split)
+                self.builder.add_judgement(query.query_id, passage_id, 1, language=language, location=query.query_id)
+        return self.builder.build(judged_only=False, split=split)
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
@@ -119,16 +119,16 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Raises:
         CorpusError: the folder is missing, holds no such file, or one of them is not in this format.
     """
-    gathered = SentenceSet(name, options)
+    sentences = SentenceSet(name, options)
     languages = None if options.languages is None else tuple(sorted(options.languages))
     corpus = CorpusConfig(format="squad", name=name, path=folder, languages=languages)
     for part in list_language_parts(corpus, (".json", ".json.gz"), {}):
-        language, path = str(part.language), Path(part.place)
+        language, path = str(part.language), Path(part.location)
         for paragraph in paragraphs_of(path):
-            gathered.add_paragraph(paragraph, language, path.name)
+            sentences.add_paragraph(paragraph, language, path.name)
             for question in paragraph.qas:
-                gathered.add_question(question, language, path.name)
-    return gathered.benchmark()
+                sentences.add_question(question, language, path.name)
+    return sentences.build()
 
 
 def paragraphs_of(path: Path) -> list[Paragraph]:
@@ -138,8 +138,8 @@ def paragraphs_of(path: Path) -> list[Paragraph]:
         document = Document.model_validate_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
     except ValidationError as error:
         first = error.errors()[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise CorpusError(f"{str(path)!r} is not SQuAD: {place + ': ' if place else ''}{first['msg']}") from None
+        location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise CorpusError(f"{str(path)!r} is not SQuAD: {location + ': ' if location else ''}{first['msg']}") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"cannot read {str(path)!r} ({reason}); fetch it again") from None
@@ -147,7 +147,7 @@ def paragraphs_of(path: Path) -> list[Paragraph]:
 
 
 def _answer_sentence(context: str, spans: list[tuple[int, int]], question: Question) -> tuple[int | None, str]:
-    """The sentence's place in the paragraph, or None and why the question has no answer there."""
+    """The sentence's location in the paragraph, or None and why the question has no answer there."""
     if not question.answers:
         return None, "answer in no sentence"
     begin, text = question.answers[0].answer_start, question.answers[0].text or ""

@@ -49,10 +49,12 @@ def _write_miracl(items: Items, asked: list[str], folder: Path) -> None:
 def _write_mldr(items: Items, asked: list[str], folder: Path) -> None:
     for language in _languages(items):
         own = _having(items, language)
-        place = folder / f"mldr-v1.0-{language}"
-        _objects(place / "corpus.jsonl", ({"docid": f"doc-{n}", "text": items[i][language][1]} for i, n in own.items()))
+        location = folder / f"mldr-v1.0-{language}"
         _objects(
-            place / "test.jsonl",
+            location / "corpus.jsonl", ({"docid": f"doc-{n}", "text": items[i][language][1]} for i, n in own.items())
+        )
+        _objects(
+            location / "test.jsonl",
             (
                 {
                     "query_id": f"q-{own[item]}",
@@ -80,15 +82,15 @@ def _write_xm3600(items: Items, asked: list[str], folder: Path) -> None:
 def _write_beir(items: Items, asked: list[str], folder: Path) -> None:
     for language in _languages(items):
         own = _having(items, language)
-        place = folder / language
+        location = folder / language
         _objects(
-            place / "corpus.jsonl",
+            location / "corpus.jsonl",
             ({"_id": f"p{n}", "title": "", "text": items[i][language][1]} for i, n in own.items()),
         )
         wanted = [item for item in asked if item in own]
-        _objects(place / "queries.jsonl", ({"_id": f"q{own[i]}", "text": items[i][language][0]} for i in wanted))
+        _objects(location / "queries.jsonl", ({"_id": f"q{own[i]}", "text": items[i][language][0]} for i in wanted))
         judged = (f"q{own[item]}\tp{own[item]}\t1" for item in wanted)
-        _lines(place / "qrels" / "test.tsv", ("query-id\tcorpus-id\tscore", *judged))
+        _lines(location / "qrels" / "test.tsv", ("query-id\tcorpus-id\tscore", *judged))
 
 
 _WRITERS: dict[str, Callable[[Items, list[str], Path], None]] = {

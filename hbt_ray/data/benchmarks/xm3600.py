@@ -22,20 +22,20 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     Raises:
         CorpusError: the folder holds no captions.jsonl, or no captions in a language asked for.
     """
-    into = BenchmarkBuilder(name)
+    builder = BenchmarkBuilder(name)
     files = files_matching(folder, r"captions\.jsonl")
     if not files:
         raise CorpusError(f"{folder!r} holds no captions.jsonl; fetch it there")
     found: set[str] = set()
     for path, _ in files:
-        for place, image in read_objects(path, into, ("image/key",)):
+        for location, image in read_objects(path, builder, ("image/key",)):
             found.update(language for language, described in image.items() if isinstance(described, dict))
-            _add_image(image, place, into, options)
+            _add_image(image, location, builder, options)
     options.check_languages(folder, found)
-    return into.benchmark(judged_only=False)
+    return builder.build(judged_only=False)
 
 
-def _add_image(image: dict[str, Any], place: str, into: BenchmarkBuilder, options: ReadOptions) -> None:
+def _add_image(image: dict[str, Any], location: str, builder: BenchmarkBuilder, options: ReadOptions) -> None:
     key = image["image/key"]
     asked: list[str] = []
     answers: list[tuple[str, str]] = []
@@ -44,15 +44,15 @@ def _add_image(image: dict[str, Any], place: str, into: BenchmarkBuilder, option
             continue
         captions = described.get("caption")
         if not isinstance(captions, list) or not all(is_text(caption) for caption in captions) or not captions:
-            into.reject(place, "missing text", f"no captions in {language}")
+            builder.reject(location, "missing text", f"no captions in {language}")
             continue
         query_id = f"{language}:{key}"
-        if into.add_query(query_id, language, captions[0], place=place, group=key):
+        if builder.add_query(query_id, language, captions[0], location=location, group=key):
             asked.append(query_id)
         for number, caption in enumerate(captions[1:], start=2):
             passage_id = f"{language}:{key}:{number}"
-            if into.add_passage(passage_id, language, caption, place=place):
+            if builder.add_passage(passage_id, language, caption, location=location):
                 answers.append((passage_id, language))
     for query_id in asked:
         for passage_id, language in answers:
-            into.judge(query_id, passage_id, 1, language=language, place=place)
+            builder.add_judgement(query_id, passage_id, 1, language=language, location=location)

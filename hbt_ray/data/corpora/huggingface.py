@@ -50,7 +50,7 @@ def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     Raises:
         CorpusError: a data set that is not on disk cannot be fetched. That is no bad row: trying again may help.
     """
-    name = Path(part.place).name
+    name = Path(part.location).name
     first, end = part.options["rows"] or (0, None)
     number = first
     try:
@@ -113,7 +113,7 @@ def _parts_of_hub(corpus: CorpusConfig) -> list[CorpusShard]:
     return [_part(corpus, corpus.path, language, subset=language) for language in sorted(set(corpus.languages or ()))]
 
 
-def _part(corpus: CorpusConfig, place: object, language: str | None, **options: Any) -> CorpusShard:
+def _part(corpus: CorpusConfig, location: object, language: str | None, **options: Any) -> CorpusShard:
     defaults = {
         "columns": corpus.columns.model_dump(),
         "languages": None if corpus.languages is None else sorted(corpus.languages),
@@ -122,7 +122,7 @@ def _part(corpus: CorpusConfig, place: object, language: str | None, **options: 
         "rows": None,  # all
         "on_disk": False,
     }
-    return CorpusShard(corpus.format, corpus.name, str(place), language, {**defaults, **options})
+    return CorpusShard(corpus.format, corpus.name, str(location), language, {**defaults, **options})
 
 
 def _subsets(corpus: CorpusConfig) -> list[str]:
@@ -139,11 +139,11 @@ def _load(part: CorpusShard) -> Any:
     import datasets
 
     if part.options["on_disk"]:
-        return datasets.load_from_disk(part.place)
+        return datasets.load_from_disk(part.location)
     try:
-        return datasets.load_dataset(part.place, part.options["subset"], split=part.options["split"])
+        return datasets.load_dataset(part.location, part.options["subset"], split=part.options["split"])
     except Exception as error:  # as in _subsets
-        raise _not_found(part.place, error) from None
+        raise _not_found(part.location, error) from None
 
 
 def _not_found(path: str, error: Exception) -> CorpusError:

@@ -24,7 +24,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
 
 def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """One row or reject for each line that is not blank, in order; a last reject where the file breaks off."""
-    path = Path(part.place)
+    path = Path(part.location)
     number = 0
     try:
         with open_file(path) as lines:
@@ -38,12 +38,12 @@ def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)
 
 
-def _row_of_line(line: bytes, part: CorpusShard, place: str) -> CorpusRow | RejectedRow | None:
+def _row_of_line(line: bytes, part: CorpusShard, location: str) -> CorpusRow | RejectedRow | None:
     try:
         record = _parse(line)
     except InvalidRow as bad:
-        return bad.at(part.source, place)
-    return row_of_record(record, part, place)
+        return bad.at(part.source, location)
+    return row_of_record(record, part, location)
 
 
 def _parse(line: bytes) -> object:

@@ -34,7 +34,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
 
 def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """One row or reject for each row of the part, numbered from 1 in its file; a last one where it breaks off."""
-    path = Path(part.place)
+    path = Path(part.location)
     number = int(part.options["first_row"])
     try:
         with pq.ParquetFile(path) as file:
@@ -53,7 +53,7 @@ def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
 def _split(file: CorpusShard) -> Iterator[CorpusShard]:
     """The file's parts; a single one for a file that cannot be opened, so that reading it says so."""
     try:
-        metadata = pq.read_metadata(file.place)
+        metadata = pq.read_metadata(file.location)
     except _DAMAGE:
         yield replace(file, options={**file.options, "row_groups": None, "first_row": 0})
         return

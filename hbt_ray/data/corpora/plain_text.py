@@ -63,19 +63,19 @@ def _aligned(name: str) -> tuple[str, str] | None:
 def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """One row or reject for each line that is not blank, in order; a last reject where the file breaks off."""
     assert part.language is not None
-    path = Path(part.place)
+    path = Path(part.location)
     number = 0
     try:
         with open_file(path) as lines:
             for number, line in enumerate(lines, start=1):
-                place = f"{path.name}:{number}"
+                location = f"{path.name}:{number}"
                 try:
                     text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8").strip()
                 except UnicodeDecodeError as error:
-                    yield reject(part.source, place, "wrong encoding", error)
+                    yield reject(part.source, location, "wrong encoding", error)
                     continue
                 if text:
                     item_id = f"{part.options['aligned']}{number}"
-                    yield CorpusRow(part.source, item_id, part.language, None, text, place=place)
+                    yield CorpusRow(part.source, item_id, part.language, None, text, location=location)
     except (OSError, EOFError, zlib.error) as error:
         yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)

@@ -25,25 +25,25 @@ class InvalidRow(Exception):
         self.reason = reason
         self.detail = detail
 
-    def at(self, source: str, place: str) -> RejectedRow:
-        return reject(source, place, self.reason, self.detail)
+    def at(self, source: str, location: str) -> RejectedRow:
+        return reject(source, location, self.reason, self.detail)
 
 
-def reject(source: str, place: str, reason: str, detail: object = "") -> RejectedRow:
+def reject(source: str, location: str, reason: str, detail: object = "") -> RejectedRow:
     """A `RejectedRow` whose detail is short and can be written as UTF-8."""
     text = str(detail)[:_MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
-    return RejectedRow(source, place, reason, text[:_MAX_DETAIL_CHARS])
+    return RejectedRow(source, location, reason, text[:_MAX_DETAIL_CHARS])
 
 
-def row_of_record(record: object, part: CorpusShard, place: str) -> CorpusRow | RejectedRow | None:
+def row_of_record(record: object, part: CorpusShard, location: str) -> CorpusRow | RejectedRow | None:
     """The row that a record holds by `part.options["columns"]`; None when it is in a language not asked for."""
     try:
-        return _row_of_record(record, part, place)
+        return _row_of_record(record, part, location)
     except InvalidRow as bad:
-        return bad.at(part.source, place)
+        return bad.at(part.source, location)
 
 
-def _row_of_record(record: object, part: CorpusShard, place: str) -> CorpusRow | None:
+def _row_of_record(record: object, part: CorpusShard, location: str) -> CorpusRow | None:
     if isinstance(record, UnicodeDecodeError):
         raise InvalidRow("wrong encoding", record)
     if not isinstance(record, dict):
@@ -64,7 +64,7 @@ def _row_of_record(record: object, part: CorpusShard, place: str) -> CorpusRow |
         question=text_of(record, columns["question"], "question"),
         passage=passage,
         negatives=_negatives_of(record, columns["negatives"]),
-        place=place,
+        location=location,
         answer=answer if known else None,
         answer_start=start if known and start is not None else -1,
     )
@@ -98,7 +98,7 @@ def language_of(record: Mapping[str, Any], column: str) -> str:
 
 
 def check_answer(passage: str, answer: object, start: object) -> None:
-    """Raises InvalidRow unless the answer stands at its place; without a place, or with -1, it is not looked for."""
+    """Raises InvalidRow unless the answer stands at its offset; without an offset, or with -1, it is not looked for."""
     if answer is None or start is None:
         return
     if not isinstance(answer, str):
@@ -117,7 +117,7 @@ def records_of_table(table: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError
     """
     for column in table.columns:
         _check_structure(column)
-    columns = {name: _values(table.column(place)) for place, name in enumerate(table.schema.names)}
+    columns = {name: _values(table.column(location)) for location, name in enumerate(table.schema.names)}
     for row in range(table.num_rows):
         record = {name: values[row] for name, values in columns.items()}
         broken = next((value for value in record.values() if isinstance(value, UnicodeDecodeError)), None)

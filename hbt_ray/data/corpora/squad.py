@@ -28,8 +28,8 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
 
 
 def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
-    """One row or reject per question; a place such as "de.json.gz:data[3].paragraphs[0].qas[2]" finds it again."""
-    path = Path(part.place)
+    """One row or reject per question; a location such as "de.json.gz:data[3].paragraphs[0].qas[2]" finds it again."""
+    path = Path(part.location)
     try:
         document = _load(path)
     except InvalidRow as bad:
@@ -39,11 +39,11 @@ def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         if isinstance(found, RejectedRow):
             yield found
             continue
-        place, paragraph, question = found
+        location, paragraph, question = found
         try:
-            yield _row(part, place, paragraph, question)
+            yield _row(part, location, paragraph, question)
         except InvalidRow as bad:
-            yield bad.at(part.source, place)
+            yield bad.at(part.source, location)
 
 
 def _load(path: Path) -> object:
@@ -57,22 +57,22 @@ def _load(path: Path) -> object:
 
 
 def _leaves(
-    part: CorpusShard, place: str, value: Any, keys: tuple[str, ...], parent: Any = None
+    part: CorpusShard, location: str, value: Any, keys: tuple[str, ...], parent: Any = None
 ) -> Iterator[tuple[str, Any, Any] | RejectedRow]:
-    """What stands under `keys`, one list within another: its place, the object its list is in, and itself."""
+    """What stands under `keys`, one list within another: its location, the object its list is in, and itself."""
     if not keys:
-        yield place.rstrip("."), parent, value
+        yield location.rstrip("."), parent, value
         return
     key, *rest = keys
     members = value.get(key) if isinstance(value, dict) else None
     if not isinstance(members, list):
-        yield reject(part.source, place.rstrip(".:"), "not SQuAD", f"no list {key!r}")
+        yield reject(part.source, location.rstrip(".:"), "not SQuAD", f"no list {key!r}")
         return
     for number, member in enumerate(members):
-        yield from _leaves(part, f"{place}{key}[{number}].", member, tuple(rest), value)
+        yield from _leaves(part, f"{location}{key}[{number}].", member, tuple(rest), value)
 
 
-def _row(part: CorpusShard, place: str, paragraph: Any, question: Any) -> CorpusRow:
+def _row(part: CorpusShard, location: str, paragraph: Any, question: Any) -> CorpusRow:
     if not isinstance(question, dict):
         raise InvalidRow("not an object", f"a {type(question).__name__}")
     context = text_of(paragraph, "context", "passage")
@@ -85,7 +85,7 @@ def _row(part: CorpusShard, place: str, paragraph: Any, question: Any) -> Corpus
         language=str(part.language),
         question=text_of(question, "question", "question"),
         passage=passage,
-        place=place,
+        location=location,
         answer=answer,
         answer_start=start,
     )

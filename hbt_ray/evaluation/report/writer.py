@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
     rejects = folder / "rejects.jsonl"
     rejects.unlink(missing_ok=True)
     if report.rejects:
-        _write_lines(rejects, (json.dumps(asdict(reject), ensure_ascii=False) for reject in report.rejects))
+        _write_lines(rejects, (json.dumps(reject.record(), ensure_ascii=False) for reject in report.rejects))
     (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
     summary = {
         "benchmark": report.benchmark,

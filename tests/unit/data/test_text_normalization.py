@@ -94,9 +94,9 @@ def test_an_answer_stands_at_its_place_in_the_cleaned_passage_or_at_none(passage
 
 
 def test_a_row_that_cleaning_empties_is_rejected():
-    assert clean_row(CorpusRow("source", "a", "de", "\u200b", "Dort.", place="x:1")) == RejectedRow(
+    assert clean_row(CorpusRow("source", "a", "de", "\u200b", "Dort.", location="x:1")) == RejectedRow(
         "source", "x:1", "empty question", "item a"
     )
-    assert clean_row(CorpusRow("source", "a", "de", "Wo?", "\x00", place="x:1")) == RejectedRow(
+    assert clean_row(CorpusRow("source", "a", "de", "Wo?", "\x00", location="x:1")) == RejectedRow(
         "source", "x:1", "empty passage", "item a"
     )

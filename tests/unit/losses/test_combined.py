@@ -14,10 +14,10 @@ from torch import Tensor
 from hbt_ray.config import DistillationConfig, LossConfig, TrainConfig, build_config, load_config
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import train_tokenizer
-from hbt_ray.data.types import PairBatch
 from hbt_ray.errors import ConfigError
 from hbt_ray.losses.combined import distillation_loss, in_batch_loss, training_loss
 from hbt_ray.models.encoder import init_encoder, open_teacher, save_encoder
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, trainer_of

@@ -14,13 +14,13 @@ from transformers import MPNetConfig, MPNetModel
 
 from hbt_ray.config import LoraConfig, ModelConfig, TrainConfig, build_config
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.types import PairBatch
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.deterministic_dropout import DeterministicDropout
 from hbt_ray.models.encoder import load_for_training, save_encoder
 from hbt_ray.models.lora import adapter_weights, merged
 from hbt_ray.models.packed_attention import is_packed
 from hbt_ray.models.text_embedder import TextEmbedder
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.checkpoint import WEIGHTS, CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, trainer_of

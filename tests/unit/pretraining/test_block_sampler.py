@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import PretrainConfig
 from hbt_ray.data.token_store import StoreManifest, TokenItem, TokenStore, write_manifest, write_shard
-from hbt_ray.data.types import PairBatch, TokenBlockBatch
 from hbt_ray.errors import ConfigError, StoreError
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.block_sampler import TextBlockSampler
 from hbt_ray.pretraining.collate import build_blocks, build_simcse_pairs
 from hbt_ray.pretraining.masking import IGNORE_INDEX, MaskRules
 from hbt_ray.pretraining.text_streams import find_stream, read_window
 from hbt_ray.sampling import rank_slice
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 

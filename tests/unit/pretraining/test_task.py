@@ -23,10 +23,10 @@ from transformers import (
 from hbt_ray.config import ModelConfig, PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import load_tokenizer
-from hbt_ray.data.types import TokenBlockBatch
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.encoder import load_for_training, load_pretrained
 from hbt_ray.models.packed_attention import is_packed
+from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.pretraining.masking import IGNORE_INDEX
 from hbt_ray.pretraining.mlm_model import load_head

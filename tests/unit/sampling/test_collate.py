@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hbt_ray.config import MixConfig, build_config
 from hbt_ray.data.token_store import Split, TokenStore, WrittenShard, write_manifest, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
-from hbt_ray.data.types import PairBatch
 from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch, dataclass_from_arrow, dataclass_to_arrow, hash_sequences, pad
 from hbt_ray.training.run_dir import training_sampler, validation_batches
 from tests.helpers import tiny_corpus

@@ -12,8 +12,8 @@ import torch
 
 from hbt_ray.config import LossConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.types import PairBatch
 from hbt_ray.models.dual_encoder import DualEncoder
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch, dataclass_from_arrow, dataclass_to_arrow
 from hbt_ray.training.base_trainer import StepSignals, learning_rate
 from hbt_ray.training.checkpoint import CheckpointManager

@@ -73,8 +73,8 @@ def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     assert part.language is not None
     for item in items(part.options["split"]):
         question, passage = item.texts[part.language]
-        place = f"{part.place}:{item.item_id}"
-        yield CorpusRow(part.source, item.item_id, part.language, question, passage, place=place)
+        location = f"{part.location}:{item.item_id}"
+        yield CorpusRow(part.source, item.item_id, part.language, question, passage, location=location)
 
 
 def benchmark(split: str = "test") -> Benchmark:

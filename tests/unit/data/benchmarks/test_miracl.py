@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.benchmarks import ReadOptions
-from hbt_ray.data.benchmarks.miracl import PASSAGES, resource_level
 from hbt_ray.errors import CorpusError
 from tests.helpers.benchmark_files import (
     load,
@@ -37,7 +36,7 @@ def test_a_miracl_topic_without_a_judgement_stays_and_is_told(tmp_path: Path):
     write(tmp_path / "miracl-v1.0-sw" / "topics" / "topics.miracl-v1.0-sw-dev.tsv", "6\tWhere?\n8\tWho?\n9\tWhy?\n")
     benchmark = load("miracl", tmp_path)
     assert [query.query_id for query in benchmark.queries] == ["sw:6", "sw:8", "sw:9"]
-    told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+    told = [(reject.location, reject.reason) for reject in benchmark.rejects]
     assert told == [("sw:9", "query without a relevant passage")]
 
 
@@ -52,7 +51,7 @@ def test_a_language_whose_pool_is_missing_is_told_and_its_queries_stay(tmp_path:
     benchmark = load("miracl", miracl(tmp_path, "sw", "yo", corpora=("sw",)))
     assert len(benchmark.queries) == 4
     assert benchmark.absent == {"yo:1#0": "yo", "yo:2#0": "yo"}
-    assert ("yo", "language without passages") in [(reject.place, reject.reason) for reject in benchmark.rejects]
+    assert ("yo", "language without passages") in [(reject.location, reject.reason) for reject in benchmark.rejects]
 
 
 def test_miracl_without_passages_is_told(tmp_path: Path):
@@ -61,14 +60,6 @@ def test_miracl_without_passages_is_told(tmp_path: Path):
         load("miracl", tmp_path)
     with pytest.raises(CorpusError, match="no topics of the split 'test'; splits there: dev"):
         load("miracl", tmp_path, ReadOptions(split="test"))
-
-
-def test_eighteen_languages_have_a_resource_level():
-    assert len(PASSAGES) == 18
-    levels = {level: sorted(x for x in PASSAGES if resource_level(x) == level) for level in ("low", "mid", "high")}
-    assert levels["low"] == ["bn", "hi", "sw", "te", "th", "yo"]
-    assert levels["high"] == ["de", "en", "es", "fr", "ja", "ru", "zh"]
-    assert resource_level("tr") is None
 
 
 # Mr. TyDi
@@ -86,7 +77,7 @@ def test_mr_tydi_is_read_as_released_and_as_on_the_hub(
         benchmark = load("mrtydi", folder)
         assert texts(benchmark) == {"sw:26": "Wapi?", "sw:27": "Nani?", "sw:7#1": text}
         assert (benchmark.split, benchmark.judgements) == ("test", {"sw:26": {"sw:7#1": 1}})
-        told = [(reject.place, reject.reason) for reject in benchmark.rejects]
+        told = [(reject.location, reject.reason) for reject in benchmark.rejects]
         assert told == [("sw:27", "query without a relevant passage")]
 
 

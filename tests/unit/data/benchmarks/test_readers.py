@@ -152,7 +152,7 @@ def test_other_counts_than_published_are_told_where_all_of_mlqa_r_s_languages_ar
     for language, number in (PUBLISHED_QUESTIONS["dev"] | {"de": 511, "zh": 505}).items():
         questions = ((str(one), f"{one}?", "this") for one in range(number))
         mlqa(tmp_path, "dev", language, language, mlqa_paragraph("It is this.", *questions))
-    assert [(reject.place, reject.reason, reject.detail) for reject in load("mlqa-r", tmp_path).rejects] == [
+    assert [(reject.location, reject.reason, reject.detail) for reject in load("mlqa-r", tmp_path).rejects] == [
         ("de", "fewer questions than published", "511, published 512"),
         ("zh", "more questions than published", "505, published 504"),
     ]

@@ -188,7 +188,7 @@ def test_an_answer_outside_every_sentence_is_counted_and_the_question_kept(tmp_p
     _write(tmp_path, "en", _paragraph("One. Two.", [[0, 4], [5, 9]], ("a", "Which?", 5), ("b", "What?", 70)))
     benchmark = load_benchmark("squad", str(tmp_path))
     assert len(benchmark.queries) == 2
-    reasons = [(reject.place, reject.reason) for reject in benchmark.rejects]
+    reasons = [(reject.location, reject.reason) for reject in benchmark.rejects]
     assert reasons == [("en.json b", "answer in no sentence"), ("en:b", "query without a relevant passage")]
 
 
@@ -200,7 +200,7 @@ def test_an_answer_that_does_not_stand_at_its_offset_is_told_and_is_none(tmp_pat
     _write(tmp_path, "en", paragraph)
     benchmark = load_benchmark("squad", str(tmp_path))
     assert benchmark.judgements == {"en:b": {"en:00000:001": 1}}
-    assert [(reject.place, reject.reason) for reject in benchmark.rejects] == [
+    assert [(reject.location, reject.reason) for reject in benchmark.rejects] == [
         ("en.json a", "answer not at its offset"),
         ("en:a", "query without a relevant passage"),
     ]

@@ -171,7 +171,7 @@ def test_a_city_with_a_country_s_name_is_left_out() -> None:
 def test_a_corpus_has_one_part_per_language_and_reads_its_split() -> None:
     corpus = CorpusConfig(format="embedded", name="facts", languages=("sw", "en"), split="test")
     parts = list_shards(corpus)
-    assert [(part.place, part.language, part.source) for part in parts] == [
+    assert [(part.location, part.language, part.source) for part in parts] == [
         ("embedded:en", "en", "facts"),
         ("embedded:sw", "sw", "facts"),
     ]
@@ -179,7 +179,9 @@ def test_a_corpus_has_one_part_per_language_and_reads_its_split() -> None:
     first = items("test")[0]
     question, passage = first.texts["sw"]
     assert len(rows) == len(items("test"))
-    assert rows[0] == CorpusRow("facts", first.item_id, "sw", question, passage, place=f"embedded:sw:{first.item_id}")
+    assert rows[0] == CorpusRow(
+        "facts", first.item_id, "sw", question, passage, location=f"embedded:sw:{first.item_id}"
+    )
 
 
 def test_a_corpus_without_languages_is_in_all_of_them() -> None:

@@ -22,7 +22,7 @@ from tests.helpers.corpus_files import GOOD, corpus, json_values, only_reject, r
 def test_a_json_line_becomes_a_row_with_its_place(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl.gz", GOOD, {**GOOD, "id": 7, "negatives": ["Hier."]})
     assert read(corpus("jsonl", tmp_path)) == [
-        CorpusRow("source", "a", "de", "Wo?", "Dort.", place="de.jsonl.gz:1"),
+        CorpusRow("source", "a", "de", "Wo?", "Dort.", location="de.jsonl.gz:1"),
         CorpusRow("source", "7", "de", "Wo?", "Dort.", ("Hier.",), "de.jsonl.gz:2"),
     ]
 
@@ -31,7 +31,7 @@ def test_columns_may_have_other_names(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", {"key": "a", "q": "Wo?", "p": "Dort."})
     columns = Columns(id="key", question="q", passage="p")
     assert read(corpus("jsonl", tmp_path, columns=columns)) == [
-        CorpusRow("source", "a", "de", "Wo?", "Dort.", place="de.jsonl:1")
+        CorpusRow("source", "a", "de", "Wo?", "Dort.", location="de.jsonl:1")
     ]
 
 
@@ -71,7 +71,7 @@ def test_a_bad_line_is_rejected_and_the_next_one_read(line: Any, reason: str, tm
     write_lines(tmp_path / "de.jsonl", line, GOOD)
     bad, good = read(corpus("jsonl", tmp_path))
     assert isinstance(bad, RejectedRow)
-    assert (bad.place, bad.reason) == ("de.jsonl:1", reason)
+    assert (bad.location, bad.reason) == ("de.jsonl:1", reason)
     assert isinstance(good, CorpusRow)
 
 
@@ -86,7 +86,7 @@ def test_an_answer_at_its_place_or_without_a_place_is_accepted(answer: dict[str,
 
 def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), b"", b"  \r", GOOD)
-    assert [row.place for row in read(corpus("jsonl", tmp_path))] == ["de.jsonl:1", "de.jsonl:4"]
+    assert [row.location for row in read(corpus("jsonl", tmp_path))] == ["de.jsonl:1", "de.jsonl:4"]
 
 
 def test_a_torn_gzip_keeps_its_rows_and_ends_in_one_reject(tmp_path: Path):
@@ -97,7 +97,7 @@ def test_a_torn_gzip_keeps_its_rows_and_ends_in_one_reject(tmp_path: Path):
     assert 300 < len(rows) < 700
     assert all(isinstance(row, CorpusRow) for row in rows)
     assert isinstance(last, RejectedRow)
-    assert (last.reason, last.place) == ("unreadable file", f"de.jsonl.gz:{len(rows) + 1}")
+    assert (last.reason, last.location) == ("unreadable file", f"de.jsonl.gz:{len(rows) + 1}")
 
 
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")) | st.sampled_from([json.dumps(GOOD).encode()])))
@@ -106,7 +106,7 @@ def test_each_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
     with tempfile.TemporaryDirectory() as folder:
         write_lines(Path(folder) / "de.jsonl", *lines)
         rows = read(corpus("jsonl", Path(folder)))
-    assert [row.place for row in rows] == [f"de.jsonl:{n}" for n, line in enumerate(lines, 1) if line.strip()]
+    assert [row.location for row in rows] == [f"de.jsonl:{n}" for n, line in enumerate(lines, 1) if line.strip()]
 
 
 @given(st.dictionaries(st.sampled_from([*Columns().model_dump().values()]), json_values))

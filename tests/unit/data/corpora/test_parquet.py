@@ -25,7 +25,7 @@ def test_parquet_files_with_a_language_column(tmp_path: Path):
     pq.write_table(table(["de", "en", "de"]), tmp_path / "train-00000.parquet")
     pq.write_table(table(["fr", "en", "en"]), tmp_path / "train-00001.parquet")
     rows = read(corpus("parquet", tmp_path, languages=["de", "fr"]))
-    assert [(row.place, row.language) for row in rows if isinstance(row, CorpusRow)] == [
+    assert [(row.location, row.language) for row in rows if isinstance(row, CorpusRow)] == [
         ("train-00000.parquet:1", "de"),
         ("train-00000.parquet:3", "de"),
         ("train-00001.parquet:1", "fr"),
@@ -54,7 +54,7 @@ def test_a_parquet_text_that_is_not_utf8_is_rejected_alone(tmp_path: Path):
     pq.write_table(pa.table({"id": ["a", "b"], "question": bad, "context": ["p", "p"]}), tmp_path / "de.parquet")
     first, second = read(corpus("parquet", tmp_path))
     assert isinstance(first, RejectedRow)
-    assert (first.place, first.reason) == ("de.parquet:1", "wrong encoding")
+    assert (first.location, first.reason) == ("de.parquet:1", "wrong encoding")
     assert isinstance(second, CorpusRow)
 
 

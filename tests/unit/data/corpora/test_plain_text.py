@@ -28,7 +28,7 @@ def read(own: CorpusConfig) -> list[CorpusRow | RejectedRow]:
 
 
 def line(item_id: str, language: str, text: str, place: str) -> CorpusRow:
-    return CorpusRow("lines", item_id, language, None, text, place=place)
+    return CorpusRow("lines", item_id, language, None, text, location=place)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_bad_bytes_and_torn_files_are_rejected_where_they_stand(tmp_path):
     packed = gzip.compress(np.random.default_rng(0).bytes(4000).hex().encode())
     (tmp_path / "en.txt.gz").write_bytes(packed[: len(packed) // 2])
     found = [row for row in read(corpus(tmp_path)) if isinstance(row, RejectedRow)]
-    assert [(bad.place, bad.reason) for bad in found] == [
+    assert [(bad.location, bad.reason) for bad in found] == [
         ("de.txt:2", "wrong encoding"),
         ("en.txt.gz:1", "unreadable file"),
     ]

@@ -84,7 +84,7 @@ def test_a_file_of_something_else_is_one_reject(format: str, name: str, tmp_path
     (tmp_path / name).write_bytes(b"\x00\xffnothing of the kind")
     bad = only_reject(read(corpus(format, tmp_path)))
     assert bad.reason == "unreadable file"
-    assert bad.place.startswith(name)
+    assert bad.location.startswith(name)
 
 
 def test_a_file_gone_since_it_was_listed_is_one_reject(tmp_path: Path):

@@ -31,7 +31,7 @@ def question(item_id: str, start: int, answer: str) -> dict[str, Any]:
 def test_squad_gives_the_sentence_of_the_answer_where_sentences_are_marked(tmp_path: Path):
     write_squad(tmp_path / "en.json", CONTEXT, question("a", 9, "Two"), sentence_breaks=[[0, 8], [9, 18]])
     place = "en.json:data[0].paragraphs[0].qas[0]"
-    found = CorpusRow("source", "a", "en", "Where?", "Two days.", place=place, answer="Two", answer_start=0)
+    found = CorpusRow("source", "a", "en", "Where?", "Two days.", location=place, answer="Two", answer_start=0)
     assert read(corpus("squad", tmp_path)) == [found]
 
 
@@ -72,7 +72,7 @@ def test_squad_rejects_a_misplaced_answer_and_reads_on(tmp_path: Path):
 def test_squad_without_its_lists_is_rejected_where_they_lack(tmp_path: Path):
     (tmp_path / "en.json").write_text('{"data": [{"paragraphs": [{"context": "x"}]}, 5]}')
     rows = read(corpus("squad", tmp_path))
-    assert [(row.place, row.reason) for row in rows if isinstance(row, RejectedRow)] == [
+    assert [(row.location, row.reason) for row in rows if isinstance(row, RejectedRow)] == [
         ("en.json:data[0].paragraphs[0]", "not SQuAD"),
         ("en.json:data[1]", "not SQuAD"),
     ]
