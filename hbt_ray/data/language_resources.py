@@ -1,4 +1,7 @@
-"""Resource levels of languages: whether a language has few or many texts."""
+"""Resource levels of languages: whether a language has few or many texts.
+
+Metrics are averaged by level, so that a mean over languages does not hide how those with few texts do.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ MAX_PASSAGES = MappingProxyType({"low": 1_000_000, "mid": 4_000_000})  # exclusi
 
 
 def resource_level(language: str) -> str | None:
-    """Return "low", "mid" or "high" by the number of Wikipedia passages in MIRACL; None if MIRACL lacks the language.
+    """Return "low", "mid" or "high" by a language's Wikipedia passages in MIRACL; None if MIRACL lacks it.
 
     >>> resource_level("sw"), resource_level("ar"), resource_level("en"), resource_level("tr")
     ('low', 'mid', 'high', None)
