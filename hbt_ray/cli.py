@@ -1,60 +1,82 @@
-"""The command line, `hbt`. Each command reads a configuration, calls one function and prints what came of it."""
+"""The command line, `hbt`. Each command reads a configuration, calls one function and prints its result."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from hbt_ray.config import EvaluateConfig, PretrainRunConfig, load, load_config, with_absolute_paths
-from hbt_ray.errors import ConfigError, CorpusError, UserError
+from hbt_ray.errors import ConfigError, CorpusError, HbtError, UserError, format_traceback
+from hbt_ray.utils.logging import configure_libraries, configure_package_log
 
-# What needs seconds to import (torch, ray, mlflow) is imported by the commands that use it.
+if TYPE_CHECKING:
+    from hbt_ray.config import Perturbation, Precision
+    from hbt_ray.evaluation.compare import RunGroup
+    from hbt_ray.evaluation.evaluator import EvalReport
 
-# On a cluster it should name a folder that every node sees.
+# Libraries that take seconds to import (torch, ray, mlflow) are imported by the commands that use them.
+
+DEBUG_VARIABLE = "HBT_DEBUG"
+# On a cluster, HBT_RUNS must name a folder that every node sees.
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
+
+ENVIRONMENT = """\b
+Environment variables:
+  HBT_RUNS       Folder of all results. Default: ~/hbt_runs.
+  HBT_DEBUG      1: print the traceback of an error before its message.
+  HBT_LOG_LEVEL  debug, info, warning or error. Default: warning.
+"""
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 
 class Commands(click.Group):
-    """Prints a user's mistake as one sentence, without a traceback."""
+    """Prints an error of hbt_ray as one line, without its traceback, and exits with code 2."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except UserError as error:
+        except HbtError as error:
+            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+                click.echo(format_traceback(error), err=True, nl=False)
             click.echo(f"hbt: {error}", err=True)
             ctx.exit(2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT)
 @click.version_option(package_name="hbt_ray")
 def main() -> None:
     """Hybrid batch training of multilingual retrievers."""
-    _quiet_libraries()
-    from hbt_ray.utils.logging import configure_package_log
-
+    configure_libraries()
     configure_package_log()
 
 
-def _config_arguments(command: Any) -> Any:
-    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
-    return click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")(command)
+# Options and arguments of several commands
+_config_option = click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")
+_overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+_fresh_option = click.option("--fresh", is_flag=True, help="Start over if the folder has a run already.")
 
 
-def _out_of(out: str | None, name: str) -> Path:
-    return Path(out or f"{OUT_DEFAULT}/{name}").expanduser()
+def _out_option(folder: str, default: str) -> Callable[[CommandT], CommandT]:
+    """Return the option --out of a command; `default` is a folder below OUT_DEFAULT."""
+    return click.option("--out", help=f"{folder}. Default: {OUT_DEFAULT}/{default}.")
+
+
+def _out_folder(out: str | None, default: str) -> Path:
+    """Return the folder of the option --out."""
+    return Path(out or f"{OUT_DEFAULT}/{default}").expanduser()
 
 
 @main.command()
-@_config_arguments
-@click.option("--out", help=f"Folder of stores. Default: {OUT_DEFAULT}/stores.")
+@_config_option
+@_overrides_argument
+@_out_option("Folder of stores", "stores")
 def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Turn corpora into a token store."""
     config = with_absolute_paths(load_config(config_file, overrides))
@@ -64,18 +86,19 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     from hbt_ray.data.token_store import read_manifest
 
     connect()
-    store = prepare_store(config, Path(out or f"{OUT_DEFAULT}/stores").expanduser().resolve())
+    store = prepare_store(config, _out_folder(out, "stores").resolve())
     click.echo(describe_store(store, read_manifest(store)))
 
 
 @main.command()
-@_config_arguments
+@_config_option
+@_overrides_argument
 @click.option("--workers", type=click.IntRange(1), help="Default: the configuration's.")
 @click.option("--steps", help="FIRST:LAST, such as 0:100. Default: all.")
 @click.option(
-    "--store", help="A store, or a folder with no more than its manifest.json. Default: prepared as to train."
+    "--store", help="A store, or a folder that has only its manifest.json. Default: prepared as for training."
 )
-@click.option("--out", help=f"Folder for plan.parquet and plan.png. Default: {OUT_DEFAULT}/NAME-plan.")
+@_out_option("Folder for plan.parquet and plan.png", "NAME-plan")
 def plan(
     config_file: str | None,
     overrides: tuple[str, ...],
@@ -84,7 +107,7 @@ def plan(
     store: str | None,
     out: str | None,
 ) -> None:
-    """Show an order of training, without training: which worker gets which pair at which step."""
+    """Show which worker gets which pair at which step, without training."""
     config = with_absolute_paths(load_config(config_file, overrides))
     from rich.console import Console
 
@@ -93,41 +116,36 @@ def plan(
     from hbt_ray.training.run_dir import training_sampler
 
     first, last = parse_steps(steps, config.train.steps)
-    folder = Path(out or f"{OUT_DEFAULT}/{config.name}-plan").expanduser().resolve()
+    folder = _out_folder(out, f"{config.name}-plan").resolve()
     if store is None:
         from hbt_ray.cluster.prepare import prepare as prepare_store
         from hbt_ray.cluster.runtime import connect
 
         connect()
-        found = TokenStore.open(prepare_store(config, folder.parent / "stores"))
+        opened = TokenStore.open(prepare_store(config, folder.parent / "stores"))
     else:
-        found = TokenStore.open(Path(store).expanduser())
-    order = SamplerTrace(
-        training_sampler(config, found.manifest),
-        found,
-        first,
-        last,
-        workers or config.train.max_workers,
-        config.train.chunk_pairs,
-        config.train.gradient_accumulation,
-    )
-    write_trace(order, folder)
-    for table in order_tables(order):
+        opened = TokenStore.open(Path(store).expanduser())
+    sampler, ranks = training_sampler(config, opened.manifest), workers or config.train.max_workers
+    batches = (config.train.chunk_pairs, config.train.gradient_accumulation)
+    trace = SamplerTrace(sampler, opened, first, last, ranks, *batches)
+    write_trace(trace, folder)
+    for table in order_tables(trace):
         Console().print(table)
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
 
 
 @main.command()
-@_config_arguments
-@click.option("--out", help=f"The run's folder. Default: {OUT_DEFAULT}/NAME.")
-@click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
+@_config_option
+@_overrides_argument
+@_out_option("The run's folder", "NAME")
+@_fresh_option
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
     """Prepare, train, evaluate and track one run."""
     config = load_config(config_file, overrides)
     from hbt_ray.cluster.pipelines.train import run
     from hbt_ray.evaluation.report import print_report
 
-    finished = run(config, _out_of(out, config.name), fresh=fresh)
+    finished = run(config, _out_folder(out, config.name), fresh=fresh)
     for report in finished.reports.values():
         print_report(report)
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
@@ -135,10 +153,11 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 @main.command()
 @click.option("--model", required=True, help="Folder or hub name of the model that searches.")
-@_config_arguments
-@click.option("--out", help=f"Folder of the mined corpora. Default: {OUT_DEFAULT}/NAME-mined.")
+@_config_option
+@_overrides_argument
+@_out_option("Folder of the mined corpora", "NAME-mined")
 def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
-    """Mine hard negatives: passages that a model finds first, and that do not answer."""
+    """Mine hard negatives: passages that a model ranks high and that do not answer."""
     config = load_config(config_file, overrides)
     from hbt_ray.cluster.mining import mine_on_cluster
     from hbt_ray.mining import describe_mined
@@ -148,30 +167,31 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
 
 
 @main.command()
-@_config_arguments
-@click.option("--out", help=f"The run's folder. Default: {OUT_DEFAULT}/NAME.")
-@click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
+@_config_option
+@_overrides_argument
+@_out_option("The run's folder", "NAME")
+@_fresh_option
 def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
-    """Pretrain an encoder on the texts of corpora, and track it; `hbt train model.path=OUT/model` takes it."""
+    """Pretrain an encoder on the texts of corpora. `hbt train model.path=OUT/model` starts from it."""
     config = load(PretrainRunConfig, config_file, overrides)
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.pretrain import held_out_table
     from hbt_ray.cluster.pipelines.pretrain import pretrain as pretrain_on_cluster
 
-    finished = pretrain_on_cluster(config, _out_of(out, config.name), fresh=fresh)
+    finished = pretrain_on_cluster(config, _out_folder(out, config.name), fresh=fresh)
     Console().print(held_out_table(finished.held_out))
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
 
 
 @main.command()
 @click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", help=f"The search's folder. Default: {OUT_DEFAULT}/NAME.")
+@_overrides_argument
+@_out_option("The search's folder", "NAME")
 def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> None:
-    """Search settings of a run, such as alpha; choose by a dev set, and measure what was chosen.
+    """Search settings of a run, such as alpha. A dev set chooses the best run, which is then evaluated.
 
-    KEY=VALUE changes a setting of the search, or, as run.KEY=VALUE, of what its runs have in common.
+    KEY=VALUE changes a setting of the search; run.KEY=VALUE changes one that all its runs have in common.
     """
     from hbt_ray.search.config import load_search
 
@@ -181,7 +201,7 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     from hbt_ray.cluster.search.run_search import search as search_on_cluster
     from hbt_ray.search.tables import outcome_tables
 
-    finished = search_on_cluster(config, _out_of(out, config.run.name))
+    finished = search_on_cluster(config, _out_folder(out, config.run.name))
     for table in outcome_tables(config, finished.outcome):
         Console().print(table)
     click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")
@@ -189,21 +209,21 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 
 @main.command()
 @click.argument("name", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--config", "config_file", type=click.Path(), help="Settings of a study of your own, a YAML file.")
-@click.option("--out", help=f"The study's folder. Default: {OUT_DEFAULT}/NAME.")
+@_overrides_argument
+@click.option("--config", "config_file", type=click.Path(), help="Settings of another study, a YAML file.")
+@_out_option("The study's folder", "NAME")
 def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
-    """Answer a question about ways to train: train and measure each with several seeds, test, and write a report.
+    """Compare methods of training, each with several seeds. Differences are tested, and a report is written.
 
-    NAME is a study that comes with the package, such as low-resource. KEY=VALUE changes a setting of the study, or, as
-    run.KEY=VALUE, of what its methods have in common.
+    NAME is a study of this package, such as low-resource. KEY=VALUE changes a setting of the study; run.KEY=VALUE
+    changes one that all its methods have in common.
     """
     from hbt_ray.study.config import load_study, study_file
 
     if name is not None and "=" in name:
         overrides, name = (name, *overrides), None
     if (name is None) == (config_file is None):
-        raise ConfigError("name a study, such as hbt study low-resource, or --config FILE for one of your own")
+        raise ConfigError("name a study, such as hbt study low-resource, or write --config FILE")
     config = load_study(config_file or study_file(str(name)), overrides)
     folder = out or f"{OUT_DEFAULT}/{config.name}"
     from rich.console import Console
@@ -261,34 +281,30 @@ def evaluate(
     model: str,
     benchmarks: Sequence[str],
     out: str,
-    precision: Any,
+    precision: Precision,
     pooling: str,
     query_prefix: str | None,
     passage_prefix: str | None,
     with_paragraph: bool,
     split: str | None,
-    perturbations: Any,
+    perturbations: tuple[Perturbation, ...],
     window_chars: int | None,
     shards: int,
-    index: Any,
+    index: Literal["flat", "hnsw", "ivfpq"],
     index_depth: int,
     run_depth: int,
     dimensions: int | None,
 ) -> None:
-    """Measure a model on benchmarks: in this process, or with --shards on a Ray cluster."""
-    named = [_named_place(benchmark) for benchmark in benchmarks]
-    places = dict(named)
-    twice = next((name for name, _ in named if [other for other, _ in named].count(name) > 1), None)
-    if twice is not None:
-        raise CorpusError(f"--benchmark names {twice} twice; tell them apart as beir/one=FOLDER, beir/other=FOLDER")
+    """Evaluate a model on benchmarks, in this process. With --shards, on a Ray cluster."""
+    folders = _benchmark_folders(benchmarks)
     if index != "flat" and not shards:
-        raise ConfigError(f"an index {index} lies in shards; write --shards 1 or more")
+        raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
     from hbt_ray.data.benchmarks import ReadOptions, check_options
     from hbt_ray.evaluation.report import print_report
 
-    check_options(places, ReadOptions(with_paragraph, split))
+    check_options(folders, ReadOptions(with_paragraph, split))
     settings = EvaluateConfig(
-        benchmarks=places,
+        benchmarks=folders,
         precision=precision,
         run_depth=run_depth,
         with_paragraph=with_paragraph,
@@ -306,7 +322,7 @@ def evaluate(
         from hbt_ray.cluster.runtime import connect
 
         connect()
-        reports: Iterable[Any] = evaluate_in_shards(model, settings, Path(out).resolve(), **described)
+        reports: Iterable[EvalReport] = evaluate_in_shards(model, settings, Path(out).resolve(), **described)
     else:
         from hbt_ray.evaluation.run_evaluation import evaluate_model
 
@@ -316,31 +332,41 @@ def evaluate(
     click.echo(f"report   {out}")
 
 
-def _named_place(benchmark: str) -> tuple[str, str]:
+def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
+    """Parse each --benchmark: NAME=FOLDER, or the name of a benchmark that needs no folder.
+
+    Raises:
+        CorpusError: a name needs a folder, or is given twice.
+    """
     from hbt_ray.data.benchmarks.hub_download import can_be_fetched
 
-    name, equals, place = benchmark.partition("=")
-    if not equals and name != "embedded" and not can_be_fetched(name):
-        raise CorpusError(f"--benchmark {benchmark!r} says no folder; write {name}=FOLDER")
-    return name, place
+    folders: dict[str, str] = {}
+    for option in options:
+        name, equals, folder = option.partition("=")
+        if not equals and name != "embedded" and not can_be_fetched(name):
+            raise CorpusError(f"--benchmark {option!r} names no folder; write {name}=FOLDER")
+        if name in folders:
+            raise CorpusError(f"--benchmark names {name} twice; write beir/one=FOLDER and beir/other=FOLDER")
+        folders[name] = folder
+    return folders
 
 
 @main.command()
 @click.argument("runs", nargs=-1)
-@click.option("--experiment", help="Take runs of this MLflow experiment, all or those named, instead of folders.")
+@click.option("--experiment", help="Compare runs of this MLflow experiment, all or those named, instead of folders.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only runs of the experiment with this tag.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
 @click.option("--out", help="Folder for comparison.png.")
 def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], uri: str | None, out: str | None) -> None:
-    """Print runs side by side, which differences are more than chance, and where to see more of them.
+    """Print runs in one table, and the significance of their differences.
 
-    RUNS are folders of runs or reports, or, with --experiment, names or ids of tracked runs. Runs that differ in their
-    seed only are shown as one; the others are tested against the first.
+    RUNS are folders of runs or reports; with --experiment, names or ids of tracked runs. Runs that differ only in
+    their seed are one row; every other row is tested against the first.
     """
     if not runs and not experiment:
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
     if tags and not experiment:
-        raise UserError("--tag chooses among tracked runs; write --experiment NAME, too")
+        raise UserError("--tag selects tracked runs; write --experiment NAME as well")
     from rich.console import Console
 
     from hbt_ray.config import TrackingConfig
@@ -350,23 +376,26 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
     with tempfile.TemporaryDirectory() as scratch:
         if experiment:
             store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
-            contenders = _tracked_contenders(store, experiment, runs, tags, Path(scratch))
+            groups = _tracked_groups(store, experiment, runs, tags, Path(scratch))
         else:
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
-            contenders = run_groups_in(runs)
-        Console().print(comparison_table(contenders))
-        if significance := significance_table(contenders):
+            groups = run_groups_in(runs)
+        Console().print(comparison_table(groups))
+        if significance := significance_table(groups):
             Console().print(significance)
     if out:
         from hbt_ray.evaluation.report import make_folder
 
         make_folder(Path(out))
-        comparison_figure(contenders).savefig(Path(out) / "comparison.png", dpi=150)
+        comparison_figure(groups).savefig(Path(out) / "comparison.png", dpi=150)
         click.echo(f"figure   {Path(out) / 'comparison.png'}")
     click.echo(f"runs     {ui_command(store)}")
 
 
-def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags: Sequence[str], scratch: Path) -> Any:
+def _tracked_groups(
+    store: str, experiment: str, names: Sequence[str], tags: Sequence[str], scratch: Path
+) -> list[RunGroup]:
+    """Find tracked runs, download their reports to `scratch`, and group them."""
     from hbt_ray.evaluation.compare import TrackedRun, run_groups_of
     from hbt_ray.tracking import download_reports, training_runs
 
@@ -376,11 +405,11 @@ def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags:
         if not equals:
             raise UserError(f"--tag {tag!r} has no value; write KEY=VALUE, such as --tag search=alpha")
         wanted[key] = value
-    found = training_runs(store, experiment, names, wanted)
-    if not found:
+    runs = training_runs(store, experiment, names, wanted)
+    if not runs:
         raise UserError(f"experiment {experiment!r} has no run with {' and '.join(tags)}")
     tracked = {}
-    for run in found:
+    for run in runs:
         folder = scratch / run.run_id
         with_reports = download_reports(store, run.run_id, folder)
         tracked[f"{run.name} {run.run_id[:8]}"] = TrackedRun(run.params, run.metrics, folder if with_reports else None)
@@ -390,7 +419,7 @@ def _tracked_contenders(store: str, experiment: str, names: Sequence[str], tags:
 @main.command()
 @click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Of each training; fewer end sooner. Default: 150.")
+@click.option("--steps", type=click.IntRange(1), help="Of each training. Default: 150.")
 def quickstart(out: str, seed: int, steps: int | None) -> None:
     """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
     from rich.console import Console
@@ -400,22 +429,22 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     from hbt_ray.presets import STEPS
 
     finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
-    contenders = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
-    Console().print(comparison_table(contenders))
-    Console().print(significance_table(contenders))
+    groups = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
+    Console().print(comparison_table(groups))
+    Console().print(significance_table(groups))
     click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
 
 
 @main.command()
 @click.option("--part", "parts", multiple=True, metavar="NAME", help="Repeatable. Default: all.")
-@click.option("--out", help=f"Folder for bench.json. Default: {OUT_DEFAULT}/bench.")
+@_out_option("Folder for bench.json", "bench")
 @click.option("--model", help="Folder or hub name of the encoder. Default: a random one of MiniLM's size.")
 @click.option(
     "--xquad", type=click.Path(), help="Folder of XQuAD-R. Default: random texts or vectors of the same number."
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of each contestant, alternating.")
 @click.option(
-    "--quick", is_flag=True, help="Sizes at which every part ends in seconds; a check that it runs, not a result."
+    "--quick", is_flag=True, help="Small sizes, so that every part ends in seconds: a check, not a measurement."
 )
 @click.option(
     "--assume", multiple=True, metavar="KEY=NUMBER", help="In the part scale, such as between_nodes_gbit_s=100."
@@ -429,17 +458,17 @@ def bench(
     quick: bool,
     assume: Sequence[str],
 ) -> None:
-    """Measure speed and memory, each against a baseline in the same run.
+    """Measure speed and memory, each against a baseline.
 
-    Writes bench.json, where every part has value, unit, peer (the baseline), ratio, spread and details; results of
-    earlier runs of other parts are kept.
+    Writes bench.json: value, unit, peer (the baseline), ratio, spread and details of every part. Results of other
+    parts from earlier runs are kept.
     """
     from hbt_ray.bench.registry import BenchSettings, check_parts, run_parts
     from hbt_ray.bench.scaling_model import format_predictions, override_assumptions
 
     check_parts(parts)
-    folder = Path(out or f"{OUT_DEFAULT}/bench").expanduser().resolve()
-    assumed = dict(map(_named_number, assume))
+    folder = _out_folder(out, "bench").resolve()
+    assumed = dict(_parse_assumption(option) for option in assume)
     override_assumptions(assumed)
     settings = BenchSettings(folder, model, xquad, rounds, quick, assumed)
     outcome = run_parts(parts, settings, click.echo)
@@ -452,21 +481,13 @@ def bench(
         raise UserError(f"no result of {', '.join(outcome.failed)}; see above")
 
 
-def _named_number(assumed: str) -> tuple[str, float]:
-    key, _, value = assumed.partition("=")
+def _parse_assumption(option: str) -> tuple[str, float]:
+    """Parse an --assume, KEY=NUMBER; raise ConfigError if the value is not a number."""
+    key, _, value = option.partition("=")
     try:
         return key, float(value)
     except ValueError:
-        raise ConfigError(f"--assume {assumed!r} is no number; write KEY=NUMBER, such as pairs_per_gpu=64") from None
-
-
-def _quiet_libraries() -> None:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if not sys.stdout.isatty():
-        os.environ.setdefault("NO_COLOR", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
+        raise ConfigError(f"--assume {option!r} is no number; write KEY=NUMBER, such as pairs_per_gpu=64") from None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ STEPS = 150
 
 
 def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> RunConfig:
-    """Return one of quickstart's runs, which differ only in the strategy."""
+    """Return the configuration of one of quickstart's runs; they differ only in the strategy."""
     return RunConfig(
         name=strategy,
         seed=seed,

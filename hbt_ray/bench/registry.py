@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hbt_ray.bench.result import BenchResult, describe_result, write_results
-from hbt_ray.errors import UserError
+from hbt_ray.errors import HbtError, UserError
 
 # Part -> "module:function" of its `BenchFunction`. Imported only when the part runs, in this order.
 BENCHES = {
@@ -87,7 +87,7 @@ def run_parts(names: Sequence[str], settings: BenchSettings, report: Callable[[s
                 raise UserError(reason) from None
             outcome.skipped[name] = reason
             report(f"skipped: {reason}")
-        except UserError as error:
+        except HbtError as error:
             if names:
                 raise
             outcome.failed[name] = str(error)

@@ -1,4 +1,4 @@
-"""Ray's exceptions, translated to the user's mistake or the failure that they wrap."""
+"""Translation of Ray's exceptions to the error of hbt_ray that they wrap."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Iterator
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 
-from hbt_ray.errors import ClusterError, UserError
+from hbt_ray.errors import ClusterError, HbtError
 
 
 @contextlib.contextmanager
 def unwrap_ray_errors(action: str) -> Iterator[None]:
-    """Raise the `UserError` of a task or worker instead of the exceptions that Ray wraps around it.
+    """Raise the `HbtError` of a task or worker instead of the exceptions that Ray wraps around it.
 
     Args:
         action: what was being done, such as "training", for the message.
 
     Raises:
-        UserError: the innermost one; ClusterError if Ray failed for another reason.
+        HbtError: the innermost one; ClusterError if Ray failed for another reason.
     """
     try:
         yield
-    except (RayError, TrainingFailedError, UserError) as error:
-        if user_error := find_user_error(error):
-            raise user_error from None
+    except (RayError, TrainingFailedError, HbtError) as error:
+        if wrapped := find_hbt_error(error):
+            raise wrapped from None
         last_line = str(error).strip().splitlines()[-1]
         raise ClusterError(f"{action} failed: {last_line}; the workers' output is above") from error
 
 
-def find_user_error(error: BaseException) -> UserError | None:
-    """Return the user's mistake that an error wraps, without Ray's additions; None if it wraps none."""
+def find_hbt_error(error: BaseException) -> HbtError | None:
+    """Return the error of hbt_ray that an error wraps, without Ray's additions; None if it wraps none."""
     for cause in _causes(error):
-        if isinstance(cause, UserError) and not isinstance(cause, RayError):
+        if isinstance(cause, HbtError) and not isinstance(cause, RayError):
             return type(cause)(*cause.args)
     return None
 

@@ -28,7 +28,7 @@ def run_tasks(
         The key of each job that has ended, in the order of their ends, and the seconds it took.
 
     Raises:
-        UserError: a job raised it; ClusterError if Ray failed. The other jobs are cancelled.
+        HbtError: a job raised it; ClusterError if Ray failed. The other jobs are cancelled.
     """
     options = {"num_cpus": request.threads, "num_gpus": request.resources.get("GPU", 0), "max_retries": 2}
     waiting = list(jobs)

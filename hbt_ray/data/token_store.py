@@ -231,8 +231,6 @@ def read_manifest(folder: str | Path) -> StoreManifest:
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run `hbt prepare` first") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, StoreError):
-            raise
         raise StoreError(f"the manifest {path} cannot be read; prepare the store again ({error})") from None
 
 

@@ -86,7 +86,7 @@ class CheckpointManager:
         try:
             if not steps or not is_finished(self.state(steps[-1]).progress, train):
                 return False
-        except (ValueError, KeyError, TypeError):  # it is damaged, and will be passed over by whoever loads it
+        except (ValueError, KeyError, TypeError, StorageError):  # damaged: whoever loads it skips it
             return False
         with self._fetched(steps[-1]) as folder:
             return validate_checkpoint(folder) is None

@@ -1,10 +1,14 @@
-"""The package's log on stderr. `HBT_LOG_LEVEL` sets its level: debug, info, warning (the default) or error."""
+"""The package's log on stderr, and libraries' output.
+
+`HBT_LOG_LEVEL` sets the log's level: debug, info, warning (the default) or error.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import warnings
 from typing import TextIO
 
 from hbt_ray.errors import ConfigError
@@ -35,6 +39,16 @@ def configure_package_log() -> None:
         # Warnings are sentences for the user; the lines of lower levels need to say when and where.
         handler.setFormatter(logging.Formatter(_FORMAT if LEVELS[name] < logging.WARNING else "%(message)s"))
         logger.addHandler(handler)
+
+
+def configure_libraries() -> None:
+    """Keep libraries' progress bars, notices and colours out of the output, unless the environment sets them."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("NO_COLOR", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

@@ -1,4 +1,4 @@
-"""What `hbt` prints: commands, comparisons, and one line for each mistake. Nothing here starts a cluster."""
+"""Output and exit codes of `hbt`. Nothing here starts a cluster."""
 
 from __future__ import annotations
 
@@ -14,16 +14,29 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hbt_ray.cli import main
+from hbt_ray.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    CorpusError,
+    HbtError,
+    StorageError,
+    StoreError,
+    TrackingError,
+    TrainingDiverged,
+    UserError,
+)
 
 COMMANDS = ("prepare", "mine", "train", "evaluate", "compare", "quickstart")
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path, monkeypatch):
-    """Commands set variables and write below the working folder; neither outlives a test."""
+def environment(tmp_path, monkeypatch):
+    """Run each test in an empty folder, and restore the environment variables that commands set."""
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(os.environ, {"HOME": str(tmp_path)}):
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        for name in ("MLFLOW_TRACKING_URI", "HBT_DEBUG"):
+            os.environ.pop(name, None)
         yield
 
 
@@ -31,18 +44,19 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def report(folder: str, **metrics: float) -> None:
-    """Write a report with the mAP of each setting by hand."""
+def write_report(folder: str, **metrics: float) -> None:
+    """Write a report.json with the mAP of each setting."""
     Path(folder).mkdir(parents=True)
     named = {f"tiny/{setting}/map": value for setting, value in metrics.items()}
     (Path(folder) / "report.json").write_text(json.dumps({"benchmark": "tiny", "metrics": named}))
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_lists_every_command_with_what_it_does(option):
+def test_help_lists_every_command_with_its_purpose(option):
     result = run(option)
     assert result.exit_code == 0
-    listed = {line.split()[0]: line for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()}
+    commands = result.stdout.partition("Commands:")[2].partition("Environment variables:")[0]
+    listed = {line.split()[0]: line for line in commands.splitlines() if line.strip()}
     assert set(COMMANDS) <= set(listed)
     assert all(len(line.split()) > 3 for line in listed.values())
 
@@ -54,12 +68,12 @@ def test_every_command_has_help(command):
     assert result.stdout.startswith(f"Usage: main {command} [OPTIONS]")
 
 
-def test_the_version_is_told():
+def test_version_is_that_of_the_package():
     result = run("--version")
     assert (result.exit_code, result.stdout.split()[-1]) == (0, version("hbt_ray"))
 
 
-MISTAKES = [
+USER_ERRORS = [
     (("train", "--config", "absent.yaml"), "cannot read the configuration 'absent.yaml': No such file"),
     (("prepare", "--config", "absent.yaml"), "cannot read the configuration 'absent.yaml': No such file"),
     (("train", "alpha=2"), "mix.alpha is 2: input should be less than or equal to 1"),
@@ -75,7 +89,7 @@ MISTAKES = [
     (("pretrain", "blok_tokens=64"), "there is no setting 'blok_tokens'; did you mean 'pretrain.block_tokens'?"),
     (("pretrain", "objective=contrastive", "dropout=0"), "by dropout only; write model.dropout=0.1"),
     (("evaluate", "--benchmark", "xquad-r=/nonexistent", "--model", "x", "--out", "o"), "nothing at '/nonexistent'"),
-    (("evaluate", "--benchmark", "xquad-r", "--model", "x", "--out", "o"), "says no folder; write xquad-r=FOLDER"),
+    (("evaluate", "--benchmark", "xquad-r", "--model", "x", "--out", "o"), "names no folder; write xquad-r=FOLDER"),
     (("evaluate", "--benchmark", "xquad-r=", "--model", "x", "--out", "o"), "'xquad-r' needs the folder"),
     (
         ("evaluate", "--benchmark", "xqad-r=.", "--model", "x", "--out", "o"),
@@ -90,8 +104,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_on_standard_error_and_ends_with_2(arguments, message):
+@pytest.mark.parametrize(("arguments", "message"), USER_ERRORS, ids=[" ".join(a) for a, _ in USER_ERRORS])
+def test_user_error_is_one_line_on_stderr_and_exit_code_2(arguments, message):
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("hbt: ")
@@ -102,7 +116,45 @@ def test_a_mistake_is_one_line_on_standard_error_and_ends_with_2(arguments, mess
     assert not Path("o").exists()
 
 
-def test_a_model_that_is_not_there_is_one_line(monkeypatch):
+def test_debug_prints_the_traceback_before_the_message(monkeypatch):
+    monkeypatch.setenv("HBT_DEBUG", "1")
+    Path("report.json").write_text("{")
+    result = run("compare", ".")
+    assert result.exit_code == 2
+    *trace, line = result.stderr.splitlines()
+    assert trace[0] == "Traceback (most recent call last):"
+    assert any("JSONDecodeError" in line for line in trace)  # the cause, which `raise ... from None` hides
+    assert line == "hbt: 'report.json' is not a report; evaluate the model again"
+
+
+def test_debug_variable_of_zero_prints_no_traceback(monkeypatch):
+    monkeypatch.setenv("HBT_DEBUG", "0")
+    assert run("train", "alpha=2").stderr.count("\n") == 1
+
+
+def test_help_names_the_environment_variables():
+    variables = run("--help").stdout.partition("Environment variables:")[2]
+    assert all(name in variables for name in ("HBT_RUNS", "HBT_DEBUG", "HBT_LOG_LEVEL"))
+
+
+@pytest.mark.parametrize("error", HbtError.__subclasses__())
+def test_every_error_of_the_package_is_one_line(monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error("it failed")
+
+    monkeypatch.setattr("hbt_ray.cli.load_config", fail)
+    result = run("train")
+    assert (result.exit_code, result.stderr, result.stdout) == (2, "hbt: it failed\n", "")
+
+
+def test_only_settings_and_corpora_are_user_errors():
+    assert set(UserError.__subclasses__()) == {ConfigError, CorpusError}
+    assert issubclass(UserError, ValueError)
+    failures = {StoreError, StorageError, CheckpointError, TrainingDiverged, ClusterError, TrackingError}
+    assert set(HbtError.__subclasses__()) == {UserError, *failures}
+
+
+def test_missing_model_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     result = run("evaluate", "--benchmark", "embedded", "--model", "./absent", "--out", "o")
     assert result.exit_code == 2
@@ -111,7 +163,7 @@ def test_a_model_that_is_not_there_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [("trian",), ("evaluate",), ("quickstart", "--steps", "0"), ("train", "--fersh")])
-def test_a_command_line_that_cannot_be_read_ends_with_2_and_points_to_help(arguments):
+def test_invalid_command_line_shows_usage_and_exits_with_2(arguments):
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
@@ -119,9 +171,9 @@ def test_a_command_line_that_cannot_be_read_ends_with_2_and_points_to_help(argum
     assert "Traceback" not in result.output
 
 
-def test_reports_are_compared_side_by_side():
-    report("one", mono=0.75, cross=0.5)
-    report("two/evaluation/tiny", mono=0.25, multi=0.125)
+def test_compare_prints_one_row_a_report():
+    write_report("one", mono=0.75, cross=0.5)
+    write_report("two/evaluation/tiny", mono=0.25, multi=0.125)
     result = run("compare", "one", "two")
     assert result.exit_code == 0
     lines = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("│")}
@@ -133,9 +185,9 @@ def test_reports_are_compared_side_by_side():
     assert result.stdout.splitlines()[-1].startswith("runs     mlflow ui --backend-store-uri sqlite:///")
 
 
-def test_a_report_that_is_broken_is_named():
-    report("one", mono=0.75)
-    report("two", mono=0.25)
+def test_compare_names_a_broken_report():
+    write_report("one", mono=0.75)
+    write_report("two", mono=0.25)
     Path("two/report.json").write_text("{")
     result = run("compare", "one", "two")
     assert (result.exit_code, result.stderr) == (

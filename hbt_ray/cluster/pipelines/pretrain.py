@@ -44,7 +44,7 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     """Prepare, pretrain, evaluate and track one run; called again for the same folder, resume it.
 
     Raises:
-        UserError: a setting, file or resource is missing or wrong. All that can be checked before training is.
+        HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     config = with_absolute_paths(config)
     folder = open_run(config, out, fresh=fresh)

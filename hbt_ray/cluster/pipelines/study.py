@@ -75,7 +75,7 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
         command: that repeats the study, for the report.
 
     Raises:
-        UserError: a setting, file or resource is missing or wrong. All that can be checked before training is.
+        HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     folder = Path(out).expanduser().resolve()
     make_folder(folder)

@@ -51,7 +51,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     """Prepare, train, evaluate and track one run; called again for the same folder, resume it.
 
     Raises:
-        UserError: a setting, file or resource is missing or wrong. All that can be checked before training is.
+        HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     config = with_absolute_paths(config)
     folder = open_run(config, out, fresh=fresh)

@@ -51,7 +51,7 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     each trial, and `chosen/` with the models that were measured on the test benchmarks.
 
     Raises:
-        UserError: something asked for cannot be had. What can be checked is checked before the first trial.
+        HbtError: a setting, file or resource is missing or wrong. All that can be checked before a trial is.
     """
     config = _settled(config)
     folder = Path(out).expanduser().resolve()

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBas
 from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 
-from hbt_ray.cluster.errors import find_user_error, unwrap_ray_errors
+from hbt_ray.cluster.errors import find_hbt_error, unwrap_ray_errors
 from hbt_ray.cluster.resources import ResourceRequest
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import SCORE, STEP, came_to_its_end, named, read_alphas, trial_folder, trial_main
@@ -90,7 +90,7 @@ def _trial(config: SearchConfig, folder: Path, params: Mapping[str, Any], path: 
         state = "finished"
     elif error is not None:
         state = "failed"
-    reason = "" if error is None else str(find_user_error(error) or str(error).strip().splitlines()[-1])
+    reason = "" if error is None else str(find_hbt_error(error) or str(error).strip().splitlines()[-1])
     return Trial(
         own.name, own.point, own.seed, state, load_checkpoint_metrics(place.measured), read_alphas(place), reason
     )

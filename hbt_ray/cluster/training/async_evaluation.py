@@ -12,7 +12,7 @@ import ray
 from hbt_ray.cluster.runtime import configure_logging
 from hbt_ray.cluster.training.messages import CheckpointMetrics, Notice, WorkerConfig
 from hbt_ray.config import RunConfig
-from hbt_ray.errors import UserError
+from hbt_ray.errors import HbtError
 from hbt_ray.search.config import DevConfig
 from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
 
@@ -44,7 +44,7 @@ def evaluate_checkpoint(checkpoint: Any, step: int, config: WorkerConfig) -> dic
         # Wait: once the last of these tasks has ended, the driver reads only what has arrived.
         ray.get(channel.put.remote(CheckpointMetrics(step, metrics)))
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, HbtError) else f"{type(error).__name__}: {error}"
         ray.get(channel.put.remote(Notice(f"step {step} was not evaluated: {reason}")))
         return {}
     finally:

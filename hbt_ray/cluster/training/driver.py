@@ -105,10 +105,8 @@ def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: On
                 monitor.notice("Ray Train's controller failed; starting another")
                 channel.clear_heartbeats.remote()
         _wait_for_late_evaluations(late_evaluations, monitor)
-    if user_error := get_within(
-        channel.get_user_error.remote(), task.train.collective_timeout_s, "the metrics channel"
-    ):
-        raise user_error
+    if fatal := get_within(channel.get_fatal_error.remote(), task.train.collective_timeout_s, "the metrics channel"):
+        raise fatal
     return checkpoints.to_keep(task.train)
 
 

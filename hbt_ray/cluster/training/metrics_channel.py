@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hbt_ray.cluster.training.messages import Heartbeat, Message
 from hbt_ray.cluster.training.watchdog import RankStatus
-from hbt_ray.errors import UserError
+from hbt_ray.errors import HbtError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class MetricsChannel:
         self.num_received = 0
         self.num_acknowledged = 0
         self.evaluated: set[int] = set()
-        self.user_error: UserError | None = None
+        self.fatal_error: HbtError | None = None
         self.heartbeats: dict[int, tuple[Heartbeat, float]] = {}  # rank -> its latest, and when it arrived
         self.changed = asyncio.Condition()
 
@@ -90,13 +90,13 @@ class MetricsChannel:
         """Return the steps of `put_evaluated`."""
         return self.evaluated
 
-    async def put_user_error(self, error: UserError) -> None:
+    async def put_fatal_error(self, error: HbtError) -> None:
         """Record why starting the workers again cannot help."""
-        self.user_error = error
+        self.fatal_error = error
 
-    async def get_user_error(self) -> UserError | None:
-        """Return the error of `put_user_error`, if there is one."""
-        return self.user_error
+    async def get_fatal_error(self) -> HbtError | None:
+        """Return the error of `put_fatal_error`, if there is one."""
+        return self.fatal_error
 
     async def _wait_for(self, condition: Callable[[], bool], wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):

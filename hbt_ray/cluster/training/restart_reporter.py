@@ -7,12 +7,12 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from hbt_ray.cluster.errors import find_user_error
+from hbt_ray.cluster.errors import find_hbt_error
 from hbt_ray.cluster.training.messages import Notice
 
 
 class RestartReporter(UserCallback):
-    """Sends a notice for each failure of workers, or the user's mistake that a restart cannot mend."""
+    """Sends a notice for each failure of workers, or the error that restarting cannot resolve."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
@@ -21,8 +21,8 @@ class RestartReporter(UserCallback):
         """Report the failures of the ranks in `worker_exceptions`."""
         self.channel.clear_heartbeats.remote()
         for error in worker_exceptions.values():
-            if user_error := find_user_error(error):
-                self.channel.put_user_error.remote(user_error)
+            if fatal := find_hbt_error(error):
+                self.channel.put_fatal_error.remote(fatal)
                 return
         rank, error = min(worker_exceptions.items())
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -36,7 +36,7 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     configure_task(threads)
     task, train, channel = config.task, config.task.train, config.channel
-    if get_within(channel.get_user_error.remote(), train.collective_timeout_s, "the driver's metrics channel"):
+    if get_within(channel.get_fatal_error.remote(), train.collective_timeout_s, "the driver's metrics channel"):
         return  # starting again cannot help
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()

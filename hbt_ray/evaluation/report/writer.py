@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.errors import UserError
+from hbt_ray.errors import StorageError
 from hbt_ray.evaluation.evaluator import EvalReport, RankedList
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_lines
@@ -25,7 +25,7 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a report. Called before an evaluation, so that it does not fail after hours.
 
     Raises:
-        UserError: the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     with _file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,11 +33,11 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _file_errors(folder: Path) -> Iterator[None]:
-    """Raise UserError for an OSError of the block."""
+    """Raise StorageError for an OSError of the block."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise StorageError(
             f"the report cannot be written to {folder} ({error.strerror or error}); "
             "free disk space or write another --out"
         ) from error
@@ -60,7 +60,7 @@ def write_report(
         The folder.
 
     Raises:
-        UserError: the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     folder = Path(out_dir)
     make_folder(folder)

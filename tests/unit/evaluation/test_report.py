@@ -19,7 +19,7 @@ from rich.console import Console
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
-from hbt_ray.errors import UserError
+from hbt_ray.errors import StorageError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
@@ -159,7 +159,7 @@ def test_mteb_and_markdown_agree_with_the_report(report: EvalReport, folder: Pat
 
 def test_report_that_cannot_be_written_is_an_error(report: EvalReport, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written to .*file"):
+    with pytest.raises(StorageError, match=r"cannot be written to .*file"):
         write_report(report, tmp_path / "file")
 
 
