@@ -112,8 +112,8 @@ def plan(
     from rich.console import Console
 
     from hbt_ray.data.token_store import TokenStore
-    from hbt_ray.sampling.inspect import SamplerTrace, order_tables, parse_steps, write_trace
-    from hbt_ray.training.run_dir import training_sampler
+    from hbt_ray.sampling.factory import training_sampler
+    from hbt_ray.sampling.inspect import SamplerTrace, parse_steps, trace_tables, write_trace
 
     first, last = parse_steps(steps, config.train.steps)
     folder = _out_folder(out, f"{config.name}-plan").resolve()
@@ -129,7 +129,7 @@ def plan(
     batches = (config.train.chunk_pairs, config.train.gradient_accumulation)
     trace = SamplerTrace(sampler, opened, first, last, ranks, *batches)
     write_trace(trace, folder)
-    for table in order_tables(trace):
+    for table in trace_tables(trace):
         Console().print(table)
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
 

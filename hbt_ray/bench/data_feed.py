@@ -19,7 +19,8 @@ from hbt_ray.bench.timing import Contestant, RoundFunction, compare_alternating,
 from hbt_ray.config import MixConfig, ModelConfig, TextConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling import HybridBatchSampler, rank_slice
-from hbt_ray.sampling.collate import build_batch, dataclass_to_arrow
+from hbt_ray.sampling.collate import build_batch
+from hbt_ray.utils.arrow import dataclass_to_arrow
 
 PAIRS = 32  # per batch of a rank
 BATCHES_PER_TABLE = 8  # as in the feed of a training run
@@ -90,7 +91,7 @@ def make_feed_round(store_folder: Path, batches: int) -> RoundFunction:
 def make_batch_builder(store: TokenStore, batches: int, *, rank: int = 0, num_ranks: int = 1) -> Callable[[], None]:
     """Return a function that builds the next `batches` batches of a rank, PAIRS pairs each, and their Arrow tables."""
     sampler = make_sampler(store, num_ranks)
-    rank_pairs = rank_slice(sampler.global_batch_pairs, num_ranks, rank)
+    rank_pairs = rank_slice(sampler.global_batch_size, num_ranks, rank)
     steps = count()
 
     def build_next() -> None:

@@ -17,7 +17,7 @@ from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.token_store import Group, Split, WrittenShard, write_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import TokenSequences, batch_of
+from hbt_ray.sampling.collate import TokenSequences, make_pair_batch
 from hbt_ray.utils.storage import file_sha256
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _random_pairs(rng: random.Random, pairs: int) -> Pairs:
 
 def tokenize_pairs(encoder: SentenceTransformer, pairs: Pairs, step: int) -> PairBatch:
     """Return the pairs as a batch to train on, texts truncated to MAX_TOKENS."""
-    return batch_of(
+    return make_pair_batch(
         _tokenize(encoder, pairs.questions),
         _tokenize(encoder, pairs.passages),
         step=step,

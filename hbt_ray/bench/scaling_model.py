@@ -182,7 +182,7 @@ def check_ranks(store: TokenStore, ranks: int, steps: int) -> None:
     for step in range(steps):
         whole = samplers[0].batch(step)
         rank_batches = [
-            sampler.batch(step, rank_slice(sampler.global_batch_pairs, ranks, rank))
+            sampler.batch(step, rank_slice(sampler.global_batch_size, ranks, rank))
             for rank, sampler in enumerate(samplers)
         ]
         rows = np.concatenate([batch.rows for batch in rank_batches])

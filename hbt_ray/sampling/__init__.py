@@ -1,16 +1,16 @@
-"""Which pairs stand in which batch: a pure function of (manifest, mix, seed, step).
+"""The hybrid batch sampler: which pairs are in which batch, as a pure function of (manifest, mix, seed, step).
 
-The order has two layers. A *stream* is what one kind of batch draws from: the items of a source that have
-a language, or an ordered pair of languages, in an endless row of epochs, each a seeded permutation. A
-*schedule* says which stream each step draws from; the k-th batch of a stream takes its k-th G items. So
-two runs that differ only in alpha meet the same batches in each stream, only interleaved differently.
+The order has two layers. A *stream* is the items of one source that have a given language, or a given ordered pair of
+languages, repeated in epochs, each a seeded permutation. A *schedule* draws the stream of each step; the k-th batch of
+a stream takes its k-th G items. Two runs that differ only in alpha therefore have the same batches in each stream, in
+the same order, interleaved differently.
 
-Legend: G pairs in a global batch, B pairs of it that are asked for: all, or those of one rank.
+Legend: G pairs in a global batch, B pairs in the requested part of it (all of them, or those of one rank).
 """
 
-from hbt_ray.sampling.batch_kinds import BatchKind, kinds_of, monolingual_probability
+from hbt_ray.sampling.batch_kinds import BatchKind, batch_kinds, monolingual_probability
 from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridBatchSampler
-from hbt_ray.sampling.rank_sharding import rank_pairs, rank_slice
+from hbt_ray.sampling.rank_sharding import pairs_per_rank, rank_slice
 from hbt_ray.sampling.streams import Stream
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "BatchSpec",
     "HybridBatchSampler",
     "Stream",
-    "kinds_of",
+    "batch_kinds",
     "monolingual_probability",
-    "rank_pairs",
+    "pairs_per_rank",
     "rank_slice",
 ]

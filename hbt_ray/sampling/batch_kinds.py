@@ -1,4 +1,4 @@
-"""The kinds of batches, and how probable each is at a step."""
+"""The kinds of batches, and the probability of each at a step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ BatchKind = Literal["monolingual", "cross-lingual", "mixed", "one-to-k"]
 
 
 def monolingual_probability(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
-    """The probability of a monolingual batch at each step: (N,) -> (N,).
+    """Return the probability of a monolingual batch at each step: (N,) -> (N,).
+
+    It is alpha, or the value of `alpha_schedule` at the step: held, or interpolated linearly or by half a cosine,
+    between the points around the step, and constant before the first point and after the last.
 
     >>> falling = MixConfig.model_validate({"alpha_schedule": {"points": [[0, 0.9], [100, 0.1]]}})
-    >>> alphas(falling, np.array([0, 50, 100, 1000])).tolist()
+    >>> monolingual_probability(falling, np.array([0, 50, 100, 1000])).tolist()
     [0.9, 0.5, 0.1, 0.1]
     """
     if mix.strategy != "hybrid":
@@ -23,26 +26,26 @@ def monolingual_probability(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
     if mix.alpha_schedule is None:
         return np.full(len(steps), mix.alpha)
     points = mix.alpha_schedule.points
-    at, values = np.array([batch for batch, _ in points]), np.array([alpha for _, alpha in points])
-    before = np.clip(np.searchsorted(at, steps, side="right") - 1, 0, len(at) - 1)
-    behind = np.minimum(before + 1, len(at) - 1)
-    way = np.clip((steps - at[before]) / np.maximum(at[behind] - at[before], 1), 0, 1)
+    point_steps, alphas = np.array([step for step, _ in points]), np.array([alpha for _, alpha in points])
+    before = np.clip(np.searchsorted(point_steps, steps, side="right") - 1, 0, len(points) - 1)
+    after = np.minimum(before + 1, len(points) - 1)
+    fraction = np.clip((steps - point_steps[before]) / np.maximum(point_steps[after] - point_steps[before], 1), 0, 1)
     if mix.alpha_schedule.between == "hold":
-        way = np.zeros(len(steps))
+        fraction = np.zeros(len(steps))
     elif mix.alpha_schedule.between == "cosine":
-        way = (1 - np.cos(np.pi * way)) / 2
-    found: np.ndarray = values[before] + way * (values[behind] - values[before])
-    return found
+        fraction = (1 - np.cos(np.pi * fraction)) / 2
+    probability: np.ndarray = alphas[before] + fraction * (alphas[after] - alphas[before])
+    return probability
 
 
-def kinds_of(mix: MixConfig) -> tuple[BatchKind, ...]:
-    """The kinds of batches that a mix has at any time."""
+def batch_kinds(mix: MixConfig) -> tuple[BatchKind, ...]:
+    """Return the kinds of batches that a mix draws at any step."""
     if mix.strategy == "x-x":
         return ("mixed",)
     if mix.strategy == "one-to-k":
         return ("one-to-k",)
-    steps = [batch for batch, _ in mix.alpha_schedule.points] if mix.alpha_schedule else [0]
-    shares = monolingual_probability(mix, np.array(steps))
-    monolingual: tuple[BatchKind, ...] = ("monolingual",) if shares.max() > 0 else ()
-    cross_lingual: tuple[BatchKind, ...] = ("cross-lingual",) if shares.min() < 1 else ()
+    steps = [step for step, _ in mix.alpha_schedule.points] if mix.alpha_schedule else [0]
+    probability = monolingual_probability(mix, np.array(steps))
+    monolingual: tuple[BatchKind, ...] = ("monolingual",) if probability.max() > 0 else ()
+    cross_lingual: tuple[BatchKind, ...] = ("cross-lingual",) if probability.min() < 1 else ()
     return monolingual + cross_lingual

@@ -1,4 +1,4 @@
-"""An order of training looked at without training: who gets which pair at which step, and what batches amount to."""
+"""Inspect a sampler without training: write every (step, rank, pair) to Parquet, and summarize the realised mix."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, StoreError
-from hbt_ray.sampling import HybridBatchSampler, rank_pairs, rank_slice
+from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridBatchSampler
+from hbt_ray.sampling.rank_sharding import pairs_per_rank, rank_slice
+from hbt_ray.utils.plotting import ACCENT, MUTED
 
 PAIRS = pa.schema(
     [
@@ -24,23 +27,42 @@ PAIRS = pa.schema(
         ("rank", pa.int32()),
         ("kind", pa.string()),
         ("query_language", pa.string()),
-        ("second_language", pa.string()),  # in which the question is asked once more; null where it is not
+        ("second_language", pa.string()),  # of the query's translation; null if there is none
         ("passage_language", pa.string()),
         ("source", pa.string()),
-        ("item_id", pa.string()),  # null where only the manifest is at hand
-        ("row", pa.int64()),  # the item's place in its source
-        ("epoch", pa.int64()),  # of what the batch is drawn from
-        ("batch", pa.int64()),  # several to a step where gradients are accumulated
+        ("item_id", pa.string()),  # null if the store has no shards
+        ("row", pa.int64()),  # the item's row in its source
+        ("epoch", pa.int64()),  # of the batch's stream
+        ("batch", pa.int64()),  # index of the batch; several to a step with gradient accumulation
     ]
 )
-STEPS_PER_GROUP = 64  # of rows in the file
+BATCHES_PER_ROW_GROUP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MixEntry:
+    """The fraction of batches with one value of an attribute, such as the source "embedded"."""
+
+    attribute: str  # "kind", "source" or "languages"
+    value: str
+    intended: float  # by the mix's probabilities
+    realised: float  # in the steps of the trace
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEpochs:
+    """The number of times that the items of a stream are drawn."""
+
+    stream: str
+    num_items: int
+    epochs: float
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerTrace:
-    """A range of steps of a plan, dealt to a number of ranks."""
+    """A sampler's batches in a range of steps, divided among ranks."""
 
-    plan: HybridBatchSampler
+    sampler: HybridBatchSampler
     store: TokenStore
     first_step: int
     last_step: int  # exclusive
@@ -48,166 +70,182 @@ class SamplerTrace:
     chunk_pairs: int
     batches_per_step: int
 
-    def pairs(self) -> Iterator[pa.Table]:
-        """One row per question and positive, as `PAIRS`, step by step and rank by rank within a batch."""
-        with_ids = True
-        for step in range(self.first_step, self.last_step):
-            for number in range(step * self.batches_per_step, (step + 1) * self.batches_per_step):
-                spec = self.plan.batch(number)
-                size = len(spec.rows)
-                ids: list[str | None] = [None] * size
-                if with_ids:
-                    try:
-                        ids = [*self.store.item_ids(spec.source, spec.rows, spec.split)]
-                    except StoreError:
-                        if (self.store.folder / self.store.shards[0].file).exists():
-                            raise
-                        with_ids = False  # a manifest without its shards
-                ranks = np.empty(size, np.int32)
-                for rank in range(self.num_ranks):
-                    ranks[rank_slice(size, self.num_ranks, rank, self.chunk_pairs)] = rank
-                pair = np.repeat(np.arange(size), spec.positives)  # which each row is of
-                yield pa.table(
-                    [
-                        np.full(len(pair), step),
-                        ranks[pair],
-                        [spec.kind] * len(pair),
-                        spec.query_languages[pair].tolist(),
-                        [language or None for language in spec.second_languages[pair].tolist()],
-                        spec.passage_languages.tolist(),
-                        [spec.source] * len(pair),
-                        pa.array(ids, pa.string()).take(pa.array(pair)),
-                        spec.rows[pair],
-                        np.full(len(pair), spec.epoch),
-                        np.full(len(pair), number),
-                    ],
-                    schema=PAIRS,
-                )
+    def pair_tables(self) -> Iterator[pa.Table]:
+        """Yield a table for each batch, with a row for each query and positive passage, ordered by rank."""
+        has_shards = True
+        for index in range(*self._batch_range):
+            spec = self.sampler.batch(index)
+            item_ids: list[str | None] = [None] * len(spec.rows)
+            if has_shards:
+                try:
+                    item_ids = [*self.store.item_ids(spec.source, spec.rows, spec.split)]
+                except StoreError:
+                    if (self.store.folder / self.store.shards[0].file).exists():
+                        raise
+                    has_shards = False  # a manifest without its shards
+            yield self._pair_table(index, spec, item_ids)
+
+    def _pair_table(self, index: int, spec: BatchSpec, item_ids: list[str | None]) -> pa.Table:
+        size = len(spec.rows)
+        ranks = np.empty(size, np.int32)
+        for rank in range(self.num_ranks):
+            ranks[rank_slice(size, self.num_ranks, rank, self.chunk_pairs)] = rank
+        pair = np.repeat(np.arange(size), spec.positives)  # the pair of each row
+        return pa.table(
+            [
+                np.full(len(pair), index // self.batches_per_step),
+                ranks[pair],
+                [spec.kind] * len(pair),
+                spec.query_languages[pair].tolist(),
+                [language or None for language in spec.second_languages[pair].tolist()],
+                spec.passage_languages.tolist(),
+                [spec.source] * len(pair),
+                pa.array(item_ids, pa.string()).take(pa.array(pair)),
+                spec.rows[pair],
+                np.full(len(pair), spec.epoch),
+                np.full(len(pair), index),
+            ],
+            schema=PAIRS,
+        )
 
     def pairs_per_rank(self) -> list[int]:
-        """How many pairs of each batch the ranks get."""
-        return rank_pairs(self.plan.global_batch_pairs, self.num_ranks, self.chunk_pairs)
+        """Return the number of pairs of each batch that each rank gets."""
+        return pairs_per_rank(self.sampler.global_batch_size, self.num_ranks, self.chunk_pairs)
 
     @property
-    def _batches(self) -> tuple[int, int]:
-        """The plan's first batch in these steps, and the first after them."""
+    def _batch_range(self) -> tuple[int, int]:
+        """Index of the first batch of the steps, and of the first after them."""
         return self.first_step * self.batches_per_step, self.last_step * self.batches_per_step
 
-    def shares(self) -> list[tuple[str, str, float, float]]:
-        """(of what, which, share intended, share in these steps), by kind, by source and by languages."""
-        intended, realised = self.plan.intended_mix(*self._batches), self.plan.realised_mix(*self._batches)
-        return [(of, which, share, realised[of][which]) for of, by in intended.items() for which, share in by.items()]
-
-    def epochs(self) -> list[tuple[str, int, float]]:
-        """(stream, its items, how many times these steps go through them), the most seen first."""
-        pairs = self.plan.batches_of_streams(*self._batches) * self.plan.global_batch_pairs
-        seen = [
-            (stream.name, stream.num_items, own / stream.num_items)
-            for stream, own in zip(self.plan.streams, pairs.tolist(), strict=True)
+    def mix(self) -> list[MixEntry]:
+        """Return the intended and realised fractions of batches by kind, by source and by languages."""
+        intended = self.sampler.intended_mix(*self._batch_range)
+        realised = self.sampler.realised_mix(*self._batch_range)
+        return [
+            MixEntry(attribute, value, fraction, realised[attribute][value])
+            for attribute, by_value in intended.items()
+            for value, fraction in by_value.items()
         ]
-        return sorted(seen, key=lambda entry: (-entry[2], entry[0]))
+
+    def epochs(self) -> list[StreamEpochs]:
+        """Return the number of epochs of each stream, the highest first."""
+        pairs = self.sampler.batches_per_stream(*self._batch_range) * self.sampler.global_batch_size
+        epochs = [
+            StreamEpochs(stream.name, stream.num_items, drawn / stream.num_items)
+            for stream, drawn in zip(self.sampler.streams, pairs.tolist(), strict=True)
+        ]
+        return sorted(epochs, key=lambda entry: (-entry.epochs, entry.stream))
 
 
 def parse_steps(text: str | None, steps: int) -> tuple[int, int]:
-    """The range that "A:B" names, B not included; all of a run's where there is none.
+    """Parse a range of steps "FIRST:LAST", LAST exclusive. None is the whole run; a missing end is that of the run.
 
     >>> parse_steps("5:8", 40), parse_steps("5:", 40), parse_steps(None, 40)
     ((5, 8), (5, 40), (0, 40))
 
     Raises:
-        ConfigError: it is no such range.
+        ConfigError: the text is not such a range.
     """
     first, colon, last = (text or ":").partition(":")
     try:
-        found = (int(first or 0), int(last or steps))
+        parsed = (int(first or 0), int(last or steps))
     except ValueError:
-        found = (0, -1)
-    if not colon or not 0 <= found[0] <= found[1]:
+        parsed = (0, -1)
+    if not colon or not 0 <= parsed[0] <= parsed[1]:
         raise ConfigError(f"{text!r} is no range of steps; write --steps FIRST:LAST, such as 0:100, LAST not included")
-    return found
+    return parsed
 
 
-def write_trace(order: SamplerTrace, folder: Path) -> None:
-    """Leaves `plan.parquet`, one row per pair, and `plan.png`, the shares that the steps amount to."""
+def write_trace(trace: SamplerTrace, folder: Path) -> None:
+    """Write `plan.parquet`, a row for each pair, and `plan.png`, the intended and realised mix."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "plan.parquet.partial"
     with pq.ParquetWriter(partial, PAIRS) as writer:
-        kept: list[pa.Table] = []
-        for table in order.pairs():
-            kept.append(table)
-            if len(kept) == STEPS_PER_GROUP:
-                writer.write_table(pa.concat_tables(kept))
-                kept = []
-        if kept:
-            writer.write_table(pa.concat_tables(kept))
+        tables: list[pa.Table] = []
+        for table in trace.pair_tables():
+            tables.append(table)
+            if len(tables) == BATCHES_PER_ROW_GROUP:
+                writer.write_table(pa.concat_tables(tables))
+                tables = []
+        if tables:
+            writer.write_table(pa.concat_tables(tables))
     partial.replace(folder / "plan.parquet")
-    figure = order_figure(order)
+    figure = trace_figure(trace)
     FigureCanvasAgg(figure)
     figure.savefig(folder / "plan.png", dpi=150)
 
 
-def order_tables(order: SamplerTrace, most: int = 12) -> Iterator[Table]:
-    """Shares, epochs and what ranks get, as a terminal shows them; of long ones the first `most` rows."""
-    table = Table(title=f"steps {order.first_step} to {order.last_step}")
+def trace_tables(trace: SamplerTrace, max_rows: int = 12) -> Iterator[Table]:
+    """Yield tables for a terminal: mix, epochs, and pairs of each rank; at most `max_rows` rows for each attribute."""
+    table = Table(title=f"steps {trace.first_step} to {trace.last_step}")
     for heading in ("of", "which"):
         table.add_column(heading)
     for heading in ("intended", "realised"):
         table.add_column(heading, justify="right")
-    shares = order.shares()
-    for of in ("kind", "source", "languages"):
-        own = [entry for entry in shares if entry[0] == of]
-        for entry in own[:most]:
-            table.add_row(entry[0], entry[1], f"{entry[2]:.4f}", f"{entry[3]:.4f}")
-        if len(own) > most:
-            table.add_row(of, f"... {len(own) - most} more", "", "")
+    mix = trace.mix()
+    for attribute in ("kind", "source", "languages"):
+        entries = [entry for entry in mix if entry.attribute == attribute]
+        for entry in entries[:max_rows]:
+            table.add_row(attribute, entry.value, f"{entry.intended:.4f}", f"{entry.realised:.4f}")
+        if len(entries) > max_rows:
+            table.add_row(attribute, f"... {len(entries) - max_rows} more", "", "")
     yield table
 
-    table = Table(title="how often their items are seen")
-    table.add_column("drawn from")
+    table = Table(title="how often items are drawn")
+    table.add_column("stream")
     for heading in ("items", "epochs"):
         table.add_column(heading, justify="right")
-    epochs = order.epochs()
-    for name, items, times in epochs[:most]:
-        table.add_row(name, f"{items:,}", f"{times:.3f}")
-    if len(epochs) > most:
-        table.add_row(f"... {len(epochs) - most} more", "", "")
+    epochs = trace.epochs()
+    for stream in epochs[:max_rows]:
+        table.add_row(stream.stream, f"{stream.num_items:,}", f"{stream.epochs:.3f}")
+    if len(epochs) > max_rows:
+        table.add_row(f"... {len(epochs) - max_rows} more", "", "")
     yield table
 
-    table = Table(title=f"a batch of {order.plan.global_batch_pairs} pairs over {order.num_ranks} workers")
+    table = Table(title=f"a batch of {trace.sampler.global_batch_size} pairs over {trace.num_ranks} workers")
     table.add_column("workers", justify="right")
     table.add_column("pairs of each", justify="right")
-    for pairs, workers in sorted(Counter(order.pairs_per_rank()).items(), reverse=True):
+    for pairs, workers in sorted(Counter(trace.pairs_per_rank()).items(), reverse=True):
         table.add_row(f"{workers:,}", str(pairs))
     yield table
 
 
-def order_figure(order: SamplerTrace) -> Figure:
-    """Realised and intended shares by kind and source, and a heat map of realised shares by language pair."""
-    shares = order.shares()
-    bars = [entry for entry in shares if entry[0] != "languages"]
-    languages = order.plan.languages
-    grid = np.zeros((len(languages), len(languages)))
-    for of, which, _, realised in shares:
-        question, _, passage = which.partition("-")
-        if of == "languages" and question in languages and passage in languages:
-            grid[languages.index(question), languages.index(passage)] = realised
+def trace_figure(trace: SamplerTrace) -> Figure:
+    """Draw realised and intended fractions by kind and source, and realised fractions by language pair."""
+    mix = trace.mix()
+    languages = trace.sampler.languages
     figure = Figure(figsize=(7.5 + 0.35 * len(languages), 3.4 + 0.2 * len(languages)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    places = np.arange(len(bars))
-    left.barh(places - 0.19, [entry[3] for entry in bars], height=0.36, color="#2f6f9f", label="in these steps")
-    left.barh(places + 0.19, [entry[2] for entry in bars], height=0.36, color="#9fb3c1", label="intended")
-    left.set_yticks(places, [entry[1] for entry in bars])
-    left.invert_yaxis()
-    left.set_xlabel("share of batches")
-    left.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    image = right.imshow(grid, cmap="YlGnBu", vmin=0)
-    right.set_xticks(range(len(languages)), languages)
-    right.set_yticks(range(len(languages)), languages)
-    right.set_xlabel("passage language")
-    right.set_ylabel("question language")
-    right.tick_params(length=0)
-    right.spines[:].set_visible(False)
-    figure.colorbar(image, ax=right, fraction=0.046, pad=0.03, label="share of batches")
-    figure.suptitle(f"Batches of steps {order.first_step} to {order.last_step}", x=0.01, ha="left")
+    _draw_bars(left, [entry for entry in mix if entry.attribute != "languages"])
+    _draw_language_pairs(right, [entry for entry in mix if entry.attribute == "languages"], languages)
+    figure.suptitle(f"Batches of steps {trace.first_step} to {trace.last_step}", x=0.01, ha="left")
     return figure
+
+
+def _draw_bars(axes: Axes, entries: list[MixEntry]) -> None:
+    positions = np.arange(len(entries))
+    axes.barh(
+        positions - 0.19, [entry.realised for entry in entries], height=0.36, color=ACCENT, label="in these steps"
+    )
+    axes.barh(positions + 0.19, [entry.intended for entry in entries], height=0.36, color=MUTED, label="intended")
+    axes.set_yticks(positions, [entry.value for entry in entries])
+    axes.invert_yaxis()
+    axes.set_xlabel("fraction of batches")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+
+
+def _draw_language_pairs(axes: Axes, entries: list[MixEntry], languages: tuple[str, ...]) -> None:
+    grid = np.zeros((len(languages), len(languages)))  # query language, passage language
+    for entry in entries:
+        query_language, _, passage_language = entry.value.partition("-")
+        if query_language in languages and passage_language in languages:
+            grid[languages.index(query_language), languages.index(passage_language)] = entry.realised
+    image = axes.imshow(grid, cmap="YlGnBu", vmin=0)
+    axes.set_xticks(range(len(languages)), languages)
+    axes.set_yticks(range(len(languages)), languages)
+    axes.set_xlabel("passage language")
+    axes.set_ylabel("query language")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="fraction of batches")

@@ -1,4 +1,4 @@
-"""Which stream each step draws from."""
+"""The schedule: which stream each step draws from."""
 
 from __future__ import annotations
 
@@ -13,39 +13,49 @@ from hbt_ray.utils.counter_rng import Salt, random_uniforms, stable_hash64
 
 
 class StreamSchedule:
-    """The stream of every step.
+    """Draw the stream of each step.
+
+    1. Draw the batch kind: monolingual with probability alpha(step), otherwise the other kind of the mix.
+    2. Draw a stream of this kind with the streams' probabilities.
+
+    Both are functions of (seed, step), so a step's stream needs no earlier step. Only its ordinal does.
 
     Args:
-        shares: (streams,) the probability that a batch of its kind draws from each.
+        inputs: of the sampler.
+        streams: all streams; a stream's number is its position here.
+        probabilities: (streams,) probability of each stream, given its batch kind.
     """
 
-    def __init__(self, terms: SamplerInputs, streams: Sequence[Stream], shares: np.ndarray) -> None:
-        self._mix = terms.mix
+    def __init__(self, inputs: SamplerInputs, streams: Sequence[Stream], probabilities: np.ndarray) -> None:
+        self._mix = inputs.mix
         self._num_streams = len(streams)
-        # For each kind its streams' numbers and their cumulated shares within the kind.
-        self._cumulated: dict[BatchKind, tuple[np.ndarray, np.ndarray]] = {}
-        for kind in dict.fromkeys(stream.kind for stream in streams):
-            numbers = np.array([n for n, stream in enumerate(streams) if stream.kind == kind])
-            cumulated = np.cumsum(shares[numbers])
-            self._cumulated[kind] = (numbers, cumulated / cumulated[-1])
-        self._kind_key, self._stream_key = stable_hash64(terms.seed, Salt.KIND), stable_hash64(terms.seed, Salt.STREAM)
+        # Batch kind -> the numbers of its streams, and their cumulative probabilities.
+        self._cumulative: dict[BatchKind, tuple[np.ndarray, np.ndarray]] = {}
+        for batch_kind in dict.fromkeys(stream.kind for stream in streams):
+            numbers = np.array([number for number, stream in enumerate(streams) if stream.kind == batch_kind])
+            cumulative = np.cumsum(probabilities[numbers])
+            self._cumulative[batch_kind] = (numbers, cumulative / cumulative[-1])
+        self._kind_key = stable_hash64(inputs.seed, Salt.KIND)
+        self._stream_key = stable_hash64(inputs.seed, Salt.STREAM)
         self._draws = IndexedDraws(self.stream_numbers, len(streams))
 
     def stream_numbers(self, steps: np.ndarray) -> np.ndarray:
-        """(N,) the number of the stream that each step draws from."""
-        monolingual = random_uniforms(self._kind_key, steps) < monolingual_probability(self._mix, steps)
-        places = random_uniforms(self._stream_key, steps)
-        numbers = np.zeros(len(steps), np.int64)
-        for kind, (of_kind, cumulated) in self._cumulated.items():
-            mine = monolingual if kind == "monolingual" else ~monolingual
-            choice = np.searchsorted(cumulated, places[mine], side="right")
-            numbers[mine] = of_kind[np.minimum(choice, len(of_kind) - 1)]
-        return numbers
+        """Return the number of the stream that each step draws from, (N,) -> (N,)."""
+        # 1. Batch kind
+        is_monolingual = random_uniforms(self._kind_key, steps) < monolingual_probability(self._mix, steps)
+        # 2. Stream
+        draws = random_uniforms(self._stream_key, steps)
+        drawn = np.zeros(len(steps), np.int64)
+        for batch_kind, (numbers, cumulative) in self._cumulative.items():
+            of_kind = is_monolingual if batch_kind == "monolingual" else ~is_monolingual
+            positions = np.searchsorted(cumulative, draws[of_kind], side="right")
+            drawn[of_kind] = numbers[np.minimum(positions, len(numbers) - 1)]
+        return drawn
 
     def at(self, step: int) -> tuple[int, int]:
-        """The stream of a step, and how many earlier steps drew from the same one."""
+        """Return the number of a step's stream, and how many earlier steps drew from the same stream."""
         return self._draws.at(step)
 
-    def batches_of_streams(self, first_step: int, last_step: int) -> np.ndarray:
-        """How many of the batches of steps [first_step, last_step) each stream gives, (streams,) int64."""
+    def batches_per_stream(self, first_step: int, last_step: int) -> np.ndarray:
+        """Return how many of the steps [first_step, last_step) draw from each stream, (streams,) int64."""
         return np.bincount(self.stream_numbers(np.arange(first_step, last_step)), minlength=self._num_streams)

@@ -1,4 +1,4 @@
-"""What batches draw from: items of a source that serve a language, an ordered pair, or languages drawn per row."""
+"""Streams: the items of a source that have a language, an ordered language pair, or enough languages to draw from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from hbt_ray.config import MixConfig
 from hbt_ray.data.token_store import Split, StoreManifest
 from hbt_ray.errors import ConfigError
-from hbt_ray.sampling.batch_kinds import BatchKind, kinds_of
+from hbt_ray.sampling.batch_kinds import BatchKind, batch_kinds
 from hbt_ray.utils.counter_rng import stable_hash64
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerInputs:
-    """What a plan is a function of."""
+    """Everything that the batches are a function of, besides the step."""
 
     manifest: StoreManifest
     mix: MixConfig
@@ -26,149 +26,176 @@ class SamplerInputs:
     global_batch_pairs: int  # G
     languages: tuple[str, ...]
     split: Split
-    second_questions: bool = False  # each question is asked in a second language as well
+    with_query_translations: bool = False  # also draw a second language for each query
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Items of one source that serve one language, one ordered pair, or (None) languages drawn per row."""
+    """The eligible items of one source for one language, one ordered pair of languages, or languages drawn per pair.
+
+    Eligible items are numbered from 0 in the order of the source's rows. They are stored as ranges of consecutive rows,
+    so memory does not grow with the number of items.
+    """
 
     kind: BatchKind
     source: str
-    languages: tuple[str, str] | None  # question's, passage's
-    starts: np.ndarray  # (runs,) first item row of each run of eligible items
-    ends: np.ndarray  # (runs,) eligible items up to and with this run
-    run_languages: tuple[tuple[str, ...], ...]  # what may be drawn for the items of each run
-    key: int
+    languages: tuple[str, str] | None  # of query and passage; None: drawn for each pair
+    range_starts: np.ndarray  # (ranges,) first row of each range
+    range_ends: np.ndarray  # (ranges,) eligible items up to the end of each range
+    range_languages: tuple[tuple[str, ...], ...]  # languages that may be drawn for the items of each range
+    key: int  # of the stream's permutations and language draws
 
     @property
     def num_items(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        """Number of eligible items."""
+        return int(self.range_ends[-1]) if len(self.range_ends) else 0
 
     @property
     def name(self) -> str:
+        """Name for messages and tables: source, batch kind and languages."""
         languages = "-".join(self.languages) if self.languages else "languages mixed"
         return f"{self.source} {self.kind} {languages}"
 
-    def runs_of(self, items: np.ndarray) -> np.ndarray:
-        """(N,) which run each eligible item stands in."""
-        return np.searchsorted(self.ends, items, side="right")
+    def ranges_of(self, items: np.ndarray) -> np.ndarray:
+        """Return the range of each eligible item, (N,) -> (N,)."""
+        return np.searchsorted(self.range_ends, items, side="right")
 
     @cached_property
-    def _shifts(self) -> np.ndarray:
-        """(runs,) the row of each run's items less their number among the eligible ones."""
-        return self.starts - np.concatenate([[0], self.ends])[:-1]
+    def _row_offsets(self) -> np.ndarray:
+        """Row minus item number of the items of each range, (ranges,)."""
+        return self.range_starts - np.concatenate([[0], self.range_ends])[:-1]
 
     def rows_of(self, items: np.ndarray) -> np.ndarray:
-        """(N,) item rows of the source for eligible items counted from 0."""
-        rows: np.ndarray = items + self._shifts[self.runs_of(items)]
+        """Return the source's rows of eligible items, (N,) -> (N,)."""
+        rows: np.ndarray = items + self._row_offsets[self.ranges_of(items)]
         return rows
 
 
-def build_streams(terms: SamplerInputs) -> tuple[list[Stream], np.ndarray]:
-    """The streams, and (streams,) the probability that a batch of its kind draws from each.
+def build_streams(inputs: SamplerInputs) -> tuple[list[Stream], np.ndarray]:
+    """Find the streams of a mix, and the probability of each.
+
+    For each batch kind of the mix:
+
+    1. Find the streams of every source. Leave out those with fewer items than a batch has pairs, with a warning.
+    2. Give each source a weight: its number of items ** `source_sampling`.
+    3. Divide it among the source's streams in proportion to their number of items ** `language_sampling`.
+
+    Returns:
+        The streams, and (streams,) the probability of each, given its batch kind.
 
     Raises:
-        ConfigError: no source can serve a kind of batch that is asked for, or no question has a second language.
+        ConfigError: no source has the items for a batch kind of the mix, or translations of queries are configured and
+            no item has two languages.
     """
-    mix, sources = terms.mix, terms.manifest.sources
+    mix, sources = inputs.mix, inputs.manifest.sources
     streams: list[Stream] = []
-    shares: list[float] = []
+    probabilities: list[float] = []
     too_small: list[Stream] = []
-    for kind in kinds_of(mix):
+    for batch_kind in batch_kinds(mix):
+        # 1. Streams
         by_source = {}
         for source in sources:
-            found = _streams_of(terms, kind, source)
-            too_small += [s for s in found if 0 < s.num_items < terms.global_batch_pairs]
-            usable = [s for s in found if s.num_items >= terms.global_batch_pairs]
-            if usable:
-                by_source[source] = usable
+            found = _streams_of_source(inputs, batch_kind, source)
+            too_small += [stream for stream in found if 0 < stream.num_items < inputs.global_batch_pairs]
+            large_enough = [stream for stream in found if stream.num_items >= inputs.global_batch_pairs]
+            if large_enough:
+                by_source[source] = large_enough
         if not by_source:
-            raise ConfigError(_nothing_to_draw(terms, kind, too_small))
-        source_weights = [sources[s].items(terms.split) ** mix.source_sampling for s in by_source]
-        for (_, own), source_weight in zip(by_source.items(), source_weights, strict=True):
-            weights = [stream.num_items**mix.language_sampling for stream in own]
-            streams += own
-            shares += [source_weight / sum(source_weights) * weight / sum(weights) for weight in weights]
+            raise ConfigError(_no_stream_message(inputs, batch_kind, too_small))
+        # 2. Weights of sources
+        source_weights = [sources[source].items(inputs.split) ** mix.source_sampling for source in by_source]
+        # 3. Probabilities of streams
+        for source_streams, source_weight in zip(by_source.values(), source_weights, strict=True):
+            weights = [stream.num_items**mix.language_sampling for stream in source_streams]
+            streams += source_streams
+            probabilities += [source_weight / sum(source_weights) * weight / sum(weights) for weight in weights]
     if too_small:
-        smallest = min(too_small, key=lambda s: s.num_items)
+        smallest = min(too_small, key=lambda stream: stream.num_items)
         warnings.warn(
             f"{len(too_small)} of the language combinations have fewer items than a batch has pairs "
-            f"({terms.global_batch_pairs}) and are never drawn, such as {smallest.name} with {smallest.num_items}",
+            f"({inputs.global_batch_pairs}) and are never drawn, such as {smallest.name} with {smallest.num_items}",
             stacklevel=3,
         )
-    if terms.second_questions and not any(len(own) > 1 for s in streams for own in set(s.run_languages)):
+    multilingual = any(len(languages) > 1 for stream in streams for languages in set(stream.range_languages))
+    if inputs.with_query_translations and not multilingual:
         raise ConfigError(
-            f"no question has a second language among {', '.join(terms.languages)} to be consistent with; "
+            f"no question has a second language among {', '.join(inputs.languages)} to be consistent with; "
             "add a parallel corpus or write loss.consistency=0"
         )
-    return streams, np.array(shares)
+    return streams, np.array(probabilities)
 
 
-def _nothing_to_draw(terms: SamplerInputs, kind: BatchKind, too_small: list[Stream]) -> str:
+def _no_stream_message(inputs: SamplerInputs, batch_kind: BatchKind, too_small: list[Stream]) -> str:
     if too_small:
-        largest = max(too_small, key=lambda s: s.num_items)
+        largest = max(too_small, key=lambda stream: stream.num_items)
         return (
-            f"no {kind} batch of {terms.global_batch_pairs} pairs can be made: the largest choice, {largest.name}, "
-            f"has {largest.num_items} items in the {terms.split} split; write a smaller global_batch_pairs"
+            f"no {batch_kind} batch of {inputs.global_batch_pairs} pairs can be made: the largest choice, "
+            f"{largest.name}, has {largest.num_items} items in the {inputs.split} split; "
+            "write a smaller global_batch_pairs"
         )
-    least = _least_languages(terms.mix, kind)
-    needs = "any item" if least == 1 else f"an item in {'two' if least == 2 else least} languages"
-    remedy = "mix.strategy=x-x-mono" if least <= 2 else "a smaller mix.positive_languages"
+    min_languages = _min_languages(inputs.mix, batch_kind)
+    needs = {1: "any item", 2: "an item in two languages"}.get(min_languages, f"an item in {min_languages} languages")
+    remedy = "mix.strategy=x-x-mono" if min_languages <= 2 else "a smaller mix.positive_languages"
     return (
-        f"no {kind} batch can be made: no source has {needs} of {', '.join(terms.languages)} with "
-        f"{terms.mix.hard_negatives} hard negatives; add a parallel corpus or write {remedy}"
+        f"no {batch_kind} batch can be made: no source has {needs} of {', '.join(inputs.languages)} with "
+        f"{inputs.mix.hard_negatives} hard negatives; add a parallel corpus or write {remedy}"
     )
 
 
-def _streams_of(terms: SamplerInputs, kind: BatchKind, source: str) -> list[Stream]:
-    wanted = [x for x in terms.languages if x in terms.manifest.sources[source].languages]
-    if kind == "monolingual":
-        return [_stream(terms, kind, source, (x, x)) for x in wanted]
-    if kind == "cross-lingual" and terms.mix.cross_pairs == "one":
-        return [_stream(terms, kind, source, pair) for pair in permutations(wanted, 2)]
-    return [_stream(terms, kind, source, None)]
+def _streams_of_source(inputs: SamplerInputs, batch_kind: BatchKind, source: str) -> list[Stream]:
+    languages = [x for x in inputs.languages if x in inputs.manifest.sources[source].languages]
+    if batch_kind == "monolingual":
+        return [_stream(inputs, batch_kind, source, (x, x)) for x in languages]
+    if batch_kind == "cross-lingual" and inputs.mix.cross_pairs == "one":
+        return [_stream(inputs, batch_kind, source, pair) for pair in permutations(languages, 2)]
+    return [_stream(inputs, batch_kind, source, None)]
 
 
-def _least_languages(mix: MixConfig, kind: BatchKind) -> int:
-    """How many languages an item must have to serve a kind of batch."""
-    if kind == "one-to-k":
+def _min_languages(mix: MixConfig, batch_kind: BatchKind) -> int:
+    """Return the number of languages that an item must have to be in a batch of this kind."""
+    if batch_kind == "one-to-k":
         return mix.positive_languages
-    return 2 if kind == "cross-lingual" else 1
+    return 2 if batch_kind == "cross-lingual" else 1
 
 
-def _stream(terms: SamplerInputs, kind: BatchKind, source: str, languages: tuple[str, str] | None) -> Stream:
-    """The runs of a source's items that can serve the languages, from the manifest's counts alone.
+def _stream(inputs: SamplerInputs, batch_kind: BatchKind, source: str, languages: tuple[str, str] | None) -> Stream:
+    """Find the ranges of a source's eligible items from the manifest's counts, without reading a shard.
 
-    Neighbours that serve alike are one run, so a parallel corpus has one however many shards it fills.
+    1. An item's group says which languages it has and how many hard negatives. Decide for each group if its items are
+       eligible, and which languages may be drawn for them.
+    2. Go through the groups of every shard in row order, and merge adjacent ranges with the same languages. A parallel
+       corpus is therefore one range, however many shards it has.
     """
-    groups = terms.manifest.sources[source].groups
-    least = _least_languages(terms.mix, kind)
-    own_languages = [tuple(x for x in group.languages if x in terms.languages) for group in groups]
-    serves = [
-        group.negatives >= terms.mix.hard_negatives and (set(languages) <= set(own) if languages else len(own) >= least)
-        for group, own in zip(groups, own_languages, strict=True)
+    groups = inputs.manifest.sources[source].groups
+    min_languages = _min_languages(inputs.mix, batch_kind)
+    # 1. Groups
+    group_languages = [tuple(x for x in group.languages if x in inputs.languages) for group in groups]
+    eligible = [
+        group.negatives >= inputs.mix.hard_negatives
+        and (set(languages) <= set(available) if languages else len(available) >= min_languages)
+        for group, available in zip(groups, group_languages, strict=True)
     ]
+    # 2. Ranges of rows
     starts: list[int] = []
     counts: list[int] = []
-    run_languages: list[tuple[str, ...]] = []
+    range_languages: list[tuple[str, ...]] = []
     row = 0
-    for shard in terms.manifest.sources[source].shards.get(terms.split, ()):
+    for shard in inputs.manifest.sources[source].shards.get(inputs.split, ()):
         for group, count in shard.runs:
-            drawn_from = own_languages[group] if languages is None or terms.second_questions else languages
-            if serves[group] and starts and starts[-1] + counts[-1] == row and run_languages[-1] == drawn_from:
+            drawn_from = group_languages[group] if languages is None or inputs.with_query_translations else languages
+            if eligible[group] and starts and starts[-1] + counts[-1] == row and range_languages[-1] == drawn_from:
                 counts[-1] += count
-            elif serves[group]:
+            elif eligible[group]:
                 starts.append(row)
                 counts.append(count)
-                run_languages.append(drawn_from)
+                range_languages.append(drawn_from)
             row += count
     return Stream(
-        kind,
-        source,
-        languages,
-        np.array(starts, np.int64),
-        np.cumsum(counts, dtype=np.int64),
-        tuple(run_languages),
-        stable_hash64(terms.seed, terms.split, kind, source, *(languages or ())),
+        kind=batch_kind,
+        source=source,
+        languages=languages,
+        range_starts=np.array(starts, np.int64),
+        range_ends=np.cumsum(counts, dtype=np.int64),
+        range_languages=tuple(range_languages),
+        key=stable_hash64(inputs.seed, inputs.split, batch_kind, source, *(languages or ())),
     )

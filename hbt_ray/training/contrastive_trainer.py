@@ -16,7 +16,7 @@ from hbt_ray.models.dual_encoder import DualEncoder, passage_rows, query_rows
 from hbt_ray.models.encoder import load_for_training, open_teacher
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.models.precision import resolve_bf16
-from hbt_ray.sampling import rank_pairs
+from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 
@@ -83,7 +83,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
             torch.tensor(batch.passage_keys, device=device),
             temperature=self.train.temperature,
             gather_negatives=self.train.gather_negatives,
-            rank_pairs=rank_pairs(batch.global_pairs, num_ranks(), self.train.chunk_pairs),
+            rank_pairs=pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs),
             positives=batch.positives,
             second_of=torch.tensor(batch.second_of, device=device),
             teacher_vectors=teacher_vectors,

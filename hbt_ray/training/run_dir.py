@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, dump_config, flatten
-from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
 from hbt_ray.errors import ConfigError
-from hbt_ray.sampling import HybridBatchSampler
-from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -43,7 +38,6 @@ WITHOUT_EFFECT = (
     "mine.",
     *(f"{loop.section}.{name}" for loop in (TrainConfig, PretrainConfig) for name in _OF_LOOPS),
 )
-LEAST_VALIDATION_PAIRS = 16
 AnyRun = RunConfig | PretrainRunConfig
 
 
@@ -163,74 +157,3 @@ def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder:
 
     save_encoder(init_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
     return str(folder.initial_model)
-
-
-def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler:
-    """The training order of a configuration. Raises ConfigError when the store cannot serve it."""
-    lines = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
-    if lines is not None:
-        raise ConfigError(
-            f"corpus {lines!r} is plain text, in which nothing is asked; pretrain on it with `hbt pretrain`, "
-            "and train on questions and passages"
-        )
-    return _plan(config, manifest, "train", config.train.global_batch_pairs)
-
-
-def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler | None:
-    """The order of the validation batches: the training mix over the held-out split; None where nothing is validated.
-
-    Where alpha is scheduled, it is the last one: validations are compared with each other.
-
-    A batch is as large as the smallest language or pair allows, and no larger than in training; combinations
-    with fewer than 16 held-out items are passed over before that.
-
-    Raises:
-        ConfigError: too little is held out.
-    """
-    if not config.train.validation_every:
-        return None
-
-    max_workers = config.train.max_workers
-    try:
-        sizes = defaultdict(list)
-        for stream in _plan(config, manifest, "validation", max(max_workers, 2)).streams:
-            sizes[stream.kind].append(stream.num_items)
-        smallest = min(min(of_kind) for of_kind in sizes.values())
-        most = min(max(of_kind) for of_kind in sizes.values())
-        pairs = min(config.train.global_batch_pairs, most, max(smallest, LEAST_VALIDATION_PAIRS))
-        return _plan(config, manifest, "validation", max(pairs, max_workers))
-    except ConfigError:
-        raise ConfigError(
-            f"validation_every={config.train.validation_every} needs more held-out items than there are; "
-            "raise prepare.validation_share, or write train.validation_every=0"
-        ) from None
-
-
-def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
-    """A rank's slices of the batches on which training is validated; none where it is not.
-
-    Raises:
-        ConfigError: too little is held out.
-    """
-    plan = validation_sampler(config, store.manifest)
-    if plan is None:
-        return []
-    return [
-        build_batch(plan.batch(step), store, rank, num_ranks, config.train.chunk_pairs)
-        for step in range(config.train.validation_batches)
-    ]
-
-
-def _plan(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridBatchSampler:
-    mix = config.mix
-    if split == "validation" and mix.alpha_schedule:
-        mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
-    return HybridBatchSampler(
-        manifest,
-        mix,
-        seed=config.seed,
-        global_batch_pairs=global_batch_pairs,
-        languages=config.languages,
-        split=split,
-        second_questions=config.loss.consistency > 0,
-    )

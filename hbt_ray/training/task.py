@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.sampling import rank_slice
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
+from hbt_ray.sampling.factory import training_sampler, validation_batches
 from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
-from hbt_ray.training.run_dir import training_sampler, validation_batches
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -81,9 +80,9 @@ class ContrastiveTask:
         return trainer_of(self.config, self.initial_model, device)
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[PairBatch]:
-        plan = training_sampler(self.config, store.manifest)
-        mine = rank_slice(plan.global_batch_pairs, num_ranks, rank, self.config.train.chunk_pairs)
-        return (build_batch(plan.batch(number, mine), store) for number in numbers)
+        sampler = training_sampler(self.config, store.manifest)
+        specs = sampler.rank_batches(numbers, rank, num_ranks, self.config.train.chunk_pairs)
+        return (build_batch(spec, store) for spec in specs)
 
     def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
         return validation_batches(self.config, store, rank, num_ranks)

@@ -71,7 +71,7 @@ def make_plan(
         MixConfig(**mix),
         seed=3,
         global_batch_pairs=global_batch_pairs,
-        second_questions=second_questions,
+        with_query_translations=second_questions,
     )
 
 

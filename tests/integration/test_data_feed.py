@@ -7,7 +7,7 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.training.run_dir import training_sampler
+from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.task import ContrastiveTask
 from tests.integration.conftest import tiny_config
 

@@ -16,10 +16,11 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ClusterError, ConfigError, TrackingError
 from hbt_ray.models.encoder import load_for_training, save_encoder
 from hbt_ray.sampling.collate import build_batch
+from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.tracking import training_runs
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
-from hbt_ray.training.run_dir import run_dir_of, training_sampler
+from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.storage import StoragePath
 from tests.integration.conftest import NUM_CPUS, tiny_config, write_corpus
 from tests.integration.fault_injection import kill_one

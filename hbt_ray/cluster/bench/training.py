@@ -15,7 +15,8 @@ from hbt_ray.cluster.training.driver import train
 from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.training.run_dir import run_dir_of, training_sampler
+from hbt_ray.sampling.factory import training_sampler
+from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.process import run_in_subprocess
 
 PAIRS = 32

@@ -29,6 +29,7 @@ from hbt_ray.evaluation.report import make_folder
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
+from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import (
@@ -45,7 +46,7 @@ from hbt_ray.study.report import REPORT, SUMMARY, TABLE, write_document
 from hbt_ray.study.results import Results
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import RunDir, initial_model, open_run, run_dir_of, training_sampler, validation_sampler
+from hbt_ray.training.run_dir import RunDir, initial_model, open_run, run_dir_of
 from hbt_ray.training.task import ContrastiveTask
 
 SETTINGS = "study.yaml"

@@ -19,9 +19,10 @@ from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.prepare import describe_store, store_tokenizer
 from hbt_ray.data.token_store import read_manifest
 from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import RunDir, initial_model, open_run, training_sampler, validation_sampler
+from hbt_ray.training.run_dir import RunDir, initial_model, open_run
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.

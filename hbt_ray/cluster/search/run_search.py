@@ -24,6 +24,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
+from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.candidates import Candidate, points_of
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
@@ -31,7 +32,7 @@ from hbt_ray.search.figures import write_figures
 from hbt_ray.search.results import Result, SearchResults, Trial, best_config, outcome_of, trials_table, write_outcome
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import initial_model, run_dir_of, training_sampler, validation_sampler
+from hbt_ray.training.run_dir import initial_model, run_dir_of
 
 SETTINGS = "search.yaml"
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import ray.data
 
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.sampling.collate import dataclass_from_arrow, dataclass_to_arrow
 from hbt_ray.training.task import TrainingTask
 from hbt_ray.utils.activity import Phase, begin_step, enter_phase
+from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 
 BLOCK_BYTES = 256 * 1024  # built before they are sent: small, so that the first batch arrives soon
 BATCHES_PER_BLOCK = 8  # sent together, because the training process pays for each block that it receives

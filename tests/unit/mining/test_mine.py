@@ -24,7 +24,8 @@ from hbt_ray.data.token_store import TokenStore, write_manifest
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, UserError
 from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.training.run_dir import changed_settings, training_sampler
+from hbt_ray.sampling.factory import training_sampler
+from hbt_ray.training.run_dir import changed_settings
 from tests.helpers import tiny_corpus
 from tests.helpers.full_disk import no_file_above
 

@@ -22,7 +22,7 @@ from hbt_ray.pretraining.masking import IGNORE_INDEX, MaskRules
 from hbt_ray.pretraining.text_streams import find_stream, read_window
 from hbt_ray.sampling import rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import dataclass_from_arrow, dataclass_to_arrow
+from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 
 RULES = MaskRules.of(tiny_corpus.tokenizer(), 0.15, "tiny")

@@ -15,8 +15,9 @@ from hbt_ray.data.token_store import Split, TokenStore, WrittenShard, write_mani
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, dataclass_from_arrow, dataclass_to_arrow, hash_sequences, pad
-from hbt_ray.training.run_dir import training_sampler, validation_batches
+from hbt_ray.sampling.collate import build_batch, hash_sequences, pad
+from hbt_ray.sampling.factory import training_sampler, validation_batches
+from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 
 MIXES = [
@@ -219,7 +220,7 @@ def test_a_batch_passes_through_arrow_unchanged(store, mix):
         batch = build_batch(spec, store, rank, 2)
         table = dataclass_to_arrow(batch)
         assert table.num_rows == 1
-        back = dataclass_from_arrow(table)
+        back = dataclass_from_arrow(table, PairBatch)
         assert (back.step, back.first_pair, back.global_pairs, back.kind) == (2, 4 * rank, 8, spec.kind)
         assert (back.positives, back.num_pairs, back.num_negatives) == (spec.positives, 4, spec.hard_negatives)
         for name in ARRAYS:
@@ -233,7 +234,7 @@ def test_batches_with_and_without_second_questions_travel_in_one_table(store):
     assert [len(batch.second_of) for batch in batches] == [0, 8]
     table = pa.concat_tables(map(dataclass_to_arrow, batches))
     for place, batch in enumerate(batches):
-        back = dataclass_from_arrow(table.slice(place, 1))
+        back = dataclass_from_arrow(table.slice(place, 1), PairBatch)
         assert all(np.array_equal(getattr(back, name), getattr(batch, name)) for name in PairBatch.__dataclass_fields__)
 
 

@@ -25,14 +25,14 @@ def manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
     return StoreManifest("text", "uint16", {name: Source(groups, {"train": made}) for name in sources})
 
 
-def plan(pairs=16, languages=None, seed=1, store=None, second_questions=False, **mix):
+def plan(pairs=16, languages=None, seed=1, store=None, with_query_translations=False, **mix):
     return HybridBatchSampler(
         store or manifest(),
         MixConfig(**mix),
         seed=seed,
         global_batch_pairs=pairs,
         languages=languages,
-        second_questions=second_questions,
+        with_query_translations=with_query_translations,
     )
 
 
@@ -54,8 +54,8 @@ STRATEGIES = [
     {"strategy": "one-to-k"},
     {"strategy": "hybrid", "alpha": 0.4},
     {"alpha_schedule": AlphaSchedule(points=((0, 1.0), (150, 0.0)))},
-    {"strategy": "hybrid", "second_questions": True},
-    {"strategy": "x-x", "second_questions": True},
+    {"strategy": "hybrid", "with_query_translations": True},
+    {"strategy": "x-x", "with_query_translations": True},
 ]
 
 
@@ -269,7 +269,7 @@ def test_a_slice_of_40_million_items_for_1000_workers_costs_what_one_of_10_000_i
     costs = {}
     for shards, size in ((1, 10_000), (2442, 16_384)):
         own = plan(2000, store=manifest(shards=((size, 0),) * shards), strategy="hybrid")
-        assert sum(len(stream.starts) for stream in own.streams) == 9  # one run each, however many shards
+        assert sum(len(stream.range_starts) for stream in own.streams) == 9  # one run each, however many shards
         own.batch(0)  # the schedule's first block is laid
         tracemalloc.start()
         calls = 0
@@ -397,24 +397,24 @@ def test_each_question_has_a_second_language_of_its_item_where_there_is_one_and_
     mix = {"strategy": strategy, "cross_pairs": cross_pairs, "language_sampling": sampling}
     if max(map(len, groups)) < 2:
         with pytest.raises(ConfigError):
-            plan(pairs, None, seed, store, second_questions=True, **mix)
+            plan(pairs, None, seed, store, with_query_translations=True, **mix)
         return
     without = plan(pairs, None, seed, store, **mix).batch(step)
     assert (without.second_languages == "").all()
-    batch = plan(pairs, None, seed, store, second_questions=True, **mix).batch(step)
+    batch = plan(pairs, None, seed, store, with_query_translations=True, **mix).batch(step)
     for row, question, second in zip(batch.rows, batch.query_languages, batch.second_languages, strict=True):
         others = set(languages_of[row]) - {question}
         assert second in others if others else second == ""
     assert same(replace(batch, second_languages=without.second_languages), without)
 
-    other = plan(pairs, None, seed, store, second_questions=True, **mix)
+    other = plan(pairs, None, seed, store, with_query_translations=True, **mix)
     parts = [other.batch(step, rank_slice(pairs, ranks, rank)) for rank in reversed(range(ranks))][::-1]
     assert np.concatenate([part.second_languages for part in parts]).tolist() == batch.second_languages.tolist()
 
 
 @pytest.mark.parametrize("mix", [{"strategy": "x-x-mono"}, {"strategy": "x-y"}], ids=str)
 def test_a_batch_in_one_question_language_has_one_second_language_which_changes_from_batch_to_batch(mix):
-    own = plan(store=groups_manifest("abc")[0], second_questions=True, **mix)
+    own = plan(store=groups_manifest("abc")[0], with_query_translations=True, **mix)
     drawn = {}
     for step in range(200):
         batch = own.batch(step)
@@ -429,7 +429,7 @@ def test_a_batch_in_one_question_language_has_one_second_language_which_changes_
 
 def test_an_item_that_lacks_the_batch_s_second_language_is_asked_in_the_next_that_it_has():
     store, languages_of = groups_manifest("ab", "abc")
-    own = plan(store=store, second_questions=True, strategy="x-x-mono")
+    own = plan(store=store, with_query_translations=True, strategy="x-x-mono")
     drawn = set()
     for step in range(200):
         batch = own.batch(step)
@@ -441,11 +441,11 @@ def test_an_item_that_lacks_the_batch_s_second_language_is_asked_in_the_next_tha
     assert drawn == {(("a", "b"), "b"), (("a", "b", "c"), "b"), (("a", "b", "c"), "c")}
 
 
-def test_a_mixed_batch_has_second_questions_in_several_languages():
-    batch = plan(second_questions=True, strategy="x-x").batch(0)
+def test_a_mixed_batch_has_with_query_translations_in_several_languages():
+    batch = plan(with_query_translations=True, strategy="x-x").batch(0)
     assert len(set(zip(batch.query_languages, batch.second_languages, strict=True))) > 3
 
 
 def test_consistency_in_one_language_is_refused_in_one_sentence():
     with pytest.raises(ConfigError, match=r"^no question has a second language among en .* write loss\.consistency=0$"):
-        plan(languages=("en",), second_questions=True, strategy="x-x-mono")
+        plan(languages=("en",), with_query_translations=True, strategy="x-x-mono")

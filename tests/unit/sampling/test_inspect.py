@@ -12,7 +12,7 @@ import pytest
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.sampling.inspect import SamplerTrace, order_tables, parse_steps, write_trace
+from hbt_ray.sampling.inspect import SamplerTrace, parse_steps, trace_tables, write_trace
 from tests.helpers import tiny_corpus
 
 
@@ -28,7 +28,7 @@ def order(store: TokenStore, num_ranks: int = 2, first: int = 0, last: int = 12,
 
 
 def pairs(of: SamplerTrace) -> pa.Table:
-    return pa.concat_tables(of.pairs())
+    return pa.concat_tables(of.pair_tables())
 
 
 def test_a_rank_s_pairs_are_those_it_is_fed_in_their_order(store):
@@ -50,18 +50,18 @@ def test_a_question_with_several_positives_has_a_row_for_each(store):
     table = pairs(own).to_pandas()
     assert len(table) == 4 * 8 * 3
     for step, of_step in table.groupby("step"):
-        spec = own.plan.batch(step)
+        spec = own.sampler.batch(step)
         assert of_step.passage_language.tolist() == spec.passage_languages.tolist()
         assert of_step.row.tolist() == np.repeat(spec.rows, 3).tolist()
         assert of_step.query_language.tolist() == np.repeat(spec.query_languages, 3).tolist()
         assert of_step.item_id.tolist() == np.repeat(store.item_ids("numbers", spec.rows), 3).tolist()
         assert of_step["rank"].tolist() == [0] * 4 * 3 + [1] * 2 * 3 + [2] * 2 * 3  # whole chunks of two questions
-    assert {which for of, which, _, _ in own.shares() if of == "kind"} == {"one-to-k"}
+    assert {entry.value for entry in own.mix() if entry.attribute == "kind"} == {"one-to-k"}
 
 
 def test_the_second_language_of_each_question_is_shown(store):
     own = order(store, last=4, strategy="x-y", second_questions=True)
-    planned = [language for step in range(4) for language in own.plan.batch(step).second_languages.tolist()]
+    planned = [language for step in range(4) for language in own.sampler.batch(step).second_languages.tolist()]
     assert pairs(own)["second_language"].to_pylist() == planned
     assert pairs(order(store, last=4, strategy="x-y"))["second_language"].null_count == 4 * 8
 
@@ -92,8 +92,8 @@ def test_without_shards_the_manifest_gives_all_but_the_items_names(store, tmp_pa
 
 def test_shares_are_those_of_the_batches_and_near_what_was_asked_for(store):
     own = order(store, last=2000, strategy="hybrid", alpha=0.3)
-    shares = {(of, which): (intended, realised) for of, which, intended, realised in own.shares()}
-    kinds = [own.plan.batch(step).kind for step in range(2000)]
+    shares = {(entry.attribute, entry.value): (entry.intended, entry.realised) for entry in own.mix()}
+    kinds = [own.sampler.batch(step).kind for step in range(2000)]
     assert shares["kind", "monolingual"][1] == pytest.approx(kinds.count("monolingual") / 2000)
     assert shares["kind", "monolingual"][0] == pytest.approx(0.3)
     for of in ("kind", "source", "languages"):
@@ -106,7 +106,7 @@ def test_epochs_count_how_often_items_are_seen(store):
     own = order(store, last=100, strategy="x-x-mono")
     seen = pairs(own).group_by("query_language").aggregate([("row", "count")]).to_pydict()
     drawn = dict(zip(seen["query_language"], seen["row_count"], strict=True))
-    epochs = {name.rpartition(" ")[2]: (items, times) for name, items, times in own.epochs()}
+    epochs = {entry.stream.rpartition(" ")[2]: (entry.num_items, entry.epochs) for entry in own.epochs()}
     assert {f"{x}-{x}": drawn[x] / epochs[f"{x}-{x}"][0] for x in drawn} == pytest.approx(
         {name: times for name, (_, times) in epochs.items()}
     )
@@ -117,7 +117,7 @@ def test_the_files_hold_the_pairs_and_a_figure(store, tmp_path):
     write_trace(own, tmp_path)
     assert pq.read_table(tmp_path / "plan.parquet").equals(pairs(own))
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
-    assert [len(table.rows) > 0 for table in order_tables(own)] == [True, True, True]
+    assert [len(table.rows) > 0 for table in trace_tables(own)] == [True, True, True]
 
 
 @pytest.mark.parametrize("text", ["5", "8:5", "-1:5", "a:b"])

@@ -14,11 +14,12 @@ from hbt_ray.config import LossConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, dataclass_from_arrow, dataclass_to_arrow
+from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.base_trainer import StepSignals, learning_rate
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 from hbt_ray.training.train_state import TrainState
+from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers import tiny_corpus
 
@@ -274,7 +275,9 @@ def test_vectors_have_unit_length_and_come_from_arrow_too(folder):
     one = batch(folder, 2, strategy="x-x", hard_negatives=1)
     trainer.model.train()
     found = trainer.model(one)
-    for vectors, again in zip(found, trainer.model(dataclass_from_arrow(dataclass_to_arrow(one))), strict=True):
+    for vectors, again in zip(
+        found, trainer.model(dataclass_from_arrow(dataclass_to_arrow(one), PairBatch)), strict=True
+    ):
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-6)
         assert vectors.dtype == torch.float32
         assert torch.equal(vectors, again)

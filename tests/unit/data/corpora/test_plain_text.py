@@ -15,7 +15,7 @@ from hbt_ray.data.prepare import assign_shards, find_duplicate_items, make_shard
 from hbt_ray.data.token_store import StoreManifest, TokenStore, write_manifest
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import ConfigError, CorpusError
-from hbt_ray.training.run_dir import training_sampler
+from hbt_ray.sampling.factory import training_sampler
 from tests.helpers import tiny_corpus
 
 
@@ -114,7 +114,7 @@ def test_a_tokenizer_learns_from_lines_and_no_line_is_dropped_as_repeated(tmp_pa
 
 def test_training_on_plain_text_is_refused(folder):
     config = RunConfig(corpora=(corpus(folder),))
-    with pytest.raises(ConfigError, match=r"'lines' is plain text, in which nothing is asked; pretrain on it"):
+    with pytest.raises(ConfigError, match=r"'lines' is plain text and has no questions; pretrain on it"):
         training_sampler(config, StoreManifest("text", "uint16", {}))
 
 

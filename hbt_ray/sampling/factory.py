@@ -1,0 +1,91 @@
+"""Samplers and validation batches from a run's configuration and its store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hbt_ray.config import RunConfig
+from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
+from hbt_ray.errors import ConfigError
+from hbt_ray.sampling.batch import PairBatch
+from hbt_ray.sampling.collate import build_batch
+from hbt_ray.sampling.hybrid_sampler import HybridBatchSampler
+
+MIN_VALIDATION_PAIRS = 16
+
+
+def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler:
+    """Return the sampler of the training batches.
+
+    Raises:
+        ConfigError: a corpus is plain text, or the store cannot supply the configured batches.
+    """
+    plain_text = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
+    if plain_text is not None:
+        raise ConfigError(
+            f"corpus {plain_text!r} is plain text and has no questions; pretrain on it with `hbt pretrain`, "
+            "and train on questions and passages"
+        )
+    return _sampler(config, manifest, "train", config.train.global_batch_pairs)
+
+
+def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler | None:
+    """Return the sampler of the validation batches, or None if the run has no validation.
+
+    It draws from the held-out split with the training mix. If alpha is scheduled, the schedule's last value is used
+    throughout, so that validation losses of different steps are comparable.
+
+    The number of pairs in a batch follows from the number of held-out items:
+
+    1. Start with the items of the smallest stream, but at least MIN_VALIDATION_PAIRS: smaller streams are not drawn.
+    2. Reduce it until each batch kind has at least one stream, and to at most the batch size of training.
+    3. Raise it to the number of workers.
+
+    Raises:
+        ConfigError: too few items are held out.
+    """
+    if not config.train.validation_every:
+        return None
+
+    max_workers = config.train.max_workers
+    try:
+        sizes = defaultdict(list)
+        for stream in _sampler(config, manifest, "validation", max(max_workers, 2)).streams:
+            sizes[stream.kind].append(stream.num_items)
+        smallest = min(min(of_kind) for of_kind in sizes.values())
+        largest = min(max(of_kind) for of_kind in sizes.values())
+        pairs = min(config.train.global_batch_pairs, largest, max(smallest, MIN_VALIDATION_PAIRS))
+        return _sampler(config, manifest, "validation", max(pairs, max_workers))
+    except ConfigError:
+        raise ConfigError(
+            f"validation_every={config.train.validation_every} needs more held-out items than there are; "
+            "raise prepare.validation_share, or write train.validation_every=0"
+        ) from None
+
+
+def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
+    """Build a rank's slices of the validation batches; an empty list if the run has no validation.
+
+    Raises:
+        ConfigError: too few items are held out.
+    """
+    sampler = validation_sampler(config, store.manifest)
+    if sampler is None:
+        return []
+    steps = range(config.train.validation_batches)
+    return [build_batch(spec, store) for spec in sampler.rank_batches(steps, rank, num_ranks, config.train.chunk_pairs)]
+
+
+def _sampler(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridBatchSampler:
+    mix = config.mix
+    if split == "validation" and mix.alpha_schedule:
+        mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
+    return HybridBatchSampler(
+        manifest,
+        mix,
+        seed=config.seed,
+        global_batch_pairs=global_batch_pairs,
+        languages=config.languages,
+        split=split,
+        with_query_translations=config.loss.consistency > 0,
+    )
