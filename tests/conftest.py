@@ -55,6 +55,9 @@ def bucket() -> Iterator[object]:
 @pytest.fixture
 def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove MLflow's settings from the environment."""
+    from hbt_ray.tracking.server import load_mlflow
+
+    load_mlflow()  # which sets some of them, once in a process
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,21 +1,21 @@
-"""Runs, data sets, metrics and models in MLflow, and only here.
+"""Track runs, data sets, metrics and models in MLflow. No other package imports MLflow.
 
-For the driver and for Ray's controller, never for a training worker. Everything goes through `MlflowClient` with
-the store's URI, so nothing depends on a process's active run. `import hbt_ray.tracking` does not import MLflow.
+For the driver and Ray's controller, never for a training worker. Every call goes through an `MlflowClient` with an
+explicit URI, so nothing depends on MLflow's active run of a process. `import hbt_ray.tracking` does not import MLflow.
 """
 
-from hbt_ray.tracking.redaction import masked
-from hbt_ray.tracking.run_queries import TrackedRun, download_reports, training_runs
+from hbt_ray.tracking.redaction import redact
+from hbt_ray.tracking.run_queries import MlflowRun, download_reports, training_runs
 from hbt_ray.tracking.server import check_reachable, resolve_uri, ui_command
 from hbt_ray.tracking.tracker import RunStatus, Tracker, tracked_name
 
 __all__ = [
+    "MlflowRun",
     "RunStatus",
-    "TrackedRun",
     "Tracker",
     "check_reachable",
     "download_reports",
-    "masked",
+    "redact",
     "resolve_uri",
     "tracked_name",
     "training_runs",

@@ -1,15 +1,59 @@
-"""A trained encoder in the format that MLflow loads."""
+"""Log a trained encoder as an MLflow model, and register it in the Model Registry."""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import Model
+
+MODELS_SCHEME = "models:/"  # and a logged model's id
 
 
-def write_mlflow_model(model_dir: Path, folder: Path, description: Any) -> None:
-    """An MLflow model folder around a sentence-transformers one. Its requirements are stated, not inferred by a run."""
+def log_encoder(client: MlflowClient, run_id: str, model_dir: Path, name: str, step: int) -> str:
+    """Log a sentence-transformers folder as a model of a run.
+
+    Args:
+        client: of the run's store.
+        run_id: of the run.
+        model_dir: the sentence-transformers folder.
+        name: of the logged model.
+        step: optimizer step of its weights.
+
+    Returns:
+        Its URI, `models:/<id>`.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    experiment_id = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment_id, name, source_run_id=run_id)
+    description = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        write_mlflow_model(model_dir, folder, description)
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    return f"{MODELS_SCHEME}{logged.model_id}"
+
+
+def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> None:
+    """Write an MLflow model folder around a sentence-transformers one.
+
+    Its requirements are the installed versions of the packages that it needs; MLflow would infer them by loading it.
+    """
     from sentence_transformers import SentenceTransformer
 
     from hbt_ray.models.encoder import without_progress_bars
@@ -26,3 +70,35 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Any) -> None:
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages],
             create_model_card=False,
         )
+
+
+def register_version(client: MlflowClient, run_id: str, model_uri: str, name: str, alias: str, description: str) -> str:
+    """Make a logged model the run's version of a registered model, and set an alias to it.
+
+    Returns:
+        The version: the one that the run already has, or a new one.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = _version_of_run(client, run_id, name)
+    if version is None:
+        logged = client.get_logged_model(model_uri.removeprefix(MODELS_SCHEME))
+        version = client.create_model_version(
+            name,
+            logged.artifact_location,
+            run_id=run_id,
+            model_id=logged.model_id,
+            description=description,
+        )
+    client.set_registered_model_alias(name, alias, version.version)
+    return str(version.version)
+
+
+def _version_of_run(client: MlflowClient, run_id: str, name: str) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name='{name}'")
+    return next((version for version in versions if version.run_id == run_id), None)

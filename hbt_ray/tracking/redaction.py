@@ -1,10 +1,9 @@
-"""Credentials and secrets are neither logged nor printed."""
+"""Remove credentials and secrets from what is logged or printed."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 MASK = "***"
 # A whole word of the key: `hf_token` is a secret, `max_query_tokens` is not.
@@ -13,17 +12,21 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s/]+@")  # user:password@ in a URL
 _SECRET_QUERY = re.compile(r"(?i)(?<=[?&])([^=&\s]*(?:token|password|secret|signature|key)[^=&\s]*=)[^&\s]+")
 
 
-def masked(text: str) -> str:
-    """The text without the credentials of the URLs in it.
+def redact(text: str) -> str:
+    """Replace the credentials and secret parameters of all URLs in a text.
 
-    >>> masked("cannot reach http://ada:pass@tracking:5000")
+    >>> redact("cannot reach http://ada:pass@tracking:5000")
     'cannot reach http://***@tracking:5000'
     """
     return _SECRET_QUERY.sub(rf"\g<1>{MASK}", _CREDENTIALS.sub(f"{MASK}@", text))
 
 
-def masked_value(key: str, value: Any) -> str:
-    """A value as text, without secrets."""
+def redacted_value(key: str, value: object) -> str:
+    """Return a setting's or tag's value as text: JSON unless it is a string, `***` if the key names a secret.
+
+    >>> redacted_value("hf_token", "abc"), redacted_value("max_query_tokens", 64)
+    ('***', '64')
+    """
     if value and _SECRET_KEY.search(key.lower()):
         return MASK
-    return masked(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    return redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

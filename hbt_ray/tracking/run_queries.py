@@ -1,4 +1,4 @@
-"""What the store knows of the runs in an experiment."""
+"""Read the runs of an experiment, and the reports among their artifacts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbt_ray.errors import TrackingError
-from hbt_ray.tracking.redaction import masked
-from hbt_ray.tracking.server import check_reachable, client_of, mlflow_errors, sqlite_file
+from hbt_ray.tracking.redaction import redact
+from hbt_ray.tracking.server import check_reachable, mlflow_client, mlflow_errors, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
 @dataclass(frozen=True, slots=True)
-class TrackedRun:
-    """A run as the store has it: parameters as text, each metric's latest value."""
+class MlflowRun:
+    """A run as MLflow returns it: parameters as text, the latest value of each metric."""
 
     name: str
     run_id: str
@@ -29,31 +29,34 @@ class TrackedRun:
 
 def training_runs(
     uri: str, experiment: str, names: Sequence[str] = (), tags: Mapping[str, str] | None = None
-) -> list[TrackedRun]:
-    """The runs of an experiment, oldest first: all, or those with these names or ids; of them, those with these tags.
+) -> list[MlflowRun]:
+    """Return the runs of an experiment, oldest first.
 
     Args:
+        uri: of the MLflow store.
         experiment: its name or id.
+        names: names or ids of runs; empty: all runs.
+        tags: only runs with all of these tags.
 
     Raises:
-        TrackingError: the store cannot be reached, has no such experiment, or lacks one of `names`.
+        TrackingError: MLflow cannot be reached, has no such experiment, or lacks one of `names`.
     """
     file = sqlite_file(uri)
     if file and not file.exists():
         raise TrackingError(f"there is no MLflow store {file}; set tracking.uri to the one the runs were tracked in")
     check_reachable(uri)
-    found: list[TrackedRun] = []
+    found: list[MlflowRun] = []
     with mlflow_errors(uri, "read runs"):
-        client = client_of(uri)
+        client = mlflow_client(uri)
         experiments = client.search_experiments()
         known = next((e for e in experiments if experiment in (e.name, e.experiment_id)), None)
         if known is None:
             others = ", ".join(repr(e.name) for e in experiments) or "none"
-            raise TrackingError(f"{masked(uri)} has no experiment {experiment!r}; there are {others}")
+            raise TrackingError(f"{redact(uri)} has no experiment {experiment!r}; there are {others}")
         page_token = None
         while True:
             page = client.search_runs([known.experiment_id], order_by=["start_time ASC"], page_token=page_token)
-            found += [_tracked_run(run) for run in page]
+            found += [_mlflow_run(run) for run in page]
             page_token = page.token
             if not page_token:
                 break
@@ -69,8 +72,8 @@ def training_runs(
     ]
 
 
-def _tracked_run(run: Run) -> TrackedRun:
-    return TrackedRun(
+def _mlflow_run(run: Run) -> MlflowRun:
+    return MlflowRun(
         name=run.info.run_name or run.info.run_id,
         run_id=run.info.run_id,
         status=run.info.status,
@@ -81,19 +84,19 @@ def _tracked_run(run: Run) -> TrackedRun:
 
 
 def download_reports(uri: str, run_id: str, folder: Path) -> bool:
-    """Fetches what a run tells of every benchmark, its metrics and each query's, as `evaluation/<benchmark>/`.
+    """Download `report.json` and `per_query.parquet` of all benchmarks of a run to `folder/evaluation/<benchmark>/`.
 
     Returns:
-        Whether it has any.
+        True if the run has any.
 
     Raises:
-        TrackingError: the store cannot be read.
+        TrackingError: MLflow cannot be read.
     """
     with mlflow_errors(uri, "read reports"):
-        client = client_of(uri)
-        found = [place.path for place in client.list_artifacts(run_id, "evaluation") if place.is_dir]
-        for place in found:
-            (folder / place).mkdir(parents=True, exist_ok=True)
+        client = mlflow_client(uri)
+        benchmarks = [entry.path for entry in client.list_artifacts(run_id, "evaluation") if entry.is_dir]
+        for path in benchmarks:
+            (folder / path).mkdir(parents=True, exist_ok=True)
             for file in ("report.json", "per_query.parquet"):
-                client.download_artifacts(run_id, f"{place}/{file}", str(folder))
-    return bool(found)
+                client.download_artifacts(run_id, f"{path}/{file}", str(folder))
+    return bool(benchmarks)

@@ -1,4 +1,7 @@
-"""The MLflow store: where it is, whether it answers, and what its errors mean for a person."""
+"""Find the MLflow store, check that it answers, and translate its errors to messages with a remedy.
+
+A store is a SQLite file, a database or an MLflow server; its URI says which.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,32 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import TrackingError
-from hbt_ray.tracking.redaction import masked
+from hbt_ray.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TIMEOUT_S = 4  # for an answer of a store
+TIMEOUT_S = 4  # of a request to a store
+ENVIRONMENT = {
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default retries for minutes when a run ends without its server
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def resolve_uri(tracking: TrackingConfig, run_dir: Path) -> str:
-    """The store to track in: the configured one, else MLFLOW_TRACKING_URI, else a SQLite file beside the run's folder.
+    """Return the URI of the store: the configured one, else MLFLOW_TRACKING_URI, else a SQLite file.
 
-    Runs kept side by side share that file. A relative SQLite path is made absolute, for other processes to use.
+    The file is `mlflow.db` in the parent of the run's folder, so that neighbouring runs share it. A relative SQLite
+    path is made absolute, because other processes use it as well.
     """
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.absolute().parent}/mlflow.db"
     file = sqlite_file(uri)
@@ -40,7 +51,7 @@ def resolve_uri(tracking: TrackingConfig, run_dir: Path) -> str:
 
 
 def check_reachable(uri: str) -> None:
-    """Makes sure that the store answers, within seconds.
+    """Check within seconds that the store answers; create a SQLite store that does not exist.
 
     Raises:
         TrackingError: it cannot be reached or written, or is not MLflow.
@@ -52,21 +63,22 @@ def check_reachable(uri: str) -> None:
         if file and not file.exists():
             _create_sqlite(file)
         _check_database_host(uri)
-        client_of(uri).search_experiments(max_results=1)
+        mlflow_client(uri).search_experiments(max_results=1)
 
 
 def ui_command(uri: str) -> str:
-    """What a person types to look at the runs.
+    """Return the command that shows the runs in MLflow's UI.
 
     >>> ui_command("sqlite:////data/runs/mlflow.db")
     'mlflow ui --backend-store-uri sqlite:////data/runs/mlflow.db'
     """
     if uri.startswith(("http://", "https://")):
-        return f"open {masked(uri)}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(masked(uri))}"
+        return f"open {redact(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(redact(uri))}"
 
 
-def client_of(uri: str) -> MlflowClient:
+def mlflow_client(uri: str) -> MlflowClient:
+    """Return a client of the store."""
     mlflow = load_mlflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own use of SQLAlchemy
@@ -74,12 +86,14 @@ def client_of(uri: str) -> MlflowClient:
 
 
 @functools.cache
-def load_mlflow() -> Any:
-    """MLflow, told to keep to itself what nobody needs to read: migrations, missing git, where to click."""
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of minutes, when a run ends without its server
+def load_mlflow() -> ModuleType:
+    """Import MLflow without messages about migrations, a missing git and its UI.
+
+    Sets the environment variables of `ENVIRONMENT` that are not set, in this process and so in its children. MLflow
+    reads some of them when it is imported and some at every request.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import mlflow
 
     for name in ("mlflow", "alembic"):
@@ -134,7 +148,12 @@ def short_timeouts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turns what MLflow raises into one sentence with the way out."""
+    """Raise a TrackingError of one sentence with a remedy instead of what MLflow raises.
+
+    Args:
+        uri: of the store.
+        doing: what is being done, such as "read runs", for the message.
+    """
     load_mlflow()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -142,51 +161,55 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        raise TrackingError(_explanation(uri, doing, error)) from error
+        raise TrackingError(_error_message(uri, doing, error)) from error
 
 
-def _why_unreachable(error: Exception) -> str | None:
-    """Why there was no answer; None where there was one, if only of what is wrong."""
+def _connection_failure(error: Exception) -> str | None:
+    """Return why the store did not answer; None if it did, even with an error."""
     if "Connection aborted" in str(error):
         return "the connection was cut"
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause
     if isinstance(cause, OSError) and cause.filename is None:  # not a file's error, so the network's
-        return masked(cause.strerror or str(cause) or type(cause).__name__)
+        return redact(cause.strerror or str(cause) or type(cause).__name__)
     return None
 
 
-def _explanation(uri: str, doing: str, error: Exception) -> str:
+def _error_message(uri: str, doing: str, error: Exception) -> str:
     server = uri.startswith(("http://", "https://"))
-    reason = _why_unreachable(error)
+    reason = _connection_failure(error)
     if reason is not None:
         return (
-            f"no MLflow {'server' if server else 'store'} answers at {masked(uri)} ({reason}); start it, as with "
+            f"no MLflow {'server' if server else 'store'} answers at {redact(uri)} ({reason}); start it, as with "
             "'mlflow server', or set tracking.uri to another, such as sqlite:////data/mlflow.db"
         )
-    message = masked(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    message = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
     if server and re.search(r"error code 40[13]\b", message):
         return (
-            f"the MLflow server at {masked(uri)} refuses the credentials; set MLFLOW_TRACKING_USERNAME and "
+            f"the MLflow server at {redact(uri)} refuses the credentials; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if server and re.search(r"error code 404\b|not in a valid JSON format", message):
-        return f"{masked(uri)} answers, but not as an MLflow server; correct tracking.uri"
+        return f"{redact(uri)} answers, but not as an MLflow server; correct tracking.uri"
     overload = re.search(r"too many (\d+) error responses", message)
     if server and overload:
-        return f"the MLflow server at {masked(uri)} fails with HTTP status {overload[1]}; its log tells why"
-    return f"cannot {doing} in MLflow at {masked(uri)}: {textwrap.shorten(message, 400, placeholder=' ...')}"
+        return f"the MLflow server at {redact(uri)} fails with HTTP status {overload[1]}; its log says why"
+    return f"cannot {doing} in MLflow at {redact(uri)}: {textwrap.shorten(message, 400, placeholder=' ...')}"
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for another store."""
+    """Return the file of a SQLite URI; None for another store."""
     path = uri.partition("?")[0].removeprefix("sqlite:///")
     return Path(path) if uri.startswith("sqlite:///") and path else None
 
 
 def _check_sqlite(file: Path) -> None:
-    """Finds here, at once, what MLflow would try ten times before it complains."""
+    """Check at once what MLflow would try ten times before it raises.
+
+    Raises:
+        TrackingError: the file cannot be written, or is not SQLite.
+    """
     remedy = "set tracking.uri to a file in a folder that can be written, such as sqlite:////data/mlflow.db"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -204,13 +227,13 @@ def _check_sqlite(file: Path) -> None:
 
 
 def _create_sqlite(file: Path) -> None:
-    """Makes MLflow's tables in a file of another name first, so that the store is complete or invisible.
+    """Create MLflow's tables in a file of another name, then link it, so that the store is complete or absent.
 
-    MLflow itself makes them in place, which fails when two runs start in a new folder at the same time.
+    MLflow itself creates them in place, which fails when two runs start in a new folder at the same time.
     """
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
         complete = Path(scratch, file.name)
-        client_of(f"sqlite:///{complete}").search_experiments(max_results=1)
+        mlflow_client(f"sqlite:///{complete}").search_experiments(max_results=1)
         try:
             os.link(complete, file)
         except FileExistsError:
@@ -220,7 +243,7 @@ def _create_sqlite(file: Path) -> None:
 
 
 def _check_database_host(uri: str) -> None:
-    """Likewise for a database server: an OSError now instead of minutes of retries."""
+    """Connect to a database server once: raise an OSError now instead of after minutes of retries."""
     parts = urlsplit(uri)
     port = parts.port or DATABASE_PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname and port and not parts.scheme.startswith("http"):

@@ -1,4 +1,4 @@
-"""One training's run: its parameters, metrics, data sets, artifacts and model."""
+"""Write one MLflow run: parameters, metrics, tags, data sets, artifacts, tables and the model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ import logging
 import posixpath
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import hbt_ray
 from hbt_ray.config import ConfigSection, RunConfig, flatten
 from hbt_ray.errors import TrackingError
-from hbt_ray.tracking.logged_model import write_mlflow_model
-from hbt_ray.tracking.redaction import masked, masked_value
-from hbt_ray.tracking.server import check_reachable, client_of, load_mlflow, mlflow_errors, short_timeouts, sqlite_file
+from hbt_ray.tracking.logged_model import log_encoder, register_version
+from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
+from hbt_ray.tracking.redaction import redact, redacted_value
+from hbt_ray.tracking.server import (
+    check_reachable,
+    load_mlflow,
+    mlflow_client,
+    mlflow_errors,
+    short_timeouts,
+    sqlite_file,
+)
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -36,14 +43,13 @@ MAX_PARAM = 6000
 MAX_TAG = 8000
 MAX_DIGEST = 36
 PARAMS_PER_BATCH = 100
-METRICS_PER_BATCH = 1000
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
 
 def tracked_name(name: str) -> str:
-    """The name under which MLflow keeps a metric or parameter; it allows letters, digits and `_-. /`.
+    """Return the name of a metric or parameter in MLflow, which allows letters, digits and `_-. /`.
 
     >>> tracked_name("xquad-r/mono/recall@10")
     'xquad-r/mono/recall_at_10'
@@ -54,16 +60,19 @@ def tracked_name(name: str) -> str:
 
 @dataclass
 class Tracker:
-    """One training's run in MLflow. Plain values, so it may be pickled to another process.
+    """A run in MLflow. Can be pickled, because it opens a client for each request.
 
-    Every method raises TrackingError when the store cannot be written, except `log_metrics`.
+    Every method raises TrackingError if MLflow cannot be written, except `log_metrics`, which buffers.
     """
 
     uri: str = field(repr=False)  # may hold credentials
     experiment: str
     run_id: str
-    unsent_file: Path | None = None  # keeps metrics that the store has not taken, for the next time the run goes on
-    _unsent: list[tuple[str, float, int, int]] = field(default_factory=list, repr=False)  # name, value, ms, step
+    unsent_file: Path | None = None  # of metrics that MLflow has not accepted, for the next process of the run
+    _buffer: MetricBuffer = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._buffer = MetricBuffer(self.run_id, self.unsent_file)
 
     @classmethod
     def start(
@@ -74,21 +83,27 @@ class Tracker:
         config: ConfigSection,
         run_id_file: StoragePath,
         unsent_file: Path | None = None,
-        tags: Mapping[str, Any] | None = None,
+        tags: Mapping[str, object] | None = None,
     ) -> Tracker:
-        """Creates a run, or goes on in the one whose id stands in `run_id_file`.
+        """Create a run, or resume the one whose id is in `run_id_file`.
 
-        `config` becomes its parameters; a run's also tells some of its tags, beside those that are given.
-
-        A setting that changed since the run began becomes a tag `resumed.<key>`: MLflow's parameters are written once.
+        Args:
+            uri: of the MLflow store.
+            experiment: its name; created if it does not exist.
+            name: of the run.
+            config: becomes the run's parameters, and of a training run also the tags `strategy`, `alpha` and `seed`.
+                MLflow's parameters are written once, so a setting that changed since becomes a tag `resumed.<key>`.
+            run_id_file: read to resume, written for a new run.
+            unsent_file: buffers metrics while MLflow does not answer; None: they are buffered in memory only.
+            tags: of a new run, in addition.
 
         Raises:
-            TrackingError: the store cannot be reached or written.
+            TrackingError: MLflow cannot be reached or written.
         """
         check_reachable(uri)
         with mlflow_errors(uri, "start a run"):
-            client = client_of(uri)
-            run = _kept_run(client, run_id_file)
+            client = mlflow_client(uri)
+            run = _existing_run(client, run_id_file)
             if run is None:
                 run = client.create_run(
                     _experiment_id(client, uri, experiment), run_name=name, tags=_tags(config, tags)
@@ -98,182 +113,115 @@ class Tracker:
                 client.update_run(run.info.run_id, status="RUNNING")
             _log_params(client, run, config)
         tracker = cls(uri=uri, experiment=experiment, run_id=run.info.run_id, unsent_file=unsent_file)
-        tracker._send_kept()
+        tracker._buffer.load()
+        tracker._send_buffered()
         return tracker
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs values under `tracked_name`.
-
-        A store that does not answer is waited for: values go out with the next ones, kept in `unsent_file` until then.
-        """
+        """Log values under their `tracked_name`; never raises, but buffers them while MLflow does not answer."""
         now_ms = int(time.time() * 1000)
-        was_late = bool(self._unsent)
-        new = [(tracked_name(name), float(value), now_ms, step) for name, value in metrics.items()]
-        self._unsent += new
-        try:
-            self._send()
-        except TrackingError as error:
-            self._keep(new)
-            if not was_late:
-                logger.warning("%s. Metrics are kept until it answers.", error)
-        else:
-            if was_late and self.unsent_file:
-                self.unsent_file.unlink(missing_ok=True)
+        points = [MetricPoint(tracked_name(name), float(value), now_ms, step) for name, value in metrics.items()]
+        self._buffer.log(points, self._send)
 
-    def _send(self) -> None:
+    def _send_buffered(self) -> None:
+        self._buffer.log([], self._send)
+
+    def _send(self, points: Sequence[MetricPoint]) -> None:
         from mlflow.entities import Metric
 
         with mlflow_errors(self.uri, "log metrics"), short_timeouts():
-            client = client_of(self.uri)
-            while self._unsent:
-                batch = [Metric(*values) for values in self._unsent[:METRICS_PER_BATCH]]
-                client.log_batch(self.run_id, metrics=batch)
-                del self._unsent[: len(batch)]
-
-    def _keep(self, values: Sequence[tuple[str, float, int, int]]) -> None:
-        if self.unsent_file:
-            with self.unsent_file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps([self.run_id, *metric]) + "\n" for metric in values)
-
-    def _send_kept(self) -> None:
-        """Sends what an earlier part of this run could not."""
-        if self.unsent_file is None or not self.unsent_file.exists():
-            return
-        for line in self.unsent_file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short when its writer was killed
-                run_id, *metric = json.loads(line)
-                if run_id == self.run_id:
-                    self._unsent.append(tuple(metric))
-        self.log_metrics({}, step=0)
+            mlflow_client(self.uri).log_batch(self.run_id, metrics=[Metric(*point) for point in points])
 
     def log_params(self, config: ConfigSection) -> None:
-        """Adds parameters; one that is there already stays, and what would change it becomes a tag `resumed.<key>`."""
+        """Add parameters; one that exists is not changed, but its new value becomes a tag `resumed.<key>`."""
         with mlflow_errors(self.uri, "log parameters"):
-            client = client_of(self.uri)
+            client = mlflow_client(self.uri)
             _log_params(client, client.get_run(self.run_id), config)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets or replaces tags."""
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set or replace tags."""
         from mlflow.entities import RunTag
 
         with mlflow_errors(self.uri, "set tags"):
-            values = [RunTag(tracked_name(key), masked_value(key, value)[:MAX_TAG]) for key, value in tags.items()]
-            client_of(self.uri).log_batch(self.run_id, tags=values)
+            values = [RunTag(tracked_name(key), redacted_value(key, value)[:MAX_TAG]) for key, value in tags.items()]
+            mlflow_client(self.uri).log_batch(self.run_id, tags=values)
 
     def log_artifacts(self, source: Path, folder: str | None = None) -> None:
-        """Copies a file, or all that lies in a folder, to the run's artifacts."""
+        """Copy a file, or the contents of a folder, to the run's artifacts."""
         with mlflow_errors(self.uri, f"log {source}"):
-            client = client_of(self.uri)
+            client = mlflow_client(self.uri)
             log = client.log_artifacts if source.is_dir() else client.log_artifact
             log(self.run_id, str(source), folder)
 
     def log_text(self, text: str, file: str) -> None:
-        """Writes an artifact, such as `config.yaml`, without the credentials of the URLs in the text."""
+        """Write a text artifact, such as `config.yaml`, with credentials in URLs redacted."""
         with mlflow_errors(self.uri, f"log {file}"):
-            client_of(self.uri).log_text(self.run_id, masked(text), file)
+            mlflow_client(self.uri).log_text(self.run_id, redact(text), file)
 
-    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `tables/<name>.json`, which MLflow shows as a table; logging it again replaces it."""
+    def log_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write or replace `tables/<name>.json`, which MLflow shows as a table."""
         columns = list(dict.fromkeys(column for row in rows for column in row))
         data = [[_finite(row.get(column)) for column in columns] for row in rows]
         file = f"tables/{name}.json"
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), file)
         with mlflow_errors(self.uri, f"log the table {name}"):
-            client = client_of(self.uri)
+            client = mlflow_client(self.uri)
             listed = json.loads(client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
             entry = {"path": file, "type": "table"}
             if entry not in listed:
                 client.set_tag(self.run_id, TABLES_TAG, json.dumps([*listed, entry]))
 
     def log_dataset(
-        self, name: str, fingerprint: str, source: str | Path, profile: Mapping[str, Any], context: str
+        self, name: str, fingerprint: str, source: str | Path, profile: Mapping[str, object], context: str
     ) -> None:
-        """Notes which data the run used.
+        """Log a data set that the run used.
 
         Args:
-            fingerprint: at most 36 characters, equal for equal data.
+            name: of the data set.
+            fingerprint: equal for equal data; cut to 36 characters.
             source: a path or URL.
-            profile: counts worth seeing, such as items and languages.
-            context: what it served, such as "training" or "evaluation".
+            profile: counts to show, such as items and languages.
+            context: what it was used for, such as "training" or "evaluation".
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        place = masked(str(source))
-        scheme = urlsplit(place).scheme
-        kind, key = ("http", "url") if scheme in {"http", "https"} else (scheme or "local", "uri")
+        location = redact(str(source))
+        scheme = urlsplit(location).scheme
+        source_type, key = ("http", "url") if scheme in {"http", "https"} else (scheme or "local", "uri")
         dataset = Dataset(
             name=name,
             digest=fingerprint[:MAX_DIGEST],
-            source_type=kind,
-            source=json.dumps({key: place}),
+            source_type=source_type,
+            source=json.dumps({key: location}),
             profile=json.dumps(dict(profile), ensure_ascii=False),
         )
         with mlflow_errors(self.uri, f"log the data set {name}"):
             used_as = InputTag("mlflow.data.context", context)
-            client_of(self.uri).log_inputs(self.run_id, [DatasetInput(dataset, [used_as])])
+            mlflow_client(self.uri).log_inputs(self.run_id, [DatasetInput(dataset, [used_as])])
 
     def log_model(self, model_dir: Path, name: str = "model", step: int = 0) -> str:
-        """Logs a sentence-transformers folder and returns its URI, `models:/<id>`.
+        """Log a sentence-transformers folder and return its URI, `models:/<id>`.
 
-        `mlflow.sentence_transformers.load_model` and `mlflow.pyfunc.load_model` load that URI; the artifact's folder
+        `mlflow.sentence_transformers.load_model` and `mlflow.pyfunc.load_model` load that URI. The artifact folder
         `model.sentence_transformer` is one that `SentenceTransformer` loads.
         """
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
-        with mlflow_errors(self.uri, f"log the model in {model_dir}"), tempfile.TemporaryDirectory() as scratch:
-            client = client_of(self.uri)
-            experiment_id = client.get_run(self.run_id).info.experiment_id
-            logged = client.create_logged_model(experiment_id, name, source_run_id=self.run_id)
-            description = Model(
-                artifact_path=logged.artifact_location,
-                run_id=self.run_id,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-            )
-            folder = Path(scratch, "model")
-            write_mlflow_model(model_dir, folder, description)
-            client.log_model_artifacts(logged.model_id, str(folder))
-            client.finalize_logged_model(logged.model_id, "READY")
-            client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step)])
-            return f"models:/{logged.model_id}"
+        with mlflow_errors(self.uri, f"log the model in {model_dir}"):
+            return log_encoder(mlflow_client(self.uri), self.run_id, model_dir, name, step)
 
     def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:
-        """Makes a logged model, `models:/<id>`, a version in the Model Registry, which the alias then names.
+        """Make a logged model, `models:/<id>`, a version in the Model Registry, and set the alias to it.
 
-        A run has one version of a name, whenever it is called.
+        A run has at most one version of a registered model, however often this is called.
 
         Returns:
             The version.
         """
-        from mlflow.exceptions import MlflowException
-
         with mlflow_errors(self.uri, f"register {name}"):
-            client = client_of(self.uri)
-            try:
-                client.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            logged = client.get_logged_model(model_uri.removeprefix("models:/"))
-            own = [known for known in client.search_model_versions(f"name='{name}'") if known.run_id == self.run_id]
-            version = (
-                own[0]
-                if own
-                else client.create_model_version(
-                    name,
-                    logged.artifact_location,
-                    run_id=self.run_id,
-                    model_id=logged.model_id,
-                    description=description,
-                )
-            )
-            client.set_registered_model_alias(name, alias, version.version)
-            return str(version.version)
+            return register_version(mlflow_client(self.uri), self.run_id, model_uri, name, alias, description)
 
     @contextlib.contextmanager
     def system_metrics(self, interval_s: float = 10.0) -> Iterator[None]:
-        """While it is open, this machine's CPU, memory, disk, network and GPU use go to the run as `system/...`."""
+        """Log this machine's use of CPU, memory, disk, network and GPU as `system/...` while the block runs."""
         load_mlflow()
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -287,10 +235,10 @@ class Tracker:
             monitor.finish()
 
     def finish(self, status: RunStatus = "FINISHED") -> None:
-        """Sends what is unsent and ends the run."""
-        self.log_metrics({}, step=0)
+        """Send buffered metrics and set the run's final status."""
+        self._send_buffered()
         with mlflow_errors(self.uri, "end the run"), short_timeouts():
-            client_of(self.uri).set_terminated(self.run_id, status)
+            mlflow_client(self.uri).set_terminated(self.run_id, status)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -314,8 +262,8 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     return str(known.experiment_id)
 
 
-def _kept_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
-    """The run whose id the file keeps, if the store still has it."""
+def _existing_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
+    """Return the run whose id is in the file; None if there is none, or MLflow no longer has it."""
     from mlflow.exceptions import MlflowException
 
     if not run_id_file.exists():
@@ -336,7 +284,7 @@ def _kept_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
 def _log_params(client: MlflowClient, run: Run, config: ConfigSection) -> None:
     from mlflow.entities import Param, RunTag
 
-    params = {tracked_name(key): masked_value(key, value)[:MAX_PARAM] for key, value in flatten(config).items()}
+    params = {tracked_name(key): redacted_value(key, value)[:MAX_PARAM] for key, value in flatten(config).items()}
     logged = run.data.params
     new = [Param(key, value) for key, value in params.items() if key not in logged]
     for first in range(0, len(new), PARAMS_PER_BATCH):
@@ -346,23 +294,23 @@ def _log_params(client: MlflowClient, run: Run, config: ConfigSection) -> None:
         client.log_batch(run.info.run_id, tags=changed)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+def _finite(value: object) -> object:
+    """Return None for NaN, which JSON does not have."""
     return None if isinstance(value, float) and value != value else value
 
 
-def _tags(config: ConfigSection, given: Mapping[str, Any] | None) -> dict[str, str]:
+def _tags(config: ConfigSection, given: Mapping[str, object] | None) -> dict[str, str]:
     tags = {"hbt_version": hbt_ray.__version__}
     if isinstance(config, RunConfig):
         tags |= {"strategy": config.mix.strategy, "seed": str(config.seed)}
         if config.mix.strategy == "hybrid":
             tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
-    tags |= {tracked_name(key): masked_value(key, value)[:MAX_TAG] for key, value in (given or {}).items()}
+    tags |= {tracked_name(key): redacted_value(key, value)[:MAX_TAG] for key, value in (given or {}).items()}
     return tags | _git_tags(Path(hbt_ray.__file__).parent)
 
 
 def _git_tags(package: Path) -> dict[str, str]:
-    """The commit this package was run from; nothing when it is installed, or git is missing."""
+    """Return the commit of the package's repository as tags; none if the package is installed, or git is missing."""
     try:
         git = ["git", "-C", str(package)]
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True, timeout=5)

@@ -1,4 +1,4 @@
-"""Which store runs are tracked in, and whether it answers: told within seconds."""
+"""The URI of the store, and checks that it answers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from tests.helpers.ports import free_port
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
 
 
-def test_uri_is_the_configured_one_then_the_environment_then_a_file_beside_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    beside = resolve_uri(TrackingConfig(), tmp_path / "runs" / "a")
-    assert beside == resolve_uri(TrackingConfig(), tmp_path / "runs" / "b") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+def test_uri_is_configured_or_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    default = resolve_uri(TrackingConfig(), tmp_path / "runs" / "a")
+    assert default == resolve_uri(TrackingConfig(), tmp_path / "runs" / "b") == f"sqlite:///{tmp_path}/runs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert resolve_uri(TrackingConfig(), tmp_path) == "http://tracking:5000"
     monkeypatch.chdir(tmp_path)
@@ -31,17 +29,17 @@ def test_uri_is_the_configured_one_then_the_environment_then_a_file_beside_the_r
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_a_server_that_is_not_there_is_told_within_seconds(scheme: str):
+def test_missing_server_is_reported_within_seconds(scheme: str):
     start = time.monotonic()
-    sentence = r"answers at .*\*\*\*@127.0.0.1:\d+/db \(Connection refused\).* set tracking.uri"
-    with pytest.raises(TrackingError, match=sentence) as caught:
+    message = r"answers at .*\*\*\*@127.0.0.1:\d+/db \(Connection refused\).* set tracking.uri"
+    with pytest.raises(TrackingError, match=message) as caught:
         check_reachable(f"{scheme}://ada:pass@127.0.0.1:{free_port()}/db")
     assert time.monotonic() - start < 5
     assert "pass" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-def test_a_server_that_hangs_up_is_told_in_one_sentence():
+def test_server_that_hangs_up_is_reported_in_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def hang_up() -> None:
@@ -56,7 +54,7 @@ def test_a_server_that_hangs_up_is_told_in_one_sentence():
             check_reachable(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
-def test_a_server_that_never_replies_is_told_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
+def test_server_that_never_replies_is_reported_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
     assert server.TIMEOUT_S <= 5
     monkeypatch.setattr(server, "TIMEOUT_S", 1)
     start = time.monotonic()
@@ -65,7 +63,7 @@ def test_a_server_that_never_replies_is_told_after_the_timeout(monkeypatch: pyte
     assert 1 <= time.monotonic() - start < 3
 
 
-def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path):
+def test_file_that_is_no_store_is_refused_and_not_changed(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("a reader's notes")
     with pytest.raises(TrackingError, match="not a SQLite file"):
         check_reachable(f"sqlite:///{tmp_path}/notes.txt")

@@ -1,0 +1,39 @@
+"""Encoders as MLflow models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.tracking.conftest import SENTENCES, StartRun, run_of
+
+pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
+
+
+def test_logged_model_embeds_as_the_model_that_was_logged(sqlite_uri: str, start_run: StartRun, model_dir: Path):
+    import mlflow
+    from mlflow import MlflowClient
+    from sentence_transformers import SentenceTransformer
+
+    tracker = start_run("model")
+    uri = tracker.log_model(model_dir, step=600)
+    logged = MlflowClient(sqlite_uri).get_logged_model(uri.removeprefix("models:/"))
+    assert logged.source_run_id == tracker.run_id
+    assert [output.model_id for output in run_of(tracker).outputs.model_outputs] == [logged.model_id]
+
+    expected = SentenceTransformer(str(model_dir), device="cpu").encode(SENTENCES)  # (3, 16)
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    without_mlflow = SentenceTransformer(str(folder / "model.sentence_transformer"), device="cpu")
+    np.testing.assert_array_equal(without_mlflow.encode(SENTENCES), expected)
+    requirements = (folder / "requirements.txt").read_text().splitlines()
+    assert "transformers==5.23.0" in requirements
+    assert "mlflow==3.17.2" in requirements
+
+    mlflow.set_tracking_uri(sqlite_uri)
+    for model_uri in (uri, f"runs:/{tracker.run_id}/model"):
+        loaded = mlflow.sentence_transformers.load_model(model_uri)
+        np.testing.assert_array_equal(loaded.encode(SENTENCES, device="cpu"), expected)
+    served = mlflow.pyfunc.load_model(uri).predict(SENTENCES)
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-6)

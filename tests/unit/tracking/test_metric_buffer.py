@@ -1,0 +1,79 @@
+"""Metrics while MLflow does not answer, and once it does."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.errors import TrackingError
+from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
+from tests.helpers.ports import free_port
+from tests.unit.tracking.conftest import StartRun, run_of, values_of
+
+pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
+
+
+def test_buffer_appends_failed_points_to_its_file_and_deletes_it_once_sent(tmp_path: Path):
+    file = tmp_path / "unsent.jsonl"
+    buffer = MetricBuffer("run", file)
+    one, two, three = (MetricPoint("loss", 1.0, 1000, step) for step in (1, 2, 3))
+
+    def refuse(points: Sequence[MetricPoint]) -> None:
+        raise TrackingError("no answer")
+
+    buffer.log([one], refuse)
+    buffer.log([two], refuse)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [["run", *one], ["run", *two]]
+
+    sent: list[MetricPoint] = []
+    next_process = MetricBuffer("run", file)
+    next_process.load()
+    next_process.log([three], sent.extend)
+    assert sent == [one, two, three]
+    assert not file.exists()
+
+    file.write_text(json.dumps(["another run", *one]) + "\n")
+    next_process.load()
+    next_process.log([], sent.extend)
+    assert sent == [one, two, three]
+
+
+def test_metrics_wait_for_a_store_that_does_not_answer(
+    sqlite_uri: str, start_run: StartRun, caplog: pytest.LogCaptureFixture
+):
+    tracker = start_run("waits")
+    tracker.uri = f"http://127.0.0.1:{free_port()}"
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    tracker.log_metrics({"loss": 1.5}, step=2)
+    assert caplog.text.count("no MLflow server answers") == 1
+    tracker = pickle.loads(pickle.dumps(tracker))
+    tracker.uri = sqlite_uri
+    tracker.log_metrics({"loss": 1.0}, step=3)
+    assert values_of(tracker, "loss") == [(1, 2.0), (2, 1.5), (3, 1.0)]
+
+
+def test_metrics_in_the_file_are_sent_when_the_run_resumes(start_run: StartRun, runs_dir: Path):
+    unsent = runs_dir / "kept" / "unsent.jsonl"
+    tracker = start_run("kept", unsent_file=unsent)
+    tracker.log_metrics({"loss": 3.0}, step=0)
+    tracker.uri = f"http://127.0.0.1:{free_port()}"
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    tracker.log_metrics({"loss": 1.5}, step=2)
+    with unsent.open("a") as file:
+        file.write('["cut sho')  # its writer was killed
+    again = start_run("kept", unsent_file=unsent)
+    assert again.run_id == tracker.run_id
+    assert values_of(again, "loss") == [(0, 3.0), (1, 2.0), (2, 1.5)]
+    assert not unsent.exists()
+
+
+def test_more_metrics_than_one_request_holds_are_all_logged(start_run: StartRun):
+    tracker = start_run("many")
+    tracker.log_metrics({f"pair/{i}": i / 2 for i in range(1001)}, step=3)
+    metrics = run_of(tracker).data.metrics
+    assert len(metrics) == 1001
+    assert metrics["pair/1000"] == 500.0
