@@ -385,9 +385,10 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             Console().print(significance)
     if out:
         from hbt_ray.evaluation.report import make_folder
+        from hbt_ray.utils.plotting import save_figure
 
         make_folder(Path(out))
-        comparison_figure(groups).savefig(Path(out) / "comparison.png", dpi=150)
+        save_figure(comparison_figure(groups), Path(out) / "comparison.png")
         click.echo(f"figure   {Path(out) / 'comparison.png'}")
     click.echo(f"runs     {ui_command(store)}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.errors import UserError
+from hbt_ray.utils.atomic_write import atomic_write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,7 @@ def write_results(results: Mapping[str, BenchResult], folder: Path) -> Path:
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); move it away, or write another --out") from None
     known |= {name: result.as_json() for name, result in results.items()}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    atomic_write_text(path, json.dumps(known, indent=1) + "\n")
     return path
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +40,7 @@ from hbt_ray.data.token_store import MANIFEST, StoreManifest, write_manifest
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError, StoreError
+from hbt_ray.utils.atomic_write import atomic_shared_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -74,19 +73,9 @@ def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole
     folder = stores / store_fingerprint(config, parts, evaluation_sets, described)
     if (folder / MANIFEST).exists():
         return folder
-    # Made under a name of its own: a store of the same settings may be in the making beside this one.
-    unfinished = stores / f"{folder.name}.partial-{uuid.uuid4().hex[:8]}"
-    unfinished.mkdir(parents=True)
-    try:
-        with unwrap_ray_errors("preparing"):
-            _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
-    except StoreError:  # its shards would only fill the disk; where rows are bad, their list is kept to be read
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    try:
-        unfinished.rename(folder)
-    except OSError:  # the other was first, and made the same
-        shutil.rmtree(unfinished)
+    # After a StoreError the shards would only fill the disk. If rows are bad, their list is kept to be read.
+    with atomic_shared_folder(folder, delete_on=StoreError) as unfinished, unwrap_ray_errors("preparing"):
+        _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
     return folder
 
 

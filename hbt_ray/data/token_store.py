@@ -8,10 +8,8 @@ id, so the manifest's counts alone say which rows serve which language: planning
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.errors import StoreError
+from hbt_ray.utils.atomic_write import atomic_file, atomic_write_text
 from hbt_ray.utils.storage import file_sha256
 
 MANIFEST = "manifest.json"
@@ -159,16 +158,16 @@ def write_shard(
     file = f"{folder_name(source)}/{split}-{number:05d}.arrow"
     path = Path(folder) / file
     table = pa.table(columns)
-    partial = path.with_suffix(f".partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with (
+            atomic_file(path, unique=True) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
             # One record batch, so that rows are addressable.
             writer.write_table(table, max_chunksize=max(len(ordered), 1))
-        os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         reason = error.strerror or " ".join(str(error).split())[:200]
         raise StoreError(
             f"shard {file} cannot be written to {folder} ({reason}); make room, and prepare again"
@@ -217,9 +216,8 @@ def write_manifest(
                 by_split.setdefault(shard.split, []).append(written)
         sources[name] = Source(tuple(groups), {split: tuple(own) for split, own in by_split.items()})
     manifest = StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
-    partial = Path(folder) / (MANIFEST + ".partial")
-    partial.write_text(manifest.to_json(), encoding="utf-8")
-    os.replace(partial, Path(folder) / MANIFEST)  # last, so its existence means that the store is complete
+    # Written last, so its existence means that the store is complete.
+    atomic_write_text(Path(folder) / MANIFEST, manifest.to_json())
     return manifest
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, ha
 from hbt_ray.mining.output_dir import MiningRun, storage_errors
 from hbt_ray.retrieval.exact_scores import check_vectors, exact_scores
 from hbt_ray.retrieval.passage_windows import window_passages
+from hbt_ray.utils.atomic_write import atomic_file
 from hbt_ray.utils.storage import StoragePath
 
 _CACHED_TEXTS = 1 << 14  # normalised: passages that rank first for one question do so for others
@@ -108,12 +108,7 @@ def _records(
 
 
 def _write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write JSON Lines to a temporary file, and rename it: the file exists complete or not at all."""
+    """Write JSON Lines; the file exists complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as lines:
-            lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.errors import StoreError
+from hbt_ray.utils.atomic_write import atomic_file, atomic_write_text
 from hbt_ray.utils.storage import file_sha256
 
 MANIFEST = "vectors.json"
@@ -44,13 +44,14 @@ def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
     file = folder / f"part-{number:05}.arrow"
-    partial = file.with_suffix(".partial")
     try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with (
+            atomic_file(file) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
             writer.write_table(table)
-        os.replace(partial, file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"vectors cannot be written to {folder} ({error.strerror or error}); free disk space"
         ) from error
@@ -63,9 +64,7 @@ def write_cache_manifest(folder: Path, files: Sequence[str], sizes: Sequence[int
         "width": width,
         "parts": [{"file": file, "size": size} for file, size in zip(files, sizes, strict=True)],
     }
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    atomic_write_text(folder / MANIFEST, json.dumps(described, indent=1))
 
 
 class EmbeddingCache:

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -19,7 +18,8 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, StoreError
 from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridBatchSampler
 from hbt_ray.sampling.rank_sharding import pairs_per_rank, rank_slice
-from hbt_ray.utils.plotting import ACCENT, MUTED
+from hbt_ray.utils.atomic_write import atomic_file
+from hbt_ray.utils.plotting import ACCENT, MUTED, draw_heat_map, hide_spines, save_figure
 
 PAIRS = pa.schema(
     [
@@ -159,8 +159,7 @@ def parse_steps(text: str | None, steps: int) -> tuple[int, int]:
 def write_trace(trace: SamplerTrace, folder: Path) -> None:
     """Write `plan.parquet`, a row for each pair, and `plan.png`, the intended and realised mix."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "plan.parquet.partial"
-    with pq.ParquetWriter(partial, PAIRS) as writer:
+    with atomic_file(folder / "plan.parquet") as partial, pq.ParquetWriter(partial, PAIRS) as writer:
         tables: list[pa.Table] = []
         for table in trace.pair_tables():
             tables.append(table)
@@ -169,10 +168,7 @@ def write_trace(trace: SamplerTrace, folder: Path) -> None:
                 tables = []
         if tables:
             writer.write_table(pa.concat_tables(tables))
-    partial.replace(folder / "plan.parquet")
-    figure = trace_figure(trace)
-    FigureCanvasAgg(figure)
-    figure.savefig(folder / "plan.png", dpi=150)
+    save_figure(trace_figure(trace), folder / "plan.png")
 
 
 def trace_tables(trace: SamplerTrace, max_rows: int = 12) -> Iterator[Table]:
@@ -231,7 +227,7 @@ def _draw_bars(axes: Axes, entries: list[MixEntry]) -> None:
     axes.set_yticks(positions, [entry.value for entry in entries])
     axes.invert_yaxis()
     axes.set_xlabel("fraction of batches")
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_spines(axes, "top", "right")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
@@ -241,11 +237,7 @@ def _draw_language_pairs(axes: Axes, entries: list[MixEntry], languages: tuple[s
         query_language, _, passage_language = entry.value.partition("-")
         if query_language in languages and passage_language in languages:
             grid[languages.index(query_language), languages.index(passage_language)] = entry.realised
-    image = axes.imshow(grid, cmap="YlGnBu", vmin=0)
-    axes.set_xticks(range(len(languages)), languages)
-    axes.set_yticks(range(len(languages)), languages)
+    image = draw_heat_map(axes, grid, columns=languages, rows=languages, vmin=0)
     axes.set_xlabel("passage language")
     axes.set_ylabel("query language")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="fraction of batches")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -15,7 +14,19 @@ from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.objectives import find_objective_metric
 from hbt_ray.search.results import SearchResults, Trial, finished_trials, objective_values
-from hbt_ray.utils.plotting import ACCENT, DARK, MUTED, WARM
+from hbt_ray.utils.plotting import (
+    ACCENT,
+    DARK,
+    MUTED,
+    WARM,
+    add_colour_bar,
+    draw_heat_map,
+    hide_spines,
+    label_cells,
+    new_figure,
+    new_panels,
+    save_figure,
+)
 
 CONFIDENCE = 0.95
 
@@ -34,8 +45,7 @@ def write_figures(search: SearchConfig, outcome: SearchResults, trials: Sequence
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            FigureCanvasAgg(figure)
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            save_figure(figure, folder / f"{name}.png")
             written.append(folder / f"{name}.png")
     return written
 
@@ -57,11 +67,8 @@ def objectives_figure(search: SearchConfig, outcome: SearchResults, trials: Sequ
     finished = finished_trials(trials)
     count = len(search.objectives)
     columns = 2 if count > 1 else 1
-    figure = Figure(figsize=(4.6 * columns, 0.6 + 2.9 * -(-count // columns)), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(-(-count // columns), columns, squeeze=False)).ravel()
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    for panel, objective in zip(panels, search.objectives, strict=False):
+    figure, panels = new_panels(count, columns, (4.6 * columns, 0.6 + 2.9 * -(-count // columns)))
+    for panel, objective in zip(panels, search.objectives, strict=True):
         by_value: dict[float, list[float]] = {}
         for trial in finished:
             value = objective_values(search, trial.metrics).get(objective)
@@ -117,7 +124,7 @@ def _dress(panel: Axes, axis: str, objective: str) -> None:
     low, high = panel.get_ylim()
     if measure.unit == "ranks" and high - low > 10:
         panel.yaxis.set_major_formatter("{x:,.0f}")
-    panel.spines[["top", "right"]].set_visible(False)
+    hide_spines(panel, "top", "right")
     panel.margins(x=0.04)
 
 
@@ -128,8 +135,7 @@ def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None
         return None
     across, up = names[:2]
     shade = names[-1] if len(names) > 2 else None
-    figure = Figure(figsize=(7.4, 5.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7.4, 5.2)
     x, y = ([result.mean[name] for result in outcome.results] for name in (across, up))
     colours = [result.mean[shade] for result in outcome.results] if shade else ACCENT
     dots = axes.scatter(x, y, c=colours, cmap="viridis_r" if shade else None, s=70, zorder=3, linewidths=0)
@@ -148,12 +154,11 @@ def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None
             color=WARM if roles else DARK,
         )
     if shade:
-        bar = figure.colorbar(dots, ax=axes, fraction=0.046, pad=0.03, label=display_name(shade))
-        bar.outline.set_visible(False)
+        add_colour_bar(axes, dots, label=display_name(shade))
     axes.set_xlabel(display_name(across))
     axes.set_ylabel(display_name(up))
     axes.margins(x=0.18, y=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_spines(axes, "top", "right")
     axes.set_title("Ringed: no other configuration is as good in everything", loc="left", fontsize=11, color=DARK)
     return figure
 
@@ -179,21 +184,14 @@ def bias_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[T
             for language in languages
         ]
     )
-    figure = Figure(figsize=(2.4 + 0.8 * len(values), 1.9 + 0.27 * len(languages)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(means, cmap="YlGnBu", aspect="auto", vmin=0)
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axes.set_yticks(range(len(languages)), languages)
+    figure, axes = new_figure(2.4 + 0.8 * len(values), 1.9 + 0.27 * len(languages))
+    labels = [f"{value:g}" for value in values]
+    image = draw_heat_map(axes, means, columns=labels, rows=languages, vmin=0, aspect="auto")
     axes.set_xlabel(_last(axis))
     axes.set_ylabel("question language")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     middle = means.max() * 0.55
-    for (row, column), value in np.ndenumerate(means):
-        colour = "white" if value > middle else DARK
-        axes.text(column, row, f"{value:,.0f}", ha="center", va="center", fontsize=8, color=colour)
-    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
-    bar.outline.set_visible(False)
+    label_cells(axes, means, lambda value: f"{value:,.0f}", lambda value: value > middle)
+    add_colour_bar(axes, image, fraction=0.05)
     axes.set_title("Rank distance (lower is fairer)", loc="left", fontsize=11, color=DARK)
     return figure
 
@@ -204,8 +202,7 @@ def schedule_figure(search: SearchConfig, outcome: SearchResults, trials: Sequen
     if not scheduled:
         return None
     last = search.run.train.steps * search.run.train.gradient_accumulation
-    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7.4, 3.8)
     for trial in sorted(scheduled, key=lambda trial: trial.name == outcome.best.name):
         best = trial.name == outcome.best.name
         batches = [batch for batch, _ in trial.alphas] + [last]
@@ -221,7 +218,7 @@ def schedule_figure(search: SearchConfig, outcome: SearchResults, trials: Sequen
     axes.set_xlabel("batch")
     axes.set_ylabel("alpha")
     axes.set_ylim(-0.03, 1.03)
-    axes.spines[["top", "right"]].set_visible(False)
+    hide_spines(axes, "top", "right")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes.set_title("Alpha over time, of every member of the population", loc="left", fontsize=11, color=DARK)
     return figure

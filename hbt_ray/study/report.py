@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hbt_ray.config import flatten
 from hbt_ray.data.token_store import StoreManifest
@@ -29,6 +28,7 @@ from hbt_ray.study.report_sections import (
     significance_chapter,
 )
 from hbt_ray.study.results import Comparison, Results, higher_is_better
+from hbt_ray.utils.plotting import save_figure
 
 REPORT, PAGE, SUMMARY, TABLE = "report.md", "report.html", "summary.json", "table.csv"
 EMPTY: Mapping[str, StoreManifest] = {}
@@ -64,10 +64,8 @@ def write_document(results: Results, trained_on: Manifests, command: str, pretra
     ]
     for chapter in chapters:
         for name, figure in chapter.figures.items():
-            FigureCanvasAgg(figure)
-            figure.savefig(
-                folder / "figures" / f"{name}.png", dpi=130, bbox_inches="tight", metadata={"Software": None}
-            )
+            file = folder / "figures" / f"{name}.png"
+            save_figure(figure, file, dpi=130, bbox_inches="tight", metadata={"Software": None})
     text = "\n".join(_lines(results, (trained_on, pretrained_on), chapters, comparisons, command)) + "\n"
     (folder / REPORT).write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(_page(results.config.title, text, folder), encoding="utf-8")

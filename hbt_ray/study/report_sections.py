@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
 from hbt_ray.errors import UserError
@@ -17,6 +16,7 @@ from hbt_ray.evaluation.retrieval_metrics import LEVELS
 from hbt_ray.evaluation.significance import LEVEL
 from hbt_ray.study.figures import bars_figure, change_figure, lines_figure, scatter_figure
 from hbt_ray.study.results import Comparison, Estimate, Results, estimate, higher_is_better
+from hbt_ray.utils.plotting import Figure
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from hbt_ray.config import LoopConfig
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
+from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
 if TYPE_CHECKING:  # what takes seconds to import, and whoever looks for checkpoints alone need not wait for it
@@ -215,9 +216,7 @@ def _write(folder: Path, trainer: BaseTrainer[Any], state: CheckpointState) -> N
     described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
     (folder / STATE).write_text(json.dumps(described), encoding="utf-8")
     sums = {file: file_sha256(folder / file) for file in FILES}
-    partial = folder / (COMPLETE + ".partial")
-    partial.write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    partial.rename(folder / COMPLETE)
+    atomic_write_text(folder / COMPLETE, json.dumps(sums, indent=1))
 
 
 def _save_weights(kept: nn.Module, file: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
 from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:  # what takes seconds to import, and Ray Train's controller need not wait for it
@@ -35,8 +35,5 @@ def export_encoder(config: RunConfig, initial_model: str, checkpoints: StoragePa
     from hbt_ray.models.encoder import save_encoder
 
     encoder = load_checkpointed_encoder(config, initial_model, checkpoints, step)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_encoder(encoder, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        save_encoder(encoder, partial)

@@ -1,3 +1,101 @@
-"""The colours that figures share."""
+"""Shared parts of figures: colours, panels, heat maps, and saving without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 DARK, ACCENT, MUTED, WARM = "#20303c", "#2f6f9f", "#9fb3c1", "#e0503c"
+_NO_VALUE = "#eeeeee"
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of width x height inches with one panel."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def new_panels(
+    count: int, columns: int, size: tuple[float, float], *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its first `count` panels in a grid; the remaining cells of the last row stay empty.
+
+    Args:
+        count: panels.
+        columns: of the grid.
+        size: width and height of the figure, inches.
+        sharex: all panels have one x axis.
+        sharey: all panels have one y axis.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for panel in grid[count:]:
+        panel.set_visible(False)
+    return figure, list(grid[:count])
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 150, **options: Any) -> None:
+    """Write a figure as a PNG file. `options` are those of `Figure.savefig`."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=dpi, **options)
+
+
+def hide_spines(axes: Axes, *sides: str) -> None:
+    """Hide the lines at some sides of a panel; at all sides if none is named."""
+    axes.spines[list(sides) if sides else slice(None)].set_visible(False)
+
+
+def draw_heat_map(
+    axes: Axes,
+    values: np.ndarray,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    cmap: str = "YlGnBu",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    **options: Any,
+) -> AxesImage:
+    """Draw values (rows, columns) as coloured cells with a label for each row and column; cells of NaN are grey.
+
+    `options` are those of `Axes.imshow`.
+    """
+    colours = matplotlib.colormaps[cmap].with_extremes(bad=_NO_VALUE)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=vmin, vmax=vmax, **options)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    hide_spines(axes)
+    return image
+
+
+def label_cells(
+    axes: Axes,
+    values: np.ndarray,
+    text_of: Callable[[float], str],
+    is_dark: Callable[[float], bool],
+    *,
+    fontsize: float = 8,
+) -> None:
+    """Write a text into each cell of a heat map that has a value: white on dark cells, else dark."""
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if is_dark(value) else DARK
+            axes.text(column, row, text_of(value), ha="center", va="center", fontsize=fontsize, color=colour)
+
+
+def add_colour_bar(axes: Axes, mapped: Any, *, fraction: float = 0.046, label: str = "") -> Axes:
+    """Add a colour bar without an outline for an image or the points of a scatter plot, and return its panel."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(mapped, ax=axes, fraction=fraction, pad=0.03, label=label)
+    bar.outline.set_visible(False)
+    return bar.ax

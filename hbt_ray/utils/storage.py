@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from hbt_ray.errors import ConfigError, StorageError
+from hbt_ray.utils.atomic_write import atomic_write_text
 
 REMOTE = ("s3://", "gs://")
 SETTINGS = {"endpoint_override", "region", "scheme"}  # of an S3 store
@@ -96,9 +96,7 @@ class StoragePath:
         with self._told("write"):
             if self.local:
                 self.local.parent.mkdir(parents=True, exist_ok=True)
-                partial = self.local.with_name(self.local.name + ".partial")
-                partial.write_text(text, encoding="utf-8")
-                os.replace(partial, self.local)
+                atomic_write_text(self.local, text)
                 return
             with filesystem.open_output_stream(path) as stream:  # an object appears when it is closed
                 stream.write(text.encode())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hbt_ray.retrieval.faiss_index import IndexType, TopK
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 from hbt_ray.retrieval.passage_windows import WindowedPassages
+from hbt_ray.utils.atomic_write import atomic_shared_folder
 
 
 class _PassageEmbedder:
@@ -57,11 +56,9 @@ def embed_passages(
     folder = cache / name
     if (folder / MANIFEST).exists():
         return EmbeddingCache(folder)
-    unfinished = cache / f"{name}.partial-{uuid.uuid4().hex[:8]}"
-    unfinished.mkdir(parents=True)
     rows = [{"number": number, "texts": texts} for number, texts in enumerate(windows.chunks())]
     gpu = sum(map(int, node_resources("GPU"))) >= actors
-    try:
+    with atomic_shared_folder(folder) as unfinished:
         with unwrap_ray_errors("embedding"):
             embedded = (
                 ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -79,10 +76,6 @@ def embed_passages(
         write_cache_manifest(
             unfinished, [row["file"] for row in embedded], [row["size"] for row in embedded], int(embedded[0]["width"])
         )
-        with contextlib.suppress(OSError):  # another call was first, and its vectors are equal
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return EmbeddingCache(folder)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from hbt_ray.data.benchmarks import miracl, mldr, mrtydi
 from hbt_ray.data.language_resources import MIRACL_PASSAGES
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.storage import file_sha256
 
 SUMS = "sha256.json"
@@ -108,9 +109,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _note(folder: Path) -> None:
     sums = {str(path.relative_to(folder)): file_sha256(path) for path in _files(folder)}
-    partial = folder / (SUMS + ".partial")
-    partial.write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    os.replace(partial, folder / SUMS)
+    atomic_write_text(folder / SUMS, json.dumps(sums, indent=1))
 
 
 def _check(folder: Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hbt_ray.evaluation.compare.runs import RunGroup
 from hbt_ray.evaluation.compare.tables import headline_metrics
 from hbt_ray.evaluation.metrics import find_metric
-from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
+from hbt_ray.utils.plotting import ACCENT, DARK, MUTED, hide_spines, new_panels
 
 
 def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
@@ -17,12 +17,10 @@ def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
     headlines = headline_metrics(groups)
     columns = min(len(headlines), 2)
     rows = -(-len(headlines) // max(columns, 1))
-    figure = Figure(figsize=(5.4 * columns, rows * (1.0 + 0.34 * len(groups))), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for panel in panels[len(headlines) :]:
-        panel.set_visible(False)
+    size = (5.4 * columns, rows * (1.0 + 0.34 * len(groups)))
+    figure, panels = new_panels(len(headlines), columns, size, sharey=True)
     labels = [group.label for group in groups]
-    for panel, (_, metric, heading) in zip(panels, headlines, strict=False):
+    for panel, (_, metric, heading) in zip(panels, headlines, strict=True):
         registered = find_metric(metric)
         means = [group.mean(metric) or 0.0 for group in groups]
         bars = panel.barh(range(len(labels)), means, color=ACCENT, height=0.62)
@@ -39,7 +37,7 @@ def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
         panel.margins(x=0.16)
         panel.set_xlim(left=0)
         panel.tick_params(axis="y", length=0)
-        panel.spines[["top", "right", "left"]].set_visible(False)
+        hide_spines(panel, "top", "right", "left")
     if len(panels):
         panels[0].invert_yaxis()
     return figure

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport
 from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report.tables import query_languages
-from hbt_ray.utils.plotting import ACCENT, DARK, MUTED
+from hbt_ray.utils.plotting import (
+    ACCENT,
+    DARK,
+    MUTED,
+    add_colour_bar,
+    draw_heat_map,
+    hide_spines,
+    label_cells,
+    new_figure,
+    new_panels,
+)
 
 _LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}  # keeps a label legible on a line
 # Distinguishable also where points overlap; for more languages matplotlib's colours are used.
@@ -27,29 +36,30 @@ def matrix_figure(report: EvalReport) -> Figure:
     rows = [report.languages.index(language) for language in query_languages(report)]
     columns = [n for n in range(len(report.languages)) if report.counts[f"passages/{report.languages[n]}"]]
     values = report.matrix[np.ix_(rows, columns)]
-    figure, axes = _figure(max(2.6 + 0.52 * len(columns), 6.4), 2.2 + 0.48 * len(rows))
-    colours = matplotlib.colormaps["YlGnBu"].with_extremes(bad="#eeeeee")
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=1)
-    axes.set_xticks(range(len(columns)), [report.languages[n] for n in columns])
-    axes.set_yticks(range(len(rows)), [report.languages[n] for n in rows])
+    figure, axes = new_figure(max(2.6 + 0.52 * len(columns), 6.4), 2.2 + 0.48 * len(rows))
+    image = draw_heat_map(
+        axes,
+        values,
+        columns=[report.languages[n] for n in columns],
+        rows=[report.languages[n] for n in rows],
+        vmin=0,
+        vmax=1,
+    )
     axes.set_xlabel("passage language")
     axes.set_ylabel("question language")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
     if len(columns) <= _MAX_LABELLED_LANGUAGES:
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                text = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"
-                axes.text(
-                    column, row, text, ha="center", va="center", fontsize=8.5, color="white" if value > 0.55 else DARK
-                )
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0)
+        label_cells(
+            axes,
+            values,
+            lambda value: f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0",
+            lambda value: value > 0.55,
+            fontsize=8.5,
+        )
+    add_colour_bar(axes, image).tick_params(length=0)
     axes.set_title(f"{report.benchmark}: mAP within and across languages", loc="left", pad=12)
     return figure
 
@@ -63,8 +73,7 @@ def bias_figure(report: EvalReport) -> Figure:
         for language in languages
     }
     ordered = sorted(languages, key=lambda language: (np.isnan(distance[language]), distance[language], language))
-    figure = Figure(figsize=(8.6, 1.7 + 0.32 * len(ordered)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = new_panels(2, 2, (8.6, 1.7 + 0.32 * len(ordered)), sharey=True)
     for axes, values, metric, label in (
         (left, distance, "rank_distance", "rank distance, in ranks (lower is fairer)"),
         (right, multi_map, "map", "multi mAP (higher is better)"),
@@ -83,7 +92,7 @@ def bias_figure(report: EvalReport) -> Figure:
         axes.margins(x=0.16)
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        hide_spines(axes, "top", "right", "left")
     left.invert_yaxis()
     left.set_ylabel("question language")
     figure.suptitle(f"{report.benchmark}: language bias in the pool of all languages", x=0.01, ha="left", fontsize=12)
@@ -101,7 +110,7 @@ def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
     """Draw queries and passages in the plane, a colour for each language; without language bias, colours mix."""
     points, method = _project(sample.vectors)
     languages = sorted(set(sample.languages))
-    figure, axes = _figure(8.2, 6.4)
+    figure, axes = new_figure(8.2, 6.4)
     palette = _DISTINCT if len(languages) <= len(_DISTINCT) else tuple(matplotlib.color_sequences["tab20"])
     language_of, side_of = np.array(sample.languages), np.array(sample.sides)
     for number, language in enumerate(languages):
@@ -142,8 +151,3 @@ def _project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
     perplexity = min(30, (len(vectors) - 1) / 3)
     points = TSNE(perplexity=perplexity, init=start, max_iter=500, random_state=0).fit_transform(vectors)
     return np.asarray(points), "t-SNE"
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import StorageError
@@ -19,6 +18,7 @@ from hbt_ray.evaluation.evaluator import EvalReport, RankedList
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_lines
 from hbt_ray.evaluation.report.mteb_format import mteb_result
+from hbt_ray.utils.plotting import save_figure
 
 
 def make_folder(folder: Path) -> None:
@@ -81,8 +81,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
             ("bias", bias_figure(report)),
             ("projection", projection_figure(report.benchmark, report.sample)),
         ):
-            FigureCanvasAgg(figure)
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            save_figure(figure, folder / f"{name}.png")
     _write_lines(folder / "report.md", markdown_lines(report, with_figures))
     rejects = folder / "rejects.jsonl"
     rejects.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.utils.atomic_write import atomic_file, atomic_folder, atomic_shared_folder, atomic_write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_write_text_replaces_a_file(tmp_path):
+    atomic_write_text(tmp_path / "a.json", "one")
+    atomic_write_text(tmp_path / "a.json", "zwölf")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "zwölf"
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_atomic_file_appears_after_the_block(tmp_path, unique):
+    with atomic_file(tmp_path / "a.json", unique=unique) as partial:
+        partial.write_text("whole")
+        assert not (tmp_path / "a.json").exists()
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_failed_atomic_file_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "a.json").write_text("earlier")
+
+    def fail() -> None:
+        with atomic_file(tmp_path / "a.json") as partial:
+            partial.write_text("hal")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert names(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "earlier"
+
+
+def test_unique_atomic_files_may_be_written_at_the_same_time(tmp_path):
+    file = tmp_path / "a.json"
+    with atomic_file(file, unique=True) as one, atomic_file(file, unique=True) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_atomic_folder_replaces_a_folder_and_leftovers(tmp_path):
+    for name in ("model", "model.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+        assert names(tmp_path / "model") == ["old"]
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["new"]
+
+
+def test_first_shared_folder_is_kept(tmp_path):
+    with atomic_shared_folder(tmp_path / "store") as second:
+        with atomic_shared_folder(tmp_path / "store") as first:
+            (first / "first").touch()
+        (second / "second").touch()
+    assert names(tmp_path) == ["store"]
+    assert names(tmp_path / "store") == ["first"]
+
+
+def test_failed_shared_folder_is_deleted_for_named_errors_only(tmp_path):
+    def fail(error: Exception) -> None:
+        with atomic_shared_folder(tmp_path / "store", delete_on=OSError) as partial:
+            (partial / "rejects.jsonl").touch()
+            raise error
+
+    with pytest.raises(OSError, match="full"):
+        fail(OSError("full"))
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="bad"):
+        fail(ValueError("bad"))
+    assert [name.startswith("store.partial-") for name in names(tmp_path)] == [True]
