@@ -338,12 +338,12 @@ def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
     Raises:
         CorpusError: a name needs a folder, or is given twice.
     """
-    from hbt_ray.data.benchmarks.hub_download import can_be_fetched
+    from hbt_ray.data.benchmarks import can_be_downloaded
 
     folders: dict[str, str] = {}
     for option in options:
         name, equals, folder = option.partition("=")
-        if not equals and name != "embedded" and not can_be_fetched(name):
+        if not equals and name != "embedded" and not can_be_downloaded(name):
             raise CorpusError(f"--benchmark {option!r} names no folder; write {name}=FOLDER")
         if name in folders:
             raise CorpusError(f"--benchmark names {name} twice; write beir/one=FOLDER and beir/other=FOLDER")

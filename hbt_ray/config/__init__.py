@@ -25,6 +25,7 @@ from hbt_ray.config.run import (
     RunConfig,
 )
 from hbt_ray.config.schema import (
+    CORPUS_READERS,
     AlphaSchedule,
     Attention,
     Columns,
@@ -51,6 +52,7 @@ from hbt_ray.config.schema import (
 
 __all__ = [
     "CONFIGS",
+    "CORPUS_READERS",
     "AlphaSchedule",
     "Attention",
     "Columns",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -62,10 +62,25 @@ class Columns(ConfigSection):
     answer_start: str = "answer_start"
 
 
+# Format of a corpus -> module of its `CorpusReader` (hbt_ray/data/corpora/base.py), imported on first use.
+CORPUS_READERS = {
+    "embedded": "hbt_ray.data.corpora.embedded.dataset",
+    "squad": "hbt_ray.data.corpora.squad",
+    "jsonl": "hbt_ray.data.corpora.jsonl",
+    "parquet": "hbt_ray.data.corpora.parquet",
+    "huggingface": "hbt_ray.data.corpora.huggingface",
+    "text": "hbt_ray.data.corpora.plain_text",
+}
+if TYPE_CHECKING:
+    CorpusFormat = str
+else:
+    CorpusFormat = Literal[tuple(CORPUS_READERS)]
+
+
 class CorpusConfig(ConfigSection):
     """One source of parallel question-passage pairs, or of plain text."""
 
-    format: Literal["embedded", "squad", "jsonl", "parquet", "huggingface", "text"]
+    format: CorpusFormat
     """`text`: plain lines, for pretraining only."""
     name: str = ""
     """The source's name in the store. Default: the folder's or file's name, or the format."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
-from hbt_ray.data.corpora.file_discovery import LANGUAGE
+from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
 from hbt_ray.data.prepare import REJECTS, file_states, load_evaluation_sets
 from hbt_ray.data.token_store import folder_name
 from hbt_ray.data.types import Benchmark
@@ -82,7 +82,7 @@ class MiningRun:
 
         It is named by its language; where a language's name is not valid for a file, the rows name their language.
         """
-        names_files = all(LANGUAGE.fullmatch(one) for one in self.languages)
+        names_files = all(LANGUAGE_CODE.fullmatch(one) for one in self.languages)
         return self.out / folder_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
 
 

@@ -1,96 +1,106 @@
-"""Retrieval sets to measure on: one module per file format, each giving a `Benchmark`."""
+"""Readers of retrieval benchmarks: a module for each format, which declares a `BenchmarkReader`."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
+from importlib import import_module
 
-from hbt_ray.data.benchmarks import beir, hub_download, miracl, mldr, mlqa, mrtydi, parallel_pairs, squad, xm3600
-from hbt_ray.data.benchmarks.base import ReadOptions
+from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
+from hbt_ray.data.benchmarks.hub_download import download_benchmark
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
-__all__ = ["BENCHMARKS", "ReadOptions", "benchmark_slug", "check_options", "load_benchmark"]
+__all__ = [
+    "READERS",
+    "BenchmarkReader",
+    "ReadOptions",
+    "benchmark_slug",
+    "can_be_downloaded",
+    "check_options",
+    "load_benchmark",
+    "reader_of",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """What reads a format, and which of the options have an effect on it."""
-
-    read: Callable[[str, str, ReadOptions], Benchmark]
-    splits: bool = False  # `split`
-    paragraphs: bool = False  # `with_paragraph`
-
-
+# Name of a benchmark, or of a format of benchmarks -> the module with its `READER`, imported on first use.
 READERS = {
-    "xquad-r": Reader(squad.read_benchmark, paragraphs=True),
-    "squad": Reader(squad.read_benchmark, paragraphs=True),  # any other set in SQuAD's format
-    "mlqa-r": Reader(mlqa.read_benchmark, splits=True, paragraphs=True),
-    "miracl": Reader(miracl.read_benchmark, splits=True),
-    "mrtydi": Reader(mrtydi.read_benchmark, splits=True),
-    "beir": Reader(beir.read_benchmark, splits=True),
-    "mldr": Reader(mldr.read_benchmark, splits=True),
-    "xm3600": Reader(xm3600.read_benchmark),
-    "pairs": Reader(parallel_pairs.read_benchmark),  # parallel questions and contexts in JSON Lines
+    "embedded": "hbt_ray.data.benchmarks.embedded",
+    "xquad-r": "hbt_ray.data.benchmarks.squad",
+    "squad": "hbt_ray.data.benchmarks.squad",  # any other benchmark in the format of XQuAD-R
+    "mlqa-r": "hbt_ray.data.benchmarks.mlqa",
+    "miracl": "hbt_ray.data.benchmarks.miracl",
+    "mrtydi": "hbt_ray.data.benchmarks.mrtydi",
+    "beir": "hbt_ray.data.benchmarks.beir",
+    "mldr": "hbt_ray.data.benchmarks.mldr",
+    "xm3600": "hbt_ray.data.benchmarks.xm3600",
+    "pairs": "hbt_ray.data.benchmarks.parallel_pairs",
 }
-BENCHMARKS = ("embedded", *READERS)
-DEFAULT = ReadOptions()
+DEFAULT_OPTIONS = ReadOptions()
 
 
-def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT) -> Benchmark:
-    """Reads a benchmark by its name.
+def reader_of(family: str) -> BenchmarkReader:
+    """Import the reader of a key of READERS."""
+    reader: BenchmarkReader = import_module(READERS[family]).READER
+    return reader
+
+
+def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT_OPTIONS) -> Benchmark:
+    """Read a benchmark by its name.
 
     Args:
-        name: one of `BENCHMARKS`, such as `xquad-r`; `embedded` is the small set that comes with the package. What
-            stands behind a slash narrows it: `miracl/sw` is its Swahili, `beir/scifact` tells one set from another.
-            Such a benchmark's own name, with which its metrics begin, has a hyphen there: `miracl-sw`.
-        folder: where the files lie; `embedded` needs none, and what `hub` knows is fetched.
-        options: what to read of it. An option that its format does not know is passed over, for several benchmarks are
-            read with the same ones; `check_options` tells where none knows it.
+        name: a key of READERS, such as `xquad-r`. Text after a slash selects a part: `miracl/sw` is the Swahili part.
+            For `beir` it only distinguishes benchmarks: `beir/scifact`. The benchmark's `name` then has a hyphen:
+            `miracl-sw`.
+        folder: of the files. `embedded` needs none. If a benchmark that is on the hub has none, it is downloaded.
+        options: choices of reading. Several benchmarks are read with the same ones, so a format ignores those that it
+            does not have; `check_options` finds options that none has.
 
     Raises:
         CorpusError: there is no such benchmark, or its files are missing or cannot be read.
     """
     family, _, part = name.partition("/")
-    if family not in BENCHMARKS:
-        nearest = difflib.get_close_matches(family, BENCHMARKS, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(BENCHMARKS)}"
+    if family not in READERS:
+        nearest = difflib.get_close_matches(family, READERS, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(READERS)}"
         raise CorpusError(f"there is no benchmark {name!r}; {hint}")
-    if family == "embedded":
+    reader = reader_of(family)
+    if not reader.needs_folder:
         if part or folder:
-            asked = f"{name}={folder}" if folder else name
-            raise CorpusError(f"the benchmark 'embedded' comes with the package, whole; write embedded, not {asked}")
-        # Imported when asked for, so that measuring on other sets does not build the shipped corpus.
-        from hbt_ray.data.corpora.embedded import dataset
-
-        benchmark: Benchmark = dataset.benchmark()
-        return benchmark
-    if not folder and hub_download.can_be_fetched(name):
-        folder = hub_download.fetch(name, options.split)
+            written = f"{name}={folder}" if folder else name
+            raise CorpusError(f"the benchmark {family!r} comes with the package, whole; write {family}, not {written}")
+        return reader.read(family, "", options)
+    if not folder and part and reader.hub is not None:
+        folder = download_benchmark(name, reader.hub, options.split)
     if not folder:
         raise CorpusError(f"the benchmark {name!r} needs the folder that holds its files; write {name}=FOLDER")
-    if part and family != "beir":
+    if part and not reader.part_is_name:
         options = replace(options, languages=frozenset({part}))
-    return READERS[family].read(benchmark_slug(name), folder, options)
+    return reader.read(benchmark_slug(name), folder, options)
+
+
+def can_be_downloaded(name: str) -> bool:
+    """Return True if a benchmark needs no folder because its name says what to download: `miracl/sw`, not `miracl`."""
+    family, _, part = name.partition("/")
+    return bool(part) and family in READERS and reader_of(family).hub is not None
 
 
 def check_options(names: Collection[str], options: ReadOptions) -> None:
-    """Raises CorpusError when an option has no effect on any of the benchmarks that are read with it."""
+    """Raise CorpusError if an option has no effect on any of the benchmarks that are read with it."""
     families = {name.partition("/")[0] for name in names}
-    if not families or not families.issubset(BENCHMARKS):
-        return  # load_benchmark tells which there is not
-    readers = [READERS[family] for family in families.intersection(READERS)]
-    named = ", ".join(map(repr, names))
-    lacking = f"the benchmark {named} has no" if len(names) == 1 else f"the benchmarks {named} have no"
-    if options.split is not None and not any(reader.splits for reader in readers):
-        raise CorpusError(f"{lacking} splits; leave out --split")
-    if options.with_paragraph and not any(reader.paragraphs for reader in readers):
-        raise CorpusError(f"{lacking} paragraphs around passages; leave out --with-paragraph")
+    if not families or not families.issubset(READERS):
+        return  # `load_benchmark` raises an error for an unknown one
+    readers = [reader_of(family) for family in families]
+    quoted = ", ".join(map(repr, names))
+    subject = f"the benchmark {quoted} has no" if len(names) == 1 else f"the benchmarks {quoted} have no"
+    if options.split is not None and not any(reader.has_splits for reader in readers):
+        raise CorpusError(f"{subject} splits; leave out --split")
+    if options.with_paragraph and not any(reader.has_paragraphs for reader in readers):
+        raise CorpusError(f"{subject} paragraphs around passages; leave out --with-paragraph")
 
 
 def benchmark_slug(name: str) -> str:
-    """What a benchmark's metrics and its folder are called.
+    """Return a benchmark's name as it is used in metrics and folders.
 
     >>> benchmark_slug("miracl/sw")
     'miracl-sw'

@@ -1,18 +1,19 @@
-"""Queries, passages and judgements as a reader finds them, in whatever order, and what is wrong with them."""
+"""Build a benchmark from queries, passages and judgements in any order, and note the faults among them."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
+from hbt_ray.data.text_files import rejected_row
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
 
 
 class BenchmarkBuilder:
-    """Gathers a benchmark. What cannot be used is noted and left out; it never ends the reading.
+    """Collects the entries of a benchmark. An entry that cannot be used is rejected; it never raises an error.
 
-    A judgement of a passage that is not there stays: the query is counted with a relevant passage that nothing
-    can find, as trec_eval counts it.
+    A judgement of a passage that the pool lacks is kept: the query counts with a relevant passage that no model can
+    retrieve, as in trec_eval.
     """
 
     def __init__(self, name: str) -> None:
@@ -21,20 +22,21 @@ class BenchmarkBuilder:
         self.contexts: list[str] = []
         self._queries: dict[str, Query] = {}
         self._passages: dict[str, Passage] = {}
+        # (query_id, passage_id) -> (grade, language of the pool, location)
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
         self._excluded: dict[str, str] = {}
 
     @property
     def queries(self) -> list[Query]:
-        """Those taken so far."""
+        """The queries added so far."""
         return list(self._queries.values())
 
     def reject(self, location: str, reason: str, detail: object = "") -> None:
-        """Notes something that cannot be used, and where it stood."""
-        self.rejects.append(RejectedRow(self.name, location, reason, str(detail)[:200]))
+        """Note an entry that cannot be used, or that has a fault."""
+        self.rejects.append(rejected_row(self.name, location, reason, detail))
 
     def add_query(self, query_id: str, language: str, text: str, *, location: str, group: str = "") -> bool:
-        """Whether the query was taken. `group` is the same for translations of one question."""
+        """Add a query; `group` is equal for translations of one question. Return False if it is rejected."""
         key = printable_id(query_id)
         if key in self._queries:
             self.reject(location, "repeated query id", query_id)
@@ -46,7 +48,7 @@ class BenchmarkBuilder:
         return False
 
     def add_passage(self, passage_id: str, language: str, text: str, *, location: str) -> bool:
-        """Whether the passage was taken."""
+        """Add a passage. Return False if it is rejected."""
         key = printable_id(passage_id)
         if key in self._passages:
             self.reject(location, "repeated passage id", passage_id)
@@ -58,7 +60,15 @@ class BenchmarkBuilder:
         return False
 
     def add_judgement(self, query_id: str, passage_id: str, grade: int, *, language: str, location: str) -> None:
-        """Notes a judgement. `language` is that of the pool in which the passage should be."""
+        """Add a judgement. Queries and passages may be added later.
+
+        Args:
+            query_id: of the query.
+            passage_id: of the passage.
+            grade: relevant if > 0.
+            language: of the pool that the passage belongs to.
+            location: for rejects.
+        """
         key = printable_id(query_id), printable_id(passage_id)
         if self._judgements.get(key, (grade,))[0] != grade:
             self.reject(location, "two judgements of one passage", " ".join(key))
@@ -66,15 +76,15 @@ class BenchmarkBuilder:
         self._judgements[key] = grade, language, location
 
     def exclude_passage(self, query_id: str, passage_id: str) -> None:
-        """Says that a query is a passage itself, which is then never in its list. Either may not be there."""
+        """Leave a passage out of a query's ranking, because it is the query's text. Either may be missing."""
         self._excluded[printable_id(query_id)] = printable_id(passage_id)
 
     def build(self, *, judged_only: bool, split: str = "") -> Benchmark:
-        """What was gathered.
+        """Return the benchmark, with rejects for faults between its entries.
 
         Args:
-            judged_only: leave out queries that no judgement names, as where one file holds the queries of all splits.
-            split: what the files that were read are of; "" where there are none.
+            judged_only: drop queries without a judgement, for formats with one file for the queries of all splits.
+            split: of the files; "" if the benchmark has no splits.
         """
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
@@ -91,21 +101,25 @@ class BenchmarkBuilder:
                 self.reject(location, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
         queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
-        for query in queries:
-            if not any(grade > 0 for grade in judgements.get(query.query_id, {}).values()):
-                self.reject(query.query_id, "query without a relevant passage")
-        have = {passage.language for passage in self._passages.values()}
-        for language, number in sorted(Counter(query.language for query in queries).items()):
-            if have and language not in have:
-                self.reject(language, "language without passages", f"{number} queries")
+        self._reject_unanswerable(queries, judgements)
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
         pairs = ((query.query_id, self._excluded.get(query.query_id)) for query in queries)
         excluded = {query_id: passage_id for query_id, passage_id in pairs if passage_id in self._passages}
         return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects, split)
 
+    def _reject_unanswerable(self, queries: list[Query], judgements: dict[str, dict[str, int]]) -> None:
+        """Note queries without a relevant passage, and query languages without passages. The queries are kept."""
+        for query in queries:
+            if not any(grade > 0 for grade in judgements.get(query.query_id, {}).values()):
+                self.reject(query.query_id, "query without a relevant passage")
+        pool_languages = {passage.language for passage in self._passages.values()}
+        for language, number in sorted(Counter(query.language for query in queries).items()):
+            if pool_languages and language not in pool_languages:
+                self.reject(language, "language without passages", f"{number} queries")
+
 
 def printable_id(text: str) -> str:
-    """An id that stands in a TREC file as one word.
+    """Return an id without white space, which separates the fields of a TREC file.
 
     >>> printable_id("United States#3")
     'United%20States#3'

@@ -1,28 +1,47 @@
-"""The lines of a benchmark's files: JSON, tab-separated values and TREC's judgements, gzipped or not."""
+"""Find and parse the files of a benchmark: JSON Lines, tab-separated topics, judgements in TREC's and BEIR's formats.
+
+Files may be gzipped. The iterators give each entry's location, "de.jsonl.gz:17", and reject entries that do not parse.
+"""
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import json
 import os
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple, TypeGuard
 
+from hbt_ray.data import text_files
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.errors import CorpusError
 
 
-def files_matching(folder: str | Path, pattern: str) -> list[tuple[Path, re.Match[str]]]:
-    """The files below a folder whose whole name matches, sorted by path; `.gz` may stand behind.
+class JsonEntry(NamedTuple):
+    location: str
+    texts: dict[str, str]  # the texts of the keys that the format requires
+    fields: dict[str, object]  # the whole object
 
-    Paths are absolute, so that the folders above a file have names, whatever the folder was called by.
+
+class Topic(NamedTuple):
+    location: str
+    query_id: str
+    text: str
+
+
+class Judgement(NamedTuple):
+    location: str
+    query_id: str
+    passage_id: str
+    grade: int
+
+
+def files_matching(folder: str | Path, pattern: str) -> list[tuple[Path, re.Match[str]]]:
+    """List the files below a folder whose whole name matches, with or without `.gz` at the end, sorted by path.
+
+    Paths are absolute, so that the folders above a file have names even if the folder is given as ".".
 
     Raises:
-        CorpusError: there is no such folder, or a file is a link that leads out of it.
+        CorpusError: the folder does not exist, or a file is a link out of it.
     """
     root = absolute(folder)
     if not root.is_dir():
@@ -32,71 +51,58 @@ def files_matching(folder: str | Path, pattern: str) -> list[tuple[Path, re.Matc
         match = re.fullmatch(pattern + r"(?:\.gz)?", path.name)
         if not match or not path.is_file():
             continue
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise CorpusError(f"{str(path)!r} is a link that leads out of its folder; put the file itself there")
+        text_files.check_inside(path, root)
         found.append((path, match))
     return found
 
 
 def absolute(folder: str | Path) -> Path:
-    """The folder from the root of the file system. A link keeps its own name."""
+    """Return the absolute path of a folder, without resolving links."""
     return Path(os.path.abspath(Path(folder).expanduser()))
 
 
 def read_lines(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str]]:
-    """(location, line) of each line that is not blank; one that is not UTF-8 is rejected, as is a torn file."""
-    number = 0
-    try:
-        with _open(path) as lines:
-            for number, raw in enumerate(lines, start=1):
-                location = f"{path.name}:{number}"
-                try:
-                    line = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    builder.reject(location, "wrong encoding", error)
-                    continue
-                if line.strip():
-                    yield location, line
-    except (OSError, EOFError, zlib.error) as error:
-        builder.reject(f"{path.name}:{number + 1}", "unreadable file", error)
+    """Yield (location, line) of each line that is not blank, without its end of line."""
+    for line in text_files.read_lines(path):
+        if isinstance(line, text_files.Fault):
+            builder.reject(*line)
+        elif line.text.strip():
+            yield line.location, line.text.rstrip("\r\n")
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def read_objects(path: Path, builder: BenchmarkBuilder, required: tuple[str, ...]) -> Iterator[JsonEntry]:
+    """Yield the object of each line of JSON.
 
-
-def read_objects(path: Path, builder: BenchmarkBuilder, texts: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(location, object) of each line of JSON in which the named keys hold text; others are noted.
-
-    A whole number serves as text, for ids are written as either.
+    An object without text under one of the keys `required` is rejected. A whole number counts as text, because ids
+    are written as either.
     """
     for location, line in read_lines(path, builder):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            builder.reject(location, "broken JSON", error)
+        value = text_files.parse_json(line, location)
+        if isinstance(value, text_files.Fault):
+            builder.reject(*value)
             continue
         if not isinstance(value, dict):
             builder.reject(location, "not an object", f"a {type(value).__name__}")
             continue
-        for key in texts:
-            if type(value.get(key)) is int:
-                value[key] = str(value[key])
-        wrong = next((key for key in texts if not is_text(value.get(key))), None)
-        if wrong is not None:
-            builder.reject(location, "missing text", f"no text in {wrong!r} among {', '.join(map(str, value))}")
-            continue
-        yield location, value
+        texts: dict[str, str] = {}
+        for key in required:
+            text = str(value[key]) if type(value.get(key)) is int else value.get(key)
+            if not is_text(text):
+                builder.reject(location, "missing text", f"no text in {key!r} among {', '.join(map(str, value))}")
+                break
+            texts[key] = text
+        else:
+            yield JsonEntry(location, texts, value)
 
 
-def with_title(passage: dict[str, Any]) -> str:
-    """A passage's text behind its title, as BEIR and MIRACL join them."""
-    title = passage.get("title")
-    return f"{title} {passage['text']}".strip() if is_text(title) else str(passage["text"])
+def with_title(entry: JsonEntry) -> str:
+    """Return a passage's `title` and `text`, joined as in BEIR and MIRACL."""
+    title = entry.fields.get("title")
+    return f"{title} {entry.texts['text']}".strip() if is_text(title) else entry.texts["text"]
 
 
-def is_text(value: object) -> bool:
-    """Whether it is a text that can be written as UTF-8: JSON may hold half of a surrogate pair."""
+def is_text(value: object) -> TypeGuard[str]:
+    """Return True for a text that UTF-8 can encode; JSON can hold half of a surrogate pair."""
     if not isinstance(value, str):
         return False
     try:
@@ -106,39 +112,45 @@ def is_text(value: object) -> bool:
     return True
 
 
-def read_topics(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str]]:
-    """(location, query id, text) of lines `query id <tab> text`."""
+def read_topics(path: Path, builder: BenchmarkBuilder) -> Iterator[Topic]:
+    """Yield the topics of lines `query id <tab> text`."""
     for location, line in read_lines(path, builder):
         query_id, tab, text = line.partition("\t")
         if tab and query_id.strip():
-            yield location, query_id.strip(), text.strip()
+            yield Topic(location, query_id.strip(), text.strip())
         else:
             builder.reject(location, "not a topic", line)
 
 
-def read_trec_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
-    """(location, query id, passage id, grade) of lines `query id, anything, passage id, grade`, parted by blanks."""
+def read_trec_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[Judgement]:
+    """Yield the judgements of lines `query id, unused, passage id, grade`, separated by white space."""
     for location, line in read_lines(path, builder):
         fields = line.split("\t") if line.count("\t") == 3 else line.split()
-        yield from _judgement(location, line, fields, (0, 2, 3), 4, builder)
+        judgement = _parse_judgement(location, (fields[0], *fields[2:]) if len(fields) == 4 else ())
+        if judgement is None:
+            builder.reject(location, "not a judgement", line)
+        else:
+            yield judgement
 
 
-def read_beir_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str, str, int]]:
-    """(location, query id, passage id, grade) of lines `query id <tab> passage id <tab> grade` below a heading."""
+def read_beir_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[Judgement]:
+    """Yield the judgements of lines `query id <tab> passage id <tab> grade`, with or without a header."""
     for number, (location, line) in enumerate(read_lines(path, builder)):
         fields = line.split("\t")
         if number == 0 and len(fields) == 3 and not _is_grade(fields[2]):
-            continue  # query-id, corpus-id, score
-        yield from _judgement(location, line, fields, (0, 1, 2), 3, builder)
+            continue  # the header: query-id, corpus-id, score
+        judgement = _parse_judgement(location, fields)
+        if judgement is None:
+            builder.reject(location, "not a judgement", line)
+        else:
+            yield judgement
 
 
-def _judgement(
-    location: str, line: str, fields: list[str], at: tuple[int, int, int], length: int, builder: BenchmarkBuilder
-) -> Iterator[tuple[str, str, str, int]]:
-    if len(fields) != length or not _is_grade(fields[at[2]]):
-        builder.reject(location, "not a judgement", line)
-    else:
-        yield location, fields[at[0]].strip(), fields[at[1]].strip(), int(fields[at[2]])
+def _parse_judgement(location: str, fields: Sequence[str]) -> Judgement | None:
+    """Return the judgement of the fields (query id, passage id, grade); None if they are none."""
+    if len(fields) != 3 or not _is_grade(fields[2]):
+        return None
+    return Judgement(location, fields[0].strip(), fields[1].strip(), int(fields[2]))
 
 
 def _is_grade(text: str) -> bool:

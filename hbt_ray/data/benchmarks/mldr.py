@@ -1,6 +1,6 @@
-"""MLDR (Chen et al. 2024, arXiv 2402.03216): questions about long documents, 13 languages.
+"""MLDR (Chen et al. 2024, arXiv 2402.03216): questions about long documents in 13 languages.
 
-Below the folder, for each language, `mldr-v1.0-<language>/corpus.jsonl[.gz]` with `docid` and `text`, and
+Below the folder, for each language: `mldr-v1.0-<language>/corpus.jsonl[.gz]` with `docid` and `text`, and
 `mldr-v1.0-<language>/<split>.jsonl[.gz]` with `query_id`, `query` and `positive_passages`.
 """
 
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hbt_ray.data.benchmarks.base import ReadOptions
+from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import files_matching, is_text, read_objects
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
-SPLIT = "test"  # usually reported
-# All that are published.
-LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")
+SPLIT = "test"  # for which results are usually published
+LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")  # all that are published
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
-    """Every language below the folder. Ids begin with the language.
+    """Read every language below the folder. Ids begin with the language.
 
     Raises:
-        CorpusError: there are no documents, no questions of the split, or neither in a language asked for.
+        CorpusError: there are no documents or no questions of the split, or none in a chosen language.
     """
     builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
@@ -31,31 +30,42 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
     if files:
         options.check_languages(folder, {language for language, _ in files})
-    files = [(language, path) for language, path in files if not options.languages or language in options.languages]
+    files = [(language, path) for language, path in files if options.includes(language)]
     corpora = [(language, path) for language, path in files if path.name.startswith("corpus.")]
-    asked = [(language, path) for language, path in files if path.name.startswith(f"{split}.")]
-    if not corpora or not asked:
+    questions = [(language, path) for language, path in files if path.name.startswith(f"{split}.")]
+    if not corpora or not questions:
         missing = f"{split}.jsonl.gz" if corpora else "corpus.jsonl.gz"
         raise CorpusError(f"{folder!r} holds no mldr-v1.0-<language>/{missing}; fetch it there")
     for language, path in corpora:
-        for location, document in read_objects(path, builder, ("docid", "text")):
-            builder.add_passage(f"{language}:{document['docid']}", language, document["text"], location=location)
-    for language, path in asked:
+        for entry in read_objects(path, builder, ("docid", "text")):
+            passage_id = f"{language}:{entry.texts['docid']}"
+            builder.add_passage(passage_id, language, entry.texts["text"], location=entry.location)
+    for language, path in questions:
         read_questions(path, language, builder)
     return builder.build(judged_only=False, split=split)
 
 
 def read_questions(path: Path, language: str, builder: BenchmarkBuilder) -> None:
-    """Queries and judgements of a file of objects with `query_id`, `query` and `positive_passages`."""
-    for location, query in read_objects(path, builder, ("query_id", "query")):
-        query_id = f"{language}:{query['query_id']}"
-        if not builder.add_query(query_id, language, query["query"], location=location):
+    """Add the queries and judgements of objects with `query_id`, `query` and `positive_passages`."""
+    for location, texts, fields in read_objects(path, builder, ("query_id", "query")):
+        query_id = f"{language}:{texts['query_id']}"
+        if not builder.add_query(query_id, language, texts["query"], location=location):
             continue
-        positives = query.get("positive_passages")
+        positives = fields.get("positive_passages")
         for positive in positives if isinstance(positives, list) else []:
             if isinstance(positive, dict) and is_text(positive.get("docid")):
-                builder.add_judgement(
-                    query_id, f"{language}:{positive['docid']}", 1, language=language, location=location
-                )
+                passage_id = f"{language}:{positive['docid']}"
+                builder.add_judgement(query_id, passage_id, 1, language=language, location=location)
             else:
                 builder.reject(location, "not a judgement", positive)
+
+
+READER = BenchmarkReader(
+    read_benchmark,
+    has_splits=True,
+    hub=HubSource(
+        (HubFiles("Shitao/MLDR", ("mldr-v1.0-{part}/corpus.jsonl.gz", "mldr-v1.0-{part}/{split}.jsonl.gz")),),
+        split=SPLIT,
+        languages={language: language for language in LANGUAGES},
+    ),
+)

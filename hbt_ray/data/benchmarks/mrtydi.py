@@ -1,20 +1,20 @@
 """Mr. TyDi (Zhang et al. 2021, arXiv 2108.08787): questions and Wikipedia passages in 11 languages.
 
-Below the folder, gzipped or not, in a folder whose name ends in the language, `mrtydi-v1.1-swahili` or `sw`:
+Two layouts, gzipped or not, in a folder whose name ends in the language, `mrtydi-v1.1-swahili` or `sw`:
 
 - as released: `topic.test.tsv`, `qrels.test.txt` and `collection/docs.jsonl` with `id` and `contents`;
-- as on the hub: `test.jsonl` with `query_id`, `query` and `positive_passages`, and `corpus.jsonl` with `docid`, `title`
-  and `text`; `ir-format-data/topics.test.txt` and `ir-format-data/qrels.test.txt` say the same as `test.jsonl`.
+- as on the hub: `test.jsonl` with `query_id`, `query` and `positive_passages`, and `corpus.jsonl` with `docid`,
+  `title` and `text`; `ir-format-data/topics.test.txt` and `ir-format-data/qrels.test.txt` repeat `test.jsonl`.
 
-Topics and judgements may have the language in their own names instead: `topics.mrtydi-v1.1-sw.test.txt`. What a
-language has twice is read once: the first file by path, and topics with judgements before `test.jsonl`.
+Topics and judgements may have the language in their names instead: `topics.mrtydi-v1.1-sw.test.txt`. If a language has
+files of both layouts, only one is read: the first file by path, and topics with judgements rather than `test.jsonl`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hbt_ray.data.benchmarks.base import ReadOptions
+from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
     absolute,
@@ -28,44 +28,45 @@ from hbt_ray.data.benchmarks.mldr import read_questions
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
-SPLIT = "test"  # usually reported
-# Languages as folders name them.
-NAMES = {
-    **{"arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id", "japanese": "ja"},
-    **{"korean": "ko", "russian": "ru", "swahili": "sw", "telugu": "te", "thai": "th"},
+SPLIT = "test"  # for which results are usually published
+NAMES = {  # language code -> name in folders
+    **{"ar": "arabic", "bn": "bengali", "en": "english", "fi": "finnish", "id": "indonesian", "ja": "japanese"},
+    **{"ko": "korean", "ru": "russian", "sw": "swahili", "te": "telugu", "th": "thai"},
 }
+_CODES = {name: code for code, name in NAMES.items()}
 _TREC_FILE = r"\.(?:mrtydi-v[\d.]+-(?P<language>[a-z]+)[.-])?(?P<split>dev|test|train)\.(?:tsv|txt)"
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
-    """Every language whose questions lie below the folder. Ids begin with the language: `sw:2601`, `sw:15607#5`.
+    """Read every language with questions below the folder. Ids begin with the language: `sw:2601`, `sw:15607#5`.
 
-    A question without a judgement stays, for the file is that of one split: it finds nothing, and that is noted.
+    A question without a judgement is kept, because the file has the questions of one split only. It is a reject, and
+    its query retrieves nothing relevant.
 
     Raises:
-        CorpusError: there are no questions of the split or of a language asked for, or a language's judgements or all
-            passages are missing.
+        CorpusError: there are no questions of the split or of a chosen language, no judgements of a language, or no
+            passages at all.
     """
     builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
-    topics = _by_language(folder, "topics?" + _TREC_FILE, split)
-    judgements = _by_language(folder, "qrels" + _TREC_FILE, split)
-    questions = _by_language(folder, r"(?P<split>dev|test|train)\.jsonl", split)
-    passages = _by_language(folder, r"(?:docs|corpus)\.jsonl")
-    asked = sorted(topics.keys() | questions.keys())
-    if not asked:
+    topics = _files_by_language(folder, "topics?" + _TREC_FILE, split)
+    judgements = _files_by_language(folder, "qrels" + _TREC_FILE, split)
+    questions = _files_by_language(folder, r"(?P<split>dev|test|train)\.jsonl", split)
+    passages = _files_by_language(folder, r"(?:docs|corpus)\.jsonl")
+    found = sorted(topics.keys() | questions.keys())
+    if not found:
         raise CorpusError(
             f"{folder!r} holds no questions of the split {split!r}; put topic.{split}.tsv and qrels.{split}.txt, or "
             f"{split}.jsonl.gz, in a folder whose name ends in the language, such as mrtydi-v1.1-swahili"
         )
-    options.check_languages(folder, asked)
-    asked = sorted(options.languages or asked)
-    if not passages.keys() & set(asked):
+    options.check_languages(folder, found)
+    languages = sorted(options.languages or found)
+    if not passages.keys() & set(languages):
         raise CorpusError(
-            f"{folder!r} holds no passages for {', '.join(asked)}; put docs.jsonl.gz or corpus.jsonl.gz in a folder "
-            "whose name ends in the language, such as mrtydi-v1.1-swahili"
+            f"{folder!r} holds no passages for {', '.join(languages)}; put docs.jsonl.gz or corpus.jsonl.gz in a "
+            "folder whose name ends in the language, such as mrtydi-v1.1-swahili"
         )
-    for language in asked:
+    for language in languages:
         if language in topics and language in judgements:
             _read_topics(topics[language], judgements[language], language, builder)
         elif language in questions:
@@ -87,29 +88,43 @@ def _read_topics(topics: Path, judgements: Path, language: str, builder: Benchma
 
 
 def _read_passages(path: Path, language: str, builder: BenchmarkBuilder) -> None:
-    released = path.name.startswith("docs")
-    passage_id, text = ("id", "contents") if released else ("docid", "text")
-    for location, passage in read_objects(path, builder, (passage_id, text)):
-        whole = passage[text] if released else with_title(passage)
-        builder.add_passage(f"{language}:{passage[passage_id]}", language, whole, location=location)
+    is_release = path.name.startswith("docs")
+    id_key, text_key = ("id", "contents") if is_release else ("docid", "text")
+    for entry in read_objects(path, builder, (id_key, text_key)):
+        text = entry.texts[text_key] if is_release else with_title(entry)
+        builder.add_passage(f"{language}:{entry.texts[id_key]}", language, text, location=entry.location)
 
 
-def _by_language(folder: str, pattern: str, split: str | None = None) -> dict[str, Path]:
-    """Language -> the first file that matches, of a split where its name says one."""
+def _files_by_language(folder: str, pattern: str, split: str | None = None) -> dict[str, Path]:
+    """Return language -> the first file that matches, of the split if the pattern has one."""
     files: dict[str, Path] = {}
     for path, match in files_matching(folder, pattern):
-        named = match.groupdict()
-        language = _language(named.get("language") or "") or _language_above(path, absolute(folder))
-        if language is not None and named.get("split") == split:
+        groups = match.groupdict()
+        language = _language_code(groups.get("language") or "") or _language_of_folders(path, absolute(folder))
+        if language is not None and groups.get("split") == split:
             files.setdefault(language, path)
     return files
 
 
-def _language_above(path: Path, root: Path) -> str | None:
-    """The language that the nearest folder above the file names, the root included."""
-    above = [folder for folder in path.parents if folder.is_relative_to(root)]
-    return next(filter(None, (_language(folder.name.rpartition("-")[2]) for folder in above)), None)
+def _language_of_folders(path: Path, root: Path) -> str | None:
+    """Return the language in the name of the nearest folder above the file, up to and including the root."""
+    folders = [folder for folder in path.parents if folder.is_relative_to(root)]
+    return next(filter(None, (_language_code(folder.name.rpartition("-")[2]) for folder in folders)), None)
 
 
-def _language(name: str) -> str | None:
-    return NAMES.get(name, name if name in NAMES.values() else None)
+def _language_code(name: str) -> str | None:
+    return _CODES.get(name, name if name in NAMES else None)
+
+
+READER = BenchmarkReader(
+    read_benchmark,
+    has_splits=True,
+    hub=HubSource(
+        (
+            HubFiles("castorini/mr-tydi", ("mrtydi-v1.1-{language}/{split}.jsonl.gz",)),
+            HubFiles("castorini/mr-tydi-corpus", ("mrtydi-v1.1-{language}/corpus.jsonl.gz",)),
+        ),
+        split=SPLIT,
+        languages=NAMES,
+    ),
+)

@@ -1,59 +1,52 @@
-"""Readers of parallel corpora: one module per format, each with `list_shards(corpus)` and `read_shard(part)`."""
+"""Readers of parallel corpora: a module for each format, which implements `CorpusReader`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import cast
 
-from hbt_ray.config import CorpusConfig
-from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.config import CORPUS_READERS, CorpusConfig
+from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
-__all__ = ["READERS", "CorpusShard", "list_shards", "read_shard"]
+__all__ = ["READERS", "CorpusReader", "CorpusShard", "list_shards", "read_shard", "reader_of"]
 
-# The module that reads each format. Imported on first use: `datasets` and `pyarrow` take seconds to import, which a run
-# over other formats need not spend.
-READERS = {
-    "embedded": "hbt_ray.data.corpora.embedded.dataset",
-    "huggingface": "hbt_ray.data.corpora.huggingface",
-    "jsonl": "hbt_ray.data.corpora.jsonl",
-    "parquet": "hbt_ray.data.corpora.parquet",
-    "squad": "hbt_ray.data.corpora.squad",
-    "text": "hbt_ray.data.corpora.plain_text",
-}
+READERS = CORPUS_READERS  # defined with the settings, which accept exactly its formats
+
+
+def reader_of(format: str) -> CorpusReader:
+    """Import the reader of a format. `datasets` and `pyarrow` take seconds to import, so only on first use."""
+    return cast(CorpusReader, import_module(READERS[format]))
 
 
 def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) -> list[CorpusShard]:
-    """The parts of a corpus, always in the same order, without reading its rows.
+    """List the shards of a corpus without reading its rows, always in the same order.
 
-    `languages` narrows to those that the corpus has; a corpus with none of them has no parts.
+    Args:
+        corpus: one source.
+        languages: keep only these, as far as the corpus has them; a corpus with none of them has no shards.
 
     Raises:
-        CorpusError: nothing is there to be read, or a language in `corpus.languages` is missing. Where rows
-            name their language in a column, a missing language shows only when they are read.
+        CorpusError: there is nothing to read, or a language of `corpus.languages` is missing. If rows name their
+            language, a missing one cannot be seen here.
     """
-    parts: list[CorpusShard] = _reader(corpus.format).list_shards(corpus)
+    shards = reader_of(corpus.format).list_shards(corpus)
     if languages is None:
-        return parts
-    narrowed = (_narrow(part, frozenset(languages)) for part in parts)
-    return [part for part in narrowed if part is not None]
+        return shards
+    narrowed = (_narrow(shard, frozenset(languages)) for shard in shards)
+    return [shard for shard in narrowed if shard is not None]
 
 
-def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
-    """Every row of a part in its order, a `RejectedRow` in place of each that cannot be used."""
-    rows: Iterator[CorpusRow | RejectedRow] = _reader(part.format).read_shard(part)
-    return rows
+def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield every row of a shard in order, with a rejected row for each that cannot be used."""
+    return reader_of(shard.format).read_shard(shard)
 
 
-def _reader(format: str) -> Any:
-    return import_module(READERS[format])
-
-
-def _narrow(part: CorpusShard, languages: frozenset[str]) -> CorpusShard | None:
-    if part.language is not None:
-        return part if part.language in languages else None
-    wanted = part.options.get("languages")
-    chosen = sorted(languages if wanted is None else languages.intersection(wanted))
-    return replace(part, options={**part.options, "languages": chosen}) if chosen else None
+def _narrow(shard: CorpusShard, languages: frozenset[str]) -> CorpusShard | None:
+    """Return the shard with only some of its languages; None if it has none of them."""
+    if shard.language is not None:
+        return shard if shard.language in languages else None
+    chosen = sorted(languages if shard.languages is None else languages.intersection(shard.languages))
+    return replace(shard, languages=tuple(chosen)) if chosen else None

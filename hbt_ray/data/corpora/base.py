@@ -1,17 +1,41 @@
-"""What one task reads of a corpus."""
+"""The interface of a corpus format: the shards of a corpus, and the module that lists and reads them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hbt_ray.config import Columns, CorpusConfig
+from hbt_ray.data.types import CorpusRow, RejectedRow
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusShard:
-    """A piece of a corpus that is read alone, by any process that sees its location."""
+    """A part of a corpus that one task reads. It is pickled to any process that sees its location."""
 
-    format: str  # names the module that reads it
-    source: str  # the corpus' name
+    format: str  # a key of READERS
+    source: str  # name of the corpus
     location: str  # the file, folder or data set
-    language: str | None  # None: every row names its own
-    options: dict[str, Any]  # the format's own; "languages" are those wanted where rows name theirs, None is all
+    language: str | None  # None: each row names its language in a column
+    languages: tuple[str, ...] | None = None  # those to read if rows name theirs; None: all
+    columns: Columns = field(default_factory=Columns)  # names of the columns, if rows have columns
+    options: Mapping[str, Any] = field(default_factory=dict)  # of this format alone, such as a range of rows
+
+
+class CorpusReader(Protocol):
+    """A format of corpora. The module of the format implements it with two functions."""
+
+    def list_shards(self, corpus: CorpusConfig) -> list[CorpusShard]:
+        """List the shards of a corpus without reading its rows, always in the same order.
+
+        Raises:
+            CorpusError: there is nothing to read, or a language of `corpus.languages` is missing. If rows name their
+                language, a missing one cannot be seen here.
+        """
+
+    def read_shard(self, shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+        """Yield every row of a shard in the order of its file, with a rejected row for each that cannot be used.
+
+        A file that breaks off ends in a rejected row with the reason "unreadable file", not in an error.
+        """

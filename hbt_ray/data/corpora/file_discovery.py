@@ -1,111 +1,123 @@
-"""The files of a corpus: one per language in a folder, or files whose rows name their language."""
+"""Find the files of a corpus: one for each language in a folder, or files whose rows name their language."""
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import IO, Any
 
-from hbt_ray.config import CorpusConfig
+from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.text_files import check_inside
 from hbt_ray.errors import CorpusError
 
 # "de", "pcm", "pt-BR", "zh-Hant", "es-419"; not "en-questions"
-LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Z][A-Za-z]+|-[A-Z]{2}|-[0-9]{3})?")
+LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}(-[A-Z][A-Za-z]+|-[A-Z]{2}|-[0-9]{3})?")
 
 
-def list_file_parts(corpus: CorpusConfig, suffixes: Sequence[str], options: dict[str, Any]) -> list[CorpusShard]:
-    """A part for each `<language><suffix>` of a folder that holds such files; else one for each file, which
-    then names its rows' language in a column.
+def list_record_shards(corpus: CorpusConfig, suffixes: Sequence[str]) -> list[CorpusShard]:
+    """List the shards of a format whose rows have columns.
+
+    - A folder with files `<language><suffix>`: one shard for each of these.
+    - Another folder, or a file: one shard for each file; its rows name their language in a column.
 
     Raises:
-        CorpusError: the path is missing, holds no such file, or lacks a language of `corpus.languages`.
+        CorpusError: the path does not exist, has no such file, or lacks a language of `corpus.languages`.
     """
-    root = existing_place(corpus)
+    root = existing_path(corpus.name, corpus.path)
     files = [root] if root.is_file() else files_in(root, suffixes)
-    named = {} if root.is_file() else _by_language(files, suffixes)
-    if named:
-        return _language_parts(corpus, named, options)
+    by_language = {} if root.is_file() else _files_by_language(files, suffixes)
+    if by_language:
+        chosen = _choose_languages(corpus.name, corpus.path, corpus.languages, by_language)
+        return [language_shard(corpus, file, language, corpus.columns) for language, file in chosen.items()]
     if not files:
-        raise nothing_to_read(corpus, suffixes)
-    languages = None if corpus.languages is None else sorted(corpus.languages)
+        raise nothing_to_read(corpus.name, corpus.path, suffixes)
+    languages = None if corpus.languages is None else tuple(sorted(corpus.languages))
     return [
-        CorpusShard(corpus.format, corpus.name, str(file), None, {**options, "languages": languages}) for file in files
+        CorpusShard(corpus.format, corpus.name, str(file), None, languages=languages, columns=corpus.columns)
+        for file in files
     ]
 
 
-def list_language_parts(corpus: CorpusConfig, suffixes: Sequence[str], options: dict[str, Any]) -> list[CorpusShard]:
-    """A part for each `<language><suffix>` of a folder, or for the one such file that the path is.
+def language_files(
+    name: str, path: str | None, suffixes: Sequence[str], languages: Collection[str] | None
+) -> dict[str, Path]:
+    """Map each language to its file: all `<language><suffix>` of a folder, or the one that the path names.
+
+    Args:
+        name: of the corpus or benchmark, for messages.
+        path: a folder or file.
+        suffixes: such as (".json", ".json.gz").
+        languages: the ones to return; None: all.
 
     Raises:
-        CorpusError: as `list_file_parts`.
+        CorpusError: the path does not exist, has no such file, or lacks a language.
     """
-    root = existing_place(corpus)
-    named = _by_language([root] if root.is_file() else files_in(root, suffixes), suffixes)
-    if not named:
-        raise nothing_to_read(corpus, suffixes)
-    return _language_parts(corpus, named, options)
+    root = existing_path(name, path)
+    by_language = _files_by_language([root] if root.is_file() else files_in(root, suffixes), suffixes)
+    if not by_language:
+        raise nothing_to_read(name, path, suffixes)
+    return _choose_languages(name, path, languages, by_language)
 
 
-def check_languages(corpus: CorpusConfig, found: Collection[str]) -> None:
-    """Raises CorpusError when a language of `corpus.languages` is not among those found."""
-    missing = sorted(set(corpus.languages or ()) - set(found))
+def language_shard(corpus: CorpusConfig, file: Path, language: str, columns: Columns | None = None) -> CorpusShard:
+    """Return the shard of a file in one language."""
+    return CorpusShard(corpus.format, corpus.name, str(file), language, columns=columns or Columns())
+
+
+def check_languages(name: str, path: object, languages: Collection[str] | None, found: Collection[str]) -> None:
+    """Raise CorpusError if a language is not among those found."""
+    missing = sorted(set(languages or ()) - set(found))
     if missing:
         raise CorpusError(
-            f"the corpus {corpus.name!r} at {str(corpus.path)!r} has no {', '.join(missing)}; "
+            f"the corpus {name!r} at {str(path)!r} has no {', '.join(missing)}; "
             f"choose languages among {', '.join(sorted(found))}"
         )
 
 
-def _language_parts(corpus: CorpusConfig, named: dict[str, Path], options: dict[str, Any]) -> list[CorpusShard]:
-    check_languages(corpus, named)
-    chosen = sorted(named if corpus.languages is None else set(corpus.languages))
-    return [CorpusShard(corpus.format, corpus.name, str(named[language]), language, options) for language in chosen]
-
-
-def existing_place(corpus: CorpusConfig) -> Path:
-    """The file or folder of a corpus. Raises CorpusError when there is none."""
-    root = Path(str(corpus.path)).expanduser()
+def existing_path(name: str, path: str | None) -> Path:
+    """Return the file or folder of a corpus. Raises CorpusError if it does not exist."""
+    root = Path(str(path)).expanduser()
     if not root.exists():
-        raise CorpusError(f"the corpus {corpus.name!r} has nothing at {str(root)!r}; correct its path")
+        raise CorpusError(f"the corpus {name!r} has nothing at {str(root)!r}; correct its path")
     return root
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files with one of the suffixes, sorted by name. Raises CorpusError for a link that leads out of the folder."""
+    """List the files with one of the suffixes, sorted by name. Raises CorpusError for a link out of the folder."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.endswith(tuple(suffixes)) and path.is_file())
     except OSError as error:
         raise CorpusError(f"cannot list the folder {str(folder)!r} ({error.strerror}); make it readable") from None
     for path in paths:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise CorpusError(f"{str(path)!r} is a link that leads out of its folder; put the file itself there")
+        check_inside(path, folder)
     return paths
 
 
-def _by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for file in files:
-        stem = next((file.name.removesuffix(s) for s in suffixes if file.name.endswith(s)), "")
-        if not LANGUAGE.fullmatch(stem):
-            continue
-        if stem in named:
-            raise CorpusError(f"{named[stem].name} and {file.name} in {str(file.parent)!r} both hold {stem}; keep one")
-        named[stem] = file
-    return named
-
-
-def open_file(path: Path) -> IO[bytes]:
-    """The bytes of a file, which may be gzipped."""
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
-def nothing_to_read(corpus: CorpusConfig, suffixes: Sequence[str]) -> CorpusError:
-    """The error that a corpus has no file of a language."""
+def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusError:
+    """Return the error of a corpus without a file of any language."""
     names = " or ".join(f"<language>{suffix}" for suffix in suffixes)
     return CorpusError(
-        f"the corpus {corpus.name!r} finds no {names} at {str(corpus.path)!r}; "
+        f"the corpus {name!r} finds no {names} at {str(path)!r}; "
         f"name each file by its language, such as de{suffixes[0]}"
     )
+
+
+def _files_by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
+    by_language: dict[str, Path] = {}
+    for file in files:
+        stem = next((file.name.removesuffix(s) for s in suffixes if file.name.endswith(s)), "")
+        if not LANGUAGE_CODE.fullmatch(stem):
+            continue
+        if stem in by_language:
+            other = by_language[stem].name
+            raise CorpusError(f"{other} and {file.name} in {str(file.parent)!r} both hold {stem}; keep one")
+        by_language[stem] = file
+    return by_language
+
+
+def _choose_languages(
+    name: str, path: object, languages: Collection[str] | None, by_language: dict[str, Path]
+) -> dict[str, Path]:
+    check_languages(name, path, languages, by_language)
+    return {language: by_language[language] for language in sorted(by_language if languages is None else languages)}

@@ -11,55 +11,55 @@ import pyarrow.parquet as pq
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.corpora.file_discovery import list_file_parts
-from hbt_ray.data.corpora.record_parsing import present_columns, records_of_table, reject, row_of_record
+from hbt_ray.data.corpora.file_discovery import list_record_shards
+from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
+from hbt_ray.data.text_files import UNREADABLE_FILE, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
-_ROWS_PER_PART = 65_536  # a part ends with the row group that reaches this
+_ROWS_PER_SHARD = 65_536  # a shard ends with the row group that reaches this number
 _ROWS_PER_BATCH = 1024
 
-# What Arrow raises on a damaged file; a footer that is cut off is an ArrowInvalid, a page an OSError.
-_DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError)
+# The errors of Arrow for a damaged file: a truncated footer is an ArrowInvalid, a damaged page an OSError.
+_DAMAGE_ERRORS = (OSError, pa.ArrowException, ValueError, MemoryError)
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
-    """Parts by file and range of row groups, sorted.
+    """List the shards by file and range of row groups.
 
     Raises:
-        CorpusError: there is none, or a language is missing.
+        CorpusError: there is no file, or a language is missing.
     """
-    files = list_file_parts(corpus, (".parquet",), {"columns": corpus.columns.model_dump()})
-    return [part for file in files for part in _split(file)]
+    return [shard for file in list_record_shards(corpus, (".parquet",)) for shard in _split_file(file)]
 
 
-def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
-    """One row or reject for each row of the part, numbered from 1 in its file; a last one where it breaks off."""
-    path = Path(part.location)
-    number = int(part.options["first_row"])
+def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield a row or reject for each row of the shard, numbered from 1 in its file."""
+    path = Path(shard.location)
+    number = int(shard.options["first_row"])
     try:
         with pq.ParquetFile(path) as file:
-            columns = present_columns(part.options["columns"], file.schema_arrow.names)
-            groups = part.options["row_groups"]
+            columns = present_columns(shard.columns, file.schema_arrow.names)
+            groups = shard.options["row_groups"]
             for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups and range(*groups), columns=columns):
                 for record in records_of_table(batch):
                     number += 1
-                    row = row_of_record(record, part, f"{path.name}:{number}")
+                    row = parse_record(record, shard, f"{path.name}:{number}")
                     if row is not None:
                         yield row
-    except _DAMAGE as error:
-        yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)
+    except _DAMAGE_ERRORS as error:
+        yield rejected_row(shard.source, f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
 
 
-def _split(file: CorpusShard) -> Iterator[CorpusShard]:
-    """The file's parts; a single one for a file that cannot be opened, so that reading it says so."""
+def _split_file(file: CorpusShard) -> Iterator[CorpusShard]:
+    """Yield the shards of a file. One that cannot be opened is one shard, whose reading ends in a reject."""
     try:
         metadata = pq.read_metadata(file.location)
-    except _DAMAGE:
-        yield replace(file, options={**file.options, "row_groups": None, "first_row": 0})
+    except _DAMAGE_ERRORS:
+        yield replace(file, options={"row_groups": None, "first_row": 0})
         return
-    begin = first_row = rows = 0
+    first_group = first_row = rows = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
-        if rows >= _ROWS_PER_PART or group == metadata.num_row_groups - 1:
-            yield replace(file, options={**file.options, "row_groups": (begin, group + 1), "first_row": first_row})
-            begin, first_row, rows = group + 1, first_row + rows, 0
+        if rows >= _ROWS_PER_SHARD or group == metadata.num_row_groups - 1:
+            yield replace(file, options={"row_groups": (first_group, group + 1), "first_row": first_row})
+            first_group, first_row, rows = group + 1, first_row + rows, 0

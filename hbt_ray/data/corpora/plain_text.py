@@ -1,81 +1,77 @@
-"""Plain text, one text a line, in files whose equal lines are translations of each other.
+"""Plain text, one text a line, in files whose lines with equal numbers are translations of each other.
 
-Either a folder of `<language>.txt[.gz]`, where a line's number is its item's id; or one of `NAME.de-en.de[.gz]` and
-`NAME.de-en.en[.gz]`, as OPUS names two aligned files: then only these two share items, "NAME.de-en:17". A blank line
-is a translation that is missing.
+Two layouts:
+
+- a folder of `<language>.txt[.gz]`: all files share items, and the line's number is the item's id, "17";
+- pairs of files as OPUS names them, `NAME.de-en.de[.gz]` and `NAME.de-en.en[.gz]`: only the two files of a pair share
+  items, "NAME.de-en:17".
+
+A blank line is a missing translation.
 """
 
 from __future__ import annotations
 
-import codecs
-import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.file_discovery import (
-    LANGUAGE,
+    LANGUAGE_CODE,
     check_languages,
-    existing_place,
+    existing_path,
     files_in,
-    list_language_parts,
+    language_files,
+    language_shard,
     nothing_to_read,
-    open_file,
 )
-from hbt_ray.data.corpora.record_parsing import reject
+from hbt_ray.data.text_files import Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
 _SUFFIXES = (".txt", ".txt.gz")
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
-    """One part per file, sorted. Raises CorpusError when there is none, or a language is missing."""
-    root = existing_place(corpus)
+    """List a shard for each file, sorted. Raises CorpusError if there is none, or a language is missing."""
+    root = existing_path(corpus.name, corpus.path)
     files = [root] if root.is_file() else files_in(root, ("",))
     if any(file.name.endswith(_SUFFIXES) for file in files):
-        return list_language_parts(corpus, _SUFFIXES, {"aligned": ""})
-    found = [(file, *aligned) for file in files if (aligned := _aligned(file.name))]
-    if not found:
-        raise nothing_to_read(corpus, _SUFFIXES)
-    check_languages(corpus, {language for _, _, language in found})
-    wanted = corpus.languages or [language for _, _, language in found]
+        by_language = language_files(corpus.name, corpus.path, _SUFFIXES, corpus.languages)
+        return [language_shard(corpus, file, language) for language, file in by_language.items()]
+    opus_files = [(file, *parsed) for file in files if (parsed := _parse_opus_name(file.name))]
+    if not opus_files:
+        raise nothing_to_read(corpus.name, corpus.path, _SUFFIXES)
+    languages = {language for _, _, language in opus_files}
+    check_languages(corpus.name, corpus.path, corpus.languages, languages)
     return [
-        CorpusShard(corpus.format, corpus.name, str(file), language, {"aligned": f"{aligned}:"})
-        for file, aligned, language in found
-        if language in wanted
+        replace(language_shard(corpus, file, language), options={"item_prefix": f"{pair}:"})
+        for file, pair, language in opus_files
+        if language in (corpus.languages or languages)
     ]
 
 
-def _aligned(name: str) -> tuple[str, str] | None:
-    """What two aligned files' names have in common, and the language of this one; None for another file.
+def _parse_opus_name(name: str) -> tuple[str, str] | None:
+    """Return the common part of the names of two aligned files, and the language of this one; None for other files.
 
-    >>> _aligned("tatoeba.deu-eng.deu.gz"), _aligned("LICENSE.md")
+    >>> _parse_opus_name("tatoeba.deu-eng.deu.gz"), _parse_opus_name("LICENSE.md")
     (('tatoeba.deu-eng', 'deu'), None)
     """
-    both, _, language = name.removesuffix(".gz").rpartition(".")
-    pair = both.rpartition(".")[2]
-    if LANGUAGE.fullmatch(language) and (pair.startswith(f"{language}-") or pair.endswith(f"-{language}")):
-        return both, language
+    common, _, language = name.removesuffix(".gz").rpartition(".")
+    pair = common.rpartition(".")[2]
+    if LANGUAGE_CODE.fullmatch(language) and (pair.startswith(f"{language}-") or pair.endswith(f"-{language}")):
+        return common, language
     return None
 
 
-def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
-    """One row or reject for each line that is not blank, in order; a last reject where the file breaks off."""
-    assert part.language is not None
-    path = Path(part.location)
-    number = 0
-    try:
-        with open_file(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                location = f"{path.name}:{number}"
-                try:
-                    text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8").strip()
-                except UnicodeDecodeError as error:
-                    yield reject(part.source, location, "wrong encoding", error)
-                    continue
-                if text:
-                    item_id = f"{part.options['aligned']}{number}"
-                    yield CorpusRow(part.source, item_id, part.language, None, text, location=location)
-    except (OSError, EOFError, zlib.error) as error:
-        yield reject(part.source, f"{path.name}:{number + 1}", "unreadable file", error)
+def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield a row or reject for each line that is not blank, in order."""
+    assert shard.language is not None
+    for line in read_lines(Path(shard.location)):
+        if isinstance(line, Fault):
+            yield line.reject(shard.source)
+            continue
+        text = line.text.strip()
+        if text:
+            item_id = f"{shard.options.get('item_prefix', '')}{line.number}"
+            yield CorpusRow(shard.source, item_id, shard.language, None, text, location=line.location)

@@ -1,174 +1,184 @@
-"""One record of named columns, from whatever file, to a `CorpusRow` or a `RejectedRow`."""
+"""Parse one record of named columns, from any format, into a `CorpusRow` or a `RejectedRow`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 
+from hbt_ray.config import Columns
 from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.text_files import WRONG_ENCODING, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
-_MAX_DETAIL_CHARS = 200
+Record = Mapping[str, object]
 
-# What a column may name as a language, wider than a file's name: "zh_TW" and "eng_Latn" are met in data sets.
+# Language codes in a column are freer than those in file names: data sets use "zh_TW" and "eng_Latn".
 _LANGUAGE_VALUE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}")
 
 
 class InvalidRow(Exception):
-    """A row that cannot be used: a fixed phrase, and what was seen."""
+    """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: object = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
 
-    def at(self, source: str, location: str) -> RejectedRow:
-        return reject(source, location, self.reason, self.detail)
+    def reject(self, source: str, location: str) -> RejectedRow:
+        """Return the row as a reject."""
+        return rejected_row(source, location, self.reason, self.detail)
 
 
-def reject(source: str, location: str, reason: str, detail: object = "") -> RejectedRow:
-    """A `RejectedRow` whose detail is short and can be written as UTF-8."""
-    text = str(detail)[:_MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
-    return RejectedRow(source, location, reason, text[:_MAX_DETAIL_CHARS])
-
-
-def row_of_record(record: object, part: CorpusShard, location: str) -> CorpusRow | RejectedRow | None:
-    """The row that a record holds by `part.options["columns"]`; None when it is in a language not asked for."""
+def parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRow | RejectedRow | None:
+    """Return the row of a record with the shard's columns; None if its language is not one of the shard's."""
     try:
-        return _row_of_record(record, part, location)
-    except InvalidRow as bad:
-        return bad.at(part.source, location)
+        return _parse_record(record, shard, location)
+    except InvalidRow as invalid:
+        return invalid.reject(shard.source, location)
 
 
-def _row_of_record(record: object, part: CorpusShard, location: str) -> CorpusRow | None:
+def _parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRow | None:
     if isinstance(record, UnicodeDecodeError):
-        raise InvalidRow("wrong encoding", record)
-    if not isinstance(record, dict):
-        raise InvalidRow("not an object", f"a {type(record).__name__}")
-    columns = part.options["columns"]
-    language = part.language or language_of(record, columns["language"])
-    wanted = part.options.get("languages")
-    if part.language is None and wanted is not None and language not in wanted:
+        raise InvalidRow(WRONG_ENCODING, record)
+    fields = record_of(record)
+    columns = shard.columns
+    language = shard.language or parse_language(fields, columns.language)
+    if shard.language is None and shard.languages is not None and language not in shard.languages:
         return None
-    passage = text_of(record, columns["passage"], "passage")
-    answer, start = record.get(columns["answer_text"]), record.get(columns["answer_start"])
-    check_answer(passage, answer, start)
-    known = isinstance(answer, str)
+    passage = parse_text(fields, columns.passage, "passage")
+    answer, start = parse_answer(passage, fields.get(columns.answer_text), fields.get(columns.answer_start))
     return CorpusRow(
-        source=part.source,
-        item_id=id_of(record, columns["id"]),
+        source=shard.source,
+        item_id=parse_id(fields, columns.id),
         language=language,
-        question=text_of(record, columns["question"], "question"),
+        question=parse_text(fields, columns.question, "question"),
         passage=passage,
-        negatives=_negatives_of(record, columns["negatives"]),
+        negatives=_parse_negatives(fields, columns.negatives),
         location=location,
-        answer=answer if known else None,
-        answer_start=start if known and start is not None else -1,
+        answer=answer,
+        answer_start=start,
     )
 
 
-def text_of(record: Mapping[str, Any], column: str, what: str) -> str:
-    """The text of a column. Raises InvalidRow when it is missing, empty, not text, or not writable as UTF-8."""
+def record_of(value: object) -> Record:
+    """Return the value if it is an object with named fields. Raises InvalidRow otherwise."""
+    if not isinstance(value, dict):
+        raise InvalidRow("not an object", f"a {type(value).__name__}")
+    return value
+
+
+def parse_text(record: Record, column: str, meaning: str) -> str:
+    """Return the text of a column.
+
+    Args:
+        record: the fields.
+        column: the name of one of them.
+        meaning: the word for the field in the reason of a reject: "passage".
+
+    Raises:
+        InvalidRow: it is missing, blank, no text, or cannot be encoded as UTF-8.
+    """
     value = record.get(column)
     if value is None or value == "":
-        raise InvalidRow(f"missing {what}", f"no {column!r} among {', '.join(map(str, record))}")
-    text = _checked_text(value, column)
+        raise InvalidRow(f"missing {meaning}", f"no {column!r} among {', '.join(map(str, record))}")
+    text = _check_text(value, column)
     if text.isspace():
-        raise InvalidRow(f"missing {what}", f"{column!r} is only white space")
+        raise InvalidRow(f"missing {meaning}", f"{column!r} is only white space")
     return text
 
 
-def id_of(record: Mapping[str, Any], column: str) -> str:
-    """An item's id, which may be written as a whole number. Raises InvalidRow."""
+def parse_id(record: Record, column: str) -> str:
+    """Return an item's id, which may be a whole number. Raises InvalidRow."""
     value = record.get(column)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return text_of(record, column, "id")
+    return parse_text(record, column, "id")
 
 
-def language_of(record: Mapping[str, Any], column: str) -> str:
-    """The language a row names. Raises InvalidRow when it is missing or cannot be a language's code."""
-    language = text_of(record, column, "language")
+def parse_language(record: Record, column: str) -> str:
+    """Return the language that a row names. Raises InvalidRow if it is missing or not like a language code."""
+    language = parse_text(record, column, "language")
     if not _LANGUAGE_VALUE.fullmatch(language):
         raise InvalidRow("not a language code", language)
     return language
 
 
-def check_answer(passage: str, answer: object, start: object) -> None:
-    """Raises InvalidRow unless the answer stands at its offset; without an offset, or with -1, it is not looked for."""
+def parse_answer(passage: str, answer: object, start: object) -> tuple[str | None, int]:
+    """Return the answer and its offset in the passage, -1 if unknown. Raises InvalidRow if it is not at its offset."""
     if answer is None or start is None:
-        return
+        return (answer if isinstance(answer, str) else None), -1
     if not isinstance(answer, str):
         raise InvalidRow("wrong type", f"the answer is a {type(answer).__name__}")
     if not isinstance(start, int) or isinstance(start, bool):
         raise InvalidRow("wrong type", f"the answer's start is a {type(start).__name__}")
     if start >= 0 and not passage.startswith(answer, start):
         raise InvalidRow("answer outside its context", f"at {start}: {answer}")
+    return answer, start
 
 
-def records_of_table(table: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """The records of an Arrow table or record batch; an error in place of one that is not valid UTF-8.
+def records_of_table(table: pa.Table | pa.RecordBatch) -> Iterator[Record | UnicodeDecodeError]:
+    """Yield the records of a table; the error instead of a record with a text that is not UTF-8.
 
     Raises:
-        pyarrow.ArrowInvalid: the table's own structure is damaged.
+        pyarrow.ArrowInvalid: the structure of the table is damaged.
     """
     for column in table.columns:
         _check_structure(column)
-    columns = {name: _values(table.column(location)) for location, name in enumerate(table.schema.names)}
+    columns = {name: _values_of(table.column(index)) for index, name in enumerate(table.schema.names)}
     for row in range(table.num_rows):
         record = {name: values[row] for name, values in columns.items()}
-        broken = next((value for value in record.values() if isinstance(value, UnicodeDecodeError)), None)
-        yield record if broken is None else broken
+        error = next((value for value in record.values() if isinstance(value, UnicodeDecodeError)), None)
+        yield record if error is None else error
 
 
-def _check_structure(column: Any) -> None:
-    """Raises ArrowInvalid for offsets that point outside their data: to read there would end the process."""
+def _check_structure(column: pa.Array | pa.ChunkedArray) -> None:
+    """Raise ArrowInvalid if offsets point outside of their data: to read there would crash the process."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):  # offsets come first; texts are looked at one by one
+        if "UTF8" not in str(error):  # offsets are checked first; texts are decoded one by one later
             raise
 
 
-def _values(column: Any) -> list[Any]:
+def _values_of(column: pa.Array | pa.ChunkedArray) -> list[object]:
     try:
-        values: list[Any] = column.to_pylist()
+        return cast(list[object], column.to_pylist())
     except (ValueError, OverflowError):
-        values = [_value(scalar) for scalar in column]
-    return values
+        return [_value_of(scalar) for scalar in column]
 
 
-def _value(scalar: Any) -> Any:
+def _value_of(scalar: pa.Scalar) -> object:
     try:
         return scalar.as_py()
     except UnicodeDecodeError as error:
         return error
-    except (ValueError, OverflowError):  # such as a date beyond Python's: no text in any case
+    except (ValueError, OverflowError):  # such as a date that Python cannot represent; it is no text in any case
         return scalar
 
 
-def present_columns(columns: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """The columns worth reading, in the order of the file."""
-    return [name for name in names if name in columns.values()]
+def present_columns(columns: Columns, names: Collection[str]) -> list[str]:
+    """Return the columns that are read, in the order of the file."""
+    wanted = set(columns.model_dump().values())
+    return [name for name in names if name in wanted]
 
 
-def _negatives_of(record: Mapping[str, Any], column: str) -> tuple[str, ...]:
+def _parse_negatives(record: Record, column: str) -> tuple[str, ...]:
     value = record.get(column)
     if value is None:
         return ()
     if not isinstance(value, list):
         raise InvalidRow("wrong type", f"{column!r} is a {type(value).__name__}, not a list")
-    return tuple(_checked_text(negative, column) for negative in value)
+    return tuple(_check_text(negative, column) for negative in value)
 
 
-def _checked_text(value: object, column: str) -> str:
+def _check_text(value: object, column: str) -> str:
     if not isinstance(value, str):
         raise InvalidRow("wrong type", f"{column!r} is a {type(value).__name__}, not text")
     try:
         value.encode("utf-8")
-    except UnicodeEncodeError as error:  # half of a surrogate pair, as JSON may hold
-        raise InvalidRow("wrong encoding", error) from None
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can hold
+        raise InvalidRow(WRONG_ENCODING, error) from None
     return value

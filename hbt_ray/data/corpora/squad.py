@@ -1,89 +1,93 @@
-"""SQuAD: a folder of `<language>.json[.gz]`, questions with the same id being translations of each other.
+"""SQuAD: a folder of `<language>.json[.gz]`; questions with the same id are translations of each other.
 
-Where a paragraph has `sentence_breaks`, as in LAReQA's sets, a question's passage is the sentence in which its
-answer begins; otherwise it is the whole context. Of several answers the first counts.
+If a paragraph has `sentence_breaks`, as in LAReQA's sets, a question's passage is the sentence in which its answer
+begins; otherwise it is the whole context. Only the first of several answers is used.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.corpora.file_discovery import list_language_parts
-from hbt_ray.data.corpora.record_parsing import InvalidRow, check_answer, id_of, reject, text_of
+from hbt_ray.data.corpora.file_discovery import language_files, language_shard
+from hbt_ray.data.corpora.record_parsing import InvalidRow, Record, parse_answer, parse_id, parse_text, record_of
+from hbt_ray.data.text_files import READ_ERRORS, UNREADABLE_FILE, read_bytes, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
-_SUFFIXES = (".json", ".json.gz")
+_LISTS = ("data", "paragraphs", "qas")  # the lists of a document, from the outermost inwards
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
-    """One part per language, sorted. Raises CorpusError when there is none, or a language is missing."""
-    return list_language_parts(corpus, _SUFFIXES, {})
+    """List a shard for each language, sorted. Raises CorpusError if there is none, or a language is missing."""
+    by_language = language_files(corpus.name, corpus.path, (".json", ".json.gz"), corpus.languages)
+    return [language_shard(corpus, file, language) for language, file in by_language.items()]
 
 
-def read_shard(part: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
-    """One row or reject per question; a location such as "de.json.gz:data[3].paragraphs[0].qas[2]" finds it again."""
-    path = Path(part.location)
+def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield a row or reject for each question, located as "de.json.gz:data[3].paragraphs[0].qas[2]"."""
+    path = Path(shard.location)
     try:
         document = _load(path)
-    except InvalidRow as bad:
-        yield bad.at(part.source, path.name)
+    except InvalidRow as invalid:
+        yield invalid.reject(shard.source, path.name)
         return
-    for found in _leaves(part, f"{path.name}:", document, ("data", "paragraphs", "qas")):
-        if isinstance(found, RejectedRow):
-            yield found
+    for entry in _questions_of(shard, f"{path.name}:", document, _LISTS):
+        if isinstance(entry, RejectedRow):
+            yield entry
             continue
-        location, paragraph, question = found
+        location, paragraph, question = entry
         try:
-            yield _row(part, location, paragraph, question)
-        except InvalidRow as bad:
-            yield bad.at(part.source, location)
+            yield _parse_question(shard, location, paragraph, question)
+        except InvalidRow as invalid:
+            yield invalid.reject(shard.source, location)
 
 
 def _load(path: Path) -> object:
     try:
-        raw = path.read_bytes()
-        return json.loads((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig"))
+        return json.loads(read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InvalidRow("unreadable file", f"not UTF-8: {error}") from None
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise InvalidRow("unreadable file", error) from None
+        raise InvalidRow(UNREADABLE_FILE, f"not UTF-8: {error}") from None
+    except (*READ_ERRORS, ValueError, RecursionError) as error:
+        raise InvalidRow(UNREADABLE_FILE, error) from None
 
 
-def _leaves(
-    part: CorpusShard, location: str, value: Any, keys: tuple[str, ...], parent: Any = None
-) -> Iterator[tuple[str, Any, Any] | RejectedRow]:
-    """What stands under `keys`, one list within another: its location, the object its list is in, and itself."""
+def _questions_of(
+    shard: CorpusShard, location: str, value: object, keys: tuple[str, ...], parent: object = None
+) -> Iterator[tuple[str, object, object] | RejectedRow]:
+    """Yield (location, parent, value) of each element of nested lists; a reject for a list that is missing.
+
+    Args:
+        shard: for rejects.
+        location: of the value.
+        value: an object that has a list under the first key; an element if there are no keys.
+        keys: of the lists, from the outermost inwards.
+        parent: the object that has the list which the value is in.
+    """
     if not keys:
         yield location.rstrip("."), parent, value
         return
     key, *rest = keys
-    members = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(members, list):
-        yield reject(part.source, location.rstrip(".:"), "not SQuAD", f"no list {key!r}")
+    elements = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(elements, list):
+        yield rejected_row(shard.source, location.rstrip(".:"), "not SQuAD", f"no list {key!r}")
         return
-    for number, member in enumerate(members):
-        yield from _leaves(part, f"{location}{key}[{number}].", member, tuple(rest), value)
+    for index, element in enumerate(elements):
+        yield from _questions_of(shard, f"{location}{key}[{index}].", element, tuple(rest), value)
 
 
-def _row(part: CorpusShard, location: str, paragraph: Any, question: Any) -> CorpusRow:
-    if not isinstance(question, dict):
-        raise InvalidRow("not an object", f"a {type(question).__name__}")
-    context = text_of(paragraph, "context", "passage")
-    answer, start = _first_answer(question)
-    check_answer(context, answer, start)
-    passage, start = _passage(context, paragraph.get("sentence_breaks"), start)
+def _parse_question(shard: CorpusShard, location: str, paragraph: object, question: object) -> CorpusRow:
+    fields, paragraph_fields = record_of(question), record_of(paragraph)
+    context = parse_text(paragraph_fields, "context", "passage")
+    answer, start = parse_answer(context, *_first_answer(fields))
+    passage, start = _select_passage(context, paragraph_fields.get("sentence_breaks"), start)
     return CorpusRow(
-        source=part.source,
-        item_id=id_of(question, "id"),
-        language=str(part.language),
-        question=text_of(question, "question", "question"),
+        source=shard.source,
+        item_id=parse_id(fields, "id"),
+        language=str(shard.language),
+        question=parse_text(fields, "question", "question"),
         passage=passage,
         location=location,
         answer=answer,
@@ -91,8 +95,8 @@ def _row(part: CorpusShard, location: str, paragraph: Any, question: Any) -> Cor
     )
 
 
-def _first_answer(question: dict[str, Any]) -> tuple[str | None, int]:
-    """The first answer and its start; (None, -1) for a question without answers."""
+def _first_answer(question: Record) -> tuple[str | None, int]:
+    """Return the first answer and its offset in the context; (None, -1) for a question without answers."""
     answers = question.get("answers") or []
     if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
         raise InvalidRow("wrong type", "'answers' is not a list of objects")
@@ -104,8 +108,8 @@ def _first_answer(question: dict[str, Any]) -> tuple[str | None, int]:
     return text, start
 
 
-def _passage(context: str, breaks: object, start: int) -> tuple[str, int]:
-    """The passage, and where in it the answer begins that begins at `start` in the context."""
+def _select_passage(context: str, breaks: object, start: int) -> tuple[str, int]:
+    """Return the passage of an answer that begins at `start` in the context, and the answer's offset in it."""
     if breaks is None or start < 0:
         return context, start
     if not isinstance(breaks, list) or not all(_is_span(span) for span in breaks):
@@ -113,12 +117,15 @@ def _passage(context: str, breaks: object, start: int) -> tuple[str, int]:
     for begin, end in breaks:
         if begin <= start < end:
             sentence = context[begin:end]
-            blanks = len(sentence) - len(sentence.lstrip())
-            return sentence.strip(), start - begin - blanks
+            leading_blanks = len(sentence) - len(sentence.lstrip())
+            return sentence.strip(), start - begin - leading_blanks
     raise InvalidRow("answer in no sentence", f"at {start}")
 
 
-def _is_span(span: object) -> bool:
+def _is_span(value: object) -> bool:
     return (
-        isinstance(span, list) and len(span) == 2 and all(type(edge) is int for edge in span) and 0 <= span[0] < span[1]
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(edge) is int for edge in value)
+        and 0 <= value[0] < value[1]
     )

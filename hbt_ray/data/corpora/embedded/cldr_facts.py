@@ -1,7 +1,7 @@
-"""What CLDR, as `babel` ships it, knows of territories, languages and places; free of any language.
+"""Facts of CLDR, as `babel` ships it, about territories, languages and places; independent of any language.
 
-The facts are CLDR's own, with its choices: a main language is the official one that most people know,
-a currency's year is the one from which CLDR counts it.
+The choices are CLDR's: the main language of a territory is the official one that most people know, and the year of a
+currency is the first in which it was in use.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from babel import localedata
 from babel.core import get_global
 
-# Only scripts in use whose lines surely run so; Mongolian, for one, runs from top to bottom.
+# Scripts in use that are written horizontally; Mongolian, for one, is written from top to bottom.
 _SCRIPTS_OF_DIRECTION = {
     "right_to_left": "Adlm Arab Aran Hebr Nkoo Rohg Syrc Thaa",
     "left_to_right": "Armn Beng Cakm Cans Cher Cyrl Deva Ethi Geor Grek Gujr Guru Khmr Knda Kore Laoo Latn Mlym Mtei "
@@ -28,9 +28,9 @@ _DIRECTION_OF_SCRIPT = {
 
 
 class Entity(NamedTuple):
-    """Something that CLDR names in many languages: Entity("territory", "CH")."""
+    """Something with a name in CLDR: Entity("territory", "CH")."""
 
-    kind: str
+    entity_type: str
     code: str
 
 
@@ -41,12 +41,12 @@ class Fact(NamedTuple):
 
     @property
     def item_id(self) -> str:
-        """Relation and subject, "currency/CH"; a place goes by the last part of its time zone's id."""
+        """Relation and subject, "currency/CH"; for a place, the last part of its time zone's id."""
         return f"{self.relation}/{self.subject.code.rpartition('/')[2]}"
 
 
 def all_facts() -> list[Fact]:
-    """Every fact, sorted by item id."""
+    """Return every fact, sorted by item id."""
     facts = [
         *_currency_facts(),
         *_territory_language_facts(),
@@ -61,9 +61,9 @@ def all_facts() -> list[Fact]:
 
 @cache
 def _regions() -> dict[str, str]:
-    """Territory -> the part of the world it lies in, both as CLDR codes."""
+    """Return territory -> its region of the world, both as CLDR codes."""
     text = files(__package__).joinpath("regions.yaml").read_text(encoding="utf-8")
-    # BaseLoader keeps codes as text: NO is Norway, not false.
+    # BaseLoader reads every value as text: NO is Norway, not false.
     members: dict[str, str] = yaml.load(text, Loader=yaml.BaseLoader)
     return {territory: region for region, codes in members.items() for territory in codes.split()}
 
@@ -78,7 +78,7 @@ def _currency_facts() -> Iterator[Fact]:
 
 
 def _tender(territory: str) -> tuple[str, int] | None:
-    """The currency and its first year, where there is exactly one legal tender without an end."""
+    """Return the currency and its first year; None unless exactly one legal tender is in use."""
     periods = get_global("territory_currencies").get(territory, [])
     current = [(code, start) for code, start, end, is_tender in periods if end is None and is_tender]
     if len(current) != 1 or current[0][1] is None:
@@ -98,16 +98,16 @@ def _territory_language_facts() -> Iterator[Fact]:
 
 
 def _main_language(territory: str) -> str | None:
-    """The official language that most people know; None where two tie or none is official."""
-    shares = [
+    """Return the official language that most people know; None if two tie or none is official."""
+    percents = [
         (about["population_percent"], language)
         for language, about in get_global("territory_languages").get(territory, {}).items()
         if about["official_status"] in {"official", "de_facto_official"}
     ]
-    shares.sort(reverse=True)
-    if not shares or (len(shares) > 1 and shares[0][0] == shares[1][0]):
+    percents.sort(reverse=True)
+    if not percents or (len(percents) > 1 and percents[0][0] == percents[1][0]):
         return None
-    return str(shares[0][1]).partition("_")[0]
+    return str(percents[0][1]).partition("_")[0]
 
 
 def _script(language: str, territory: str = "") -> str | None:
@@ -116,7 +116,8 @@ def _script(language: str, territory: str = "") -> str | None:
     if tag is None:
         return None
     script = str(tag.split("_")[1])
-    return "Hani" if script in {"Hans", "Hant"} else script  # some languages name those two only "simplified" and so on
+    # Some languages call these two only "simplified" and "traditional", without the name of the script.
+    return "Hani" if script in {"Hans", "Hant"} else script
 
 
 def _region_facts() -> Iterator[Fact]:
@@ -128,21 +129,23 @@ def _time_zone_facts() -> Iterator[Fact]:
     zones_of_territory = get_global("territory_zones")
     for territory in _regions():
         groups = {_zone_group(zone) for zone in zones_of_territory.get(territory, [])}
-        group = groups.pop() if len(groups) == 1 else None  # a territory with several has no one answer
+        group = (
+            groups.pop() if len(groups) == 1 else None
+        )  # a question about a territory with several has no single answer
         if group:
             yield Fact("time_zone", Entity("territory", territory), Entity("time_zone", group))
 
 
 def _zone_group(zone: str) -> str | None:
-    """What CLDR calls a metazone, "Europe_Central": zones that share their time's name."""
+    """Return the metazone, CLDR's group of zones that share the name of their time: "Europe_Central"."""
     group_of_zone = get_global("meta_zones")
-    return next((group_of_zone[known] for known in zone_ids(zone) if known in group_of_zone), None)
+    return next((group_of_zone[zone_id] for zone_id in zone_ids(zone) if zone_id in group_of_zone), None)
 
 
 def _week_facts() -> Iterator[Fact]:
     default = localedata.load("root")["week_data"]
-    for territory, own in sorted(_week_data().items()):
-        week = {key: own.get(key, default[key]) for key in ("first_day", "weekend_start", "weekend_end")}
+    for territory, entries in sorted(_week_data().items()):
+        week = {key: entries.get(key, default[key]) for key in ("first_day", "weekend_start", "weekend_end")}
         subject = Entity("territory", territory)
         yield Fact("first_day", subject, Entity("weekdays", str(week["first_day"])))
         days = sorted({week["weekend_start"], week["weekend_end"]})
@@ -150,8 +153,8 @@ def _week_facts() -> Iterator[Fact]:
             yield Fact("weekend", subject, Entity("weekdays", "-".join(map(str, days))))
 
 
-def _week_data() -> dict[str, dict[str, Any]]:
-    """Territory -> its week, which babel keeps with the locales that are spoken there."""
+def _week_data() -> dict[str, dict[str, int]]:
+    """Return territory -> its week, which babel stores with the locales of the territory."""
     weeks = {}
     for locale in sorted(localedata.locale_identifiers()):
         territory = locale.rpartition("_")[2]
@@ -171,7 +174,7 @@ def _language_facts() -> Iterator[Fact]:
         if script in _DIRECTION_OF_SCRIPT:
             yield Fact("direction", subject, Entity("direction", _DIRECTION_OF_SCRIPT[script]))
         home = tag.split("_")[2]
-        # Where a territory's main language is this one, `language/<territory>` would answer the question too.
+        # If the territory's main language is this one, its `language/<territory>` item answers the same question.
         if home in _regions() and _main_language(home) != language:
             yield Fact("home", subject, Entity("territory", home))
 
@@ -188,7 +191,7 @@ def _place_facts() -> Iterator[Fact]:
 
 
 def zone_ids(zone: str) -> list[str]:
-    """The zone's id and those it had before, under which CLDR may still file it: Asia/Kolkata was Asia/Calcutta."""
+    """Return a zone's id and its former ids, which CLDR may still use: Asia/Kolkata was Asia/Calcutta."""
     return [zone, *_former_zone_ids().get(zone, [])]
 
 

@@ -1,4 +1,4 @@
-"""What CLDR calls an entity in a language."""
+"""Names of entities in a language, from CLDR."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ZERO_OF_DIGITS = {"arab": "٠", "arabext": "۰", "beng": "০", "deva": "०", 
 
 
 def name_in(language: str, entity: Entity) -> str | None:
-    """The entity's name, or None where CLDR has none in this language: the English one never stands in for it."""
+    """Return the entity's name; None if CLDR has none in this language, or only the English one."""
     name = _Names.of(language).name(entity)
-    is_english = language not in _IN_LATIN_LETTERS and entity.kind != "year" and name == _Names.of("en").name(entity)
-    return None if is_english else name
+    may_equal_english = language in _IN_LATIN_LETTERS or entity.entity_type == "year"
+    return name if may_equal_english or name != _Names.of("en").name(entity) else None
 
 
 class _Names:
@@ -36,18 +36,18 @@ class _Names:
         return _Names(language)
 
     def name(self, entity: Entity) -> str | None:
-        kind, code = entity
-        if kind in self._tables:
-            return self._tables[kind].get(code)
-        if kind == "time_zone":
+        entity_type, code = entity
+        if entity_type in self._tables:
+            return self._tables[entity_type].get(code)
+        if entity_type == "time_zone":
             return self._locale.meta_zones.get(code, {}).get("long", {}).get("standard")
-        if kind == "place":
+        if entity_type == "place":
             return self._place(code)
-        if kind == "weekdays":
+        if entity_type == "weekdays":
             return self._weekdays(code)
-        if kind == "year":
+        if entity_type == "year":
             return self._year(code)
-        raise AssertionError(f"no names for {kind}")
+        raise AssertionError(f"no names for {entity_type}")
 
     def _place(self, zone: str) -> str | None:
         zones = self._locale.time_zones
@@ -55,11 +55,11 @@ class _Names:
             city = zones.get(zone_id, {}).get("city")
             if city:
                 return str(city)
-        # CLDR leaves out the name of a place that is spelt like its time zone's id.
+        # CLDR omits the name of a place if it is spelt like the id of its time zone.
         return zone.rpartition("/")[2].replace("_", " ") if self._language in _IN_LATIN_LETTERS else None
 
     def _weekdays(self, code: str) -> str:
-        # Not the "stand-alone" names: in babel 2.18 those of one language leak into others loaded after it.
+        # "format" rather than "stand-alone": in babel 2.18 the latter leak into languages loaded afterwards.
         names = self._locale.days["format"]["wide"]
         days = [names[int(day)] for day in code.split("-")]
         return days[0] if len(days) == 1 else self._locale.list_patterns["standard"]["2"].format(*days)

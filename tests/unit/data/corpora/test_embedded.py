@@ -12,13 +12,10 @@ from hbt_ray.data.corpora.embedded import dataset
 from hbt_ray.data.corpora.embedded.cldr_facts import Fact, all_facts
 from hbt_ray.data.corpora.embedded.dataset import (
     LANGUAGES,
-    POOL_ITEMS,
     EmbeddedItem,
-    benchmark,
     items,
     list_shards,
     read_shard,
-    split_of,
 )
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
@@ -122,9 +119,9 @@ def test_a_test_item_combines_a_subject_a_relation_and_an_answer_that_training_k
         assert fact.value in answers
 
 
-def test_split_of_agrees_with_items() -> None:
+def test_split_by_id_agrees_with_items() -> None:
     for split in ("train", "test"):
-        assert {split_of(item.item_id) for item in items(split)} == {split}
+        assert {dataset._split_by_id()[item.item_id] for item in items(split)} == {split}
 
 
 def test_another_process_with_another_hash_seed_builds_the_same_corpus() -> None:
@@ -196,20 +193,3 @@ def test_an_unknown_language_or_split_is_refused_with_those_there_are() -> None:
         list_shards(CorpusConfig(format="embedded", split="dev"))
     with pytest.raises(CorpusError, match=r"no split 'dev'; there are train and test"):
         items("dev")
-
-
-def test_the_benchmark_asks_test_questions_over_a_pool_of_both_splits_and_every_language_answers() -> None:
-    found = benchmark()
-    ids = [passage.passage_id for passage in found.passages]
-    assert found.name == "embedded"
-    assert found.languages == list(LANGUAGES)
-    assert ids == sorted(set(ids))
-    assert len(ids) == len(LANGUAGES) * POOL_ITEMS
-    assert 2 * len(items("test")) < POOL_ITEMS
-    assert len(found.queries) == len(LANGUAGES) * len(items("test"))
-    assert set(found.judgements) == {query.query_id for query in found.queries}
-    for query in found.queries:
-        language, _, item_id = query.query_id.partition(":")
-        assert query.language == language
-        assert found.judgements[query.query_id] == {f"{other}:{item_id}": 1 for other in LANGUAGES}
-    assert {passage_id for relevant in found.judgements.values() for passage_id in relevant} <= set(ids)

@@ -37,7 +37,7 @@ def test_a_data_set_saved_to_disk_is_read_by_split_and_language(tmp_path: Path):
 def test_a_large_data_set_is_read_in_ranges_that_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = saved(tmp_path / "set", rows=10)
     whole = read(corpus("huggingface", folder))
-    monkeypatch.setattr(huggingface, "_ROWS_PER_PART", 4)
+    monkeypatch.setattr(huggingface, "_ROWS_PER_SHARD", 4)
     parts = list_shards(corpus("huggingface", folder))
     assert [part.options["rows"] for part in parts] == [(0, 4), (4, 8), (8, 10)]
     assert [row for part in parts for row in read_shard(part)] == whole

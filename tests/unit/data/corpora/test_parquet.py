@@ -35,7 +35,7 @@ def test_parquet_files_with_a_language_column(tmp_path: Path):
 def test_a_large_parquet_file_is_read_in_ranges_that_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pq.write_table(table(rows=10), tmp_path / "de.parquet", row_group_size=2)  # groups 0..4
     whole = read(corpus("parquet", tmp_path))
-    monkeypatch.setattr(parquet, "_ROWS_PER_PART", 4)
+    monkeypatch.setattr(parquet, "_ROWS_PER_SHARD", 4)
     parts = list_shards(corpus("parquet", tmp_path))
     assert [part.options["row_groups"] for part in parts] == [(0, 2), (2, 4), (4, 5)]
     assert [row for part in parts for row in read_shard(part)] == whole

@@ -9,7 +9,7 @@ import pytest
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora import CorpusShard, list_shards, read_shard
-from hbt_ray.data.corpora.record_parsing import reject
+from hbt_ray.data.text_files import rejected_row
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import GOOD, corpus, only_reject, read, write_lines
@@ -95,8 +95,8 @@ def test_a_file_gone_since_it_was_listed_is_one_reject(tmp_path: Path):
 
 
 def test_a_reject_shows_at_most_200_characters():
-    assert reject("source", "here", "wrong type", "x" * 1000).detail == "x" * 200
-    assert len(reject("source", "here", "wrong type", "\ud800" * 1000).detail) == 200
+    assert rejected_row("source", "here", "wrong type", "x" * 1000).detail == "x" * 200
+    assert len(rejected_row("source", "here", "wrong type", "\ud800" * 1000).detail) == 200
 
 
 def test_a_part_of_the_embedded_corpus_is_read_like_any_other():

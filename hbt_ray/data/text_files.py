@@ -1,0 +1,98 @@
+"""Local text files, gzipped or not: open, decode, number the lines, and reject those that cannot be used.
+
+Every reader of corpora and benchmarks reads text through this module, so all of them reject the same faults with the
+same reasons.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hbt_ray.data.types import RejectedRow
+from hbt_ray.errors import CorpusError
+
+UNREADABLE_FILE, WRONG_ENCODING, BROKEN_JSON = "unreadable file", "wrong encoding", "broken JSON"
+READ_ERRORS = (OSError, EOFError, zlib.error)  # of a file that is missing, forbidden, truncated or no gzip file
+_MAX_DETAIL_CHARS = 200
+
+
+class TextLine(NamedTuple):
+    number: int  # from 1
+    location: str  # "de.jsonl.gz:17"
+    raw: bytes  # with its end of line
+    text: str  # `raw` decoded, without a byte order mark
+
+
+class Fault(NamedTuple):
+    """A line or file that cannot be used."""
+
+    location: str  # "de.jsonl.gz:17"
+    reason: str  # a fixed phrase
+    detail: object  # the error, or the content that was refused
+
+    def reject(self, source: str) -> RejectedRow:
+        """Return the fault as a rejected row of a source."""
+        return rejected_row(source, self.location, self.reason, self.detail)
+
+
+def rejected_row(source: str, location: str, reason: str, detail: object = "") -> RejectedRow:
+    """Return a rejected row whose detail has at most 200 characters, all of which UTF-8 can encode."""
+    text = str(detail)[:_MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
+    return RejectedRow(source, location, reason, text[:_MAX_DETAIL_CHARS])
+
+
+def read_lines(path: Path) -> Iterator[TextLine | Fault]:
+    """Yield every line, numbered from 1, blank ones included.
+
+    A line that is not UTF-8 is a fault. A file that breaks off ends in a fault at the line after the last whole one.
+    """
+    number = 0
+    try:
+        with open_binary(path) as lines:
+            for number, raw in enumerate(lines, start=1):
+                location = f"{path.name}:{number}"
+                try:
+                    text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+                except UnicodeDecodeError as error:
+                    yield Fault(location, WRONG_ENCODING, error)
+                    continue
+                yield TextLine(number, location, raw, text)
+    except READ_ERRORS as error:
+        yield Fault(f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
+
+
+def parse_json(text: str, location: str) -> object | Fault:
+    """Return the value of a text in JSON, or the fault."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Fault(location, BROKEN_JSON, error)
+
+
+def open_binary(path: Path) -> io.BufferedIOBase:
+    """Open a file to read its bytes, decompressed if its name ends in .gz."""
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file, decompressed if its name ends in .gz. Raises READ_ERRORS."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.name.endswith(".gz") else content
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if a path is below a folder once all links are resolved."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise CorpusError if a file is a link out of its folder: it could show any file of the machine."""
+    if not is_inside(path, folder):
+        raise CorpusError(f"{str(path)!r} is a link that leads out of its folder; put the file itself there")
