@@ -128,7 +128,7 @@ NOT_YET: dict[str, set[str]] = {
         *("mining/test_mine", "search/test_search", "study/test_study"),
     },
     "readme": {
-        *("README.md", "data", "losses", "models", "pretraining", "sampling", "search", "study"),
+        *("data", "losses", "models", "pretraining", "sampling", "search", "study"),
         *("training", "utils"),
     },
 }
@@ -410,26 +410,12 @@ def test_package_has_unit_tests(package: str):
     assert package == "cluster" or list((REPOSITORY / "tests/unit" / package).rglob("test_*.py"))
 
 
-# 11. Documentation
+# 11. Documentation; tests/unit/test_docs.py checks what the documents say
 
 
 @pytest.mark.parametrize("package", sorted({package_of(file) for file in FILES if file.parent != PACKAGE}))
-def test_package_has_a_readme_whose_references_exist(package: str):
-    readme = PACKAGE / package / "README.md"
-    if not readme.exists() and package in NOT_YET.get("readme", set()):
-        pytest.skip("to be written")
-    text = readme.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-    to_come = {f"../{name}/README.md" for name in NOT_YET.get("readme", set())}
-    assert not [link for link in links if not (readme.parent / link).exists() and link not in to_come]
-    roots = (readme.parent, PACKAGE, REPOSITORY)
-    files = re.findall(r"`([\w/.-]+\.py)`", text)
-    assert not [file for file in files if not any((root / file).exists() for root in roots)]
-
-
-def test_root_readme_fits_fifteen_kilobytes():
-    size = (REPOSITORY / "README.md").stat().st_size
-    assert size <= 15_000 or "README.md" in NOT_YET.get("readme", set())
+def test_package_has_a_readme(package: str):
+    assert (PACKAGE / package / "README.md").exists() or package in NOT_YET.get("readme", set())
 
 
 # 12. Registries are complete

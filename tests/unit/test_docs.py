@@ -1,53 +1,109 @@
-"""The README names files, commands and settings; all of them must exist."""
+"""Every document names files, commands, settings and symbols; all of them must exist."""
 
+import ast
+import importlib
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import click
+import pytest
 
 from hbt_ray.cli import main
 from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, flatten
 from hbt_ray.config.reference import reference
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import PACKAGE, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BASH = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.replace("\\\n", "").split("\n")
-]
+DOCUMENTS = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in (REPOSITORY / "README.md", REPOSITORY / ".github/CONTRIBUTING.md", *PACKAGE.rglob("README.md"))
+)
+TO_BE_WRITTEN = tuple(
+    f"{name}/README.md"
+    for name in (
+        *("corpora", "benchmarks", "data", "losses", "models", "pretraining", "sampling", "search", "studies", "study"),
+        *("training", "utils"),
+    )
+)
+every_document = pytest.mark.parametrize("document", DOCUMENTS)
 
 
-def commands(program: str) -> list[list[str]]:
-    """Every call of a program in the README's shell blocks, as words."""
-    calls = [part.strip() for line in BASH for part in line.split("&&")]
-    return [shlex.split(call) for call in calls if call.split(" ", 1)[0] == program]
+def text_of(document: str) -> str:
+    """Read a document."""
+    return (REPOSITORY / document).read_text(encoding="utf-8")
 
 
-def test_every_file_in_the_tree_exists_and_every_module_is_in_the_tree():
-    tree = README.split("## Files")[1].split("```")[1]
-    inside = re.findall(r"^  (\S+)", tree, re.M)
-    assert all((REPOSITORY / "hbt_ray" / name).exists() for name in inside)
-    there = {f"{path.name}/" if path.is_dir() else path.name for path in (REPOSITORY / "hbt_ray").glob("[!_]*")}
-    assert there == set(inside)
-    assert all((REPOSITORY / name).exists() for name in re.findall(r"^([\w./]+)", tree, re.M))
+def code_blocks(document: str, language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    blocks = re.findall(rf"^ *```{language}\n(.*?)```", text_of(document), re.S | re.M)
+    return [textwrap.dedent(block) for block in blocks]
 
 
-def test_every_path_named_in_the_text_exists():
-    for path in re.findall(r"(?:jobs|hbt_ray|tests)/[\w./]+\.(?:py|yaml)", README):
-        assert (REPOSITORY / path).exists(), path
+def hbt_commands(document: str) -> list[list[str]]:
+    """Return every call of hbt in the shell blocks of a document, as words."""
+    lines = [line for block in code_blocks(document, "bash") for line in block.replace("\\\n", "").split("\n")]
+    calls = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(call, comments=True) for call in calls if call.split(" ", 1)[0] == "hbt"]
 
 
-def test_every_hbt_command_parses_with_the_options_it_is_given():
-    calls = commands("hbt")
-    assert {call[1] for call in calls} >= {"prepare", "train", "evaluate", "compare", "quickstart"}
-    for call in calls:
-        command = main.commands[call[1]]
-        command.make_context(call[1], list(call[2:]))  # raises click.UsageError where it does not parse
+def anchors(document: str) -> set[str]:
+    """Return the anchors that GitHub gives to a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text_of(document), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_command_in_prose_exists():
-    for name in set(re.findall(r"`hbt (\w+)", README)):
+@every_document
+def test_links_of_a_document_lead_to_files_and_headings(document: str):
+    for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)]*))?\)", text_of(document)):
+        path = (REPOSITORY / document).parent / target if target else REPOSITORY / document
+        assert path.exists() or target.endswith(TO_BE_WRITTEN), target
+        if anchor and path.exists():
+            assert anchor in anchors(path.resolve().relative_to(REPOSITORY).as_posix()), f"{target}#{anchor}"
+
+
+@every_document
+def test_files_named_in_a_document_exist(document: str):
+    roots = ((REPOSITORY / document).parent, PACKAGE, REPOSITORY)
+    for path in re.findall(r"(?<![\w/.<>-])((?:[\w-]+/)+[\w-]+\.(?:py|yaml))\b", text_of(document)):
+        assert any((root / path).exists() for root in roots), path
+
+
+@every_document
+def test_hbt_commands_of_a_document_parse(document: str):
+    for call in hbt_commands(document):
+        main.commands[call[1]].make_context(call[1], list(call[2:]))  # raises click.UsageError
+    for name in re.findall(r"`hbt ([\w-]+)", text_of(document)):
         assert isinstance(main.commands.get(name), click.Command), name
+
+
+@every_document
+def test_python_examples_of_a_document_import_what_exists(document: str):
+    for block in code_blocks(document, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hbt_ray"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_readme_shows_the_main_commands_and_the_two_first_by_line_30():
+    commands = {call[1] for call in hbt_commands("README.md")}
+    assert commands >= {"quickstart", "prepare", "train", "search", "evaluate", "compare"}
+    top = "\n".join(README.split("\n")[:30])
+    assert "&& hbt quickstart" in top
+    assert "&& pytest" in top
+
+
+def test_readme_lists_every_package():
+    section = README.split("## The code, in reading order")[1].split("\n## ")[0]
+    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert set(re.findall(r"^\| \[(\w+)\]", section, re.M)) == packages
+
+
+def test_readme_is_at_most_ten_kilobytes_and_180_lines():
+    assert len(README.encode()) <= 10_000
+    assert README.count("\n") <= 180
 
 
 def test_settings_reference_is_printed_from_the_schema():
