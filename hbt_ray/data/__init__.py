@@ -1,0 +1,1 @@
+"""Data: corpora, benchmarks, and their way into a token store."""

@@ -1,4 +1,4 @@
-"""Text as it is stored, and text as it is compared."""
+"""Normalize text: for the store, and more strongly to find texts that match."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
-# Marks without width that say nothing about the word. The joiners U+200C and U+200D stay: Persian and the scripts
-# of India write different words with them. So do format characters that are seen, such as U+06DD, an Arabic mark.
+# Characters without width that do not change a word. Not among them: the joiners U+200C and U+200D, which distinguish
+# words in Persian and in scripts of India, and visible format characters such as U+06DD, an Arabic mark.
 _ZERO_WIDTH = frozenset(
     [
         *(0x00AD, 0x061C, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF),
@@ -19,19 +19,19 @@ _ZERO_WIDTH = frozenset(
 )
 
 
-class _CleanTable(dict[int, int | None]):
-    """What each character becomes, by code point, filled as characters are met."""
+class _StorageTable(dict[int, int | None]):
+    """Code point -> its replacement for `str.translate`, None to delete it; filled as characters occur."""
 
     def __missing__(self, code: int) -> int | None:
         character = chr(code)
-        # A lone surrogate (Cs) cannot be written as UTF-8.
+        # UTF-8 cannot encode a lone surrogate (Cs).
         drop = code in _ZERO_WIDTH or unicodedata.category(character) in ("Cc", "Cs")
         self[code] = None if drop and not character.isspace() else code
         return self[code]
 
 
-class _MatchTable(dict[int, int | None]):
-    """Likewise: punctuation and white space become a space, what has no width or glyph goes."""
+class _MatchingTable(dict[int, int | None]):
+    """Like `_StorageTable`: punctuation and white space become spaces, characters without a glyph are deleted."""
 
     def __missing__(self, code: int) -> int | None:
         character = chr(code)
@@ -43,40 +43,40 @@ class _MatchTable(dict[int, int | None]):
         return self[code]
 
 
-_CLEAN = _CleanTable()
-_MATCH = _MatchTable()
+_STORAGE_TABLE = _StorageTable()
+_MATCHING_TABLE = _MatchingTable()
 
 
 def normalize_for_storage(text: str) -> str:
-    """Composed (NFC), without control characters and zero-width marks, white space collapsed. Idempotent.
+    r"""Compose a text (NFC), delete control and zero-width characters, and collapse white space. Idempotent.
 
-    >>> clean("a\\u200b  caf\\u0065\\u0301\\n")
+    >>> normalize_for_storage("a\u200b  caf\u0065\u0301\n")
     'a café'
     """
-    text = " ".join(text.split())  # first, since white space other than " " is not printable
+    text = " ".join(text.split())  # first, because white space other than " " is not printable
     if not text.isprintable():
-        text = text.translate(_CLEAN)
+        text = text.translate(_STORAGE_TABLE)
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normalize_for_matching(text: str) -> str:
-    """What stays the same across editions of a text: no case, width, punctuation or layout. Idempotent.
+    """Return what editions of a text have in common: no case, width, punctuation or layout. Idempotent.
 
-    NFKC and casefolded; punctuation and white space become single spaces, format characters go. Symbols stay,
-    so that "C+" is not "C"; a text of punctuation alone becomes "".
+    The text is composed (NFKC) and case-folded. Punctuation and white space become single spaces; format characters
+    are deleted. Symbols are kept, so that "C+" does not match "C". A text of punctuation only becomes "".
 
     >>> normalize_for_matching("  “Where” is ﬁle-2?")
     'where is file 2'
     """
-    # Case folding may leave characters that NFKC would compose, and composing some that fold again.
+    # Twice: case folding can give characters that NFKC composes, and a composed one may fold again.
     folded = unicodedata.normalize("NFKC", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
-    folded = unicodedata.normalize("NFKC", folded.translate(_MATCH))
+    folded = unicodedata.normalize("NFKC", folded.translate(_MATCHING_TABLE))
     return " ".join(folded.split())
 
 
 def clean_row(row: CorpusRow) -> CorpusRow | RejectedRow:
-    """The row with all its texts cleaned; negatives that are empty or equal the passage are left out."""
+    """Normalize all texts of a row for storage. Negatives that are empty or equal the passage are dropped."""
     question = None if row.question is None else normalize_for_storage(row.question)
     passage = normalize_for_storage(row.passage)
     if question == "" or not passage:
@@ -90,10 +90,10 @@ def clean_row(row: CorpusRow) -> CorpusRow | RejectedRow:
 
 
 def _clean_answer(row: CorpusRow, passage: str) -> tuple[str | None, int]:
-    """The cleaned answer, and where it begins in the cleaned passage: -1 where that is not known."""
+    """Return the normalized answer and its offset in the normalized passage; -1 if that is unknown."""
     answer = normalize_for_storage(row.answer or "") or None
     if answer is None or row.answer_start < 0:
         return answer, -1
-    # A full stop in the answer's place keeps the blank before it.
+    # A full stop instead of the answer keeps the space before it.
     start = len(normalize_for_storage(row.passage[: row.answer_start] + ".")) - 1
     return answer, start if passage.startswith(answer, start) else -1

@@ -1,4 +1,4 @@
-"""Retrieval sets in small, in the formats in which they are published."""
+"""Small benchmarks in the formats in which they are published."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def mrtydi_release(folder: Path) -> None:
 
 def mrtydi_hub(folder: Path) -> None:
     positive = {"docid": "7#1", "title": "Nyumba", "text": "Hapa."}
-    asked = {"query_id": "26", "query": "Wapi?", "positive_passages": [positive], "negative_passages": []}
-    write_objects(folder / "test.jsonl.gz", asked, {"query_id": "27", "query": "Nani?", "positive_passages": []})
+    judged = {"query_id": "26", "query": "Wapi?", "positive_passages": [positive], "negative_passages": []}
+    write_objects(folder / "test.jsonl.gz", judged, {"query_id": "27", "query": "Nani?", "positive_passages": []})
     write_objects(folder / "corpus.jsonl.gz", {"docid": "7#1", "title": "Nyumba", "text": "Hapa."})
 
 
@@ -78,7 +78,18 @@ def mlqa(folder: Path, split: str, context_language: str, question_language: str
 
 def mlqa_paragraph(context: str, *questions: tuple[str, str, str]) -> dict[str, Any]:
     qas = [
-        {"id": key, "question": asked, "answers": [{"text": answer, "answer_start": context.index(answer)}]}
-        for key, asked, answer in questions
+        {"id": key, "question": text, "answers": [{"text": answer, "answer_start": context.index(answer)}]}
+        for key, text, answer in questions
     ]
     return {"context": context, "qas": qas}
+
+
+def squad_paragraph(context: str, breaks: list[list[int]], *questions: tuple[str, str, int]) -> dict[str, Any]:
+    """Return a paragraph with questions of (id, text, offset of the answer)."""
+    qas = [{"id": key, "question": text, "answers": [{"answer_start": start}]} for key, text, start in questions]
+    return {"context": context, "sentence_breaks": breaks, "qas": qas}
+
+
+def write_squad(folder: Path, language: str, *paragraphs: dict[str, Any]) -> None:
+    document = {"data": [{"title": "t", "paragraphs": [paragraph]} for paragraph in paragraphs]}
+    write(folder / f"{language}.json", json.dumps(document))

@@ -1,4 +1,4 @@
-"""Corpora in small, their files, and what the readers make of them."""
+"""Small corpora, their files, and the rows that the readers return."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ def corpus(format: str, path: Path, **settings: Any) -> CorpusConfig:
 
 
 def read(config: CorpusConfig, languages: Iterable[str] | None = None) -> list[CorpusRow | RejectedRow]:
-    return [
-        row for part in list_shards(config, None if languages is None else set(languages)) for row in read_shard(part)
-    ]
+    shards = list_shards(config, None if languages is None else set(languages))
+    return [row for shard in shards for row in read_shard(shard)]
 
 
 def write_lines(file: Path, *records: Any) -> None:
-    """Return records as JSON, a line each; bytes as they are."""
+    """Write each record as a line of JSON, and bytes as they are."""
     lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
     content = b"\n".join(lines)
     file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)

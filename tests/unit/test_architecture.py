@@ -100,7 +100,7 @@ MIN_LINES, MAX_LINES = 30, 500
 # Tests of something else than a module of their package.
 OTHER_TESTS = {
     *("test_architecture", "test_cli", "test_docs", "test_golden", "test_security"),
-    *("data/benchmarks/test_malformed_files", "data/benchmarks/test_readers"),  # every reader
+    "data/corpora/test_malformed_files",  # every reader
     *("data/benchmarks/test_registry", "data/corpora/test_registry"),  # the packages' `__init__`
 }
 

@@ -24,18 +24,18 @@ any_text = st.text(st.characters())  # lone surrogates too
         ("\u06dd", "\u06dd"),
     ],
 )
-def test_layout_control_characters_and_zero_width_marks_go(text: str, cleaned: str):
+def test_control_and_zero_width_characters_are_deleted(text: str, cleaned: str):
     assert normalize_for_storage(text) == cleaned
 
 
-def test_joiners_that_make_other_words_stay():
+def test_joiners_that_distinguish_words_are_kept():
     persian, sinhala = "می\u200cخواهم", "ක්\u200dර"
     assert normalize_for_storage(persian) == persian
     assert normalize_for_storage(sinhala) == sinhala
 
 
 @given(any_text)
-def test_cleaning_twice_is_cleaning_once(text: str):
+def test_normalize_for_storage_is_idempotent(text: str):
     once = normalize_for_storage(text)
     assert normalize_for_storage(once) == once
     assert unicodedata.is_normalized("NFC", once)
@@ -55,23 +55,23 @@ def test_cleaning_twice_is_cleaning_once(text: str):
         ("?!", ""),
     ],
 )
-def test_case_width_punctuation_and_layout_do_not_count_in_a_match(text: str, normalised: str):
+def test_case_width_and_punctuation_do_not_affect_matches(text: str, normalised: str):
     assert normalize_for_matching(text) == normalised
 
 
 @given(any_text)
-def test_normalising_twice_is_normalising_once(text: str):
+def test_normalize_for_matching_is_idempotent(text: str):
     once = normalize_for_matching(text)
     assert normalize_for_matching(once) == once
     once.encode("utf-8")
 
 
 @given(any_text)
-def test_cleaning_does_not_change_what_a_text_matches(text: str):
+def test_normalizing_for_storage_does_not_change_matches(text: str):
     assert normalize_for_matching(normalize_for_storage(text)) == normalize_for_matching(text)
 
 
-def test_a_row_is_cleaned_whole():
+def test_clean_row_normalizes_every_text():
     row = CorpusRow("source", "a", "de", " Wo? ", "Dort.\n", ("Dort.", "", "\u200b", " Hier "), "de.jsonl:1")
     assert clean_row(row) == CorpusRow("source", "a", "de", "Wo?", "Dort.", ("Hier",), "de.jsonl:1")
 
@@ -87,13 +87,13 @@ def test_a_row_is_cleaned_whole():
         ("Es ist dort.", None, 7, (None, -1)),
     ],
 )
-def test_an_answer_stands_at_its_place_in_the_cleaned_passage_or_at_none(passage, answer, start, expected):
+def test_answer_offset_follows_the_normalized_passage(passage, answer, start, expected):
     row = clean_row(CorpusRow("source", "a", "de", "Wo?", passage, answer=answer, answer_start=start))
     assert isinstance(row, CorpusRow)
     assert (row.answer, row.answer_start) == expected
 
 
-def test_a_row_that_cleaning_empties_is_rejected():
+def test_row_without_text_after_cleaning_is_rejected():
     assert clean_row(CorpusRow("source", "a", "de", "\u200b", "Dort.", location="x:1")) == RejectedRow(
         "source", "x:1", "empty question", "item a"
     )

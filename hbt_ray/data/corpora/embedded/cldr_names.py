@@ -59,7 +59,7 @@ class _Names:
         return zone.rpartition("/")[2].replace("_", " ") if self._language in _IN_LATIN_LETTERS else None
 
     def _weekdays(self, code: str) -> str:
-        # "format" rather than "stand-alone": in babel 2.18 the latter leak into languages loaded afterwards.
+        # The names for use in a date ("format"). In babel 2.18 the others leak into languages that are loaded later.
         names = self._locale.days["format"]["wide"]
         days = [names[int(day)] for day in code.split("-")]
         return days[0] if len(days) == 1 else self._locale.list_patterns["standard"]["2"].format(*days)

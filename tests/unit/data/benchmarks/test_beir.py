@@ -24,7 +24,7 @@ def beir(folder: Path, **files: str) -> Path:
     return folder
 
 
-def test_beir_takes_the_queries_of_the_split_and_puts_titles_first(tmp_path: Path):
+def test_only_queries_of_the_split_are_read(tmp_path: Path):
     benchmark = load("beir", beir(tmp_path))
     assert texts(benchmark) == {"q1": "Where?", "p1": "Keys Under the mat.", "p2": "In a box."}
     assert benchmark.judgements == {"q1": {"p1": 2, "p2": 0}}
@@ -35,7 +35,7 @@ def test_beir_takes_the_queries_of_the_split_and_puts_titles_first(tmp_path: Pat
         load("beir", tmp_path, ReadOptions(split="dev"))
 
 
-def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
+def test_folders_named_by_language_are_one_benchmark(tmp_path: Path):
     beir(tmp_path / "en")
     beir(tmp_path / "sw")
     benchmark = load("beir/news", tmp_path)
@@ -43,7 +43,7 @@ def test_beir_sets_side_by_side_are_languages(tmp_path: Path):
     assert benchmark.judgements["sw:q1"] == {"sw:p1": 2, "sw:p2": 0}
 
 
-def test_beir_sets_side_by_side_are_read_in_one_split(tmp_path: Path):
+def test_sets_of_several_languages_share_one_split(tmp_path: Path):
     write(beir(tmp_path / "en") / "qrels" / "dev.tsv", "q1\tp1\t1\n")
     only = beir(tmp_path / "sw") / "qrels"
     (only / "test.tsv").rename(only / "dev.tsv")
@@ -56,24 +56,24 @@ def test_beir_sets_side_by_side_are_read_in_one_split(tmp_path: Path):
     ("named", "language"),
     [("nfcorpus", "en"), ("nfcorpus/de", "de"), ("zh-Hant", "zh-Hant"), ("nq", "en"), ("english", "en"), ("gis", "en")],
 )
-def test_one_beir_set_has_the_language_that_its_folder_is_called(tmp_path: Path, named: str, language: str):
+def test_folder_name_is_the_language_if_it_is_a_code(tmp_path: Path, named: str, language: str):
     benchmark = load("beir", beir(tmp_path / named))
     assert benchmark.languages == [language]
     assert benchmark.judgements.keys() == {"q1"}
 
 
-def test_a_beir_set_is_read_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_set_can_be_read_from_inside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(beir(tmp_path / "de"))
     assert load("beir", Path()).languages == ["de"]
 
 
-def test_languages_of_beir_sets_stand_in_any_folder_of_the_path(tmp_path: Path):
+def test_any_folder_of_the_path_can_name_the_language(tmp_path: Path):
     beir(tmp_path / "de" / "nq")
     beir(tmp_path / "nq" / "sw")
     assert load("beir", tmp_path).languages == ["de", "sw"]
 
 
-def test_beir_sets_of_no_language_or_of_the_same_one_are_refused(tmp_path: Path):
+def test_sets_without_a_language_or_with_equal_ones_are_refused(tmp_path: Path):
     beir(tmp_path / "cqadupstack" / "english")
     beir(tmp_path / "cqadupstack" / "gis")
     with pytest.raises(CorpusError, match="not say the language of 'english'; name the folder of one set, or put each"):
@@ -84,18 +84,18 @@ def test_beir_sets_of_no_language_or_of_the_same_one_are_refused(tmp_path: Path)
         load("beir", tmp_path / "sets")
 
 
-def test_a_beir_query_never_finds_the_passage_with_its_own_id(tmp_path: Path):
+def test_passage_with_the_id_of_the_query_is_excluded(tmp_path: Path):
     benchmark = load(
         "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
     )
-    assert benchmark.excluded == {}  # q2 is not asked in this split, and "q 1" is another id
+    assert benchmark.excluded == {}  # q2 is no query of this split, and "q 1" is another id
     assert load("beir", tmp_path, ReadOptions(split="train")).excluded == {"q2": "q2"}
     beir(tmp_path / "sets" / "en", corpus_jsonl='{"_id": "q1", "text": "Where?"}\n')
     beir(tmp_path / "sets" / "sw")
     assert load("beir", tmp_path / "sets").excluded == {"en:q1": "en:q1"}
 
 
-def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Path):
+def test_faults_are_counted_and_all_else_is_read(tmp_path: Path):
     benchmark = load(
         "beir",
         beir(
@@ -121,14 +121,14 @@ def test_what_is_wrong_with_a_beir_set_is_counted_and_the_rest_kept(tmp_path: Pa
     assert texts(benchmark).keys() == {"q1", "q2", "p1", "p2"}
 
 
-def test_a_beir_query_with_only_a_missing_passage_that_is_not_relevant_was_judged(tmp_path: Path):
+def test_query_judged_only_with_grade_0_is_kept(tmp_path: Path):
     benchmark = load("beir", beir(tmp_path, qrels__test_tsv="q2\tp9\t0\n"))
     assert [query.query_id for query in benchmark.queries] == ["q1", "q2"]
     assert reasons(benchmark) == {"query without a relevant passage": 1}
     assert benchmark.absent == {}
 
 
-def test_a_file_that_breaks_off_is_told_and_read_as_far_as_it_goes(tmp_path: Path):
+def test_truncated_file_is_rejected_after_its_whole_lines(tmp_path: Path):
     beir(tmp_path)
     whole = gzip.compress("".join(f'{{"_id": "q{n}", "text": "{n} {"x" * 99}"}}\n' for n in range(500)).encode())
     (tmp_path / "queries.jsonl.gz").write_bytes(whole[:-9])
@@ -137,7 +137,7 @@ def test_a_file_that_breaks_off_is_told_and_read_as_far_as_it_goes(tmp_path: Pat
     assert len(benchmark.queries) == 1
 
 
-def test_no_link_leads_out_of_the_folder(tmp_path: Path):
+def test_link_out_of_the_folder_is_refused(tmp_path: Path):
     secret = tmp_path / "secret.jsonl"
     write_objects(secret, {"_id": "p", "text": "secret"})
     (tmp_path / "set").mkdir()

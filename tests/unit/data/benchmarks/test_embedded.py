@@ -7,7 +7,7 @@ from hbt_ray.data.benchmarks.embedded import POOL_ITEMS
 from hbt_ray.data.corpora.embedded.dataset import LANGUAGES, items
 
 
-def test_embedded_benchmark_has_test_questions_and_passages_of_both_splits():
+def test_pool_has_passages_of_both_splits_in_every_language():
     found = load_benchmark("embedded", None)
     ids = [passage.passage_id for passage in found.passages]
     assert found.name == "embedded"

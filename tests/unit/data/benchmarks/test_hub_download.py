@@ -1,4 +1,4 @@
-"""Benchmarks are fetched by name, from a server that speaks as the hub does, kept, and checked."""
+"""Download of benchmarks by name, from a local server with the interface of the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 
 def packed(line: object) -> bytes:
-    """One line of JSON, gzipped."""
+    """Return a line of JSON, gzipped."""
     return gzip.compress(json.dumps(line).encode() + b"\n")
 
 
@@ -27,7 +27,7 @@ SETS = {
     "BeIR/tiny": {
         "corpus.jsonl.gz": packed({"_id": "p", "title": "", "text": "Here."}),
         "queries.jsonl.gz": packed({"_id": "q", "text": "Where?"}),
-        "huge.bin": b"not asked for",
+        "huge.bin": b"not requested",
     },
     "miracl/miracl": {
         "miracl-v1.0-sw/topics/topics.miracl-v1.0-sw-dev.tsv": b"q\tWapi?\n",
@@ -51,8 +51,8 @@ SETS = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few answers of the hub that fetching a data set asks for."""
+class HubHandler(BaseHTTPRequestHandler):
+    """Responds to the requests of a download of a data set."""
 
     def do_HEAD(self) -> None:
         self.answer(with_body=False)
@@ -61,7 +61,8 @@ class Hub(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        assert isinstance(self.server, HubServer)
+        self.server.requests.append(self.path)
         parts = self.path.partition("?")[0].strip("/").split("/")
         api = parts[0] == "api"
         repository = "/".join(parts[2:4] if api else parts[1:3])
@@ -93,17 +94,22 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+class HubServer(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.requests: list[str] = []  # paths
+
+
 @pytest.fixture
-def hub() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []  # type: ignore[attr-defined]
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-def load(name: str, hub: ThreadingHTTPServer, home: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's library reads its address when it is imported."""
+def load(name: str, hub: HubServer, home: Path) -> subprocess.CompletedProcess[str]:
+    """Load a benchmark in a subprocess, because the hub's library reads the address when it is imported."""
     code = (
         "import sys; from hbt_ray.data.benchmarks import load_benchmark; from hbt_ray.errors import UserError\n"
         "try: print(load_benchmark(sys.argv[1], None).judgements)\n"
@@ -121,13 +127,13 @@ def load(name: str, hub: ThreadingHTTPServer, home: Path) -> subprocess.Complete
     )
 
 
-def test_a_name_is_fetched_once_kept_and_checked(hub: ThreadingHTTPServer, tmp_path: Path):
+def test_benchmark_is_downloaded_once_and_then_checked(hub: HubServer, tmp_path: Path):
     first = load("beir/tiny", hub, tmp_path)
     assert first.stdout.strip() == "{'q': {'p': 1}}", first.stderr
-    assert not [path for path in hub.asked if "huge.bin" in path]  # type: ignore[attr-defined]
-    hub.asked.clear()  # type: ignore[attr-defined]
+    assert not [path for path in hub.requests if "huge.bin" in path]
+    hub.requests.clear()
     assert load("beir/tiny", hub, tmp_path).stdout == first.stdout
-    assert hub.asked == []  # type: ignore[attr-defined]
+    assert hub.requests == []
     corpus = tmp_path / "beir-tiny-test" / "corpus.jsonl.gz"
     corpus.write_bytes(corpus.read_bytes()[:-1])
     again = load("beir/tiny", hub, tmp_path)
@@ -143,8 +149,8 @@ def test_a_name_is_fetched_once_kept_and_checked(hub: ThreadingHTTPServer, tmp_p
         ("mldr/de", "{'de:q': {'de:p': 1}}", {"test.jsonl.gz"}),
     ],
 )
-def test_a_language_of_a_set_is_fetched_and_no_more(
-    hub: ThreadingHTTPServer, tmp_path: Path, name: str, judgements: str, files: set[str]
+def test_only_the_files_of_the_language_are_downloaded(
+    hub: HubServer, tmp_path: Path, name: str, judgements: str, files: set[str]
 ):
     loaded = load(name, hub, tmp_path)
     assert loaded.stdout.strip() == judgements, loaded.stderr
@@ -157,15 +163,13 @@ def test_a_language_of_a_set_is_fetched_and_no_more(
     ("name", "languages"),
     [("miracl/swahili", "ar, bn, de"), ("mrtydi/swahili", "ar, bn, en"), ("mldr/sw", "ar, de, en")],
 )
-def test_a_language_that_the_hub_does_not_have_is_told_without_asking(
-    hub: ThreadingHTTPServer, tmp_path: Path, name: str, languages: str
-):
-    told = load(name, hub, tmp_path).stderr
-    assert f"there is no benchmark {name!r}; languages of {name.partition('/')[0]}: {languages}" in told
-    assert hub.asked == []  # type: ignore[attr-defined]
+def test_unknown_language_is_refused_without_a_request(hub: HubServer, tmp_path: Path, name: str, languages: str):
+    error = load(name, hub, tmp_path).stderr
+    assert f"there is no benchmark {name!r}; languages of {name.partition('/')[0]}: {languages}" in error
+    assert hub.requests == []
 
 
-def test_what_the_hub_lacks_is_told(hub: ThreadingHTTPServer, tmp_path: Path):
+def test_missing_data_set_is_named(hub: HubServer, tmp_path: Path):
     missing = load("beir/none", hub, tmp_path)
     assert "cannot be fetched from BeIR/none" in missing.stderr
     assert "write beir/none=FOLDER" in missing.stderr

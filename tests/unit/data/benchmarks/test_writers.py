@@ -1,4 +1,4 @@
-"""What is written in a published format is read as such."""
+"""Benchmarks written in published formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_items_written_in_a_format_are_what_its_reader_finds(format: str, tmp_path: Path):
+def test_reader_returns_the_items_that_were_written(format: str, tmp_path: Path):
     write_benchmark(format, ITEMS, ["a/1", "c/3"], tmp_path)
     read = load_benchmark(format, str(tmp_path))
     assert not read.rejects
@@ -25,9 +25,9 @@ def test_items_written_in_a_format_are_what_its_reader_finds(format: str, tmp_pa
         *(("de", "de asks a/1?"), ("de", "de asks c/3?"), ("sw", "sw asks a/1?")),
     ]
     texts = {passage.passage_id: (passage.language, passage.text) for passage in read.passages}
-    every = {(x, f"{x} says {item}") for item, own in ITEMS.items() for x in own}
-    asked = {(x, text) for x, text in every if not text.endswith("b/2")}
-    assert set(texts.values()) == (asked if format == "xm3600" else every)
+    every = {(x, f"{x} says {item}") for item, texts_of in ITEMS.items() for x in texts_of}
+    of_queries = {(x, text) for x, text in every if not text.endswith("b/2")}
+    assert set(texts.values()) == (of_queries if format == "xm3600" else every)
     for query in read.queries:
         item = query.text.split()[-1].rstrip("?")
         answers = {texts[passage] for passage, grade in read.judgements[query.query_id].items() if grade}
@@ -35,6 +35,6 @@ def test_items_written_in_a_format_are_what_its_reader_finds(format: str, tmp_pa
         assert answers == {(x, f"{x} says {item}") for x in languages}
 
 
-def test_a_format_that_nobody_writes_is_told(tmp_path: Path):
+def test_unknown_format_is_refused(tmp_path: Path):
     with pytest.raises(CorpusError, match="no format 'squad' to write; there are miracl"):
         write_benchmark("squad", ITEMS, ["a/1"], tmp_path)

@@ -47,13 +47,13 @@ def digest_of_corpus() -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def test_there_are_at_least_2000_items_in_at_least_12_languages() -> None:
+def test_embedded_corpus_has_2000_items_in_12_languages_or_more():
     assert len(all_items()) >= 2000
     assert len(LANGUAGES) >= 12
     assert list(LANGUAGES) == sorted(set(LANGUAGES))
 
 
-def test_every_item_has_a_question_and_a_passage_in_every_language() -> None:
+def test_every_item_has_both_texts_in_every_language():
     for item in all_items():
         assert sorted(item.texts) == list(LANGUAGES)
         for question, passage in item.texts.values():
@@ -62,7 +62,7 @@ def test_every_item_has_a_question_and_a_passage_in_every_language() -> None:
             assert "{" not in question + passage
 
 
-def test_item_ids_are_unique_and_sorted_within_a_split() -> None:
+def test_item_ids_are_unique_and_sorted_within_a_split():
     ids = [item.item_id for item in all_items()]
     assert len(set(ids)) == len(ids)
     for split in ("train", "test"):
@@ -70,7 +70,7 @@ def test_item_ids_are_unique_and_sorted_within_a_split() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_question_and_no_passage_stands_twice_in_a_language(language: str) -> None:
+def test_questions_and_passages_of_a_language_are_distinct(language: str):
     questions = [item.texts[language][0].casefold() for item in all_items()]
     passages = [item.texts[language][1].casefold() for item in all_items()]
     assert len(set(questions)) == len(questions)
@@ -78,14 +78,14 @@ def test_no_question_and_no_passage_stands_twice_in_a_language(language: str) ->
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_text_is_mostly_in_the_letters_of_its_language(language: str) -> None:
+def test_texts_are_mostly_in_the_script_of_their_language(language: str):
     for item in all_items():
         for text in item.texts[language]:
             letters = [unicodedata.name(char).split()[0] for char in text if char.isalpha()]
             assert letters.count(SCRIPT_OF_LANGUAGE[language]) > len(letters) / 2, text
 
 
-def test_every_relation_has_two_wordings_of_question_and_passage_in_every_language() -> None:
+def test_every_relation_has_two_wordings_in_every_language():
     relations = {fact.relation for fact in all_facts()}
     for language in LANGUAGES:
         templates = dataset._templates(language)
@@ -98,13 +98,13 @@ def test_every_relation_has_two_wordings_of_question_and_passage_in_every_langua
             assert all("{subject}" in passage and "{value}" in passage for passage in passages)
 
 
-def test_a_tenth_or_so_of_every_relation_is_for_testing() -> None:
+def test_test_split_has_a_tenth_of_the_items_of_all_relations():
     share = len(items("test")) / len(all_items())
     assert 0.10 <= share <= 0.12
     assert {fact.relation for fact in facts_of("test")} == {fact.relation for fact in facts_of("train")}
 
 
-def test_a_test_item_combines_a_subject_a_relation_and_an_answer_that_training_knows_apart() -> None:
+def test_test_items_are_new_combinations_of_known_entities():
     training = facts_of("train")
     combinations = {(fact.relation, fact.subject) for fact in training}
     subjects_of_relation = defaultdict(set)
@@ -119,12 +119,12 @@ def test_a_test_item_combines_a_subject_a_relation_and_an_answer_that_training_k
         assert fact.value in answers
 
 
-def test_split_by_id_agrees_with_items() -> None:
+def test_split_by_id_agrees_with_items():
     for split in ("train", "test"):
         assert {dataset._split_by_id()[item.item_id] for item in items(split)} == {split}
 
 
-def test_another_process_with_another_hash_seed_builds_the_same_corpus() -> None:
+def test_corpus_is_the_same_for_any_hash_seed():
     command = f"from {__name__} import digest_of_corpus; print(digest_of_corpus())"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     other = subprocess.run(
@@ -153,26 +153,26 @@ def test_another_process_with_another_hash_seed_builds_the_same_corpus() -> None
         ("place_currency/Warsaw", "vi", "Zloty Ba Lan"),
     ],
 )
-def test_the_passage_holds_the_answer(item_id: str, language: str, answer: str) -> None:
+def test_passage_contains_the_answer(item_id: str, language: str, answer: str):
     question, passage = texts_of(item_id, language)
     assert answer in passage
     assert answer not in question
 
 
-def test_a_city_with_a_country_s_name_is_left_out() -> None:
+def test_city_with_the_name_of_a_country_is_left_out():
     ids = {item.item_id for item in all_items()}
     assert "currency/LU" in ids
     assert "country/Luxembourg" not in ids
 
 
-def test_a_corpus_has_one_part_per_language_and_reads_its_split() -> None:
+def test_each_language_is_one_shard_of_the_split():
     corpus = CorpusConfig(format="embedded", name="facts", languages=("sw", "en"), split="test")
-    parts = list_shards(corpus)
-    assert [(part.location, part.language, part.source) for part in parts] == [
+    shards = list_shards(corpus)
+    assert [(shard.location, shard.language, shard.source) for shard in shards] == [
         ("embedded:en", "en", "facts"),
         ("embedded:sw", "sw", "facts"),
     ]
-    rows = list(read_shard(parts[1]))
+    rows = list(read_shard(shards[1]))
     first = items("test")[0]
     question, passage = first.texts["sw"]
     assert len(rows) == len(items("test"))
@@ -181,12 +181,12 @@ def test_a_corpus_has_one_part_per_language_and_reads_its_split() -> None:
     )
 
 
-def test_a_corpus_without_languages_is_in_all_of_them() -> None:
-    parts = list_shards(CorpusConfig(format="embedded"))
-    assert [part.language for part in parts] == list(LANGUAGES)
+def test_corpus_without_languages_has_all_of_them():
+    shards = list_shards(CorpusConfig(format="embedded"))
+    assert [shard.language for shard in shards] == list(LANGUAGES)
 
 
-def test_an_unknown_language_or_split_is_refused_with_those_there_are() -> None:
+def test_unknown_language_or_split_is_refused():
     with pytest.raises(CorpusError, match=r"not in la, xx; there are am, ar, .*, zh"):
         list_shards(CorpusConfig(format="embedded", languages=("xx", "en", "la")))
     with pytest.raises(CorpusError, match=r"no split 'dev'; there are train and test"):

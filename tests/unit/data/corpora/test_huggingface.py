@@ -23,7 +23,7 @@ def saved(folder: Path, rows: int = 3) -> Path:
     return folder
 
 
-def test_a_data_set_saved_to_disk_is_read_by_split_and_language(tmp_path: Path):
+def test_saved_data_set_is_read_by_split_and_language(tmp_path: Path):
     folder = saved(tmp_path / "set")
     rows = read(corpus("huggingface", folder, languages=["de", "en"]))
     assert rows == [
@@ -34,17 +34,17 @@ def test_a_data_set_saved_to_disk_is_read_by_split_and_language(tmp_path: Path):
     assert len(read(corpus("huggingface", folder / "train"))) == 3  # a Dataset rather than a DatasetDict
 
 
-def test_a_large_data_set_is_read_in_ranges_that_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shards_of_a_large_data_set_add_up_to_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = saved(tmp_path / "set", rows=10)
     whole = read(corpus("huggingface", folder))
     monkeypatch.setattr(huggingface, "_ROWS_PER_SHARD", 4)
-    parts = list_shards(corpus("huggingface", folder))
-    assert [part.options["rows"] for part in parts] == [(0, 4), (4, 8), (8, 10)]
-    assert [row for part in parts for row in read_shard(part)] == whole
+    shards = list_shards(corpus("huggingface", folder))
+    assert [shard.options["rows"] for shard in shards] == [(0, 4), (4, 8), (8, 10)]
+    assert [row for shard in shards for row in read_shard(shard)] == whole
     assert len(whole) == 10
 
 
-def test_a_missing_split_or_language_column_is_named_with_those_that_are_there(tmp_path: Path):
+def test_missing_split_or_language_column_is_named(tmp_path: Path):
     folder = saved(tmp_path / "set")
     with pytest.raises(CorpusError, match="no split 'test'; choose among train, dev"):
         list_shards(corpus("huggingface", folder, split="test"))
@@ -52,7 +52,7 @@ def test_a_missing_split_or_language_column_is_named_with_those_that_are_there(t
         list_shards(corpus("huggingface", folder, columns={"language": "lang"}))
 
 
-def test_a_damaged_data_set_is_refused_and_one_that_points_elsewhere_too(tmp_path: Path):
+def test_data_set_that_is_damaged_or_points_elsewhere_is_refused(tmp_path: Path):
     folder = saved(tmp_path / "set") / "train"
     [data] = folder.glob("*.arrow")
     state = json.loads((folder / "state.json").read_text())
@@ -65,15 +65,15 @@ def test_a_damaged_data_set_is_refused_and_one_that_points_elsewhere_too(tmp_pat
         list_shards(corpus("huggingface", folder))
 
 
-def test_a_data_set_damaged_since_it_was_listed_is_one_reject(tmp_path: Path):
+def test_data_set_damaged_after_listing_is_one_reject(tmp_path: Path):
     folder = saved(tmp_path / "set") / "train"
-    [part] = list_shards(corpus("huggingface", folder))
+    [shard] = list_shards(corpus("huggingface", folder))
     [data] = folder.glob("*.arrow")
     data.write_bytes(data.read_bytes()[:100])
-    assert only_reject(list(read_shard(part))).reason == "unreadable file"
+    assert only_reject(list(read_shard(shard))).reason == "unreadable file"
 
 
-def test_each_language_is_its_own_subset_where_the_data_set_has_such(monkeypatch: pytest.MonkeyPatch):
+def test_languages_are_read_as_subsets_if_there_are_any(monkeypatch: pytest.MonkeyPatch):
     subsets = {language: datasets.Dataset(table().append_column("of", pa.array([language] * 3))) for language in "ab"}
     subsets = {"de": subsets["a"], "en": subsets["b"]}
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: [*subsets])
@@ -84,11 +84,11 @@ def test_each_language_is_its_own_subset_where_the_data_set_has_such(monkeypatch
         list_shards(config.model_copy(update={"languages": ("de", "fr")}))
 
 
-def test_a_data_set_that_cannot_be_fetched_stops_rather_than_counting_as_a_bad_row(monkeypatch: pytest.MonkeyPatch):
+def test_failed_download_is_an_error_and_no_reject(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    [part] = list_shards(corpus("huggingface", Path("somebody/set")))
+    [shard] = list_shards(corpus("huggingface", Path("somebody/set")))
     with pytest.raises(CorpusError, match=r"'somebody/set' cannot be loaded \(no route to host\)"):
-        list(read_shard(part))
+        list(read_shard(shard))

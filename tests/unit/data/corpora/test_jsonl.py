@@ -19,7 +19,7 @@ from hbt_ray.data.types import CorpusRow, RejectedRow
 from tests.helpers.corpus_files import GOOD, corpus, json_values, only_reject, read, write_lines
 
 
-def test_a_json_line_becomes_a_row_with_its_place(tmp_path: Path):
+def test_json_line_becomes_a_row_with_its_location(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl.gz", GOOD, {**GOOD, "id": 7, "negatives": ["Hier."]})
     assert read(corpus("jsonl", tmp_path)) == [
         CorpusRow("source", "a", "de", "Wo?", "Dort.", location="de.jsonl.gz:1"),
@@ -27,7 +27,7 @@ def test_a_json_line_becomes_a_row_with_its_place(tmp_path: Path):
     ]
 
 
-def test_columns_may_have_other_names(tmp_path: Path):
+def test_columns_can_have_other_names(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", {"key": "a", "q": "Wo?", "p": "Dort."})
     columns = Columns(id="key", question="q", passage="p")
     assert read(corpus("jsonl", tmp_path, columns=columns)) == [
@@ -35,7 +35,7 @@ def test_columns_may_have_other_names(tmp_path: Path):
     ]
 
 
-def test_rows_of_a_single_file_name_their_language_and_others_are_passed_over(tmp_path: Path):
+def test_single_file_is_read_by_the_language_of_its_rows(tmp_path: Path):
     file = tmp_path / "all.jsonl"
     write_lines(file, *({**GOOD, "language": language} for language in ("de", "eng_Latn", "fr")), GOOD)
     every = read(corpus("jsonl", file))
@@ -67,7 +67,7 @@ def test_rows_of_a_single_file_name_their_language_and_others_are_passed_over(tm
         ({**GOOD, "answer_text": "Dort", "answer_start": "0"}, "wrong type"),
     ],
 )
-def test_a_bad_line_is_rejected_and_the_next_one_read(line: Any, reason: str, tmp_path: Path):
+def test_invalid_line_is_rejected_and_the_next_is_read(line: Any, reason: str, tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", line, GOOD)
     bad, good = read(corpus("jsonl", tmp_path))
     assert isinstance(bad, RejectedRow)
@@ -76,7 +76,7 @@ def test_a_bad_line_is_rejected_and_the_next_one_read(line: Any, reason: str, tm
 
 
 @pytest.mark.parametrize("answer", [{"answer_start": 0}, {"answer_start": -1}, {"answer_start": None}, {}])
-def test_an_answer_at_its_place_or_without_a_place_is_accepted(answer: dict[str, Any], tmp_path: Path):
+def test_answer_at_its_offset_or_without_one_is_accepted(answer: dict[str, Any], tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", {**GOOD, "answer_text": "Dort", **answer})
     [row] = read(corpus("jsonl", tmp_path))
     assert isinstance(row, CorpusRow)
@@ -84,12 +84,12 @@ def test_an_answer_at_its_place_or_without_a_place_is_accepted(answer: dict[str,
     assert (row.answer, row.answer_start) == ("Dort", 0 if known else -1)
 
 
-def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path):
+def test_byte_order_marks_and_blank_lines_are_skipped(tmp_path: Path):
     write_lines(tmp_path / "de.jsonl", b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), b"", b"  \r", GOOD)
     assert [row.location for row in read(corpus("jsonl", tmp_path))] == ["de.jsonl:1", "de.jsonl:4"]
 
 
-def test_a_torn_gzip_keeps_its_rows_and_ends_in_one_reject(tmp_path: Path):
+def test_truncated_gzip_file_keeps_its_rows_and_ends_in_a_reject(tmp_path: Path):
     file = tmp_path / "de.jsonl.gz"
     write_lines(file, *({**GOOD, "id": os.urandom(64).hex()} for _ in range(1000)))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -102,7 +102,7 @@ def test_a_torn_gzip_keeps_its_rows_and_ends_in_one_reject(tmp_path: Path):
 
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")) | st.sampled_from([json.dumps(GOOD).encode()])))
 @settings(max_examples=100, deadline=None)
-def test_each_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
+def test_every_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
     with tempfile.TemporaryDirectory() as folder:
         write_lines(Path(folder) / "de.jsonl", *lines)
         rows = read(corpus("jsonl", Path(folder)))
@@ -111,7 +111,7 @@ def test_each_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
 
 @given(st.dictionaries(st.sampled_from([*Columns().model_dump().values()]), json_values))
 @settings(max_examples=200, deadline=None)
-def test_a_record_of_any_values_gives_one_row_or_reject_that_is_valid_utf8(record: dict[str, Any]):
+def test_every_record_gives_one_row_or_reject_in_valid_utf8(record: dict[str, Any]):
     with tempfile.TemporaryDirectory() as folder:
         write_lines(Path(folder) / "all.jsonl", record)
         [row] = read(corpus("jsonl", Path(folder) / "all.jsonl"))
@@ -127,11 +127,11 @@ def test_parallel_documentation_is_read_without_a_reject(shared_data: Path):
     assert len(list_shards(corpus("jsonl", folder))) == 55
 
 
-def test_questions_alone_are_no_language(shared_data: Path):
-    parts = list_shards(corpus("jsonl", shared_data / "docs-parallel" / "erp"))
-    assert [part.language for part in parts] == ["ar", "de", "en", "es", "ru", "th", "tr", "zh"]
+def test_files_of_questions_only_are_no_language(shared_data: Path):
+    shards = list_shards(corpus("jsonl", shared_data / "docs-parallel" / "erp"))
+    assert [shard.language for shard in shards] == ["ar", "de", "en", "es", "ru", "th", "tr", "zh"]
 
 
-def test_every_known_answer_of_squad_in_two_languages_stands_in_its_context(shared_data: Path):
+def test_answers_of_parallel_squad_are_in_their_contexts(shared_data: Path):
     rows = read(corpus("jsonl", shared_data / "squad-parallel"))
     assert Counter(type(row) for row in rows) == {CorpusRow: 4370 + 1027}

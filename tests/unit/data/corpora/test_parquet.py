@@ -13,7 +13,7 @@ from hbt_ray.data.types import CorpusRow, RejectedRow
 from tests.helpers.corpus_files import corpus, only_reject, read, table
 
 
-def test_parquet_by_language_file(tmp_path: Path):
+def test_parquet_files_can_be_named_by_language(tmp_path: Path):
     pq.write_table(table(), tmp_path / "de.parquet")
     rows = read(corpus("parquet", tmp_path))
     assert rows == [
@@ -21,7 +21,7 @@ def test_parquet_by_language_file(tmp_path: Path):
     ]
 
 
-def test_parquet_files_with_a_language_column(tmp_path: Path):
+def test_parquet_files_can_have_a_language_column(tmp_path: Path):
     pq.write_table(table(["de", "en", "de"]), tmp_path / "train-00000.parquet")
     pq.write_table(table(["fr", "en", "en"]), tmp_path / "train-00001.parquet")
     rows = read(corpus("parquet", tmp_path, languages=["de", "fr"]))
@@ -32,24 +32,24 @@ def test_parquet_files_with_a_language_column(tmp_path: Path):
     ]
 
 
-def test_a_large_parquet_file_is_read_in_ranges_that_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shards_of_a_large_parquet_file_add_up_to_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pq.write_table(table(rows=10), tmp_path / "de.parquet", row_group_size=2)  # groups 0..4
     whole = read(corpus("parquet", tmp_path))
     monkeypatch.setattr(parquet, "_ROWS_PER_SHARD", 4)
-    parts = list_shards(corpus("parquet", tmp_path))
-    assert [part.options["row_groups"] for part in parts] == [(0, 2), (2, 4), (4, 5)]
-    assert [row for part in parts for row in read_shard(part)] == whole
+    shards = list_shards(corpus("parquet", tmp_path))
+    assert [shard.options["row_groups"] for shard in shards] == [(0, 2), (2, 4), (4, 5)]
+    assert [row for shard in shards for row in read_shard(shard)] == whole
     assert len(whole) == 10
 
 
-def test_parquet_rows_without_their_columns_are_rejected_one_by_one(tmp_path: Path):
+def test_parquet_rows_without_columns_are_rejected_each(tmp_path: Path):
     pq.write_table(pa.table({"other": [1, 2]}), tmp_path / "de.parquet")
     assert [row.reason for row in read(corpus("parquet", tmp_path)) if isinstance(row, RejectedRow)] == [
         "missing passage"
     ] * 2
 
 
-def test_a_parquet_text_that_is_not_utf8_is_rejected_alone(tmp_path: Path):
+def test_only_the_parquet_row_that_is_not_utf8_is_rejected(tmp_path: Path):
     bad = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffx"))
     pq.write_table(pa.table({"id": ["a", "b"], "question": bad, "context": ["p", "p"]}), tmp_path / "de.parquet")
     first, second = read(corpus("parquet", tmp_path))
@@ -58,7 +58,7 @@ def test_a_parquet_text_that_is_not_utf8_is_rejected_alone(tmp_path: Path):
     assert isinstance(second, CorpusRow)
 
 
-def test_a_parquet_value_that_python_cannot_hold_is_a_wrong_type(tmp_path: Path):
+def test_parquet_value_that_python_lacks_is_a_wrong_type(tmp_path: Path):
     late = pa.array([2**60, None], pa.timestamp("ms"))
     pq.write_table(pa.table({"id": ["a", "b"], "question": late, "context": ["p", "p"]}), tmp_path / "de.parquet")
     rows = read(corpus("parquet", tmp_path))
@@ -66,7 +66,7 @@ def test_a_parquet_value_that_python_cannot_hold_is_a_wrong_type(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_a_torn_parquet_file_is_one_reject(kept: float, tmp_path: Path):
+def test_truncated_parquet_file_is_one_reject(kept: float, tmp_path: Path):
     file = tmp_path / "de.parquet"
     pq.write_table(table(rows=100), file)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])

@@ -1,4 +1,4 @@
-"""Plain text: a line is a text, equal lines are translations, and nothing is asked."""
+"""Plain text: lines with equal numbers are translations."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def corpus(path: Path, **settings) -> CorpusConfig:
     return CorpusConfig(format="text", path=str(path), name="lines", **settings)
 
 
-def read(own: CorpusConfig) -> list[CorpusRow | RejectedRow]:
-    return [row for part in list_shards(own) for row in read_shard(part)]
+def read(config: CorpusConfig) -> list[CorpusRow | RejectedRow]:
+    return [row for shard in list_shards(config) for row in read_shard(shard)]
 
 
-def line(item_id: str, language: str, text: str, place: str) -> CorpusRow:
-    return CorpusRow("lines", item_id, language, None, text, location=place)
+def line(item_id: str, language: str, text: str, location: str) -> CorpusRow:
+    return CorpusRow("lines", item_id, language, None, text, location=location)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_lines_number_is_its_item_and_a_blank_one_is_a_translation_that_is_missing(folder):
+def test_line_number_is_the_item_id_and_blank_lines_are_skipped(folder):
     assert read(corpus(folder)) == [
         line("1", "deu", "Eins.", "deu.txt:1"),
         line("3", "deu", "Drei\u2028vier.", "deu.txt:3"),
@@ -51,7 +51,7 @@ def test_a_lines_number_is_its_item_and_a_blank_one_is_a_translation_that_is_mis
     assert len(read(corpus(folder / "deu.txt"))) == 2
 
 
-def test_two_aligned_files_share_items_and_other_pairs_of_files_do_not(tmp_path):
+def test_files_of_a_pair_share_items_and_pairs_do_not(tmp_path):
     for name, text in {"deu-eng.deu": "eins", "deu-eng.eng": "one", "fra-eng.fra": "un", "fra-eng.eng": "One"}.items():
         (tmp_path / f"set.{name}.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "SOURCE.md").write_text("not a text")
@@ -66,7 +66,7 @@ def test_two_aligned_files_share_items_and_other_pairs_of_files_do_not(tmp_path)
         read(corpus(tmp_path, languages=["spa"]))
 
 
-def test_bad_bytes_and_torn_files_are_rejected_where_they_stand(tmp_path):
+def test_wrong_bytes_and_truncated_files_are_rejected(tmp_path):
     (tmp_path / "de.txt").write_bytes(b"gut\n\xff\nbesser\n")
     packed = gzip.compress(np.random.default_rng(0).bytes(4000).hex().encode())
     (tmp_path / "en.txt.gz").write_bytes(packed[: len(packed) // 2])
@@ -77,35 +77,35 @@ def test_bad_bytes_and_torn_files_are_rejected_where_they_stand(tmp_path):
     ]
 
 
-def test_a_folder_without_texts_says_how_to_name_them(tmp_path):
+def test_folder_without_text_files_is_refused_with_their_names(tmp_path):
     (tmp_path / "notes.md").touch()
     with pytest.raises(CorpusError, match=r"finds no <language>\.txt or <language>\.txt\.gz"):
         read(corpus(tmp_path))
 
 
-def rows_of(own: CorpusConfig) -> pa.Table:
-    return pa.concat_tables(read_rows(list_shards(own), None))
+def rows_of(config: CorpusConfig) -> pa.Table:
+    return pa.concat_tables(read_rows(list_shards(config), None))
 
 
-def test_lines_become_items_with_a_passage_alone(folder, tmp_path):
+def test_lines_become_items_without_questions(folder, tmp_path):
     rows = assign_shards(rows_of(corpus(folder)), set(), {"lines": 1}, 0.0)
-    own = tiny_corpus.tokenization()
-    shard, rejects = make_shard(rows, tmp_path / "store", own)
+    tokenizer = tiny_corpus.tokenization()
+    shard, rejects = make_shard(rows, tmp_path / "store", tokenizer)
     assert not rejects
-    write_manifest(tmp_path / "store", [shard], text_fingerprint="text", token_type=own.token_type)
+    write_manifest(tmp_path / "store", [shard], text_fingerprint="text", token_type=tokenizer.token_type)
     store = TokenStore.open(tmp_path / "store")
     assert sorted(store.item_ids("lines", np.arange(3))) == ["1", "2", "3"]
     first = store.item_ids("lines", np.arange(3)).index("1")
     for language, text in (("deu", "Eins."), ("eng", "One.")):
         assert (
             store.take("lines", "passage", language, np.array([first]))[0].tolist()
-            == own.encode([text], "passage")[0].tolist()
+            == tokenizer.encode([text], "passage")[0].tolist()
         )
         assert store.take("lines", "question", language, np.array([first]))[1].tolist() == [0]
     assert shard.tokens["question/deu"] == (0,) * len(shard.runs)
 
 
-def test_a_tokenizer_learns_from_lines_and_no_line_is_dropped_as_repeated(tmp_path):
+def test_repeated_lines_are_kept_for_the_tokenizer(tmp_path):
     (tmp_path / "en.txt").write_text("Yes.\nYes.\nNo.\n")
     rows = rows_of(corpus(tmp_path))
     assert sorted(tokenizer_texts(rows, ("q: ", "p: "))) == ["p: No.", "p: Yes.", "p: Yes."]
@@ -118,7 +118,7 @@ def test_training_on_plain_text_is_refused(folder):
         training_sampler(config, StoreManifest("text", "uint16", {}))
 
 
-def test_published_sets_are_read_as_they_are(shared_data):
+def test_ntrex_and_tatoeba_are_read_as_published(shared_data):
     ntrex = corpus(shared_data / "ntrex", languages=["deu", "eng", "zho-CN"])
     found = read(ntrex)
     assert len(found) == 3 * 1997

@@ -28,15 +28,15 @@ def question(item_id: str, start: int, answer: str) -> dict[str, Any]:
     return {"id": item_id, "question": "Where?", "answers": [{"answer_start": start, "text": answer}]}
 
 
-def test_squad_gives_the_sentence_of_the_answer_where_sentences_are_marked(tmp_path: Path):
+def test_passage_is_the_answers_sentence_if_sentences_are_marked(tmp_path: Path):
     write_squad(tmp_path / "en.json", CONTEXT, question("a", 9, "Two"), sentence_breaks=[[0, 8], [9, 18]])
-    place = "en.json:data[0].paragraphs[0].qas[0]"
-    found = CorpusRow("source", "a", "en", "Where?", "Two days.", location=place, answer="Two", answer_start=0)
+    location = "en.json:data[0].paragraphs[0].qas[0]"
+    found = CorpusRow("source", "a", "en", "Where?", "Two days.", location=location, answer="Two", answer_start=0)
     assert read(corpus("squad", tmp_path)) == [found]
 
 
 @pytest.mark.parametrize(("breaks", "start"), [([[0, 8], [8, 18]], 4), ([[0, 19]], 13), (None, 13)])
-def test_an_answer_of_squad_has_its_place_in_the_sentence_that_is_its_passage(tmp_path: Path, breaks, start: int):
+def test_answer_start_is_the_offset_in_the_passage(tmp_path: Path, breaks, start: int):
     marked = {} if breaks is None else {"sentence_breaks": breaks}
     write_squad(tmp_path / "en.json", CONTEXT, question("a", 13, "days"), **marked)
     [row] = read(corpus("squad", tmp_path))
@@ -46,21 +46,21 @@ def test_an_answer_of_squad_has_its_place_in_the_sentence_that_is_its_passage(tm
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "entry",
     [question("a", 9, "Two"), question("a", -1, "unknown"), {"id": "a", "question": "Where?", "answers": []}],
-    ids=["known answer", "unknown place", "no answer"],
+    ids=["known answer", "unknown offset", "no answer"],
 )
-def test_squad_gives_the_context_where_no_sentences_are_marked(asked: dict[str, Any], tmp_path: Path):
-    write_squad(tmp_path / "en.json.gz", CONTEXT, asked)
+def test_passage_is_the_context_if_no_sentences_are_marked(entry: dict[str, Any], tmp_path: Path):
+    write_squad(tmp_path / "en.json.gz", CONTEXT, entry)
     [row] = read(corpus("squad", tmp_path))
     assert isinstance(row, CorpusRow)
     assert row.passage == CONTEXT
 
 
-def test_squad_rejects_a_misplaced_answer_and_reads_on(tmp_path: Path):
+def test_misplaced_answer_is_rejected_and_the_next_is_read(tmp_path: Path):
     breaks = [[0, 8]]
-    asked = [question("a", 8, "Two"), question("b", 9, "Two"), question("c", 0, "One")]
-    write_squad(tmp_path / "en.json", CONTEXT, *asked, sentence_breaks=breaks)
+    questions = [question("a", 8, "Two"), question("b", 9, "Two"), question("c", 0, "One")]
+    write_squad(tmp_path / "en.json", CONTEXT, *questions, sentence_breaks=breaks)
     rows = read(corpus("squad", tmp_path))
     assert [row.reason if isinstance(row, RejectedRow) else row.item_id for row in rows] == [
         "answer outside its context",
@@ -69,7 +69,7 @@ def test_squad_rejects_a_misplaced_answer_and_reads_on(tmp_path: Path):
     ]
 
 
-def test_squad_without_its_lists_is_rejected_where_they_lack(tmp_path: Path):
+def test_missing_lists_are_rejected_with_their_location(tmp_path: Path):
     (tmp_path / "en.json").write_text('{"data": [{"paragraphs": [{"context": "x"}]}, 5]}')
     rows = read(corpus("squad", tmp_path))
     assert [(row.location, row.reason) for row in rows if isinstance(row, RejectedRow)] == [
@@ -80,13 +80,13 @@ def test_squad_without_its_lists_is_rejected_where_they_lack(tmp_path: Path):
 
 @given(json_values, st.lists(json_values), st.lists(json_values))
 @settings(max_examples=100, deadline=None)
-def test_squad_of_any_values_never_stops_the_reader(context: Any, questions: list[Any], breaks: list[Any]):
+def test_any_values_give_one_row_or_reject_for_each_question(context: Any, questions: list[Any], breaks: list[Any]):
     with tempfile.TemporaryDirectory() as folder:
         write_squad(Path(folder) / "de.json", context, *questions, sentence_breaks=breaks)
         assert len(read(corpus("squad", Path(folder)))) == len(questions)
 
 
-def test_xquad_r_has_its_1190_questions_aligned_in_11_languages(shared_data: Path):
+def test_xquad_r_has_1190_questions_aligned_in_11_languages(shared_data: Path):
     rows = [row for row in read(corpus("squad", shared_data / "xquad-r")) if isinstance(row, CorpusRow)]
     assert Counter(Counter(row.language for row in rows).values()) == {1190: 11}
     assert len({row.item_id for row in rows}) == 1190

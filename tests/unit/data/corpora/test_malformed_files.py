@@ -1,6 +1,6 @@
-"""Malformed input through every reader: each is a reject with its place and reason, or a file refused by name.
+"""Malformed files of every format: a fault is a reject with its location and reason, or the file is refused by name.
 
-What is damaged inside a text stays a text and cannot be told from one; all else must not become a row.
+Damage inside a text cannot be detected; nothing else may become a row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def records() -> list[dict[str, Any]]:
         {
             "id": f"item-{n}",
             "question": f"Where is number {n}?",
-            "context": f"Number {n} lies here.",
+            "context": f"Number {n} is here.",
             "answer_text": f"{n}",
             "answer_start": 7,
             "negatives": [f"Not {n}."],
@@ -44,11 +44,11 @@ def records() -> list[dict[str, Any]]:
     ]
 
 
-# What a text, a list of texts and a place in a text can be instead. None of these can be mended by guessing.
+# Values that are no text, and an answer that is not at its offset. None of them can be repaired.
 NO_TEXT = (
     st.none() | st.integers() | st.booleans() | st.lists(st.integers(), min_size=1) | st.just("") | st.just(" \n\t")
 )
-NO_ANSWER = st.text(min_size=1).filter(lambda text: not "Number 0 lies here."[7:].startswith(text))
+NO_ANSWER = st.text(min_size=1).filter(lambda text: not "Number 0 is here."[7:].startswith(text))
 
 
 def write(format: str, folder: Path, rows: list[Any]) -> Path:
@@ -84,16 +84,16 @@ def write(format: str, folder: Path, rows: list[Any]) -> Path:
 
 def read(format: str, folder: Path) -> pa.Table:
     path = folder / "set" if format == "huggingface" else folder
-    parts = list_shards(CorpusConfig.model_validate({"format": format, "name": "source", "path": str(path)}))
-    return pa.concat_tables([ROWS.empty_table(), *read_rows(parts, None)])
+    shards = list_shards(CorpusConfig.model_validate({"format": format, "name": "source", "path": str(path)}))
+    return pa.concat_tables([ROWS.empty_table(), *read_rows(shards, None)])
 
 
 def good_rows(table: pa.Table) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if row["rejected"] is None]
 
 
-def check_told(table: pa.Table) -> None:
-    """Every row is whole, or a reject that says where and why."""
+def check_rows(table: pa.Table) -> None:
+    """Check that every row is complete, or a reject with its location and reason."""
     for row in table.to_pylist():
         if row["rejected"] is None:
             assert all(row[name].strip() for name in ("item_id", "language", "question", "passage"))
@@ -103,7 +103,7 @@ def check_told(table: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_well_formed_is_read_whole(format: str, tmp_path: Path):
+def test_well_formed_files_are_read_completely(format: str, tmp_path: Path):
     write(format, tmp_path, records())
     assert len(good_rows(read(format, tmp_path))) == ITEMS
 
@@ -111,7 +111,7 @@ def test_what_is_well_formed_is_read_whole(format: str, tmp_path: Path):
 @pytest.mark.parametrize("format", ["squad", "jsonl"])
 @given(data=st.data())
 @settings(settings.get_profile("malformed"))
-def test_a_record_with_a_wrong_value_is_a_reject_and_its_neighbours_stay(format: str, data: st.DataObject):
+def test_record_with_a_wrong_value_is_the_only_reject(format: str, data: st.DataObject):
     rows = copy.deepcopy(records())
     key = data.draw(st.sampled_from(["question", "context", "id", "answer_text"]))
     wrong = {"answer_text": NO_ANSWER, "id": NO_TEXT.filter(lambda value: not isinstance(value, int))}
@@ -119,27 +119,27 @@ def test_a_record_with_a_wrong_value_is_a_reject_and_its_neighbours_stay(format:
     with tempfile.TemporaryDirectory() as folder:
         write(format, Path(folder), rows)
         table = read(format, Path(folder))
-    check_told(table)
+    check_rows(table)
     assert [row["item_id"] for row in good_rows(table)] == [f"item-{n}" for n in range(1, ITEMS)]
 
 
 @pytest.mark.parametrize("format", ["parquet", "huggingface"])
 @given(key=st.sampled_from(["question", "context", "id"]), value=st.sampled_from([None, "", "  ", "\n"]))
 @settings(settings.get_profile("malformed"))
-def test_an_empty_cell_is_a_reject_and_its_neighbours_stay(format: str, key: str, value: str | None):
+def test_record_with_an_empty_cell_is_the_only_reject(format: str, key: str, value: str | None):
     rows = copy.deepcopy(records())
     rows[0][key] = value
     with tempfile.TemporaryDirectory() as folder:
         write(format, Path(folder), rows)
         table = read(format, Path(folder))
-    check_told(table)
+    check_rows(table)
     assert [row["item_id"] for row in good_rows(table)] == [f"item-{n}" for n in range(1, ITEMS)]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(column=st.sampled_from(["id", "question", "context"]))
 @settings(settings.get_profile("malformed"), max_examples=3)
-def test_a_missing_column_gives_no_row(format: str, column: str):
+def test_missing_column_gives_no_row(format: str, column: str):
     rows = [{key: value for key, value in row.items() if key != column} for row in records()]
     with tempfile.TemporaryDirectory() as folder:
         write(format, Path(folder), rows)
@@ -147,34 +147,34 @@ def test_a_missing_column_gives_no_row(format: str, column: str):
             table = read(format, Path(folder))
         except CorpusError:
             return
-    check_told(table)
+    check_rows(table)
     assert good_rows(table) == []
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @given(data=st.data())
 @settings(settings.get_profile("malformed"))
-def test_a_damaged_file_is_refused_or_its_rows_are_told_apart(format: str, data: st.DataObject):
-    """Cut short, overwritten or flipped anywhere: no other error, and nothing that is no row of texts."""
+def test_damaged_file_is_refused_or_gives_whole_rows_and_rejects(format: str, data: st.DataObject):
+    """Truncate, overwrite or flip bytes anywhere."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = write(format, folder, records())
         content = bytearray(file.read_bytes())
-        place = data.draw(st.integers(0, len(content) - 1))
+        offset = data.draw(st.integers(0, len(content) - 1))
         damage = data.draw(st.sampled_from(["cut", "flip", "overwrite", "insert"]))
         if damage == "cut":
-            content = content[:place]
+            content = content[:offset]
         elif damage == "flip":
-            content[place] ^= 1 << data.draw(st.integers(0, 7))
+            content[offset] ^= 1 << data.draw(st.integers(0, 7))
         else:
             junk = data.draw(st.binary(min_size=1, max_size=20))
-            content[place : place + (len(junk) if damage == "overwrite" else 0)] = junk
+            content[offset : offset + (len(junk) if damage == "overwrite" else 0)] = junk
         file.write_bytes(bytes(content))
         try:
             table = read(format, folder)
         except CorpusError:
             return
-    check_told(table)
+    check_rows(table)
     known = {row["id"] for row in records()}
     if format == "squad":  # gzip has a checksum, so it is all or nothing
         assert {row["item_id"] for row in good_rows(table)} in (set(), known)
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused_or_its_rows_are_told_apart(format: str, data:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "cp1251", "gb18030"])
 @pytest.mark.parametrize("format", ["squad", "jsonl"])
-def test_another_encoding_than_utf8_gives_no_row(format: str, encoding: str, tmp_path: Path):
+def test_encoding_other_than_utf8_gives_no_row(format: str, encoding: str, tmp_path: Path):
     text = {"latin-1": "Über", "cp1251": "Где это", "gb18030": "在哪里", "utf-16": "Wo"}[encoding]
     rows = [row | {"question": text, "answer_text": "0", "answer_start": -1} for row in records()[:1]]
     file = write(format, tmp_path, rows)
@@ -193,5 +193,5 @@ def test_another_encoding_than_utf8_gives_no_row(format: str, encoding: str, tmp
     else:
         file.write_bytes(json.dumps(rows[0], ensure_ascii=False).encode(encoding))
     table = read(format, tmp_path)
-    check_told(table)
+    check_rows(table)
     assert good_rows(table) == []
