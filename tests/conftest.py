@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,46 @@ def bucket() -> Iterator[object]:
         os.environ.pop(name)
         if value is not None:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file with MLflow's tables and no run; creating them takes seconds."""
+    from hbt_ray.tracking.server import check_reachable
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    check_reachable(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_mlflow_stores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Create new SQLite stores as copies of `mlflow_tables`, and let no commit wait for the disk.
+
+    Stores of other processes are not affected.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    from hbt_ray.tracking import server
+
+    create_tables = server._create_sqlite
+
+    def copy_tables(file: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(server, "_create_sqlite", create_tables)
+            tables: Path = request.getfixturevalue("mlflow_tables")
+        shutil.copyfile(tables, file)
+
+    def do_not_wait(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", do_not_wait)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_create_sqlite", copy_tables)
+        yield
+    event.remove(Engine, "connect", do_not_wait)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import time
@@ -21,10 +22,12 @@ def submit(dashboard: str, *command: object) -> subprocess.CompletedProcess[str]
     return submitted
 
 
-def test_submitted_training_job_finishes_and_is_tracked(dashboard, corpus, tmp_path):
+def test_submitted_training_job_finishes_and_is_tracked(dashboard, corpus, mlflow_tables, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(tiny_config(corpus, tracking={"log_model": False})))
     out = tmp_path / "runs" / "job"
+    out.parent.mkdir()
+    shutil.copy(mlflow_tables, out.parent / "mlflow.db")
     submitted = submit(dashboard, "jobs/train.py", "--config", config, "alpha=0.6", "--out", out)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "succeeded" in submitted.stdout
