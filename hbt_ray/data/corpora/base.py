@@ -20,7 +20,7 @@ class CorpusShard:
     language: str | None  # None: each row names its language in a column
     languages: tuple[str, ...] | None = None  # those to read if rows name theirs; None: all
     columns: Columns = field(default_factory=Columns)  # names of the columns, if rows have columns
-    options: Mapping[str, Any] = field(default_factory=dict)  # of this format alone, such as a range of rows
+    options: Mapping[str, Any] = field(default_factory=dict)  # of this format only, such as a range of rows
 
 
 class CorpusReader(Protocol):
