@@ -82,11 +82,11 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     config = with_absolute_paths(load_config(config_file, overrides))
     from hbt_ray.cluster.prepare import prepare as prepare_store
     from hbt_ray.cluster.runtime import connect
+    from hbt_ray.data.manifest import read_manifest
     from hbt_ray.data.prepare import describe_store
-    from hbt_ray.data.token_store import read_manifest
 
     connect()
-    store = prepare_store(config, _out_folder(out, "stores").resolve())
+    store = prepare_store(config.prepare_inputs, _out_folder(out, "stores").resolve())
     click.echo(describe_store(store, read_manifest(store)))
 
 
@@ -122,7 +122,7 @@ def plan(
         from hbt_ray.cluster.runtime import connect
 
         connect()
-        opened = TokenStore.open(prepare_store(config, folder.parent / "stores"))
+        opened = TokenStore.open(prepare_store(config.prepare_inputs, folder.parent / "stores"))
     else:
         opened = TokenStore.open(Path(store).expanduser())
     sampler, ranks = training_sampler(config, opened.manifest), workers or config.train.max_workers

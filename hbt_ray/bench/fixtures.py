@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hbt_ray.config import ModelConfig, SmallEncoderConfig, TextConfig
 from hbt_ray.data.benchmarks import load_benchmark
-from hbt_ray.data.token_store import Group, Split, WrittenShard, write_manifest
+from hbt_ray.data.manifest import Group, Split, WrittenShard, write_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import TokenSequences, make_pair_batch

@@ -1,42 +1,50 @@
-"""Corpora to a token store, mapped over the cluster with Ray Data."""
+"""Prepare a token store from corpora, mapped over the cluster with Ray Data."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.config import RunConfig
+from hbt_ray.config import PrepareInputs
 from hbt_ray.data.corpora import CorpusShard, list_shards
+from hbt_ray.data.manifest import MANIFEST, SourceCounts, write_manifest
 from hbt_ray.data.prepare import (
+    ShardResult,
+    assign_shards,
+    count_shards,
+    make_shard,
+    shard_from_json,
+    shard_to_json,
+    tokenizer_texts,
+)
+from hbt_ray.data.row_tables import (
     REJECTS,
     ROWS,
-    TOKENIZER,
-    assign_shards,
+    ItemKey,
     check_languages,
     check_rejects,
     count_rows,
-    count_shards,
-    evaluation_texts,
     find_duplicate_items,
-    load_evaluation_sets,
-    make_shard,
     read_rows,
-    shard_from_json,
-    shard_to_json,
-    store_fingerprint,
-    tokenizer_texts,
     write_rejects,
 )
-from hbt_ray.data.token_store import MANIFEST, StoreManifest, write_manifest
+from hbt_ray.data.store_inputs import (
+    TOKENIZER,
+    index_evaluation_sets,
+    load_evaluation_sets,
+    store_fingerprint,
+)
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError, StoreError
@@ -45,198 +53,218 @@ from hbt_ray.utils.atomic_write import atomic_shared_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-KEYS_PER_BUCKET = 1 << 20  # that one task compares in memory
+KEYS_PER_BUCKET = 1 << 20  # pair keys that one task compares in memory
 
 
-def prepare(config: RunConfig, stores: Path, *, blocks: int | None = None, whole_texts: bool = False) -> Path:
-    """The store for a configuration, made where there is none yet.
+def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -> Path:
+    """Return the store of some inputs; it is made if it does not exist yet.
+
+    Beside the shards and the manifest it contains the tokenizer and `rejects.jsonl`.
 
     Args:
-        stores: folder of stores; each is named by the fingerprint of what made it, so runs share them.
-        blocks: tasks to read the corpora in; None: one per part.
-        whole_texts: texts may be longer than the model takes, since they will not pass it in one piece.
-
-    Returns:
-        The store's folder. Beside the shards it holds the tokenizer and `rejects.jsonl`.
+        inputs: corpora, settings and evaluation sets.
+        stores: folder of stores. Each is named by its fingerprint, so runs share them.
+        blocks: number of tasks that read the corpora; None: one for each shard of a corpus.
 
     Raises:
-        CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
-        StoreError: the store cannot be written; there is none then, and no part of one.
+        CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are rejected.
+        StoreError: the store cannot be written; no part of it exists then.
     """
-    parts = [part for corpus in config.corpora for part in list_shards(corpus)]
-    evaluation_sets = load_evaluation_sets(config)
-    tokenizer = load_tokenizer(config.model) if config.model.path is not None else None
-    if tokenizer and not whole_texts:
-        check_lengths(tokenizer, config.text)
-    tokenization = PairTokenizer(tokenizer, config.text) if tokenizer else None
-    described = tokenization.fingerprint() if tokenization else f"trained, {config.model.small.vocabulary} pieces"
-    folder = stores / store_fingerprint(config, parts, evaluation_sets, described)
+    shards = [shard for corpus in inputs.corpora for shard in list_shards(corpus)]
+    evaluation_sets = load_evaluation_sets(inputs)
+    tokenizer = load_tokenizer(inputs.model) if inputs.model.path is not None else None
+    if tokenizer and not inputs.whole_texts:
+        check_lengths(tokenizer, inputs.text)
+    tokenization = PairTokenizer(tokenizer, inputs.text) if tokenizer else None
+    described = tokenization.fingerprint() if tokenization else f"trained, {inputs.model.small.vocabulary} pieces"
+    folder = stores / store_fingerprint(inputs, shards, evaluation_sets, described)
     if (folder / MANIFEST).exists():
         return folder
-    # After a StoreError the shards would only fill the disk. If rows are bad, their list is kept to be read.
+    # After a StoreError the shards would only fill the disk. After a CorpusError the list of rejects is kept.
     with atomic_shared_folder(folder, delete_on=StoreError) as unfinished, unwrap_ray_errors("preparing"):
-        _make_store(config, parts, evaluation_sets, tokenizer, unfinished, blocks)
+        _make_store(inputs, shards, evaluation_sets, tokenizer, unfinished, blocks)
     return folder
 
 
 def _make_store(
-    config: RunConfig,
-    parts: list[CorpusShard],
-    evaluation_sets: list[Benchmark],
+    inputs: PrepareInputs,
+    shards: Sequence[CorpusShard],
+    evaluation_sets: Sequence[Benchmark],
     tokenizer: PreTrainedTokenizerFast | None,
     folder: Path,
     blocks: int | None,
-) -> StoreManifest:
-    rows = _read(config, parts, evaluation_sets, blocks)
-    counts, rejects, contaminated = _looked_through(rows)
-    rows_read = Counter[str]()
-    for (source, _, _), number in counts.items():
-        rows_read[source] += number
-    write_rejects(folder / REJECTS, rejects)
-    check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
-    check_languages(config.corpora, counts)
+) -> None:
+    """Make a store.
 
-    repeated = _repeated(rows)
-    left_out = set(contaminated) | repeated
-    num_shards = count_shards(counts, config.prepare.items_per_shard)
-    placed = _placed(rows, left_out, num_shards, config)
-    if not placed.count():
+    1. Read the corpora; check the number of rejected rows and the languages.
+    2. Find the items to leave out, and assign the others to splits and shards.
+    3. Train a tokenizer if the model has none.
+    4. Write the shards; check the rejected rows again.
+    5. Write the manifest.
+    """
+    # 1.
+    rows = _read(inputs, shards, evaluation_sets, blocks)
+    summary = _summarize_rows(rows)
+    write_rejects(folder / REJECTS, summary.rejects)
+    check_rejects(summary.rows_read, summary.rejects, inputs.prepare.max_reject_share, folder / REJECTS)
+    check_languages(inputs.corpora, summary.counts)
+    # 2.
+    repeated = _find_duplicates(rows)
+    num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
+    left_out = set(summary.contaminated) | repeated
+    assigned = _assign_shards(rows, left_out, num_shards, inputs.prepare.validation_share)
+    if not assigned.count():
         raise CorpusError(
-            f"no item is left to train on: {len(contaminated)} occur in evaluation sets, {len(repeated)} are repeated"
+            f"no item is left to train on: {len(summary.contaminated)} occur in evaluation sets, "
+            f"{len(repeated)} are repeated"
         )
+    # 3.
     if tokenizer is None:
-        tokenizer = _train_tokenizer(config, placed)
+        tokenizer = _train_tokenizer(inputs, assigned)
     tokenizer.save_pretrained(folder / TOKENIZER)
-    tokenization = PairTokenizer(tokenizer, config.text)
-
-    shards = []
-    for text in _make_shards(placed, sum(num_shards.values()), folder, tokenization):
-        shard, repeated_ids = shard_from_json(text)
-        shards.append(shard)
-        rejects += repeated_ids
+    tokenization = PairTokenizer(tokenizer, inputs.text)
+    # 4.
+    results = _make_shards(assigned, sum(num_shards.values()), folder, tokenization)
+    rejects = summary.rejects + [reject for result in results for reject in result.rejects]
     write_rejects(folder / REJECTS, rejects)
-    check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
-    return write_manifest(
+    check_rejects(summary.rows_read, rejects, inputs.prepare.max_reject_share, folder / REJECTS)
+    # 5.
+    write_manifest(
         folder,
-        shards,
+        [result.shard for result in results],
         text_fingerprint=tokenization.fingerprint(),
         token_type=tokenization.token_type,
-        counts=_summary(rows_read, rejects, contaminated, repeated - set(contaminated)),
+        counts=_source_counts(summary, rejects, repeated - set(summary.contaminated)),
     )
 
 
 def _read(
-    config: RunConfig, parts: list[CorpusShard], evaluation_sets: list[Benchmark], blocks: int | None
+    inputs: PrepareInputs, shards: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], blocks: int | None
 ) -> ray.data.Dataset:
-    evaluation_ref = ray.put(evaluation_texts(config, evaluation_sets))
+    """Read the corpora into a data set of `ROWS`."""
+    evaluation_ref = ray.put(index_evaluation_sets(evaluation_sets, inputs.prepare.near_duplicate_threshold))
 
-    def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
-        yield from read_rows([parts[number] for number in batch["part"]], ray.get(evaluation_ref))
+    def read(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        yield from read_rows([shards[number] for number in batch["shard"]], ray.get(evaluation_ref))
 
     return (
-        ray.data.from_items([{"part": n} for n in range(len(parts))], override_num_blocks=blocks or len(parts))
+        ray.data.from_items([{"shard": n} for n in range(len(shards))], override_num_blocks=blocks or len(shards))
         .map_batches(read, batch_size=None)
         .materialize()
     )
 
 
-def _looked_through(
-    rows: ray.data.Dataset,
-) -> tuple[dict[tuple[str, str, str], int], list[RejectedRow], dict[tuple[str, str], str]]:
-    """Rows as `count_rows` counts them, those that were rejected, and the items that occur in evaluation sets."""
+@dataclass(slots=True)
+class _RowSummary:
+    """The counts of all rows, the rejected ones, and the items that occur in evaluation sets."""
+
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
+    rejects: list[RejectedRow] = field(default_factory=list)
+    contaminated: dict[ItemKey, str] = field(default_factory=dict)  # item -> `occurs_in_evaluation`
+
+    @property
+    def rows_read(self) -> dict[str, int]:
+        rows_read = Counter[str]()
+        for (source, _, _), rows in self.counts.items():
+            rows_read[source] += rows
+        return dict(rows_read)
+
+
+def _summarize_rows(rows: ray.data.Dataset) -> _RowSummary:
     rejected = ["source", "place", "rejected", "detail"]
     occurring = ["source", "item_id", "occurs_in_evaluation"]
 
-    def listed(table: pa.Table, columns: list[str]) -> list[list[str]]:
-        chosen = table.filter(pc.is_valid(table.column(columns[2]))).select(columns)
-        return [list(row.values()) for row in chosen.to_pylist()]
+    def list_valid(table: pa.Table, columns: list[str]) -> list[list[str]]:
+        selected = table.filter(pc.is_valid(table.column(columns[2]))).select(columns)
+        return [list(row.values()) for row in selected.to_pylist()]
 
-    def look(table: pa.Table) -> pa.Table:
+    def summarize(table: pa.Table) -> pa.Table:
         counts = [[*key, number] for key, number in count_rows(table).items()]
-        return pa.table({"seen": [json.dumps([counts, listed(table, rejected), listed(table, occurring)])]})
+        return pa.table({"summary": [json.dumps([counts, list_valid(table, rejected), list_valid(table, occurring)])]})
 
-    total: Counter[tuple[str, str, str]] = Counter()
-    rejects: list[RejectedRow] = []
-    contaminated: dict[tuple[str, str], str] = {}
-    for row in rows.map_batches(look, batch_format="pyarrow", batch_size=None).iter_rows():
-        counts, bad, found = json.loads(row["seen"])
+    summary = _RowSummary()
+    for row in rows.map_batches(summarize, batch_format="pyarrow", batch_size=None).iter_rows():
+        counts, rejects, contaminated = json.loads(row["summary"])
         for source, language, reason, number in counts:
-            total[source, language, reason] += number
-        rejects += [RejectedRow(*one) for one in bad]
-        contaminated |= {(source, item): text for source, item, text in found}
-    return dict(total), rejects, contaminated
+            summary.counts[source, language, reason] += number
+        summary.rejects += [RejectedRow(*fields) for fields in rejects]
+        summary.contaminated |= {(source, item_id): text for source, item_id, text in contaminated}
+    return summary
 
 
-def _repeated(rows: ray.data.Dataset) -> set[tuple[str, str]]:
+def _find_duplicates(rows: ray.data.Dataset) -> set[ItemKey]:
+    """Find the items that `find_duplicate_items` finds, in buckets of pair keys."""
     buckets = -(-rows.count() // KEYS_PER_BUCKET)
 
-    def keyed(table: pa.Table) -> pa.Table:
-        good = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
-        keys = good.column("pair_key").to_numpy() % buckets
-        return good.append_column("bucket", pa.array(keys, pa.int64()))
+    def select_keys(table: pa.Table) -> pa.Table:
+        accepted = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
+        keys = accepted.column("pair_key").to_numpy() % buckets
+        return accepted.append_column("bucket", pa.array(keys, pa.int64()))
 
-    keys = rows.map_batches(keyed, batch_format="pyarrow", batch_size=None)
-    if buckets == 1:  # not worth a shuffle
-        found = find_duplicate_items(
-            pa.concat_tables(keys.iter_batches(batch_format="pyarrow", batch_size=None))
-        ).to_pylist()
+    keys = rows.map_batches(select_keys, batch_format="pyarrow", batch_size=None)
+    if buckets == 1:  # needs no shuffle
+        tables = list(keys.iter_batches(batch_format="pyarrow", batch_size=None))
+        duplicates = find_duplicate_items(pa.concat_tables(tables)).to_pylist()
     else:
         grouped = keys.groupby("bucket", num_partitions=buckets)
-        found = grouped.map_groups(find_duplicate_items, batch_format="pyarrow").take_all()
-    return {(row["source"], row["item_id"]) for row in found}
+        duplicates = grouped.map_groups(find_duplicate_items, batch_format="pyarrow").take_all()
+    return {(row["source"], row["item_id"]) for row in duplicates}
 
 
-def _placed(
-    rows: ray.data.Dataset, left_out: set[tuple[str, str]], num_shards: dict[str, int], config: RunConfig
+def _assign_shards(
+    rows: ray.data.Dataset, left_out: set[ItemKey], num_shards: dict[str, int], validation_fraction: float
 ) -> ray.data.Dataset:
     left_out_ref = ray.put(left_out)
-    share = config.prepare.validation_share
 
-    def place(table: pa.Table) -> pa.Table:
-        return assign_shards(table, ray.get(left_out_ref), num_shards, share)
+    def assign(table: pa.Table) -> pa.Table:
+        return assign_shards(table, ray.get(left_out_ref), num_shards, validation_fraction)
 
-    return rows.map_batches(place, batch_format="pyarrow", batch_size=None).materialize()
+    return rows.map_batches(assign, batch_format="pyarrow", batch_size=None).materialize()
 
 
-def _train_tokenizer(config: RunConfig, placed: ray.data.Dataset) -> PreTrainedTokenizerFast:
-    def training(table: pa.Table) -> pa.Table:
+def _train_tokenizer(inputs: PrepareInputs, assigned: ray.data.Dataset) -> PreTrainedTokenizerFast:
+    def select_training(table: pa.Table) -> pa.Table:
         return table.filter(pc.match_substring(table.column("bucket"), '"train"'))
 
-    rows = placed.map_batches(training, batch_format="pyarrow", batch_size=None)
+    rows = assigned.map_batches(select_training, batch_format="pyarrow", batch_size=None)
     tables = list(rows.iter_batches(batch_format="pyarrow", batch_size=None))
-    texts = tokenizer_texts(pa.concat_tables(tables), (config.text.query_prefix, config.text.passage_prefix))
-    return train_tokenizer(texts, config.model.small.vocabulary)
+    texts = tokenizer_texts(pa.concat_tables(tables), (inputs.text.query_prefix, inputs.text.passage_prefix))
+    return train_tokenizer(texts, inputs.model.small.vocabulary)
 
 
-def _make_shards(placed: ray.data.Dataset, num_shards: int, folder: Path, tokenization: PairTokenizer) -> list[str]:
+def _make_shards(
+    assigned: ray.data.Dataset, num_shards: int, folder: Path, tokenization: PairTokenizer
+) -> list[ShardResult]:
+    """Write the shards, a task for each group of rows of one bucket."""
     tokenization_ref = ray.put(tokenization)
     schema = ROWS.append(pa.field("bucket", pa.string()))
 
     def make(rows: pa.Table) -> pa.Table:
-        shard, rejects = make_shard(rows.cast(schema), folder, ray.get(tokenization_ref))
-        return pa.table({"shard": [shard_to_json(shard, rejects)]})
+        result = make_shard(rows.cast(schema), folder, ray.get(tokenization_ref))
+        return pa.table({"shard": [shard_to_json(*result)]})
 
-    made = placed.groupby("bucket", num_partitions=num_shards).map_groups(make, batch_format="pyarrow")
-    return [row["shard"] for row in made.take_all()]
+    made = assigned.groupby("bucket", num_partitions=num_shards).map_groups(make, batch_format="pyarrow")
+    return [shard_from_json(row["shard"]) for row in made.take_all()]
 
 
-def _summary(
-    rows_read: Mapping[str, int],
-    rejects: list[RejectedRow],
-    contaminated: dict[tuple[str, str], str],
-    repeated: set[tuple[str, str]],
-) -> dict[str, Any]:
+def _source_counts(
+    summary: _RowSummary, rejects: Sequence[RejectedRow], repeated: set[ItemKey]
+) -> Mapping[str, SourceCounts]:
+    """Return the manifest's counts of each source."""
+    rows_read = summary.rows_read
     rejected: dict[str, Counter[str]] = {source: Counter() for source in rows_read}
     for reject in rejects:
         rejected[reject.source][reject.reason] += 1
     return {
-        source: {
-            "rows_read": rows_read[source],
-            "rows_rejected": dict(sorted(rejected[source].items())),
+        name: {
+            "rows_read": rows_read[name],
+            "rows_rejected": dict(sorted(rejected[name].items())),
             "items_dropped_for_evaluation": [
-                {"item": item, "found": found} for (s, item), found in sorted(contaminated.items()) if s == source
+                {"item": item_id, "found": text}
+                for (source, item_id), text in sorted(summary.contaminated.items())
+                if source == name
             ],
-            "items_dropped_as_repeated": sorted(item for s, item in repeated if s == source),
+            "items_dropped_as_repeated": sorted(item_id for source, item_id in repeated if source == name),
         }
-        for source in sorted(rows_read)
+        for name in sorted(rows_read)
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.config import ConfigSection, dump_config
-from hbt_ray.data.token_store import read_manifest
+from hbt_ray.data.manifest import read_manifest
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking import RunStatus, Tracker, check_reachable
 from hbt_ray.training.run_dir import AnyRun, RunDir

@@ -21,6 +21,7 @@ from hbt_ray.config.loading import (
     with_absolute_paths,
 )
 from hbt_ray.config.run import (
+    PrepareInputs,
     PretrainRunConfig,
     RunConfig,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "Perturbation",
     "Precision",
     "PrepareConfig",
+    "PrepareInputs",
     "PretrainConfig",
     "PretrainRunConfig",
     "RunConfig",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from pydantic import Field, model_validator
 
 from hbt_ray.config.base import ConfigSection
@@ -35,6 +38,29 @@ def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
         raise ValueError(f"two corpora are called {repeated[0]!r}; give each its own name")
 
 
+@dataclass(frozen=True, slots=True)
+class PrepareInputs:
+    """The settings that determine a token store."""
+
+    corpora: tuple[CorpusConfig, ...]
+    prepare: PrepareConfig
+    text: TextConfig
+    model: ModelConfig  # its tokenizer is used, or the size of the one to train
+    evaluation_sets: tuple[tuple[str, str | None], ...]  # name and folder of the benchmarks that it must not contain
+    evaluation_split: str | None = None  # of these benchmarks
+    whole_texts: bool = False  # texts may be longer than the model takes, because they are cut into blocks later
+
+
+def _zero_shot_sets(*settings: Mapping[str, str | None]) -> tuple[tuple[str, str | None], ...]:
+    """Return the name and folder of each benchmark of some settings that training must not have seen.
+
+    The embedded one is not such a benchmark: its pool contains the training passages on purpose, and its queries are
+    about combinations of facts that are never trained on.
+    """
+    sets = dict.fromkeys(item for section in settings for item in section.items())
+    return tuple((name, folder) for name, folder in sets if name != "embedded")
+
+
 class RunConfig(ConfigSection):
     """A training run: `hbt train`, `hbt prepare`, `hbt plan` and `hbt mine`."""
 
@@ -59,6 +85,23 @@ class RunConfig(ConfigSection):
     def _check_sources(self) -> RunConfig:
         check_sources(self.corpora)
         return self
+
+    @property
+    def encoder_text(self) -> TextConfig:
+        """Text settings of the saved encoder."""
+        return self.text
+
+    @property
+    def prepare_inputs(self) -> PrepareInputs:
+        """What determines the store of this run."""
+        return PrepareInputs(
+            self.corpora,
+            self.prepare,
+            self.text,
+            self.model,
+            evaluation_sets=_zero_shot_sets(self.evaluate.benchmarks, self.prepare.evaluation_sets),
+            evaluation_split=self.evaluate.split,
+        )
 
 
 class PretrainRunConfig(ConfigSection):
@@ -92,10 +135,17 @@ class PretrainRunConfig(ConfigSection):
         return self.text.model_copy(update={"max_passage_tokens": max_tokens})
 
     @property
-    def preparing(self) -> RunConfig:
-        """The run whose store it reads: all languages, and texts without prefixes."""
+    def prepare_inputs(self) -> PrepareInputs:
+        """What determines the store of this run: texts have no prefixes and may be longer than the model takes."""
         max_tokens = self.pretrain.max_text_tokens
-        bare = TextConfig(
+        text = TextConfig(
             query_prefix="", passage_prefix="", max_query_tokens=max_tokens, max_passage_tokens=max_tokens
         )
-        return RunConfig(corpora=self.corpora, prepare=self.prepare, text=bare, model=self.model)
+        return PrepareInputs(
+            self.corpora,
+            self.prepare,
+            text,
+            self.model,
+            evaluation_sets=_zero_shot_sets(self.prepare.evaluation_sets),
+            whole_texts=True,
+        )

@@ -1,4 +1,4 @@
-"""Text to token ids: a model's own tokenizer, or one trained on the corpus, and the fingerprint of both."""
+"""Tokenization: load a model's tokenizer or train one on the corpus, and encode questions and passages with it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from hbt_ray.config import ModelConfig, TextConfig
-from hbt_ray.data.token_store import TextField
+from hbt_ray.data.manifest import TextField
 from hbt_ray.errors import ConfigError
 
-if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode need not spend
+if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode do not need
     from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {
@@ -28,46 +28,58 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
-CHARS_PER_TOKEN = 6  # of a head: enough in most languages with most tokenizers
-SPLITTING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}  # pre-tokenizers after which no token holds a space
-# Behind a letter, so that no head ends with a blank: a tokenizer may make one of several, which need the next word.
-WORD_END = re.compile(r"(?<=\w) ")
+CHARS_PER_TOKEN = 6  # of a text's head: enough in most languages with most tokenizers
+_SPLITTING = {
+    "BertPreTokenizer",
+    "Whitespace",
+    "WhitespaceSplit",
+}  # after these no token contains a space
+# After a letter, so that no head ends within several spaces: their token may depend on the next word.
+_WORD_END = re.compile(r"(?<=\w) ")
 
 
 class PairTokenizer:
-    """Encodes questions and passages with their prefixes, cut to their lengths, special tokens in place."""
+    """Encodes questions and passages with their prefixes and special tokens, truncated to their lengths."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
+        """Hold a tokenizer, and the prefixes and lengths of `text`."""
         self.definition = _definition(tokenizer)
         self.num_tokens = len(tokenizer)
         self.text = text
 
     @property
     def token_type(self) -> str:
-        """The smallest type of the store's that holds every id."""
+        """The smallest token type of a store that can represent every id."""
         return "uint16" if self.num_tokens <= 2**16 else "int32"
 
     def encode(self, texts: Sequence[str], side: TextField) -> list[np.ndarray]:
-        """Token ids of each text, one array each, as the model's own tokenizer would give them."""
+        """Encode texts as the transformers tokenizer would: one array of ids for each.
+
+        The end of a long text is not encoded if it is not needed:
+
+        1. Encode the head of each text.
+        2. Encode a text again, whole, if its head has too few tokens.
+        """
         prefix = self.text.query_prefix if side == "question" else self.text.passage_prefix
-        most = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
-        self._backend.enable_truncation(most)
-        # What is cut off need not be encoded: a long text's head is tried first, and enough where it fills the tokens.
+        max_tokens = self.text.max_query_tokens if side == "question" else self.text.max_passage_tokens
+        self._backend.enable_truncation(max_tokens)
         whole = [prefix + text for text in texts]
-        heads = [self._head(text, CHARS_PER_TOKEN * most) for text in whole]
-        tokens = [one.ids for one in self._backend.encode_batch_fast(heads)]
-        short = [n for n, ids in enumerate(tokens) if len(ids) < most and len(heads[n]) < len(whole[n])]
-        for n, one in zip(short, self._backend.encode_batch_fast([whole[n] for n in short]), strict=True):
-            tokens[n] = one.ids
+        # 1.
+        heads = [self._head(text, CHARS_PER_TOKEN * max_tokens) for text in whole]
+        tokens = [encoding.ids for encoding in self._backend.encode_batch_fast(heads)]
+        # 2.
+        short = [n for n, ids in enumerate(tokens) if len(ids) < max_tokens and len(heads[n]) < len(whole[n])]
+        for n, encoding in zip(short, self._backend.encode_batch_fast([whole[n] for n in short]), strict=True):
+            tokens[n] = encoding.ids
         return [np.array(ids, dtype=self.token_type) for ids in tokens]
 
-    def _head(self, text: str, chars: int) -> str:
-        """The text up to the first end of a word from a character on; whole where a space may be part of a token."""
-        end = WORD_END.search(text, chars) if self._splits_at_spaces else None
+    def _head(self, text: str, min_chars: int) -> str:
+        """Return the text up to the first end of a word at or after `min_chars`; whole if tokens may contain spaces."""
+        end = _WORD_END.search(text, min_chars) if self._splits_at_spaces else None
         return text[: end.start()] if end else text
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with the tokenizer, the prefixes and the lengths."""
+        """Return 16 hex digits that change with the tokenizer, the prefixes and the lengths."""
         return hashlib.sha256((self.definition + self.text.fingerprint()).encode()).hexdigest()[:16]
 
     @cached_property
@@ -76,32 +88,32 @@ class PairTokenizer:
 
     @cached_property
     def _splits_at_spaces(self) -> bool:
-        """Whether the tokens before a space are the same whatever comes from there on."""
+        """Whether the tokens before a space do not depend on the text after it."""
         definition = json.loads(self.definition)
         pre_tokenizer = definition["pre_tokenizer"] or {}
         steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
         one_word_tokens = all(len(token["content"].split()) == 1 for token in definition["added_tokens"])
         return one_word_tokens and any(
-            step.get("type") in SPLITTING or (step.get("type") == "Metaspace" and step.get("split", True))
+            step.get("type") in _SPLITTING or (step.get("type") == "Metaspace" and step.get("split", True))
             for step in steps
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_backend"}
 
 
 def _definition(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokenizer as JSON, without the truncation and padding that calls leave in it."""
+    """Serialize a tokenizer as JSON, without the truncation and padding that earlier calls set."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None
     return json.dumps(definition, sort_keys=True)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
-    """The tokenizer of a Hugging Face or sentence-transformers model.
+    """Load the tokenizer of a Hugging Face or sentence-transformers model.
 
     Raises:
-        ConfigError: there is none at `model.path`, or it has no fast implementation.
+        ConfigError: `model.path` has none, or it has no fast implementation.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -122,13 +134,13 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
 
 
 def transformer_subfolder(path: str | Path) -> str:
-    """Where the transformers model lies in a sentence-transformers folder; "" in any other."""
+    """Return the subfolder of the transformers model in a sentence-transformers folder; "" for any other folder."""
     modules = Path(path) / "modules.json"
     return str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"]) if modules.exists() else ""
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
-    """Raises ConfigError when texts may be longer than the tokenizer's model can take."""
+    """Check that texts are not longer than the tokenizer's model takes. Raise ConfigError if they may be."""
     for name in ("max_query_tokens", "max_passage_tokens"):
         if getattr(text, name) > tokenizer.model_max_length:
             raise ConfigError(
@@ -138,10 +150,10 @@ def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of at most `vocabulary` pieces. The same texts in the same order give the same one.
+    """Train a byte-pair encoding (BPE) tokenizer of at most `vocabulary` tokens, deterministically.
 
-    Byte pairs are merged by count, so the result does not depend on how many threads counted, as the
-    expectation steps of a Unigram tokenizer would.
+    BPE merges pairs by their counts, so the result does not depend on the number of threads; that of the
+    expectation-maximization of a Unigram tokenizer does.
     """
     from transformers import PreTrainedTokenizerFast
 

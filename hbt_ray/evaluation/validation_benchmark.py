@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
-from hbt_ray.data.token_store import TextField, TokenStore
+from hbt_ray.data.manifest import TextField
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError
 

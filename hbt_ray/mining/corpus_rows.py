@@ -19,19 +19,19 @@ import pyarrow.compute as pc
 
 from hbt_ray.config import RunConfig
 from hbt_ray.data.corpora import CorpusShard
-from hbt_ray.data.prepare import (
+from hbt_ray.data.prepare import assign_split
+from hbt_ray.data.row_tables import (
     REJECTS,
-    assign_split,
     check_languages,
     check_rejects,
     count_rows,
-    evaluation_texts,
     find_duplicate_items,
-    place_order,
+    location_order,
     read_rows,
     rejects_of,
     write_rejects,
 )
+from hbt_ray.data.store_inputs import index_evaluation_sets
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.mining.negative_selection import shared_texts, text_keys
@@ -64,7 +64,8 @@ def read_corpora(
     """
     rows = _RowCollector(folder)
     with contextlib.ExitStack() as files:
-        for table in read_rows(parts, evaluation_texts(config, evaluation_sets)):
+        evaluation = index_evaluation_sets(evaluation_sets, config.prepare.near_duplicate_threshold)
+        for table in read_rows(parts, evaluation):
             rows.add(table, files)
     rows_read: Counter[str] = Counter()
     for (source, _, _), number in rows.counts.items():
@@ -161,7 +162,7 @@ class LanguageRows:
         items = table.column("item").to_numpy()
         sources, item_ids, places = (table.column(name).to_pylist() for name in ("source", "item_id", "place"))
         kept = np.flatnonzero(~roles.column("left_out").to_numpy()[items]).tolist()
-        kept.sort(key=lambda row: (sources[row], item_ids[row], place_order(places[row])))
+        kept.sort(key=lambda row: (sources[row], item_ids[row], location_order(places[row])))
         rows = [next(same) for _, same in itertools.groupby(kept, key=lambda row: items[row])]
 
         def chosen(name: str) -> list[Any]:

@@ -19,7 +19,8 @@ from typing import Any
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
-from hbt_ray.data.prepare import REJECTS, file_states, load_evaluation_sets
+from hbt_ray.data.row_tables import REJECTS
+from hbt_ray.data.store_inputs import file_states, load_evaluation_sets
 from hbt_ray.data.token_store import folder_name
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError
@@ -90,7 +91,7 @@ def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str
     """Read the corpora, unless an earlier call has. Raise what `mine` raises."""
     config, out = with_absolute_paths(config), Path(out).expanduser().resolve()
     parts = [part for corpus in config.corpora for part in list_shards(corpus)]
-    evaluation_sets = load_evaluation_sets(config)
+    evaluation_sets = load_evaluation_sets(config.prepare_inputs)
     mined_with = _mined_with(config, model, embedder, parts, evaluation_sets)
     started = out / MINED if (out / MINED).exists() else out / _PARTIAL / _STARTED
     if started.exists():

@@ -20,7 +20,7 @@ from itertools import permutations
 import numpy as np
 
 from hbt_ray.config import PretrainConfig
-from hbt_ray.data.token_store import Split, StoreManifest
+from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.text_streams import TextStream, find_stream
 from hbt_ray.sampling.draw_counts import IndexedDraws

@@ -28,7 +28,7 @@ def pretrain_locally(
     Leaves `model/` and `perplexity.json` in the folder, as `hbt pretrain` does.
 
     Args:
-        store_folder: a store that was prepared with `config.preparing`, texts whole.
+        store_folder: a store that was prepared from `config.prepare_inputs`.
         report: takes each step and what was measured there; at step 0, before training.
 
     Returns:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hbt_ray.config import PretrainRunConfig
-from hbt_ray.data.token_store import StoreManifest, TokenStore
+from hbt_ray.data.manifest import StoreManifest
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.collate import collate_blocks, twins

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hbt_ray.config import LoopConfig, PretrainRunConfig, TrainConfig
-from hbt_ray.data.prepare import store_tokenizer
-from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
+from hbt_ray.data.manifest import Split, StoreManifest
+from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import transformer_subfolder
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.batch import TokenBlockBatch
@@ -118,13 +119,12 @@ def pretraining_job(config: PretrainRunConfig, store_folder: Path, folder: RunDi
         ConfigError: the corpora have too little text, or none that is parallel; or the encoder cannot be pretrained so.
         StoreError: the store is not the one that the configuration's corpora and tokenizer make.
     """
-    tokenizer = store_tokenizer(store_folder, config.preparing)
+    tokenizer = store_tokenizer(store_folder, config.prepare_inputs)
     store = TokenStore.open(store_folder)
     job = checked_job(config, tokenizer, store.manifest)
-    run = config.preparing.model_copy(update={"seed": config.seed, "text": config.encoder_text})
     of_all = replace(job, config=config.model_copy(update={"languages": None}))
     counts = None if job.rules is None else token_counts(of_all.plan(store.manifest), store, job.rules)
-    return PretrainingTask(config, initial_model(run, tokenizer, folder), job.rules, counts)
+    return PretrainingTask(config, initial_model(config, tokenizer, folder), job.rules, counts)
 
 
 def checked_job(

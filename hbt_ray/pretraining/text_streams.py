@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from hbt_ray.data.token_store import ShardInfo, Split, StoreManifest, TextField, TokenStore
+from hbt_ray.data.manifest import ShardInfo, Split, StoreManifest, TextField
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from hbt_ray.data.token_store import StoreManifest
+from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.rank_sharding import rank_slice
 

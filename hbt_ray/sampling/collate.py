@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbt_ray.data.token_store import TextField, TokenStore
+from hbt_ray.data.manifest import TextField
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.hybrid_sampler import BatchSpec
 from hbt_ray.sampling.rank_sharding import rank_slice

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from hbt_ray.config import RunConfig
-from hbt_ray.data.token_store import Split, StoreManifest, TokenStore
+from hbt_ray.data.manifest import Split, StoreManifest
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hbt_ray.config import MixConfig
-from hbt_ray.data.token_store import Split, StoreManifest
+from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.sampling.base import StepSampler
 from hbt_ray.sampling.batch_kinds import BatchKind, monolingual_probability
 from hbt_ray.sampling.epoch_shuffle import EpochShuffler

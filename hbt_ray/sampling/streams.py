@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 
 from hbt_ray.config import MixConfig
-from hbt_ray.data.token_store import Split, StoreManifest
+from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.batch_kinds import BatchKind, batch_kinds
 from hbt_ray.utils.counter_rng import stable_hash64

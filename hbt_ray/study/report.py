@@ -14,7 +14,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from hbt_ray.config import flatten
-from hbt_ray.data.token_store import StoreManifest
+from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import make_folder, markdown_table
 from hbt_ray.evaluation.significance import LEVEL

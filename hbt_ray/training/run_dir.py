@@ -146,7 +146,7 @@ def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, obj
     ]
 
 
-def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder: RunDir) -> str:
+def initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, folder: RunDir) -> str:
     """The encoder that training starts from: the configured one, or one made from nothing beside the run."""
     if config.model.path is not None:
         return config.model.path
@@ -155,5 +155,5 @@ def initial_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast, folder:
         save_encoder,
     )
 
-    save_encoder(init_encoder(config.model, config.text, tokenizer, seed=config.seed), folder.initial_model)
+    save_encoder(init_encoder(config.model, config.encoder_text, tokenizer, seed=config.seed), folder.initial_model)
     return str(folder.initial_model)

@@ -8,7 +8,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerFast
 
 from hbt_ray.config import MixConfig, ModelConfig, PretrainRunConfig, SmallEncoderConfig, TextConfig
-from hbt_ray.data.token_store import StoreManifest, TokenItem, TokenStore, write_manifest, write_shard
+from hbt_ray.data.manifest import StoreManifest, write_manifest
+from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer, train_tokenizer
 from hbt_ray.models.encoder import init_encoder, load_for_training, save_encoder
 from hbt_ray.sampling import HybridBatchSampler
@@ -95,7 +96,7 @@ def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, he
     """Write the store that `prepare` makes of "numbers" for a pretraining; every fifth item lacks French."""
     made_by = tokenizer()
     made_by.save_pretrained(folder / "tokenizer")
-    own = PairTokenizer(made_by, config.preparing.text)
+    own = PairTokenizer(made_by, config.prepare_inputs.text)
     made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)]
     written = [write_shard(folder, "numbers", "train", n, made[n:items:2], own.token_type) for n in range(2)]
     written.append(write_shard(folder, "numbers", "validation", 0, made[items:], own.token_type))

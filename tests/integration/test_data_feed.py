@@ -16,7 +16,7 @@ from tests.integration.conftest import tiny_config
 def test_feed_yields_each_rank_the_sampler_s_batches_from_any_step(cluster, corpus, tmp_path, sections):
     config = tiny_config(corpus, **sections)
     job = ContrastiveTask(config, "", benchmark_metrics)
-    folder = prepare(config, tmp_path / "stores")
+    folder = prepare(config.prepare_inputs, tmp_path / "stores")
     store = TokenStore.open(folder)
     plan = training_sampler(config, store.manifest)
     for rank in range(2):

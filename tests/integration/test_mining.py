@@ -6,7 +6,7 @@ from hbt_ray.cli import main
 from hbt_ray.cluster.mining import mine_on_cluster
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.config import dump_config
-from hbt_ray.data.token_store import read_manifest
+from hbt_ray.data.manifest import read_manifest
 from hbt_ray.mining import MINED, mine
 from tests.helpers import tiny_corpus
 from tests.integration.conftest import tiny_config
@@ -45,7 +45,7 @@ def test_what_tasks_mine_is_what_one_process_mines_and_trains(cluster, corpus, t
     assert refused.exit_code == 2
     assert refused.stderr.endswith("mined with mine.negatives=2, and this call has 3; write another --out\n")
 
-    store = prepare(config.model_copy(update={"corpora": tasks.corpora}), tmp_path / "stores")
+    store = prepare(config.model_copy(update={"corpora": tasks.corpora}).prepare_inputs, tmp_path / "stores")
     groups = read_manifest(store).sources["numbers"].groups
     assert {group.negatives for group in groups} == {2}
     assert json.loads((tmp_path / "tasks" / MINED).read_text())["sources"]["numbers"]["rows_read"] == 336

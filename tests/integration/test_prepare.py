@@ -4,7 +4,8 @@ import warnings
 import pytest
 
 from hbt_ray.cluster.prepare import REJECTS, prepare
-from hbt_ray.data.token_store import TokenStore, read_manifest
+from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CorpusError
 from tests.integration.conftest import tiny_config
 
@@ -13,18 +14,20 @@ def store_bytes(store):
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in sorted(store.rglob("*.arrow"))}
 
 
-def test_a_store_prepared_in_one_task_equals_one_prepared_in_seven(cluster, corpus, tmp_path):
+def test_store_does_not_depend_on_the_number_of_tasks(cluster, corpus, tmp_path):
     config = tiny_config(corpus, prepare={"items_per_shard": 40})
-    one = prepare(config, tmp_path / "one", blocks=1)
-    seven = prepare(config, tmp_path / "seven", blocks=7)
+    one = prepare(config.prepare_inputs, tmp_path / "one", blocks=1)
+    seven = prepare(config.prepare_inputs, tmp_path / "seven", blocks=7)
     assert len(store_bytes(one)) >= 3
     assert store_bytes(one) == store_bytes(seven)
     assert (one / "manifest.json").read_bytes() == (seven / "manifest.json").read_bytes()
     TokenStore.open(one).verify()
 
 
-def test_every_item_is_stored_with_the_languages_it_has(cluster, corpus, tmp_path):
-    manifest = read_manifest(prepare(tiny_config(corpus, prepare={"validation_share": 0.1}), tmp_path / "stores"))
+def test_every_item_is_stored_in_the_languages_that_it_has(cluster, corpus, tmp_path):
+    manifest = read_manifest(
+        prepare(tiny_config(corpus, prepare={"validation_share": 0.1}).prepare_inputs, tmp_path / "stores")
+    )
     source = manifest.sources["numbers"]
     assert source.items("train") + source.items("validation") == 120
     with_french = sum(
@@ -37,7 +40,7 @@ def test_every_item_is_stored_with_the_languages_it_has(cluster, corpus, tmp_pat
     assert with_french == 96
 
 
-def test_items_of_an_evaluation_set_are_dropped_in_all_languages_and_named(cluster, corpus, tmp_path):
+def test_items_of_an_evaluation_set_are_dropped_and_counted(cluster, corpus, tmp_path):
     # The set asks item 7's German question and holds item 8's English passage, in other case and punctuation,
     # and a near-duplicate of nothing.
     folder = tmp_path / "squad"
@@ -50,44 +53,44 @@ def test_items_of_an_evaluation_set_are_dropped_in_all_languages_and_named(clust
     }
     (folder / "de.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     config = tiny_config(corpus, prepare={"evaluation_sets": {"squad": str(folder)}, "near_duplicate_threshold": 1.0})
-    manifest = read_manifest(prepare(config, tmp_path / "stores"))
+    manifest = read_manifest(prepare(config.prepare_inputs, tmp_path / "stores"))
     dropped = manifest.counts["numbers"]["items_dropped_for_evaluation"]
     assert [entry["item"] for entry in dropped] == ["item-7", "item-8"]
     source = manifest.sources["numbers"]
     assert source.items("train") + source.items("validation") == 118
 
 
-def test_repeated_items_are_dropped_and_the_first_stays(cluster, corpus, tmp_path):
+def test_duplicate_items_are_dropped_and_the_first_is_kept(cluster, corpus, tmp_path):
     for language in ("de", "en"):
         file = corpus / f"{language}.jsonl"
         copy = json.loads(file.read_text().splitlines()[3])
         file.write_text(file.read_text() + json.dumps({**copy, "id": "item-3-again"}) + "\n")
-    manifest = read_manifest(prepare(tiny_config(corpus), tmp_path / "stores"))
+    manifest = read_manifest(prepare(tiny_config(corpus).prepare_inputs, tmp_path / "stores"))
     assert manifest.counts["numbers"]["items_dropped_as_repeated"] == ["item-3-again"]
 
 
-def test_bad_rows_are_written_down_and_do_not_stop_the_job(cluster, corpus, tmp_path):
+def test_few_rejected_rows_are_listed(cluster, corpus, tmp_path):
     file = corpus / "de.jsonl"
     file.write_text(file.read_text() + "{broken\n" + json.dumps({"id": "x", "question": "", "context": "y"}) + "\n")
-    store = prepare(tiny_config(corpus), tmp_path / "stores")
+    store = prepare(tiny_config(corpus).prepare_inputs, tmp_path / "stores")
     rejects = [json.loads(line) for line in (store / REJECTS).read_text().splitlines()]
     assert [reject["place"].rpartition(":")[2] for reject in rejects] == ["121", "122"]
     assert read_manifest(store).counts["numbers"]["rows_rejected"] == {reject["reason"]: 1 for reject in rejects}
 
 
-def test_too_many_bad_rows_fail_the_job_naming_share_and_reason(cluster, corpus, tmp_path):
+def test_too_many_rejected_rows_are_refused_with_the_reason(cluster, corpus, tmp_path):
     file = corpus / "de.jsonl"
     file.write_text(file.read_text() + "{broken\n" * 30)
     with pytest.raises(CorpusError, match=r"30 of 366 rows of corpus 'numbers' .* 'broken JSON' \(30\)"):
-        prepare(tiny_config(corpus), tmp_path / "stores")
+        prepare(tiny_config(corpus).prepare_inputs, tmp_path / "stores")
     assert not list((tmp_path / "stores").rglob("manifest.json"))
 
 
-def test_a_store_is_made_once_and_found_again(cluster, corpus, tmp_path):
+def test_store_is_made_once_and_reused(cluster, corpus, tmp_path):
     config = tiny_config(corpus)
-    store = prepare(config, tmp_path / "stores")
+    store = prepare(config.prepare_inputs, tmp_path / "stores")
     made = (store / "manifest.json").stat().st_mtime_ns
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert prepare(config, tmp_path / "stores") == store
+        assert prepare(config.prepare_inputs, tmp_path / "stores") == store
     assert (store / "manifest.json").stat().st_mtime_ns == made

@@ -22,15 +22,10 @@ from safetensors import safe_open
 
 from hbt_ray.config import LoraConfig, MixConfig, PretrainRunConfig, RunConfig, TrainConfig, build_config, dump_config
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.prepare import (
-    assign_shards,
-    assign_split,
-    find_duplicate_items,
-    make_shard,
-    read_rows,
-    tokenizer_texts,
-)
-from hbt_ray.data.token_store import StoreManifest, TokenStore
+from hbt_ray.data.manifest import StoreManifest
+from hbt_ray.data.prepare import assign_shards, assign_split, make_shard, tokenizer_texts
+from hbt_ray.data.row_tables import find_duplicate_items, read_rows
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark, Query
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.mining import mine

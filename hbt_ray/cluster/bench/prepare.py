@@ -23,7 +23,7 @@ from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import scratch_folder
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
-from hbt_ray.config import CorpusConfig, ModelConfig, PrepareConfig, RunConfig
+from hbt_ray.config import CorpusConfig, ModelConfig, PrepareConfig, PrepareInputs, RunConfig
 from hbt_ray.utils.process import run_in_subprocess
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
@@ -47,12 +47,12 @@ def bench_prepare(settings: BenchSettings) -> BenchResult:
         ours: dict[int, list[float]] = {divisor: [] for divisor in corpora}
         baseline, peaks, baseline_peaks = [], [], []
         if not settings.quick:
-            prepare(_config(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
+            prepare(_inputs(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
         for number in range(settings.rounds):
             for divisor, (folder, rows) in corpora.items():
                 with _peak_mib() as peak:
                     began_s = time.perf_counter()
-                    prepare(_config(folder, model, evaluation_sets), scratch / f"stores-{divisor}-{number}")
+                    prepare(_inputs(folder, model, evaluation_sets), scratch / f"stores-{divisor}-{number}")
                     ours[divisor].append(rows / (time.perf_counter() - began_s))
                 peaks.append(peak[0])
             folder, rows = corpora[1]
@@ -100,12 +100,13 @@ def _row(draw: random.Random, item: int) -> dict[str, str]:
     return {"id": f"item-{item}", "question": " ".join(words[:10]), "context": " ".join(words[10:])}
 
 
-def _config(corpus: Path, model: str, evaluation_sets: dict[str, str | None]) -> RunConfig:
-    return RunConfig(
+def _inputs(corpus: Path, model: str, evaluation_sets: dict[str, str | None]) -> PrepareInputs:
+    config = RunConfig(
         corpora=(CorpusConfig(format="jsonl", path=str(corpus)),),
         prepare=PrepareConfig(evaluation_sets=evaluation_sets, max_reject_share=0.2),
         model=ModelConfig(path=model),
     )
+    return config.prepare_inputs
 
 
 def _prepare_with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[float, float]:

@@ -18,8 +18,10 @@ from hbt_ray.cluster.tracked_run import best_effort_tracking, log_inputs, print_
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
 from hbt_ray.cluster.training.driver import eval_task_options, run_training
 from hbt_ray.config import PretrainRunConfig, with_absolute_paths
-from hbt_ray.data.prepare import describe_store, store_tokenizer
-from hbt_ray.data.token_store import TokenStore, read_manifest
+from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.prepare import describe_store
+from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.pretraining.task import PretrainingTask, checked_job, pretraining_job
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
@@ -52,9 +54,9 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     check_reachable(uri)
     connect()
     resources_per_worker(config.pretrain)
-    store = prepare(config.preparing, folder.stores, whole_texts=True)
+    store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
-    checked_job(config, store_tokenizer(store, config.preparing), manifest)
+    checked_job(config, store_tokenizer(store, config.prepare_inputs), manifest)
     folder.begin(config)
     print_status(describe_store(store, manifest))
     tags = {"objective": config.pretrain.objective, "seed": config.seed}

@@ -10,7 +10,7 @@ from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
-from hbt_ray.data.prepare import store_tokenizer
+from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 from hbt_ray.training.run_dir import initial_model, run_dir_of
 
@@ -39,8 +39,8 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
 def _evaluate_untrained(out: Path, seed: int) -> dict[str, float]:
     config = quickstart_config(STRATEGIES[0], seed)
     folder = run_dir_of(config, out / UNTRAINED)
-    store = prepare(config, folder.stores)
-    model = initial_model(config, store_tokenizer(store, config), folder)
+    store = prepare(config.prepare_inputs, folder.stores)
+    model = initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
     [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)
     assert report.benchmark == BENCHMARK
     return report.metrics

@@ -20,8 +20,8 @@ from hbt_ray.cluster.task_pool import run_tasks
 from hbt_ray.cluster.tracked_run import best_effort_tracking, print_status, start_tracker, tracked_run
 from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import PretrainRunConfig, RunConfig, absolute_path, with_absolute_paths
-from hbt_ray.data.prepare import store_tokenizer
-from hbt_ray.data.token_store import StoreManifest, read_manifest
+from hbt_ray.data.manifest import StoreManifest, read_manifest
+from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
@@ -195,7 +195,7 @@ class StudyRunner:
         if after is not None:
             model = _pretrained_model(self.folder, pretraining_config(self.config, after, seed))
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
-        store = prepare(config.preparing, self.folder / "stores", whole_texts=True)
+        store = prepare(config.prepare_inputs, self.folder / "stores")
         self.pretrained_on[str(store)] = read_manifest(store)
         return config, store
 
@@ -210,7 +210,7 @@ class StudyRunner:
         open_run(config, folder.path)
         key = store_key(config)
         if key not in self._stores:
-            self._stores[key] = prepare(config, self.folder / "stores")
+            self._stores[key] = prepare(config.prepare_inputs, self.folder / "stores")
         store = self._stores[key]
         manifest = read_manifest(store)
         self.trained_on[str(store)] = manifest
@@ -218,7 +218,7 @@ class StudyRunner:
         validation_sampler(config, manifest)
         model = str(folder.initial_model)
         if not folder.initial_model.exists():
-            model = initial_model(config, store_tokenizer(store, config), folder)
+            model = initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
         inputs = ExperimentInputs(store, model)
         self._encoders[experiment.name, experiment.seed] = _encoder_of(experiment, inputs, folder)
         return experiment, inputs

@@ -16,8 +16,9 @@ from hbt_ray.cluster.tracked_run import best_effort_tracking, log_inputs, print_
 from hbt_ray.cluster.training.driver import train
 from hbt_ray.config import RunConfig, with_absolute_paths
 from hbt_ray.data.benchmarks import benchmark_slug
-from hbt_ray.data.prepare import describe_store, store_tokenizer
-from hbt_ray.data.token_store import read_manifest
+from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.prepare import describe_store
+from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.sampling import HybridBatchSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
@@ -64,11 +65,11 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
         check_benchmarks(config.evaluate)
     connect()
     resources_per_worker(config.train)
-    store = prepare(config, folder.stores)
+    store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
     sampler = training_sampler(config, manifest)
     validation_sampler(config, manifest)
-    tokenizer = store_tokenizer(store, config)
+    tokenizer = store_tokenizer(store, config.prepare_inputs)
     logger.info("built the sampler over %d streams of the store %s", len(sampler.streams), store)
     folder.begin(config)
     print_status(describe_store(store, manifest))

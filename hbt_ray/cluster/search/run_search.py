@@ -18,8 +18,8 @@ from hbt_ray.cluster.search.trial import FINISHED, model_key, store_key, trial_f
 from hbt_ray.cluster.search.tuner import try_all
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
-from hbt_ray.data.prepare import store_tokenizer
-from hbt_ray.data.token_store import read_manifest
+from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.metrics import display_name
@@ -128,14 +128,14 @@ def _made_beforehand(runs: Sequence[RunConfig], folder: Path) -> tuple[dict[str,
     for run in runs:
         key = store_key(run)
         if key not in stores:
-            stores[key] = str(prepare(run, run_dir_of(run, folder).stores))
+            stores[key] = str(prepare(run.prepare_inputs, run_dir_of(run, folder).stores))
         store = Path(stores[key])
         manifest = read_manifest(store)
         training_sampler(run, manifest)
         validation_sampler(run, manifest)
         if model_key(run) not in models:
             begun = run_dir_of(run, folder / "initial" / f"{len(models)}")
-            models[model_key(run)] = initial_model(run, store_tokenizer(store, run), begun)
+            models[model_key(run)] = initial_model(run, store_tokenizer(store, run.prepare_inputs), begun)
     return stores, models
 
 

@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.data.token_store import (
-    Group,
-    StoreManifest,
-    TokenItem,
-    TokenStore,
-    WrittenShard,
-    read_manifest,
-    write_manifest,
-    write_shard,
-)
+from hbt_ray.data.manifest import Group, WrittenShard, write_manifest
+from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
 from hbt_ray.errors import StoreError
 from tests.helpers.full_disk import no_file_above
 
@@ -59,7 +51,7 @@ def sequences(ids: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
     return [ids[end - length : end].tolist() for end, length in zip(ends, lengths, strict=True)]
 
 
-def test_the_same_items_give_the_same_bytes_in_whatever_order_they_come(tmp_path):
+def test_shard_bytes_do_not_depend_on_the_order_of_items(tmp_path):
     items = [item(n, ("de",) if n % 3 else ("de", "en"), negatives=n % 2) for n in range(20)]
     one = write_shard(tmp_path / "one", "s", "train", 4, items, "uint16")
     random.Random(1).shuffle(items)
@@ -84,7 +76,7 @@ def test_runs_count_the_items_of_each_group_in_row_order(tmp_path):
     assert store.item_ids("s", np.arange(6)) == [f"item-{n:03d}" for n in (2, 4, 1, 5, 0, 3)]
 
 
-def test_an_items_group_has_as_many_negatives_as_its_poorest_language():
+def test_group_has_the_minimum_number_of_negatives():
     three = item(1, ("de", "en"), negatives=3)
     fewer = TokenItem(
         "x", three.questions, three.passages, {"de": three.negatives["de"], "en": three.negatives["en"][:1]}
@@ -93,35 +85,9 @@ def test_an_items_group_has_as_many_negatives_as_its_poorest_language():
     assert [i.group.negatives for i in (three, fewer, none)] == [3, 1, 0]
 
 
-def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
-    items = [item(n, ("de",) if n % 3 else ("de", "en"), negatives=n % 2) for n in range(9)]
-    shards = [
-        write_shard(tmp_path, "b", "train", 1, items[:3], "uint16"),
-        write_shard(tmp_path, "a", "validation", 0, items[3:5], "uint16"),
-        write_shard(tmp_path, "a", "train", 0, items[5:], "uint16"),
-    ]
-    counts = {"a": {"rows_read": 9, "rows_rejected": {"“broken” JSON": 1}}}
-    manifest = write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16", counts=counts)
-    assert read_manifest(tmp_path) == manifest == StoreManifest.from_json(manifest.to_json())
-    assert read_manifest(tmp_path).fingerprint() == manifest.fingerprint()
-    assert list(manifest.sources) == ["a", "b"]
-    assert (manifest.sources["a"].items(), manifest.sources["a"].items("validation")) == (4, 2)
-    assert (manifest.sources["b"].items(), manifest.sources["b"].items("validation")) == (3, 0)
-    assert manifest.languages == manifest.sources["a"].languages == ("de", "en")
-    other = write_manifest(tmp_path, shards[::-1], text_fingerprint="text", token_type="uint16", counts=counts)
-    assert other.fingerprint() == manifest.fingerprint()  # whatever order the shards came in
-
-
-def test_a_shard_without_items_is_left_out_of_the_manifest(tmp_path):
-    shards = [write_shard(tmp_path, "s", "train", n, [item(n)] * (1 - n), "uint16") for n in range(2)]
-    store = committed(tmp_path, shards)
-    assert [shard.file for shard in store.manifest.sources["s"].shards["train"]] == ["s/train-00000.arrow"]
-    store.verify()
-
-
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.integers(0, 31), max_size=40), language=st.sampled_from(["de", "en"]))
-def test_any_rows_in_any_order_are_what_was_written(three_shards, rows, language):
+def test_any_rows_are_read_as_written(three_shards, rows, language):
     store, items = three_shards
     assert len(items) == store.manifest.sources["s"].items() == 14 + 10 + 8
     wanted = [items[row] for row in rows]
@@ -135,14 +101,14 @@ def test_any_rows_in_any_order_are_what_was_written(three_shards, rows, language
         ]
 
 
-def test_a_language_that_some_items_lack_is_read_for_those_that_have_it(three_shards):
+def test_language_that_some_items_lack_is_read_for_the_others(three_shards):
     store, items = three_shards
     rows = np.array([row for row, one in enumerate(items) if "fr" in one.questions])
     assert 0 < len(rows) < len(items)
     assert sequences(*store.take("s", "passage", "fr", rows)) == [items[r].passages["fr"].tolist() for r in rows]
 
 
-def test_splits_are_counted_apart(tmp_path):
+def test_rows_are_counted_by_split(tmp_path):
     shards = [
         write_shard(tmp_path, "s", "train", 0, [item(1), item(2)], "uint16"),
         write_shard(tmp_path, "s", "validation", 0, [item(3)], "uint16"),
@@ -153,7 +119,7 @@ def test_splits_are_counted_apart(tmp_path):
     assert sequences(*store.take("s", "question", "en", np.array([0]), "validation")) == [[3, 200]]
 
 
-def test_a_large_vocabulary_takes_four_bytes_a_token_and_reads_the_same(tmp_path):
+def test_large_vocabulary_takes_four_bytes_per_token(tmp_path):
     def sized(kind: str, first: int) -> tuple[int, list[list[int]]]:
         ids = np.arange(first, first + 10_000, dtype=kind)
         one = TokenItem("x", {"de": ids}, {"de": ids[:2]}, {})
@@ -168,26 +134,7 @@ def test_a_large_vocabulary_takes_four_bytes_a_token_and_reads_the_same(tmp_path
     assert abs(large - small - 2 * 10_000) < 1000
 
 
-def test_a_folder_without_manifest_is_no_store(tmp_path):
-    write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")
-    with pytest.raises(StoreError, match=r"holds no complete store \(no manifest\.json\); run `hbt prepare` first"):
-        TokenStore.open(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "sources": []}'])
-def test_a_torn_manifest_is_told(tmp_path, text):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(StoreError, match="prepare"):
-        TokenStore.open(tmp_path)
-
-
-def test_a_store_of_another_version_is_told(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"format": 0}')
-    with pytest.raises(StoreError, match="written by another version of hbt_ray; prepare it again"):
-        TokenStore.open(tmp_path)
-
-
-def test_a_store_made_with_another_tokenizer_is_refused_by_name(tmp_path):
+def test_store_of_another_tokenizer_is_refused(tmp_path):
     committed(tmp_path, [write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")])
     TokenStore.open(tmp_path, "text")
     with pytest.raises(StoreError) as told:
@@ -196,7 +143,7 @@ def test_a_store_made_with_another_tokenizer_is_refused_by_name(tmp_path):
     assert "(text, this run has other)" in str(told.value)
 
 
-def test_one_flipped_bit_is_found_before_its_shard_is_read_and_the_shard_is_named(tmp_path):
+def test_flipped_bit_is_found_before_the_shard_is_read(tmp_path):
     shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(3)]
     store = committed(tmp_path, shards)
     store.verify()
@@ -211,7 +158,7 @@ def test_one_flipped_bit_is_found_before_its_shard_is_read_and_the_shard_is_name
         store.verify()
 
 
-def test_shards_that_were_let_go_are_mapped_again(tmp_path, monkeypatch):
+def test_released_shards_are_mapped_again(tmp_path, monkeypatch):
     shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(5)]
     store = committed(tmp_path, shards)
     rows = np.array([4, 0, 3, 0, 1, 2, 4])
@@ -226,7 +173,7 @@ def test_shards_that_were_let_go_are_mapped_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bytes_left", [0, 5, 300, -1], ids=lambda n: f"{n} bytes")
-def test_a_truncated_shard_is_told_where_it_is_read_and_by_verify(tmp_path, bytes_left):
+def test_truncated_shard_is_found_by_take_and_verify(tmp_path, bytes_left):
     shard = write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(50)], "uint16")
     store = committed(tmp_path, [shard])
     path = tmp_path / shard.file
@@ -237,7 +184,7 @@ def test_a_truncated_shard_is_told_where_it_is_read_and_by_verify(tmp_path, byte
         store.verify()
 
 
-def test_a_missing_shard_is_told(tmp_path):
+def test_missing_shard_is_found_by_take_and_verify(tmp_path):
     shard = write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")
     store = committed(tmp_path, [shard])
     (tmp_path / shard.file).unlink()
@@ -247,7 +194,7 @@ def test_a_missing_shard_is_told(tmp_path):
         store.verify()
 
 
-def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left_of_the_shard(tmp_path):
+def test_full_disk_is_an_error_and_leaves_no_shard(tmp_path):
     sentence = r"shard s/train-00000\.arrow cannot be written to .*; make room"
     with no_file_above(1000), pytest.raises(StoreError, match=sentence):
         write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(100)], "uint16")
@@ -260,7 +207,7 @@ UNSAFE = ["../x", "..", "/etc/x", "a/b", "a\\b", ".hidden", "a\x00b", "", "con c
 
 
 @pytest.mark.parametrize("source", [*UNSAFE, "manifest.json", "rejects.jsonl", "n" * 300])
-def test_a_source_of_any_name_has_a_folder_of_its_own_inside_the_store(tmp_path, source):
+def test_source_of_any_name_has_a_folder_inside_the_store(tmp_path, source):
     folder = tmp_path / "store"
     shards = [write_shard(folder, name, "train", 0, [item(n)], "uint16") for n, name in enumerate([source, "x", "a_b"])]
     store = committed(folder, shards)
@@ -271,6 +218,6 @@ def test_a_source_of_any_name_has_a_folder_of_its_own_inside_the_store(tmp_path,
     assert store.item_ids(source, np.array([0])) == ["item-000"]
 
 
-def test_names_that_are_made_safe_stay_apart(tmp_path):
+def test_unsafe_names_have_distinct_folders(tmp_path):
     files = {write_shard(tmp_path, name, "train", 0, [], "uint16").file for name in (*UNSAFE, "a_b", "_x", "source")}
     assert len(files) == len(UNSAFE) + 3

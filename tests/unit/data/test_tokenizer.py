@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import PreTrainedTokenizerFast
 
 from hbt_ray.config import ModelConfig, TextConfig
-from hbt_ray.data.token_store import TextField
+from hbt_ray.data.manifest import TextField
 from hbt_ray.data.tokenizer import CHARS_PER_TOKEN, SPECIAL_TOKENS, PairTokenizer, load_tokenizer, train_tokenizer
 from hbt_ray.errors import ConfigError
 from tests.helpers import tiny_corpus
@@ -39,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     max_tokens=st.integers(4, 24),
 )
 @pytest.mark.parametrize("side", ["question", "passage"])
-def test_tokens_are_those_of_the_transformers_tokenizer(
+def test_tokens_equal_those_of_the_transformers_tokenizer(
     tokenizer: PreTrainedTokenizerFast, side: TextField, texts, prefix, max_tokens
 ):
     if side == "question":
@@ -90,7 +90,7 @@ LONG_TEXTS = st.lists(st.tuples(WORDS, BLANKS), min_size=1, max_size=30).map(lam
 @pytest.mark.parametrize("kind", ["own", "bert", "blanks are tokens", "blanks are joined", "bytes"])
 @pytest.mark.parametrize("chars_per_token", [1, CHARS_PER_TOKEN])  # by 1 most heads are too short
 @given(texts=st.lists(LONG_TEXTS, max_size=4), max_tokens=st.integers(4, 12))
-def test_a_long_text_has_the_tokens_of_the_whole_text_cut(kinds, kind, chars_per_token, texts, max_tokens):
+def test_long_text_has_the_truncated_tokens_of_the_whole_text(kinds, kind, chars_per_token, texts, max_tokens):
     own = PairTokenizer(kinds[kind], TextConfig(query_prefix="q: ", max_query_tokens=max_tokens))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hbt_ray.data.tokenizer.CHARS_PER_TOKEN", chars_per_token)
@@ -100,7 +100,7 @@ def test_a_long_text_has_the_tokens_of_the_whole_text_cut(kinds, kind, chars_per
     assert [ids.tolist() for ids in encoded] == cut
 
 
-def test_a_head_ends_with_a_word_where_words_are_tokenized_alone_and_else_is_the_whole(kinds):
+def test_head_ends_with_a_word_if_words_are_tokenized_separately(kinds):
     heads = {kind: PairTokenizer(kinds[kind], TextConfig())._head("one two  three four", 5) for kind in kinds}
     assert heads.pop("bytes") == "one two  three four"
     assert set(heads.values()) == {"one two"}
@@ -110,14 +110,14 @@ def test_a_head_ends_with_a_word_where_words_are_tokenized_alone_and_else_is_the
     assert own._head("one  two three", 4) == "one  two"  # its tokens may tell two blanks from one
 
 
-def test_a_text_begins_and_ends_with_its_special_tokens_even_where_it_is_cut(tokenizer):
+def test_truncated_text_has_its_special_tokens(tokenizer):
     own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=6))
     [ids] = own.encode([" ".join(TEXTS)], "question")
     assert len(ids) == 6
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
 
 
-def test_a_call_for_one_side_leaves_the_other_as_it_was(tokenizer):
+def test_lengths_of_questions_and_passages_are_independent(tokenizer):
     own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=4, max_passage_tokens=12))
     text = " ".join(TEXTS)
     lengths = [len(own.encode([text], side)[0]) for side in ("question", "passage", "question", "passage")]
@@ -134,16 +134,16 @@ def test_a_call_for_one_side_leaves_the_other_as_it_was(tokenizer):
     ],
     ids=["query prefix", "passage prefix", "query length", "passage length"],
 )
-def test_the_fingerprint_changes_with_the_text_settings(tokenizer, other):
+def test_fingerprint_changes_with_the_text_settings(tokenizer, other):
     assert PairTokenizer(tokenizer, TextConfig()).fingerprint() != PairTokenizer(tokenizer, other).fingerprint()
 
 
-def test_the_fingerprint_changes_with_the_tokenizer(tokenizer):
+def test_fingerprint_changes_with_the_tokenizer(tokenizer):
     other = train_tokenizer(TEXTS[:3], 400)
     assert PairTokenizer(tokenizer, TextConfig()).fingerprint() != PairTokenizer(other, TextConfig()).fingerprint()
 
 
-def test_the_fingerprint_does_not_change_with_earlier_calls():
+def test_fingerprint_does_not_change_with_earlier_calls():
     fresh = train_tokenizer(TEXTS, 400)
     before = PairTokenizer(fresh, TextConfig())
     found = before.fingerprint()
@@ -152,19 +152,19 @@ def test_the_fingerprint_does_not_change_with_earlier_calls():
     assert before.fingerprint() == PairTokenizer(fresh, TextConfig()).fingerprint() == found
 
 
-def test_a_tokenizer_trained_twice_is_the_same_one():
+def test_training_a_tokenizer_is_deterministic():
     texts = [tiny_corpus.passage(x, i) for x in tiny_corpus.LANGUAGES for i in range(40)] + TEXTS
     one, other = train_tokenizer(texts, 500), train_tokenizer(iter(texts), 500)
     assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
     assert len(one) <= 500
 
 
-def test_pieces_join_the_letters_of_frequent_words(tokenizer):
+def test_frequent_words_are_one_token(tokenizer):
     assert tokenizer.tokenize("the cat") == ["▁the", "▁cat"]
     assert tokenizer.unk_token_id in tokenizer("Ж§")["input_ids"]
 
 
-def test_it_pickles_small_and_says_the_same(tokenizer):
+def test_pair_tokenizer_pickles_small_and_encodes_the_same(tokenizer):
     own = PairTokenizer(tokenizer, tiny_corpus.TEXT)
     own.encode(TEXTS, "question")
     sent = pickle.dumps(own)
@@ -175,7 +175,7 @@ def test_it_pickles_small_and_says_the_same(tokenizer):
         assert np.array_equal(one, other)
 
 
-def test_ids_take_two_bytes_while_the_vocabulary_allows_it(tokenizer):
+def test_ids_take_two_bytes_up_to_65536_tokens(tokenizer):
     own = PairTokenizer(tokenizer, TextConfig())
     assert own.num_tokens == len(tokenizer)
     own.num_tokens = 65_536
@@ -184,19 +184,19 @@ def test_ids_take_two_bytes_while_the_vocabulary_allows_it(tokenizer):
     assert own.token_type == own.encode(["x"], "question")[0].dtype == "int32"
 
 
-def test_a_saved_tokenizer_is_loaded_with_its_fingerprint(tokenizer, tmp_path):
+def test_saved_tokenizer_is_loaded_with_its_fingerprint(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(ModelConfig(path=str(tmp_path)))
     assert PairTokenizer(loaded, TextConfig()).fingerprint() == PairTokenizer(tokenizer, TextConfig()).fingerprint()
 
 
-def test_the_tokenizer_of_a_sentence_transformers_folder_is_that_of_its_first_module(tmp_path):
+def test_tokenizer_of_a_sentence_transformers_folder_is_loaded(tmp_path):
     tiny_corpus.make_encoder(tmp_path / "encoder")
     loaded = load_tokenizer(ModelConfig(path=str(tmp_path / "encoder")))
     assert PairTokenizer(loaded, tiny_corpus.TEXT).fingerprint() == tiny_corpus.tokenization().fingerprint()
 
 
-def test_a_folder_without_tokenizer_is_told_with_the_way_out(tmp_path):
+def test_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no tokenizer .*write the folder of a saved model") as told:
         load_tokenizer(ModelConfig(path=str(tmp_path)))
     assert "\n" not in str(told.value)

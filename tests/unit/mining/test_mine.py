@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from hbt_ray import mining
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.data.corpora import list_shards, read_shard
-from hbt_ray.data.prepare import assign_shards, assign_split, make_shard, read_rows
+from hbt_ray.data.manifest import write_manifest
+from hbt_ray.data.prepare import assign_shards, assign_split, make_shard
+from hbt_ray.data.row_tables import read_rows
 from hbt_ray.data.text_normalization import normalize_for_matching
-from hbt_ray.data.token_store import TokenStore, write_manifest
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, UserError
 from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine
 from hbt_ray.sampling.collate import build_batch

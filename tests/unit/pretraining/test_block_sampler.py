@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import PretrainConfig
-from hbt_ray.data.token_store import StoreManifest, TokenItem, TokenStore, write_manifest, write_shard
+from hbt_ray.data.manifest import StoreManifest, write_manifest
+from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
 from hbt_ray.errors import ConfigError, StoreError
 from hbt_ray.pretraining.batch import TokenBlockBatch
 from hbt_ray.pretraining.block_sampler import TextBlockSampler

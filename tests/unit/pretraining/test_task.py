@@ -290,7 +290,7 @@ def test_a_language_subset_starts_from_the_tokenizer_and_weights_of_all(stores, 
     assert files == other_files
     assert head.keys() == other_head.keys()
     assert all(torch.equal(weight, other_head[name]) for name, weight in head.items())
-    assert config.preparing == tiny_corpus.pretrain_config().preparing  # so the store is the same
+    assert config.prepare_inputs == tiny_corpus.pretrain_config().prepare_inputs  # so the store is the same
 
 
 # Refusals

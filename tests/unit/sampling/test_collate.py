@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import MixConfig, build_config
-from hbt_ray.data.token_store import Split, TokenStore, WrittenShard, write_manifest, write_shard
+from hbt_ray.data.manifest import Split, WrittenShard, write_manifest
+from hbt_ray.data.token_store import TokenStore, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch

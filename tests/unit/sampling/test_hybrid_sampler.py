@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import AlphaSchedule, MixConfig
-from hbt_ray.data.token_store import Group, ShardInfo, Source, StoreManifest
+from hbt_ray.data.manifest import Group, ShardInfo, Source, StoreManifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling import HybridBatchSampler, monolingual_probability, rank_slice
 

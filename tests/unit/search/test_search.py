@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hbt_ray.config import RunConfig, build_config, load_config
-from hbt_ray.data.token_store import TokenStore, write_manifest, write_shard
+from hbt_ray.data.manifest import write_manifest
+from hbt_ray.data.token_store import TokenStore, write_shard
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.evaluation.validation_benchmark import build_validation_benchmark
 from hbt_ray.search.candidates import Candidate, points_of

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hbt_ray.config import CONFIGS, EvaluateConfig
-from hbt_ray.data.token_store import Group, ShardInfo, Source, StoreManifest
+from hbt_ray.data.manifest import Group, ShardInfo, Source, StoreManifest
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.evaluation.evaluator import evaluate_benchmark

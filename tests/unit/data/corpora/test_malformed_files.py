@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.prepare import ROWS, read_rows
+from hbt_ray.data.row_tables import ROWS, read_rows
 from hbt_ray.errors import CorpusError
 
 EXAMPLES = 60  # of each property

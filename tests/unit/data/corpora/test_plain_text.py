@@ -11,8 +11,10 @@ import pytest
 
 from hbt_ray.config import CorpusConfig, RunConfig
 from hbt_ray.data.corpora import list_shards, read_shard
-from hbt_ray.data.prepare import assign_shards, find_duplicate_items, make_shard, read_rows, tokenizer_texts
-from hbt_ray.data.token_store import StoreManifest, TokenStore, write_manifest
+from hbt_ray.data.manifest import StoreManifest, write_manifest
+from hbt_ray.data.prepare import assign_shards, make_shard, tokenizer_texts
+from hbt_ray.data.row_tables import find_duplicate_items, read_rows
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import ConfigError, CorpusError
 from hbt_ray.sampling.factory import training_sampler

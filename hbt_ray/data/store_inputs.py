@@ -1,0 +1,81 @@
+"""What determines the content of a token store, its fingerprint, and the tokenizer that it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hbt_ray
+from hbt_ray.config import PrepareInputs
+from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.data.corpora import CorpusShard
+from hbt_ray.data.decontamination import DecontaminationIndex
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
+from hbt_ray.data.types import Benchmark
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER = "tokenizer"  # folder in a store
+
+
+def store_fingerprint(
+    inputs: PrepareInputs,
+    shards: Sequence[CorpusShard],
+    evaluation_sets: Sequence[Benchmark],
+    tokenizer_fingerprint: str,
+) -> str:
+    """Return 16 hex digits that name the store of these settings, files and evaluation sets."""
+    described = {
+        "version": hbt_ray.__version__,
+        "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
+        "prepare": inputs.prepare.model_dump(mode="json"),
+        "files": [file_states(Path(shard.location)) for shard in shards],
+        "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
+        "tokenizer": tokenizer_fingerprint,
+        "text": inputs.text.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_states(path: Path) -> list[tuple[str, int, int]]:
+    """Return (path, size in bytes, modification time in ns) of a file, or of each file in a folder.
+
+    A path of neither, such as the name of a data set on the hub, has size and time 0.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states] or [(str(path), 0, 0)]
+
+
+def load_evaluation_sets(inputs: PrepareInputs) -> list[Benchmark]:
+    """Read the benchmarks that the store must not contain. Raise CorpusError if one cannot be read."""
+    options = ReadOptions(split=inputs.evaluation_split)
+    return [load_benchmark(name, folder, options) for name, folder in inputs.evaluation_sets]
+
+
+def index_evaluation_sets(evaluation_sets: Sequence[Benchmark], threshold: float) -> DecontaminationIndex | None:
+    """Index the texts that the store must not contain; None if there are none."""
+    texts = [text for benchmark in evaluation_sets for text in benchmark.texts]
+    return DecontaminationIndex(texts, threshold) if texts else None
+
+
+def store_tokenizer(store: Path, inputs: PrepareInputs) -> PreTrainedTokenizerFast:
+    """Load the tokenizer that a store was made with.
+
+    Raises:
+        StoreError: the store was made with another tokenizer or other text settings than the inputs'.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = (
+        load_tokenizer(inputs.model)
+        if inputs.model.path is not None
+        else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
+    )
+    TokenStore.open(store, PairTokenizer(tokenizer, inputs.text).fingerprint())
+    return tokenizer

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+
+from hbt_ray.config import CorpusConfig, PrepareConfig, PretrainRunConfig, RunConfig, load_config
+from hbt_ray.data.store_inputs import store_fingerprint
+from hbt_ray.data.types import Benchmark, Passage
+from tests.helpers.row_tables import record, write_corpus
+
+
+def test_fingerprints_of_small_configurations_are_unchanged(monkeypatch):
+    monkeypatch.setattr("hbt_ray.__version__", "0.1.0")
+    corpora = (CorpusConfig(format="jsonl", name="c", path="c"),)
+    prepare = PrepareConfig(evaluation_sets={"xquad-r": "x"})
+    benchmark = Benchmark("b", [], [Passage("1", "en", "one")], {})
+    training = RunConfig(corpora=corpora, prepare=prepare).prepare_inputs
+    pretraining = PretrainRunConfig(corpora=corpora, prepare=prepare).prepare_inputs
+    assert store_fingerprint(training, [], [benchmark], "tokenizer") == "6a2c38f2c4dc4d2a"
+    assert store_fingerprint(pretraining, [], [benchmark], "tokenizer") == "cc362b8674d63958"
+    assert training.evaluation_sets == pretraining.evaluation_sets == (("xquad-r", "x"),)
+
+
+def test_evaluation_sets_are_those_of_both_sections_but_embedded():
+    config = load_config(
+        None,
+        ["evaluate.benchmarks.xquad-r=a", "evaluate.benchmarks.embedded=null", "prepare.evaluation_sets.squad=b"],
+    )
+    assert sorted(config.prepare_inputs.evaluation_sets) == [("squad", "b"), ("xquad-r", "a")]
+
+
+def test_fingerprint_changes_with_each_input_and_nothing_else(tmp_path):
+    shards = write_corpus(tmp_path / "c", {"de": [record(0, "de")], "en": [record(0, "en")]})
+    benchmark = Benchmark("b", [], [Passage("1", "en", "one")], {})
+    name = store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "tokenizer")
+
+    def named(*overrides: str) -> str:
+        return store_fingerprint(load_config(None, overrides).prepare_inputs, shards, [benchmark], "tokenizer")
+
+    assert named() == name
+    assert named("alpha=0.1", "seed=7", "name=x", "steps=3", "run_depth=3") == name
+    other = Benchmark("b", [], [Passage("1", "en", "two")], {})
+    changed = [
+        named("items_per_shard=5"),
+        named("query_prefix=q"),
+        named("corpora=[{format: jsonl, path: x}]"),
+        store_fingerprint(RunConfig().prepare_inputs, shards[:1], [benchmark], "tokenizer"),
+        store_fingerprint(RunConfig().prepare_inputs, shards, [other], "tokenizer"),
+        store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "another"),
+    ]
+    os.utime(tmp_path / "c/de.jsonl", ns=(0, 0))
+    changed.append(store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "tokenizer"))
+    assert len({name, *changed}) == 8
