@@ -144,7 +144,7 @@ def write_manifest(
     token_type: str,
     counts: Mapping[str, SourceCounts] | None = None,
 ) -> StoreManifest:
-    """Number the groups of each source and write the manifest, which makes the folder a store."""
+    """Write the manifest, which makes the folder a store. The groups of each source are numbered."""
     ordered = sorted(shards, key=lambda shard: (shard.source, shard.split, shard.number))
     names = sorted({shard.source for shard in ordered})
     sources = {name: _source_of([shard for shard in ordered if shard.source == name]) for name in names}

@@ -1,4 +1,7 @@
-"""Random numbers and permutations addressed by index: nothing is drawn in order, nothing is kept."""
+"""Counter-based random numbers and permutations: functions of a key and an index, without state.
+
+numpy's Philox is counter-based, too, but needs a generator object for each index.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,17 @@ from enum import StrEnum
 
 import numpy as np
 
-ROUNDS = 6
-WINDOW = 65536  # places are permuted inside windows of this many neighbours, so that reading stays local
+ROUNDS = 6  # of the Feistel network
+WINDOW = 65536  # indices are permuted within windows of this size, so that reading stays local
 
 
 class Salt(StrEnum):
     """Name every random stream, so that two that begin with one seed differ.
 
     These strings are data: changing one changes every batch, mask and weight that is drawn with it. A value is never
-    renamed; a member may be. Streams are salted as well by what users write and stores hold, which is no member of its
-    own: languages, the names of sources and settings, the splits ("train", "validation"), the kinds of batches
-    ("monolingual", "cross-lingual", "mixed", "one-to-k"), and the sides of a store ("question", "passage"), with which
-    the keys of equal texts are told apart when negatives are mined.
+    renamed; a member may be. Streams have other salts as well, which are no members: languages, names of sources and
+    settings, splits ("train", "validation"), kinds of batches ("monolingual", "cross-lingual", "mixed", "one-to-k"),
+    and the text fields of a store ("question", "passage"), which distinguish the keys of equal texts in mining.
     """
 
     # Shuffling
@@ -55,13 +57,13 @@ class Salt(StrEnum):
 
 
 def stable_hash64(*parts: object) -> int:
-    """A 64-bit key from names and numbers, the same on every machine."""
+    """Return a 64-bit hash of names and numbers, the same on every machine."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014), elementwise on uint64."""
+    """Compute the finalizer of SplitMix64 (Steele, Lea, Flood 2014), elementwise on uint64."""
     values = values.astype(np.uint64, copy=True)
     values ^= values >> _30
     values *= _FIRST
@@ -76,24 +78,26 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def random_bits(key: int, index: np.ndarray) -> np.ndarray:
-    """The 64 random bits that stand at each place of the endless sequence named by `key`."""
+    """Return the 64 random bits at each index of the infinite sequence named by `key`: (N,) -> (N,) uint64."""
     steps = (index.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     return mix(mix(steps + np.uint64(key)))
 
 
 def random_uniforms(key: int, index: np.ndarray) -> np.ndarray:
-    """Uniform numbers in [0, 1), likewise; float64 with 53 random bits."""
+    """Return uniform numbers in [0, 1) at each index: (N,) -> (N,) float64 with 53 random bits."""
     return (random_bits(key, index) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def random_permutation_at(index: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a random permutation of range(size) sends each index.
+    """Evaluate a random permutation of range(size) at each index.
 
-    A Feistel network over the next power of four, walked until the value falls inside the range
-    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Costs the same for any size.
+    A Feistel network over the next power of four is applied until the value is in the range: cycle walking
+    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). The cost does not depend on the size.
 
     Args:
         index: (N,) integers in range(size).
+        size: of the range.
+        key: names the permutation.
 
     Returns:
         (N,) int64, distinct where the indices are.
@@ -107,30 +111,33 @@ def random_permutation_at(index: np.ndarray, size: int, key: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def windowed_shuffle_at(places: np.ndarray, size: int, key: int) -> np.ndarray:
-    """What stands at some places of a random order of range(size) in which neighbours stay near: (N,) -> (N,) int64.
+def windowed_shuffle_at(positions: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Evaluate a locality-preserving random permutation of range(size) at some positions: (N,) -> (N,) int64.
 
-    The range is turned by a random amount and cut in windows of neighbours; windows come in random order (the short
-    one, if any, at a random place among them), and what they hold in random order inside its window.
+    1. Cut the range into windows of WINDOW indices; the last may be shorter.
+    2. Permute the full windows, and insert the short one at a random position among them.
+    3. Permute the indices within each window.
+    4. Rotate the values by a random amount.
     """
     num_full, short = divmod(size, WINDOW)
     short_start = int(stable_hash64(key, Salt.SHORT_WINDOW) % (num_full + 1)) * WINDOW
-    in_short = (places >= short_start) & (places < short_start + short)
-    after_short = places >= short_start + short
-    full_places = places - np.where(after_short, short, 0)
-    found = np.empty(len(places), np.int64)
-    windows = np.full(len(places), num_full)
+    in_short = (positions >= short_start) & (positions < short_start + short)
+    after_short = positions >= short_start + short
+    full_positions = positions - np.where(after_short, short, 0)
+    values = np.empty(len(positions), np.int64)
+    windows = np.full(len(positions), num_full)
     if num_full:
-        turns, which = np.unique(full_places[~in_short] // WINDOW, return_inverse=True)
-        windows[~in_short] = random_permutation_at(turns, num_full, stable_hash64(key, Salt.WINDOW_ORDER))[which]
-    within = np.where(in_short, places - short_start, full_places % WINDOW)
+        window_positions, inverse = np.unique(full_positions[~in_short] // WINDOW, return_inverse=True)
+        permuted = random_permutation_at(window_positions, num_full, stable_hash64(key, Salt.WINDOW_ORDER))
+        windows[~in_short] = permuted[inverse]
+    within = np.where(in_short, positions - short_start, full_positions % WINDOW)
     for window in np.unique(windows):
-        mine = windows == window
+        in_window = windows == window
         window_size = short if window == num_full else WINDOW
-        found[mine] = window * WINDOW + random_permutation_at(
-            within[mine], window_size, stable_hash64(key, Salt.WITHIN_WINDOW, window)
+        values[in_window] = window * WINDOW + random_permutation_at(
+            within[in_window], window_size, stable_hash64(key, Salt.WITHIN_WINDOW, window)
         )
-    return (found + stable_hash64(key, Salt.ROTATION) % size) % size
+    return (values + stable_hash64(key, Salt.ROTATION) % size) % size
 
 
 def _feistel(values: np.ndarray, half_bits: int, key: int) -> np.ndarray:

@@ -6,19 +6,21 @@ import ctypes
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Has the C library keep what is freed for the next allocation, rather than give it back to the system.
+    """Configure malloc to keep freed memory for later allocations instead of returning it to the system.
 
-    A training step frees and allocates the same large tensors over and over; given back, each of their pages is
-    handed out, cleared and mapped anew. The process holds its peak from then on, which it would reach again anyway.
+    Each training step frees and allocates the same large tensors. The system would clear and map the pages of returned
+    memory again. The process keeps its peak memory from then on, which it would reach again in the next step.
 
     Returns:
-        Whether it could be told so: glibc can, others decide for themselves.
+        Whether it is configured: glibc's malloc can be, others cannot.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -27,11 +29,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def run_in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_in_subprocess(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
     """Run a function in a new process and return its result, or raise its exception.
 
     The process is spawned, so it shares neither memory nor threads with its caller; the function must be importable
     by name.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(function, *arguments).result()
+        return processes.submit(function, *arguments, **options).result()

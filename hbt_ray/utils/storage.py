@@ -1,4 +1,8 @@
-"""Folders in a file system or an object store, through one interface."""
+"""Paths in a file system or an object store, through one interface.
+
+Based on pyarrow.fs, which reads S3 and Google Cloud Storage itself and which Ray Train uses for the same folders.
+universal_pathlib would need s3fs and gcsfs as well, and its paths accept credentials in the URI.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +19,37 @@ import pyarrow.fs as pafs
 from hbt_ray.errors import ConfigError, StorageError
 from hbt_ray.utils.atomic_write import atomic_write_text
 
-REMOTE = ("s3://", "gs://")
-SETTINGS = {"endpoint_override", "region", "scheme"}  # of an S3 store
+_REMOTE = ("s3://", "gs://")
+_SETTINGS = {"endpoint_override", "region", "scheme"}  # of an S3 store
 
 
 @dataclass(frozen=True, slots=True)
 class StoragePath:
     """A folder, or a file in one: an absolute path, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
 
-    An S3 store other than Amazon's is named behind it: `?endpoint_override=HOST:PORT&scheme=https&region=REGION`.
+    An S3 store other than Amazon's is named by a query: `?endpoint_override=HOST:PORT&scheme=https&region=REGION`.
 
-    A plain value, to be handed to other processes. Credentials come from where the store's own tools look for them.
-    Every method raises StorageError, with the place, when the storage fails.
+    A path pickles as a plain value. Credentials are read from the environment or the files of the store's client.
+    Every method raises StorageError with the path if the storage fails.
     """
 
     path: str
     query: str = ""  # of the URI of an object store
 
     @staticmethod
-    def of(place: str | Path) -> StoragePath:
-        """Raises ConfigError for a URI that is neither a path nor of a known store."""
-        text = str(place)
-        if text.startswith(REMOTE):
+    def of(location: str | Path) -> StoragePath:
+        """Parse a path or URI. Raise ConfigError if the store or a setting is unknown, or if it has credentials."""
+        text = str(location)
+        if text.startswith(_REMOTE):
             path, _, query = text.partition("?")
             if "@" in path:
                 raise ConfigError(
                     "credentials do not belong in the storage's URI; "
                     "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the store's own files"
                 )
-            unknown = sorted(dict(urllib.parse.parse_qsl(query)).keys() - SETTINGS)
+            unknown = sorted(dict(urllib.parse.parse_qsl(query)).keys() - _SETTINGS)
             if unknown:
-                raise ConfigError(f"storage has no setting {unknown[0]!r}; there are {', '.join(sorted(SETTINGS))}")
+                raise ConfigError(f"storage has no setting {unknown[0]!r}; there are {', '.join(sorted(_SETTINGS))}")
             return StoragePath(path.rstrip("/"), query)
         if "://" in text:
             raise ConfigError(f"{text.partition('://')[0]}:// is no storage; write a folder, s3://... or gs://...")
@@ -59,87 +63,93 @@ class StoragePath:
 
     @property
     def local(self) -> Path | None:
-        """The path on this machine; None in an object store."""
-        return None if self.path.startswith(REMOTE) else Path(self.path)
+        """The path in the local file system; None in an object store."""
+        return None if self.path.startswith(_REMOTE) else Path(self.path)
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """Arrow's file system, and the path in it."""
+        """Return Arrow's file system, and the path in it."""
         if self.local:
             return pafs.LocalFileSystem(), self.path
-        with self._told("open"):
+        with self._storage_errors("open"):
             if not self.path.startswith("s3://"):
                 return pafs.FileSystem.from_uri(self.path)
             settings = dict(urllib.parse.parse_qsl(self.query))  # region, scheme, endpoint_override
-            # A store that is unreachable should be told of in seconds.
+            # An unreachable store should be reported within seconds.
             return pafs.S3FileSystem(connect_timeout=10, request_timeout=60, **settings), self.path[len("s3://") :]
 
     def names(self) -> list[str]:
-        """What stands in this folder, sorted; nothing where there is no such folder."""
+        """Return the names of the files and folders in this folder, sorted; none if it does not exist."""
         filesystem, path = self.arrow()
-        with self._told("list"):
+        with self._storage_errors("list"):
             found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found)
 
     def exists(self) -> bool:
+        """Return whether there is such a file or folder."""
         filesystem, path = self.arrow()
-        with self._told("look for"):
+        with self._storage_errors("look for"):
             return filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
     def read_text(self) -> str:
+        """Read a UTF-8 file."""
         filesystem, path = self.arrow()
-        with self._told("read"), filesystem.open_input_stream(path) as stream:
+        with self._storage_errors("read"), filesystem.open_input_stream(path) as stream:
             return stream.read().decode()
 
     def write_text(self, text: str) -> None:
-        """Writes a file that is there whole or not at all."""
+        """Write a UTF-8 file; it exists complete or not at all."""
         filesystem, path = self.arrow()
-        with self._told("write"):
+        with self._storage_errors("write"):
             if self.local:
                 self.local.parent.mkdir(parents=True, exist_ok=True)
                 atomic_write_text(self.local, text)
                 return
-            with filesystem.open_output_stream(path) as stream:  # an object appears when it is closed
+            with filesystem.open_output_stream(path) as stream:  # an object exists once its stream is closed
                 stream.write(text.encode())
 
     def upload(self, folder: Path, *, last: str) -> None:
-        """Copies a folder's files here, `last` after all others."""
+        """Copy the files of a local folder into this folder, the file named `last` after all others."""
         filesystem, path = self.arrow()
         files = sorted((file for file in folder.iterdir()), key=lambda file: (file.name == last, file.name))
-        with self._told("write"):
+        with self._storage_errors("write"):
             filesystem.create_dir(path)
             for file in files:
                 with file.open("rb") as source, filesystem.open_output_stream(f"{path}/{file.name}") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
 
     def download(self, folder: Path) -> None:
-        """Copies the files of this folder into one of this machine."""
+        """Copy the files of this folder into a local one."""
         filesystem, path = self.arrow()
         folder.mkdir(parents=True, exist_ok=True)
         for name in self.names():
             file = f"{path}/{name}"
-            with self._told("read"), filesystem.open_input_stream(file) as source, (folder / name).open("wb") as target:
+            with (
+                self._storage_errors("read"),
+                filesystem.open_input_stream(file) as source,
+                (folder / name).open("wb") as target,
+            ):
                 shutil.copyfileobj(source, target, 1 << 20)
 
     def delete(self) -> None:
-        """Deletes a folder or a file, if it is there."""
+        """Delete a folder or a file, if it exists."""
         filesystem, path = self.arrow()
-        with self._told("delete"), contextlib.suppress(FileNotFoundError):
-            kind = filesystem.get_file_info(path).type
-            if kind == pafs.FileType.Directory:
+        with self._storage_errors("delete"), contextlib.suppress(FileNotFoundError):
+            file_type = filesystem.get_file_info(path).type
+            if file_type == pafs.FileType.Directory:
                 filesystem.delete_dir(path)
-            elif kind == pafs.FileType.File:
+            elif file_type == pafs.FileType.File:
                 filesystem.delete_file(path)
 
     @contextlib.contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _storage_errors(self, action: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # Arrow's own errors are one or the other
+        except (OSError, ValueError) as error:  # Arrow's errors are of these classes
             reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:300]
-            raise StorageError(f"cannot {doing} {self} ({reason})") from error
+            raise StorageError(f"cannot {action} {self} ({reason})") from error
 
 
 def file_sha256(path: str | Path) -> str:
-    """The checksum of a file of this machine, in hex digits."""
+    """Return the SHA-256 checksum of a local file, in hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,12 +6,12 @@ from hbt_ray.utils.counter_rng import random_permutation_at, random_uniforms, st
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
-def test_permute_sends_a_range_onto_itself(size, key):
+def test_permutation_maps_a_range_onto_itself(size, key):
     assert sorted(random_permutation_at(np.arange(size), size, key).tolist()) == list(range(size))
 
 
 @given(size=st.integers(1, 10**12), key=st.integers(0, 2**64 - 1), data=st.data())
-def test_permute_of_one_index_is_what_it_is_among_others(size, key, data):
+def test_permutation_of_an_index_does_not_depend_on_the_others(size, key, data):
     index = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
     together = random_permutation_at(index, size, key)
     assert [random_permutation_at(index[i : i + 1], size, key)[0] for i in range(len(index))] == together.tolist()
@@ -20,14 +20,16 @@ def test_permute_of_one_index_is_what_it_is_among_others(size, key, data):
     assert together.max() < size
 
 
-def test_every_place_is_equally_likely_for_an_item():
+def test_every_position_is_equally_likely():
     size, draws = 5, 4000
-    places = [int(random_permutation_at(np.array([0]), size, stable_hash64("draw", draw))[0]) for draw in range(draws)]
+    positions = [
+        int(random_permutation_at(np.array([0]), size, stable_hash64("draw", draw))[0]) for draw in range(draws)
+    ]
     expected, spread = draws / size, (draws * 0.2 * 0.8) ** 0.5
-    assert all(abs(places.count(place) - expected) < 5 * spread for place in range(size))
+    assert all(abs(positions.count(position) - expected) < 5 * spread for position in range(size))
 
 
-def test_uniforms_are_the_same_alone_and_together_and_have_mean_a_half():
+def test_uniforms_depend_on_index_only_and_have_mean_a_half():
     together = random_uniforms(7, np.arange(10_000))
     assert random_uniforms(7, np.array([1234]))[0] == together[1234]
     assert together.min() >= 0
@@ -35,6 +37,6 @@ def test_uniforms_are_the_same_alone_and_together_and_have_mean_a_half():
     assert abs(together.mean() - 0.5) < 5 * (1 / 12 / 10_000) ** 0.5
 
 
-def test_keys_do_not_depend_on_where_one_part_ends_and_the_next_begins():
+def test_hash_distinguishes_where_parts_end():
     assert stable_hash64("a", "bc") != stable_hash64("ab", "c")
     assert stable_hash64("a", 1) == stable_hash64("a", 1)

@@ -1,5 +1,3 @@
-"""What a process does with memory that it frees."""
-
 from __future__ import annotations
 
 import multiprocessing
@@ -15,7 +13,7 @@ TENSOR = 64 * 2**20  # bytes
 
 
 def pages_mapped_again(keep: bool) -> int | None:
-    """Page faults of an allocation as large as one that was freed before; None where the C library cannot be told."""
+    """Page faults of an allocation as large as one that was freed before; None if malloc cannot be configured."""
     if keep and not keep_freed_memory():
         return None
     np.ones(TENSOR, np.int8)
@@ -24,13 +22,13 @@ def pages_mapped_again(keep: bool) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def test_what_is_freed_is_not_mapped_anew():
+def test_freed_memory_is_not_mapped_again():
     def in_fresh_process(keep: bool) -> int | None:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             return process.submit(pages_mapped_again, keep).result()
 
     kept = in_fresh_process(True)
     if kept is None:
-        pytest.skip("the C library cannot be told what to keep")
+        pytest.skip("malloc cannot be configured")
     assert kept < 8  # what the interpreter allocates meanwhile
     assert in_fresh_process(False) >= TENSOR // 2**21  # pages have 4 KiB, or up to 2 MiB where the system has huge ones
