@@ -1,4 +1,4 @@
-"""Processes that train together over gloo."""
+"""Processes that train as ranks of one gloo group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes track at the same time."""
+"""Tracking from several processes at the same time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from hbt_ray.tracking import training_runs
 
 
-def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path):
+def test_concurrent_first_runs_share_one_store(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from hbt_ray.config import build_config;"
         "from hbt_ray.utils.storage import StoragePath; from hbt_ray.tracking import Tracker;"
@@ -20,7 +20,7 @@ def test_runs_that_start_together_in_a_new_folder_share_the_store(tmp_path: Path
     )
     commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in ("a", "b")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
-    # Nothing to read either: MLflow tells of migrations, and of git where it is missing.
+    # They print nothing: MLflow would report migrations, and a missing git.
     assert [process.communicate(timeout=60)[0] for process in started] == [b"", b""]
     runs = training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")
     assert sorted(run.name for run in runs) == ["a", "b"]

@@ -166,7 +166,7 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
 
 
 def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:
-    """Return a search over alpha whose trials take seconds, evaluated on the corpus `others` next to its own."""
+    """Return a search over alpha whose trials take seconds, evaluated on the corpus `others` next to `corpus`."""
     run = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
@@ -185,7 +185,7 @@ def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> Sear
 
 @pytest.fixture(scope="session")
 def search_corpus(tmp_path_factory) -> Path:
-    """As `corpus`, the same for all searches, so that what they leave can be compared."""
+    """Return one corpus for all searches, so that their results can be compared."""
     folder = tmp_path_factory.mktemp("corpora")
     write_corpus(folder, "others", range(1000, 1012))
     write_corpus(folder, "dev", range(2000, 2012))
@@ -197,16 +197,5 @@ def finished_search(cluster, search_corpus) -> FinishedSearch:
     """Run a search over two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
     from hbt_ray.cluster.search.run_search import search
 
-    # Next to the corpus, as the other searches, so that they share a store.
+    # Next to the corpus, as the other searches, so that they share a token store.
     return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")
-
-
-@pytest.fixture
-def one_thread():
-    """One torch thread, as the workers have: more would add in another order and change the last bits of vectors."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

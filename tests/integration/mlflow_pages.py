@@ -1,4 +1,4 @@
-"""MLflow's pages as a person sees them: a server on a store, and Chromium without a window."""
+"""MLflow's pages in a browser: a server on a store, and headless Chromium."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.ports import free_port
 
 CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"  # where Debian's packages put them
 missing = [program for program in (CHROMIUM, CHROMEDRIVER) if shutil.which(program) is None]
-WAIT_S = 20  # for a page to show what it should
+WAIT_S = 20  # for a page to show what a test expects
 Seen = TypeVar("Seen")
 
 
@@ -38,9 +38,9 @@ def served(store: Path, folder: Path) -> Iterator[str]:
     try:
         end = time.monotonic() + 60
         while not _answers(f"{address}/health"):
-            told = (folder / "server.log").read_text(errors="replace")[-2000:]
-            assert server.poll() is None, f"the MLflow server ended:\n{told}"
-            assert time.monotonic() < end, f"the MLflow server did not answer within 60 s:\n{told}"
+            output = (folder / "server.log").read_text(errors="replace")[-2000:]
+            assert server.poll() is None, f"the MLflow server ended:\n{output}"
+            assert time.monotonic() < end, f"the MLflow server did not answer within 60 s:\n{output}"
             time.sleep(0.2)
         yield address
     finally:

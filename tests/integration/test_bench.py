@@ -1,15 +1,15 @@
-"""Every part of the benchmark that needs a cluster, at sizes that end in seconds: checks that it runs, not how fast."""
+"""Parts of the benchmark that need a cluster, at small sizes: each runs; its speed is not checked."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from hbt_ray.bench.registry import BenchSettings, load_part
 from hbt_ray.bench.result import write_results
+from tests.helpers.slow import slow
 
 UNITS = {
     "train_under_ray": "steps/s",
@@ -20,16 +20,11 @@ UNITS = {
 }
 
 
-def _slow(name: str) -> object:
-    reason = "takes a minute: set HBT_SLOW_TESTS"
-    return pytest.param(name, marks=pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason=reason))
+SLOW = [pytest.param(name, marks=slow) for name in ("prepare", "two_workers", "train_under_ray", "start_up")]
 
 
-SLOW = map(_slow, ("two_workers", "train_under_ray", "start_up"))
-
-
-@pytest.mark.parametrize("name", ["prepare", "search", *SLOW])
-def test_part_returns_its_value_and_its_baselines(
+@pytest.mark.parametrize("name", ["search", *SLOW])
+def test_part_returns_its_value_and_its_baseline(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.delenv("HBT_DATA", raising=False)

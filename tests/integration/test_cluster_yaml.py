@@ -1,4 +1,4 @@
-"""`cluster.yaml`: Ray's cluster launcher takes it, it installs what the project pins, and it is closed to the world."""
+"""`cluster.yaml`: valid for Ray's cluster launcher, with the pinned dependencies, and closed to the network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dependencies() -> set[str]:
     return {*project["dependencies"], *project["optional-dependencies"]["lora"]}
 
 
-def test_ray_takes_it():
+def test_cluster_yaml_is_valid_for_ray():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(CLUSTER)
@@ -33,7 +33,7 @@ def test_ray_takes_it():
     assert CLUSTER.keys() <= prepared.keys()
 
 
-def test_it_installs_the_dependencies_of_the_project(dependencies: set[str]):
+def test_setup_installs_the_dependencies_of_the_project(dependencies: set[str]):
     (command,) = (c for c in CLUSTER["setup_commands"] if "uv pip install" in c)
     installed = shlex.split(command.partition("--python")[2])[1:]
     assert set(installed) == dependencies
@@ -41,7 +41,7 @@ def test_it_installs_the_dependencies_of_the_project(dependencies: set[str]):
     assert set(re.findall(r"ray\[[a-z,]+\]==([\d.]+)", TEXT)) == pinned
 
 
-def test_workers_come_only_when_asked_for():
+def test_workers_start_only_on_demand():
     workers = {
         name: kind for name, kind in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]
     }
@@ -50,10 +50,10 @@ def test_workers_come_only_when_asked_for():
     assert sum(kind["max_workers"] for kind in workers.values()) == CLUSTER["max_workers"]
 
 
-def test_nothing_is_open_to_the_world():
+def test_nodes_listen_on_localhost_and_restrict_their_network():
     assert "0.0.0.0" not in TEXT
     assert "::/0" not in TEXT
-    # Without a group of its own, a node gets one by Ray that lets in SSH from everywhere.
+    # Without a security group, Ray gives a node one that admits SSH from everywhere.
     assert all(kind["node_config"]["SecurityGroupIds"] for kind in CLUSTER["available_node_types"].values())
     assert "security_group" not in CLUSTER["provider"]
     hosts = re.findall(r"--(?:dashboard-)?host[= ](\S+)", " ".join(COMMANDS))
@@ -61,7 +61,7 @@ def test_nothing_is_open_to_the_world():
 
 
 @pytest.mark.parametrize("node", ["head", "worker"])
-def test_ray_starts_with_the_token_that_every_node_receives(node: str):
+def test_nodes_start_ray_with_the_shared_token(node: str):
     (start,) = (c for c in CLUSTER[f"{node}_start_ray_commands"] if "ray start" in c)
     assert re.match(r"export RAY_AUTH_MODE=token\b", start)
     assert CLUSTER["file_mounts"] == {"/home/ubuntu/.ray/auth_token": "~/.ray/auth_token"}

@@ -13,7 +13,7 @@ from tests.integration.conftest import tiny_config
 
 
 @pytest.mark.parametrize("sections", [{}, {"mix": {"strategy": "one-to-k"}, "loss": {"consistency": 1.0}}], ids=str)
-def test_feed_yields_each_rank_the_sampler_s_batches_from_any_step(cluster, corpus, tmp_path, sections):
+def test_feed_yields_each_ranks_batches_from_any_step(cluster, corpus, tmp_path, sections):
     config = tiny_config(corpus, **sections)
     job = ContrastiveTask(config, "", benchmark_metrics)
     folder = prepare(config.prepare_inputs, tmp_path / "stores")

@@ -16,7 +16,7 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.jsonl"))}
 
 
-def test_what_tasks_mine_is_what_one_process_mines_and_trains(cluster, corpus, tmp_path, monkeypatch):
+def test_tasks_mine_the_negatives_of_one_process(cluster, corpus, tmp_path, monkeypatch):
     tiny_corpus.make_encoder(tmp_path / "model")
     config = tiny_config(corpus, mine={"negatives": 2}, evaluate={"precision": "fp32"})
     model = str(tmp_path / "model")
@@ -38,7 +38,7 @@ def test_what_tasks_mine_is_what_one_process_mines_and_trains(cluster, corpus, t
     tasks = mine_on_cluster(config, model, tmp_path / "tasks")
     assert files_of(tmp_path / "tasks") == files_of(tmp_path / "one")
 
-    # Nothing is left to do: no cluster is asked.
+    # Everything is mined: the cluster is not queried.
     monkeypatch.setattr("hbt_ray.cluster.mining.node_resources", lambda resource: 1 / 0)
     assert mine_on_cluster(config, model, tmp_path / "tasks") == tasks
     refused = CliRunner().invoke(main, [*command, "negatives=3"])

@@ -1,4 +1,4 @@
-"""MLflow's pages show a search as its users look for it: trials below their search, compared, drawn and registered."""
+"""MLflow's pages of a search: its trials below it, compared, drawn and registered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from tests.helpers.slow import slow
 from tests.integration.mlflow_pages import Pages, chromium, missing, served
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +54,7 @@ def unfold_trials(pages: Pages, trials: set[str]) -> None:
     pages.until(lambda: {run.text for run in pages.all(RUN_NAMES)} >= trials, f"the trials {sorted(trials)}")
 
 
-def test_the_list_of_runs_shows_the_search_with_its_trials_folded_below_it(finished_search, store, pages):
+def test_runs_page_folds_trials_below_their_search(finished_search, store, pages):
     trials = {trial.name for trial in finished_search.trials}
     open_runs(pages, store)
     assert [run.text for run in pages.all(RUN_NAMES)] == ["tiny"]
@@ -65,7 +66,8 @@ def test_the_list_of_runs_shows_the_search_with_its_trials_folded_below_it(finis
     assert all(run.rect["x"] > search.rect["x"] for run in below)
 
 
-def test_compared_trials_are_lines_from_what_was_searched_to_what_was_wanted(finished_search, store, pages):
+@slow
+def test_comparison_page_draws_trials_from_alpha_to_objective(finished_search, store, pages):
     open_runs(pages, store)
     unfold_trials(pages, {trial.name for trial in finished_search.trials})
     for run in pages.all(RUN_NAMES):
@@ -77,7 +79,7 @@ def test_compared_trials_are_lines_from_what_was_searched_to_what_was_wanted(fin
         return {title.text: title for title in pages.all(".pcp-plot .axis-title")}
 
     def drawn() -> int:
-        """Coloured points between the axes, which are grey; the scale of colours stands outside of them."""
+        """Count coloured pixels between the axes, which are grey; the scale of colours is outside of them."""
         left, right = titles()["mix.alpha"].rect, titles()["held-out/mono/map"].rect
         top = int(left["y"] + left["height"]) + 20
         between = (int(left["x"] + left["width"]), top, int(right["x"]), top + 250)
@@ -95,7 +97,8 @@ def test_compared_trials_are_lines_from_what_was_searched_to_what_was_wanted(fin
     np.testing.assert_allclose(shown, expected, rtol=1e-6)
 
 
-def test_the_page_of_the_search_shows_its_figures(finished_search, store, pages):
+@slow
+def test_run_page_of_a_search_shows_its_figures(finished_search, store, pages):
     open_runs(pages, store)
     pages.click(RUN_NAMES, "tiny")
     pages.click("[role='tab']", "Artifacts")
@@ -122,7 +125,7 @@ def test_the_page_of_the_search_shows_its_figures(finished_search, store, pages)
     assert shown.rect["width"] > 600
 
 
-def test_the_page_of_the_registered_model_names_its_best_version(pages):
+def test_model_page_marks_the_best_version(pages):
     pages.open("/models/tiny")
     pages.until(lambda: pages.all("[role='row'] a", "Version 1"), "the version")
     pages.keep("model")

@@ -1,4 +1,4 @@
-"""A whole pretraining on the cluster, gone on with, and an encoder trained from what it leaves."""
+"""A pretraining on the cluster, a second call of it, and a training from its model."""
 
 import json
 
@@ -7,28 +7,33 @@ from mlflow import MlflowClient
 
 from hbt_ray.cluster.pipelines.pretrain import pretrain
 from hbt_ray.cluster.pipelines.train import run
+from hbt_ray.cluster.prepare import prepare
 from hbt_ray.config import PretrainRunConfig, build
 from hbt_ray.errors import ConfigError
+from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.tracking import training_runs
+from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.training.task import ContrastiveTask
 from tests.integration.conftest import LANGUAGES, tiny_config
 
 
 def config_of(corpus, **settings) -> PretrainRunConfig:
-    own = tiny_config(corpus)
+    run_config = tiny_config(corpus)
     loop = {"steps": 20, "block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "learning_rate": 1e-2}
     plain = {
-        "corpora": [one.model_dump() for one in own.corpora],
-        "text": own.text.model_dump(),
-        "model": own.model.model_dump(),
+        "corpora": [one.model_dump() for one in run_config.corpora],
+        "text": run_config.text.model_dump(),
+        "model": run_config.model.model_dump(),
         "prepare": {"validation_share": 0.2},
         "pretrain": {**loop, "precision": "fp32", "checkpoint_every": 5, "threads_per_worker": 1, **settings},
     }
     return build(PretrainRunConfig, plain)
 
 
-def test_pretraining_leaves_a_tracked_run_and_a_model_that_training_begins_with(cluster, corpus, tmp_path):
+def test_pretraining_tracks_a_run_and_writes_a_trainable_model(cluster, corpus, tmp_path):
     out = tmp_path / "runs" / "pretrained"
     finished = pretrain(config_of(corpus, workers=2, evaluate_every=10), out)
     assert finished.held_out == json.loads((out / "perplexity.json").read_text())
@@ -42,16 +47,19 @@ def test_pretraining_leaves_a_tracked_run_and_a_model_that_training_begins_with(
     history = client.get_metric_history(tracked.run_id, "perplexity/de")
     assert [metric.step for metric in sorted(history, key=lambda metric: metric.step)] == [0, 10, 20]
 
-    # Called again, it has ended; the same in one process without Ray comes to the same, but for the order of sums.
+    # Called again, it has ended. One process without Ray gives the same, except for the order of sums.
     assert pretrain(config_of(corpus, workers=2, evaluate_every=10), out).held_out == finished.held_out
-    [store] = [place for place in (tmp_path / "runs" / "stores").iterdir() if (place / "manifest.json").exists()]
+    [store] = [path.parent for path in (tmp_path / "runs" / "stores").glob("*/manifest.json")]
     config = config_of(corpus)
-    alone = pretrain_locally(config, store, run_dir_of(config, tmp_path / "alone"))
-    for language, values in alone.items():
+    local = pretrain_locally(config, store, run_dir_of(config, tmp_path / "local"))
+    for language, values in local.items():
         assert values["before"] == pytest.approx(finished.held_out[language]["before"], rel=1e-5)
         assert values["after"] == pytest.approx(finished.held_out[language]["after"], rel=1e-2)
 
     with pytest.raises(ConfigError, match="holds a pretraining; write another --out"):
         run(tiny_config(corpus), out)
-    trained = run(tiny_config(corpus, model={"path": str(out / "model")}), tmp_path / "runs" / "trained")
-    assert (trained.folder.model / "model.safetensors").exists()
+    config = tiny_config(corpus, model={"path": str(out / "model")}, train={"steps": 2, "checkpoint_every": 2})
+    store = prepare(config, tmp_path / "runs" / "stores")
+    folder = run_dir_of(config, tmp_path / "runs" / "trained")
+    train_locally(ContrastiveTask(config, str(out / "model"), benchmark_metrics), store, folder)
+    assert CheckpointManager(folder.checkpoints).steps() == [2]

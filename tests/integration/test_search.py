@@ -25,6 +25,7 @@ from hbt_ray.config import build_config, load_config
 from hbt_ray.errors import ClusterError, ConfigError
 from hbt_ray.tracking import training_runs
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.slow import slow
 from tests.integration.conftest import NUM_CPUS, tiny_search
 
 
@@ -138,6 +139,7 @@ def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(clus
     assert all(trial.step in (2, 4) for trial in finished.trials if trial.state == "stopped")
 
 
+@slow
 def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, search_corpus):
     settings = tiny_search(
         search_corpus,

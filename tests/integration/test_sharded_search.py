@@ -1,4 +1,4 @@
-"""Passages embedded by actors and searched in shards: the same report as in one process."""
+"""Evaluation with passages embedded by actors and searched in shards, compared with one process."""
 
 from __future__ import annotations
 
@@ -27,28 +27,26 @@ def settings(corpus) -> EvaluateConfig:
 
 
 @pytest.mark.parametrize("window_chars", [None, 40])
-def test_three_actors_report_what_one_process_does_byte_for_byte_and_vectors_are_kept(
-    cluster, settings, tmp_path, window_chars
-):
+def test_actors_write_the_report_of_one_process_and_reuse_vectors(cluster, settings, tmp_path, window_chars):
     model = tmp_path / "model"
     tiny_corpus.make_encoder(model)
-    alone = settings.model_copy(update={"window_chars": window_chars})
-    three = alone.model_copy(update={"shards": 3})
+    local = settings.model_copy(update={"window_chars": window_chars})
+    three = local.model_copy(update={"shards": 3})
     [report] = evaluate_in_shards(str(model), three, tmp_path / "actors")
     [folder] = (tmp_path / "vectors").iterdir()
     made = folder.stat().st_mtime_ns
 
-    [expected] = evaluate_model(str(model), alone, tmp_path / "alone")
+    [expected] = evaluate_model(str(model), local, tmp_path / "local")
     assert report.metrics == expected.metrics
     for file in ("per_query.parquet", "matrix.csv", "run.trec", "qrels.trec", "report.md", "projection.png"):
-        assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "actors" / file).read_bytes(), file
+        assert (tmp_path / "local" / file).read_bytes() == (tmp_path / "actors" / file).read_bytes(), file
 
     [again] = evaluate_in_shards(str(model), three, tmp_path / "again")
     assert again.metrics == report.metrics
     assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "vectors").iterdir()] == [(folder, made)]
 
 
-def test_an_approximate_index_in_more_shards_than_cpus_names_its_depth_and_its_recall(cluster, settings, tmp_path):
+def test_approximate_index_reports_its_depth_and_its_recall(cluster, settings, tmp_path):
     model = tmp_path / "model"
     tiny_corpus.make_encoder(model)
     approximate = settings.model_copy(update={"shards": NUM_CPUS + 1, "index": "hnsw", "index_depth": 100})
@@ -60,7 +58,7 @@ def test_an_approximate_index_in_more_shards_than_cpus_names_its_depth_and_its_r
     assert pq.read_table(tmp_path / "deep" / "out" / "per_query.parquet").num_rows > 0
 
 
-def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
+def test_shard_process_loads_only_its_vectors(cluster, tmp_path):
     width, size = 256, 80_000
     rng = np.random.default_rng(0)
     files = [
@@ -76,4 +74,4 @@ def test_a_shard_s_process_holds_its_part_alone(cluster, tmp_path):
             pool.top_k(rng.standard_normal((4, width), dtype=np.float32), 10)
             peaks[shards] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
     vectors = size * width * 4
-    assert peaks[1] - peaks[4] > vectors  # of the three quarters it no longer holds, and the index over them
+    assert peaks[1] - peaks[4] > vectors  # three quarters of the vectors, and of the index over them

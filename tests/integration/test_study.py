@@ -14,6 +14,7 @@ from hbt_ray.config import load_config
 from hbt_ray.errors import ConfigError
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.tracking import training_runs
+from tests.helpers.slow import slow
 from tests.integration.conftest import tiny_config, write_corpus
 
 COMMAND = "hbt study tiny"
@@ -130,6 +131,7 @@ def test_a_folder_of_cells_that_were_trained_otherwise_is_refused(finished: Path
         study(other.model_copy(update={"run": run}), finished / "tiny", COMMAND)
 
 
+@slow
 def test_a_study_whose_runs_have_two_workers_each_comes_to_what_one_process_does(finished: Path, tmp_path: Path):
     plain = tiny_study(finished)
     run = plain.run.model_copy(update={"train": plain.run.train.model_copy(update={"workers": 2})})

@@ -1,4 +1,4 @@
-"""Whole runs on the cluster: prepared, trained, evaluated, tracked and resumed."""
+"""Runs on the cluster: preparation, training, evaluation, tracking and resuming."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def benchmark(tmp_path):
     return folder
 
 
-def test_run_writes_model_and_report_and_resumes_as_one_tracked_run(cluster, corpus, benchmark, tmp_path):
+def test_run_writes_model_and_report_and_resumes_its_tracked_run(cluster, corpus, benchmark, tmp_path):
     config = tiny_config(
         corpus,
         prepare={"validation_share": 0.3},
@@ -85,7 +85,7 @@ def test_run_writes_model_and_report_and_resumes_as_one_tracked_run(cluster, cor
     history = MlflowClient(uri).get_metric_history(tracked.run_id, "squad/mono/map")
     assert {metric.step for metric in history} == {5, 10}  # while training continues, and at its end
 
-    # As if the driver had been killed before the checkpoint of step 5 was measured.
+    # As if the driver had been killed before the checkpoint of step 5 was evaluated.
     (out / "measured" / "5.json").unlink()
     before = weights(out)
     run(config, out)
@@ -109,7 +109,7 @@ def kill_a_worker_after_a_checkpoint(checkpoints: StoragePath, killed: list[int]
 
 
 def train_without_ray(config, store, initial_model, out):
-    """Train in this process: one batch of the sampler after the other."""
+    """Train in this process on the sampler's batches in order."""
     opened = TokenStore.open(store)
     sampler = training_sampler(config, opened.manifest)
     trainer = ContrastiveTrainer(
@@ -146,7 +146,7 @@ def test_killed_worker_costs_no_batch_and_changes_no_weight(interrupted_run, one
     assert same_weights(weights(out), weights(tmp_path))
 
 
-def test_checkpoints_in_an_object_store_outlive_the_run_s_folder(interrupted_run, bucket):
+def test_run_resumes_from_an_object_store_without_its_folder(interrupted_run, bucket):
     config, out = interrupted_run
     expected = weights(out)
     assert (bucket / out.parent.name / "run" / "checkpoints" / "step-000000060" / "complete.json").exists()
@@ -201,7 +201,7 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_run_refuses_settings_it_cannot_serve_before_training(cluster, corpus, tmp_path, sections, error, message):
+def test_run_refuses_impossible_settings_before_training(cluster, corpus, tmp_path, sections, error, message):
     with pytest.raises(error, match=message):
         run(tiny_config(corpus, **sections), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -5,7 +5,7 @@ core, several times in every training run, and nothing that these tests test. He
 that `write_interpreter` makes as its Python interpreter:
 
 1. The interpreter sends the arguments, environment, working folder and standard streams of a worker to the server, and
-   lives as long as the worker. It runs anything else with the real interpreter.
+   ends when the worker does. It runs anything else with the real interpreter.
 2. The server, which has imported PRELOADED, forks a child for each request.
 3. The child runs Ray's `default_worker.py`, after the work of Ray's `setup_worker.py` where the worker has a runtime
    environment.
@@ -17,6 +17,7 @@ import array
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -117,10 +118,16 @@ def _run_worker(connection: socket.socket) -> None:
 
         options, arguments_left = parser.parse_known_args(arguments[1:])
         context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
-        if context.command_prefix or context.override_worker_entrypoint:
-            os.set_inheritable(connection.fileno(), True)
-            os.execv(sys.executable, [sys.executable, *arguments])
+        match context.command_prefix:
+            case [] if not context.override_worker_entrypoint:
+                pass
+            case ["cd", working_dir, "&&"] if not context.override_worker_entrypoint:
+                os.chdir(*shlex.split(working_dir))
+            case _:  # another interpreter, or a command around it
+                os.set_inheritable(connection.fileno(), True)
+                os.execv(sys.executable, [sys.executable, *arguments])
         update_envs(context.env_vars)
+        sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         arguments = arguments_left
     sys.argv = arguments
     sys.path[0] = os.path.dirname(arguments[0])

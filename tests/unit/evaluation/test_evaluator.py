@@ -80,7 +80,7 @@ def test_perfect_embedding_has_map_one_and_minimal_rank_distance():
     assert (report.matrix == 1).all()
 
 
-def test_an_embedding_that_keeps_languages_apart_is_found_biased():
+def test_embedding_that_separates_languages_is_biased():
     benchmark = parallel_benchmark()
     report = _evaluate(benchmark, topic_embedder(benchmark, bias=3))
     assert report.metrics["tiny/mono/map"] == report.metrics["tiny/cross/map"] == 1

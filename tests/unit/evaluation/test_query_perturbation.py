@@ -34,7 +34,7 @@ def test_only_the_words_of_the_queries_change(kind):
     assert changed == perturbed(BENCHMARK, kind)
 
 
-def test_case_accents_and_translation_are_what_they_say():
+def test_case_accents_and_translation_on_paper():
     assert [q.text for q in perturbed(BENCHMARK, "case").queries] == ["WO LIEGT MALMÖ?", "WHERE IS MALMÖ LOCATED?"]
     assert perturbed(BENCHMARK, "accents").queries[0].text == "Wo liegt Malmo?"
     assert [q.text for q in perturbed(BENCHMARK, "translation").queries] == [QUERIES[1].text, QUERIES[0].text]

@@ -86,7 +86,7 @@ def test_metrics_are_those_of_vectors_that_were_cut_before(folder):
     assert found.metrics != evaluate_benchmark(whole, benchmark, EvaluateConfig()).metrics
 
 
-def test_the_report_says_that_vectors_were_cut(folder, tmp_path):
+def test_report_states_the_truncated_width(folder, tmp_path):
     result = evaluated(folder, tmp_path / "cut", "--dimensions", "4")
     assert result.exit_code == 0, result.output
     assert "vectors are cut to their first 4 dimensions" in result.output
@@ -95,7 +95,7 @@ def test_the_report_says_that_vectors_were_cut(folder, tmp_path):
     assert summary["model"]["dimensions"] == summary["settings"]["dimensions"] == 4
 
 
-def test_the_report_of_whole_vectors_says_nothing_of_it(folder, tmp_path):
+def test_report_of_full_vectors_does_not_mention_truncation(folder, tmp_path):
     result = evaluated(folder, tmp_path / "whole")
     assert result.exit_code == 0, result.output
     assert "dimensions" not in result.output + (tmp_path / "whole" / "report.md").read_text()

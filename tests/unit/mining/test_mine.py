@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray import mining
@@ -200,7 +200,6 @@ TEXTS = [f"{form} {number}" for number in (0, 20, 40, 60) for form in ("say", "S
     ),
     st.integers(0, 2),
 )
-@settings(max_examples=40)
 def test_no_negative_says_what_the_gold_says_in_any_language(items: list[dict[str, Pair]], skip_first: int):
     languages = sorted({language for item in items for language in item})
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
