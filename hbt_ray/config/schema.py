@@ -248,6 +248,11 @@ class LossConfig(ConfigSection):
     consistency: float = Field(0.0, ge=0)
     """Weight of the divergence between the score distributions of a question and its translation."""
 
+    @property
+    def requires_translations(self) -> bool:
+        """Whether a loss that is switched on requires batches with translated questions."""
+        return self.consistency > 0
+
 
 class MineConfig(ConfigSection):
     """Which passages become hard negatives of a question. Known answers never do."""

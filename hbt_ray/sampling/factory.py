@@ -88,5 +88,5 @@ def _sampler(config: RunConfig, manifest: StoreManifest, split: Split, global_ba
         global_batch_pairs=global_batch_pairs,
         languages=config.languages,
         split=split,
-        with_query_translations=config.loss.consistency > 0,
+        with_query_translations=config.loss.requires_translations,
     )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hbt_ray.config import LossConfig, RunConfig, TrainConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.losses.combined import training_loss
+from hbt_ray.losses.base import LossInputs, RankLayout, TeacherEmbeddings
+from hbt_ray.losses.combined import CombinedLoss
 from hbt_ray.models.dual_encoder import DualEncoder, passage_rows, query_rows
 from hbt_ray.models.encoder import load_for_training, open_teacher
 from hbt_ray.models.packed_attention import transformer_of
@@ -45,8 +46,9 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         teacher: SentenceTransformer | None = None,
     ) -> None:
         self.encoder = encoder
-        self.loss_settings = loss or LossConfig()
-        _check_widths(self.loss_settings, encoder)
+        loss = loss or LossConfig()
+        _check_widths(loss, encoder)
+        self.combined_loss = CombinedLoss.from_config(loss, train.temperature)
         bf16 = resolve_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
@@ -71,23 +73,33 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
     def loss(self, batch: PairBatch) -> Tensor:
         return self._loss_of(batch, *self.model(batch))
 
-    def _loss_of(self, batch: PairBatch, query_vectors: Tensor, passage_vectors: Tensor) -> Tensor:
-        device = query_vectors.device
-        with torch.no_grad():
-            teacher_vectors = None if self.teacher is None else self.teacher(batch)
-        return training_loss(
-            self.loss_settings,
-            query_vectors,
-            passage_vectors,
-            torch.tensor(batch.query_keys, device=device),
-            torch.tensor(batch.passage_keys, device=device),
-            temperature=self.train.temperature,
-            gather_negatives=self.train.gather_negatives,
-            rank_pairs=pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs),
-            positives=batch.positives,
-            second_of=torch.tensor(batch.second_of, device=device),
-            teacher_vectors=teacher_vectors,
+    def _loss_of(self, batch: PairBatch, query_embeddings: Tensor, passage_embeddings: Tensor) -> Tensor:
+        device = query_embeddings.device
+        queries, translations = query_embeddings.split([batch.num_pairs, len(batch.second_of)])
+        global_layout = pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs)
+        loss: Tensor = self.combined_loss(
+            LossInputs(
+                queries,
+                passage_embeddings,
+                query_ids=torch.tensor(batch.query_keys, device=device),
+                passage_ids=torch.tensor(batch.passage_keys, device=device),
+                ranks=RankLayout.of_process_group(
+                    batch.num_pairs, global_layout, gather_negatives=self.train.gather_negatives
+                ),
+                positives=batch.positives,
+                translation_embeddings=translations,
+                translation_of=torch.tensor(batch.second_of, device=device),
+                teacher=self._teacher_embeddings(batch),
+            )
         )
+        return loss
+
+    @torch.no_grad()
+    def _teacher_embeddings(self, batch: PairBatch) -> TeacherEmbeddings | None:
+        if self.teacher is None:
+            return None
+        queries, passages = self.teacher(batch)
+        return TeacherEmbeddings(queries[: batch.num_pairs], passages)
 
     def backward(self, batch: PairBatch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
         if self._caches:

@@ -1,4 +1,4 @@
-"""What is trained beside InfoNCE: both directions, vectors that are cut, and a teacher's scores."""
+"""The weighted sum of losses: on paper, against a plain implementation, and in the trainer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from hbt_ray.config import DistillationConfig, LossConfig, TrainConfig, build_config, load_config
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.data.tokenizer import train_tokenizer
 from hbt_ray.errors import ConfigError
-from hbt_ray.losses.combined import distillation_loss, in_batch_loss, training_loss
+from hbt_ray.losses.combined import CombinedLoss
+from hbt_ray.losses.consistency import TranslationConsistency
+from hbt_ray.losses.distillation import Distillation
+from hbt_ray.losses.info_nce import InfoNCE
 from hbt_ray.models.encoder import init_encoder, open_teacher, save_encoder
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
@@ -25,37 +27,38 @@ from hbt_ray.training.run_dir import changed_settings
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers import tiny_corpus
+from tests.helpers.loss_inputs import make_loss_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EYE = torch.eye(4)
 SYMMETRIC = LossConfig(symmetric=True)
-CUT = LossConfig(matryoshka=(3, 8))
-TAUGHT = LossConfig(distillation=DistillationConfig(teacher="", weight=0.5, temperature=0.2))
-ALL = LossConfig(symmetric=True, matryoshka=(3, 8), distillation=TAUGHT.distillation)
-KINDS = {"symmetric": SYMMETRIC, "matryoshka": CUT, "distillation": TAUGHT, "all": ALL}
+TRUNCATED = LossConfig(matryoshka=(3, 8))
+DISTILLED = LossConfig(distillation=DistillationConfig(teacher="", weight=0.5, temperature=0.2))
+ALL = LossConfig(symmetric=True, matryoshka=(3, 8), distillation=DISTILLED.distillation)
+SETTINGS = {"symmetric": SYMMETRIC, "matryoshka": TRUNCATED, "distillation": DISTILLED, "all": ALL}
 
 
 def reference(
     settings: LossConfig,
     queries: Tensor,
     passages: Tensor,
-    query_keys: Sequence[int],
-    passage_keys: Sequence[int],
+    query_ids: Sequence[int],
+    passage_ids: Sequence[int],
     temperature: float,
     teacher: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Return the loss of a whole batch, question by question and passage by passage."""
+    """Compute the loss of a whole batch query by query and passage by passage."""
     pairs = len(queries)
 
-    def alike(one: int, other: int) -> bool:
-        """Whether a pair's passage, or another pair's hard negative, is known to be right for a pair."""
-        same_question = other < pairs and query_keys[one] == query_keys[other]
-        return one != other and (same_question or passage_keys[one] == passage_keys[other])
+    def is_masked(pair: int, other: int) -> bool:
+        """Return True for another pair's passage, or a hard negative, that is known to be relevant to a pair."""
+        same_query = other < pairs and query_ids[pair] == query_ids[other]
+        return pair != other and (same_query or passage_ids[pair] == passage_ids[other])
 
-    def lost(scores: Tensor, right: int, left_out: Sequence[bool]) -> Tensor:
-        kept = torch.stack([score for score, out in zip(scores, left_out, strict=True) if not out])
-        return kept.exp().sum().log() - scores[right]
+    def cross_entropy(scores: Tensor, positive: int, masked: Sequence[bool]) -> Tensor:
+        kept = torch.stack([score for score, out in zip(scores, masked, strict=True) if not out])
+        return kept.exp().sum().log() - scores[positive]
 
     of_widths = []
     for width in {*settings.matryoshka, queries.shape[1]}:
@@ -63,79 +66,56 @@ def reference(
         if width < queries.shape[1]:
             q, p = (v[:, :width] / v[:, :width].norm(dim=1, keepdim=True) for v in (q, p))
         scores = q @ p.T / temperature
-        rows = [lost(scores[i], i, [alike(i, j) for j in range(len(p))]) for i in range(pairs)]
+        rows = [cross_entropy(scores[i], i, [is_masked(i, j) for j in range(len(p))]) for i in range(pairs)]
         loss = torch.stack(rows).mean()
         if settings.symmetric:
-            columns = [lost(scores[:, i], i, [alike(i, j) for j in range(pairs)]) for i in range(pairs)]
+            columns = [cross_entropy(scores[:, i], i, [is_masked(i, j) for j in range(pairs)]) for i in range(pairs)]
             loss = (loss + torch.stack(columns).mean()) / 2
         if settings.distillation and teacher:
             t = settings.distillation.temperature
-            told, found = (
+            p_teacher, p_student = (
                 of / of.sum(1, keepdim=True) for of in ((teacher[0] @ teacher[1].T / t).exp(), (q @ p.T / t).exp())
             )
-            loss = loss + settings.distillation.weight * (told * (told / found).log()).sum(1).mean()
+            loss = loss + settings.distillation.weight * (p_teacher * (p_teacher / p_student).log()).sum(1).mean()
         of_widths.append(loss)
     return torch.stack(of_widths).mean()
 
 
-def loss(
+# Values worked out on paper
+
+
+def combined(
     settings: LossConfig, queries: Tensor, passages: Tensor, teacher: tuple[Tensor, Tensor] | None = None
 ) -> float:
-    keys = torch.arange(len(queries)), torch.arange(len(passages)) + 100
-    return float(training_loss(settings, queries, passages, *keys, temperature=1.0, teacher_vectors=teacher))
+    inputs = make_loss_inputs(queries, passages, teacher=teacher)
+    return float(CombinedLoss.from_config(settings, temperature=1.0)(inputs))
 
 
-# On paper
-
-
-def test_passages_ask_for_their_questions_too():
-    questions, passages = EYE[[0, 0]], EYE[[0, 1]]
-    # Questions: 1 against e^0, and 0 against e^1. Passages: each as near to one question as to the other.
-    forward = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
-    assert loss(LossConfig(), questions, passages) == pytest.approx(forward, rel=1e-6)
-    assert loss(SYMMETRIC, questions, passages) == pytest.approx((forward + math.log(2)) / 2, rel=1e-6)
-
-
-def test_hard_negatives_ask_for_nothing():
-    forward = math.log(1 + 3 * math.exp(-1))  # 1 against the other passage and two negatives
-    backward = math.log(1 + math.exp(-1))  # 1 against the other question
-    assert loss(SYMMETRIC, EYE[:2], EYE) == pytest.approx((forward + backward) / 2, rel=1e-6)
-
-
-def test_a_question_with_an_equal_passage_or_an_equal_question_is_no_negative_of_a_passage():
-    arguments = EYE[:3], EYE[[0, 0, 2]]
-    equal_passages = training_loss(SYMMETRIC, *arguments, torch.arange(3), torch.tensor([7, 7, 9]), temperature=1.0)
-    forward = (math.log(1 + math.exp(-1)) + math.log(2) + math.log(1 + 2 * math.exp(-1))) / 3
-    # Passage 0: 1 against question 2's e^0. Passage 1: 0 against question 2's e^0. Passage 2: 1 against two e^0.
-    assert float(equal_passages) == pytest.approx(forward, rel=1e-6)  # as the mirror image has the same losses
-    equal_questions = training_loss(SYMMETRIC, EYE[:2], EYE[:2], torch.tensor([5, 5]), torch.arange(2), temperature=1.0)
-    assert float(equal_questions) == 0.0
-
-
-def test_vectors_are_cut_and_brought_to_unit_length_again():
+def test_embeddings_are_truncated_and_normalized_again():
     vectors = torch.tensor([[0.6, 0.8], [-0.6, 0.8]])
     whole = math.log(1 + math.exp(0.28 - 1))  # the other's score is 0.64 - 0.36
-    cut = math.log(1 + math.exp(-1 - 1))  # 1 and -1
-    assert loss(LossConfig(), vectors, vectors) == pytest.approx(whole, rel=1e-6)
+    truncated = math.log(1 + math.exp(-1 - 1))  # 1 and -1
+    assert combined(LossConfig(), vectors, vectors) == pytest.approx(whole, rel=1e-6)
     for widths in ((1,), (1, 2), (2, 1)):  # the whole width counts, and once
-        assert loss(LossConfig(matryoshka=widths), vectors, vectors) == pytest.approx((whole + cut) / 2, rel=1e-6)
+        found = combined(LossConfig(matryoshka=widths), vectors, vectors)
+        assert found == pytest.approx((whole + truncated) / 2, rel=1e-6)
 
 
-def test_a_student_that_is_of_no_opinion_loses_what_the_teacher_knows():
+def test_distillation_is_added_with_its_weight():
     undecided, teacher = EYE[[2, 3]], (EYE[:2], EYE[:2])
     settings = LossConfig(distillation=DistillationConfig(teacher="", weight=3.0, temperature=0.5))
     p = 1 / (1 + math.exp(-2))  # the teacher's, of the passage with score 1 against that with score 0
-    knows = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
+    divergence = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
     # The student's scores are all 0: InfoNCE is that of guessing one of two.
-    assert loss(settings, undecided, EYE[:2], teacher) == pytest.approx(math.log(2) + 3 * knows, rel=1e-5)
+    assert combined(settings, undecided, EYE[:2], teacher) == pytest.approx(math.log(2) + 3 * divergence, rel=1e-5)
 
 
-def test_a_student_with_the_teachers_scores_loses_nothing_to_it():
-    taught = loss(TAUGHT, EYE[:2], EYE, (EYE[:2], EYE))
-    assert taught == pytest.approx(loss(LossConfig(), EYE[:2], EYE), rel=1e-6)
+def test_student_with_the_teachers_scores_has_the_loss_of_infonce():
+    distilled = combined(DISTILLED, EYE[:2], EYE, (EYE[:2], EYE))
+    assert distilled == pytest.approx(combined(LossConfig(), EYE[:2], EYE), rel=1e-6)
 
 
-# Against a plain implementation
+# Against plain implementations
 
 
 def random_vectors(count: int, width: int, seed: int) -> Tensor:
@@ -144,35 +124,70 @@ def random_vectors(count: int, width: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("negatives", [0, 2])
-@pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_are_those_of_a_plain_implementation(kind, negatives):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_value_and_gradient_equal_a_plain_implementation(name, negatives):
     queries, passages = random_vectors(6, 12, 1), random_vectors(6 * (1 + negatives), 12, 2)
     teacher = random_vectors(6, 5, 3), random_vectors(len(passages), 5, 4)
-    query_keys = [0, 1, 1, 3, 4, 5]
-    passage_keys = [10, 11, 12, 10, 14, 15]
+    query_ids = [0, 1, 1, 3, 4, 5]
+    passage_ids = [10, 11, 12, 10, 14, 15]
     if negatives:  # one of them is another pair's positive
-        passage_keys += [20, 11, *range(30, 40)]
+        passage_ids += [20, 11, *range(30, 40)]
     queries.requires_grad_(), passages.requires_grad_()
-    keys = torch.tensor(query_keys), torch.tensor(passage_keys)
-    found = training_loss(KINDS[kind], queries, passages, *keys, temperature=0.1, teacher_vectors=teacher)
-    expected = reference(KINDS[kind], queries, passages, query_keys, passage_keys, 0.1, teacher)
+    inputs = make_loss_inputs(queries, passages, query_ids, passage_ids, teacher=teacher)
+    found = CombinedLoss.from_config(SETTINGS[name], temperature=0.1)(inputs)
+    expected = reference(SETTINGS[name], queries, passages, query_ids, passage_ids, 0.1, teacher)
     assert found.item() == pytest.approx(expected.item(), rel=1e-9)
-    plain = in_batch_loss(queries, passages, *keys, temperature=0.1)
-    assert abs((found - plain).item()) > 1e-3
+    assert abs((found - InfoNCE(0.1)(inputs)).item()) > 1e-3
     for one, other in zip(*(torch.autograd.grad(of, (queries, passages)) for of in (found, expected)), strict=True):
         assert torch.allclose(one, other, rtol=1e-7, atol=1e-10)
 
 
-def test_with_all_settings_off_loss_and_gradient_are_infonce_bit_for_bit():
+def test_default_settings_give_infonce_bit_for_bit():
     queries, passages = (random_vectors(n, 12, n).float().requires_grad_() for n in (5, 15))
-    keys = torch.arange(5), torch.arange(15)
-    both = [
-        training_loss(LossConfig(), queries, passages, *keys, temperature=0.05),
-        in_batch_loss(queries, passages, *keys, temperature=0.05),
-    ]
+    inputs = make_loss_inputs(queries, passages, torch.arange(5), torch.arange(15))
+    both = [CombinedLoss.from_config(LossConfig(), temperature=0.05)(inputs), InfoNCE(0.05)(inputs)]
     assert torch.equal(*both)
     for one, other in zip(*(torch.autograd.grad(of, (queries, passages)) for of in both), strict=True):
         assert torch.equal(one, other)
+
+
+def test_every_loss_is_added_at_each_width():
+    generator = torch.Generator().manual_seed(0)
+    queries, passages, teacher_queries, teacher_passages = (
+        torch.nn.functional.normalize(torch.randn(rows, 8, generator=generator), dim=1) for rows in (4 + 2, 8, 4, 8)
+    )
+    inputs = make_loss_inputs(
+        queries[:4],
+        passages,
+        range(4),
+        range(10, 18),
+        positives=2,
+        translations=(queries[4:], [1, 3]),
+        teacher=(teacher_queries, teacher_passages),
+    )
+    settings = LossConfig(
+        matryoshka=(3,), consistency=2.0, distillation=DistillationConfig(teacher="", weight=0.5, temperature=0.2)
+    )
+    found = CombinedLoss.from_config(settings, temperature=0.1)(inputs)
+    expected = 0.0
+    for width in (3, 8):
+        truncated = inputs.truncated(width)
+        expected += InfoNCE(0.1)(truncated) / 2
+        expected += 0.5 * Distillation(0.2)(truncated) / 2
+        expected += 2.0 * TranslationConsistency(0.1)(truncated) / 2
+    assert math.isclose(float(found), float(expected), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_losses_are_those_that_are_switched_on(name):
+    losses = {type(loss) for loss in CombinedLoss.from_config(SETTINGS[name], temperature=0.1).losses}
+    assert losses == ({InfoNCE, Distillation} if SETTINGS[name].distillation else {InfoNCE})
+
+
+@pytest.mark.parametrize("settings", [LossConfig(), LossConfig(consistency=0.5)])
+def test_configuration_agrees_with_the_losses_on_translations(settings):
+    losses = CombinedLoss.from_config(settings, temperature=0.1).losses
+    assert settings.requires_translations == any(loss.requires_translations for loss in losses)
 
 
 # In the trainer
@@ -211,9 +226,9 @@ def gradient(of: Tensor, trainer: ContrastiveTrainer) -> Tensor:
     return torch.cat([p.grad.flatten() for p in trainer.encoder.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_trainers_loss_and_gradient_are_those_of_a_plain_implementation_over_the_batch(folder, kind):
-    trainer, one = make_trainer(folder, KINDS[kind]), batch(folder, 3)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_trainers_loss_and_gradient_equal_a_plain_implementation(folder, name):
+    trainer, one = make_trainer(folder, SETTINGS[name]), batch(folder, 3)
     trainer.model.train()
     teacher = None
     if trainer.teacher is not None:
@@ -222,7 +237,7 @@ def test_a_trainers_loss_and_gradient_are_those_of_a_plain_implementation_over_t
         assert teacher[0].shape == (8, 24)
     keys = one.query_keys.tolist(), one.passage_keys.tolist()
     vectors = (vectors.double() for vectors in trainer.dual(one))
-    expected = reference(KINDS[kind], *vectors, *keys, trainer.train.temperature, teacher)
+    expected = reference(SETTINGS[name], *vectors, *keys, trainer.train.temperature, teacher)
     found = trainer.loss(one)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     of_found, of_expected = gradient(found, trainer), gradient(expected, trainer)
@@ -230,11 +245,11 @@ def test_a_trainers_loss_and_gradient_are_those_of_a_plain_implementation_over_t
 
 
 @pytest.mark.parametrize("attention", ["packed", "eager"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_caching_and_accumulation_give_the_gradient_of_the_whole_batches(folder, kind, attention):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_gradient_caching_and_accumulation_keep_the_gradient(folder, name, attention):
     results = []
     for caching in ({}, {"gradient_caching": True, "chunk_tokens": 60}):
-        trainer = make_trainer(folder, KINDS[kind], 0.0, attention, max_gradient_norm=1e6, **caching)
+        trainer = make_trainer(folder, SETTINGS[name], 0.0, attention, max_gradient_norm=1e6, **caching)
         result = trainer.step(0, [batch(folder, 3), batch(folder, 4)])
         moments = trainer.optimizer_state()
         results.append((result.loss, torch.cat([m.flatten() for name, m in moments.items() if "exp_avg/" in name])))
@@ -243,7 +258,7 @@ def test_gradient_caching_and_accumulation_give_the_gradient_of_the_whole_batche
     assert (of_cached - of_whole).norm() < 1e-5 * of_whole.norm()
 
 
-def test_a_teacher_stays_as_it_is_and_is_neither_optimized_nor_saved(folder, tmp_path):
+def test_teacher_is_neither_optimized_nor_saved(folder, tmp_path):
     trainer = make_trainer(folder, ALL)
     plain = make_trainer(folder, LossConfig())
     teacher = trainer.teacher
@@ -263,13 +278,14 @@ def test_a_teacher_stays_as_it_is_and_is_neither_optimized_nor_saved(folder, tmp
     assert len(sizes) == 1
 
 
-def test_a_taught_encoder_comes_nearer_to_its_teachers_scores(folder):
+def test_distillation_reduces_the_divergence_from_the_teacher(folder):
     heavy = LossConfig(distillation=DistillationConfig(teacher="", weight=100.0, temperature=0.1))
     trainer, one = make_trainer(folder, heavy, dropout=0.0, schedule="constant", steps=30), batch(folder, 0)
     assert trainer.teacher is not None
 
     def divergence() -> float:
-        return float(distillation_loss(*trainer.dual(one), trainer.teacher(one), temperature=0.1).detach())
+        inputs = make_loss_inputs(*trainer.dual(one), teacher=trainer.teacher(one))
+        return float(Distillation(0.1)(inputs).detach())
 
     before = divergence()
     for step in range(30):
@@ -277,24 +293,24 @@ def test_a_taught_encoder_comes_nearer_to_its_teachers_scores(folder):
     assert divergence() < 0.2 * before
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_bf16_gives_nearly_the_same_loss(folder, kind):
-    exact = make_trainer(folder, KINDS[kind], 0.0).step(0, [batch(folder, 0)]).loss
-    rounded = make_trainer(folder, KINDS[kind], 0.0, precision="bf16").step(0, [batch(folder, 0)]).loss
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_in_bf16_is_nearly_that_in_float32(folder, name):
+    exact = make_trainer(folder, SETTINGS[name], 0.0).step(0, [batch(folder, 0)]).loss
+    rounded = make_trainer(folder, SETTINGS[name], 0.0, precision="bf16").step(0, [batch(folder, 0)]).loss
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_validation_measures_the_loss_that_is_trained(folder, kind):
-    trainer, one = make_trainer(folder, KINDS[kind], 0.0), batch(folder, 0)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_validation_loss_is_the_loss_that_is_trained(folder, name):
+    trainer, one = make_trainer(folder, SETTINGS[name], 0.0), batch(folder, 0)
     assert trainer.validation_loss([one]) == pytest.approx(float(trainer.loss(one).detach()), rel=1e-6)
 
 
-# Mistakes
+# Settings that are refused
 
 
-def test_a_width_above_the_encoders_is_told(folder):
+def test_width_above_the_encoders_is_refused(folder):
     said = r"loss\.matryoshka names 17, and the encoder's vectors have 16 values; write widths below 16$"
     with pytest.raises(ConfigError, match=said):
         make_trainer(folder, LossConfig(matryoshka=(8, 17)))
@@ -309,32 +325,15 @@ def test_a_width_above_the_encoders_is_told(folder):
         ({"distillation": {"teacher": "x", "temperature": 0}}, r"loss\.distillation\.temperature is 0: "),
     ],
 )
-def test_settings_that_cannot_be_are_told(settings, said):
+def test_impossible_settings_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         build_config({"loss": settings})
-
-
-def test_a_teacher_with_another_vocabulary_is_told(folder, tmp_path):
-    other = train_tokenizer(["something else entirely, of other words"] * 3, 300)
-    save_encoder(init_encoder(tiny_corpus.MODEL, tiny_corpus.TEXT, other, seed=1), tmp_path / "other")
-    encoder = tiny_corpus.make_encoder(folder / "encoder")
-    said = r"the teacher .*other' has another vocabulary than the encoder, and cannot read its tokens; write a loss\."
-    with pytest.raises(ConfigError, match=said) as told:
-        open_teacher(str(tmp_path / "other"), encoder, tiny_corpus.MODEL)
-    assert "\n" not in str(told.value)
-
-
-def test_a_teacher_that_takes_fewer_tokens_is_told(folder, tmp_path):
-    short = tiny_corpus.TEXT.model_copy(update={"max_query_tokens": 9, "max_passage_tokens": 10})
-    save_encoder(init_encoder(tiny_corpus.MODEL, short, tiny_corpus.tokenizer(), seed=1), tmp_path / "short")
-    with pytest.raises(ConfigError, match=r"short' takes 10 tokens, and texts have up to 24; write text\.max_query"):
-        open_teacher(str(tmp_path / "short"), tiny_corpus.make_encoder(folder / "encoder"), tiny_corpus.MODEL)
 
 
 # Settings
 
 
-def test_a_run_is_trained_with_its_teacher(folder):
+def test_trainer_of_a_configuration_has_its_teacher(folder):
     config = build_config(
         {
             "text": tiny_corpus.TEXT.model_dump(),
@@ -343,7 +342,7 @@ def test_a_run_is_trained_with_its_teacher(folder):
         }
     )
     one = batch(folder, 0)
-    expected = make_trainer(folder, TAUGHT).validation_loss([one])
+    expected = make_trainer(folder, DISTILLED).validation_loss([one])
     assert trainer_of(config, folder / "encoder", "cpu").validation_loss([one]) == expected
 
 
@@ -359,15 +358,15 @@ def test_a_run_is_trained_with_its_teacher(folder):
         "loss.distillation={teacher: x, weight: 2}",
     ],
 )
-def test_each_counts_as_a_change_of_what_comes_out(override):
+def test_settings_of_losses_count_as_changes_of_the_result(override):
     assert changed_settings(load_config(), load_config(None, [override]))
 
 
-def test_the_width_that_is_measured_changes_nothing_that_is_trained():
+def test_width_of_evaluation_is_no_change_of_the_result():
     assert not changed_settings(load_config(), load_config(None, ["dimensions=8"]))
 
 
-def test_the_least_deep_of_several_settings_is_meant_by_a_shortened_key():
+def test_shortened_key_means_the_shallowest_setting():
     config = load_config(None, ["temperature=0.1", "dropout=0.2", "alpha=0.3"])
     assert (config.train.temperature, config.model.dropout, config.mix.alpha) == (0.1, 0.2, 0.3)
     assert config.loss.distillation is None

@@ -16,8 +16,16 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from hbt_ray.config import ModelConfig, TextConfig
+from hbt_ray.data.tokenizer import train_tokenizer
 from hbt_ray.errors import ConfigError
-from hbt_ray.models.encoder import init_encoder, load_for_training, load_pretrained, save_encoder, set_dropout
+from hbt_ray.models.encoder import (
+    init_encoder,
+    load_for_training,
+    load_pretrained,
+    open_teacher,
+    save_encoder,
+    set_dropout,
+)
 from hbt_ray.models.text_embedder import TextEmbedder
 from tests.helpers import tiny_corpus
 
@@ -206,6 +214,28 @@ def test_a_model_that_is_not_there_is_told_with_the_way_out(tmp_path, monkeypatc
         load_pretrained(str(folder))
     assert repr(str(folder)) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+# A teacher
+
+
+def test_teacher_with_another_vocabulary_is_refused(tmp_path):
+    other = train_tokenizer(["something else entirely, of other words"] * 3, 300)
+    save_encoder(init_encoder(tiny_corpus.MODEL, tiny_corpus.TEXT, other, seed=1), tmp_path / "other")
+    encoder = tiny_corpus.make_encoder(tmp_path / "encoder")
+    message = (
+        r"the teacher .*other' has another vocabulary than the encoder, and cannot read its tokens; write a loss\."
+    )
+    with pytest.raises(ConfigError, match=message) as raised:
+        open_teacher(str(tmp_path / "other"), encoder, tiny_corpus.MODEL)
+    assert "\n" not in str(raised.value)
+
+
+def test_teacher_that_takes_fewer_tokens_is_refused(tmp_path):
+    short = tiny_corpus.TEXT.model_copy(update={"max_query_tokens": 9, "max_passage_tokens": 10})
+    save_encoder(init_encoder(tiny_corpus.MODEL, short, tiny_corpus.tokenizer(), seed=1), tmp_path / "short")
+    with pytest.raises(ConfigError, match=r"short' takes 10 tokens, and texts have up to 24; write text\.max_query"):
+        open_teacher(str(tmp_path / "short"), tiny_corpus.make_encoder(tmp_path / "encoder"), tiny_corpus.MODEL)
 
 
 # Embedding

@@ -12,6 +12,7 @@ import torch
 
 from hbt_ray.config import LossConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.losses.combined import CombinedLoss
 from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
@@ -437,7 +438,9 @@ def test_training_with_consistency_brings_scores_in_two_languages_together(folde
             trainer.step(step, [batch(folder, step, **mix)])
         losses = []
         for measured in (0.0, 1.0):
-            trainer.loss_settings = LossConfig(consistency=measured)
+            trainer.combined_loss = CombinedLoss.from_config(
+                LossConfig(consistency=measured), trainer.train.temperature
+            )
             losses.append(trainer.validation_loss(held_out))
         divergences.append(losses[1] - losses[0])
     assert divergences[1] < divergences[0] / 4
