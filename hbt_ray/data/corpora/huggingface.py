@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -76,10 +76,11 @@ def _split_folder(corpus: CorpusConfig, root: Path) -> Path:
     if not (root / "dataset_dict.json").is_file():
         return root
     splits = _read_json(corpus, root / "dataset_dict.json").get("splits")
-    if not isinstance(splits, list) or corpus.split not in splits:
+    splits = splits if isinstance(splits, list) else []
+    if corpus.split not in splits:
         raise CorpusError(
             f"the corpus {corpus.name!r} at {str(root)!r} has no split {corpus.split!r}; "
-            f"choose among {', '.join(map(str, splits or ()))}"
+            f"choose among {', '.join(map(str, splits))}"
         )
     folder = root / corpus.split
     _check_inside(corpus, folder, root)
@@ -89,7 +90,8 @@ def _split_folder(corpus: CorpusConfig, root: Path) -> Path:
 def _list_shards_on_disk(corpus: CorpusConfig, folder: Path) -> list[CorpusShard]:
     import datasets
 
-    for file in _read_json(corpus, folder / "state.json").get("_data_files") or ():
+    files = _read_json(corpus, folder / "state.json").get("_data_files")
+    for file in files if isinstance(files, list) else ():
         _check_inside(corpus, folder / str(file["filename"]), folder)
     try:
         dataset = datasets.load_from_disk(str(folder))
@@ -163,7 +165,7 @@ def _not_found(path: str, error: Exception) -> CorpusError:
     )
 
 
-def _read_json(corpus: CorpusConfig, file: Path) -> dict[str, Any]:
+def _read_json(corpus: CorpusConfig, file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
