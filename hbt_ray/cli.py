@@ -199,10 +199,10 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     from rich.console import Console
 
     from hbt_ray.cluster.search.run_search import search as search_on_cluster
-    from hbt_ray.search.tables import outcome_tables
+    from hbt_ray.search.tables import result_tables
 
     finished = search_on_cluster(config, _out_folder(out, config.run.name))
-    for table in outcome_tables(config, finished.outcome):
+    for table in result_tables(config, finished.results):
         Console().print(table)
     click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")
 

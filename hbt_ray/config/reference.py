@@ -40,6 +40,11 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def settings_table(section: type[ConfigSection]) -> list[str]:
+    """Return the lines of a table of a section's settings."""
+    return _table(section, section.model_fields)
+
+
 def _section(name: str, section: type[ConfigSection]) -> Iterator[str]:
     """Yield the heading, text and table of a section, and then of the sections inside it."""
     yield from [
@@ -104,7 +109,7 @@ def _type_name(annotation: Any) -> str:
         return f"mapping of {_type_name(arguments[0])} to {_type_name(arguments[1])}"
     if hasattr(annotation, "__metadata__"):  # Annotated
         return _type_name(arguments[0])
-    return {"str": "text", "bool": "true, false"}.get(annotation.__name__, annotation.__name__)
+    return {"str": "text", "bool": "true, false", "Any": "values"}.get(annotation.__name__, annotation.__name__)
 
 
 def _default(field: FieldInfo) -> str:
@@ -120,7 +125,8 @@ def _default(field: FieldInfo) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, dict):
-        return "`{}`"
+        entries = ", ".join(f"{key}: {_number(value)}" for key, value in default.items())
+        return f"`{{{entries}}}`"
     if isinstance(default, tuple):
         return f"`{list(default)}`"
     return f"`{_number(default)}`" if default != "" else '`""`'

@@ -1,1 +1,1 @@
-"""A search over runs: what is tried, what is wanted of it, and what came of it. Knows no Ray."""
+"""Search over the settings of a run: candidates, objectives and results. No Ray here; see `hbt_ray.cluster.search`."""

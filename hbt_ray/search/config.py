@@ -1,89 +1,136 @@
-"""The settings of a search: a run, what is varied of it, and what is wanted."""
+"""The settings of a search: a run, the settings of it to vary, and the objectives to choose by."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from hbt_ray.config import ConfigSection, RunConfig, build, full_key, load_with_nested_run
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation import validation_benchmark
+from hbt_ray.search.algorithms import ALGORITHMS
+from hbt_ray.search.candidates import round_drawn
 
-Algorithm = Literal["grid", "random", "tpe", "nsga2", "pbt"]
-# Settings whose every value needs a store or an encoder of its own, which are made before the first trial.
-MADE_BEFOREHAND = ("corpora", "languages", "prepare.", "text.", "model.")
-
+if TYPE_CHECKING:
+    AlgorithmName = str
+else:
+    AlgorithmName = Literal[tuple(ALGORITHMS)]
 
 OBJECTIVES = ("mono/map", "cross/map", "multi/map", "multi/rank_distance")
 
 
 class SearchDimension(ConfigSection):
-    """What one setting may be: one of these four."""
+    """The values of one setting: a list, or exactly one of these."""
 
-    values: tuple[Any, ...] | None = None  # each in a grid, one of them elsewhere
-    uniform: tuple[float, float] | None = None  # between these
-    loguniform: tuple[float, float] | None = None  # between these, each power of ten as likely
-    integers: tuple[int, int] | None = None  # between these, both counted in
+    values: tuple[Any, ...] | None = None
+    """All of them in a grid; one is drawn by other algorithms."""
+    uniform: tuple[float, float] | None = None
+    """[min, max]"""
+    loguniform: tuple[float, float] | None = None
+    """[min, max], uniform in the logarithm"""
+    integers: tuple[int, int] | None = None
+    """[min, max], both included"""
 
     @model_validator(mode="before")
     @classmethod
-    def _list_of_values(cls, data: Any) -> Any:
+    def _accept_a_list(cls, data: object) -> object:
         return {"values": data} if isinstance(data, list | tuple) else data
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> SearchDimension:
+    def _check(self) -> SearchDimension:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("write a list of values, or one of uniform, loguniform and integers as [least, most]")
+            raise ValueError("write a list of values, or one of uniform, loguniform and integers as [min, max]")
         if self.values is not None and not self.values:
             raise ValueError("name at least one value")
-        bounds = self.uniform or self.loguniform or self.integers
-        if bounds and not bounds[0] < bounds[1]:
-            raise ValueError(f"{list(bounds)} must be [least, most]")
+        if self.bounds and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"{list(self.bounds)} must be [min, max]")
         if self.loguniform and self.loguniform[0] <= 0:
             raise ValueError(f"loguniform {list(self.loguniform)} needs bounds above 0")
         return self
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Min and max of a dimension that is not a list."""
+        return self.uniform or self.loguniform or self.integers
+
+    def value_at(self, quantile: float) -> object:
+        """Return the value at a quantile, 0 <= quantile < 1.
+
+        >>> SearchDimension(uniform=(0, 2)).value_at(0.25), SearchDimension(loguniform=(1, 100)).value_at(0.5)
+        (0.5, 10.0)
+        """
+        if self.values is not None:
+            return self.values[int(quantile * len(self.values))]
+        if self.integers:
+            low, high = self.integers
+            return low + int(quantile * (high - low + 1))
+        if self.loguniform:
+            low_log, high_log = (math.log(bound) for bound in self.loguniform)
+            return round_drawn(math.exp(low_log + quantile * (high_log - low_log)))
+        assert self.uniform
+        low_end, high_end = self.uniform
+        return round_drawn(low_end + quantile * (high_end - low_end))
+
+    def spread(self, count: int) -> list[object]:
+        """Return `count` evenly spread values; those of a list in turn."""
+        if self.values is not None:
+            return [self.values[n % len(self.values)] for n in range(count)]
+        return [self.value_at((n + 0.5) / count) for n in range(count)]
+
 
 class DevConfig(ConfigSection):
-    """What configurations are chosen by; never what they are reported on."""
+    """The data by which candidates are chosen; results are reported on other data."""
 
-    benchmarks: dict[str, str | None] = Field(
-        {}, max_length=1
-    )  # name -> folder; none: the corpora's held-out items as a retrieval set
-    items: int = Field(200, ge=2)  # of the held-out ones, of each source
+    benchmarks: dict[str, str | None] = Field({}, max_length=1)
+    """Name -> folder of a benchmark. Empty: the held-out items of the corpora."""
+    items: int = Field(200, ge=2)
+    """Held-out items of each source."""
 
 
 class SearchSettings(ConfigSection):
-    """What a search does with its runs."""
+    """The settings of a search without its run."""
 
-    space: dict[str, SearchDimension] = Field(min_length=1)  # setting -> what it may be
-    algorithm: Algorithm = "grid"
-    configurations: int = Field(16, ge=2)  # tried by random, tpe and nsga2; the population of pbt
-    seeds: tuple[int, ...] = Field((0,), min_length=1)  # each configuration is trained with every one
-    seed: int = Field(0, ge=0)  # of what the search draws itself
-    stopping: Literal["none", "asha", "median"] = "none"  # of trials that promise little
-    measure_every: int = Field(0, ge=0)  # optimizer steps between measurements on the dev set; 0: at the end alone
-    grace_steps: int | None = Field(None, ge=1)  # before which no trial is stopped; None: the first measurement
-    keep_share: float = Field(0.5, gt=0, lt=1)  # asha: of the trials at each rung
-    # What is wanted, by the measures' names on the dev set, with weights for the choice of one.
+    space: dict[str, SearchDimension] = Field(min_length=1)
+    """Setting -> its values. Keys may be shortened, as in overrides."""
+    algorithm: AlgorithmName = "grid"
+    """See the table of algorithms."""
+    configurations: int = Field(16, ge=2)
+    """Candidates that `random`, `tpe` and `nsga2` try; size of the population of `pbt`."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Each candidate is trained with every seed."""
+    seed: int = Field(0, ge=0)
+    """Seed of the algorithm's draws."""
+    stopping: Literal["none", "asha", "median"] = "none"
+    """Stop trials early: by successive halving, or if they are worse than the median."""
+    measure_every: int = Field(0, ge=0)
+    """Optimizer steps between evaluations on the dev set; 0: only at the end."""
+    grace_steps: int | None = Field(None, ge=1)
+    """Steps before which no trial is stopped. None: those of the first evaluation."""
+    keep_share: float = Field(0.5, gt=0, lt=1)
+    """`asha`: fraction of the trials that continue at each rung."""
     objectives: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(OBJECTIVES, 1.0), min_length=1)
+    """Metrics on the dev set -> weights of the choice."""
     dev: DevConfig = DevConfig()
-    concurrent: int | None = Field(None, ge=1)  # trials at a time; None: as many as there is room for
-    max_failures: int = Field(1, ge=0)  # times that a failed trial is tried again
-    register_as: str | None = None  # name in MLflow's Model Registry; None: the run's name
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at a time. None: as many as the cluster can hold."""
+    max_failures: int = Field(1, ge=0)
+    """Restarts of a failed trial."""
+    register_as: str | None = None
+    """Name in MLflow's Model Registry. None: the run's name."""
 
 
 class SearchConfig(SearchSettings):
-    """A search. `run` is what every trial has in common."""
+    """The settings of a search. `run` is what its trials have in common."""
 
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
-    def _consistent(self) -> SearchConfig:
+    def _check_search(self) -> SearchConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
         if any(weight < 0 for weight in self.objectives.values()) or not sum(self.objectives.values()):
@@ -91,56 +138,40 @@ class SearchConfig(SearchSettings):
         both = self.dev.benchmarks.items() & self.run.evaluate.benchmarks.items()
         if both:
             raise ValueError(f"{min(both)[0]} is a test benchmark, and must not be chosen by; name another as dev")
-        needs_measures = self.stopping != "none" or self.algorithm == "pbt"
-        if needs_measures and not 0 < self.measure_every < self.run.train.steps:
+        algorithm = ALGORITHMS[self.algorithm]
+        compares_unfinished = algorithm.needs_intermediate_metrics or self.stopping != "none"
+        if compares_unfinished and not 0 < self.measure_every < self.run.train.steps:
+            decider = self.algorithm if algorithm.needs_intermediate_metrics else self.stopping
             raise ValueError(
-                f"{'pbt' if self.algorithm == 'pbt' else self.stopping} decides while trials run; write measure_every "
-                f"below the {self.run.train.steps} steps of a trial"
+                f"{decider} decides while trials run; write measure_every below the {self.run.train.steps} steps of a "
+                "trial"
             )
-        if self.algorithm == "grid":
-            drawn = next((key for key, axis in self.space.items() if axis.values is None), None)
-            if drawn is not None:
-                raise ValueError(f"a grid needs values for {drawn}; write a list of them, or algorithm: random")
-        if self.algorithm == "pbt":
-            if set(self.space) != {"mix.alpha"}:
-                raise ValueError("pbt finds a schedule of mix.alpha; leave other settings out of space")
-            if self.run.train.max_workers > 1:
-                raise ValueError("pbt trains each member in one process; write run.train.workers=1")
-            if self.stopping != "none" or len(self.seeds) > 1:
-                raise ValueError("pbt has a population of one seed and stops none; write one seed and stopping: none")
-        if self.algorithm == "nsga2" and len(self.seeds) > 1:
-            raise ValueError("nsga2 weighs every trial by itself; write one seed")
-        if self.algorithm in ("tpe", "nsga2"):
-            made = next((key for key in self.space if key.startswith(MADE_BEFOREHAND)), None)
-            if made is not None:
-                raise ValueError(
-                    f"{made} needs a store or encoder of its own; search it with algorithm: grid or random"
-                )
+        algorithm.validate(self)
         return self
 
     @property
     def settings(self) -> SearchSettings:
-        """All but the run."""
+        """The settings without the run."""
         return SearchSettings.model_validate(self.model_dump(exclude={"run"}))
 
     @property
     def every(self) -> int:
-        """Optimizer steps between measurements."""
+        """Optimizer steps between evaluations."""
         return self.measure_every or self.run.train.steps
 
     @property
     def dev_name(self) -> str:
-        """With what the names of the objectives' metrics begin."""
+        """The benchmark in the metrics' names of the dev set."""
         return benchmark_slug(next(iter(self.dev.benchmarks), validation_benchmark.NAME))
 
 
 def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig:
-    """Reads a YAML file, and applies `key=value` overrides of the search's own settings or, behind `run.`, of its run.
+    """Load a search from a YAML file and apply `key=value` overrides of its settings, or `run.key=value` of its run's.
 
     Raises:
-        ConfigError: it cannot be read, a key is unknown, or a value cannot be.
+        ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
     """
     data = load_with_nested_run(path, overrides)
     if isinstance(data.get("space"), dict):
-        data["space"] = {".".join(full_key(key)): axis for key, axis in data["space"].items()}
+        data["space"] = {".".join(full_key(key)): dimension for key, dimension in data["space"].items()}
     return build(SearchConfig, data)

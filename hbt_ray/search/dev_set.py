@@ -1,4 +1,4 @@
-"""What trials are measured on while a search goes on."""
+"""The dev set, on which trials are evaluated while a search runs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from hbt_ray.search.config import DevConfig
 
 
 def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
-    """The named benchmark, or the store's held-out items. Read once in a process, whatever trials it serves.
+    """Return the named benchmark, or the store's held-out items. Read once in a process, for all of its trials.
 
     Raises:
         ConfigError: nothing is held out.
         CorpusError: the benchmark cannot be read.
     """
     if dev.benchmarks:
-        [(name, place)] = dev.benchmarks.items()
-        return _read(name, place)
-    return _held_out(str(store), config.languages, dev.items)
+        [(name, folder)] = dev.benchmarks.items()
+        return _read_benchmark(name, folder)
+    return _held_out_items(str(store), config.languages, dev.items)
 
 
 def dev_metrics(
     encoder: SentenceTransformer, benchmark: Benchmark, dev: DevConfig, config: RunConfig
 ) -> dict[str, float]:
-    """An encoder's metrics on a `dev_set`."""
+    """Return an encoder's metrics on a `dev_set`."""
     bf16 = resolve_bf16(config.evaluate.precision, encoder.device)
-    kind = TextEmbedder if dev.benchmarks else TokenIdEmbedder
-    return retrieval_metrics_of(kind(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
+    # The texts of held-out items are token ids of the store.
+    embedder = TextEmbedder if dev.benchmarks else TokenIdEmbedder
+    return retrieval_metrics_of(embedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
 
 
-_read = functools.lru_cache(maxsize=2)(load_benchmark)
+_read_benchmark = functools.lru_cache(maxsize=2)(load_benchmark)
 
 
 @functools.lru_cache(maxsize=2)
-def _held_out(store: str, languages: tuple[str, ...] | None, items: int) -> Benchmark:
+def _held_out_items(store: str, languages: tuple[str, ...] | None, items: int) -> Benchmark:
     return build_validation_benchmark(TokenStore.open(store), languages, items)

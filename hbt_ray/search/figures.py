@@ -1,4 +1,4 @@
-"""A search's figures: objectives over what was searched, the Pareto front, bias by language, alpha over time."""
+"""Figures of a search: objectives over a setting, Pareto front, rank distance by language, alpha over batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.objectives import find_objective_metric
 from hbt_ray.search.results import SearchResults, Trial, finished_trials, objective_values
@@ -31,16 +32,16 @@ from hbt_ray.utils.plotting import (
 CONFIDENCE = 0.95
 
 
-def write_figures(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial], folder: Path) -> list[Path]:
-    """Draws what the search has to show, and returns the pictures' places: those in which there is something.
+def write_figures(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> list[Path]:
+    """Write the figures that the search has data for, and return their files.
 
-    `objectives.png` over the first searched setting that is a number, `pareto.png`, `bias.png` and `schedule.png`.
+    `objectives.png` and `bias.png` over the first searched setting that is a number, `pareto.png` and `schedule.png`.
     """
     figures = {
-        "objectives": objectives_figure(search, outcome, trials),
-        "pareto": pareto_figure(search, outcome),
-        "bias": bias_figure(search, outcome, trials),
-        "schedule": schedule_figure(search, outcome, trials),
+        "objectives": objectives_figure(search, results, trials),
+        "pareto": pareto_figure(search, results),
+        "bias": bias_figure(search, results, trials),
+        "schedule": schedule_figure(search, results, trials),
     }
     written = []
     for name, figure in figures.items():
@@ -50,19 +51,24 @@ def write_figures(search: SearchConfig, outcome: SearchResults, trials: Sequence
     return written
 
 
-def number_axis(search: SearchConfig, trials: Sequence[Trial]) -> str | None:
-    """The first searched setting whose values are numbers and differ; alpha before any other."""
+def _numeric_setting(search: SearchConfig, trials: Sequence[Trial]) -> str | None:
+    """Return the first searched setting whose values are numbers and differ, alpha before any other; None: no such.
+
+    None also where an algorithm changes the values while a trial trains.
+    """
+    if ALGORITHMS[search.algorithm].changes_values_during_training:
+        return None
     for key in sorted(search.space, key=lambda key: key != "mix.alpha"):
-        values = {trial.point.values.get(key) for trial in trials}
+        values = {trial.candidate.values.get(key) for trial in trials}
         if len(values) > 1 and all(isinstance(value, int | float) for value in values):
             return key
     return None
 
 
-def objectives_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Every objective over the searched number: each trial, the mean over seeds and its 95% confidence band."""
-    axis = number_axis(search, trials)
-    if axis is None or search.algorithm == "pbt":
+def objectives_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
+    """Draw every objective over a numeric setting: each trial, the mean over seeds and its 95% confidence band."""
+    setting = _numeric_setting(search, trials)
+    if setting is None:
         return None
     finished = finished_trials(trials)
     count = len(search.objectives)
@@ -73,14 +79,15 @@ def objectives_figure(search: SearchConfig, outcome: SearchResults, trials: Sequ
         for trial in finished:
             value = objective_values(search, trial.metrics).get(objective)
             if value is not None:
-                by_value.setdefault(float(trial.point.values[axis]), []).append(value)
+                by_value.setdefault(float(trial.candidate.values[setting]), []).append(value)
         _band(panel, by_value)
-        panel.axvline(float(outcome.best.values[axis]), color=WARM, linewidth=1, linestyle=(0, (4, 3)))
-        _dress(panel, axis, objective)
+        panel.axvline(float(results.best.values[setting]), color=WARM, linewidth=1, linestyle=(0, (4, 3)))
+        _label_panel(panel, setting, objective)
+    short_name, seeds = _short_name(setting), len(search.seeds)
     figure.suptitle(
-        f"{search.dev_name} over {_last(axis)}: mean over {len(search.seeds)} seed{'s' * (len(search.seeds) > 1)}"
-        + (" with its 95% confidence band" if len(search.seeds) > 1 else "")
-        + f"; dashed: the choice, {_last(axis)} {outcome.best.values[axis]:g}",
+        f"{search.dev_name} over {short_name}: "
+        + (f"mean over {seeds} seeds with its 95% confidence band" if seeds > 1 else "mean over 1 seed")
+        + f"; dashed: the choice, {short_name} {results.best.values[setting]:g}",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -100,10 +107,10 @@ def _band(panel: Axes, by_value: dict[float, list[float]]) -> None:
 
 
 def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
-    """Half of the 95% confidence interval of each sample's mean, (samples,); 0 where no sample has two values.
+    """Return half the width of the 95% confidence interval of each sample's mean; 0 if no sample has two values.
 
-    By Student's t with the standard deviation pooled over the samples, as in an analysis of variance: a few seeds say
-    little of a deviation of their own.
+    Student's t with the standard deviation pooled over the samples, as in an analysis of variance, because the
+    deviation of a few seeds is a poor estimate.
 
     >>> half_widths([[1, 3], [2, 4]]).round(4).tolist()  # t of 2 degrees of freedom times sqrt(2) / sqrt(2)
     [4.3027, 4.3027]
@@ -116,34 +123,34 @@ def half_widths(samples: Sequence[Sequence[float]]) -> np.ndarray:
     return factor / np.sqrt([len(sample) for sample in samples])
 
 
-def _dress(panel: Axes, axis: str, objective: str) -> None:
-    measure = find_objective_metric(objective)
-    panel.set_xlabel(_last(axis))
-    arrow = "higher is better" if measure.higher_is_better else "lower is fairer"
+def _label_panel(panel: Axes, setting: str, objective: str) -> None:
+    metric = find_objective_metric(objective)
+    panel.set_xlabel(_short_name(setting))
+    arrow = "higher is better" if metric.higher_is_better else "lower is fairer"
     panel.set_title(f"{display_name(objective)} ({arrow})", loc="left", fontsize=10, color=DARK)
     low, high = panel.get_ylim()
-    if measure.unit == "ranks" and high - low > 10:
+    if metric.unit == "ranks" and high - low > 10:
         panel.yaxis.set_major_formatter("{x:,.0f}")
     hide_spines(panel, "top", "right")
     panel.margins(x=0.04)
 
 
-def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None:
-    """The first two objectives against each other, the third as colour: which configurations nothing beats in all."""
+def pareto_figure(search: SearchConfig, results: SearchResults) -> Figure | None:
+    """Draw the first two objectives against each other, with the last as colour, and mark the Pareto front."""
     names = list(search.objectives)
-    if len(names) < 2 or len(outcome.results) < 2:
+    if len(names) < 2 or len(results.ranked) < 2:
         return None
     across, up = names[:2]
     shade = names[-1] if len(names) > 2 else None
     figure, axes = new_figure(7.4, 5.2)
-    x, y = ([result.mean[name] for result in outcome.results] for name in (across, up))
-    colours = [result.mean[shade] for result in outcome.results] if shade else ACCENT
+    x, y = ([result.mean[name] for result in results.ranked] for name in (across, up))
+    colours = [result.mean[shade] for result in results.ranked] if shade else ACCENT
     dots = axes.scatter(x, y, c=colours, cmap="viridis_r" if shade else None, s=70, zorder=3, linewidths=0)
-    front = sorted((result.mean[across], result.mean[up]) for result in outcome.results if result.on_front)
+    front = sorted((result.mean[across], result.mean[up]) for result in results.ranked if result.on_front)
     front_x, front_y = zip(*front, strict=True)
     axes.scatter(front_x, front_y, s=150, facecolors="none", edgecolors=DARK, linewidths=1.1, zorder=4)
-    for result in outcome.results:
-        roles = [role for role, own in (("choice", outcome.best), ("knee", outcome.knee)) if own.name == result.name]
+    for result in results.ranked:
+        roles = results.roles_of(result)
         label = result.name + (f" ({', '.join(roles)})" if roles else "")
         axes.annotate(
             label,
@@ -163,22 +170,22 @@ def pareto_figure(search: SearchConfig, outcome: SearchResults) -> Figure | None
     return figure
 
 
-def bias_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Rank distance of each question language over the searched number, means over seeds."""
-    axis = number_axis(search, trials)
+def bias_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
+    """Draw the rank distance of each query language over a numeric setting, as means over seeds."""
+    setting = _numeric_setting(search, trials)
     start = f"{search.dev_name}/multi/rank_distance/"
     finished = finished_trials(trials)
     languages = sorted(
         {name.removeprefix(start) for trial in finished for name in trial.metrics if name.startswith(start)}
     )
     languages = [language for language in languages if not language.endswith("-resource")]
-    if axis is None or search.algorithm == "pbt" or not languages:
+    if setting is None or not languages:
         return None
-    values = sorted({float(trial.point.values[axis]) for trial in finished})
+    values = sorted({float(trial.candidate.values[setting]) for trial in finished})
     means = np.array(
         [
             [
-                np.mean([t.metrics[start + language] for t in finished if float(t.point.values[axis]) == value])
+                np.mean([t.metrics[start + language] for t in finished if float(t.candidate.values[setting]) == value])
                 for value in values
             ]
             for language in languages
@@ -187,7 +194,7 @@ def bias_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[T
     figure, axes = new_figure(2.4 + 0.8 * len(values), 1.9 + 0.27 * len(languages))
     labels = [f"{value:g}" for value in values]
     image = draw_heat_map(axes, means, columns=labels, rows=languages, vmin=0, aspect="auto")
-    axes.set_xlabel(_last(axis))
+    axes.set_xlabel(_short_name(setting))
     axes.set_ylabel("question language")
     middle = means.max() * 0.55
     label_cells(axes, means, lambda value: f"{value:,.0f}", lambda value: value > middle)
@@ -196,15 +203,15 @@ def bias_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[T
     return figure
 
 
-def schedule_figure(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Alpha over time: the schedule that led to each member of the population, the best one in colour."""
+def schedule_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
+    """Draw alpha over batches: the schedule of each member of a population, the best one in colour."""
     scheduled = [trial for trial in trials if trial.alphas]
     if not scheduled:
         return None
     last = search.run.train.steps * search.run.train.gradient_accumulation
     figure, axes = new_figure(7.4, 3.8)
-    for trial in sorted(scheduled, key=lambda trial: trial.name == outcome.best.name):
-        best = trial.name == outcome.best.name
+    for trial in sorted(scheduled, key=lambda trial: trial.name == results.best.name):  # the best one on top
+        best = trial.name == results.best.name
         batches = [batch for batch, _ in trial.alphas] + [last]
         alphas = [alpha for _, alpha in trial.alphas]
         axes.step(
@@ -224,5 +231,5 @@ def schedule_figure(search: SearchConfig, outcome: SearchResults, trials: Sequen
     return figure
 
 
-def _last(key: str) -> str:
+def _short_name(key: str) -> str:
     return key.rpartition(".")[2].replace("_", " ")

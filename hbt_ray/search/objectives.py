@@ -1,6 +1,6 @@
-"""Several things wanted at once: a score by weights, the Pareto front and its knee.
+"""Several objectives at once: a weighted score, the Pareto front and its knee.
 
-Legend: N configurations, M objectives. Values are turned so that more is better.
+Legend: N candidates, M objectives. Values are scaled so that more is better.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from hbt_ray.evaluation.metrics import Metric, find_metric
 
 
 def find_objective_metric(objective: str) -> Metric:
-    """The measure of an objective such as `multi/map`. Raises UserError when it names none."""
+    """Return the metric of an objective such as `multi/map`. Raises UserError if there is none."""
     return find_metric(f"any/{objective}")
 
 
 def score(metrics: Mapping[str, float], weights: Mapping[str, float], passages: int) -> float:
-    """One number from several, for a choice by stated weights: their weighted mean.
-
-    A measure in ranks counts as 1 - value / (passages - 1): 1 where answers in all languages stand side by side, 0
-    where one is first and another last.
+    """Return the weighted mean of the scaled objectives.
 
     Args:
         metrics: by objective, such as `multi/map`; a missing one counts 0.
-        passages: in the pool of all languages.
+        weights: by objective.
+        passages: in the pool of all languages; see `scaled_objective`.
     """
     total = sum(weights.values())
-    return sum(weight * as_share(name, metrics.get(name), passages) for name, weight in weights.items()) / total
+    return sum(weight * scaled_objective(name, metrics.get(name), passages) for name, weight in weights.items()) / total
 
 
-def as_share(objective: str, value: float | None, passages: int) -> float:
-    """An objective between 0 and 1, of which more is better; 0 where it was not measured.
+def scaled_objective(objective: str, value: float | None, passages: int) -> float:
+    """Return an objective on a scale from 0 to 1, of which more is better; 0 if it is missing.
 
-    >>> as_share("multi/rank_distance", 25, 101), as_share("multi/map", 0.5, 101)
+    A metric in ranks becomes 1 - value / (passages - 1): 1 if the answers in all languages are ranked next to each
+    other, 0 if one is first and another last. Another metric of which less is better becomes 1 - value.
+
+    >>> scaled_objective("multi/rank_distance", 25, 101), scaled_objective("multi/map", 0.5, 101)
     (0.75, 0.5)
     """
     if value is None or not np.isfinite(value):
@@ -44,8 +45,13 @@ def as_share(objective: str, value: float | None, passages: int) -> float:
     return value if find_objective_metric(objective).higher_is_better else 1 - value
 
 
+def scaled_objectives(rows: Sequence[Mapping[str, float]], objectives: Sequence[str], passages: int) -> np.ndarray:
+    """Return the scaled objectives (N, M) of the metrics of N candidates."""
+    return np.array([[scaled_objective(name, row.get(name), passages) for name in objectives] for row in rows])
+
+
 def pareto_front(values: np.ndarray) -> np.ndarray:
-    """(N, M) -> (N,) bool, whether no other row is as good in every objective and better in one.
+    """Mark the rows that no other row dominates: is as good in every objective and better in one. (N, M) -> (N,) bool.
 
     >>> pareto_front(np.array([[1, 0], [0, 1], [0.5, 0.5], [0.4, 0.5]])).tolist()
     [True, True, True, False]
@@ -57,24 +63,19 @@ def pareto_front(values: np.ndarray) -> np.ndarray:
 
 
 def knee(values: np.ndarray) -> int:
-    """The row of the front that is nearest to having the best of everything: a compromise that needs no weights.
+    """Return the row of the front that is nearest to the best of every objective: a compromise without weights.
 
-    Objectives are scaled so that the front goes from 0 to 1 in each, and the distance to (1, ..., 1) is Euclidean:
-    compromise programming, Zeleny 1973. Of equal ones the first.
+    Each objective is scaled so that the front spans 0 to 1; the distance to (1, ..., 1) is Euclidean (compromise
+    programming, Zeleny 1973). Of equal rows, the first.
 
     >>> knee(np.array([[1, 0], [0.8, 0.7], [0, 1]]))
     1
 
     Args:
-        values: (N, M) of all configurations; those behind the front are passed over.
+        values: (N, M) of all candidates; those that are not on the front are ignored.
     """
     front = np.flatnonzero(pareto_front(values))
-    own = values[front]
-    span = own.max(axis=0) - own.min(axis=0)
-    scaled = np.divide(own - own.min(axis=0), span, where=span > 0, out=np.ones(own.shape))
+    on_front = values[front]
+    span = on_front.max(axis=0) - on_front.min(axis=0)
+    scaled = np.divide(on_front - on_front.min(axis=0), span, where=span > 0, out=np.ones(on_front.shape))
     return int(front[np.linalg.norm(1 - scaled, axis=1).argmin()])
-
-
-def matrix(rows: Sequence[Mapping[str, float]], objectives: Sequence[str], passages: int) -> np.ndarray:
-    """(N, M) of configurations' metrics, as shares."""
-    return np.array([[as_share(name, row.get(name), passages) for name in objectives] for row in rows])

@@ -1,4 +1,4 @@
-"""What came of a search: every configuration's means over its seeds, the front, the knee and the choice by weights."""
+"""The results of a search: means over seeds, Pareto front, knee and best candidate; `best.yaml` and the other files."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration with one seed."""
+    """One candidate with one seed."""
 
     name: str
-    point: Candidate
+    candidate: Candidate
     seed: int
     state: State
-    measured: Sequence[Measurement]
-    alphas: Sequence[tuple[int, float]] = ()  # of pbt: alpha from each batch on
+    evaluations: Sequence[Measurement]  # on the dev set, in the order of their steps
+    alphas: Sequence[tuple[int, float]] = ()  # of pbt: (first batch, alpha)
     reason: str = ""  # why it failed
 
     @property
     def step(self) -> int:
-        """Optimizer steps that are known to be done."""
-        return self.measured[-1][0] if self.measured else 0
+        """The optimizer step of the last evaluation."""
+        return self.evaluations[-1][0] if self.evaluations else 0
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was measured last."""
-        return self.measured[-1][1]
+        """The metrics of the last evaluation."""
+        return self.evaluations[-1][1]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A configuration that was trained to the end, with at least one seed."""
+class CandidateResult:
+    """A candidate of which at least one seed finished. The fields are those in `summary.json`."""
 
     name: str
     values: Mapping[str, Any]
@@ -60,65 +60,80 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class SearchResults:
-    """All configurations that were trained to the end, the best score first."""
+    """All candidates of which at least one seed finished."""
 
-    results: tuple[Result, ...]
-    best: Result
-    knee: Result
+    ranked: tuple[CandidateResult, ...]  # the best score first
+    best: CandidateResult
+    knee: CandidateResult
     steps: int  # optimizer steps of all trials together
-    test: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # configuration -> metric -> by seed
+    test: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # candidate -> metric -> by seed
 
     @property
-    def chosen(self) -> list[Result]:
-        """What is measured on the test benchmarks: the choice by weights, and the knee."""
+    def chosen(self) -> list[CandidateResult]:
+        """The candidates to evaluate on the test benchmarks: the best one and the knee."""
         return list({result.name: result for result in (self.best, self.knee)}.values())
+
+    def roles_of(self, result: CandidateResult) -> list[str]:
+        """Return "choice" for the best candidate, "knee" for the knee, both, or nothing."""
+        roles = {"choice": self.best, "knee": self.knee}
+        return [role for role, chosen in roles.items() if chosen.name == result.name]
 
 
 def objective_values(search: SearchConfig, metrics: Mapping[str, float]) -> dict[str, float]:
-    """The objectives among a trial's metrics."""
-    named = {name: f"{search.dev_name}/{name}" for name in search.objectives}
-    return {name: metrics[metric] for name, metric in named.items() if metric in metrics}
+    """Select the objectives from a trial's metrics."""
+    full_names = {name: f"{search.dev_name}/{name}" for name in search.objectives}
+    return {name: metrics[full] for name, full in full_names.items() if full in metrics}
 
 
 def finished_trials(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that were trained to the end."""
-    return [trial for trial in trials if trial.state == "finished" and trial.measured]
+    """Return the trials that were trained to the end."""
+    return [trial for trial in trials if trial.state == "finished" and trial.evaluations]
 
 
-def outcome_of(search: SearchConfig, trials: Sequence[Trial], passages: int) -> SearchResults:
-    """What finished trials come to.
+def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int) -> SearchResults:
+    """Compute the results of finished trials.
+
+    1. Average the objectives of each candidate over its seeds.
+    2. Find the Pareto front and its knee among these means.
+    3. Rank the candidates by their weighted score.
 
     Args:
+        search: its settings.
+        trials: all of them.
         passages: of the dev set.
 
     Raises:
-        UserError: no trial was trained to the end.
+        UserError: no trial finished.
     """
-    finished: dict[str, dict[int, Trial]] = {}  # by configuration and seed
+    by_candidate: dict[str, dict[int, Trial]] = {}  # name -> seed -> trial
     for trial in finished_trials(trials):
-        own = finished.setdefault(trial.name if trial.alphas else trial.point.name, {})
-        own.setdefault(trial.seed, trial)
-    if not finished:
+        # The values of a population's member change, so each member is a candidate.
+        name = trial.name if trial.alphas else trial.candidate.name
+        by_candidate.setdefault(name, {}).setdefault(trial.seed, trial)
+    if not by_candidate:
         reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason)) or "all were stopped early"
         raise UserError(f"no trial came to its end: {reasons}")
-    results = [_result(search, name, list(own.values()), passages) for name, own in sorted(finished.items())]
-    values = objectives.matrix([result.mean for result in results], list(search.objectives), passages)
+    results = [
+        _candidate_result(search, name, list(by_seed.values()), passages)
+        for name, by_seed in sorted(by_candidate.items())
+    ]
+    values = objectives.scaled_objectives([result.mean for result in results], list(search.objectives), passages)
     front = objectives.pareto_front(values)
     knee = objectives.knee(values)
     marked = [replace(result, on_front=bool(on_front)) for result, on_front in zip(results, front, strict=True)]
-    ordered = tuple(sorted(marked, key=lambda result: (-result.score, result.name)))
-    return SearchResults(ordered, ordered[0], marked[knee], sum(trial.step for trial in trials))
+    ranked = tuple(sorted(marked, key=lambda result: (-result.score, result.name)))
+    return SearchResults(ranked, ranked[0], marked[knee], sum(trial.step for trial in trials))
 
 
-def _result(search: SearchConfig, name: str, trials: Sequence[Trial], passages: int) -> Result:
-    own = sorted(trials, key=lambda trial: trial.seed)
-    measured = [objective_values(search, trial.metrics) for trial in own]
-    spread = {key: mean_and_deviation([values[key] for values in measured]) for key in measured[0]}
+def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial], passages: int) -> CandidateResult:
+    by_seed = sorted(trials, key=lambda trial: trial.seed)
+    rows = [objective_values(search, trial.metrics) for trial in by_seed]
+    spread = {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0]}
     mean = {key: mean for key, (mean, _) in spread.items()}
-    return Result(
+    return CandidateResult(
         name,
-        dict(own[0].point.values),
-        tuple(trial.seed for trial in own),
+        dict(by_seed[0].candidate.values),
+        tuple(trial.seed for trial in by_seed),
         mean,
         {key: deviation for key, (_, deviation) in spread.items()},
         objectives.score(mean, search.objectives, passages),
@@ -127,33 +142,33 @@ def _result(search: SearchConfig, name: str, trials: Sequence[Trial], passages: 
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Of one value or more; the sample standard deviation, 0 for one."""
+    """Return the mean and the sample standard deviation of one value or more; the latter is 0 for one value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def best_config(search: SearchConfig, result: Result, trials: Sequence[Trial]) -> RunConfig:
-    """The run of a configuration with its first seed; of pbt with the schedule of alpha that was found."""
+def best_config(search: SearchConfig, result: CandidateResult, trials: Sequence[Trial]) -> RunConfig:
+    """Return the run of a candidate with its first seed; of pbt with the schedule of alpha that was found."""
     config = Candidate(result.values).config(search.run, result.seeds[0])
     alphas = next((trial.alphas for trial in trials if trial.name == result.name), ())
     return with_alphas(config, alphas) if alphas else config
 
 
-def write_outcome(search: SearchConfig, outcome: SearchResults, trials: Sequence[Trial], folder: Path) -> None:
-    """Leaves `best.yaml`, `trials.parquet` and, written last, `summary.json`.
+def write_results(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> None:
+    """Write `best.yaml`, `trials.parquet` and, last, `summary.json`.
 
-    What they say depends on the trials alone, not on when they ran or how often they were started.
+    Their contents depend only on the trials, not on when they ran or how often they were restarted.
     """
-    (folder / "best.yaml").write_text(dump_config(best_config(search, outcome.best, trials)), encoding="utf-8")
+    (folder / "best.yaml").write_text(dump_config(best_config(search, results.best, trials)), encoding="utf-8")
     pq.write_table(trials_table(search, trials), folder / "trials.parquet")
     summary = {
         "objectives": search.objectives,
         "dev": search.dev_name,
-        "steps": outcome.steps,
-        "best": outcome.best.name,
-        "knee": outcome.knee.name,
-        "front": [result.name for result in outcome.results if result.on_front],
-        "configurations": [asdict(result) for result in outcome.results],
-        "test": outcome.test,
+        "steps": results.steps,
+        "best": results.best.name,
+        "knee": results.knee.name,
+        "front": [result.name for result in results.ranked if result.on_front],
+        "configurations": [asdict(result) for result in results.ranked],
+        "test": results.test,
         "trials": {
             state: sorted(trial.name for trial in trials if trial.state == state)
             for state in ("finished", "stopped", "failed")
@@ -163,17 +178,17 @@ def write_outcome(search: SearchConfig, outcome: SearchResults, trials: Sequence
 
 
 def trials_table(search: SearchConfig, trials: Sequence[Trial]) -> pa.Table:
-    """A row for every measurement.
+    """Return a table with a row for each evaluation of each trial.
 
-    Columns: trial, seed, state, step, what was searched (JSON where it is no number), and every metric.
+    Columns: trial, seed, state, step, the searched settings (JSON unless a number), and every metric.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for trial in sorted(trials, key=lambda trial: trial.name):
-        for step, metrics in trial.measured:
+        for step, metrics in trial.evaluations:
             alphas = {"mix.alpha": alpha_at(trial.alphas, step)} if trial.alphas else {}
             searched = {
                 key: value if isinstance(value, int | float) else json.dumps(value)
-                for key, value in {**trial.point.values, **alphas}.items()
+                for key, value in {**trial.candidate.values, **alphas}.items()
             }
             rows.append(
                 {"trial": trial.name, "seed": trial.seed, "state": trial.state, "step": step, **searched, **metrics}
@@ -183,7 +198,7 @@ def trials_table(search: SearchConfig, trials: Sequence[Trial]) -> pa.Table:
 
 
 def alpha_at(alphas: Sequence[tuple[int, float]], batch: int) -> float:
-    """The alpha that leads to a batch: that of the last point before it.
+    """Return the alpha of a schedule that led to a batch: that of the last point before it.
 
     >>> alpha_at([(0, 0.5), (50, 0.7)], 50), alpha_at([(0, 0.5), (50, 0.7)], 51)
     (0.5, 0.7)

@@ -102,3 +102,16 @@ def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, he
     written.append(write_shard(folder, "numbers", "validation", 0, made[items:], own.token_type))
     write_manifest(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
     return TokenStore.open(folder)
+
+
+def make_held_out_store(folder: Path) -> TokenStore:
+    """Write a store of "numbers" with 48 items and 8 held-out ones, of which item 50 lacks French."""
+    pair_tokenizer = tokenization()
+    items = {
+        "train": [token_item(pair_tokenizer, n) for n in range(48)],
+        "validation": [token_item(pair_tokenizer, n, LANGUAGES[:2] if n == 50 else LANGUAGES) for n in range(48, 56)],
+    }
+    token_type = pair_tokenizer.token_type
+    written = [write_shard(folder, "numbers", split, 0, items[split], token_type) for split in ("train", "validation")]
+    write_manifest(folder, written, text_fingerprint=pair_tokenizer.fingerprint(), token_type=token_type)
+    return TokenStore.open(folder)

@@ -92,7 +92,7 @@ def test_comparison_page_draws_trials_from_alpha_to_objective(finished_search, s
     values = {axis["label"]: axis["values"] for axis in axes}
     shown = sorted(zip(values["mix.alpha"], values["held-out/mono/map"], strict=True))
     expected = sorted(
-        (t.point.values["mix.alpha"], t.measured[-1][1]["held-out/mono/map"]) for t in finished_search.trials
+        (t.candidate.values["mix.alpha"], t.evaluations[-1][1]["held-out/mono/map"]) for t in finished_search.trials
     )
     np.testing.assert_allclose(shown, expected, rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Searches on the cluster: what they leave, what they survive, and how they choose."""
+"""Searches on the cluster: what they write, how they resume, and each algorithm."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.search.run_search import search
-from hbt_ray.config import build_config, load_config
+from hbt_ray.config import load_config
 from hbt_ray.errors import ClusterError, ConfigError
+from hbt_ray.search.config import SearchDimension
 from hbt_ray.tracking import training_runs
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.slow import slow
@@ -34,31 +34,31 @@ def final_weights(trial: Path) -> dict[str, torch.Tensor]:
     return load_file(newest / "weights.safetensors")
 
 
-def test_a_grid_leaves_a_choice_that_can_be_trained_a_table_figures_and_models(finished_search):
-    folder, outcome = finished_search.folder, finished_search.outcome
+def test_grid_writes_the_choice_a_table_figures_and_models(finished_search):
+    folder, results = finished_search.folder, finished_search.results
     assert {trial.state for trial in finished_search.trials} == {"finished"}
     table = pq.read_table(folder / "trials.parquet")
     assert table["trial"].to_pylist() == [f"alpha={a},seed={seed}" for a in ("0.0", "1.0") for seed in (0, 1)]
     assert set(table["step"].to_pylist()) == {6}
     best = load_config(folder / "best.yaml")
-    assert best.mix.alpha == outcome.best.values["mix.alpha"]
+    assert best.mix.alpha == results.best.values["mix.alpha"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 4 * 6
-    chosen = {result.name for result in outcome.chosen}
+    chosen = {result.name for result in results.chosen}
     assert summary["test"].keys() == chosen
-    assert {place.name.partition(",seed")[0] for place in (folder / "chosen").iterdir()} == chosen
-    assert all(len(values) == 2 for values in summary["test"][outcome.best.name].values())
-    model = SentenceTransformer(str(folder / "chosen" / f"{outcome.best.name},seed=0" / "model"))
+    assert {path.name.partition(",seed")[0] for path in (folder / "chosen").iterdir()} == chosen
+    assert all(len(values) == 2 for values in summary["test"][results.best.name].values())
+    model = SentenceTransformer(str(folder / "chosen" / f"{results.best.name},seed=0" / "model"))
     assert model.encode_query(["de what is a10"]).shape == (1, 16)
     for name in ("objectives", "pareto", "bias"):
         with Image.open(folder / f"{name}.png") as picture:
             assert picture.width > 300
-    # Two runs that differ in alpha alone begin alike, and are prepared once.
+    # Runs that differ only in alpha share the token store and, of each seed, the initial encoder.
     assert len(list((folder.parent / "stores").glob("*/manifest.json"))) == 1
     assert len(list((folder / "initial").iterdir())) == 2
 
 
-def test_mlflow_has_the_search_as_a_run_with_its_trials_below_and_the_model_registered(finished_search):
+def test_mlflow_has_the_search_its_trials_and_the_model(finished_search):
     uri = f"sqlite:///{finished_search.folder.parent}/mlflow.db"
     runs = {run.name: run for run in training_runs(uri, "hbt")}
     parent = runs.pop("tiny")
@@ -69,7 +69,7 @@ def test_mlflow_has_the_search_as_a_run_with_its_trials_below_and_the_model_regi
         assert run.status == "FINISHED"
         assert {"held-out/mono/map", "held-out/multi/rank_distance", "train/loss"} <= run.metrics.keys()
         assert run.params["mix.alpha"] == run.tags["searched.mix.alpha"]
-    best = finished_search.outcome.best
+    best = finished_search.results.best
     assert parent.tags["best.mix.alpha"] == str(best.values["mix.alpha"])
     assert parent.metrics["held-out/mono/map"] == pytest.approx(best.mean["mono/map"])
     assert "pairs/multi/map" in parent.metrics
@@ -82,7 +82,7 @@ def test_mlflow_has_the_search_as_a_run_with_its_trials_below_and_the_model_regi
     assert "held-out/mono/map" in table["columns"]
 
 
-def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corpus, finished_search, tmp_path):
+def test_killed_search_resumes_to_the_same_table(cluster, search_corpus, finished_search, tmp_path):
     settings = tiny_search(search_corpus, seeds=[0, 1])
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
@@ -108,19 +108,19 @@ def test_a_killed_search_goes_on_and_ends_in_the_same_table(cluster, search_corp
         search(settings.model_copy(update={"seeds": (0,)}), out)
 
 
-def test_a_failed_trial_is_tried_again_told_and_ends_nothing(cluster, search_corpus, tmp_path):
+def test_failed_trial_is_retried_and_reported_and_others_continue(cluster, search_corpus, tmp_path):
     settings = tiny_search(search_corpus, experiment="failing", space={"train.learning_rate": [1e-3, 1e30]})
     finished = search(settings, search_corpus.parent / "failing")
-    states = {trial.point.values["train.learning_rate"]: trial for trial in finished.trials}
+    states = {trial.candidate.values["train.learning_rate"]: trial for trial in finished.trials}
     assert states[1e-3].state == "finished"
     assert states[1e30].state == "failed"
     assert "is not finite" in states[1e30].reason
-    assert finished.outcome.best.values["train.learning_rate"] == 1e-3
+    assert finished.results.best.values["train.learning_rate"] == 1e-3
     runs = training_runs(f"sqlite:///{search_corpus.parent}/mlflow.db", "failing")
     assert {run.name: run.status for run in runs}["learning_rate=1e_30,seed=0"] == "FAILED"
 
 
-def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(cluster, search_corpus, tmp_path):
+def test_asha_stops_trials_and_tpe_repeats_candidates_by_seed(cluster, search_corpus, tmp_path):
     settings = tiny_search(
         search_corpus,
         algorithm="tpe",
@@ -131,16 +131,16 @@ def test_halving_stops_trials_early_and_tpe_draws_each_point_for_every_seed(clus
         measure_every=2,
     )
     finished = search(settings, search_corpus.parent / "tpe")
-    points = [trial.point.name for trial in finished.trials]
-    assert len(points) == 6
-    assert all(points.count(name) == 2 for name in points)
+    names = [trial.candidate.name for trial in finished.trials]
+    assert len(names) == 6
+    assert all(names.count(name) == 2 for name in names)
     assert {trial.state for trial in finished.trials} == {"finished", "stopped"}
-    assert finished.outcome.steps < 6 * 6
+    assert finished.results.steps < 6 * 6
     assert all(trial.step in (2, 4) for trial in finished.trials if trial.state == "stopped")
 
 
 @slow
-def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, search_corpus):
+def test_nsga2_searches_several_objectives_on_a_named_dev_set(cluster, search_corpus):
     settings = tiny_search(
         search_corpus,
         algorithm="nsga2",
@@ -150,13 +150,13 @@ def test_several_objectives_are_searched_together_on_a_named_dev_set(cluster, se
     )
     finished = search(settings, search_corpus.parent / "nsga2")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
-    assert any(result.on_front for result in finished.outcome.results)
-    assert all("pairs/multi/rank_distance" in trial.measured[-1][1] for trial in finished.trials)
+    assert any(result.on_front for result in finished.results.results)
+    assert all("pairs/multi/rank_distance" in trial.evaluations[-1][1] for trial in finished.trials)
 
 
-def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights(cluster, search_corpus, tmp_path):
+def test_schedule_found_by_pbt_trains_again_to_the_same_weights(cluster, search_corpus, tmp_path):
     run = tiny_search(search_corpus).run.model_dump(mode="json")
-    run["train"] |= {"steps": 3}  # the last one ends it, before another turn is due
+    run["train"] |= {"steps": 3}  # the last step ends the trial before another evaluation is due
     settings = tiny_search(
         search_corpus,
         run=run,
@@ -169,52 +169,29 @@ def test_a_population_finds_a_schedule_that_is_trained_again_to_the_same_weights
     finished = search(settings, search_corpus.parent / "pbt")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
     assert sorted(trial.name for trial in finished.trials) == ["member=0", "member=1"]
-    assert any(len(trial.alphas) > 1 for trial in finished.trials)  # some went on from another with an alpha of its own
+    assert any(
+        len(trial.alphas) > 1 for trial in finished.trials
+    )  # some took over another's checkpoint with a new alpha
     assert (search_corpus.parent / "pbt" / "schedule.png").exists()
     best = load_config(search_corpus.parent / "pbt" / "best.yaml")
     assert best.mix.alpha_schedule is not None
     again = search(
-        settings.model_copy(update={"algorithm": "grid", "run": best, "space": {"train.weight_decay": _only(1e-2)}}),
+        settings.model_copy(
+            update={"algorithm": "grid", "run": best, "space": {"train.weight_decay": SearchDimension(values=(1e-2,))}}
+        ),
         search_corpus.parent / "again",
     )
-    one = final_weights(search_corpus.parent / "pbt" / "trials" / finished.outcome.best.name)
+    one = final_weights(search_corpus.parent / "pbt" / "trials" / finished.results.best.name)
     other = final_weights(search_corpus.parent / "again" / "trials" / again.trials[0].name)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def _only(value):
-    from hbt_ray.search.config import SearchDimension
-
-    return SearchDimension(values=(value,))
-
-
-def test_the_workers_of_a_trial_may_have_every_cpu_and_impossible_ones_are_refused(cluster, search_corpus):
+def test_workers_of_a_trial_may_use_every_cpu_but_not_more(cluster, search_corpus):
     run = tiny_search(search_corpus).run.model_dump(mode="json")
     run["train"] |= {"workers": 2, "threads_per_worker": NUM_CPUS // 2}
     settings = tiny_search(search_corpus, run=run, measure_every=3, space={"mix.alpha": [0.5]}, concurrent=None)
     finished = search(settings, search_corpus.parent / "workers")
-    assert [[step for step, _ in trial.measured] for trial in finished.trials] == [[3, 6]]
+    assert [[step for step, _ in trial.evaluations] for trial in finished.trials] == [[3, 6]]
     run["train"] |= {"workers": 1, "threads_per_worker": 64}
     with pytest.raises(ClusterError, match=r"1 workers with 64 CPU each do not fit"):
         search(tiny_search(search_corpus, run=run), search_corpus.parent / "impossible")
-
-
-@pytest.mark.parametrize(
-    ("cpus", "train", "wanted", "threads", "at_once"),
-    [
-        ([2], {}, 10, 1, 2),  # ten trials on two CPUs: two at a time
-        ([8], {}, 4, 2, 4),
-        ([8], {"threads_per_worker": 3}, 10, 3, 2),
-        ([64, 64], {}, 10, 12, 10),
-        ([4], {"workers": 2, "threads_per_worker": 2}, 10, 1, 1),
-        ([4, 4, 4], {"workers": 3, "threads_per_worker": 2}, 10, 1, 2),
-    ],
-)
-def test_more_trials_than_there_is_room_for_wait(monkeypatch, cpus, train, wanted, threads, at_once):
-    def sizes(resource):
-        return cpus if resource == "CPU" else []
-
-    monkeypatch.setattr("hbt_ray.cluster.resources.node_resources", sizes)
-    run = {"train": {"global_batch_pairs": 48, "chunk_pairs": 8, **train}}
-    room = plan_concurrency(build_config(run), wanted)
-    assert (room.threads, room.max_concurrent) == (threads, at_once)

@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
 TO_BE_WRITTEN = tuple(
     f"{name}/README.md"
     for name in (
-        *("data", "losses", "models", "pretraining", "sampling", "search", "studies", "study"),
+        *("data", "losses", "models", "pretraining", "sampling", "studies", "study"),
         *("training", "utils"),
     )
 )

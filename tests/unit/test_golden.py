@@ -44,7 +44,7 @@ from hbt_ray.retrieval.embedding_cache import write_cache_manifest as commit_vec
 from hbt_ray.sampling import HybridBatchSampler
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.search.candidates import points_of
+from hbt_ray.search.algorithms import list_candidates as points_of
 from hbt_ray.search.config import SearchConfig, SearchSettings
 from hbt_ray.study.config import StudySettings
 from hbt_ray.training.checkpoint import CheckpointManager

@@ -1,19 +1,21 @@
-"""A search as its driver sees it: a table in the terminal, and a run in MLflow for each trial."""
+"""Show a search's progress in the terminal, and track each trial as an MLflow run."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hbt_ray.cluster.search.trial import METRICS, STEP, came_to_its_end, named, trial_folder
-from hbt_ray.cluster.tracked_run import print_status
+from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS, TrialIdentity
+from hbt_ray.cluster.search.algorithms.base import METRICS, STEP
+from hbt_ray.cluster.search.trial import is_finished, trial_dir
+from hbt_ray.cluster.tracked_run import print_status, start_tracker
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value
@@ -21,64 +23,71 @@ from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
 
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
+
 
 class TuneProgressCallback(tune.Callback):
-    """Plain values but for what is made anew where it is missing: Tune keeps a copy to go on from."""
+    """Show and track the trials of a search.
+
+    Tune pickles this callback into the experiment's state. Only the constructor's arguments are pickled; trackers and
+    the live table are created again.
+    """
 
     def __init__(self, search: SearchConfig, out: Path, uri: str, parent_run_id: str) -> None:
         self.search = search
         self.out = out
         self.uri = uri
         self.parent_run_id = parent_run_id
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
+        self._algorithm = TUNE_ALGORITHMS[self.search.algorithm]
         self._trackers: dict[str, Tracker] = {}
-        self._seen: dict[str, set[int]] = {}  # steps that a trial was tracked at since this driver began
+        self._tracked_steps: dict[str, set[int]] = {}  # of each trial, since this driver started
         self._rows: dict[str, tuple[str, ...]] = {}
         self._live: Live | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {key: self.__dict__[key] for key in ("search", "out", "uri", "parent_run_id")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._begin()
+        self._reset()
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._tracker(trial)
         self._show(trial, "running", {})
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: object
     ) -> None:
         if STEP not in result:
             return
         step, metrics = int(result[STEP]), dict(result[METRICS])
         tracker = self._tracker(trial)
-        seen = self._seen.setdefault(trial.trial_id, set())
-        if tracker is not None and step not in seen:
-            told = metrics
-            if self.search.algorithm == "pbt":
-                told = metrics | {"alpha": float(trial.config["mix.alpha"])}
-            tracker.log_metrics(told, step)
-        seen.add(step)
+        tracked_steps = self._tracked_steps.setdefault(trial.trial_id, set())
+        if tracker is not None and step not in tracked_steps:
+            tracker.log_metrics(metrics | self._algorithm.logged_values(trial.config), step)
+        tracked_steps.add(step)
         self._show(trial, "running", metrics, step)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        own = named(self.search, trial.config, trial.trial_id)
-        ended = came_to_its_end(trial_folder(self.out, self.search.run, own.name), self.search.run)
-        self._finish(trial, "finished" if ended else "stopped")
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        run_dir = trial_dir(self.out, self.search.run, self._identify(trial).name)
+        self._finish(trial, "finished" if is_finished(run_dir, self.search.run) else "stopped")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._finish(trial, "failed")
 
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+    def on_experiment_end(self, trials: list[TuneTrial], **info: object) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def _finish(self, trial: Any, state: State) -> None:
+    def _identify(self, trial: TuneTrial) -> TrialIdentity:
+        return self._algorithm.identify(self.search, trial.config, trial.trial_id)
+
+    def _finish(self, trial: TuneTrial, state: State) -> None:
         result = trial.last_result or {}
         self._show(trial, state, dict(result.get(METRICS) or {}), int(result.get(STEP, 0)))
         tracker = self._tracker(trial)
@@ -90,43 +99,37 @@ class TuneProgressCallback(tune.Callback):
         except TrackingError as error:
             print_status(f"not tracked: {error}")
 
-    def _tracker(self, trial: Any) -> Tracker | None:
-        """The trial's run in MLflow; None where MLflow does not answer: the search is more important."""
+    def _tracker(self, trial: TuneTrial) -> Tracker | None:
+        """Return the tracker of the trial's MLflow run; None, with a warning, while MLflow does not answer."""
         if trial.trial_id not in self._trackers:
-            own = named(self.search, trial.config, trial.trial_id)
-            config = own.point.config(self.search.run, own.seed)
-            folder = trial_folder(self.out, config, own.name)
-            folder.path.mkdir(parents=True, exist_ok=True)
-            searched = {f"searched.{key}": value for key, value in own.point.values.items()}
+            identity = self._identify(trial)
+            config = identity.candidate.config(self.search.run, identity.seed)
+            run_dir = trial_dir(self.out, config, identity.name)
+            run_dir.path.mkdir(parents=True, exist_ok=True)
+            searched = {f"searched.{key}": value for key, value in identity.candidate.values.items()}
             tags = {"mlflow.parentRunId": self.parent_run_id, "search": self.search.run.name, **searched}
+            experiment = config.tracking.experiment
             try:
-                self._trackers[trial.trial_id] = Tracker.start(
-                    self.uri,
-                    config.tracking.experiment,
-                    own.name,
-                    config,
-                    folder.tracking_id,
-                    folder.path / "unsent_metrics.jsonl",
-                    tags,
-                )
+                tracker = start_tracker(self.uri, experiment, identity.name, config, run_dir, tags)
             except TrackingError as error:
                 print_status(f"not tracked: {error}")
                 return None
+            self._trackers[trial.trial_id] = tracker
         return self._trackers[trial.trial_id]
 
-    def _show(self, trial: Any, state: State, metrics: dict[str, float], step: int = 0) -> None:
-        own = named(self.search, trial.config, trial.trial_id)
+    def _show(self, trial: TuneTrial, state: State, metrics: dict[str, float], step: int = 0) -> None:
+        """Update the live table; where stderr is no terminal, print a line if the trial's row changed."""
+        name = self._identify(trial).name
         values = objective_values(self.search, metrics)
-        shown = [format_value(f"/{name}", values.get(name)) for name in self.search.objectives]
-        row = (own.name, f"{step}/{self.search.run.train.steps}", *shown, state)
-        changed = self._rows.get(trial.trial_id) != row
+        shown = [format_value(f"/{objective}", values.get(objective)) for objective in self.search.objectives]
+        row = (name, f"{step}/{self.search.run.train.steps}", *shown, state)
+        is_changed = self._rows.get(trial.trial_id) != row
         self._rows[trial.trial_id] = row
         if not sys.stderr.isatty():
-            if changed:
-                named_values = "  ".join(
-                    f"{name} {value}" for name, value in zip(self.search.objectives, shown, strict=True)
-                )
-                print_status(f"{time.strftime('%H:%M:%S')}  {own.name}  step {row[1]}  {named_values}  {state}")
+            if is_changed:
+                pairs = zip(self.search.objectives, shown, strict=True)
+                objectives = "  ".join(f"{objective} {value}" for objective, value in pairs)
+                print_status(f"{time.strftime('%H:%M:%S')}  {name}  step {row[1]}  {objectives}  {state}")
             return
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)

@@ -1,0 +1,100 @@
+"""The interface between a search and Ray Tune."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+
+from hbt_ray.config import RunConfig
+from hbt_ray.search.candidates import Candidate
+from hbt_ray.search.config import SearchConfig
+from hbt_ray.training.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
+
+STEP, SCORE, METRICS = "step", "score", "metrics"  # keys of a trial's reports to Tune
+SCORE_BY_STEP = {"time_attr": STEP, "metric": SCORE, "mode": "max"}  # of schedulers
+
+Params = Mapping[str, Any]  # a trial's parameters in Tune
+
+
+@dataclass(frozen=True, slots=True)
+class TrialIdentity:
+    """A trial outside of Tune. The name is that of its folder and of its MLflow run."""
+
+    name: str
+    candidate: Candidate
+    seed: int
+
+
+class TuneAlgorithm(ABC):
+    """An algorithm's parameter space, searcher and scheduler, and its part in a trial. Instances have no state."""
+
+    replays_reports: ClassVar[bool] = True  # a resumed trial first reports its stored evaluations again
+
+    @abstractmethod
+    def param_space(self, search: SearchConfig, candidates: Sequence[Candidate]) -> dict[str, object]:
+        """Return Tune's parameter space.
+
+        Args:
+            search: its settings.
+            candidates: that are known beforehand.
+        """
+
+    @abstractmethod
+    def identify(self, search: SearchConfig, params: Params, trial_id: str) -> TrialIdentity:
+        """Return the trial of these parameters. It must be the same in every process, and distinct for each trial."""
+
+    def tune_config(self, search: SearchConfig, max_concurrent: int) -> tune.TuneConfig:
+        """Return the searcher, scheduler and limits."""
+        return tune.TuneConfig(
+            scheduler=self.scheduler(search),
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,  # the next trial starts with its libraries imported
+            trial_dirname_creator=trial_dirname,
+        )
+
+    def scheduler(self, search: SearchConfig) -> TrialScheduler | None:
+        """Return the scheduler that stops trials early, as `stopping` says."""
+        grace_steps = search.grace_steps or search.every
+        if search.stopping == "asha":
+            return ASHAScheduler(
+                **SCORE_BY_STEP,
+                max_t=search.run.train.steps,
+                grace_period=grace_steps,
+                reduction_factor=1 / search.keep_share,
+            )
+        if search.stopping == "median":
+            return MedianStoppingRule(**SCORE_BY_STEP, grace_period=grace_steps, min_samples_required=2)
+        return None
+
+    # Inside a trial
+
+    def start_trial(self, config: RunConfig, run_dir: RunDir, params: Params) -> RunConfig:
+        """Return the run to train; called whenever the trial starts or resumes."""
+        return config
+
+    def report(self, step: int, result: dict[str, object], run_dir: RunDir) -> None:
+        """Report an evaluation to Tune, which may end the trial here."""
+        tune.report(result)
+
+    # About a trial
+
+    def logged_values(self, params: Params) -> dict[str, float]:
+        """Return metrics to log in addition to those of an evaluation."""
+        return {}
+
+    def alphas(self, run_dir: RunDir) -> list[tuple[int, float]]:
+        """Return (first batch, alpha) of a trial whose alpha changed during training; empty for any other."""
+        return []
+
+
+def trial_dirname(trial: TuneTrial) -> str:
+    """Name a trial's folder in Tune by its id, which `TuneAlgorithm.identify` gets."""
+    return str(trial.trial_id)

@@ -1,0 +1,96 @@
+"""Algorithms of which an Optuna sampler draws each candidate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Repeater, Searcher
+
+from hbt_ray.cluster.search.algorithms.base import SCORE, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.search.candidates import Candidate, round_drawn
+from hbt_ray.search.config import SearchConfig, SearchDimension
+from hbt_ray.search.objectives import find_objective_metric
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from ray.tune.search.sample import Domain
+
+
+class TuneSampler(TuneAlgorithm):
+    """Runs trials whose parameters are the searched settings, as an Optuna sampler draws them."""
+
+    @abstractmethod
+    def sampler(self, search: SearchConfig) -> BaseSampler:
+        """Return the sampler. Import Optuna here: it takes a second, and trials do not need it."""
+
+    def objective(self, search: SearchConfig) -> tuple[str | list[str], str | list[str]]:
+        """Return the reported values that the sampler optimizes, and "max" or "min": by default the weighted score."""
+        return SCORE, "max"
+
+    def param_space(self, search: SearchConfig, candidates: Sequence[Candidate]) -> dict[str, object]:
+        return {key: _domain(dimension) for key, dimension in search.space.items()}
+
+    def identify(self, search: SearchConfig, params: Params, trial_id: str) -> TrialIdentity:
+        candidate = Candidate({key: round_drawn(params[key]) for key in search.space})
+        seed = search.seeds[int(params.get("__trial_index__", 0))]  # set by Repeater
+        # The same values may be drawn twice; their folders must differ.
+        return TrialIdentity(f"{candidate.name},seed={seed},{trial_id.rpartition('_')[2]}", candidate, seed)
+
+    def tune_config(self, search: SearchConfig, max_concurrent: int) -> tune.TuneConfig:
+        from ray.tune.search.optuna import OptunaSearch
+
+        metric, mode = self.objective(search)
+        # Repeater trains each candidate with every seed and hands the mean of their scores to the sampler.
+        candidates_at_a_time = max(max_concurrent // len(search.seeds), 1)
+        searcher: Searcher = ConcurrencyLimiter(
+            OptunaSearch(metric=metric, mode=mode, sampler=self.sampler(search)), max_concurrent=candidates_at_a_time
+        )
+        if len(search.seeds) > 1:
+            searcher = Repeater(searcher, repeat=len(search.seeds))
+        return tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=self.scheduler(search),
+            num_samples=search.configurations * len(search.seeds),
+            reuse_actors=True,
+            trial_dirname_creator=trial_dirname,
+        )
+
+
+class TuneTPE(TuneSampler):
+    """Optuna's TPESampler."""
+
+    def sampler(self, search: SearchConfig) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        # The first half of the trials is drawn at random, before there is a model of them.
+        return TPESampler(seed=search.seed, n_startup_trials=max(search.configurations // 2, 1))
+
+
+class TuneNSGA2(TuneSampler):
+    """Optuna's NSGAIISampler, over all objectives at once and unscaled."""
+
+    def sampler(self, search: SearchConfig) -> BaseSampler:
+        from optuna.samplers import NSGAIISampler
+
+        return NSGAIISampler(seed=search.seed, population_size=max(search.configurations // 3, 2))
+
+    def objective(self, search: SearchConfig) -> tuple[str | list[str], str | list[str]]:
+        names = list(search.objectives)
+        return names, ["max" if find_objective_metric(name).higher_is_better else "min" for name in names]
+
+
+SAMPLED: dict[str, TuneAlgorithm] = {"tpe": TuneTPE(), "nsga2": TuneNSGA2()}
+
+
+def _domain(dimension: SearchDimension) -> Domain:
+    if dimension.values is not None:
+        return tune.choice(list(dimension.values))
+    if dimension.integers:
+        return tune.randint(dimension.integers[0], dimension.integers[1] + 1)
+    if dimension.loguniform:
+        return tune.loguniform(*dimension.loguniform)
+    assert dimension.uniform
+    return tune.uniform(*dimension.uniform)

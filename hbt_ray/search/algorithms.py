@@ -1,0 +1,130 @@
+"""The search algorithms, as far as they need no Ray: which settings they accept, and which candidates they try.
+
+`hbt_ray/cluster/search/algorithms` runs them with Ray Tune. To add one, see README.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from hbt_ray.search.candidates import Candidate
+from hbt_ray.utils.counter_rng import stable_hash64
+
+if TYPE_CHECKING:
+    from hbt_ray.search.config import SearchConfig
+
+# Settings of which every value needs a token store or an initial encoder. These are made before the first trial.
+NEED_PREPARATION = ("corpora", "languages", "prepare.", "text.", "model.")
+
+
+class Algorithm(ABC):
+    """A way to choose candidates. Instances have no state."""
+
+    needs_intermediate_metrics: ClassVar[bool] = False  # compares trials while they train: needs `measure_every`
+    changes_values_during_training: ClassVar[bool] = False  # so a trial has no single value of a searched setting
+
+    def validate(self, search: SearchConfig) -> None:  # noqa: B027, any search will do
+        """Raise ValueError if the algorithm cannot search what is configured."""
+
+    @abstractmethod
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        """Return the candidates that are known before the first trial; none if each depends on finished trials."""
+
+
+class ListedAlgorithm(Algorithm):
+    """All candidates are known before the first trial; each is trained with every seed."""
+
+
+class SampledAlgorithm(Algorithm):
+    """An Optuna sampler draws each candidate after it has seen the metrics of earlier ones."""
+
+    def validate(self, search: SearchConfig) -> None:
+        key = next((key for key in search.space if key.startswith(NEED_PREPARATION)), None)
+        if key is not None:
+            raise ValueError(f"{key} needs a store or encoder of its own; search it with algorithm: grid or random")
+
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        return []
+
+
+class Grid(ListedAlgorithm):
+    """Every combination of the listed values."""
+
+    def validate(self, search: SearchConfig) -> None:
+        key = next((key for key, dimension in search.space.items() if dimension.values is None), None)
+        if key is not None:
+            raise ValueError(f"a grid needs values for {key}; write a list of them, or algorithm: random")
+
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        choices = [[(key, value) for value in dimension.values or ()] for key, dimension in search.space.items()]
+        return [Candidate(dict(chosen)) for chosen in itertools.product(*choices)]
+
+
+class RandomSearch(ListedAlgorithm):
+    """`configurations` independent draws; candidate n depends only on `seed` and n."""
+
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        return [
+            Candidate(
+                {
+                    key: dimension.value_at(float(np.random.default_rng(stable_hash64(search.seed, n, key)).random()))
+                    for key, dimension in search.space.items()
+                }
+            )
+            for n in range(search.configurations)
+        ]
+
+
+class TPE(SampledAlgorithm):
+    """Tree-structured Parzen Estimator, which maximizes the weighted score (Bergstra et al. 2011)."""
+
+
+class NSGA2(SampledAlgorithm):
+    """NSGA-II, a genetic algorithm for several objectives without weights (Deb et al. 2002)."""
+
+    def validate(self, search: SearchConfig) -> None:
+        if len(search.seeds) > 1:
+            raise ValueError("nsga2 weighs every trial by itself; write one seed")
+        super().validate(search)
+
+
+class PBT(Algorithm):
+    """Population Based Training, which finds a schedule of `mix.alpha` (Jaderberg et al. 2017)."""
+
+    needs_intermediate_metrics = True
+    changes_values_during_training = True
+
+    def validate(self, search: SearchConfig) -> None:
+        if set(search.space) != {"mix.alpha"}:
+            raise ValueError("pbt finds a schedule of mix.alpha; leave other settings out of space")
+        if search.run.train.max_workers > 1:
+            raise ValueError("pbt trains each member in one process; write run.train.workers=1")
+        if search.stopping != "none" or len(search.seeds) > 1:
+            raise ValueError("pbt has a population of one seed and stops none; write one seed and stopping: none")
+
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        """Return the initial population, evenly spread over the dimension."""
+        return [Candidate({"mix.alpha": alpha}) for alpha in search.space["mix.alpha"].spread(search.configurations)]
+
+
+ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {"grid": Grid(), "random": RandomSearch(), "tpe": TPE(), "nsga2": NSGA2(), "pbt": PBT()}
+)
+
+
+def list_candidates(search: SearchConfig) -> list[Candidate]:
+    """Return the distinct candidates that are known before the first trial; see `Algorithm.candidates`.
+
+    Raises:
+        ConfigError: a candidate has a value that is out of range.
+    """
+    candidates = ALGORITHMS[search.algorithm].candidates(search)
+    for candidate in candidates:
+        candidate.config(search.run, search.seeds[0])
+    return list({candidate.name: candidate for candidate in candidates}.values())

@@ -1,0 +1,118 @@
+"""Trials in this process, with Tune's session replaced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ray import tune
+from safetensors.torch import load_file
+
+from hbt_ray.cluster.search.trial import FINISHED, is_finished, model_key, run_trial, store_key, trial_dir
+from hbt_ray.search.config import SearchConfig
+from hbt_ray.training.checkpoint import step_name
+from tests.helpers import tiny_corpus
+
+TRAIN = {"steps": 8, "global_batch_pairs": 16, "chunk_pairs": 4, "learning_rate": 1e-3, "precision": "fp32"}
+
+
+class Stopped(Exception):
+    """Ends a trial as a scheduler does."""
+
+
+class Session:
+    """What `ray.tune` gives to a trial. It keeps the reports, and the checkpoint folder of the last one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trial_id = "trial_00000"
+        self.checkpoint: tune.Checkpoint | None = None
+        self.steps: list[int] = []
+        self.stop_at: int | None = None
+
+    def get_trial_id(self) -> str:
+        return self.trial_id
+
+    def report(self, result: dict[str, object], checkpoint: tune.Checkpoint | None = None) -> None:
+        step = int(str(result["step"]))
+        self.steps.append(step)
+        if checkpoint is not None:
+            kept = self.folder / f"{self.trial_id}-{step}"
+            shutil.copytree(checkpoint.path, kept)
+            self.checkpoint = tune.Checkpoint.from_directory(str(kept))
+        if step == self.stop_at:
+            raise Stopped
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    session = Session(tmp_path)
+    monkeypatch.setattr(tune, "get_context", lambda: session)
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: session.checkpoint)
+    monkeypatch.setattr(tune, "report", session.report)
+    return session
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    tiny_corpus.make_held_out_store(folder / "store")
+    tiny_corpus.make_encoder(folder / "encoder")
+    return folder
+
+
+def search_of(**settings: object) -> SearchConfig:
+    run = {"text": tiny_corpus.TEXT.model_dump(), "model": tiny_corpus.MODEL.model_dump(), "train": TRAIN}
+    return SearchConfig.model_validate({"run": run, "dev": {"items": 4}, "measure_every": 2, **settings})
+
+
+def train(search: SearchConfig, params: dict[str, object], made: Path, out: Path) -> None:
+    stores, models = {store_key(search.run): str(made / "store")}, {model_key(search.run): str(made / "encoder")}
+    run_trial(params, search=search, out=str(out), stores=stores, models=models, threads=1)
+
+
+def test_listed_trial_reports_each_evaluation_and_again_when_resumed(made: Path, session: Session, tmp_path: Path):
+    search = search_of(space={"mix.alpha": [0.5, 1.0]})
+    params: dict[str, object] = {"trial": {"values": {"mix.alpha": 0.5}, "seed": 0}}
+    session.stop_at = 4
+    with pytest.raises(Stopped):
+        train(search, params, made, tmp_path)
+    run_dir = trial_dir(tmp_path, search.run, "alpha=0.5,seed=0")
+    assert not is_finished(run_dir, search.run)
+    session.stop_at = None
+    train(search, params, made, tmp_path)
+    assert session.steps == [2, 4, 2, 4, 6, 8]
+    assert is_finished(run_dir, search.run)
+    assert (run_dir.path / FINISHED).exists()
+
+
+def test_member_of_a_population_continues_from_another_ones_checkpoint(made: Path, session: Session, tmp_path: Path):
+    search = search_of(space={"mix.alpha": {"uniform": [0, 1]}}, algorithm="pbt", configurations=2)
+    good, bad = (trial_dir(tmp_path, search.run, f"member={n}") for n in (0, 1))
+    session.stop_at, session.trial_id = 2, "trial_00001"
+    with pytest.raises(Stopped):
+        train(search, {"mix.alpha": 1.0}, made, tmp_path)
+    session.stop_at, session.trial_id, session.checkpoint = 4, "trial_00000", None
+    with pytest.raises(Stopped):
+        train(search, {"mix.alpha": 0.25}, made, tmp_path)
+
+    session.stop_at, session.trial_id, session.steps = None, "trial_00001", []
+    train(search, {"mix.alpha": 0.75}, made, tmp_path)
+    assert session.steps == [6, 8]  # those of the other member are not reported again
+    assert json.loads((good.path / "alphas.json").read_text()) == [[0, 0.25]]
+    assert json.loads((bad.path / "alphas.json").read_text()) == [[0, 0.25], [4, 0.75]]
+    assert sorted(bad.measured.names()) == ["2.json", "4.json", "6.json", "8.json"]
+    assert (bad.measured / "4.json").read_text() == (good.measured / "4.json").read_text()
+
+    # The schedule, trained in one go, gives the same weights.
+    schedule = {"points": [[0, 0.25], [4, 0.75]], "between": "hold"}
+    again = search_of(space={"mix.alpha_schedule": [schedule]})
+    session.checkpoint = None
+    train(again, {"trial": {"values": {"mix.alpha_schedule": schedule}, "seed": 0}}, made, tmp_path / "again")
+    [straight] = (tmp_path / "again" / "trials").iterdir()
+    name = f"checkpoints/{step_name(8)}/weights.safetensors"
+    one, other = load_file(bad.path / name), load_file(straight / name)
+    assert all(torch.equal(weight, other[key]) for key, weight in one.items())

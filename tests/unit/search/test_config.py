@@ -1,0 +1,58 @@
+"""Which searches are accepted, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hbt_ray.errors import ConfigError
+from hbt_ray.search.algorithms import list_candidates
+from hbt_ray.search.config import load_search
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": {}}, "space"),
+        ({"space": {"mix.alpha": {"uniform": [0, 1]}}}, "a grid needs values for mix.alpha"),
+        ({"space": {"mix.alpha": {"uniform": [1, 0]}}, "algorithm": "random"}, r"\[1.0, 0.0\] must be \[min, max\]"),
+        ({"space": {"mix.alpha": {}}}, "write a list of values, or one of"),
+        ({"space": {"mix.alpha": [0.1, 2]}}, "alpha is 2"),
+        ({"seeds": [1, 1]}, "names one twice"),
+        (
+            {"dev": {"benchmarks": {"pairs": "faq"}}, "run": {"evaluate": {"benchmarks": {"pairs": "faq"}}}},
+            "pairs is a test benchmark, and must not be chosen by",
+        ),
+        ({"objectives": {"multi/map": 0}}, "one above 0"),
+        ({"stopping": "asha"}, "asha decides while trials run; write measure_every below the 600 steps"),
+        ({"algorithm": "pbt"}, "pbt decides while trials run"),
+        (
+            {"algorithm": "pbt", "space": {"train.steps": [5, 6]}, "measure_every": 10},
+            "pbt finds a schedule of mix.alpha",
+        ),
+        ({"algorithm": "pbt", "seeds": [0, 1], "measure_every": 10}, "write one seed"),
+        ({"algorithm": "nsga2", "seeds": [0, 1]}, "write one seed"),
+        ({"algorithm": "tpe", "space": {"text.max_query_tokens": [32, 64]}}, "needs a store or encoder of its own"),
+    ],
+)
+def test_invalid_search_is_refused_before_it_starts(tmp_path: Path, settings: dict[str, Any], message: str):
+    file = tmp_path / "search.yaml"
+    file.write_text(json.dumps({"space": {"alpha": [0.0, 1.0]}} | settings))
+    with pytest.raises(ConfigError, match=message):
+        list_candidates(load_search(file))
+
+
+def test_keys_of_the_space_may_be_short_and_overrides_reach_the_run(tmp_path: Path):
+    file = tmp_path / "search.yaml"
+    file.write_text("space: {alpha: [0, 1]}\nrun: {train: {steps: 9}}\n")
+    search = load_search(file, ["seeds=[4, 5]", "run.global_batch_pairs=32", "dev.items=7"])
+    assert list(search.space) == ["mix.alpha"]
+    assert (search.seeds, search.dev.items) == ((4, 5), 7)
+    assert (search.run.train.steps, search.run.train.global_batch_pairs) == (9, 32)
+    with pytest.raises(ConfigError, match="there is no setting 'alhpa'"):
+        load_search(file, ["run.alhpa=1"])
+    with pytest.raises(ConfigError, match="there is no setting 'seedz'; did you mean 'seed'"):
+        load_search(file, ["seedz=[1]"])

@@ -1,0 +1,82 @@
+"""Trials that are evaluated on the dev set while they train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hbt_ray.config import RunConfig, build_config
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.search.dev_set import dev_metrics, dev_set
+from hbt_ray.training.checkpoint import CheckpointManager, step_name
+from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
+from hbt_ray.training.local_runner import train_locally
+from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.training.task import ContrastiveTask
+from tests.helpers import tiny_corpus
+from tests.unit.search.searches import search_of
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return tiny_corpus.make_held_out_store(tmp_path_factory.mktemp("store"))
+
+
+TRAIN = {"steps": 8, "global_batch_pairs": 16, "chunk_pairs": 4, "learning_rate": 1e-3, "precision": "fp32"}
+
+
+class Killed(Exception):
+    """Ends a trial as the end of its process would."""
+
+
+def train_trial(store: TokenStore, out: Path, killed_at: int | None = None) -> list[int]:
+    """Run a trial over the tiny store and return the steps that it reported."""
+    config = build_config(
+        {"text": tiny_corpus.TEXT.model_dump(), "model": tiny_corpus.MODEL.model_dump(), "train": TRAIN}
+    )
+    initial = out.parent / "initial"
+    if not initial.exists():
+        tiny_corpus.make_encoder(initial)
+    search = search_of(dev={"items": 4})
+    dev = dev_set(search.dev, store.folder, config)
+    reported: list[int] = []
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        assert {"held-out/mono/map", "held-out/cross/map/de-en", "held-out/multi/rank_distance"} <= metrics.keys()
+        reported.append(step)
+        if step == killed_at:
+            raise Killed
+
+    folder = run_dir_of(config, out)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": 2})})
+    task = ContrastiveTask(config, str(initial), lambda encoder, config: dev_metrics(encoder, dev, search.dev, config))
+    train_locally(task, store.folder, folder, every=2, report=report)
+    return reported
+
+
+def test_killed_trial_resumes_to_the_same_metrics_and_weights(store: TokenStore, tmp_path: Path):
+    assert train_trial(store, tmp_path / "uninterrupted") == [2, 4, 6, 8]
+    for step in (2, 6):
+        with pytest.raises(Killed):
+            train_trial(store, tmp_path / "killed", step)
+    (tmp_path / "killed" / "measured" / "6.json").unlink()  # killed after the checkpoint, before it was evaluated
+    assert train_trial(store, tmp_path / "killed") == [2, 4, 6, 8]
+    one, other = (run_dir_of(RunConfig(), tmp_path / name) for name in ("uninterrupted", "killed"))
+    without_loss = [
+        [
+            (step, {k: v for k, v in metrics.items() if k != "train/loss"})
+            for step, metrics in load_checkpoint_metrics(run_dir.measured)
+        ]
+        for run_dir in (one, other)
+    ]
+    assert without_loss[0] == without_loss[1]
+    assert load_checkpoint_metrics(one.measured)[3] == load_checkpoint_metrics(other.measured)[3]
+    weights = [
+        load_file(Path(str(run_dir.checkpoints)) / step_name(8) / "weights.safetensors") for run_dir in (one, other)
+    ]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert CheckpointManager(one.checkpoints).steps() == [6, 8]
+    assert train_trial(store, tmp_path / "killed") == [2, 4, 6, 8]  # finished: it only reports again

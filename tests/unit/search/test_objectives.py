@@ -1,0 +1,28 @@
+"""Scores, Pareto front and knee."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hbt_ray.search.objectives import knee, pareto_front, score
+
+
+@given(arrays(float, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
+def test_front_is_what_no_row_dominates_and_the_knee_is_on_it(values: np.ndarray):
+    front = pareto_front(values)
+    for row, own in enumerate(values):
+        beaten = any((other >= own).all() and (other > own).any() for other in values)
+        assert front[row] == (not beaten)
+    assert front[knee(values)]
+
+
+def test_score_is_the_weighted_mean_computed_by_hand():
+    metrics = {"mono/map": 0.8, "multi/rank_distance": 30.0}
+    assert score(metrics, {"mono/map": 3.0, "multi/rank_distance": 1.0}, passages=101) == pytest.approx(
+        (3 * 0.8 + (1 - 30 / 100)) / 4
+    )
+    assert score({"mono/map": 0.8}, {"mono/map": 1.0, "cross/map": 1.0}, passages=101) == pytest.approx(0.4)

@@ -1,0 +1,58 @@
+"""The results of finished trials, and their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from hbt_ray.config import load_config
+from hbt_ray.errors import UserError
+from hbt_ray.search.candidates import Candidate
+from hbt_ray.search.results import Trial, best_config, search_results, trials_table, write_results
+from tests.unit.search.searches import TRIALS, search_of, trial
+
+
+def test_candidates_are_ranked_by_means_over_finished_seeds():
+    results = search_results(search_of(seeds=(0, 1)), TRIALS, passages=101)
+    assert [result.name for result in results.ranked] == ["alpha=0.5", "alpha=0.0", "alpha=1.0"]
+    best = results.best
+    assert best.mean["mono/map"] == pytest.approx(0.8)
+    assert best.deviation["cross/map"] == pytest.approx(0.05 * 2**0.5)
+    assert best.score == pytest.approx((0.8 + 0.75 + 0.5 + 0.75) / 4)
+    assert results.ranked[2].seeds == (0,)
+    assert results.steps == 5 * 10 + 5
+    assert {result.name for result in results.ranked if result.on_front} == {"alpha=0.0", "alpha=0.5", "alpha=1.0"}
+    assert results.knee.name == "alpha=0.5"
+
+
+def test_search_without_a_finished_trial_says_why():
+    with pytest.raises(UserError, match="no trial came to its end: it broke"):
+        search_results(search_of(), [trial(0.5, 0, 0, 0, "failed")], passages=10)
+
+
+def test_files_do_not_depend_on_the_order_of_trials(tmp_path: Path):
+    search = search_of(seeds=(0, 1))
+    for name, trials in (("one", TRIALS), ("other", TRIALS[::-1])):
+        (tmp_path / name).mkdir()
+        write_results(search, search_results(search, trials, passages=101), trials, tmp_path / name)
+    for file in ("best.yaml", "summary.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+    table = pq.read_table(tmp_path / "one" / "trials.parquet")
+    assert table.equals(pq.read_table(tmp_path / "other" / "trials.parquet"))
+    assert table["mix.alpha"].to_pylist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    best = load_config(tmp_path / "one" / "best.yaml")
+    assert (best.mix.alpha, best.seed) == (0.5, 0)
+
+
+def test_best_member_of_a_population_becomes_a_run_with_schedule():
+    alphas = [(0, 0.5), (40, 0.6)]
+    members = [Trial("member=0", Candidate({"mix.alpha": 0.6}), 0, "finished", TRIALS[0].evaluations, alphas)]
+    search = search_of(algorithm="pbt", measure_every=20)
+    results = search_results(search, members, passages=101)
+    config = best_config(search, results.best, members)
+    assert config.mix.alpha_schedule is not None
+    assert config.mix.alpha_schedule.points == ((0, 0.5), (40, 0.6))
+    assert config.mix.alpha_schedule.between == "hold"
+    assert trials_table(search, members)["mix.alpha"].to_pylist() == [0.5]
