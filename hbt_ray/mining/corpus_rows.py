@@ -40,7 +40,7 @@ _KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answ
 
 
 def read_corpora(
-    config: RunConfig, parts: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
+    config: RunConfig, shards: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Read the corpora and write the accepted rows of each language, and two tables about their items.
 
@@ -52,7 +52,7 @@ def read_corpora(
 
     Args:
         config: the run.
-        parts: the shards of its corpora.
+        shards: the shards of its corpora.
         evaluation_sets: items that occur in them are left out.
         folder: where to write.
 
@@ -65,7 +65,7 @@ def read_corpora(
     rows = _RowCollector(folder)
     with contextlib.ExitStack() as files:
         evaluation = index_evaluation_sets(evaluation_sets, config.prepare.near_duplicate_threshold)
-        for table in read_rows(parts, evaluation):
+        for table in read_rows(shards, evaluation):
             rows.add(table, files)
     rows_read: Counter[str] = Counter()
     for (source, _, _), number in rows.counts.items():

@@ -90,9 +90,9 @@ class MiningRun:
 def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str | Path) -> MiningRun:
     """Read the corpora, unless an earlier call has. Raise what `mine` raises."""
     config, out = with_absolute_paths(config), Path(out).expanduser().resolve()
-    parts = [part for corpus in config.corpora for part in list_shards(corpus)]
+    shards = [shard for corpus in config.corpora for shard in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(config.prepare_inputs)
-    mined_with = _mined_with(config, model, embedder, parts, evaluation_sets)
+    mined_with = _mined_with(config, model, embedder, shards, evaluation_sets)
     started = out / MINED if (out / MINED).exists() else out / _PARTIAL / _STARTED
     if started.exists():
         _check_same(out, json.loads(started.read_text(encoding="utf-8"))["mined_with"], mined_with)
@@ -101,7 +101,7 @@ def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str
             _check_empty(out)
             shutil.rmtree(started.parent, ignore_errors=True)
             (started.parent / "rows").mkdir(parents=True)
-            sources, languages = read_corpora(config, parts, evaluation_sets, started.parent)
+            sources, languages = read_corpora(config, shards, evaluation_sets, started.parent)
         read = {"mined_with": mined_with, "sources": sources, "languages": languages}
         StoragePath.of(started).write_text(json.dumps(read))  # written last: its existence means that all is read
     read = json.loads(started.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def _mined_with(
     config: RunConfig,
     model: str,
     embedder: TextEmbedder,
-    parts: Sequence[CorpusShard],
+    shards: Sequence[CorpusShard],
     evaluation_sets: Sequence[Benchmark],
 ) -> dict[str, Any]:
     """Return all settings and inputs that determine the negatives, by name, as read back from JSON."""
@@ -126,7 +126,7 @@ def _mined_with(
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
             f"file {path}": _file_digest(path)
-            for path in dict.fromkeys(Path(part.location) for part in parts)
+            for path in dict.fromkeys(Path(shard.location) for shard in shards)
             if path.exists()
         },
     }

@@ -106,8 +106,8 @@ def dependency_levels(cells: Sequence[Experiment]) -> list[list[Experiment]]:
 def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:
     """Every item of a parallel corpus: id -> language -> (question, passage). Raises CorpusError as reading does."""
     items: dict[str, dict[str, tuple[str, str]]] = {}
-    for part in list_shards(corpus):
-        for row in read_shard(part):
+    for shard in list_shards(corpus):
+        for row in read_shard(shard):
             if isinstance(row, CorpusRow) and row.question is not None:
                 items.setdefault(row.item_id, {}).setdefault(row.language, (row.question, row.passage))
     return items
