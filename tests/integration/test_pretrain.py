@@ -59,7 +59,7 @@ def test_pretraining_tracks_a_run_and_writes_a_trainable_model(cluster, corpus, 
     with pytest.raises(ConfigError, match="holds a pretraining; write another --out"):
         run(tiny_config(corpus), out)
     config = tiny_config(corpus, model={"path": str(out / "model")}, train={"steps": 2, "checkpoint_every": 2})
-    store = prepare(config, tmp_path / "runs" / "stores")
+    store = prepare(config.prepare_inputs, tmp_path / "runs" / "stores")
     folder = run_dir_of(config, tmp_path / "runs" / "trained")
     train_locally(ContrastiveTask(config, str(out / "model"), benchmark_metrics), store, folder)
     assert CheckpointManager(folder.checkpoints).steps() == [2]
