@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read by OpenMP when torch or scikit-learn load it. The tests' tensors are too small to gain from a second thread.
@@ -55,17 +55,23 @@ def bucket() -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a SQLite file with MLflow's tables and no run; creating them takes seconds."""
-    from hbt_ray.tracking.server import check_reachable
+def create_mlflow_tables() -> Callable[[Path], None]:
+    """Return the function that creates MLflow's tables, as it is before `fast_mlflow_stores` replaces it."""
+    from hbt_ray.tracking import server
 
+    return server._create_sqlite
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(create_mlflow_tables: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file with MLflow's tables and no run; creating them takes seconds."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    check_reachable(f"sqlite:///{file}")
+    create_mlflow_tables(file)
     return file
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fast_mlflow_stores(request: pytest.FixtureRequest) -> Iterator[None]:
+def fast_mlflow_stores(create_mlflow_tables: object, request: pytest.FixtureRequest) -> Iterator[None]:
     """Create new SQLite stores as copies of `mlflow_tables`, and let no commit wait for the disk.
 
     Stores of other processes are not affected.
@@ -75,13 +81,8 @@ def fast_mlflow_stores(request: pytest.FixtureRequest) -> Iterator[None]:
 
     from hbt_ray.tracking import server
 
-    create_tables = server._create_sqlite
-
     def copy_tables(file: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(server, "_create_sqlite", create_tables)
-            tables: Path = request.getfixturevalue("mlflow_tables")
-        shutil.copyfile(tables, file)
+        shutil.copyfile(request.getfixturevalue("mlflow_tables"), file)
 
     def do_not_wait(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
