@@ -97,12 +97,18 @@ class LossInputs:
         """Return a copy with truncated embeddings. The teacher's are not truncated."""
         if width == self.width:
             return self
-        translations = self.translation_embeddings
+        queries, translations = self.query_embeddings, self.translation_embeddings
+        if translations is None:
+            queries = truncate(queries, width)
+        else:
+            # Together, because the last bit of a norm may depend on the number of rows that are reduced at once.
+            both = truncate(torch.cat([queries, translations]), width)
+            queries, translations = both.split([len(queries), len(translations)])
         return replace(
             self,
-            query_embeddings=truncate(self.query_embeddings, width),
+            query_embeddings=queries,
             passage_embeddings=truncate(self.passage_embeddings, width),
-            translation_embeddings=None if translations is None else truncate(translations, width),
+            translation_embeddings=translations,
         )
 
 

@@ -1,0 +1,1 @@
+"""The encoder and what computes it: attention, dropout, adapters, precision."""

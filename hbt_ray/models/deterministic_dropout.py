@@ -1,12 +1,12 @@
-"""Dropout whose masks follow from a key and their place in the model, whatever was drawn before.
+"""Dropout whose masks are a function of a key and of the layer, independent of earlier random draws.
 
-On a CPU they are also far cheaper to draw than torch's, which draws them one after the other: 16 bits of a counter's
-stream say of each element whether it stays. Elsewhere torch's own kernels draw, from a generator with the same key.
+On a CPU masks come from a counter-based stream, 16 bits an element, which is several times as fast as torch's
+generator. On other devices torch's kernels draw them, from a generator that is seeded with the key.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,32 +14,42 @@ from torch import Tensor, nn
 
 from hbt_ray.utils.counter_rng import stable_hash64
 
-_STEPS = 2**16  # so fine can a probability be
+_LEVELS = 2**16  # probabilities are rounded to multiples of 1 / _LEVELS
 
 
 class DropoutKey:
-    """The key that an encoder's masks are drawn with, until it is set anew."""
+    """The key of all dropout layers of an encoder, until it is set again."""
 
     def __init__(self) -> None:
-        self._parts: tuple[Any, ...] = ()
+        self._parts: tuple[int | str, ...] = ()
 
-    def set(self, device: torch.device, *parts: Any) -> None:
-        """Draws from now on are a function of `parts` (see `stable_hash64`), and of their place in the model."""
+    def set(self, device: torch.device, *parts: int | str) -> None:
+        """Make all following masks a function of `parts` (see `stable_hash64`) and of the layer.
+
+        Side effect: this seeds the device's default generator, for layers that draw from it. Other code in the process
+        that uses that generator becomes a function of the key as well.
+        """
         self._parts = parts
-        # Never `torch.manual_seed`: it seeds those of every other kind of device as well, and keeps a formatted stack
-        # for each that has not been started: milliseconds a call, and memory for ever.
+        # Not `torch.manual_seed`: it seeds the generators of every other type of device too, and keeps a formatted
+        # stack for each that is not initialized: milliseconds a call, and memory that is never freed.
         cuda = device.type == "cuda"
         generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
         generator.manual_seed(stable_hash64(*parts) % 2**63)
 
     def bits(self, place: int, number: int) -> Tensor:
-        """(number,) int16, uniform over all its values."""
+        """Return (number,) int16 random bits of a layer, uniform over all values."""
         words = np.random.SFC64(stable_hash64(*self._parts, place)).random_raw(-(-number // 4))
         return torch.from_numpy(words).view(torch.int16)[:number]
 
 
 class DeterministicDropout(nn.Dropout):
-    """`nn.Dropout` whose mask is a function of the key and of `place`, which no other layer of the encoder has."""
+    """`nn.Dropout` whose mask is a function of the key and the layer.
+
+    Args:
+        p: probability that an element is dropped.
+        key: shared by all layers of an encoder.
+        place: index of the layer in the encoder.
+    """
 
     def __init__(self, p: float, key: DropoutKey, place: int) -> None:
         super().__init__(p)
@@ -47,30 +57,40 @@ class DeterministicDropout(nn.Dropout):
         self.place = place
 
     def mask(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, float]:
-        """Zeros and ones of a shape, on the CPU, and by what those that stay are to be multiplied."""
-        dropped = min(round(self.p * _STEPS), _STEPS - 1)
+        """Return a mask of zeros and ones on the CPU, and the factor by which the kept elements are scaled."""
+        dropped = min(round(self.p * _LEVELS), _LEVELS - 1)
         bits = self.key.bits(self.place, int(np.prod(shape))).view(shape)
         kept = torch.empty(shape, dtype=dtype)
-        torch.ge(bits, dropped - _STEPS // 2, out=kept)
-        return kept, _STEPS / (_STEPS - dropped)
+        torch.ge(bits, dropped - _LEVELS // 2, out=kept)
+        return kept, _LEVELS / (_LEVELS - dropped)
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return values
         if values.device.type != "cpu":
             return nn.functional.dropout(values, self.p)
-        return _Dropped.apply(values, *self.mask(tuple(values.shape), values.dtype))
+        dropped: Tensor = _MaskAndScale.apply(values, *self.mask(tuple(values.shape), values.dtype))
+        return dropped
 
 
-class _Dropped(torch.autograd.Function):
+class _Context(Protocol):
+    """The attributes of autograd's context that are used here."""
+
+    saved_tensors: tuple[Tensor, ...]
+    scale: float
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+class _MaskAndScale(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, kept: Tensor, scale: float) -> Tensor:
+    def forward(ctx: _Context, values: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
         return (values * kept).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = ctx.saved_tensors
         return (gradient * kept).mul_(ctx.scale), None, None
 

@@ -1,4 +1,4 @@
-"""The dual encoder as it is trained: a batch's questions and passages through one encoder, some pairs at a time."""
+"""The dual encoder in training: one encoder for the queries and passages of a batch, in micro-batches."""
 
 from __future__ import annotations
 
@@ -12,37 +12,53 @@ from torch import Tensor, nn
 
 from hbt_ray.models.deterministic_dropout import DropoutKey, key_dropout
 from hbt_ray.models.packed_attention import is_packed, packed_vectors, word_embeddings
+from hbt_ray.models.padding import padded_vectors
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import pad
 from hbt_ray.utils.counter_rng import Salt
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Pairs of a batch that pass the encoder together."""
+    """Pairs of a batch that are encoded together."""
 
-    start: int  # the first on this rank
-    end: int  # behind the last
-    chunk: int  # of the global batch
-    number: int  # in its chunk
+    start: int  # index of the first pair on this rank
+    end: int  # index after the last pair
+    chunk: int  # index of its chunk in the global batch
+    number: int  # index in its chunk
 
 
 class DualEncoder(nn.Module):
-    """Encodes the pairs of a batch, some pairs at a time.
+    """Encodes the pairs of a batch in micro-batches, as GradCache does (Gao et al. 2021, arXiv 2101.06983).
 
-    Pairs pass the encoder in chunks that lie on a fixed grid over the *global* batch, a chunk of many tokens in several
-    pieces; dropout is drawn anew for each from (seed, step, chunk, piece). So a chunk's vectors do not depend on which
-    rank holds it.
+    1. The *global* batch is cut into chunks of `chunk_pairs` pairs; a rank has whole chunks.
+    2. A chunk of more than `piece_tokens` tokens is cut into several micro-batches.
+    3. Dropout of a micro-batch is a function of (seed, step, chunk, its index in the chunk).
 
-    An encoder that `is_packed` takes a piece's questions and passages in one pass and without padding, and its word
-    embeddings are looked up once for all pieces: the gradient of the table is as large as the table each time. Any
-    other takes questions and passages apart, each padded to their longest.
+    So the embeddings of a chunk do not depend on the rank that has it, and a micro-batch can be encoded twice with the
+    same result.
 
-    Legend: B pairs on this rank, K positives and N hard negatives per pair, S questions in a second language, D width.
+    A packed encoder encodes the queries and passages of a micro-batch in one pass without padding. Its word embeddings
+    are looked up once for all micro-batches, because each gradient of the table is as large as the table. Any other
+    encoder encodes queries and passages separately, each padded to their longest.
+
+    Legend: B pairs on this rank, K positives and N hard negatives per pair, S translated queries, D width.
+
+    Args:
+        encoder: encodes queries and passages.
+        seed: of dropout.
+        chunk_pairs: pairs of a chunk.
+        bf16: compute in bfloat16.
+        piece_tokens: tokens of a micro-batch. A pair with more of them is a micro-batch by itself.
     """
 
     def __init__(
-        self, encoder: SentenceTransformer, *, seed: int, chunk_pairs: int, bf16: bool, piece_tokens: int = 2**30
+        self,
+        encoder: SentenceTransformer,
+        *,
+        seed: int,
+        chunk_pairs: int,
+        bf16: bool,
+        piece_tokens: int = 2**30,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -51,103 +67,101 @@ class DualEncoder(nn.Module):
         self.piece_tokens = piece_tokens
         self.bf16 = bf16
         self._dropout = key_dropout(encoder) if is_packed(encoder) else DropoutKey()
-        self._padding = int(encoder.tokenizer.pad_token_id or 0)
 
-    def forward(self, batch: PairBatch, pieces: Sequence[MicroBatch] | None = None) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the questions (B + S, D) and of the passages (B * (K + N), D), float32; B of `pieces` alone.
+    def forward(self, batch: PairBatch, micro_batches: Sequence[MicroBatch] | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a batch, or only some of its micro-batches.
 
-        The questions stand before all in a second language, the positives before all negatives.
+        Returns:
+            Float32 unit vectors of the queries (B + S, D), translations last, and of the passages (B * (K + N), D),
+            negatives last. B counts the pairs of `micro_batches`.
         """
-        pieces = self.pieces(batch) if pieces is None else pieces
+        micro_batches = self.pieces(batch) if micro_batches is None else micro_batches
         encode = self._packed if is_packed(self.encoder) else self._padded
-        queries, seconds, positives, negatives = [], [], [], []
-        # Once for all pieces, so that the weights are cast once.
+        queries, translations, positives, negatives = [], [], [], []
+        # One autocast region for all micro-batches, so that weights are cast once.
         with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            for piece, (asked, answered) in zip(pieces, encode(batch, pieces), strict=True):
-                num_pairs = piece.end - piece.start
+            for micro_batch, (of_queries, of_passages) in zip(micro_batches, encode(batch, micro_batches), strict=True):
+                num_pairs = micro_batch.end - micro_batch.start
                 num_positives = num_pairs * batch.positives
-                queries.append(asked[:num_pairs])
-                seconds.append(asked[num_pairs:])
-                positives.append(answered[:num_positives])
-                negatives.append(answered[num_positives:])
-        sides = queries + seconds, positives + negatives
+                queries.append(of_queries[:num_pairs])
+                translations.append(of_queries[num_pairs:])
+                positives.append(of_passages[:num_positives])
+                negatives.append(of_passages[num_positives:])
+        sides = queries + translations, positives + negatives
         unit = [nn.functional.normalize(torch.cat(side).float(), dim=-1) for side in sides]
         return unit[0], unit[1]
 
     def pieces(self, batch: PairBatch) -> list[MicroBatch]:
-        """What passes the encoder together: chunks, and parts of those that have more than `piece_tokens` tokens."""
+        """Cut a batch into chunks, and chunks with too many tokens into several micro-batches."""
         positives, negatives = np.split(batch.passage_lengths, [batch.num_pairs * batch.positives])
-        per_pair = batch.query_lengths[: batch.num_pairs] + positives.reshape(batch.num_pairs, -1).sum(1)
-        per_pair = per_pair + negatives.reshape(batch.num_pairs, -1).sum(1)
-        per_pair[batch.second_of] += batch.query_lengths[batch.num_pairs :]
-        pieces: list[MicroBatch] = []
+        tokens_per_pair = batch.query_lengths[: batch.num_pairs] + positives.reshape(batch.num_pairs, -1).sum(1)
+        tokens_per_pair = tokens_per_pair + negatives.reshape(batch.num_pairs, -1).sum(1)
+        tokens_per_pair[batch.second_of] += batch.query_lengths[batch.num_pairs :]
+        micro_batches: list[MicroBatch] = []
         tokens = 0
-        for pair, own in enumerate(per_pair.tolist()):
+        for pair, pair_tokens in enumerate(tokens_per_pair.tolist()):
             chunk = (batch.first_pair + pair) // self.chunk_pairs
-            last = pieces[-1] if pieces else None
-            if last is not None and last.chunk == chunk and tokens + own <= self.piece_tokens:
-                pieces[-1] = MicroBatch(last.start, pair + 1, chunk, last.number)
-                tokens += own
+            last = micro_batches[-1] if micro_batches else None
+            if last is not None and last.chunk == chunk and tokens + pair_tokens <= self.piece_tokens:
+                micro_batches[-1] = MicroBatch(last.start, pair + 1, chunk, last.number)
+                tokens += pair_tokens
             else:
                 number = last.number + 1 if last is not None and last.chunk == chunk else 0
-                pieces.append(MicroBatch(pair, pair + 1, chunk, number))
-                tokens = own
-        return pieces
+                micro_batches.append(MicroBatch(pair, pair + 1, chunk, number))
+                tokens = pair_tokens
+        return micro_batches
 
-    def _packed(self, batch: PairBatch, pieces: Sequence[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _packed(self, batch: PairBatch, micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
         texts = []
-        for piece in pieces:
-            both = _questions(batch, piece), _passages(batch, piece)
+        for micro_batch in micro_batches:
+            both = _queries(batch, micro_batch), _passages(batch, micro_batch)
             texts.append((np.concatenate([ids for ids, _ in both]), np.concatenate([lengths for _, lengths in both])))
         words = word_embeddings(self.encoder, np.concatenate([ids for ids, _ in texts]))
-        of_pieces = words.split([len(ids) for ids, _ in texts])
-        for piece, (ids, lengths), own_words in zip(pieces, texts, of_pieces, strict=True):
-            self._key(batch, piece)
-            vectors = packed_vectors(self.encoder, ids, lengths, own_words)
-            num_questions = len(query_rows(batch, piece))
-            yield vectors[:num_questions], vectors[num_questions:]
+        words_per_micro_batch = words.split([len(ids) for ids, _ in texts])
+        for micro_batch, (ids, lengths), embeddings in zip(micro_batches, texts, words_per_micro_batch, strict=True):
+            self._set_key(batch, micro_batch)
+            vectors = packed_vectors(self.encoder, ids, lengths, embeddings)
+            num_queries = len(query_rows(batch, micro_batch))
+            yield vectors[:num_queries], vectors[num_queries:]
 
-    def _padded(self, batch: PairBatch, pieces: Sequence[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
-        for piece in pieces:
-            vectors = []
-            sides = (Salt.QUERY, _questions(batch, piece)), (Salt.PASSAGE, _passages(batch, piece))
-            for side, (ids, lengths) in sides:
-                padded, mask = pad(ids, lengths, self._padding)
-                self._key(batch, piece, side)
-                features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-                features = {name: values.to(self.encoder.device) for name, values in features.items()}
-                vectors.append(self.encoder(features)["sentence_embedding"])
-            yield vectors[0], vectors[1]
+    def _padded(self, batch: PairBatch, micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for micro_batch in micro_batches:
+            self._set_key(batch, micro_batch, Salt.QUERY)
+            queries = padded_vectors(self.encoder, *_queries(batch, micro_batch))
+            self._set_key(batch, micro_batch, Salt.PASSAGE)
+            passages = padded_vectors(self.encoder, *_passages(batch, micro_batch))
+            yield queries, passages
 
-    def _key(self, batch: PairBatch, piece: MicroBatch, *side: Salt) -> None:
+    def _set_key(self, batch: PairBatch, micro_batch: MicroBatch, *side: Salt) -> None:
         if self.training:
-            place = (batch.step, piece.chunk, piece.number)
-            self._dropout.set(self.encoder.device, self.seed, Salt.DROPOUT, *side, *place)
+            parts = (batch.step, micro_batch.chunk, micro_batch.number)
+            self._dropout.set(self.encoder.device, self.seed, Salt.DROPOUT, *side, *parts)
 
 
-def _questions(batch: PairBatch, piece: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
-    return _select(batch.query_ids, batch.query_lengths, query_rows(batch, piece))
+def _queries(batch: PairBatch, micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
+    return _select(batch.query_ids, batch.query_lengths, query_rows(batch, micro_batch))
 
 
-def _passages(batch: PairBatch, piece: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
-    return _select(batch.passage_ids, batch.passage_lengths, passage_rows(batch, piece))
+def _passages(batch: PairBatch, micro_batch: MicroBatch) -> tuple[np.ndarray, np.ndarray]:
+    return _select(batch.passage_ids, batch.passage_lengths, passage_rows(batch, micro_batch))
 
 
-def query_rows(batch: PairBatch, piece: MicroBatch) -> np.ndarray:
-    """Rows of a piece's questions among its rank's: the questions, then those in a second language."""
-    seconds = np.flatnonzero((batch.second_of >= piece.start) & (batch.second_of < piece.end))
-    return np.concatenate([np.arange(piece.start, piece.end), batch.num_pairs + seconds])
+def query_rows(batch: PairBatch, micro_batch: MicroBatch) -> np.ndarray:
+    """Return the indices of a micro-batch's queries, then of their translations, among those of the rank."""
+    of_pairs = (batch.second_of >= micro_batch.start) & (batch.second_of < micro_batch.end)
+    translations = batch.num_pairs + np.flatnonzero(of_pairs)
+    return np.concatenate([np.arange(micro_batch.start, micro_batch.end), translations])
 
 
-def passage_rows(batch: PairBatch, piece: MicroBatch) -> np.ndarray:
-    """Rows of a piece's passages among its rank's: the positives, then the negatives."""
-    positives = np.arange(piece.start * batch.positives, piece.end * batch.positives)
-    negatives = np.arange(piece.start * batch.num_negatives, piece.end * batch.num_negatives)
+def passage_rows(batch: PairBatch, micro_batch: MicroBatch) -> np.ndarray:
+    """Return the indices of a micro-batch's positives, then of its negatives, among the passages of the rank."""
+    positives = np.arange(micro_batch.start * batch.positives, micro_batch.end * batch.positives)
+    negatives = np.arange(micro_batch.start * batch.num_negatives, micro_batch.end * batch.num_negatives)
     return np.concatenate([positives, batch.num_pairs * batch.positives + negatives])
 
 
 def _select(ids: np.ndarray, lengths: np.ndarray, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some of the sequences that stand one after the other in `ids`."""
+    """Return some of the concatenated sequences, concatenated, and their lengths."""
     ends = np.cumsum(lengths)
     parts = [ids[ends[s] - lengths[s] : ends[s]] for s in sequences]
     return np.concatenate(parts), lengths[sequences]

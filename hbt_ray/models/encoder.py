@@ -1,7 +1,7 @@
-"""The encoder: one sentence-transformers model for questions and passages, opened, made and saved.
+"""Load, initialize and save the encoder: one sentence-transformers model for queries and passages.
 
-Every encoder is held as a `SentenceTransformer`, whose library loads and saves it with whatever pooling
-and dense layers it has. What is trained is therefore what `SentenceTransformer(path)` later loads.
+Every encoder is a `SentenceTransformer`, so its pooling and dense layers are loaded and saved by that library, and the
+trained model is what `SentenceTransformer(path)` later loads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -22,23 +21,26 @@ from transformers.utils import logging as transformers_logging
 
 from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.models import packed_attention
 from hbt_ray.models.lora import add_adapters, merged
-from hbt_ray.models.packed_attention import can_pack, is_packed, transformer_of
+from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
+from hbt_ray.models.packed_attention import can_pack, is_packed, register_packed_attention, transformer_of
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 
 def load_for_training(
     model: ModelConfig, text: TextConfig, path: str | Path, *, device: str = "cpu", seed: int = 0
 ) -> SentenceTransformer:
-    """The encoder to train, with the run's own dropout, lengths, prefixes and adapters.
+    """Load an encoder for training, with the configured dropout, lengths, prefixes and adapters.
 
     Args:
-        path: `model.path`, or the folder of an encoder that `init_encoder` made.
-        seed: of the adapters' weights; those of a checkpoint take their place.
+        model: the section `model`.
+        text: lengths and prefixes.
+        path: `model.path`, or the folder of an encoder from `init_encoder`.
+        device: to load it to.
+        seed: of the adapters' initial weights.
 
     Raises:
-        ConfigError: it cannot be loaded, or cannot have the adapters.
+        ConfigError: the encoder cannot be loaded, or cannot have the adapters.
     """
     encoder = load_pretrained(
         str(path), model.pooling, device, attention=model.attention, trust_remote_code=model.trust_remote_code
@@ -57,7 +59,7 @@ def load_for_training(
 def init_encoder(
     model: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int
 ) -> SentenceTransformer:
-    """An untrained encoder of the configured size; its weights follow from the seed."""
+    """Initialize an untrained BERT of the configured size; its weights are a function of the seed."""
     small = model.small
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -87,17 +89,21 @@ def load_pretrained(
     attention: Attention = "auto",
     trust_remote_code: bool = False,
 ) -> SentenceTransformer:
-    """Any sentence-transformers or transformers model, ending in unit vectors.
+    """Load a sentence-transformers or transformers model; append normalization to unit length if it has none.
 
     Args:
-        attention: "auto" is "packed" where the model can be, and otherwise what transformers chooses for it.
+        path: folder or hub name.
+        pooling: of a transformers model; a sentence-transformers model has its pooling saved.
+        device: to load it to.
+        attention: "auto" is "packed" if the model's family supports it, otherwise transformers' default.
+        trust_remote_code: run code from the model's repository.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: the model cannot be loaded, or does not support the attention.
     """
-    # Weights saved in half precision are trained and compared in full: autocast alone says where less is enough.
-    # From safetensors alone: other files of weights are pickles, which can run code.
-    model_kwargs: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    # float32, even if weights were saved in half precision: only autocast lowers the precision.
+    # safetensors only: other formats of weights are pickles, which can run code.
+    model_kwargs: dict[str, object] = {"dtype": torch.float32, "use_safetensors": True}
     if attention in ("sdpa", "eager"):
         model_kwargs["attn_implementation"] = attention
     try:
@@ -120,10 +126,11 @@ def load_pretrained(
             "or transformers model, or the name of one on the hub"
         ) from None
     if attention in ("auto", "packed") and can_pack(encoder):
-        transformer_of(encoder).set_attn_implementation(packed_attention.NAME)
+        register_packed_attention()
+        transformer_of(encoder).set_attn_implementation(PACKED_ATTENTION)
     elif attention == "packed":
         raise ConfigError(
-            f"the model {path!r} is of a family that packed attention does not know; write model.attention=auto"
+            f"the model {path!r} is of a family that packed attention does not support; write model.attention=auto"
         )
     if not isinstance(encoder[-1], Normalize):
         encoder.append(Normalize())
@@ -131,15 +138,15 @@ def load_pretrained(
 
 
 def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) -> SentenceTransformer:
-    """A frozen encoder that is given the token ids of another one's batches.
+    """Load a frozen teacher, which receives the same token ids as the student.
 
     Args:
-        path: its folder or hub name.
+        path: folder or hub name.
         student: the encoder that is trained.
-        model: the student's settings, of which pooling and trust are the teacher's, too.
+        model: the student's settings; pooling and trust are also the teacher's.
 
     Raises:
-        ConfigError: it cannot be loaded, has another vocabulary, or takes shorter texts alone.
+        ConfigError: the teacher cannot be loaded, has another vocabulary, or supports fewer tokens.
     """
     teacher = load_pretrained(path, model.pooling, str(student.device), trust_remote_code=model.trust_remote_code)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
@@ -147,40 +154,40 @@ def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) ->
             f"the teacher {path!r} has another vocabulary than the encoder, and cannot read its tokens; write a "
             "loss.distillation.teacher with the encoder's tokenizer, or a model.path with the teacher's"
         )
-    most = getattr(getattr(transformer_of(teacher), "config", None), "max_position_embeddings", None)
-    if most is not None and most < student.max_seq_length:
+    max_tokens = getattr(getattr(transformer_of(teacher), "config", None), "max_position_embeddings", None)
+    if max_tokens is not None and max_tokens < student.max_seq_length:
         raise ConfigError(
-            f"the teacher {path!r} takes {most} tokens, and texts have up to {student.max_seq_length}; "
-            f"write text.max_query_tokens and text.max_passage_tokens of {most} at most"
+            f"the teacher {path!r} takes {max_tokens} tokens, and texts have up to {student.max_seq_length}; "
+            f"write text.max_query_tokens and text.max_passage_tokens of {max_tokens} at most"
         )
     return teacher.requires_grad_(False).eval()
 
 
 def default_device() -> str:
-    """Where an encoder goes for which no device is named: a GPU where there is one."""
+    """Return "cuda" if a GPU is available, otherwise "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
-    """Writes a folder that `SentenceTransformer(folder)` loads, adapters merged into the weights."""
+    """Write a folder that `SentenceTransformer(folder)` loads, with adapters merged into the weights."""
     with without_progress_bars():
         merged(encoder).save(str(folder), create_model_card=False, safe_serialization=True)
 
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Without transformers' bars, which show for a second's work and break into a run's own line."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Disable the progress bars of transformers, which would interrupt the progress line of a run."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             transformers_logging.enable_progress_bar()
 
 
 def set_dropout(encoder: nn.Module, probability: float) -> None:
-    """Gives every dropout layer of an encoder this probability."""
+    """Set the probability of every dropout layer of an encoder."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability

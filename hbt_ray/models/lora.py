@@ -1,18 +1,18 @@
-"""Adapters of low rank: what is trained in an encoder's place. Put beside its layers, and merged into them, by peft.
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685), added to an encoder and merged into it by peft.
 
-To an adapted layer's W x is added (alpha / rank) B A x, with A (rank, in) and B (out, rank), B 0 at first (Hu et al.
-2021, arXiv 2106.09685).
+An adapted layer computes W x + (alpha / rank) B A x, with A (rank, in) and B (out, rank). B is 0 at first. Only A and
+B are trained.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hbt_ray.config import LoraConfig
 from hbt_ray.errors import ConfigError
@@ -21,10 +21,15 @@ from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 
 def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -> None:
-    """Freezes an encoder and puts adapters beside linear layers of its transformers model; A follows from the seed.
+    """Freeze an encoder and add adapters to linear layers of its transformers model.
+
+    Args:
+        encoder: is changed in place.
+        lora: rank, scale, dropout and target layers.
+        seed: of A's initial weights.
 
     Raises:
-        ConfigError: peft is not installed, or the targets are not all layers of the model.
+        ConfigError: peft is not installed, or a target is no linear layer of the model.
     """
     try:
         import peft
@@ -34,7 +39,7 @@ def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -
     transformer = transformer_of(encoder)
     if transformer is None:
         raise ConfigError("model.lora adapts transformers models, and this model is none; write model.lora=null")
-    wanted = peft.LoraConfig(
+    settings = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -43,32 +48,32 @@ def add_adapters(encoder: SentenceTransformer, lora: LoraConfig, *, seed: int) -
     encoder.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash64(seed, Salt.LORA_WEIGHTS) % 2**63)
-        peft.inject_adapter_in_model(wanted, transformer)
+        peft.inject_adapter_in_model(settings, transformer)
 
 
-def _targets(transformer: Any, targets: Sequence[str] | None) -> list[str]:
-    """The layers that are asked for, or those that are usual in the model's family: of attention, query and value."""
+def _targets(transformer: PreTrainedModel, targets: Sequence[str] | None) -> list[str]:
+    """Return the configured layers, or peft's default of the model's family, such as attention's query and value."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
 
     layers = [name for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)]
-    there_are = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    available = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
     family = transformer.config.model_type
     if targets is None and family not in USUAL:
-        raise ConfigError(f"no layers are usual for LoRA in a model {family}; write model.lora.targets of {there_are}")
+        raise ConfigError(f"no layers are usual for LoRA in a model {family}; write model.lora.targets of {available}")
     chosen = list(targets or USUAL[family])
     for target in chosen:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise ConfigError(f"model.lora.targets {target!r} is no linear layer of the model; there are {there_are}")
+            raise ConfigError(f"model.lora.targets {target!r} is no linear layer of the model; there are {available}")
     return chosen
 
 
 def adapter_weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """The weights of an encoder's adapters, by name and where they lie; none where it has no adapters."""
+    """Return the weights of an encoder's adapters by their full names; empty without adapters."""
     return {name: weight for name, weight in encoder.state_dict().items() if ".lora_" in name}
 
 
 def merged(encoder: SentenceTransformer) -> SentenceTransformer:
-    """An encoder's copy with its adapters added to the weights they stand beside; itself where it has none."""
+    """Return a copy with the adapters merged into the adapted weights; the encoder itself if it has none."""
     if not adapter_weights(encoder):
         return encoder
     from peft.tuners.lora import LoraLayer

@@ -1,4 +1,4 @@
-"""Texts to unit vectors, with a model and the prefixes it brings."""
+"""Embed texts with an encoder and its prefixes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.packed_attention import is_packed, packed_vectors
-from hbt_ray.sampling.collate import pad
+from hbt_ray.models.padding import padded_vectors
 
 
 class TextEmbedder:
-    """Embeds questions and passages with a model and the prefixes it brings.
+    """Embeds queries and passages.
 
-    Texts are sorted by length and pass the encoder some at a time: an encoder that `is_packed` takes them without
-    padding, any other padded to the longest of their few.
+    Texts are sorted by length and encoded in batches: without padding by a packed encoder, padded to the longest of
+    the batch by any other.
 
     Args:
-        query_prefix, passage_prefix: None: what the model brings.
-        dimensions: D: the first values of vectors, brought to unit length again; None: all.
+        encoder: is set to evaluation mode.
+        query_prefix: prepended to queries. None: the prefix saved with the model.
+        passage_prefix: prepended to passages. None: the prefix saved with the model.
+        bf16: compute in bfloat16.
+        batch_tokens: maximum tokens of a batch, padding included, unless a single text is longer.
+        dimensions: D. Vectors are truncated to it and normalized again. None: all.
 
     Raises:
         ConfigError: the model's vectors have fewer dimensions.
@@ -54,11 +58,11 @@ class TextEmbedder:
             )
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D) float32 unit vectors."""
+        """Return (N, D) float32 unit vectors."""
         return self._embed([self.query_prefix + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D) float32 unit vectors."""
+        """Return (N, D) float32 unit vectors."""
         return self._embed([self.passage_prefix + text for text in texts])
 
     @torch.inference_mode()
@@ -69,26 +73,20 @@ class TextEmbedder:
         lengths = np.array([len(ids) for ids in encoded])
         order = np.argsort(-lengths, kind="stable")
         found = []
-        # Once for all, so that the weights are cast once.
+        # One autocast region for all batches, so that weights are cast once.
         with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            for chunk in _chunks(lengths[order], self.batch_tokens, packed=is_packed(self.encoder)):
-                own = order[chunk]
-                flat = np.concatenate([np.asarray(encoded[place]) for place in own])
-                found.append(self._vectors(flat, lengths[own]).float())
+            for batch in _batches(lengths[order], self.batch_tokens, packed=is_packed(self.encoder)):
+                texts_of_batch = order[batch]
+                flat = np.concatenate([np.asarray(encoded[index]) for index in texts_of_batch])
+                batch_lengths = lengths[texts_of_batch]
+                if is_packed(self.encoder):
+                    found.append(packed_vectors(self.encoder, flat, batch_lengths).float())
+                else:
+                    found.append(padded_vectors(self.encoder, flat, batch_lengths).float())
         vectors = nn.functional.normalize(torch.cat(found)[:, : self.dimensions], dim=-1).cpu().numpy()
         in_order = np.empty_like(vectors)
         in_order[order] = vectors
         return in_order
-
-    def _vectors(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor:
-        if is_packed(self.encoder):
-            return packed_vectors(self.encoder, ids, lengths)
-        padded, mask = pad(ids, lengths, int(self.encoder.tokenizer.pad_token_id or 0))
-        features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-        vectors: Tensor = self.encoder({name: values.to(self.encoder.device) for name, values in features.items()})[
-            "sentence_embedding"
-        ]
-        return vectors
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self.encoder.tokenizer
@@ -97,7 +95,7 @@ class TextEmbedder:
 
 
 class TokenIdEmbedder(TextEmbedder):
-    """Embeds texts of which the token ids are written, prefix included, as `build_validation_benchmark` does."""
+    """Embeds texts such as "5 17 8": token ids, prefix included, as `build_validation_benchmark` writes them."""
 
     def __init__(self, encoder: SentenceTransformer, *, bf16: bool = False, dimensions: int | None = None) -> None:
         super().__init__(encoder, query_prefix="", passage_prefix="", bf16=bf16, dimensions=dimensions)
@@ -106,15 +104,19 @@ class TokenIdEmbedder(TextEmbedder):
         return [[int(number) for number in text.split()] for text in texts]
 
 
-def _chunks(lengths: np.ndarray, most_tokens: int, *, packed: bool) -> Iterator[slice]:
-    """Runs of sequences, the longest first, that have no more tokens together, padding included; one at least."""
+def _batches(lengths: np.ndarray, max_tokens: int, *, packed: bool) -> Iterator[slice]:
+    """Cut sequences in descending order of length into batches of at most `max_tokens`, padding included.
+
+    A batch has at least one sequence.
+    """
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):
-        before = ends[start] - lengths[start]
-        fitting = (
-            np.searchsorted(ends, before + most_tokens, "right") if packed else start + most_tokens // lengths[start]
-        )
-        end = max(start + 1, min(int(fitting), len(lengths)))
+        tokens_before = ends[start] - lengths[start]
+        if packed:
+            fitting = int(np.searchsorted(ends, tokens_before + max_tokens, "right"))
+        else:
+            fitting = int(start + max_tokens // lengths[start])
+        end = max(start + 1, min(fitting, len(lengths)))
         yield slice(start, end)
         start = end

@@ -92,14 +92,6 @@ def hash_sequences(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return (cumulative[starts + lengths] - cumulative[starts]).view(np.int64)
 
 
-def pad(ids: np.ndarray, lengths: np.ndarray, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pad sequences of (N,) lengths to a rectangle: ids and mask, both (N, longest) int64."""
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(mask.shape, padding, np.int64)
-    padded[mask] = ids
-    return padded, mask.astype(np.int64)
-
-
 def _take(
     store: TokenStore, spec: BatchSpec, field: TextField, languages: np.ndarray, rows: np.ndarray
 ) -> TokenSequences:

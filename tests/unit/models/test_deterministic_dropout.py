@@ -21,7 +21,7 @@ def layer(p: float = 0.1, place: int = 0, *key: object) -> DeterministicDropout:
 
 
 @given(st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.integers(0, 2**40))
-def test_as_many_are_dropped_as_the_probability_says_and_the_rest_grow_for_them(p, seed):
+def test_fraction_dropped_is_the_probability_and_the_rest_is_scaled(p, seed):
     ones = torch.ones(400, 100)
     kept = layer(p, 0, seed)(ones)
     dropped = float((kept == 0).float().mean())
@@ -29,7 +29,7 @@ def test_as_many_are_dropped_as_the_probability_says_and_the_rest_grow_for_them(
     assert torch.allclose(kept[kept != 0], torch.tensor(1 / (1 - p)), rtol=1e-4)
 
 
-def test_masks_depend_on_key_and_place_alone():
+def test_masks_depend_only_on_key_and_layer():
     ones = torch.ones(50, 7)
     first = layer(0.5, 3, 1, "a")(ones)
     other = layer(0.5, 3, 1, "a")
@@ -41,7 +41,7 @@ def test_masks_depend_on_key_and_place_alone():
         assert not torch.equal(changed(ones), first)
 
 
-def test_what_was_dropped_gets_no_gradient_and_the_rest_its_own_grown():
+def test_gradient_is_masked_and_scaled_like_the_values():
     values = torch.randn(30, 5, requires_grad=True)
     kept = layer(0.4)(values)
     kept.sum().backward()
@@ -51,7 +51,7 @@ def test_what_was_dropped_gets_no_gradient_and_the_rest_its_own_grown():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_nothing_is_dropped_when_the_model_is_used(p):
+def test_nothing_is_dropped_in_evaluation_mode(p):
     values = torch.randn(4, 4)
     assert layer(p).eval()(values) is values
     assert layer(0.0)(values) is values
@@ -61,7 +61,7 @@ def test_all_may_be_dropped_but_nothing_becomes_infinite():
     assert torch.isfinite(layer(1.0)(torch.ones(1000))).all()
 
 
-def test_every_layer_of_a_model_has_a_place_of_its_own_in_the_same_order_each_time():
+def test_layers_have_unique_indices_in_the_same_order_each_time():
     def model() -> nn.Module:
         inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2))
         return nn.Sequential(nn.Dropout(0.1), inner, nn.Dropout(0.3))

@@ -84,7 +84,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 # Saved and loaded
 
 
-def test_a_trained_encoder_gives_the_same_vectors_through_sentence_transformers(tmp_path):
+def test_saved_encoder_has_the_same_vectors_in_sentence_transformers(tmp_path):
     encoder = tiny_corpus.make_encoder(tmp_path / "made")
     save_encoder(encoder, tmp_path / "saved")
     own = TextEmbedder(encoder)
@@ -105,7 +105,7 @@ def test_an_opened_encoder_brings_its_prefixes_and_lengths(tmp_path):
     assert (own.query_prefix, own.passage_prefix) == ("", "p: ")
 
 
-def test_a_small_encoders_weights_follow_from_its_seed_and_leave_the_generator_alone():
+def test_small_encoders_weights_are_a_function_of_its_seed():
     def weights(seed: int) -> torch.Tensor:
         encoder = init_encoder(tiny_corpus.MODEL, tiny_corpus.TEXT, tiny_corpus.tokenizer(), seed=seed)
         return torch.cat([w.flatten() for w in encoder.state_dict().values()])
@@ -130,7 +130,7 @@ def test_loading_sets_dropout_prefixes_and_lengths_of_the_run(tmp_path):
     assert {m.p for m in own.modules() if isinstance(m, nn.Dropout)} == {0.1}  # as the encoder's configuration says
 
 
-def test_dropout_of_0_makes_training_mode_give_the_vectors_of_evaluation(tmp_path):
+def test_without_dropout_training_mode_equals_evaluation_mode(tmp_path):
     encoder = tiny_corpus.make_encoder(tmp_path / "made", dropout=0.5)
     features = {k: torch.tensor(v) for k, v in encoder.tokenizer(QUESTIONS[:1]).items()}
 
@@ -153,7 +153,7 @@ def test_a_transformers_folder_is_pooled_as_asked_for(plain):
         assert np.allclose(vector, unit(expected(hidden(encoder, text))), atol=1e-6), pooling
 
 
-def test_a_transformers_folder_has_no_prefixes_and_is_saved_for_sentence_transformers(plain, tmp_path):
+def test_transformers_folder_is_saved_for_sentence_transformers(plain, tmp_path):
     encoder = load_pretrained(str(plain), "cls")
     own = TextEmbedder(encoder)
     assert (own.query_prefix, own.passage_prefix) == ("", "")
@@ -203,7 +203,7 @@ def test_weights_saved_in_half_precision_are_opened_in_full(plain, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, {}, {"config.json": "{}"}, {"modules.json": "["}, {"modules.json": "[]"}])
-def test_a_model_that_is_not_there_is_told_with_the_way_out(tmp_path, monkeypatch, content):
+def test_model_that_does_not_exist_is_refused(tmp_path, monkeypatch, content):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = tmp_path / "model"
     if content is not None:
@@ -263,7 +263,7 @@ def test_vectors_are_float32_of_unit_length_in_the_order_of_the_texts(tmp_path, 
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
-def test_vectors_do_not_depend_on_how_many_texts_are_embedded_together(tmp_path, batch_tokens):
+def test_vectors_do_not_depend_on_the_batch(tmp_path, batch_tokens):
     encoder = tiny_corpus.make_encoder(tmp_path / "made")
     expected = TextEmbedder(encoder).queries(QUESTIONS)
     assert np.allclose(TextEmbedder(encoder, batch_tokens=batch_tokens).queries(QUESTIONS), expected, atol=1e-6)

@@ -72,7 +72,7 @@ def test_an_adapter_adds_alpha_over_rank_times_b_a_x_to_its_layer(folder):
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
-def test_untrained_adapters_change_no_vector_and_stand_at_query_and_value(folder):
+def test_untrained_adapters_of_query_and_value_change_no_vector(folder):
     encoder, plain = make_encoder(folder), tiny_corpus.make_encoder(folder / "encoder")
     assert is_packed(encoder)
     assert np.array_equal(TextEmbedder(encoder).passages(TEXTS), TextEmbedder(plain).passages(TEXTS))
@@ -81,7 +81,7 @@ def test_untrained_adapters_change_no_vector_and_stand_at_query_and_value(folder
     assert {weight.numel() for weight in adapter_weights(encoder).values()} == {8 * 16}
 
 
-def test_adapters_follow_from_the_seed_and_leave_the_generator_alone(folder):
+def test_adapters_are_a_function_of_the_seed(folder):
     def weights(seed: int) -> torch.Tensor:
         return torch.cat([w.flatten() for w in adapter_weights(make_encoder(folder, seed)).values()])
 
@@ -115,7 +115,7 @@ def test_adapters_and_nothing_else_are_trained(folder):
 
 @pytest.mark.parametrize("attention", ["packed", "eager"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_the_gradient_is_that_of_the_whole_weights_taken_through_the_adapter(folder, attention, dropout):
+def test_adapters_gradient_follows_from_that_of_the_merged_weights(folder, attention, dropout):
     """Of W' = W + s B A the gradient by B is s dW' A^T, and that by A is s B^T dW'."""
     one = batch(folder, 1)
     trainer = make_trainer(folder, rank=2, alpha=4, targets=("key", "value"), attention=attention)
@@ -137,7 +137,7 @@ def test_the_gradient_is_that_of_the_whole_weights_taken_through_the_adapter(fol
         assert torch.allclose(a.grad, 2.0 * b.detach().T @ full[name], atol=1e-5)
 
 
-def test_an_adapters_own_dropout_follows_from_its_place(folder):
+def test_adapters_dropout_is_deterministic(folder):
     trainer = make_trainer(folder, dropout=0.5)
     layers = [module for module in trainer.encoder.modules() if isinstance(module, DeterministicDropout)]
     assert sorted(layer.p for layer in layers)[-2:] == [0.5, 0.5]  # of query and value
@@ -172,7 +172,7 @@ def test_bf16_trains_adapters_in_float32(folder):
 # Saved
 
 
-def test_ten_steps_are_six_a_checkpoint_of_adapters_alone_and_four_in_a_fresh_trainer_bit_for_bit(folder, tmp_path):
+def test_checkpoint_of_adapters_resumes_bit_for_bit(folder, tmp_path):
     whole, first = make_trainer(folder, dropout=0.1), make_trainer(folder, dropout=0.1)
     losses = trained(whole, folder, 0, 10)
     assert trained(first, folder, 0, 6) == losses[:6]
@@ -187,7 +187,7 @@ def test_ten_steps_are_six_a_checkpoint_of_adapters_alone_and_four_in_a_fresh_tr
     assert (place.local / WEIGHTS).stat().st_size < 4 * numbers + 2000
 
 
-def test_the_saved_model_needs_no_peft_and_gives_the_vectors_of_the_adapted_encoder(folder, tmp_path, monkeypatch):
+def test_saved_model_has_merged_adapters_and_needs_no_peft(folder, tmp_path, monkeypatch):
     trainer = make_trainer(folder, targets=("query", "key", "value", "dense"))
     trained(trainer, folder, 0, 5)
     checkpoints = CheckpointManager(StoragePath.of(tmp_path / "checkpoints"))
@@ -216,13 +216,13 @@ def test_an_encoder_without_adapters_is_not_copied_to_be_saved(folder):
 
 
 @pytest.mark.parametrize("target", ["quary", "ense", "attention", "word_embeddings"])
-def test_a_target_that_is_no_linear_layer_is_told_with_those_there_are(folder, target):
+def test_target_that_is_no_linear_layer_is_refused(folder, target):
     said = rf"model\.lora\.targets '{target}' is no linear layer of the model; there are dense, key, query, value$"
     with pytest.raises(ConfigError, match=said):
         make_encoder(folder, targets=("query", target))
 
 
-def test_a_family_without_usual_targets_is_told_with_its_layers(folder, tmp_path):
+def test_family_without_default_targets_is_refused(folder, tmp_path):
     small = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     MPNetModel(MPNetConfig(**small)).save_pretrained(tmp_path)
     tiny_corpus.tokenizer().save_pretrained(tmp_path)
@@ -235,14 +235,14 @@ def test_a_family_without_usual_targets_is_told_with_its_layers(folder, tmp_path
     assert adapter_weights(load_for_training(named, tiny_corpus.TEXT, tmp_path))
 
 
-def test_a_missing_library_is_told_with_what_to_install(folder, monkeypatch):
+def test_missing_peft_is_refused_with_the_way_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"model\.lora needs peft; pip install 'hbt_ray\[lora\]', or write model"):
         make_encoder(folder)
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}, {"targets": []}], ids=str)
-def test_settings_that_cannot_be_are_told(wrong):
+def test_impossible_settings_are_refused(wrong):
     [(name, value)] = wrong.items()
     with pytest.raises(ConfigError, match=rf"model\.lora\.{name} is "):
         build_config({"model": {"lora": {name: value}}})

@@ -27,7 +27,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.models.deterministic_dropout import DeterministicDropout, DropoutKey
 from hbt_ray.models.encoder import load_for_training, load_pretrained, save_encoder
 from hbt_ray.models.packed_attention import (
-    LEAST_STEP,
+    MIN_STEP,
     NAME,
     Packing,
     attention_by_sdpa,
@@ -37,8 +37,8 @@ from hbt_ray.models.packed_attention import (
     packed_vectors,
     word_embeddings,
 )
+from hbt_ray.models.padding import pad
 from hbt_ray.models.text_embedder import TextEmbedder
-from hbt_ray.sampling.collate import pad
 from tests.helpers import tiny_corpus
 
 FAMILIES = {
@@ -97,7 +97,7 @@ def padded_vectors(of: SentenceTransformer, lengths: np.ndarray) -> torch.Tensor
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-def test_packed_vectors_and_gradients_are_those_of_padded_sequences(family, pooling):
+def test_packed_vectors_and_gradients_equal_padded_ones(family, pooling):
     packed, padded = encoder(family, "packed", pooling), encoder(family, "eager", pooling)
     assert is_packed(packed)
     assert not is_packed(padded)
@@ -120,7 +120,7 @@ def test_word_embeddings_looked_up_before_give_the_same_vectors(family):
 
 
 @pytest.mark.parametrize("tokens", [63, 64, 65])
-def test_what_fills_a_row_changes_no_vector(family, tokens):
+def test_filling_of_a_row_changes_no_vector(family, tokens):
     packed, lengths = encoder(family, "packed"), np.array([20, 20, tokens - 40])
     found = packed_vectors(packed, ids_of(lengths), lengths)
     assert len(found) == 3
@@ -180,7 +180,7 @@ def test_every_token_of_every_head_is_read_and_written_once(lengths, heads):
         assert torch.equal(group.read[~ended], group.write[~ended])
         assert (group.write[ended] >= rows).all()
         assert group.sequences.bit_count() == 1
-        assert int(ended.sum()) <= group.sequences * heads * (LEAST_STEP - 1)
+        assert int(ended.sum()) <= group.sequences * heads * (MIN_STEP - 1)
 
 
 def states(lengths: np.ndarray, heads: int, width: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -205,14 +205,14 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_the_gradient_written_out_is_that_of_finite_differences(p):
+def test_written_out_gradient_equals_finite_differences(p):
     lengths = np.array([2, 4, 4, 1])
     packing = Packing(lengths, 2, CPU)
     own = states(lengths, 2, 3, torch.float64)
     assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, packing, p), own)
 
 
-def test_attention_written_out_is_torchs_own():
+def test_written_out_attention_equals_torchs():
     packing = Packing(LENGTHS, 2, CPU)
     own = states(LENGTHS, 2, 4, torch.float64)
     found, expected = attend(*own, packing, 0.0), attention_by_sdpa(*own, packing, 0.5, 0.0)
@@ -222,12 +222,12 @@ def test_attention_written_out_is_torchs_own():
         assert torch.allclose(one, other, atol=1e-12)
 
 
-def test_long_texts_are_attended_to_without_a_product_of_all_pairs_of_tokens(monkeypatch):
+def test_long_sequences_use_torchs_attention(monkeypatch):
     packing = Packing(LENGTHS, 2, CPU)
     own = states(LENGTHS, 2, 4, torch.float64)
     expected = attend(*own, packing, 0.0)
-    monkeypatch.setattr("hbt_ray.models.packed_attention.LONG", 19)
-    monkeypatch.setattr("hbt_ray.models.packed_attention._Attention", None)
+    monkeypatch.setattr("hbt_ray.models.packed_attention.MAX_WRITTEN_OUT_TOKENS", 19)
+    monkeypatch.setattr("hbt_ray.models.packed_attention._WrittenOutAttention", None)
     assert torch.allclose(attend(*own, packing, 0.0), expected, atol=1e-12)
 
 
