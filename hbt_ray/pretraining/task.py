@@ -24,7 +24,8 @@ from hbt_ray.pretraining.collate import build_blocks, build_simcse_pairs, token_
 from hbt_ray.pretraining.masking import MaskRules
 from hbt_ray.sampling import rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.training.run_dir import RunDir, initial_model
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.run_dir import RunDir
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def pretraining_job(config: PretrainRunConfig, store_folder: Path, folder: RunDi
     job = checked_job(config, tokenizer, store.manifest)
     of_all = replace(job, config=config.model_copy(update={"languages": None}))
     counts = None if job.rules is None else token_counts(of_all.plan(store.manifest), store, job.rules)
-    return PretrainingTask(config, initial_model(config, tokenizer, folder), job.rules, counts)
+    return PretrainingTask(config, prepare_initial_model(config, tokenizer, folder), job.rules, counts)
 
 
 def checked_job(

@@ -1,0 +1,1 @@
+"""Training without Ray. Imports nothing: Ray Train's controller imports this package and waits for it."""

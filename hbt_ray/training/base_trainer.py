@@ -1,33 +1,24 @@
-"""What every training step has in common: a model, its optimizer, and what the ranks agree on. Knows no Ray."""
+"""`BaseTrainer`: a model, its optimizer, and one optimizer step over one or several ranks. Uses no Ray."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
 import torch
 import torch.distributed as dist
+from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LoopConfig
+from hbt_ray.training.lr_schedule import learning_rate
+from hbt_ray.training.task import BatchT
 from hbt_ray.utils.activity import Phase, in_phase
 from hbt_ray.utils.process import keep_freed_memory
-
-
-class Batch(Protocol):
-    """A rank's slice of a global batch, of whatever content."""
-
-    @property
-    def step(self) -> int:
-        """Index of the batch in the sampler's order."""
-
-
-BatchT = TypeVar("BatchT", bound=Batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +39,24 @@ class StepResult:
     loss: float  # mean over the global batch
     gradient_norm: float  # before clipping
     learning_rate: float
-    skipped: bool = False  # the gradient was not finite, and neither weights nor moments moved
-    any_rank_signals: StepSignals = NO_SIGNALS  # each flag: whether any rank raised it
-
-
-def learning_rate(step: int, train: LoopConfig) -> float:
-    """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule towards 0."""
-    warmup_steps = round(train.warmup_share * train.steps)
-    if step < warmup_steps:
-        return train.learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(train.steps - warmup_steps, 1)
-    factor = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return train.learning_rate * factor
+    skipped: bool = False  # the gradient was not finite; weights and moments are unchanged
+    any_rank_signals: StepSignals = NO_SIGNALS  # each flag is True if any rank raised it
 
 
 class BaseTrainer(ABC, Generic[BatchT]):
-    """A model with its optimizer, on one process or many with DDP.
+    """A model with its optimizer, on one process or on several with DDP.
 
-    It draws no random number of its own, keeps no schedule and no order: all are functions of the step. So
-    weights, optimizer moments and the step are its whole state.
+    It draws no random numbers of its own and stores neither a schedule nor an order of batches: all of these are
+    functions of the step. So its whole state is the weights, the optimizer's moments and the step.
 
     Args:
         module: computes the loss; its parameters with `requires_grad` are trained.
-        checkpointed_module: the part of `module` whose weights a checkpoint holds.
+        checkpointed_module: the part of `module` whose weights are saved in checkpoints.
+        train: settings of the training loop.
+        device: of the module.
     """
+
+    encoder: SentenceTransformer  # set by subclasses
 
     def __init__(
         self, module: nn.Module, checkpointed_module: nn.Module, train: LoopConfig, device: torch.device
@@ -83,39 +68,49 @@ class BaseTrainer(ABC, Generic[BatchT]):
         if device.type == "cpu":
             keep_freed_memory()
         if num_ranks() > 1:
-            # Buffers are not synchronised in forward: the encoders hold constants alone.
+            # The encoders' buffers are constants, so they are not synchronised.
             self.model = DistributedDataParallel(
                 module,
                 device_ids=[device] if device.type == "cuda" else None,
                 forward_sync_buffers=False,
-                gradient_as_bucket_view=True,  # else each gradient is copied into a bucket and back
+                gradient_as_bucket_view=True,  # saves copying each gradient into a bucket and back
             )
         self.optimizer = torch.optim.AdamW(_parameter_groups(module, train.weight_decay), lr=0.0, fused=True)
 
     @property
     @abstractmethod
     def units(self) -> tuple[str, int]:
-        """What speed is counted in, and how many of it a global batch has."""
+        """The unit in which speed is reported, "pairs" or "tokens", and their number in a global batch."""
 
     @abstractmethod
     def loss(self, batch: BatchT) -> Tensor:
-        """This rank's loss on its slice of a global batch; the ranks' mean is the batch's."""
+        """Return this rank's loss on its slice of a global batch. The batch's loss is the mean over ranks."""
 
     @abstractmethod
     def backward(self, batch: BatchT, weight: float = 1.0, synchronise: bool = True) -> Tensor:
-        """Adds the gradient of a batch's weighted loss to the parameters', and returns this rank's loss.
+        """Add the gradient of a batch's weighted loss to the parameters' gradients.
 
         Args:
-            synchronise: take the mean over ranks; otherwise a later call does, for this batch as well.
+            batch: this rank's slice of the global batch.
+            weight: factor of the loss.
+            synchronise: average gradients over ranks; otherwise a later call does, for this batch as well.
+
+        Returns:
+            This rank's loss, without the weight.
         """
 
     def step(self, step: int, batches: Sequence[BatchT], signals: StepSignals = NO_SIGNALS) -> StepResult:
-        """One optimizer step on one batch, or on several whose gradients are averaged.
+        """Do one optimizer step.
 
-        A gradient that is not finite moves nothing. All ranks hold the same gradient, so they decide alike.
+        1. Accumulate the mean gradient of the batches; the last backward pass averages it over ranks.
+        2. Clip the gradient's norm.
+        3. Update the weights, unless the norm is not finite. All ranks have the same gradient, so they agree.
+        4. Average the loss and the ranks' flags over ranks in one collective.
 
         Args:
-            signals: flags of this rank. They are reduced together with the loss, in one collective.
+            step: optimizer step, counted from 0; determines the learning rate.
+            batches: this rank's slices of the step's batches.
+            signals: flags of this rank.
         """
         self.model.train()
         rate = learning_rate(step, self.train)
@@ -137,14 +132,14 @@ class BaseTrainer(ABC, Generic[BatchT]):
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[BatchT]) -> float:
-        """Mean loss over batches without dropout, over all ranks."""
+        """Return the mean loss over batches and ranks, without dropout."""
         self.model.eval()
         losses = [self.loss(batch) for batch in batches]
         [mean] = mean_over_ranks(torch.stack(losses).mean()[None])
         return mean
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by parameter name: `exp_avg/<name>` and so on."""
+        """Return AdamW's tensors by name: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.module.named_parameters()}
         return {
             f"{key}/{names[parameter]}": value
@@ -153,34 +148,34 @@ class BaseTrainer(ABC, Generic[BatchT]):
         }
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """The opposite of `optimizer_state`, after the weights were loaded."""
+        """Restore what `optimizer_state` returned, after the weights were loaded."""
         by_name: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            by_name.setdefault(name, {})[kind] = value
-        state: dict[Tensor, Any] = {}
+        for full_name, value in tensors.items():
+            key, _, name = full_name.partition("/")
+            by_name.setdefault(name, {})[key] = value
+        state: dict[Tensor, dict[str, Tensor]] = {}
         for name, parameter in self.module.named_parameters():
             if name in by_name:
-                # AdamW keeps `step` in float32 beside the parameter, moments in the parameter's own type.
-                state[parameter] = {kind: value.to(parameter.device) for kind, value in by_name[name].items()}
+                # Only the device is changed: moments have the parameter's type, but `step` is always float32.
+                state[parameter] = {key: value.to(parameter.device) for key, value in by_name[name].items()}
         self.optimizer.state.clear()
         self.optimizer.state.update(state)
 
 
-def maybe_no_sync(model: nn.Module, synchronise: bool) -> Any:
-    """A context in which DDP takes no mean over ranks, unless it shall."""
+def maybe_no_sync(model: nn.Module, synchronise: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which DDP averages gradients over ranks only if `synchronise` is True."""
     if isinstance(model, DistributedDataParallel) and not synchronise:
         return model.no_sync()
     return contextlib.nullcontext()
 
 
 def num_ranks() -> int:
-    """Processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def mean_over_ranks(values: Tensor) -> list[float]:
-    """The ranks' means of (N,) values."""
+    """Average a tensor (N,) over ranks; return N numbers. Collective."""
     if num_ranks() > 1:
         values = values.clone()
         with in_phase(Phase.ALL_REDUCE):
@@ -189,22 +184,26 @@ def mean_over_ranks(values: Tensor) -> list[float]:
     return values.tolist()
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and normalisation gains do not."""
+def freeze_unused(model: nn.Module, compute: Callable[[], Tensor]) -> None:
+    """Freeze the parameters that do not take part in a computation, such as BERT's pooler.
+
+    DDP would wait for their gradients.
+
+    Args:
+        model: whose parameters may be frozen.
+        compute: returns a scalar computed with the model.
+    """
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        compute().backward()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, list[nn.Parameter] | float]]:
+    """Divide trained parameters into matrices, which decay, and biases and normalisation gains, which do not."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def freeze_unused(model: nn.Module, use: Callable[[], Tensor]) -> None:
-    """Freezes what takes no part in a number that `use` makes with the model, such as BERT's pooler.
-
-    DDP waits for the gradient of every parameter that asks for one.
-    """
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        use().backward()
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
-        parameter.grad = None

@@ -1,4 +1,11 @@
-"""Checkpoints: a folder with the weights, the optimizer's moments and the step, complete or invisible."""
+"""Checkpoints: folders with the weights, the optimizer's moments and the progress, complete or ignored.
+
+A checkpoint is the folder `step-<step>` with `weights.safetensors`, `optimizer.safetensors` and `state.json`.
+`complete.json`, with the checksum of each, is written last and deleted first. A checkpoint is complete if
+`complete.json` exists and all checksums match.
+
+Ray Train's controller imports this module, so it loads torch only when weights are read or written.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +16,19 @@ import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from safetensors import SafetensorError
 
-from hbt_ray.config import LoopConfig
+from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
-from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
-if TYPE_CHECKING:  # what takes seconds to import, and whoever looks for checkpoints alone need not wait for it
-    from torch import nn
-
-    from hbt_ray.training.base_trainer import BaseTrainer
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import Tensor, nn
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -31,160 +37,170 @@ FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
 
 
+class CheckpointableTrainer(Protocol):
+    """What a checkpoint needs of a `BaseTrainer`."""
+
+    checkpointed_module: nn.Module
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return the optimizer's tensors by name."""
+
+    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+        """Replace the optimizer's tensors."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """What a checkpoint says of itself."""
+    """The content of a checkpoint's `state.json`."""
 
     progress: TrainState
-    metrics: dict[str, float]  # measured for it: "loss", and "validation_loss" where it was validated
+    metrics: dict[str, float]  # "loss", and "validation_loss" if the step was validated
 
 
 class CheckpointManager:
-    """The checkpoints of one run, each in a folder named by its step.
+    """Writes, reads and deletes the checkpoints of one run."""
 
-    What is written is invisible until its marker, with every file's checksum, stands beside it. What is
-    read is compared with the checksums first.
-    """
+    def __init__(self, path: StoragePath) -> None:
+        self.path = path
 
-    def __init__(self, place: StoragePath) -> None:
-        self.place = place
-
-    def save(self, trainer: BaseTrainer[Any], progress: TrainState, metrics: dict[str, float]) -> StoragePath:
-        """Writes a checkpoint.
+    def save(self, trainer: CheckpointableTrainer, progress: TrainState, metrics: dict[str, float]) -> StoragePath:
+        """Write a checkpoint; return its path.
 
         Raises:
-            CheckpointError: the storage fails. What was written of this one is deleted; those before it stay.
+            CheckpointError: the storage failed. The incomplete checkpoint is deleted; earlier ones are kept.
         """
-        place = self.place / step_name(progress.step)
+        path = self.path / step_name(progress.step)
         state = CheckpointState(progress, metrics)
         try:
-            (place / COMPLETE).delete()
-            if place.local:
-                _write(place.local, trainer, state)
+            (path / COMPLETE).delete()
+            if path.local:
+                _write(path.local, trainer, state)
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     _write(Path(folder), trainer, state)
-                    place.upload(Path(folder), last=COMPLETE)
+                    path.upload(Path(folder), last=COMPLETE)
         except (OSError, SafetensorError, StorageError) as error:
             with contextlib.suppress(StorageError):
-                place.delete()
+                path.delete()
             reason = getattr(error, "strerror", None) or error
             steps = self.steps()
             kept = f"that of step {steps[-1]} is kept" if steps else "there is none before it"
             raise CheckpointError(
-                f"the checkpoint of step {progress.step} cannot be written to {self.place} ({reason}); {kept}: "
-                "make room or mend the storage, and run the same command again"
+                f"the checkpoint of step {progress.step} cannot be written to {self.path} ({reason}); {kept}: "
+                "free space or repair the storage, and run the same command again"
             ) from error
-        return place
+        return path
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that have their marker, the newest last."""
-        return [step for step in self._begun() if (self.place / step_name(step) / COMPLETE).exists()]
+        """Return the steps of the checkpoints that have a `complete.json`, ascending. Checksums are not compared."""
+        return [step for step in self._all_steps() if (self.path / step_name(step) / COMPLETE).exists()]
 
     def has_ended(self, train: LoopConfig) -> bool:
-        """Whether there is nothing to go on with: the newest checkpoint is the last one of the training, and whole."""
+        """Return True if the newest checkpoint is complete and is that of the end of the training."""
         steps = self.steps()
         try:
             if not steps or not is_finished(self.state(steps[-1]).progress, train):
                 return False
-        except (ValueError, KeyError, TypeError, StorageError):  # damaged: whoever loads it skips it
+        except (ValueError, KeyError, TypeError):  # it is damaged, and will be skipped when checkpoints are loaded
             return False
-        with self._fetched(steps[-1]) as folder:
+        with self._local_copy(steps[-1]) as folder:
             return validate_checkpoint(folder) is None
 
-    def _begun(self) -> list[int]:
-        """Steps of the checkpoints of which anything stands, the newest last."""
-        return [int(name.removeprefix("step-")) for name in self.place.names() if name.startswith("step-")]
-
-    def load_newest(self, trainer: BaseTrainer[Any]) -> tuple[TrainState | None, list[str]]:
-        """Loads the newest checkpoint that is whole, as `load` does.
+    def load_newest(self, trainer: CheckpointableTrainer) -> tuple[TrainState | None, list[str]]:
+        """Load the newest complete checkpoint into a trainer built with the same configuration.
 
         Returns:
-            Where it left off, None where there is no whole one; and why newer ones were passed over.
+            Its progress, or None if there is no complete checkpoint; and for each newer one why it was skipped.
         """
         faults: list[str] = []
-        for step in reversed(self._begun()):
-            with self._fetched(step) as folder:
+        for step in reversed(self._all_steps()):
+            with self._local_copy(step) as folder:
                 fault = validate_checkpoint(folder)
                 if fault is None:
                     return _load(folder, trainer), faults
-            faults.append(f"{self.place / step_name(step)} is passed over: {fault}")
+            faults.append(f"{self.path / step_name(step)} is skipped: {fault}")
         return None, faults
 
-    def best(self, metric: str) -> int | None:
-        """The step whose `metric` is lowest, among checkpoints that were measured for it; the earliest of equals."""
-        measured = {step: self.state(step).metrics.get(metric) for step in self.steps()}
-        known = {step: value for step, value in measured.items() if value is not None}
-        return min(known, key=lambda step: (known[step], step)) if known else None
-
-    def to_keep(self, train: LoopConfig) -> int:
-        """The step whose weights an ended training gives: the last one's, or with early stopping the best one's.
+    def load(self, step: int, trainer: CheckpointableTrainer) -> TrainState:
+        """Load a checkpoint into a trainer built with the same configuration; return its progress.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: it is incomplete or damaged.
         """
-        steps = self.steps()
-        if not steps:
-            raise CheckpointError(f"training ended without a checkpoint in {self.place}; run it again")
-        best = self.best("validation_loss") if train.early_stopping else None
-        return steps[-1] if best is None else best
-
-    def state(self, step: int) -> CheckpointState:
-        return _state_from((self.place / step_name(step) / STATE).read_text())
-
-    def load(self, step: int, trainer: BaseTrainer[Any]) -> TrainState:
-        """Puts a checkpoint's weights and moments into a trainer made with the same configuration.
-
-        Raises:
-            CheckpointError: it is torn or changed.
-        """
-        with self._fetched(step) as folder:
+        with self._local_copy(step) as folder:
             _check(folder)
             return _load(folder, trainer)
 
-    def load_weights(self, step: int, kept: nn.Module) -> None:
-        """Puts a checkpoint's weights into an encoder, or whatever it holds, made alike. Raises as `load` does."""
-        with self._fetched(step) as folder:
-            _check(folder)
-            _load_weights(kept, folder / WEIGHTS)
+    def load_weights(self, step: int, module: nn.Module) -> None:
+        """Load only a checkpoint's weights into a module of the same architecture.
 
-    def prune(self, keep: int, best_by: str | None, spared: Collection[int] = ()) -> None:
-        """Deletes all but the newest `keep`, the best by a metric, and some that are needed as yet."""
+        Raises:
+            CheckpointError: it is incomplete or damaged.
+        """
+        with self._local_copy(step) as folder:
+            _check(folder)
+            _load_weights(module, folder / WEIGHTS)
+
+    def state(self, step: int) -> CheckpointState:
+        """Read the progress and the metrics of a checkpoint."""
+        return _parse_state((self.path / step_name(step) / STATE).read_text())
+
+    def best(self, metric: str) -> int | None:
+        """Return the step with the lowest `metric` among checkpoints that have it, of equal ones the earliest."""
+        values = {step: self.state(step).metrics.get(metric) for step in self.steps()}
+        known = {step: value for step, value in values.items() if value is not None}
+        return min(known, key=lambda step: (known[step], step)) if known else None
+
+    def final_step(self, train: LoopConfig) -> int:
+        """Return the step whose weights a finished training exports: the last, or with early stopping the best.
+
+        Raises:
+            CheckpointError: there is no checkpoint.
+        """
         steps = self.steps()
-        kept = {*steps[-keep:], *spared, self.best(best_by) if best_by and len(steps) > keep else None}
+        if not steps:
+            raise CheckpointError(f"training ended without a checkpoint in {self.path}; run it again")
+        best = self.best("validation_loss") if train.early_stopping else None
+        return steps[-1] if best is None else best
+
+    def prune(self, keep: int, best_by: str | None, also_keep: Collection[int] = ()) -> None:
+        """Delete all checkpoints but the newest `keep`, the best by a metric, and those of the steps `also_keep`."""
+        steps = self.steps()
+        kept = {*steps[-keep:], *also_keep, self.best(best_by) if best_by and len(steps) > keep else None}
         for step in steps:
             if step not in kept:
-                (self.place / step_name(step) / COMPLETE).delete()  # first, so that a torn deletion is no checkpoint
-                (self.place / step_name(step)).delete()
+                # First, so that an interrupted deletion leaves no complete checkpoint.
+                (self.path / step_name(step) / COMPLETE).delete()
+                (self.path / step_name(step)).delete()
+
+    def _all_steps(self) -> list[int]:
+        """Return the steps of complete and incomplete checkpoints, ascending."""
+        return [int(name.removeprefix("step-")) for name in self.path.names() if name.startswith("step-")]
 
     @contextlib.contextmanager
-    def _fetched(self, step: int) -> Iterator[Path]:
-        """A checkpoint's folder on this machine."""
-        place = self.place / step_name(step)
-        if place.local:
-            yield place.local
+    def _local_copy(self, step: int) -> Iterator[Path]:
+        """Yield a checkpoint's folder on this machine, downloaded if it is in an object store."""
+        path = self.path / step_name(step)
+        if path.local:
+            yield path.local
             return
         with tempfile.TemporaryDirectory() as folder:
-            place.download(Path(folder))
+            path.download(Path(folder))
             yield Path(folder)
 
 
 def step_name(step: int) -> str:
+    """Return the name of a checkpoint's folder; names sort by step."""
     return f"step-{step:09d}"
 
 
-def _state_from(text: str) -> CheckpointState:
-    data = json.loads(text)
-    return CheckpointState(TrainState(**data["progress"]), data["metrics"])
-
-
 def validate_checkpoint(folder: Path) -> str | None:
-    """Why a folder is no whole checkpoint; None if it is one."""
+    """Return why the checkpoint in a folder is incomplete or damaged, or None if it is complete."""
     try:
         sums = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         for file in FILES:
             if file_sha256(folder / file) != sums[file]:
-                return f"{file} is not as it was written"
+                return f"the checksum of {file} does not match"
     except FileNotFoundError as error:
         return f"it has no {Path(error.filename).name}"
     except (OSError, ValueError, KeyError, TypeError):
@@ -192,53 +208,84 @@ def validate_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def load_checkpointed_encoder(
+    config: RunConfig, initial_model: str, checkpoints: StoragePath, step: int, device: str = "cpu"
+) -> SentenceTransformer:
+    """Load the encoder as it was after a step; at step 0 the initial one.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or damaged.
+    """
+    from hbt_ray.models.encoder import load_for_training
+
+    encoder = load_for_training(config.model, config.text, initial_model, device=device)
+    if step:
+        CheckpointManager(checkpoints).load_weights(step, encoder)
+    return encoder
+
+
+def export_encoder(config: RunConfig, initial_model: str, checkpoints: StoragePath, step: int, folder: Path) -> None:
+    """Write the encoder of `load_checkpointed_encoder` as a sentence-transformers folder, complete or not at all."""
+    from hbt_ray.models.encoder import save_encoder
+
+    encoder = load_checkpointed_encoder(config, initial_model, checkpoints, step)
+    with atomic_folder(folder) as partial:
+        save_encoder(encoder, partial)
+
+
 def _check(folder: Path) -> None:
     fault = validate_checkpoint(folder)
     if fault is not None:
-        raise CheckpointError(f"the checkpoint {folder} is torn or damaged: {fault}; delete it to go on without it")
+        raise CheckpointError(
+            f"the checkpoint {folder} is incomplete or damaged: {fault}; delete it to continue without it"
+        )
 
 
-def _load(folder: Path, trainer: BaseTrainer[Any]) -> TrainState:
+def _load(folder: Path, trainer: CheckpointableTrainer) -> TrainState:
     from safetensors.torch import load_file
 
     _load_weights(trainer.checkpointed_module, folder / WEIGHTS)
     trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
-    return _state_from((folder / STATE).read_text(encoding="utf-8")).progress
+    return _parse_state((folder / STATE).read_text(encoding="utf-8")).progress
 
 
-def _write(folder: Path, trainer: BaseTrainer[Any], state: CheckpointState) -> None:
+def _parse_state(text: str) -> CheckpointState:
+    data = json.loads(text)
+    return CheckpointState(TrainState(**data["progress"]), data["metrics"])
+
+
+def _write(folder: Path, trainer: CheckpointableTrainer, state: CheckpointState) -> None:
     from safetensors.torch import save_file
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _save_weights(trainer.checkpointed_module, folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
-    described: dict[str, Any] = {"progress": asdict(state.progress), "metrics": state.metrics}
-    (folder / STATE).write_text(json.dumps(described), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
     sums = {file: file_sha256(folder / file) for file in FILES}
     atomic_write_text(folder / COMPLETE, json.dumps(sums, indent=1))
 
 
-def _save_weights(kept: nn.Module, file: Path) -> None:
-    """All weights, or adapters alone: what they stand beside is the model that the run begins with."""
+def _save_weights(module: nn.Module, file: Path) -> None:
+    """Write all weights, or with LoRA only those of the adapters: the others are those of the initial model."""
     from safetensors.torch import save_file, save_model
 
     from hbt_ray.models.lora import adapter_weights
 
-    if adapters := adapter_weights(kept):
+    if adapters := adapter_weights(module):
         save_file(adapters, file)
     else:
-        save_model(kept, str(file))  # once what several names share, as T5's embeddings
+        save_model(module, str(file))  # stores a tensor that has several names, as T5's embeddings, once
 
 
-def _load_weights(kept: nn.Module, file: Path) -> None:
+def _load_weights(module: nn.Module, file: Path) -> None:
     from safetensors.torch import load_file, load_model
 
     from hbt_ray.models.lora import adapter_weights
 
-    if adapters := adapter_weights(kept):
+    if adapters := adapter_weights(module):
         saved = load_file(file)
         for name, weight in adapters.items():
             weight.copy_(saved[name])
     else:
-        load_model(kept, file)
+        load_model(module, file)

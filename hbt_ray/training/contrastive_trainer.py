@@ -1,8 +1,8 @@
-"""The step of training on pairs: a batch's loss and its gradient, and gradient caching."""
+"""`ContrastiveTrainer`: the loss of a batch of question-passage pairs, and its gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from pathlib import Path
 
 import torch
@@ -13,25 +13,28 @@ from hbt_ray.config import LossConfig, RunConfig, TrainConfig
 from hbt_ray.errors import ConfigError
 from hbt_ray.losses.base import LossInputs, RankLayout, TeacherEmbeddings
 from hbt_ray.losses.combined import CombinedLoss
-from hbt_ray.models.dual_encoder import DualEncoder, passage_rows, query_rows
+from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.models.encoder import load_for_training, open_teacher
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.models.precision import resolve_bf16
 from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
+from hbt_ray.training.grad_cache import backward_with_gradient_cache
 
 
 class ContrastiveTrainer(BaseTrainer[PairBatch]):
-    """An encoder trained on pairs.
+    """Trains an encoder on question-passage pairs.
 
     Args:
+        encoder: to train.
+        train: settings of the training.
         seed: of dropout.
-        loss: None: InfoNCE alone.
-        teacher: a frozen encoder on the same device; needed for `loss.distillation`.
+        loss: settings of the loss; by default InfoNCE only.
+        teacher: a frozen encoder on the same device; required by `loss.distillation`.
 
     Raises:
-        ConfigError: `loss.matryoshka` names a width above the encoder's.
+        ConfigError: `loss.matryoshka` names a dimension above the encoder's.
     """
 
     train: TrainConfig
@@ -103,42 +106,25 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
 
     def backward(self, batch: PairBatch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
         if self._caches:
-            return self._backward_in_pieces(batch, weight, synchronise)
+            return backward_with_gradient_cache(
+                self.dual,
+                self.model,
+                batch,
+                functools.partial(self._loss_of, batch),
+                weight=weight,
+                synchronise=synchronise,
+            )
         with maybe_no_sync(self.model, synchronise):
             loss = self.loss(batch)
             (loss * weight).backward()
         return loss.detach()
 
-    def _backward_in_pieces(self, batch: PairBatch, weight: float, synchronise: bool) -> Tensor:
-        """With the activations of one piece at a time: gradient caching (Gao et al. 2021, arXiv 2101.06983).
 
-        All vectors are computed without activations, then the loss's gradient by each vector, then each piece anew
-        with its activations, and its vectors' gradient through it. Dropout follows from a piece's place, so a piece
-        comes out the same twice.
-        """
-        pieces = self.dual.pieces(batch)
-        with torch.no_grad():
-            # Through the bare module: DDP wants a backward for each of its own forwards.
-            parts = [self.dual(batch, [piece]) for piece in pieces]
-        device = self.encoder.device
-        asked = [torch.from_numpy(query_rows(batch, piece)).to(device) for piece in pieces]
-        answers = [torch.from_numpy(passage_rows(batch, piece)).to(device) for piece in pieces]
-        queries = _in_rows([own for own, _ in parts], asked).requires_grad_()
-        passages = _in_rows([own for _, own in parts], answers).requires_grad_()
-        loss = self._loss_of(batch, queries, passages)
-        of_queries, of_passages = torch.autograd.grad(loss * weight, (queries, passages))
-        for piece, own_asked, own_answers in zip(pieces, asked, answers, strict=True):
-            with maybe_no_sync(self.model, synchronise and piece is pieces[-1]):
-                vectors = self.model(batch, [piece])
-                torch.autograd.backward(vectors, (of_queries[own_asked], of_passages[own_answers]))
-        return loss.detach()
-
-
-def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> ContrastiveTrainer:
-    """The trainer of a run, from the encoder it begins with.
+def build_contrastive_trainer(config: RunConfig, initial_model: str | Path, device: str) -> ContrastiveTrainer:
+    """Build the trainer of a run from its initial encoder.
 
     Raises:
-        ConfigError: the encoder or its teacher cannot be loaded, or does not go with the settings.
+        ConfigError: the encoder or its teacher cannot be loaded, or does not fit the settings.
     """
     encoder = load_for_training(config.model, config.text, initial_model, device=device, seed=config.seed)
     distillation = config.loss.distillation
@@ -146,16 +132,8 @@ def trainer_of(config: RunConfig, initial_model: str | Path, device: str) -> Con
     return ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
 
 
-def _in_rows(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
-    """Vectors of some pieces, each in its row of the whole."""
-    vectors = torch.cat(list(parts))
-    placed = torch.empty_like(vectors)
-    placed[torch.cat(list(rows))] = vectors
-    return placed
-
-
 def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:
-    """Raises ConfigError when vectors are to be cut to more than they have."""
+    """Raise ConfigError if `loss.matryoshka` names a dimension above that of the embeddings."""
     width = encoder.get_embedding_dimension()
     too_wide = [cut for cut in loss.matryoshka if width is not None and cut > width]
     if too_wide:

@@ -1,138 +1,136 @@
-"""A training in this process, from wherever it was left."""
+"""Training in this process, from the newest checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask, TrainingTask, describe_step
+from hbt_ray.training.task import ContrastiveTask, OnMetrics, TrainingTask, describe_step
 from hbt_ray.training.train_loop import LogBuffer, run_train_loop
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.storage import StoragePath
 
-if TYPE_CHECKING:
-    from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
-
-Report = Callable[[int, dict[str, float]], None]  # takes the step and what was measured there
-
 
 def ignore_metrics(step: int, metrics: dict[str, float]) -> None:
-    """The report of what nobody listens to."""
+    """Do nothing: an `OnMetrics` for callers that need no metrics."""
 
 
 def train_locally(
-    job: ContrastiveTask,
+    task: ContrastiveTask,
     store_folder: str | Path,
     folder: RunDir,
     *,
     every: int | None = None,
-    report: Report = ignore_metrics,
+    on_metrics: OnMetrics = ignore_metrics,
     device: str = "cpu",
     replay_saved_metrics: bool = True,
 ) -> None:
-    """Trains on pairs to the end, or to where `report` ends it, measuring as it goes.
+    """Train on pairs to the end, or until `on_metrics` raises, evaluating checkpoints.
 
     Args:
-        every: optimizer steps between measurements, of which one is at the end too; a checkpoint must be due at each.
-            None: nothing is measured.
-        report: takes the step and what was measured there.
-        replay_saved_metrics: report first what was measured before, so that whoever listens knows all of it.
+        task: what to train.
+        store_folder: folder of its token store.
+        folder: of the run.
+        every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
+            None: evaluate nothing.
+        on_metrics: called with the step and metrics of each evaluation.
+        device: to train on.
+        replay_saved_metrics: first pass the metrics that an earlier call saved to `on_metrics`.
 
     Raises:
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
     store = TokenStore.open(store_folder)
-    trainer = job.build_trainer(device)
+    trainer = task.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
     progress = checkpoints.load_newest(trainer)[0] or TrainState()
-    callbacks = _EvaluatingCallbacks(job, store, trainer, checkpoints, report, measured=folder.measured, every=every)
-    known = load_checkpoint_metrics(folder.measured)
-    for step, metrics in known:
+    callbacks = _EvaluatingCallbacks(task, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics, every)
+    saved = load_checkpoint_metrics(folder.checkpoint_metrics)
+    for step, metrics in saved:
         if replay_saved_metrics and step <= progress.step:
-            report(step, metrics)
-    if progress.step and callbacks.is_due(progress) and progress.step not in dict(known):
-        callbacks.measure(progress)
-    each = job.train.gradient_accumulation
-    batches = job.batches(store, range(progress.step * each, job.train.steps * each))
-    run_train_loop(trainer, progress, batches, job.validation_batches(store), callbacks)
+            on_metrics(step, metrics)
+    if progress.step and callbacks.is_due(progress) and progress.step not in dict(saved):
+        callbacks.evaluate(progress)
+    batches_per_step = task.train.gradient_accumulation
+    batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
+    run_train_loop(trainer, progress, batches, task.validation_batches(store), callbacks)
 
 
+@dataclass
 class LocalCallbacks:
-    """`loop.TrainerCallbacks` of one process, which keeps checkpoints and reports what is measured."""
+    """`train_loop.TrainerCallbacks` of one process: pass metrics to a function, save and prune checkpoints."""
 
-    def __init__(
-        self,
-        job: TrainingTask,
-        store: TokenStore,
-        trainer: BaseTrainer[Any],
-        checkpoints: CheckpointManager,
-        report: Report,
-    ) -> None:
-        self.job = job
-        self.store = store
-        self.trainer = trainer
-        self.checkpoints = checkpoints
-        self.report = report
+    task: TrainingTask[Any]
+    store: TokenStore
+    trainer: BaseTrainer[Any]
+    checkpoints: CheckpointManager
+    on_metrics: OnMetrics
 
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
+        """Pass the metrics on, with their full names."""
         for step in metrics.steps:
-            self.report(step.step, {f"train/{name}": value for name, value in step.by_name().items()})
+            self.on_metrics(step.step, {f"train/{name}": value for name, value in step.by_name().items()})
         if metrics.validation_loss is not None:
-            self.report(progress.step, {"validation/loss": metrics.validation_loss})
+            self.on_metrics(progress.step, {"validation/loss": metrics.validation_loss})
 
     def log_skipped_step(self, progress: TrainState) -> str:
-        return describe_step(self.job, self.store, progress.step)
+        """Return a description of the step's batches."""
+        return describe_step(self.task, self.store, progress.step)
 
     def signals(self) -> StepSignals:
+        """Return no flags."""
         return NO_SIGNALS
 
     def must_save(self, progress: TrainState) -> bool:
+        """Return False: a local process gets no preemption notice."""
         return False
 
     def save(self, progress: TrainState, metrics: dict[str, float]) -> None:
+        """Save a checkpoint, then delete old ones."""
         self.checkpoints.save(self.trainer, progress, metrics)
-        self.saved(progress)
+        self.after_save(progress)
         self.checkpoints.prune(self.trainer.train.checkpoints_kept, self.trainer.train.best_by)
 
-    def saved(self, progress: TrainState) -> None:
-        """What is done with a checkpoint before others are deleted."""
+    def after_save(self, progress: TrainState) -> None:
+        """Do nothing; subclasses may evaluate the checkpoint before old ones are deleted."""
 
 
+@dataclass
 class _EvaluatingCallbacks(LocalCallbacks):
-    """Measures a training on pairs as its checkpoints are saved, and reports that alone."""
+    """Evaluates the encoder at every `every`-th checkpointed step and at the end; passes on only these metrics."""
 
-    job: ContrastiveTask
-    trainer: ContrastiveTrainer
-
-    def __init__(self, *around: Any, measured: StoragePath, every: int | None) -> None:
-        super().__init__(*around)
-        self.measured = measured
-        self.every = every
-        self._losses: list[float] = []  # since the last measurement
+    task: ContrastiveTask
+    checkpoint_metrics: StoragePath
+    every: int | None
+    losses: list[float] = field(default_factory=list)  # of the steps since the last evaluation
 
     def is_due(self, progress: TrainState) -> bool:
+        """Return True if the step is evaluated."""
         if self.every is None:
             return False
-        return progress.step % self.every == 0 or is_finished(progress, self.job.train)
+        return progress.step % self.every == 0 or is_finished(progress, self.task.train)
 
-    def measure(self, progress: TrainState) -> None:
-        metrics = self.job.measure_encoder(self.trainer.encoder, self.job.config)
-        if self._losses:
-            metrics["train/loss"] = sum(self._losses) / len(self._losses)
-        self._losses = []
-        save_checkpoint_metrics(self.measured, progress.step, metrics)
-        self.report(progress.step, metrics)
+    def evaluate(self, progress: TrainState) -> None:
+        """Evaluate the encoder as it is now; save and pass on its metrics and the mean training loss."""
+        metrics = self.task.evaluate_encoder(self.trainer.encoder, self.task.config)
+        if self.losses:
+            metrics["train/loss"] = sum(self.losses) / len(self.losses)
+        self.losses = []
+        save_checkpoint_metrics(self.checkpoint_metrics, progress.step, metrics)
+        self.on_metrics(progress.step, metrics)
 
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
-        self._losses += [step.loss for step in metrics.steps]
+        """Record the losses."""
+        self.losses += [step.loss for step in metrics.steps]
 
-    def saved(self, progress: TrainState) -> None:
+    def after_save(self, progress: TrainState) -> None:
+        """Evaluate the checkpoint if that is due."""
         if self.is_due(progress):
-            self.measure(progress)
+            self.evaluate(progress)

@@ -1,70 +1,85 @@
-"""What is trained, as those who carry it out need to know it: on a cluster, or in one process.
+"""`TrainingTask`: how to build the trainer and the batches of a training, independent of the runner.
 
-Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+The runner is `local_runner` or `hbt_ray/cluster/training`. Ray Train's controller imports this module and waits for
+it, so it imports nothing that takes seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler, validation_batches
-from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
+from hbt_ray.training.checkpoint import load_checkpointed_encoder
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from sentence_transformers import SentenceTransformer
 
     from hbt_ray.training.base_trainer import BaseTrainer
 
-EvalFn = Callable[[Any, RunConfig], dict[str, float]]  # an encoder's metrics
+EvalFn = Callable[["SentenceTransformer", RunConfig], dict[str, float]]  # computes an encoder's metrics
+OnMetrics = Callable[[int, dict[str, float]], None]  # takes an optimizer step and its metrics
 
 
-class TrainingTask(Protocol):
-    """A training to be carried out. It is pickled to whoever takes part."""
+class TrainBatch(Protocol):
+    """A rank's slice of a global batch: a dataclass that has a batch number."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def step(self) -> int:
+        """Number of the batch in the sampler's order; an optimizer step takes `gradient_accumulation` of them."""
+
+
+BatchT = TypeVar("BatchT", bound=TrainBatch)
+
+
+class TrainingTask(Protocol[BatchT]):
+    """A training to run. It is pickled to the worker processes."""
 
     @property
     def train(self) -> LoopConfig:
-        """How it goes on."""
+        """Settings of the training loop."""
 
     @property
-    def batch_type(self) -> type[DataclassInstance]:
-        """What its batches are."""
+    def batch_type(self) -> type[BatchT]:
+        """Type of the batches."""
 
-    def build_trainer(self, device: str) -> BaseTrainer[Any]:
-        """The model with its optimizer as they are before the first step. Raises ConfigError when there is none."""
+    def build_trainer(self, device: str) -> BaseTrainer[BatchT]:
+        """Load the initial model and build the optimizer. Raises ConfigError if the model cannot be loaded."""
 
-    def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[Any]:
-        """A rank's slices of these of the plan's batches, in order. Any process can build any rank's."""
+    def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[BatchT]:
+        """Yield a rank's slices of these of the sampler's batches, in order. Any process can build any rank's."""
 
-    def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[Any]:
-        """A rank's slices of the batches on which it is validated; none where it is not."""
+    def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[BatchT]:
+        """Return a rank's slices of the validation batches; an empty list if there is no validation."""
 
     def describe_batch(self, store: TokenStore, number: int) -> str:
-        """What stands in one of the plan's batches, in words."""
+        """Describe a batch of the sampler for error messages: its kind, source and items."""
 
     def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
-        """The metrics of a step's checkpoint; those before training at step 0."""
+        """Return the metrics of a step's checkpoint; at step 0 those of the initial model."""
 
 
-def describe_step(job: TrainingTask, store: TokenStore, step: int) -> str:
-    """What stands in the batches of an optimizer step, in words."""
-    each = job.train.gradient_accumulation
-    return "; ".join(job.describe_batch(store, number) for number in range(step * each, (step + 1) * each))
+def describe_step(task: TrainingTask[BatchT], store: TokenStore, step: int) -> str:
+    """Describe the batches of one optimizer step for error messages."""
+    per_step = task.train.gradient_accumulation
+    return "; ".join(task.describe_batch(store, number) for number in range(step * per_step, (step + 1) * per_step))
 
 
 @dataclass(frozen=True)
 class ContrastiveTask:
-    """Training on pairs."""
+    """Training on question-passage pairs."""
 
     config: RunConfig
     initial_model: str
-    measure_encoder: EvalFn
+    evaluate_encoder: EvalFn
 
     @property
     def train(self) -> LoopConfig:
@@ -75,9 +90,9 @@ class ContrastiveTask:
         return PairBatch
 
     def build_trainer(self, device: str) -> BaseTrainer[PairBatch]:
-        from hbt_ray.training.contrastive_trainer import trainer_of
+        from hbt_ray.training.contrastive_trainer import build_contrastive_trainer
 
-        return trainer_of(self.config, self.initial_model, device)
+        return build_contrastive_trainer(self.config, self.initial_model, device)
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[PairBatch]:
         sampler = training_sampler(self.config, store.manifest)
@@ -94,4 +109,4 @@ class ContrastiveTask:
 
     def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
         encoder = load_checkpointed_encoder(self.config, self.initial_model, checkpoints, step, device)
-        return self.measure_encoder(encoder, self.config)
+        return self.evaluate_encoder(encoder, self.config)

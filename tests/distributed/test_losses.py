@@ -45,7 +45,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.models.lora import adapter_weights
     from hbt_ray.sampling.collate import build_batch
-    from hbt_ray.training.contrastive_trainer import trainer_of
+    from hbt_ray.training.contrastive_trainer import build_contrastive_trainer
     from tests.helpers import tiny_corpus
 
     torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
                 "loss": loss,
             }
         )
-        trainer = trainer_of(config, f"{folder}/encoder", "cpu")
+        trainer = build_contrastive_trainer(config, f"{folder}/encoder", "cpu")
         generator = torch.Generator().manual_seed(3)
         for weight in adapter_weights(trainer.encoder).values():  # B is 0 at first, and A has no gradient then
             weight.copy_(torch.randn(weight.shape, generator=generator) / 4)

@@ -25,7 +25,8 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.pretraining.task import PretrainingTask, checked_job, pretraining_job
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.run_dir import RunDir, open_run
+from hbt_ray.training.resume import open_run
+from hbt_ray.training.run_dir import RunDir
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +111,7 @@ def _log_outputs(tracker: Tracker, task: PretrainingTask, folder: RunDir, last: 
 
 def _start_evaluation(task: PretrainingTask, store: Path, folder: RunDir, step: int) -> Callable[[], dict[str, float]]:
     """Start a task that evaluates a step's checkpoint, unless its metrics are stored; return a function that waits."""
-    stored = dict(load_checkpoint_metrics(folder.measured))
+    stored = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
     if step in stored:
         return lambda: stored[step]
     evaluation = ray.remote(_evaluate).options(**eval_task_options(task.train)).remote(task, store, folder, step)
@@ -118,7 +119,7 @@ def _start_evaluation(task: PretrainingTask, store: Path, folder: RunDir, step: 
     def wait() -> dict[str, float]:
         with unwrap_ray_errors("evaluating"):
             metrics: dict[str, float] = get_within(evaluation, EVALUATION_TIMEOUT_S, "the evaluation")
-        save_checkpoint_metrics(folder.measured, step, metrics)
+        save_checkpoint_metrics(folder.checkpoint_metrics, step, metrics)
         return metrics
 
     return wait

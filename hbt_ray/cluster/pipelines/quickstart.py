@@ -12,7 +12,8 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
-from hbt_ray.training.run_dir import initial_model, run_dir_of
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.run_dir import run_dir_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def _evaluate_untrained(out: Path, seed: int) -> dict[str, float]:
     config = quickstart_config(STRATEGIES[0], seed)
     folder = run_dir_of(config, out / UNTRAINED)
     store = prepare(config.prepare_inputs, folder.stores)
-    model = initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
+    model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
     [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)
     assert report.benchmark == BENCHMARK
     return report.metrics

@@ -45,8 +45,10 @@ from hbt_ray.study.experiments import (
 from hbt_ray.study.report import REPORT, SUMMARY, TABLE, write_document
 from hbt_ray.study.results import Results
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
-from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import RunDir, initial_model, open_run, run_dir_of
+from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.resume import open_run
+from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.task import ContrastiveTask
 
 SETTINGS = "study.yaml"
@@ -218,7 +220,7 @@ class StudyRunner:
         validation_sampler(config, manifest)
         model = str(folder.initial_model)
         if not folder.initial_model.exists():
-            model = initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
+            model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
         inputs = ExperimentInputs(store, model)
         self._encoders[experiment.name, experiment.seed] = _encoder_of(experiment, inputs, folder)
         return experiment, inputs
@@ -241,7 +243,7 @@ class StudyRunner:
     def _finish(self, experiment: Experiment, seconds: float) -> None:
         folder = experiment.folder(self.folder)
         folder.checkpoints.delete()
-        folder.measured.delete()
+        folder.checkpoint_metrics.delete()
         experiment.finish(self.folder)
         self.num_finished += 1
         metrics = read_run_metrics(folder.path)

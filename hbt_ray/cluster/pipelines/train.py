@@ -22,8 +22,10 @@ from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.sampling import HybridBatchSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
-from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import RunDir, initial_model, open_run
+from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.resume import open_run
+from hbt_ray.training.run_dir import RunDir
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.
@@ -91,7 +93,7 @@ def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: Hybri
 def _train_and_evaluate(
     config: RunConfig, store: Path, tokenizer: PreTrainedTokenizerFast, folder: RunDir, tracker: Tracker
 ) -> dict[str, EvalReport]:
-    initial = initial_model(config, tokenizer, folder)
+    initial = prepare_initial_model(config, tokenizer, folder)
     logger.info("initial encoder: %s", initial)
     steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
     tracker.log_metrics({"train/steps": steps}, steps)

@@ -40,8 +40,9 @@ from hbt_ray.search.results import (
     write_results,
 )
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
-from hbt_ray.training.checkpoint_export import export_encoder
-from hbt_ray.training.run_dir import initial_model, run_dir_of
+from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.run_dir import run_dir_of
 
 SETTINGS = "search.yaml"
 
@@ -155,7 +156,7 @@ def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple
         validation_sampler(run, manifest)
         if model_key(run) not in models:
             initial = run_dir_of(run, folder / "initial" / f"{len(models)}")
-            models[model_key(run)] = initial_model(run, store_tokenizer(store, run.prepare_inputs), initial)
+            models[model_key(run)] = prepare_initial_model(run, store_tokenizer(store, run.prepare_inputs), initial)
     return stores, models
 
 

@@ -36,7 +36,7 @@ def is_finished(run_dir: RunDir, config: RunConfig) -> bool:
 
     A scheduler ends a trial when it reports its last step, before it can write FINISHED.
     """
-    return (run_dir.path / FINISHED).exists() or config.train.steps in evaluated_steps(run_dir.measured)
+    return (run_dir.path / FINISHED).exists() or config.train.steps in evaluated_steps(run_dir.checkpoint_metrics)
 
 
 def run_trial(

@@ -24,7 +24,7 @@ from hbt_ray.cluster.runtime import get_within, node_resources
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S, evaluate_checkpoint
 from hbt_ray.cluster.training.messages import WorkerConfig
 from hbt_ray.cluster.training.metrics_channel import start_metrics_channel
-from hbt_ray.cluster.training.progress_monitor import OnMetrics, ProgressMonitor
+from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.cluster.training.restart_reporter import RestartReporter
 from hbt_ray.cluster.training.watchdog import StepWatchdog
 from hbt_ray.config import LoopConfig, RunConfig
@@ -33,7 +33,7 @@ from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import evaluated_steps
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask, EvalFn, TrainingTask
+from hbt_ray.training.task import ContrastiveTask, EvalFn, OnMetrics, TrainingTask
 from hbt_ray.training.train_state import steps_to_evaluate
 
 MAX_GROUP_STARTS = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
@@ -82,7 +82,7 @@ def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: On
     """
     resources = resources_per_worker(task.train)
     channel = start_metrics_channel()
-    config = WorkerConfig(task, store, folder.checkpoints, folder.measured, channel)
+    config = WorkerConfig(task, store, folder.checkpoints, folder.checkpoint_metrics, channel)
     checkpoints = CheckpointManager(folder.checkpoints)
     stacks_file = folder.path / "stacks.txt"
     watchdog = StepWatchdog(task.train.step_timeout_s, str(stacks_file))
@@ -107,7 +107,7 @@ def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: On
         _wait_for_late_evaluations(late_evaluations, monitor)
     if fatal := get_within(channel.get_fatal_error.remote(), task.train.collective_timeout_s, "the metrics channel"):
         raise fatal
-    return checkpoints.to_keep(task.train)
+    return checkpoints.final_step(task.train)
 
 
 def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> None:

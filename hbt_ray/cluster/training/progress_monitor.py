@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from hbt_ray.cluster.training.messages import (
 from hbt_ray.cluster.training.metrics_channel import Delivery
 from hbt_ray.cluster.training.progress_display import progress_display
 from hbt_ray.cluster.training.watchdog import StepWatchdog
+from hbt_ray.training.task import OnMetrics
 
 POLL_S = 0.5  # how soon the thread sees that the training has ended; messages wake it at once
 CHANNEL_TIMEOUT_S = 60.0  # for an answer of the metrics channel, which is on this node
-
-OnMetrics = Callable[[int, dict[str, float]], None]  # takes an optimizer step and its metrics
 
 
 class ProgressMonitor:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from hbt_ray.cluster.training.driver import run_training
 from hbt_ray.models.encoder import default_device
-from hbt_ray.training.checkpoint import CheckpointManager
-from hbt_ray.training.checkpoint_export import load_checkpointed_encoder
+from hbt_ray.training.checkpoint import CheckpointManager, load_checkpointed_encoder
 from hbt_ray.training.checkpoint_metrics import evaluated_steps, load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.local_runner import Report, ignore_metrics, train_locally
+from hbt_ray.training.local_runner import ignore_metrics, train_locally
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask
+from hbt_ray.training.task import ContrastiveTask, OnMetrics
 
 
 def train_run(
@@ -21,7 +20,7 @@ def train_run(
     folder: RunDir,
     *,
     every: int | None = None,
-    report: Report = ignore_metrics,
+    report: OnMetrics = ignore_metrics,
     replay: bool = True,
 ) -> int:
     """Train on pairs to the end, or until `report` raises: with Ray Train if `workers` > 1, else in this process.
@@ -46,19 +45,19 @@ def train_run(
     train = task.config.train
     if train.max_workers == 1:
         train_locally(
-            task, store, folder, every=every, report=report, device=default_device(), replay_saved_metrics=replay
+            task, store, folder, every=every, on_metrics=report, device=default_device(), replay_saved_metrics=replay
         )
-        return CheckpointManager(folder.checkpoints).to_keep(train)
+        return CheckpointManager(folder.checkpoints).final_step(train)
     if every is None:
         return run_training(task, Path(store), folder, ignore_metrics)
     return _train_and_evaluate_with_workers(task, Path(store), folder, every, report)
 
 
 def _train_and_evaluate_with_workers(
-    task: ContrastiveTask, store: Path, folder: RunDir, every: int, report: Report
+    task: ContrastiveTask, store: Path, folder: RunDir, every: int, report: OnMetrics
 ) -> int:
     """Train with Ray Train's workers, whose checkpoints are evaluated in tasks while training continues."""
-    for step, metrics in load_checkpoint_metrics(folder.measured):
+    for step, metrics in load_checkpoint_metrics(folder.checkpoint_metrics):
         report(step, metrics)
 
     def on_metrics(step: int, metrics: dict[str, float]) -> None:
@@ -68,9 +67,9 @@ def _train_and_evaluate_with_workers(
     config = task.config
     config_with_eval = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
     last = run_training(replace(task, config=config_with_eval), store, folder, on_metrics)
-    if last not in evaluated_steps(folder.measured):
+    if last not in evaluated_steps(folder.checkpoint_metrics):
         encoder = load_checkpointed_encoder(config, task.initial_model, folder.checkpoints, last)
-        metrics = task.measure_encoder(encoder, config)
-        save_checkpoint_metrics(folder.measured, last, metrics)
+        metrics = task.evaluate_encoder(encoder, config)
+        save_checkpoint_metrics(folder.checkpoint_metrics, last, metrics)
         report(last, metrics)
     return last

@@ -22,8 +22,8 @@ from hbt_ray.models.encoder import init_encoder, open_teacher, save_encoder
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.checkpoint import CheckpointManager
-from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, trainer_of
-from hbt_ray.training.run_dir import changed_settings
+from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
+from hbt_ray.training.resume import changed_settings
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers import tiny_corpus
@@ -343,7 +343,7 @@ def test_trainer_of_a_configuration_has_its_teacher(folder):
     )
     one = batch(folder, 0)
     expected = make_trainer(folder, DISTILLED).validation_loss([one])
-    assert trainer_of(config, folder / "encoder", "cpu").validation_loss([one]) == expected
+    assert build_contrastive_trainer(config, folder / "encoder", "cpu").validation_loss([one]) == expected
 
 
 @pytest.mark.parametrize(

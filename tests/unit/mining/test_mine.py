@@ -27,7 +27,7 @@ from hbt_ray.errors import ConfigError, CorpusError, StorageError, UserError
 from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
-from hbt_ray.training.run_dir import changed_settings
+from hbt_ray.training.resume import changed_settings
 from tests.helpers import tiny_corpus
 from tests.helpers.full_disk import no_file_above
 

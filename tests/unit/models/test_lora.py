@@ -23,7 +23,7 @@ from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.training.checkpoint import WEIGHTS, CheckpointManager
-from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, trainer_of
+from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers import tiny_corpus
@@ -97,7 +97,9 @@ def test_adapters_are_a_function_of_the_seed(folder):
 def test_a_runs_trainer_takes_the_adapters_of_its_seed(folder):
     run = {"text": tiny_corpus.TEXT.model_dump(), "model": {"lora": {"rank": 3}}, "train": {"precision": "fp32"}}
     for seed in (1, 2):
-        found = adapter_weights(trainer_of(build_config({**run, "seed": seed}), folder / "encoder", "cpu").encoder)
+        found = adapter_weights(
+            build_contrastive_trainer(build_config({**run, "seed": seed}), folder / "encoder", "cpu").encoder
+        )
         for name, weight in adapter_weights(make_encoder(folder, seed, rank=3)).items():
             assert torch.equal(found[name], weight)
 

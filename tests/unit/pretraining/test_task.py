@@ -190,7 +190,7 @@ def test_held_out_text_is_told_better_in_every_language_and_the_result_is_an_enc
     folder = run_dir_of(config, tmp_path / "run")
     reported: dict[int, dict[str, float]] = {}
     found = pretrain_locally(
-        config, stores[objective], folder, report=lambda step, m: reported.setdefault(step, {}).update(m)
+        config, stores[objective], folder, on_metrics=lambda step, m: reported.setdefault(step, {}).update(m)
     )
     assert found.keys() == set(tiny_corpus.LANGUAGES)
     assert all(values["after"] < 0.8 * values["before"] for values in found.values())
@@ -252,7 +252,7 @@ def test_a_stopped_pretraining_ends_like_one_that_was_not_bit_for_bit(stores, tm
             raise Stopped
 
     with pytest.raises(Stopped):
-        pretrain_locally(config, stores[objective], stopped, report=stop)
+        pretrain_locally(config, stores[objective], stopped, on_metrics=stop)
     assert CheckpointManager(stopped.checkpoints).steps() == [3]
     torch.manual_seed(999)  # what was drawn in between does not matter
     assert pretrain_locally(config, stores[objective], stopped) == expected
@@ -268,7 +268,7 @@ def test_checkpoints_are_measured_when_that_is_due(stores, tmp_path):
         config,
         stores["mlm"],
         run_dir_of(config, tmp_path),
-        report=lambda step, m: measured.setdefault(step, set()).update(m),
+        on_metrics=lambda step, m: measured.setdefault(step, set()).update(m),
     )
     assert [step for step in sorted(measured) if "perplexity/de" in measured[step]] == [0, 2, 4, 6]
     assert [step for step in sorted(measured) if "validation/loss" in measured[step]] == [3, 6]

@@ -53,7 +53,7 @@ def train_trial(store: TokenStore, out: Path, killed_at: int | None = None) -> l
     folder = run_dir_of(config, out)
     config = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": 2})})
     task = ContrastiveTask(config, str(initial), lambda encoder, config: dev_metrics(encoder, dev, search.dev, config))
-    train_locally(task, store.folder, folder, every=2, report=report)
+    train_locally(task, store.folder, folder, every=2, on_metrics=report)
     return reported
 
 
@@ -68,12 +68,12 @@ def test_killed_trial_resumes_to_the_same_metrics_and_weights(store: TokenStore,
     without_loss = [
         [
             (step, {k: v for k, v in metrics.items() if k != "train/loss"})
-            for step, metrics in load_checkpoint_metrics(run_dir.measured)
+            for step, metrics in load_checkpoint_metrics(run_dir.checkpoint_metrics)
         ]
         for run_dir in (one, other)
     ]
     assert without_loss[0] == without_loss[1]
-    assert load_checkpoint_metrics(one.measured)[3] == load_checkpoint_metrics(other.measured)[3]
+    assert load_checkpoint_metrics(one.checkpoint_metrics)[3] == load_checkpoint_metrics(other.checkpoint_metrics)[3]
     weights = [
         load_file(Path(str(run_dir.checkpoints)) / step_name(8) / "weights.safetensors") for run_dir in (one, other)
     ]

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is none, wherever it lies; a run goes on from the newest whole one."""
+"""A checkpoint is complete or ignored, in a folder and in an object store."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def checkpoints(request, tmp_path) -> CheckpointManager:
     return CheckpointManager(request.getfixturevalue("bucket") / tmp_path.name)
 
 
-def damage(place: StoragePath, file: str, content: bytes) -> None:
-    filesystem, path = (place / file).arrow()
-    with filesystem.open_output_stream(path) as stream:
+def overwrite(path: StoragePath, file: str, content: bytes) -> None:
+    filesystem, file_path = (path / file).arrow()
+    with filesystem.open_output_stream(file_path) as stream:
         stream.write(content)
 
 
-def content_of(place: StoragePath, file: str) -> bytes:
-    filesystem, path = (place / file).arrow()
-    with filesystem.open_input_stream(path) as stream:
+def content_of(path: StoragePath, file: str) -> bytes:
+    filesystem, file_path = (path / file).arrow()
+    with filesystem.open_input_stream(file_path) as stream:
         return stream.read()
 
 
-def test_weights_moments_progress_and_metrics_come_back(encoder, checkpoints):
+def test_checkpoint_restores_weights_moments_progress_metrics(encoder, checkpoints):
     saved, other = make_trainer(encoder, shift=1.0), make_trainer(encoder)
     progress = TrainState(step=5, best_validation_loss=0.1 + 0.2, validations_without_gain=1, steps_skipped=2)
     checkpoints.save(saved, progress, {"loss": 1.5})
@@ -84,25 +84,25 @@ def test_weights_moments_progress_and_metrics_come_back(encoder, checkpoints):
     assert all(torch.equal(value, moments[name]) for name, value in other.optimizer_state().items())
 
 
-def test_where_nothing_was_saved_there_is_nothing_to_go_on_from(encoder, checkpoints):
+def test_load_newest_without_a_checkpoint_returns_none(encoder, checkpoints):
     assert checkpoints.steps() == []
     assert checkpoints.load_newest(make_trainer(encoder)) == (None, [])
 
 
 @pytest.mark.parametrize("file", [*FILES, COMPLETE])
-def test_a_torn_checkpoint_is_passed_over_by_name_for_the_one_before(encoder, checkpoints, file):
+def test_load_newest_skips_and_names_an_incomplete_checkpoint(encoder, checkpoints, file):
     trainer = make_trainer(encoder)
     checkpoints.save(trainer, TrainState(5), {})
-    torn = checkpoints.save(trainer, TrainState(10), {})
-    content = content_of(torn, file)
-    damage(torn, file, content[: len(content) // 2])
+    incomplete = checkpoints.save(trainer, TrainState(10), {})
+    content = content_of(incomplete, file)
+    overwrite(incomplete, file, content[: len(content) // 2])
     progress, [fault] = checkpoints.load_newest(trainer)
     assert progress == TrainState(5)
-    assert "step-000000010 is passed over" in fault
+    assert "step-000000010 is skipped" in fault
     assert file in fault
 
 
-def test_training_has_ended_with_its_last_step_or_its_patience(encoder, checkpoints):
+def test_has_ended_at_the_last_step_or_by_early_stopping(encoder, checkpoints):
     train = TrainConfig(steps=10, validation_every=1, early_stopping=EarlyStoppingConfig(patience=2))
     assert not checkpoints.has_ended(train)
     checkpoints.save(make_trainer(encoder), TrainState(5, validations_without_gain=1), {})
@@ -114,57 +114,57 @@ def test_training_has_ended_with_its_last_step_or_its_patience(encoder, checkpoi
 
 
 @pytest.mark.parametrize("file", [*FILES, COMPLETE])
-def test_training_has_not_ended_where_its_last_checkpoint_is_damaged(encoder, checkpoints, file):
-    place = checkpoints.save(make_trainer(encoder), TrainState(10), {})
+def test_has_ended_is_false_if_the_last_checkpoint_is_damaged(encoder, checkpoints, file):
+    path = checkpoints.save(make_trainer(encoder), TrainState(10), {})
     assert checkpoints.has_ended(TrainConfig(steps=10))
-    damage(place, file, content_of(place, file)[:-9])
+    overwrite(path, file, content_of(path, file)[:-9])
     assert not checkpoints.has_ended(TrainConfig(steps=10))
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_one_changed_bit_is_found(encoder, checkpoints, file):
+def test_load_detects_one_changed_bit(encoder, checkpoints, file):
     trainer = make_trainer(encoder)
-    place = checkpoints.save(trainer, TrainState(5), {})
-    content = bytearray(content_of(place, file))
+    path = checkpoints.save(trainer, TrainState(5), {})
+    content = bytearray(content_of(path, file))
     content[-3] ^= 1
-    damage(place, file, bytes(content))
+    overwrite(path, file, bytes(content))
     before = weights_of(trainer)
     assert checkpoints.load_newest(trainer)[0] is None
-    with pytest.raises(CheckpointError, match=f"is torn or damaged: {file} is not as it was written"):
+    with pytest.raises(CheckpointError, match=f"is incomplete or damaged: the checksum of {file} does not match"):
         checkpoints.load(5, trainer)
     assert torch.equal(weights_of(trainer), before)
 
 
 @pytest.mark.parametrize("file", [*FILES, COMPLETE])
-def test_a_checkpoint_that_lacks_a_file_is_none(encoder, checkpoints, file):
-    place = checkpoints.save(make_trainer(encoder), TrainState(5), {})
-    (place / file).delete()
+def test_load_newest_skips_a_checkpoint_without_one_of_its_files(encoder, checkpoints, file):
+    path = checkpoints.save(make_trainer(encoder), TrainState(5), {})
+    (path / file).delete()
     progress, [fault] = checkpoints.load_newest(make_trainer(encoder))
     assert progress is None
     assert f"it has no {file}" in fault
 
 
 @pytest.mark.parametrize("marker", ["null", "[]", "3", '{"weights.safetensors": null}', "{}"])
-def test_a_marker_of_another_shape_makes_no_checkpoint(encoder, tmp_path, marker):
-    place = CheckpointManager(StoragePath.of(tmp_path)).save(make_trainer(encoder), TrainState(5), {})
-    (place / COMPLETE).write_text(marker)
-    assert validate_checkpoint(place.local) is not None
+def test_validate_checkpoint_rejects_a_malformed_complete_json(encoder, tmp_path, marker):
+    path = CheckpointManager(StoragePath.of(tmp_path)).save(make_trainer(encoder), TrainState(5), {})
+    (path / COMPLETE).write_text(marker)
+    assert validate_checkpoint(path.local) is not None
 
 
-def test_it_is_invisible_until_its_marker_stands(encoder, checkpoints):
-    place = checkpoints.save(make_trainer(encoder), TrainState(5), {})
-    (place / COMPLETE).delete()
+def test_steps_ignores_a_checkpoint_without_complete_json(encoder, checkpoints):
+    path = checkpoints.save(make_trainer(encoder), TrainState(5), {})
+    (path / COMPLETE).delete()
     assert checkpoints.steps() == []
 
 
-def test_it_may_be_written_over_a_torn_one_of_the_same_step(encoder, checkpoints):
-    torn = checkpoints.save(make_trainer(encoder), TrainState(5), {})
-    damage(torn, WEIGHTS, b"")
+def test_save_replaces_a_damaged_checkpoint_of_the_same_step(encoder, checkpoints):
+    incomplete = checkpoints.save(make_trainer(encoder), TrainState(5), {})
+    overwrite(incomplete, WEIGHTS, b"")
     checkpoints.save(make_trainer(encoder), TrainState(5), {})
     assert checkpoints.load_newest(make_trainer(encoder)) == (TrainState(5), [])
 
 
-def test_the_newest_are_kept_and_the_best_beside_them(encoder, checkpoints):
+def test_prune_keeps_the_newest_and_the_best(encoder, checkpoints):
     trainer = make_trainer(encoder)
     losses = {5: 2.0, 10: 1.0, 15: 3.0, 20: 1.0, 25: 4.0, 30: 5.0}
     for step, loss in losses.items():
@@ -176,17 +176,17 @@ def test_the_newest_are_kept_and_the_best_beside_them(encoder, checkpoints):
     assert checkpoints.steps() == [25, 30]
 
 
-def test_a_storage_that_takes_no_more_keeps_what_it_has_and_says_so(encoder, tmp_path):
+def test_save_on_a_full_disk_keeps_earlier_checkpoints(encoder, tmp_path):
     checkpoints = CheckpointManager(StoragePath.of(tmp_path))
     checkpoints.save(make_trainer(encoder), TrainState(5), {})
-    sentence = r"step 10 cannot be written to .*; that of step 5 is kept: make room"
+    sentence = r"step 10 cannot be written to .*; that of step 5 is kept: free space"
     with no_file_above(4096), pytest.raises(CheckpointError, match=sentence):
         checkpoints.save(make_trainer(encoder), TrainState(10), {})
     assert checkpoints.load_newest(make_trainer(encoder)) == (TrainState(5), [])
-    assert checkpoints.place.names() == ["step-000000005"]  # nothing is left to fill the disk
+    assert checkpoints.path.names() == ["step-000000005"]  # nothing is left to fill the disk
 
 
-def test_weights_that_have_two_names_are_saved_once_and_come_back(tmp_path):
+def test_save_stores_weights_with_two_names_once(tmp_path):
     tokenizer = tiny_corpus.tokenizer()
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     T5EncoderModel(config).save_pretrained(tmp_path / "t5")  # its embeddings are `shared` and `embed_tokens`
@@ -201,19 +201,19 @@ def test_weights_that_have_two_names_are_saved_once_and_come_back(tmp_path):
     assert torch.equal(weights_of(one), weights_of(other))
 
 
-def test_weights_of_another_encoder_are_refused(encoder, tmp_path):
+def test_load_weights_refuses_those_of_another_encoder(encoder, tmp_path):
     checkpoints = CheckpointManager(StoragePath.of(tmp_path))
-    place = checkpoints.save(make_trainer(encoder), TrainState(5), {})
-    weights = load_file(place.local / WEIGHTS)
+    path = checkpoints.save(make_trainer(encoder), TrainState(5), {})
+    weights = load_file(path.local / WEIGHTS)
     name = next(iter(weights))
-    save_file({n: weight for n, weight in weights.items() if n != name}, place.local / WEIGHTS)
-    sums = json.loads((place / COMPLETE).read_text())
-    (place / COMPLETE).write_text(json.dumps(sums | {WEIGHTS: file_sha256(place.local / WEIGHTS)}))
+    save_file({n: weight for n, weight in weights.items() if n != name}, path.local / WEIGHTS)
+    sums = json.loads((path / COMPLETE).read_text())
+    (path / COMPLETE).write_text(json.dumps(sums | {WEIGHTS: file_sha256(path.local / WEIGHTS)}))
     with pytest.raises(RuntimeError, match=name):
         checkpoints.load_weights(5, make_trainer(encoder).encoder)
 
 
-def test_all_files_are_safetensors_or_json(encoder, tmp_path):
-    place = CheckpointManager(StoragePath.of(tmp_path)).save(make_trainer(encoder), TrainState(5), {})
-    assert sorted(place.names()) == sorted([WEIGHTS, OPTIMIZER, STATE, COMPLETE])
-    assert {Path(name).suffix for name in place.names()} == {".safetensors", ".json"}
+def test_checkpoint_files_are_safetensors_or_json(encoder, tmp_path):
+    path = CheckpointManager(StoragePath.of(tmp_path)).save(make_trainer(encoder), TrainState(5), {})
+    assert sorted(path.names()) == sorted([WEIGHTS, OPTIMIZER, STATE, COMPLETE])
+    assert {Path(name).suffix for name in path.names()} == {".safetensors", ".json"}

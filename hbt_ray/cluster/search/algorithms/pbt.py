@@ -101,7 +101,9 @@ def _write_checkpoint(run_dir: RunDir, step: int, folder: Path) -> None:
     checkpoint = run_dir.checkpoints / step_name(step)
     if checkpoint.exists():
         checkpoint.download(folder / step_name(step))
-    evaluations = [evaluation for evaluation in load_checkpoint_metrics(run_dir.measured) if evaluation[0] <= step]
+    evaluations = [
+        evaluation for evaluation in load_checkpoint_metrics(run_dir.checkpoint_metrics) if evaluation[0] <= step
+    ]
     (folder / EVALUATIONS).write_text(json.dumps(evaluations))
     shutil.copy(run_dir.path / ALPHAS, folder / ALPHAS)
 
@@ -112,7 +114,7 @@ def _take_over_checkpoint(run_dir: RunDir) -> None:
     if handed_over is None:
         return
     with handed_over.as_directory() as folder:
-        for state in (run_dir.checkpoints, run_dir.measured):
+        for state in (run_dir.checkpoints, run_dir.checkpoint_metrics):
             state.delete()
         for checkpoint in sorted(Path(folder).glob("step-*")):
             target = run_dir.checkpoints / checkpoint.name
@@ -121,7 +123,7 @@ def _take_over_checkpoint(run_dir: RunDir) -> None:
             else:
                 target.upload(checkpoint, last="complete.json")
         for step, metrics in json.loads(Path(folder, EVALUATIONS).read_text()):
-            save_checkpoint_metrics(run_dir.measured, step, metrics)
+            save_checkpoint_metrics(run_dir.checkpoint_metrics, step, metrics)
         shutil.copy(Path(folder, ALPHAS), run_dir.path / ALPHAS)
 
 

@@ -104,8 +104,8 @@ def test_member_of_a_population_continues_from_another_ones_checkpoint(made: Pat
     assert session.steps == [6, 8]  # those of the other member are not reported again
     assert json.loads((good.path / "alphas.json").read_text()) == [[0, 0.25]]
     assert json.loads((bad.path / "alphas.json").read_text()) == [[0, 0.25], [4, 0.75]]
-    assert sorted(bad.measured.names()) == ["2.json", "4.json", "6.json", "8.json"]
-    assert (bad.measured / "4.json").read_text() == (good.measured / "4.json").read_text()
+    assert sorted(bad.checkpoint_metrics.names()) == ["2.json", "4.json", "6.json", "8.json"]
+    assert (bad.checkpoint_metrics / "4.json").read_text() == (good.checkpoint_metrics / "4.json").read_text()
 
     # The schedule, trained in one go, gives the same weights.
     schedule = {"points": [[0, 0.25], [4, 0.75]], "between": "hold"}

@@ -3,7 +3,7 @@ import pytest
 from hbt_ray.cluster.training.messages import Heartbeat
 from hbt_ray.cluster.training.watchdog import RankStatus, StepWatchdog
 from hbt_ray.config import load_config
-from hbt_ray.training.run_dir import changed_settings
+from hbt_ray.training.resume import changed_settings
 from hbt_ray.utils.activity import Phase
 
 

@@ -1,0 +1,29 @@
+"""The encoder that a training starts from.
+
+Ray Train's controller imports this module, so it loads torch only when an encoder has to be made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hbt_ray.training.run_dir import AnyRun, RunDir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def prepare_initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, folder: RunDir) -> str:
+    """Return the path of the encoder to start from, `model.path`; without one, write an untrained encoder.
+
+    Args:
+        config: of the run.
+        tokenizer: of an untrained encoder.
+        folder: of the run; an untrained encoder is written to its `initial_model`.
+    """
+    if config.model.path is not None:
+        return config.model.path
+    from hbt_ray.models.encoder import init_encoder, save_encoder
+
+    save_encoder(init_encoder(config.model, config.encoder_text, tokenizer, seed=config.seed), folder.initial_model)
+    return str(folder.initial_model)
