@@ -75,7 +75,9 @@ def run_train_loop(
     validation_batches: Sequence[BatchT],
     callbacks: TrainerCallbacks,
 ) -> TrainState:
-    """Train until the last step or early stopping. Each iteration:
+    """Train until the last step or early stopping.
+
+    In each iteration:
 
     1. Take the step's batches, and do the optimizer step.
     2. Count a step that was skipped because its gradient is not finite.
