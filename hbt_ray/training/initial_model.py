@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 def prepare_initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, folder: RunDir) -> str:
-    """Return the path of the encoder to start from, `model.path`; without one, write an untrained encoder.
+    """Write an untrained encoder unless `model.path` names one.
 
     Args:
         config: of the run.
         tokenizer: of an untrained encoder.
         folder: of the run; an untrained encoder is written to its `initial_model`.
+
+    Returns:
+        The folder or hub name of the encoder.
     """
     if config.model.path is not None:
         return config.model.path
