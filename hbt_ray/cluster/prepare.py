@@ -59,7 +59,7 @@ KEYS_PER_BUCKET = 1 << 20  # pair keys that one task compares in memory
 def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -> Path:
     """Return the store of some inputs; it is made if it does not exist yet.
 
-    Beside the shards and the manifest it contains the tokenizer and `rejects.jsonl`.
+    It contains, with the shards and the manifest, the tokenizer and `rejects.jsonl`.
 
     Args:
         inputs: corpora, settings and evaluation sets.

@@ -92,7 +92,7 @@ def configure_task(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def get_within(reference: Any, timeout_s: float, description: str) -> Any:
+def get_within(reference: ray.ObjectRef | list[ray.ObjectRef], timeout_s: float, description: str) -> Any:
     """Return the result of a Ray call.
 
     Args:

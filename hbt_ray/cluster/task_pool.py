@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
 
@@ -15,7 +15,7 @@ KeyT = TypeVar("KeyT")
 
 
 def run_tasks(
-    jobs: Sequence[tuple[KeyT, Callable[..., None], tuple[Any, ...]]], request: ResourceRequest, description: str
+    jobs: Sequence[tuple[KeyT, Callable[..., None], tuple[object, ...]]], request: ResourceRequest, description: str
 ) -> Iterator[tuple[KeyT, float]]:
     """Run jobs as tasks, at most `request.max_concurrent` at a time.
 
@@ -32,7 +32,7 @@ def run_tasks(
     """
     options = {"num_cpus": request.threads, "num_gpus": request.resources.get("GPU", 0), "max_retries": 2}
     waiting = list(jobs)
-    running: dict[Any, tuple[KeyT, float]] = {}
+    running: dict[ray.ObjectRef, tuple[KeyT, float]] = {}
     try:
         with unwrap_ray_errors(description):
             while waiting or running:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.config import ConfigSection, dump_config
 from hbt_ray.data.manifest import read_manifest
@@ -23,7 +22,7 @@ def start_tracker(
     name: str,
     config: ConfigSection,
     folder: RunDir,
-    tags: Mapping[str, Any] | None = None,
+    tags: Mapping[str, object] | None = None,
 ) -> Tracker:
     """Create the run's MLflow run, or resume the one that an earlier call created for the same folder."""
     unsent_file = folder.path / "unsent_metrics.jsonl"
@@ -52,7 +51,7 @@ def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = Tr
     best_effort_tracking(tracker, tracker.finish)
 
 
-def best_effort_tracking(tracker: Tracker, log: Callable[[], Any]) -> None:
+def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
     """Call `log`; if MLflow fails, print a warning and continue, so that its outage fails no run."""
     try:
         check_reachable(tracker.uri)  # takes seconds; MLflow's client would retry for minutes

@@ -32,6 +32,7 @@ from tests.integration.fault_injection import kill_one, newest_step
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))
 STEPS = 40
+SERVER_START_S = 240  # on a machine with other load
 pytestmark = pytest.mark.skipif(
     not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault is injected"
 )
@@ -155,13 +156,16 @@ def start_mlflow(folder: Path, port: int) -> subprocess.Popen:
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "art")]
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    for _ in range(240):
+    deadline_s = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline_s:
+        assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
             return server
         except OSError:
             time.sleep(0.25)
-    raise AssertionError("the server did not come up within 60 s")
+    stop_mlflow(server)
+    raise AssertionError(f"the server did not start within {SERVER_START_S} s")
 
 
 def stop_mlflow(server: subprocess.Popen) -> None:

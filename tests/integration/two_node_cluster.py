@@ -18,6 +18,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
+NOTICE_S = 120  # between the announcement of a preemption and the loss of the node, also on a machine with other load
 WORKER_CPUS = 2  # more than the head has, so that every worker is on a node that can be lost
 STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}
 EVERY = {"raylet": 5, "elastic": 25, "preemption": 100_000}  # steps between checkpoints
@@ -153,8 +154,8 @@ def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str
     wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
     time.sleep(15)  # in the middle of the training
     [node] = worker_nodes()
-    nodes.drain(node, seconds=25)
-    wait_until(lambda: running.newest > 0 or running.ended(), 25)
+    nodes.drain(node, seconds=NOTICE_S)
+    wait_until(lambda: running.newest > 0 or running.ended(), NOTICE_S)
     saved = running.newest
     nodes.lose()
     nodes.add()

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray
@@ -118,7 +117,7 @@ def _prepare_with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[flo
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes instead
     tokenizer = AutoTokenizer.from_pretrained(model)
 
-    def tokenize(rows: dict[str, list[str]]) -> dict[str, Any]:
+    def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         questions = tokenizer([f"Query: {text}" for text in rows["question"]], truncation=True, max_length=64)
         passages = tokenizer([f"Passage: {text}" for text in rows["context"]], truncation=True, max_length=128)
         return {"query": questions["input_ids"], "passage": passages["input_ids"]}

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -25,6 +25,7 @@ from hbt_ray.retrieval.passage_windows import WindowedPassages
 from hbt_ray.utils.process import run_in_subprocess
 
 SHARDS = (1, 2, 4)
+T = TypeVar("T")
 
 
 def bench_sharded_search(settings: BenchSettings) -> BenchResult:
@@ -119,7 +120,7 @@ def compare_shard_counts(
     return results
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
     began_s = time.perf_counter()
     result = work()
     return time.perf_counter() - began_s, result

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import ray
 
@@ -30,7 +30,17 @@ from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
 
 
-def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> list[EvalReport]:
+class ModelPrefixes(TypedDict, total=False):
+    """Arguments of `evaluate_model` that describe a model which stores no pooling and prompts."""
+
+    pooling: str
+    query_prefix: str | None
+    passage_prefix: str | None
+
+
+def evaluate_on_cluster(
+    model: str, settings: EvaluateConfig, out: Path, **prefixes: Unpack[ModelPrefixes]
+) -> list[EvalReport]:
     """Run `evaluate_model` in one task with all CPUs of a node, or with a GPU where there is one; or in shards.
 
     On a cluster of one node without a GPU the driver evaluates itself, because it has loaded the libraries already.
@@ -39,7 +49,7 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefi
         model: folder or hub name.
         settings: the benchmarks and the settings of the evaluation.
         out: reports are written to `out/<benchmark>`.
-        **prefixes: `pooling`, `query_prefix` and `passage_prefix` of `evaluate_model`.
+        **prefixes: pooling and prefixes of `evaluate_model`.
 
     Raises:
         ClusterError: the task failed.
@@ -55,7 +65,9 @@ def evaluate_on_cluster(model: str, settings: EvaluateConfig, out: Path, **prefi
         return ray.get(task.remote(model, settings, out, cpus, **prefixes))
 
 
-def evaluate_here(model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Any) -> list[EvalReport]:
+def evaluate_here(
+    model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Unpack[ModelPrefixes]
+) -> list[EvalReport]:
     """Evaluate all benchmarks in this process with `threads` torch threads."""
     configure_task(threads)
     return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
@@ -72,7 +84,9 @@ def _each_benchmark(
     return reports
 
 
-def evaluate_in_shards(model: str, settings: EvaluateConfig, out: Path, **prefixes: Any) -> Iterator[EvalReport]:
+def evaluate_in_shards(
+    model: str, settings: EvaluateConfig, out: Path, **prefixes: Unpack[ModelPrefixes]
+) -> Iterator[EvalReport]:
     """Run `evaluate_model` with passages embedded by actors and searched in `settings.shards` other actors.
 
     Vectors are cached in the folder `vectors` next to `out`, and reused for the same model and passages.

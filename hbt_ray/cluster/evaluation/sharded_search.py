@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
+from ray.actor import ActorHandle
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import configure_task, node_resources
@@ -31,7 +32,7 @@ class _PassageEmbedder:
         self.embedder = open_embedder()
         self.folder = Path(folder)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int | str]]:
         [number], [texts] = batch["number"], batch["texts"]
         vectors = self.embedder.passages([str(text) for text in texts])
         file = write_embedding_shard(self.folder, int(number), vectors)
@@ -79,9 +80,8 @@ def embed_passages(
     return EmbeddingCache(folder)
 
 
-@ray.remote
-class _ShardActor(PassageIndex):
-    """A process that holds some shards' vectors and searches them; to the driver it is one shard."""
+class _IndexOfShards(PassageIndex):
+    """An actor that holds some shards' vectors and searches them; to the driver it is one shard."""
 
     def __init__(
         self, folder: str, parts: list[tuple[int, np.ndarray, np.ndarray | None]], index_type: IndexType
@@ -107,7 +107,7 @@ class _ShardActor(PassageIndex):
 class RayShards:
     """A `ShardBackend` of actors, which search at the same time. Arrays are put in the object store once for all."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    def __init__(self, actors: Sequence[ActorHandle]) -> None:
         self._actors = actors
 
     def size(self) -> list[int]:
@@ -135,7 +135,7 @@ class RayShards:
         indices_ref = ray.put(passage_indices)
         return self._get(actor.vectors_of.remote(indices_ref) for actor in self._actors)
 
-    def _get(self, results: Iterable[Any]) -> list[Any]:
+    def _get(self, results: Iterable[ray.ObjectRef]) -> list[Any]:
         with unwrap_ray_errors("searching"):
             return ray.get(list(results))
 
@@ -143,7 +143,7 @@ class RayShards:
 @contextlib.contextmanager
 def sharded_index(
     folder: Path, windows: WindowedPassages, settings: EvaluateConfig, edges: Sequence[int] = ()
-) -> Iterator[tuple[PassageIndex, list[Any]]]:
+) -> Iterator[tuple[PassageIndex, list[ActorHandle]]]:
     """Open an index over the vectors of a folder in `settings.shards` actors; the actors end with the block.
 
     Each actor takes one CPU, or an equal fraction of the cluster's where there are fewer.
@@ -163,11 +163,12 @@ def sharded_index(
     bounds = shard_bounds(windows.num_passages, settings.shards)
     cpus = min(1.0, sum(node_resources("CPU")) / len(bounds))
     is_flat = settings.index == "flat"
+    actor_class = ray.remote(num_cpus=cpus)(_IndexOfShards)
     actors = []
     for first, last in bounds:
         cuts = [(first, last)] if is_flat else cut_at(first, last, edges)
         parts = [(start, *windows.of_passages(start, stop)) for start, stop in cuts]
-        actors.append(_ShardActor.options(num_cpus=cpus).remote(str(folder), parts, settings.index))  # type: ignore[attr-defined]
+        actors.append(actor_class.remote(str(folder), parts, settings.index))
     try:
         yield PassageIndex(RayShards(actors), None if is_flat else settings.index_depth), actors
     finally:

@@ -5,7 +5,7 @@ Ray Train's controller imports this module and waits for it, so it imports nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EVALUATION_TIMEOUT_S = 24 * 3600.0  # of the checkpoints that are evaluated together
 
 
-def evaluate_checkpoint(checkpoint: Any, step: int, config: WorkerConfig) -> dict[str, float]:
+def evaluate_checkpoint(checkpoint: object, step: int, config: WorkerConfig) -> dict[str, float]:
     """Evaluate a step's checkpoint exactly and in one process; store the metrics and send them to the driver.
 
     A failure costs a notice, not the training.

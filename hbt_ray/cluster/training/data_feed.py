@@ -6,15 +6,16 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 import ray.data
 
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.training.task import TrainingTask
+from hbt_ray.training.task import BatchT, TrainingTask
 from hbt_ray.utils.activity import Phase, begin_step, enter_phase
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 
@@ -24,10 +25,26 @@ STOP_CHECK_S = 1.0
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[T]):
+    """An item that the reading thread passes on."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of the items, by an error or without one."""
+
+    error: BaseException | None = None
+
 
 def feed(
-    task: TrainingTask, store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
-) -> Iterator[Any]:
+    task: TrainingTask[BatchT], store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
+) -> Iterator[BatchT]:
     """Yield this rank's slices of the sampler's batches [first_step, last_step), in order.
 
     One Ray task builds and streams them, a few blocks ahead. It requests no CPU, so it starts even if the training
@@ -72,7 +89,7 @@ def feed(
             enter_phase(Phase.DATA)
 
 
-def iterate_within(items: Any, timeout_s: float, description: str) -> Iterator[Any]:
+def iterate_within(items: Iterable[T], timeout_s: float, description: str) -> Iterator[T]:
     """Yield the items of an iterable that may block, read by a thread one item ahead.
 
     Args:
@@ -83,14 +100,13 @@ def iterate_within(items: Any, timeout_s: float, description: str) -> Iterator[A
     Raises:
         TimeoutError: the next item did not arrive within `timeout_s` seconds; and what the iterable raises.
     """
-    received: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
+    received: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=1)
     stopped = threading.Event()
-    end = object()
 
-    def put(item: Any, error: BaseException | None = None) -> None:
+    def put(item: _Item[T] | _End) -> None:
         while not stopped.is_set():
             try:
-                received.put((item, error), timeout=STOP_CHECK_S)
+                received.put(item, timeout=STOP_CHECK_S)
                 return
             except queue.Full:
                 continue
@@ -98,25 +114,26 @@ def iterate_within(items: Any, timeout_s: float, description: str) -> Iterator[A
     def read() -> None:
         try:
             for item in items:
-                put(item)
+                put(_Item(item))
                 if stopped.is_set():
                     return
         except BaseException as error:
-            put(end, error)
+            put(_End(error))
         else:
-            put(end)
+            put(_End())
 
     threading.Thread(target=read, name="data feed", daemon=True).start()
     try:
         while True:
             try:
-                item, error = received.get(timeout=timeout_s)
+                item = received.get(timeout=timeout_s)
             except queue.Empty:
                 raise TimeoutError(f"{description} did not arrive within {timeout_s:g} s") from None
-            if error is not None:
-                raise error
-            if item is end:
+            if isinstance(item, _Item):
+                yield item.value
+            elif item.error is None:
                 return
-            yield item
+            else:
+                raise item.error
     finally:
         stopped.set()

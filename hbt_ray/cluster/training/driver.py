@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -33,7 +32,7 @@ from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import evaluated_steps
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask, EvalFn, OnMetrics, TrainingTask
+from hbt_ray.training.task import BatchT, ContrastiveTask, EvalFn, OnMetrics, TrainingTask
 from hbt_ray.training.train_state import steps_to_evaluate
 
 MAX_GROUP_STARTS = 60  # of a worker group, about a minute each, before a run gives up waiting for nodes
@@ -63,7 +62,7 @@ def train(
     return run_training(ContrastiveTask(config, str(initial_model), evaluate), store, folder, on_metrics)
 
 
-def run_training(task: TrainingTask, store: Path, folder: RunDir, on_metrics: OnMetrics) -> int:
+def run_training(task: TrainingTask[BatchT], store: Path, folder: RunDir, on_metrics: OnMetrics) -> int:
     """Train to the last step or early stopping, from the newest checkpoint in the run's storage if there is one.
 
     Args:
@@ -121,7 +120,7 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
     logger.info("starting a group of %s workers with %s each", train.workers, resources)
     scratch = folder.scratch / uuid.uuid4().hex[:8]
     filesystem, path = scratch.arrow()
-    workers: Any = train.max_workers
+    workers: int | tuple[int, int] = train.max_workers
     if train.min_workers < train.max_workers:
         workers = (train.min_workers, train.max_workers)
     trainer = TorchTrainer(
@@ -159,7 +158,7 @@ def _validation_config(config: WorkerConfig) -> ValidationConfig:
     return ValidationConfig(fn=evaluate, ray_remote_kwargs=eval_task_options(config.task.train))
 
 
-def _start_late_evaluations(config: WorkerConfig) -> list[Any]:
+def _start_late_evaluations(config: WorkerConfig) -> list[ray.ObjectRef]:
     """Start tasks that evaluate the checkpoints which an earlier driver did not live to have evaluated."""
     train = config.task.train
     if not train.evaluate_every:
@@ -172,7 +171,7 @@ def _start_late_evaluations(config: WorkerConfig) -> list[Any]:
     return [task.remote(None, step, config) for step in sorted(steps)]
 
 
-def _wait_for_late_evaluations(evaluations: list[Any], monitor: ProgressMonitor) -> None:
+def _wait_for_late_evaluations(evaluations: list[ray.ObjectRef], monitor: ProgressMonitor) -> None:
     """Wait for the tasks of `_start_late_evaluations`; after `EVALUATION_TIMEOUT_S` cancel them with a notice."""
     if not evaluations:
         return
@@ -185,7 +184,7 @@ def _wait_for_late_evaluations(evaluations: list[Any], monitor: ProgressMonitor)
     ray.get([evaluation for evaluation in evaluations if evaluation not in unfinished])
 
 
-def eval_task_options(train: LoopConfig) -> dict[str, Any]:
+def eval_task_options(train: LoopConfig) -> dict[str, int]:
     """Return the Ray options of a task that evaluates a checkpoint.
 
     It requests no CPU, so that it is scheduled while the training holds all of them; one GPU if a node has a spare one.
@@ -194,7 +193,7 @@ def eval_task_options(train: LoopConfig) -> dict[str, Any]:
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
 
 
-def _run_in_thread(function: Callable[[], Any]) -> None:
+def _run_in_thread(function: Callable[[], object]) -> None:
     """Call a function in a thread and wait. In the main thread Ray Train would swallow Ctrl-C and end with success."""
     raised: list[BaseException] = []
 
@@ -212,7 +211,7 @@ def _run_in_thread(function: Callable[[], Any]) -> None:
         raise raised[0]
 
 
-def _worker(train_loop_config: dict[str, Any]) -> None:
+def _worker(train_loop_config: dict[str, WorkerConfig]) -> None:
     """Run one rank. Imported here: the worker needs libraries that take seconds to import, the driver does not."""
     from hbt_ray.cluster.training.worker import train_loop_per_worker
 

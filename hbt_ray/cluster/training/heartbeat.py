@@ -6,7 +6,8 @@ import faulthandler
 import tempfile
 import threading
 import time
-from typing import Any
+
+from ray.actor import ActorHandle
 
 from hbt_ray.cluster.training.messages import Heartbeat, Stacks
 from hbt_ray.utils.activity import current
@@ -22,7 +23,7 @@ class HeartbeatSender:
     all of these release the lock. A rank that holds it, or is stopped, is reported by its missing heartbeats.
     """
 
-    def __init__(self, channel: Any, rank: int, step_timeout_s: float) -> None:
+    def __init__(self, channel: ActorHandle, rank: int, step_timeout_s: float) -> None:
         self.channel = channel
         self.rank = rank
         self.step_timeout_s = step_timeout_s

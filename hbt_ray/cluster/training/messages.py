@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hbt_ray.training.task import TrainingTask
 from hbt_ray.utils.activity import Phase
 from hbt_ray.utils.storage import StoragePath
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What every rank, and every task that evaluates a checkpoint, is started with."""
 
-    task: TrainingTask
+    task: TrainingTask[Any]
     store: Path
     checkpoints: StoragePath
     checkpoint_metrics: StoragePath
-    channel: Any  # handle of the `MetricsChannel` actor
+    channel: ActorHandle  # handle of the `MetricsChannel` actor
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hbt_ray.cluster.training.messages import Heartbeat, Message
@@ -29,9 +29,8 @@ class Delivery:
     ranks: list[RankStatus]  # of the ranks that are running
 
 
-@ray.remote(num_cpus=0)
 class MetricsChannel:
-    """Queue of messages for the driver, and the state of a training that outlives its worker groups."""
+    """An actor: queue of messages for the driver, and the state of a training that outlives its worker groups."""
 
     def __init__(self) -> None:
         self.queue: list[Message] = []
@@ -103,7 +102,7 @@ class MetricsChannel:
             await asyncio.wait_for(self.changed.wait_for(condition), wait_s)
 
 
-def start_metrics_channel() -> Any:
-    """Start the actor on the driver's node, so that it lives as long as its only reader; return its handle."""
+def start_metrics_channel() -> ActorHandle:
+    """Start the actor on the driver's node, so that it exists as long as its only reader; return its handle."""
     driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return MetricsChannel.options(scheduling_strategy=driver_node).remote()  # type: ignore[attr-defined]
+    return ray.remote(num_cpus=0, scheduling_strategy=driver_node)(MetricsChannel).remote()

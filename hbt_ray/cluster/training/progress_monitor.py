@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from hbt_ray.cluster.training.messages import (
@@ -38,7 +38,7 @@ class ProgressMonitor:
     """
 
     def __init__(
-        self, channel: Any, steps: int, on_metrics: OnMetrics, watchdog: StepWatchdog, stacks_file: Path
+        self, channel: ActorHandle, steps: int, on_metrics: OnMetrics, watchdog: StepWatchdog, stacks_file: Path
     ) -> None:
         self.channel = channel
         self.on_metrics = on_metrics

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
+from ray.actor import ActorHandle
 from ray.train import UserCallback
 
 from hbt_ray.cluster.errors import find_hbt_error
@@ -14,10 +14,10 @@ from hbt_ray.cluster.training.messages import Notice
 class RestartReporter(UserCallback):
     """Sends a notice for each failure of workers, or the error that restarting cannot resolve."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: ActorHandle) -> None:
         self.channel = channel
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Report the failures of the ranks in `worker_exceptions`."""
         self.channel.clear_heartbeats.remote()
         for error in worker_exceptions.values():

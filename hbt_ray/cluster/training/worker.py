@@ -6,10 +6,10 @@ import functools
 import logging
 import os
 import socket
-from typing import Any
 
 import ray
 import ray.train
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.cluster.runtime import configure_task, get_within
@@ -20,7 +20,7 @@ from hbt_ray.cluster.training.worker_callbacks import RayTrainCallbacks
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.training.base_trainer import BaseTrainer
 from hbt_ray.training.checkpoint import CheckpointManager
-from hbt_ray.training.task import describe_step
+from hbt_ray.training.task import BatchT, describe_step
 from hbt_ray.training.train_loop import run_train_loop
 from hbt_ray.utils.activity import Phase, begin_step, enter_phase
 
@@ -72,7 +72,7 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         logger.info("%s ended", name)
 
 
-def _mark_gradient_all_reduce(trainer: BaseTrainer[Any]) -> None:
+def _mark_gradient_all_reduce(trainer: BaseTrainer[BatchT]) -> None:
     """Have the backward pass enter the phase ALL_REDUCE when only DDP's mean of the gradients is left of it.
 
     The gradient of the first trained parameter is the last to be computed.
@@ -81,7 +81,7 @@ def _mark_gradient_all_reduce(trainer: BaseTrainer[Any]) -> None:
     if not isinstance(model, DistributedDataParallel):
         return
 
-    def mark(_: Any) -> None:
+    def mark(_: Tensor) -> None:
         if model.require_backward_grad_sync:
             enter_phase(Phase.ALL_REDUCE)
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch.distributed as dist
+from ray.actor import ActorHandle
 from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.cluster.runtime import get_within
@@ -19,6 +21,7 @@ from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetri
 from hbt_ray.config import LoopConfig
 from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.task import BatchT
 from hbt_ray.training.train_loop import LogBuffer
 from hbt_ray.training.train_state import TrainState, should_evaluate, steps_to_evaluate
 from hbt_ray.utils.activity import Phase, enter_phase, in_phase
@@ -40,9 +43,9 @@ class RayTrainCallbacks:
 
     def __init__(
         self,
-        trainer: BaseTrainer[Any],
+        trainer: BaseTrainer[BatchT],
         checkpoints: CheckpointManager,
-        channel: Any,
+        channel: ActorHandle,
         describe_step: Callable[[int], str],
     ) -> None:
         self.trainer = trainer
@@ -51,7 +54,7 @@ class RayTrainCallbacks:
         self.describe_step = describe_step
         self.is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._saved_s = self._checked_s = time.monotonic()
-        self._handled_notice: Any = None  # the preemption notice for which a checkpoint was saved
+        self._handled_notice: object = None  # the preemption notice for which a checkpoint was saved
         self._to_evaluate: set[int] = set()  # steps whose checkpoints are being evaluated
 
     @property
@@ -168,7 +171,7 @@ class RayTrainCallbacks:
         number = self._get(self.channel.put.remote(Saving(progress.step)))
         self._get(self.channel.wait_acknowledged.remote(number, LOGGING_WAIT_S))
 
-    def _get(self, reference: Any) -> Any:
+    def _get(self, reference: ray.ObjectRef) -> Any:
         """Return a reply of the metrics channel. Raises TimeoutError after `collective_timeout_s`."""
         return get_within(reference, self._train.collective_timeout_s, "the driver's metrics channel")
 
