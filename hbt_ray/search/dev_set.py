@@ -1,21 +1,26 @@
-"""The dev set, on which trials are evaluated while a search runs."""
+"""The dev set, on which trials are evaluated while a search runs.
+
+Ray Train's controller imports this module, so it loads torch and the evaluator only when a function is called.
+"""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-
-from sentence_transformers import SentenceTransformer
+from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
-from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark
-from hbt_ray.evaluation.evaluator import retrieval_metrics_of
-from hbt_ray.evaluation.validation_benchmark import build_validation_benchmark
-from hbt_ray.models.precision import resolve_bf16
-from hbt_ray.models.text_embedder import TextEmbedder, TokenIdEmbedder
 from hbt_ray.search.config import DevConfig
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
+    """Return an encoder's metrics on the dev set: with `dev` and `store` bound, an `EvalFn` of a training."""
+    return dev_metrics(encoder, dev_set(dev, store, config), dev, config)
 
 
 def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
@@ -35,15 +40,25 @@ def dev_metrics(
     encoder: SentenceTransformer, benchmark: Benchmark, dev: DevConfig, config: RunConfig
 ) -> dict[str, float]:
     """Return an encoder's metrics on a `dev_set`."""
+    from hbt_ray.evaluation.evaluator import retrieval_metrics_of
+    from hbt_ray.models.precision import resolve_bf16
+    from hbt_ray.models.text_embedder import TextEmbedder, TokenIdEmbedder
+
     bf16 = resolve_bf16(config.evaluate.precision, encoder.device)
     # The texts of held-out items are token ids of the store.
     embedder = TextEmbedder if dev.benchmarks else TokenIdEmbedder
     return retrieval_metrics_of(embedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
 
 
-_read_benchmark = functools.lru_cache(maxsize=2)(load_benchmark)
+@functools.lru_cache(maxsize=2)
+def _read_benchmark(name: str, folder: str | None) -> Benchmark:
+    from hbt_ray.data.benchmarks import load_benchmark
+
+    return load_benchmark(name, folder)
 
 
 @functools.lru_cache(maxsize=2)
 def _held_out_items(store: str, languages: tuple[str, ...] | None, items: int) -> Benchmark:
+    from hbt_ray.evaluation.validation_benchmark import build_validation_benchmark
+
     return build_validation_benchmark(TokenStore.open(store), languages, items)

@@ -79,6 +79,7 @@ CONTROLLER_LIGHT = (
     "hbt_ray.training.task",
     "hbt_ray.training.checkpoint_metrics",
     "hbt_ray.pretraining.task",
+    "hbt_ray.search.dev_set",
     "hbt_ray.cluster.training.messages",
     "hbt_ray.cluster.training.metrics_channel",
     "hbt_ray.cluster.training.restart_reporter",

@@ -12,11 +12,10 @@ from ray import tune
 from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import METRICS, SCORE, STEP
-from hbt_ray.cluster.training.async_evaluation import dev_set_metrics
 from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import RunConfig
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.dev_set import dev_set
+from hbt_ray.search.dev_set import dev_set, dev_set_metrics
 from hbt_ray.search.objectives import score
 from hbt_ray.search.results import objective_values
 from hbt_ray.training.checkpoint_metrics import evaluated_steps
@@ -80,7 +79,7 @@ def run_trial(
 
     config = _checkpoint_at_evaluations(config, search.every)
     task = ContrastiveTask(config, model, functools.partial(dev_set_metrics, dev=search.dev, store=store))
-    train_run(task, store, run_dir, every=search.every, report=report, replay=algorithm.replays_reports)
+    train_run(task, store, run_dir, every=search.every, on_metrics=report, replay=algorithm.replays_reports)
     (run_dir.path / FINISHED).touch()
 
 

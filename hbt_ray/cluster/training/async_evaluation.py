@@ -5,19 +5,12 @@ Ray Train's controller imports this module and waits for it, so it imports nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import ray
 
 from hbt_ray.cluster.runtime import configure_logging
 from hbt_ray.cluster.training.messages import CheckpointMetrics, Notice, WorkerConfig
-from hbt_ray.config import RunConfig
 from hbt_ray.errors import HbtError
-from hbt_ray.search.config import DevConfig
 from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 EVALUATION_TIMEOUT_S = 24 * 3600.0  # of the checkpoints that are evaluated together
 
@@ -50,10 +43,3 @@ def evaluate_checkpoint(checkpoint: object, step: int, config: WorkerConfig) -> 
     finally:
         channel.put_evaluated.remote(step)
     return metrics
-
-
-def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: DevConfig, store: str) -> dict[str, float]:
-    """Return an encoder's metrics on the dev set by which a search chooses."""
-    from hbt_ray.search.dev_set import dev_metrics, dev_set
-
-    return dev_metrics(encoder, dev_set(dev, store, config), dev, config)

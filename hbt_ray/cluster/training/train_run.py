@@ -20,10 +20,10 @@ def train_run(
     folder: RunDir,
     *,
     every: int | None = None,
-    report: OnMetrics = ignore_metrics,
+    on_metrics: OnMetrics = ignore_metrics,
     replay: bool = True,
 ) -> int:
-    """Train on pairs to the end, or until `report` raises: with Ray Train if `workers` > 1, else in this process.
+    """Train on pairs to the end, or until `on_metrics` raises: with Ray Train if `workers` > 1, else in this process.
 
     Args:
         task: what to train.
@@ -31,8 +31,8 @@ def train_run(
         folder: of the run.
         every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
             None: evaluate nothing.
-        report: called with the step and metrics of each evaluation.
-        replay: in this process, first report the evaluations that an earlier call stored. Worker groups always do.
+        on_metrics: called with the step and metrics of each evaluation.
+        replay: in this process, first pass on the metrics that an earlier call saved. Worker groups always do.
 
     Returns:
         The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
@@ -45,31 +45,37 @@ def train_run(
     train = task.config.train
     if train.max_workers == 1:
         train_locally(
-            task, store, folder, every=every, on_metrics=report, device=default_device(), replay_saved_metrics=replay
+            task,
+            store,
+            folder,
+            every=every,
+            on_metrics=on_metrics,
+            device=default_device(),
+            replay_saved_metrics=replay,
         )
         return CheckpointManager(folder.checkpoints).final_step(train)
     if every is None:
         return run_training(task, Path(store), folder, ignore_metrics)
-    return _train_and_evaluate_with_workers(task, Path(store), folder, every, report)
+    return _train_and_evaluate_with_workers(task, Path(store), folder, every, on_metrics)
 
 
 def _train_and_evaluate_with_workers(
-    task: ContrastiveTask, store: Path, folder: RunDir, every: int, report: OnMetrics
+    task: ContrastiveTask, store: Path, folder: RunDir, every: int, on_metrics: OnMetrics
 ) -> int:
     """Train with Ray Train's workers, whose checkpoints are evaluated in tasks while training continues."""
     for step, metrics in load_checkpoint_metrics(folder.checkpoint_metrics):
-        report(step, metrics)
+        on_metrics(step, metrics)
 
-    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+    def pass_on(step: int, metrics: dict[str, float]) -> None:
         if not all(name.startswith(("train/", "validation/")) for name in metrics):
-            report(step, metrics)
+            on_metrics(step, metrics)
 
     config = task.config
     config_with_eval = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
-    last = run_training(replace(task, config=config_with_eval), store, folder, on_metrics)
+    last = run_training(replace(task, config=config_with_eval), store, folder, pass_on)
     if last not in evaluated_steps(folder.checkpoint_metrics):
         encoder = load_checkpointed_encoder(config, task.initial_model, folder.checkpoints, last)
         metrics = task.evaluate_encoder(encoder, config)
         save_checkpoint_metrics(folder.checkpoint_metrics, last, metrics)
-        report(last, metrics)
+        on_metrics(last, metrics)
     return last
