@@ -17,8 +17,10 @@ from hbt_ray.config.loading import (
     load_with_nested_run,
     read_override,
     read_yaml,
+    replace_in,
     set_key,
     with_absolute_paths,
+    with_settings,
 )
 from hbt_ray.config.run import (
     PrepareInputs,
@@ -92,6 +94,8 @@ __all__ = [
     "load_with_nested_run",
     "read_override",
     "read_yaml",
+    "replace_in",
     "set_key",
     "with_absolute_paths",
+    "with_settings",
 ]

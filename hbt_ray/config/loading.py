@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -134,6 +134,24 @@ def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
     section[leaf] = value
 
 
+def replace_in(config: S, key: str, value: object) -> S:
+    """Return a copy with another value of a valid setting, such as `train.checkpoint_every`; the value is not checked."""
+    name, _, rest = key.partition(".")
+    return config.model_copy(update={name: replace_in(getattr(config, name), rest, value) if rest else value})
+
+
+def with_settings(config: S, settings: Mapping[str, Any]) -> S:
+    """Return a copy with other values of some settings, by their full keys, and check them.
+
+    Raises:
+        ConfigError: a key is unknown or a value is out of range.
+    """
+    data = config.model_dump(mode="json")
+    for key, value in settings.items():
+        set_key(data, key.split("."), value)
+    return build(type(config), data)
+
+
 def _expand_environment(value: Any) -> Any:
     """Replace `${NAME}` by the environment variable, so that one file serves machines with different folders."""
     if isinstance(value, dict):
@@ -172,19 +190,16 @@ def build(section: type[S], data: dict[str, Any]) -> S:
 def with_absolute_paths(config: C) -> C:
     """Make the paths that exist absolute, so that other processes find them; hub names stay."""
     sets = {name: absolute_path(folder) for name, folder in config.prepare.evaluation_sets.items()}
-    update: dict[str, Any] = {
-        "corpora": tuple(c.model_copy(update={"path": absolute_path(c.path)}) for c in config.corpora),
-        "model": config.model.model_copy(update={"path": absolute_path(config.model.path)}),
-        "prepare": config.prepare.model_copy(update={"evaluation_sets": sets}),
-    }
+    config = replace_in(config, "corpora", tuple(replace_in(c, "path", absolute_path(c.path)) for c in config.corpora))
+    config = replace_in(config, "model.path", absolute_path(config.model.path))
+    config = replace_in(config, "prepare.evaluation_sets", sets)
     if isinstance(config, RunConfig):
         benchmarks = {name: absolute_path(folder) for name, folder in config.evaluate.benchmarks.items()}
-        loss, distillation = config.loss, config.loss.distillation
-        if distillation is not None:
-            teacher = {"teacher": absolute_path(distillation.teacher)}
-            update["loss"] = loss.model_copy(update={"distillation": distillation.model_copy(update=teacher)})
-        update["evaluate"] = config.evaluate.model_copy(update={"benchmarks": benchmarks})
-    return config.model_copy(update=update)
+        config = replace_in(config, "evaluate.benchmarks", benchmarks)
+        if config.loss.distillation is not None:
+            teacher = absolute_path(config.loss.distillation.teacher)
+            config = replace_in(config, "loss.distillation.teacher", teacher)
+    return config
 
 
 def absolute_path(path: str | None) -> str | None:

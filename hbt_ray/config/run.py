@@ -103,6 +103,17 @@ class RunConfig(ConfigSection):
             evaluation_split=self.evaluate.split,
         )
 
+    @property
+    def store_key(self) -> str:
+        """Equal for two runs that read the same token store."""
+        parts = (*self.corpora, self.prepare, self.text, self.model)
+        return " ".join(part.fingerprint() for part in parts)
+
+    @property
+    def model_key(self) -> str:
+        """Equal for two runs that start from the same encoder."""
+        return f"{self.store_key} {self.seed}"
+
 
 class PretrainRunConfig(ConfigSection):
     """A pretraining run: `hbt pretrain`."""

@@ -20,7 +20,9 @@ from hbt_ray.config import (
     dump_config,
     flatten,
     load_config,
+    replace_in,
     with_absolute_paths,
+    with_settings,
 )
 from hbt_ray.errors import ConfigError
 
@@ -189,6 +191,30 @@ def test_paths_that_exist_are_made_absolute_and_hub_names_stay(tmp_path, monkeyp
     assert absolute.model.path == "org/model"
     assert absolute.prepare.evaluation_sets == absolute.evaluate.benchmarks == {"xquad-r": str(tmp_path / "rows")}
     assert with_absolute_paths(absolute) == absolute
+
+
+def test_replaced_setting_changes_and_no_other():
+    config = RunConfig()
+    changed = replace_in(config, "train.checkpoint_every", 5)
+    assert changed.train.checkpoint_every == 5
+    assert replace_in(changed, "train.checkpoint_every", config.train.checkpoint_every) == config
+    assert replace_in(config, "seed", 3).seed == 3
+
+
+def test_settings_are_changed_by_their_full_keys_and_checked():
+    changed = with_settings(RunConfig(), {"mix.alpha": 0.25, "loss.distillation.teacher": "there", "seed": 3})
+    assert changed.loss.distillation is not None
+    assert (changed.mix.alpha, changed.loss.distillation.teacher, changed.seed) == (0.25, "there", 3)
+    with pytest.raises(ConfigError, match=r"mix\.alpha is 2"):
+        with_settings(RunConfig(), {"mix.alpha": 2})
+
+
+def test_runs_with_equal_data_and_model_settings_share_a_store():
+    config = RunConfig()
+    assert with_settings(config, {"train.steps": 5, "mix.alpha": 0.1}).store_key == config.store_key
+    assert with_settings(config, {"model.dropout": 0.3}).store_key != config.store_key
+    other_seed = replace_in(config, "seed", 1)
+    assert (other_seed.store_key, other_seed.model_key != config.model_key) == (config.store_key, True)
 
 
 def test_corpus_without_a_name_is_named_after_its_folder():
