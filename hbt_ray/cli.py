@@ -230,11 +230,11 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     from rich.markdown import Markdown
 
     from hbt_ray.cluster.pipelines.study import study as study_on_cluster
-    from hbt_ray.study.report_sections import results_chapter
+    from hbt_ray.study.report_sections import results_section
 
     source = [name] if name else ["--config", str(config_file)]
     finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *source, *overrides, "--out", folder]))
-    Console().print(Markdown("\n".join(results_chapter(finished.results).lines)))
+    Console().print(Markdown("\n".join(results_section(finished.results).lines)))
     click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")
 
 

@@ -135,7 +135,7 @@ def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
 
 
 def replace_in(config: S, key: str, value: object) -> S:
-    """Return a copy with another value of a valid setting, such as `train.checkpoint_every`; the value is not checked."""
+    """Return a copy with another value of a setting, such as `train.checkpoint_every`. The value is not checked."""
     name, _, rest = key.partition(".")
     return config.model_copy(update={name: replace_in(getattr(config, name), rest, value) if rest else value})
 

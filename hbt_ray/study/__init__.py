@@ -1,1 +1,1 @@
-"""Questions about ways to train, answered: methods over seeds, what is more than chance, and a report."""
+"""Studies: methods of training compared over several seeds, with significance tests and a report."""

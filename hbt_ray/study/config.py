@@ -1,4 +1,4 @@
-"""The settings of a study: a question, the methods that are compared, and what they are measured on."""
+"""The settings of a study: a question, the methods to compare, and the benchmarks and metrics to compare them by."""
 
 from __future__ import annotations
 
@@ -20,71 +20,90 @@ from hbt_ray.config import (
 )
 from hbt_ray.errors import ConfigError
 
-Chapter = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
+SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
 
 
 class Method(ConfigSection):
-    """One way to come to an encoder."""
+    """One way to train an encoder."""
 
-    trained: bool = True  # False: the encoder that the others start from, as it is
-    settings: dict[str, Any] = Field({})  # of the run, by their keys
-    pretrained: str | None = None  # a name in `pretraining`: what it starts from
-    mined_with: str | None = None  # another method, with whose encoder of the same seed hard negatives are mined
-    taught_by: str | None = None  # another method, whose encoder of the same seed is the teacher of `loss.distillation`
+    trained: bool = True
+    """False: evaluate the encoder that the other methods start from."""
+    settings: dict[str, Any] = Field({})
+    """Settings of the run, by their keys."""
+    pretrained: str | None = None
+    """The entry of `pretraining` whose encoder it starts from."""
+    mined_with: str | None = None
+    """Another method, whose encoder of the same seed mines hard negatives for this one."""
+    taught_by: str | None = None
+    """Another method, whose encoder of the same seed is the teacher of `loss.distillation`."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Other methods that must have been trained before."""
+        """The methods whose encoders this one uses."""
         return tuple(name for name in (self.mined_with, self.taught_by) if name is not None)
 
 
-class Pretraining(ConfigSection):
-    """What some methods start from. Corpora, model and lengths are the run's, where its settings name no others."""
+class StudyPretraining(ConfigSection):
+    """A pretraining that methods start from. Corpora, model and lengths default to those of the study's run."""
 
-    settings: dict[str, Any] = Field({})  # of a `PretrainRunConfig`, by their keys
-    after: str | None = None  # another pretraining, from whose encoder this one goes on
+    settings: dict[str, Any] = Field({})
+    """Settings of a `PretrainRunConfig`, by their keys."""
+    after: str | None = None
+    """An earlier entry of `pretraining`, from whose encoder this one continues."""
 
 
-class MadeBenchmark(ConfigSection):
-    """A benchmark whose files are written from a parallel corpus, in the format of the published one."""
+class SyntheticBenchmark(ConfigSection):
+    """A benchmark whose files are written from a parallel corpus, in the format of the published benchmark."""
 
     corpus: CorpusConfig
-    items: int | None = Field(None, ge=2)  # of the corpus, whose passages are in the pools; None: all
-    questions: int = Field(200, ge=2)  # items of these whose questions are asked
+    items: int | None = Field(None, ge=2)
+    """Items of the corpus whose passages are searched. None: all."""
+    questions: int = Field(200, ge=2)
+    """Number of these items whose questions are the queries."""
 
 
 class StudySettings(ConfigSection):
-    """All of a study but its runs."""
+    """All settings of a study except those of its runs."""
 
     name: str
     title: str
     question: str
-    reference: str  # the method that the others are compared with
+    reference: str
+    """The method that the other methods are compared with."""
     methods: dict[str, Method] = Field(min_length=2)
-    pretraining: dict[str, Pretraining] = Field({})  # those that come after another stand behind it
-    made: dict[str, MadeBenchmark] = Field({})  # benchmark name -> what it is made from; besides the run's benchmarks
-    measures: tuple[str, ...] = Field(min_length=1)  # metrics, as reports name them; the first is the one that counts
-    chapters: tuple[Chapter, ...] = ()  # of the report, besides those that every study has
+    pretraining: dict[str, StudyPretraining] = Field({})
+    """An entry comes after the one that it continues from."""
+    made: dict[str, SyntheticBenchmark] = Field({})
+    """Benchmark name -> its source. Evaluated in addition to the run's benchmarks."""
+    measures: tuple[str, ...] = Field(min_length=1)
+    """Full metric names. The first one answers the question."""
+    chapters: tuple[SectionName, ...] = ()
+    """Sections of the report in addition to those of every study."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    licences: dict[str, str] = Field({})  # of each corpus and benchmark
-    limits: tuple[str, ...] = ()  # what the study cannot say
-    concurrent: int | None = Field(None, ge=1)  # cells at a time; None: as many as there is room for
+    licences: dict[str, str] = Field({})
+    """Corpus or benchmark -> its licence."""
+    limits: tuple[str, ...] = ()
+    """Sentences for the report on what the study cannot show."""
+    concurrent: int | None = Field(None, ge=1)
+    """Experiments at the same time. None: as many as the cluster holds."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> StudySettings:
+    def _check_consistency(self) -> StudySettings:
         if self.reference not in self.methods:
             raise ValueError(f"reference {self.reference!r} is no method; there are {', '.join(self.methods)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
-        known: set[str] = set()
+        earlier: set[str] = set()
         for name, pretraining in self.pretraining.items():
-            if pretraining.after is not None and pretraining.after not in known:
-                raise ValueError(f"pretraining {name} comes after {pretraining.after!r}, which must stand before it")
-            known.add(name)
+            if pretraining.after is not None and pretraining.after not in earlier:
+                raise ValueError(
+                    f"pretraining {name} comes after {pretraining.after!r}, which must be listed before it"
+                )
+            earlier.add(name)
         for name, method in self.methods.items():
             if method.pretrained is not None and method.pretrained not in self.pretraining:
-                there = ", ".join(self.pretraining) or "none"
-                raise ValueError(f"{name} starts from {method.pretrained!r}, which is not in pretraining: {there}")
+                names = ", ".join(self.pretraining) or "none"
+                raise ValueError(f"{name} starts from {method.pretrained!r}, which is not in pretraining: {names}")
             for needed in method.needs:
                 if needed == name or needed not in self.methods or self.methods[needed].needs:
                     raise ValueError(f"{name} needs {needed!r}, which must be another method that needs none itself")
@@ -92,17 +111,18 @@ class StudySettings(ConfigSection):
 
 
 class StudyConfig(StudySettings):
-    """A study. `run` is what its methods have in common."""
+    """A study's settings, with those of the run that all its methods change."""
 
     run: RunConfig = RunConfig()
 
     @property
-    def own_settings(self) -> StudySettings:
+    def without_run(self) -> StudySettings:
+        """The study's settings without those of its run."""
         return StudySettings.model_validate(self.model_dump(exclude={"run"}))
 
 
 def study_file(name: str) -> Path:
-    """Return the file of a study that comes with the package.
+    """Return the file of a study of this package.
 
     Raises:
         ConfigError: there is none of that name.
@@ -111,19 +131,21 @@ def study_file(name: str) -> Path:
     if (studies / f"{name}.yaml").exists():
         return studies / f"{name}.yaml"
     names = ", ".join(sorted(file.stem for file in studies.glob("*.yaml")))
-    raise ConfigError(f"there is no study {name!r}; there are {names}, and --config FILE is for your own")
+    raise ConfigError(f"there is no study {name!r}; there are {names}, and --config FILE is for another one")
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Reads a YAML file, and applies `key=value` overrides of the study's settings or, behind `run.`, of its runs.
+    """Load a study from a YAML file and apply `key=value` overrides; those of its run begin with `run.`.
 
     Raises:
-        ConfigError: it cannot be read, a key is unknown, or a value cannot be.
+        ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
     """
     data = load_with_nested_run(path, overrides)
-    for part, section in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
-        for own in (data.get(part) or {}).values():
-            if isinstance(own, dict) and isinstance(own.get("settings"), dict):
-                own["settings"] = {".".join(full_key(key, section)): value for key, value in own["settings"].items()}
+    for section, config_type in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
+        for entry in (data.get(section) or {}).values():
+            if isinstance(entry, dict) and isinstance(entry.get("settings"), dict):
+                entry["settings"] = {
+                    ".".join(full_key(key, config_type)): value for key, value in entry["settings"].items()
+                }
     data["run"].setdefault("name", data.get("name", "study"))
     return build(StudyConfig, data)

@@ -1,4 +1,4 @@
-"""A study's figures."""
+"""The figures of a study's report."""
 
 from __future__ import annotations
 
@@ -23,38 +23,45 @@ from hbt_ray.utils.plotting import (
 
 _COLOURS = matplotlib.color_sequences["tab10"]
 _MARKERS = "os^Dvph*XP"
-_CROWDED = 20  # languages above which a cell is too small for its number
+_MAX_LABELLED_LANGUAGES = 20  # above it the cells are too small for numbers
 
 
-def change_figure(title: str, languages: Sequence[str], change: np.ndarray, measure: str = "mAP") -> Figure:
-    """A difference of a measure by question language (rows) and passage language (columns): red is less, blue more."""
+def change_figure(title: str, languages: Sequence[str], change: np.ndarray, metric: str = "mAP") -> Figure:
+    """Draw the difference of a metric by question language (rows) and passage language (columns).
+
+    Red cells are lower, blue ones higher.
+
+    Args:
+        title: of the figure.
+        languages: L languages.
+        change: (L, L); NaN for a pair without a value.
+        metric: what changes, for the colour bar.
+    """
     side = max(2.4 + 0.5 * len(languages), 5.0)
     figure, axes = new_figure(side + 1.0, side)
-    widest = float(np.nanmax(np.abs(change), initial=1e-6))
-    image = draw_heat_map(axes, change, columns=languages, rows=languages, cmap="RdBu", vmin=-widest, vmax=widest)
-    axes.tick_params(axis="x", rotation=90 if len(languages) > _CROWDED else 0)
+    limit = float(np.nanmax(np.abs(change), initial=1e-6))
+    image = draw_heat_map(axes, change, columns=languages, rows=languages, cmap="RdBu", vmin=-limit, vmax=limit)
+    axes.tick_params(axis="x", rotation=90 if len(languages) > _MAX_LABELLED_LANGUAGES else 0)
     axes.set_xlabel("passage language")
     axes.set_ylabel("question language")
-    if len(languages) <= _CROWDED:
-        label_cells(axes, change, lambda value: f"{100 * value:+.0f}", lambda value: abs(value) > 0.6 * widest)
-    label = f"change of {measure}" + (", numbers in hundredths" if len(languages) <= _CROWDED else "")
+    if len(languages) <= _MAX_LABELLED_LANGUAGES:
+        label_cells(axes, change, lambda value: f"{100 * value:+.0f}", lambda value: abs(value) > 0.6 * limit)
+    label = f"change of {metric}" + (", numbers in hundredths" if len(languages) <= _MAX_LABELLED_LANGUAGES else "")
     add_colour_bar(axes, image, label=label)
     axes.set_title(title, loc="left", pad=12, fontsize=10.5)
     return figure
 
 
 def scatter_figure(
-    title: str, across: str, up: str, points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    title: str, x_label: str, y_label: str, points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 ) -> Figure:
-    """A cloud of points for each label."""
+    """Draw points (x, y) in a colour and marker for each label."""
     figure, axes = new_figure(7.6, 4.6)
     for number, (label, (x, y)) in enumerate(points.items()):
-        axes.scatter(
-            x, y, s=30, alpha=0.75, label=label, linewidths=0,
-            color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)],
-        )  # fmt: skip
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        axes.scatter(x, y, s=30, alpha=0.75, label=label, linewidths=0, color=colour, marker=marker)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     hide_spines(axes, "top", "right")
@@ -64,15 +71,21 @@ def scatter_figure(
 
 
 def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estimate]]) -> Figure:
-    """A panel for each group of bars, with an interval on each bar: panel -> bar -> estimate."""
-    bars = list(dict.fromkeys(bar for own in values.values() for bar in own))
+    """Draw a panel of bars with confidence intervals for each group.
+
+    Args:
+        title: of the figure.
+        label: of the x axes.
+        values: panel -> bar -> estimate.
+    """
+    bars = list(dict.fromkeys(bar for estimates in values.values() for bar in estimates))
     columns = min(len(values), 4)
     rows = -(-len(values) // columns)
     size = (1.9 + 2.7 * columns, rows * (1.2 + 0.3 * len(bars)))
     figure, panels = new_panels(len(values), columns, size, sharex=True, sharey=True)
-    for panel, (heading, own) in zip(panels, values.items(), strict=True):
-        means = [own[bar].mean if bar in own else 0.0 for bar in bars]
-        widths = [(own[bar].half_width or 0.0) if bar in own else 0.0 for bar in bars]
+    for panel, (heading, estimates) in zip(panels, values.items(), strict=True):
+        means = [estimates[bar].mean if bar in estimates else 0.0 for bar in bars]
+        widths = [(estimates[bar].half_width or 0.0) if bar in estimates else 0.0 for bar in bars]
         panel.barh(bars, means, xerr=widths, color=ACCENT, height=0.62, error_kw={"ecolor": DARK, "elinewidth": 1})
         panel.axvline(0, color=MUTED, linewidth=0.8)
         panel.set_title(heading, fontsize=9.5, loc="left")
@@ -87,22 +100,25 @@ def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estima
 
 def lines_figure(
     title: str,
-    across: str,
+    x_label: str,
     lines: Mapping[str, Sequence[tuple[float, Estimate]]],
     levels: Mapping[str, Mapping[str, float]],
 ) -> Figure:
-    """A panel for each label with a line through its points and their intervals; each tick is twice the one before.
+    """Draw a panel for each metric: a line through its estimates, with their intervals, over a logarithmic x axis.
 
     Args:
-        levels: label -> what is drawn across its panel, dashed, by name.
+        title: of the figure.
+        x_label: of all panels.
+        lines: panel -> (x, estimate) of each point.
+        levels: panel -> name -> value of a dashed horizontal line.
     """
     columns = min(3, len(lines))
     rows = -(-len(lines) // columns)
     figure, panels = new_panels(len(lines), columns, (3.4 * columns, 2.6 * rows + 0.4), sharex=True)
     for axes, (label, points) in zip(panels, lines.items(), strict=True):
-        x = [place for place, _ in points]
-        y = np.array([own.mean for _, own in points])
-        half = np.array([own.half_width or 0.0 for _, own in points])
+        x = [value for value, _ in points]
+        y = np.array([estimate.mean for _, estimate in points])
+        half = np.array([estimate.half_width or 0.0 for _, estimate in points])
         axes.plot(x, y, color=_COLOURS[0], marker=_MARKERS[0])
         axes.fill_between(x, y - half, y + half, color=_COLOURS[0], alpha=0.15, linewidth=0)
         for number, (name, level) in enumerate(levels.get(label, {}).items(), start=1):
@@ -115,6 +131,6 @@ def lines_figure(
         axes.set_title(label, loc="left", fontsize=9.5)
         if levels.get(label):
             axes.legend(frameon=False, fontsize=8.5)
-    figure.supxlabel(across, fontsize=10)
+    figure.supxlabel(x_label, fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure

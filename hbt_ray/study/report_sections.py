@@ -1,367 +1,284 @@
-"""The chapters of a study's report that tell its numbers: those of every study, and those that a question needs."""
+"""The sections of every study's report: its data, methods, results, comparisons, language bias and limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from scipy import stats
-
-from hbt_ray.errors import UserError
-from hbt_ray.evaluation.metrics import DROP, WORST_DROP, display_name, find_metric
-from hbt_ray.evaluation.per_query import query_sum
-from hbt_ray.evaluation.report import markdown_table
-from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.config import flatten
+from hbt_ray.data.benchmarks import benchmark_slug
+from hbt_ray.data.manifest import StoreManifest
+from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.report import format_value, markdown_table
 from hbt_ray.evaluation.significance import LEVEL
-from hbt_ray.study.figures import bars_figure, change_figure, lines_figure, scatter_figure
-from hbt_ray.study.results import Comparison, Estimate, Results, estimate, higher_is_better
-from hbt_ray.utils.plotting import Figure
+from hbt_ray.study.config import Method, StudyConfig
+from hbt_ray.study.figures import change_figure, scatter_figure
+from hbt_ray.study.results import Comparison, Estimate, StudyResults, higher_is_better, without_drop
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Manifests = Mapping[str, StoreManifest]  # token stores, by any name
+
+# Settings of the run that the set-up lists.
+_LISTED_SETTINGS = (
+    *("model.path", "model.small.layers", "model.small.width", "mix.strategy", "mix.alpha", "train.steps"),
+    *("train.global_batch_pairs", "train.learning_rate", "train.temperature", "train.precision", "model.dropout"),
+    *("text.max_query_tokens", "text.max_passage_tokens"),
+)
+_NO_LICENCE = "not stated"
 
 
 @dataclass(slots=True)
 class ReportSection:
+    """A section of the report, as Markdown, and its figures."""
+
     title: str
-    lines: list[str] = field(default_factory=list)  # Markdown
-    figures: dict[str, Figure] = field(default_factory=dict)  # name of the file without its ending -> figure
+    lines: list[str] = field(default_factory=list)  # every block ends with an empty line
+    figures: dict[str, Figure] = field(default_factory=dict)  # file name without its suffix -> figure
+
+    def add_text(self, text: str) -> None:
+        self.lines += [text, ""]
+
+    def add_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> None:
+        if caption:
+            self.add_text(caption)
+        self.lines += [*markdown_table(headings, rows), ""]
+
+    def add_figure(self, name: str, alt_text: str, figure: Figure) -> None:
+        self.figures[name] = figure
+        self.add_text(f"![{alt_text}](figures/{name}.png)")
 
 
-def shown(measure: str, value: float, sign: bool = False) -> str:
-    """A value as tables show it: shares to four places, ranks to one."""
-    share = find_metric(measure.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/")).unit == "share"
-    plus = "+" if sign else ""
-    return f"{value:{plus}.4f}" if share else f"{value:{plus},.1f}"
+def format_metric(metric: str, value: float, *, sign: bool = False) -> str:
+    """Format a metric's value for a table, with a sign if wanted."""
+    text = format_value(without_drop(metric), value)
+    return f"+{text}" if sign and not text.startswith("-") else text
 
 
-def with_interval(measure: str, own: Estimate) -> str:
-    width = "" if own.half_width is None else f" ± {shown(measure, own.half_width)}"
-    return shown(measure, own.mean) + width
+def format_estimate(metric: str, estimate: Estimate) -> str:
+    """Format a mean with its confidence interval."""
+    interval = "" if estimate.half_width is None else f" ± {format_metric(metric, estimate.half_width)}"
+    return format_metric(metric, estimate.mean) + interval
 
 
-def results_chapter(results: Results) -> ReportSection:
-    """Every method in every measure, the best of each in bold."""
-    measures = results.config.measures
-    estimates = {
-        measure: {method: results.estimate(method, measure) for method in results.methods} for measure in measures
-    }
-    best = {
-        measure: (max if higher_is_better(measure) else min)(own.mean for own in estimates[measure].values())
-        for measure in measures
-    }
-    rows = []
-    for method in results.methods:
-        cells = []
-        for measure in measures:
-            text = with_interval(measure, estimates[measure][method])
-            is_best = shown(measure, estimates[measure][method].mean) == shown(measure, best[measure])
-            cells.append(f"**{text}**" if is_best else text)
-        rows.append([method, *cells])
-    headings = [
-        "method",
-        *(f"{display_name(measure)} {'↑' if higher_is_better(measure) else '↓'}" for measure in measures),
+def benchmarks_of(results: StudyResults) -> list[str]:
+    """Return the benchmarks of the study's metrics."""
+    return list(dict.fromkeys(without_drop(metric).partition("/")[0] for metric in results.config.measures))
+
+
+def answer(results: StudyResults, comparisons: Sequence[Comparison]) -> str:
+    """Return the answer by the first metric: the reference's mean, and its difference from every other method."""
+    reference, metric = results.config.reference, results.config.measures[0]
+    parts = []
+    for comparison in (comparison for comparison in comparisons if comparison.metric == metric):
+        change = format_metric(metric, -comparison.difference.mean, sign=True)
+        seeds = f"{comparison.seeds_agreeing} of {len(comparison.by_seed)} seeds"
+        if comparison.p_value >= LEVEL:
+            verdict = "no difference is shown"
+        else:
+            is_better = (comparison.difference.mean < 0) == higher_is_better(metric)
+            verdict = f"{reference} is {'better' if is_better else 'worse'}"
+        parts.append(f"against {comparison.method} {verdict} ({change}, p {comparison.p_value:.3g}, {seeds})")
+    mean = format_metric(metric, results.estimate(reference, metric).mean)
+    return f"In {display_name(metric)} {reference} has {mean}; " + "; ".join(parts) + "."
+
+
+def data_section(results: StudyResults, trained_on: Manifests, pretrained_on: Manifests) -> ReportSection:
+    """Describe the corpora and the benchmarks: sizes, languages, left-out items, licences."""
+    section = ReportSection("Data")
+    for purpose, manifests in (("Trained on", trained_on), ("Pretrained on", pretrained_on)):
+        if manifests or purpose == "Trained on":
+            section.add_table(
+                [
+                    "corpus",
+                    "items",
+                    "held out",
+                    "languages",
+                    "left out: in a test set",
+                    "left out: repeated",
+                    "licence",
+                ],
+                _corpus_rows(results.config, manifests),
+                caption=f"{purpose}; an item is a question and its passage, or a text, in several languages:",
+            )
+    section.add_table(
+        ["benchmark", "queries", "passages", "languages", "files", "licence", "fingerprint"],
+        [_benchmark_row(results, name) for name in results.config.run.evaluate.benchmarks],
+        caption="Evaluated on:",
+    )
+    return section
+
+
+def _corpus_rows(config: StudyConfig, manifests: Manifests) -> list[list[str]]:
+    """Return a row for each corpus; stores that hold the same of a corpus share one."""
+    rows: dict[tuple[str, ...], None] = {}
+    for manifest in manifests.values():
+        for name, source in manifest.sources.items():
+            counts = manifest.counts[name]
+            row = (
+                name,
+                f"{source.items():,}",
+                f"{source.items('validation'):,}",
+                str(len(source.languages)),
+                f"{len(counts['items_dropped_for_evaluation']):,}",
+                f"{len(counts['items_dropped_as_repeated']):,}",
+                config.licences.get(name, _NO_LICENCE),
+            )
+            rows[row] = None
+    return [list(row) for row in rows]
+
+
+def _benchmark_row(results: StudyResults, name: str) -> list[str]:
+    config, slug = results.config, benchmark_slug(name)
+    report = results.first_report(slug)
+    counts = report["counts"]
+    source = next((made.corpus.name for other, made in config.made.items() if benchmark_slug(other) == slug), None)
+    return [
+        slug,
+        f"{counts['queries']:,}",
+        f"{counts['passages']:,}",
+        str(counts["languages"]),
+        f"made from {source}" if source else "as published",
+        config.licences.get(source or slug, _NO_LICENCE),
+        str(report["fingerprint"]),
     ]
-    seeds = ", ".join(map(str, results.config.seeds))
-    lines = [
-        f"Means over the seeds {seeds} with 95% confidence intervals by Student's t.",
-        "",
-        *markdown_table(headings, rows),
-    ]
-    return ReportSection("Results", lines)
 
 
-def significance_chapter(results: Results, comparisons: Sequence[Comparison]) -> ReportSection:
-    """What is more than chance."""
-    rows = []
-    for found in comparisons:
-        measure, difference = found.measure, found.difference
-        better = (difference.mean > 0) == higher_is_better(measure)
-        verdict = ("better" if better else "worse") if found.p_value < LEVEL else "no difference shown"
-        low, high = shown(measure, difference.low, sign=True), shown(measure, difference.high, sign=True)
-        rows.append(
+def setup_section(config: StudyConfig) -> ReportSection:
+    """Describe the settings that all methods share, the methods, and the pretrainings."""
+    section = ReportSection("Set-up")
+    shared = flatten(config.run)
+    settings = [[key, str(shared[key])] for key in _LISTED_SETTINGS if shared.get(key) is not None]
+    if config.run.model.path is None:
+        settings.insert(0, ["encoder", "random weights, and a tokenizer trained on the corpora"])
+    section.add_table(["setting", "value"], settings, caption="All methods share:")
+    section.add_table(
+        ["method", "description"],
+        [[name, "; ".join(_describe_method(method))] for name, method in config.methods.items()],
+        caption="They differ in:",
+    )
+    for name, pretraining in config.pretraining.items():
+        parts = [f"continues from “{pretraining.after}”"] if pretraining.after else []
+        parts += [f"{key} = {_setting_text(value)}" for key, value in pretraining.settings.items()]
+        section.add_text(f"Pretraining “{name}”: {'; '.join(parts)}.")
+    return section
+
+
+def _describe_method(method: Method) -> list[str]:
+    parts = [] if method.trained else ["not fine-tuned"]
+    parts += [f"{key} = {_setting_text(value)}" for key, value in method.settings.items()]
+    parts += [f"starts from the pretraining “{method.pretrained}”"] if method.pretrained else []
+    parts += [f"hard negatives mined with {method.mined_with}"] if method.mined_with else []
+    parts += [f"distilled from {method.taught_by}"] if method.taught_by else []
+    return parts or ["the shared settings"]
+
+
+def _setting_text(value: Any) -> str:
+    """Return a setting's value as text; of corpora, their names."""
+    if isinstance(value, list) and all(isinstance(entry, dict) and "format" in entry for entry in value):
+        return ", ".join(str(entry.get("name") or entry.get("path") or entry["format"]) for entry in value)
+    return str(value)
+
+
+def results_section(results: StudyResults) -> ReportSection:
+    """List every method's metrics with confidence intervals; the best ones are bold."""
+    section = ReportSection("Results")
+    columns = []
+    for metric in results.config.measures:
+        estimates = results.estimates(metric)
+        best = (max if higher_is_better(metric) else min)(estimate.mean for estimate in estimates.values())
+        columns.append(
             [
-                *(found.method, display_name(measure), shown(measure, difference.mean, sign=True)),
-                *(f"{low} to {high}", f"{found.p_value:.4f}", verdict),
-                f"{found.seeds_agreeing} of {len(found.by_seed)}",
+                f"**{text}**" if format_metric(metric, estimate.mean) == format_metric(metric, best) else text
+                for estimate in estimates.values()
+                if (text := format_estimate(metric, estimate))
             ]
         )
-    reference = results.config.reference
-    lines = [
-        f"Each method less {reference}: Fisher's randomisation test over questions, translations of one question "
-        "counted as one where the benchmark tells of them, each with its mean over the seeds; bootstrap intervals over "
-        f"questions; p-values corrected by Holm over these {len(rows)} comparisons. The tests speak of other "
-        "questions, not of other seeds: the last column tells in how many of these the difference has the same sign.",
-        "",
-        *markdown_table(["method", "measure", "difference", "95% interval", "p (Holm)", "", "seeds"], rows),
+    headings = [
+        f"{display_name(metric)} {'↑' if higher_is_better(metric) else '↓'}" for metric in results.config.measures
     ]
-    return ReportSection(f"What is more than chance, against {reference}", lines)
+    seeds = ", ".join(map(str, results.config.seeds))
+    section.add_text(f"Means over the seeds {seeds}, with 95% confidence intervals by Student's t. The best are bold.")
+    section.add_table(["method", *headings], [list(row) for row in zip(results.methods, *columns, strict=True)])
+    return section
 
 
-def bias_chapter(results: Results) -> ReportSection:
-    """Retrieval from the pool of all languages against its bias, and the change of each pair of languages."""
-    chapter = ReportSection("Bias, and what changes for which pair")
+def comparison_section(results: StudyResults, comparisons: Sequence[Comparison]) -> ReportSection:
+    """List the difference of every method from the reference, its interval and its corrected p-value."""
+    section = ReportSection(f"Differences from {results.config.reference}")
+    section.add_text(
+        f"Each method minus {results.config.reference}. The p-values are of Fisher's randomisation test over queries, "
+        "each with its mean over the seeds; translations of one question count as one query where the benchmark links "
+        f"them. They are corrected by Holm's method over these {len(comparisons)} comparisons. The intervals are "
+        "bootstrap intervals over queries. The test speaks of other queries, not of other seeds: the last column "
+        "counts the seeds whose difference has the same sign."
+    )
+    section.add_table(
+        ["method", "metric", "difference", "95% interval", "p (Holm)", "", "seeds"],
+        [_comparison_row(comparison) for comparison in comparisons],
+    )
+    return section
+
+
+def _comparison_row(comparison: Comparison) -> list[str]:
+    metric, difference = comparison.metric, comparison.difference
+    is_better = (difference.mean > 0) == higher_is_better(metric)
+    low, high = format_metric(metric, difference.low, sign=True), format_metric(metric, difference.high, sign=True)
+    return [
+        comparison.method,
+        display_name(metric),
+        format_metric(metric, difference.mean, sign=True),
+        f"{low} to {high}",
+        f"{comparison.p_value:.4f}",
+        ("better" if is_better else "worse") if comparison.p_value < LEVEL else "no difference shown",
+        f"{comparison.seeds_agreeing} of {len(comparison.by_seed)}",
+    ]
+
+
+def bias_section(results: StudyResults) -> ReportSection:
+    """Draw multi mAP over rank distance, and the change of mAP of each language pair."""
+    section = ReportSection("Language bias, and the change of each language pair")
     reference = results.config.reference
     baseline = next(method for method in results.methods if method != reference)
-    for benchmark in _benchmarks(results):
+    for benchmark in benchmarks_of(results):
         metrics = results.report(reference, results.config.seeds[0], benchmark)["metrics"]
         distance, precision = f"{benchmark}/multi/rank_distance", f"{benchmark}/multi/map"
         if distance in metrics:
             points = {m: (results.reported(m, distance), results.reported(m, precision)) for m in results.methods}
-            name = f"bias-{benchmark}"
-            chapter.figures[name] = scatter_figure(
-                f"{benchmark}: bias over methods, a point for each seed",
-                *("rank distance, in ranks (lower is fairer)", "multi mAP (higher is better)"),
+            figure = scatter_figure(
+                f"{benchmark}: language bias of each method, a point for each seed",
+                "rank distance, in ranks (lower is fairer)",
+                "multi mAP (higher is better)",
                 points,
             )
-            chapter.lines += [f"![{benchmark}: bias over methods](figures/{name}.png)", ""]
+            section.add_figure(f"bias-{benchmark}", f"{benchmark}: language bias of each method", figure)
         if f"{benchmark}/cross/map" in metrics:
             languages, before = results.matrix(baseline, benchmark)
             _, after = results.matrix(reference, benchmark)
-            name = f"change-{benchmark}"
-            title = f"{benchmark}: mAP of {reference} less that of {baseline}"
-            chapter.figures[name] = change_figure(title, languages, after - before)
-            chapter.lines += [f"![{title}](figures/{name}.png)", ""]
-    return chapter
+            title = f"{benchmark}: mAP of {reference} minus that of {baseline}"
+            section.add_figure(f"change-{benchmark}", title, change_figure(title, languages, after - before))
+    return section
 
 
-def levels_chapter(results: Results) -> ReportSection:
-    """The measures by how much text a language has, MIRACL's levels."""
-    chapter = ReportSection("By resource level")
-    chapter.lines += ["By the levels of MIRACL's Wikipedias; a pair of languages counts at the level of either.", ""]
-    for measure in _whole_measures(results):
-        levels = [level for level in LEVELS if _has(results, f"{measure}/{level}")]
-        if len(levels) < 2:
-            continue
-        parts = [f"{measure}/{level}" for level in levels]
-        rows = [[m, *(with_interval(part, results.estimate(m, part)) for part in parts)] for m in results.methods]
-        chapter.lines += [f"{display_name(measure)}:", "", *markdown_table(["method", *levels], rows), ""]
-    return chapter
+def limits_section(config: StudyConfig) -> ReportSection:
+    """List what the study cannot show: the limits of its settings, and those of every such study."""
+    section = ReportSection("Limits")
+    section.lines += [*(f"- {limit}" for limit in (*config.limits, *_general_limits(config))), ""]
+    return section
 
 
-def languages_chapter(results: Results) -> ReportSection:
-    """The first measure by question language."""
-    chapter = ReportSection("By language")
-    measure = _whole_measures(results)[0]
-    benchmark = measure.partition("/")[0]
-    languages = [x for x in results.languages(benchmark) if _has(results, f"{measure}/{x}")]
-    own = {m: {x: results.estimate(m, f"{measure}/{x}") for x in languages} for m in results.methods}
-    rows = [[x, *(with_interval(measure, own[m][x]) for m in results.methods)] for x in languages]
-    chapter.figures["languages"] = bars_figure(f"{display_name(measure)}, by question language", "", own)
-    chapter.lines += [
-        *(f"{display_name(measure)}:", ""),
-        *markdown_table(["language", *results.methods], rows),
-        *("", f"![{display_name(measure)} by language](figures/languages.png)", ""),
-    ]
-    return chapter
-
-
-def robustness_chapter(results: Results) -> ReportSection:
-    """What perturbed queries cost."""
-    chapter = ReportSection("Robustness")
-    kinds = results.config.run.evaluate.perturbations
-    chapter.lines += [
-        "With m the measure on the queries as they are and m_g that on queries perturbed in way g, the mean drop is "
-        "the mean of m - m_g over the ways and the worst-group drop the largest of them; the relative drop is the mean "
-        "drop over m. Less is more robust; of two encoders with the same drop, the better one has lost less.",
-        "",
-    ]
-    for measure in dict.fromkeys(m for m in _whole_measures(results) if "/rank_distance" not in m):
-        benchmark, _, rest = measure.partition("/")
-        asked = [measure, *(f"{benchmark}-{kind}/{rest}" for kind in kinds)]
-        rows = []
-        worst = {}
-        for method in results.methods:
-            mean, most = (results.estimate(method, f"{kind}/{measure}") for kind in (DROP, WORST_DROP))
-            clean = results.estimate(method, measure)
-            relative = estimate([drop / m if m else 0.0 for drop, m in zip(mean.values, clean.values, strict=True)])
-            worst[method] = {"mean drop": mean, "worst-group drop": most}
-            cells = [with_interval(own, results.estimate(method, own)) for own in asked]
-            cells += [with_interval(measure, mean), with_interval(measure, most), f"{100 * relative.mean:.1f}%"]
-            rows.append([method, *cells])
-        headings = ["method", "as they are", *kinds, "mean drop ↓", "worst-group drop ↓", "relative drop ↓"]
-        name = f"robustness-{benchmark}-{rest.replace('/', '-').replace('@', '-at-')}"
-        chapter.figures[name] = bars_figure(f"{display_name(measure)}: what perturbed queries cost", "drop", worst)
-        chapter.lines += [
-            *(f"{display_name(measure)}:", "", *markdown_table(headings, rows), ""),
-            *(f"![{display_name(measure)}: drops](figures/{name}.png)", ""),
-        ]
-    return chapter
-
-
-def scale_chapter(results: Results) -> ReportSection:
-    """The measures over the number of languages of the pretraining."""
-    chapter = ReportSection("Over the number of pretraining languages")
-    config = results.config
-    counts = {
-        method: len(config.pretraining[own.pretrained].settings["languages"])
-        for method, own in config.methods.items()
-        if own.pretrained is not None and config.pretraining[own.pretrained].settings.get("languages")
-    }
-    lines = {
-        display_name(measure): [(n, results.estimate(method, measure)) for method, n in counts.items()]
-        for measure in config.measures
-    }
-    levels = {
-        display_name(measure): {
-            method: results.estimate(method, measure).mean for method in results.methods if method not in counts
-        }
-        for measure in config.measures
-    }
-    title = "over the number of pretraining languages"
-    chapter.figures["scale"] = lines_figure(title, "languages of the pretraining", lines, levels)
-    chapter.lines += ["![measures over the number of languages](figures/scale.png)", ""]
-    rows = [
-        [method, ", ".join(config.pretraining[str(config.methods[method].pretrained)].settings["languages"])]
-        for method in counts
-    ]
-    chapter.lines += [*markdown_table(["method", "languages of the pretraining"], rows), ""]
-    trends = []
-    for measure in config.measures:
-        x = [n for method, n in counts.items() for _ in config.seeds]
-        y = [value for method in counts for value in results.estimate(method, measure).values]
-        found = stats.spearmanr(x, y)
-        trends.append([display_name(measure), f"{found.statistic:+.2f}", f"{found.pvalue:.3f}"])
-    chapter.lines += [
-        *("Rank correlation with the number of languages, over the cells (Spearman):", ""),
-        *markdown_table(["measure", "rho", "p"], trends),
-    ]
-    return chapter
-
-
-_ALIGNMENT = {
-    "cosine": "cosine of parallel",
-    "cosine_of_others": "cosine of others",
-    "recall@1": "recall@1",
-    "recall@10": "recall@10",
-    "uniformity": "uniformity",
-}
-
-
-def alignment_chapter(results: Results) -> ReportSection:
-    """How near parallel texts lie, and whether that goes with retrieval."""
-    chapter = ReportSection("Alignment")
-    for benchmark in _benchmarks(results):
-        for side, spoken_side in (("alignment", "questions"), ("passage_alignment", "passages")):
-            prefix = f"{benchmark}/{side}"
-            metrics = results.report(results.methods[0], results.config.seeds[0], benchmark)["metrics"]
-            if f"{prefix}/cosine" not in metrics:
-                continue
-            rows = [
-                [method, *(_plain(estimate(results.reported(method, f"{prefix}/{key}"))) for key in _ALIGNMENT)]
-                for method in results.methods
-            ]
-            chapter.lines += [
-                *(f"{benchmark}, {spoken_side} (means over ordered pairs of languages):", ""),
-                *markdown_table(["method", *_ALIGNMENT.values()], rows),
-                "",
-            ]
-        _align_pairs(results, benchmark, chapter)
-    return chapter
-
-
-def _align_pairs(results: Results, benchmark: str, chapter: ReportSection) -> None:
-    """Recall of the parallel question by ordered pair, and its correlation with the pair's mAP."""
-    metrics = results.report(results.methods[0], results.config.seeds[0], benchmark)["metrics"]
-    start = f"{benchmark}/alignment/recall@1/"
-    pairs = [name.removeprefix(start) for name in metrics if name.startswith(start)]
-    pairs = [pair for pair in pairs if f"{benchmark}/cross/map/{pair}" in metrics]
-    if not pairs:
-        return
-    points, rows = {}, []
-    for method in results.methods:
-        x, y, z = (
-            np.array([np.mean(results.reported(method, f"{benchmark}/{name}/{pair}")) for pair in pairs])
-            for name in ("alignment/recall@1", "cross/map", "alignment/cosine")
-        )
-        points[method] = (x.tolist(), y.tolist())
-        cells = [stats.spearmanr(of, y) if np.ptp(of) and np.ptp(y) else None for of in (x, z)]
-        rows.append([method, *("–" if own is None else f"{own.statistic:+.2f}" for own in cells)])
-    name = f"alignment-{benchmark}"
-    chapter.figures[name] = scatter_figure(
-        f"{benchmark}: alignment and retrieval, a point for each ordered pair of languages",
-        *("recall@1 of the parallel question", "cross mAP"),
-        points,
+def _general_limits(config: StudyConfig) -> Iterator[str]:
+    yield (
+        f"The confidence intervals over {len(config.seeds)} seeds are wide. They measure the chance in training only, "
+        "not how the methods do with other corpora or encoders."
     )
-    languages = sorted({language for pair in pairs for language in pair.split("-")[:1]})
-    change = np.full((len(languages), len(languages)), np.nan)
-    for pair in pairs:
-        asked, _, answered = pair.partition("-")
-        if asked in languages and answered in languages:
-            values = [
-                np.mean(results.reported(method, f"{benchmark}/alignment/recall@1/{pair}"))
-                for method in (results.methods[0], results.config.reference)
-            ]
-            change[languages.index(asked), languages.index(answered)] = values[1] - values[0]
-    recall = f"recall-{benchmark}"
-    title = f"{benchmark}: recall@1 of {results.config.reference} less that of {results.methods[0]}"
-    chapter.figures[recall] = change_figure(title, languages, change, "recall@1")
-    chapter.lines += [
-        *(f"{benchmark}: rank correlation over {len(pairs)} ordered pairs of a pair's cross mAP (Spearman):", ""),
-        *markdown_table(["method", "with recall@1", "with cosine"], rows),
-        *("", f"![alignment and retrieval](figures/{name}.png)", ""),
-        *(f"![{title}](figures/{recall}.png)", ""),
-    ]
-
-
-def gap_chapter(results: Results) -> ReportSection:
-    """Monolingual less cross-lingual retrieval, by language and pair."""
-    chapter = ReportSection("The gap between monolingual and cross-lingual retrieval")
-    for benchmark in _benchmarks(results):
-        measure = f"{benchmark}/gap/map"
-        if not _has(results, measure):
-            continue
-        languages = [x for x in results.languages(benchmark) if _has(results, f"{measure}/{x}")]
-        own = {m: {x: results.estimate(m, f"{measure}/{x}") for x in languages} for m in results.methods}
-        rows = [["all", *(with_interval(measure, results.estimate(m, measure)) for m in results.methods)]]
-        rows += [[x, *(with_interval(measure, own[m][x]) for m in results.methods)] for x in languages]
-        name = f"gap-{benchmark}"
-        chapter.figures[name] = bars_figure(f"{benchmark}: the gap by question language", "gap in mAP", own)
-        chapter.lines += [
-            f"{benchmark}: mAP within a language less the mean over the others' passages, by question language. A "
-            "method that is bad at both has a small gap, too: read it beside the results.",
-            *("", *markdown_table(["language", *results.methods], rows), ""),
-            *(f"![{benchmark}: the gap](figures/{name}.png)", ""),
-        ]
-        for method in results.methods:
-            names, matrix = results.matrix(method, benchmark)
-            pair_gap = matrix - np.diag(matrix)[:, None]
-            np.fill_diagonal(pair_gap, np.nan)
-            file = f"gap-{benchmark}-{'-'.join(method.split())}"
-            title = f"{benchmark}, {method}: mAP of a pair less that within the question's language"
-            chapter.figures[file] = change_figure(title, names, pair_gap)
-            chapter.lines += [f"![{title}](figures/{file}.png)", ""]
-    return chapter
-
-
-CHAPTERS: dict[str, Callable[[Results], ReportSection]] = {
-    "levels": levels_chapter,
-    "languages": languages_chapter,
-    "robustness": robustness_chapter,
-    "scale": scale_chapter,
-    "alignment": alignment_chapter,
-    "gap": gap_chapter,
-}
-
-
-def _benchmarks(results: Results) -> Iterator[str]:
-    """Those of the measures, each once."""
-    seen = dict.fromkeys(m.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/") for m in results.config.measures)
-    yield from dict.fromkeys(measure.partition("/")[0] for measure in seen)
-
-
-def _whole_measures(results: Results) -> list[str]:
-    """The study's measures without their parts and drops, each once."""
-    bare = (m.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/") for m in results.config.measures)
-    return list(dict.fromkeys("/".join(measure.split("/")[:3]) for measure in bare))
-
-
-def _has(results: Results, measure: str) -> bool:
-    benchmark, _, rest = measure.partition("/")
-    table = results.table(results.methods[0], results.config.seeds[0], benchmark)
-    try:
-        return bool(query_sum(table, rest).keys)
-    except UserError:
-        return False
-
-
-def _plain(own: Estimate) -> str:
-    return f"{own.mean:.3f}" + ("" if own.half_width is None else f" ± {own.half_width:.3f}")
+    if config.made:
+        names = ", ".join(f"{name} (from {made.corpus.name})" for name, made in config.made.items())
+        yield (
+            f"{names}: the files have the published format, not the published content. No number here is one of the "
+            "published benchmarks. Where questions are parallel, the tests count their translations as independent."
+        )
+    if config.run.model.path is None:
+        yield "The encoder is small and starts from random weights; a pretrained encoder may give other results."

@@ -1,8 +1,7 @@
-"""What a study's cells came to, worked out from the per-query tables that they left."""
+"""A study's numbers, computed from the per-query tables of its experiments."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
 from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
 from hbt_ray.study.config import StudyConfig
-from hbt_ray.study.experiments import Experiment, cells_of
+from hbt_ray.study.experiments import list_experiments
+from hbt_ray.utils.caching import lru_cached_method
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measure of a method over its seeds."""
+    """A method's metric over its seeds."""
 
     values: tuple[float, ...]  # by seed
     mean: float
@@ -33,134 +33,158 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A method against the reference in one measure."""
+    """A method minus the reference, by one metric."""
 
     method: str
-    measure: str
-    difference: Difference  # the method less the reference
-    by_seed: tuple[float, ...]  # the same of each seed alone
-    p_value: float  # corrected by Holm over all comparisons of the study
+    metric: str
+    difference: Difference
+    by_seed: tuple[float, ...]  # the difference of each seed
+    p_value: float  # Holm's correction over all comparisons of the study
 
     @property
     def seeds_agreeing(self) -> int:
-        """In how many seeds the difference has the sign that it has in their mean."""
-        return sum(own * self.difference.mean > 0 for own in self.by_seed)
+        """The number of seeds whose difference has the sign of the mean difference."""
+        return sum(difference * self.difference.mean > 0 for difference in self.by_seed)
 
 
-class Results:
-    """The finished cells of a study.
+class StudyResults:
+    """The metrics of a study's finished experiments.
 
-    A measure is a metric as reports name it, `miracl/mono/ndcg@10` or, of some of it,
-    `miracl/mono/ndcg@10/low-resource` (see `per_query.query_sum`). With `drop/` or `worst_drop/` before it, it is the
-    metric less what it is with perturbed queries: the mean over perturbations, or the worst of them.
+    A metric is named as in reports: `miracl/mono/ndcg@10`, or with a part of it, `miracl/mono/ndcg@10/low-resource`
+    (see `per_query.query_sum`). The prefix `drop/` or `worst_drop/` makes it the loss by perturbed queries: the metric
+    on the original queries minus that on perturbed ones, its mean over the perturbations or its maximum.
     """
 
     def __init__(self, config: StudyConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
-        self.cells = {(cell.name, cell.seed): cell for cell in cells_of(config, config.run.evaluate.benchmarks)}
-        self._table = functools.lru_cache(maxsize=None)(self._read_table)
-        self._sum = functools.lru_cache(maxsize=None)(self._sum_of)
+        experiments = list_experiments(config, config.run.evaluate.benchmarks)
+        self.experiments = {(experiment.method_name, experiment.seed): experiment for experiment in experiments}
 
     @property
     def methods(self) -> list[str]:
         return list(self.config.methods)
 
     def report(self, method: str, seed: int, benchmark: str) -> dict[str, Any]:
-        """What `report.json` holds. Raises UserError where the cell was not measured on the benchmark."""
+        """Return an experiment's `report.json`. Raises UserError if it was not evaluated on the benchmark."""
         found: dict[str, Any] = json.loads(self._file(method, seed, benchmark, "report.json").read_bytes())
         return found
 
+    def first_report(self, benchmark: str) -> dict[str, Any]:
+        """Return the report of the first method and seed, for what is the same in all of them."""
+        return self.report(self.methods[0], self.config.seeds[0], benchmark)
+
     def reported(self, method: str, metric: str) -> list[float]:
-        """A metric of a method's reports, by seed; NaN where they lack it."""
+        """Return a metric of a method's reports, by seed; NaN where a report lacks it."""
         benchmark = metric.partition("/")[0]
         return [
             float(self.report(method, seed, benchmark)["metrics"].get(metric, np.nan)) for seed in self.config.seeds
         ]
 
+    @lru_cached_method(maxsize=None)
     def table(self, method: str, seed: int, benchmark: str) -> pa.Table:
-        """A cell's per-query table. Raises UserError where the cell was not measured on the benchmark."""
-        return self._table(method, seed, benchmark)
+        """Return an experiment's per-query table. Raises UserError if it was not evaluated on the benchmark."""
+        return pq.read_table(self._file(method, seed, benchmark, "per_query.parquet"))
 
-    def by_query(self, method: str, seed: int, measure: str) -> PerQueryContributions:
-        """A measure of a cell as a sum over queries. Raises UserError where it cannot be."""
-        return self._sum(method, seed, measure)
+    @lru_cached_method(maxsize=None)
+    def by_query(self, method: str, seed: int, metric: str) -> PerQueryContributions:
+        """Return an experiment's metric as a sum over queries.
 
-    def estimate(self, method: str, measure: str) -> Estimate:
-        values = [self.by_query(method, seed, measure).value for seed in self.config.seeds]
-        return estimate(values)
-
-    def comparisons(self, measures: Sequence[str]) -> list[Comparison]:
-        """Every other method against the reference, in each of the measures; queries count their mean over seeds."""
-        found = []
-        for measure in measures:
-            of_reference = self._mean(self.config.reference, measure)
-            for method in self.methods:
-                if method != self.config.reference:
-                    difference = randomisation_test(self._mean(method, measure) - of_reference)
-                    found.append((method, measure, difference, self._by_seed(method, measure)))
-        corrected = holm([difference.p_value for _, _, difference, _ in found])
-        return [Comparison(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]
-
-    def matrix(self, method: str, benchmark: str) -> tuple[list[str], np.ndarray]:
-        """mAP by question and passage language, the mean over seeds: languages, (L, L); NaN where nothing is judged."""
-        languages = self.languages(benchmark)
-        matrix = np.full((len(languages), len(languages)), np.nan)
-        for (row, asked), (column, answered) in (
-            (one, other) for one in enumerate(languages) for other in enumerate(languages)
-        ):
-            metric = (
-                f"{benchmark}/mono/map/{asked}" if asked == answered else f"{benchmark}/cross/map/{asked}-{answered}"
-            )
-            matrix[row, column] = np.mean(self.reported(method, metric))
-        return languages, matrix
-
-    def languages(self, benchmark: str) -> list[str]:
-        table = self.table(self.methods[0], self.config.seeds[0], benchmark)
-        return sorted(set(table["language"].to_pylist()))
-
-    def cell(self, method: str, seed: int) -> Experiment:
-        return self.cells[method, seed]
-
-    def _by_seed(self, method: str, measure: str) -> tuple[float, ...]:
-        reference = self.config.reference
-        return tuple(
-            self.by_query(method, seed, measure).value - self.by_query(reference, seed, measure).value
-            for seed in self.config.seeds
-        )
-
-    def _mean(self, method: str, measure: str) -> PerQueryContributions:
-        return mean_of([self.by_query(method, seed, measure) for seed in self.config.seeds])
-
-    def _sum_of(self, method: str, seed: int, measure: str) -> PerQueryContributions:
-        kind, _, metric = measure.partition("/")
-        if kind not in (DROP, WORST_DROP):
-            return query_sum(self.table(method, seed, kind), metric)
-        benchmark, _, rest = metric.partition("/")
-        clean = query_sum(self.table(method, seed, benchmark), rest)
+        Raises:
+            UserError: the experiment was not evaluated by this metric.
+        """
+        prefix, _, rest = metric.partition("/")
+        if prefix not in (DROP, WORST_DROP):
+            return query_sum(self.table(method, seed, prefix), rest)
+        benchmark, _, name = rest.partition("/")
+        original = query_sum(self.table(method, seed, benchmark), name)
         drops = [
-            clean - query_sum(self.table(method, seed, f"{benchmark}-{perturbation}"), rest)
+            original - query_sum(self.table(method, seed, f"{benchmark}-{perturbation}"), name)
             for perturbation in self.config.run.evaluate.perturbations
         ]
         if not drops:
-            raise UserError(f"{measure} needs perturbed queries; write run.evaluate.perturbations=[typos]")
-        return mean_of(drops) if kind == DROP else max(drops, key=lambda drop: drop.value)
+            raise UserError(f"{metric} needs perturbed queries; write run.evaluate.perturbations=[typos]")
+        return mean_of(drops) if prefix == DROP else max(drops, key=lambda drop: drop.value)
 
-    def _read_table(self, method: str, seed: int, benchmark: str) -> pa.Table:
-        return pq.read_table(self._file(method, seed, benchmark, "per_query.parquet"))
+    def estimate(self, method: str, metric: str) -> Estimate:
+        """Return a method's mean over its seeds, with its confidence interval. Raises UserError as `by_query` does."""
+        return estimate([self.by_query(method, seed, metric).value for seed in self.config.seeds])
+
+    def estimates(self, metric: str) -> dict[str, Estimate]:
+        """Return the estimate of every method."""
+        return {method: self.estimate(method, metric) for method in self.methods}
+
+    def has(self, metric: str) -> bool:
+        """Return whether the metric has a value, for example in a language or resource level."""
+        benchmark, _, rest = metric.partition("/")
+        table = self.table(self.methods[0], self.config.seeds[0], benchmark)
+        try:
+            return bool(query_sum(table, rest).keys)
+        except UserError:
+            return False
+
+    def comparisons(self, metrics: Sequence[str]) -> list[Comparison]:
+        """Compare every other method with the reference, by each metric.
+
+        1. Average each query's contribution over the seeds.
+        2. Test the difference by Fisher's randomisation test over queries.
+        3. Correct the p-values by Holm's method over all methods and metrics.
+        """
+        reference = self.config.reference
+        others = [method for method in self.methods if method != reference]
+        pairs = [(method, metric) for metric in metrics for method in others]
+        differences = [
+            randomisation_test(self._mean_over_seeds(method, metric) - self._mean_over_seeds(reference, metric))
+            for method, metric in pairs
+        ]
+        p_values = holm([difference.p_value for difference in differences])
+        return [
+            Comparison(method, metric, difference, self._differences_by_seed(method, metric), p_value)
+            for (method, metric), difference, p_value in zip(pairs, differences, p_values, strict=True)
+        ]
+
+    def matrix(self, method: str, benchmark: str) -> tuple[list[str], np.ndarray]:
+        """Return mAP by query and passage language, the mean over seeds.
+
+        Returns:
+            The L languages, and mAP (L, L), NaN for a pair without judgements.
+        """
+        languages = self.languages(benchmark)
+        matrix = np.full((len(languages), len(languages)), np.nan)
+        for row, query_language in enumerate(languages):
+            for column, passage_language in enumerate(languages):
+                is_same = query_language == passage_language
+                part = f"mono/map/{query_language}" if is_same else f"cross/map/{query_language}-{passage_language}"
+                matrix[row, column] = np.mean(self.reported(method, f"{benchmark}/{part}"))
+        return languages, matrix
+
+    def languages(self, benchmark: str) -> list[str]:
+        """Return the query languages of a benchmark."""
+        table = self.table(self.methods[0], self.config.seeds[0], benchmark)
+        return sorted(set(table["language"].to_pylist()))
+
+    def _mean_over_seeds(self, method: str, metric: str) -> PerQueryContributions:
+        return mean_of([self.by_query(method, seed, metric) for seed in self.config.seeds])
+
+    def _differences_by_seed(self, method: str, metric: str) -> tuple[float, ...]:
+        reference = self.config.reference
+        return tuple(
+            self.by_query(method, seed, metric).value - self.by_query(reference, seed, metric).value
+            for seed in self.config.seeds
+        )
 
     def _file(self, method: str, seed: int, benchmark: str, name: str) -> Path:
-        cell = self.cells[method, seed]
-        file = cell.folder(self.folder).evaluations / benchmark / name
+        experiment = self.experiments[method, seed]
+        file = experiment.run_dir(self.folder).evaluations / benchmark / name
         if not file.exists():
             raise UserError(
-                f"{cell.label} was not measured on {benchmark!r}; name it in run.evaluate.benchmarks or made"
+                f"{experiment.label} was not evaluated on {benchmark!r}; name it in run.evaluate.benchmarks or made"
             )
         return file
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean over seeds, and Student's t interval around it.
+    """Return the mean over seeds, and its 95% confidence interval by Student's t.
 
     >>> estimate([0.1, 0.2, 0.3]).half_width  # t(0.975, 2) * 0.1 / sqrt(3)
     0.2484...
@@ -172,9 +196,18 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(tuple(values), mean, t * float(np.std(values, ddof=1)) / len(values) ** 0.5)
 
 
-def higher_is_better(measure: str) -> bool:
-    """Of a drop and of the gap between mono and cross, less is better."""
-    kind, _, metric = measure.partition("/")
-    if kind in (DROP, WORST_DROP) or metric.startswith(f"{GAP}/"):
+def higher_is_better(metric: str) -> bool:
+    """Return whether a higher value is better; of a drop and of the gap between mono and cross, a lower one is."""
+    prefix, _, rest = metric.partition("/")
+    if prefix in (DROP, WORST_DROP) or rest.startswith(f"{GAP}/"):
         return False
-    return find_metric(measure).higher_is_better
+    return find_metric(metric).higher_is_better
+
+
+def without_drop(metric: str) -> str:
+    """Return the name of the metric on the original queries.
+
+    >>> without_drop("worst_drop/beir-scifact/multi/map")
+    'beir-scifact/multi/map'
+    """
+    return metric.removeprefix(f"{DROP}/").removeprefix(f"{WORST_DROP}/")

@@ -1,4 +1,4 @@
-"""A study on the cluster: what it leaves, and that nothing of it is done twice."""
+"""Studies on the cluster: their files, their MLflow runs, and resuming."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hbt_ray.cluster.pipelines.study import study
-from hbt_ray.config import load_config
+from hbt_ray.config import load_config, replace_in
 from hbt_ray.errors import ConfigError
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.tracking import training_runs
@@ -29,7 +29,7 @@ PRETRAINING = {
 
 
 def tiny_study(folder: Path, **settings) -> StudyConfig:
-    """Two seeds of an encoder as it is, trained, trained with negatives mined with that one, and taught by it."""
+    """Return a study of an untrained encoder and four methods, three of which start from another's results."""
     corpus = folder / "numbers"
     run = tiny_config(
         corpus, prepare={"near_duplicate_threshold": 1}, train={"steps": 4}, tracking={"experiment": "studies"}
@@ -71,34 +71,34 @@ def finished(cluster, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_study_leaves_a_report_and_a_cell_for_each_method_and_seed(finished: Path):
+def test_study_writes_a_report_and_a_folder_per_experiment(finished: Path):
     folder = finished / "tiny"
     text = (folder / "report.md").read_text()
     for words in (
         "Does training help?",
         "hard negatives mined with hybrid",
-        "taught by hybrid",
-        "goes on from “first”",
+        "distilled from hybrid",
+        "continues from “first”",
         COMMAND,
     ):
         assert words in text, words
     assert (folder / "report.html").exists()
     for method in METHODS:
         for seed in (0, 1):
-            cell = folder / "cells" / method / f"seed-{seed}"
-            assert (cell / "evaluation/xm3600/per_query.parquet").exists()
-            assert (cell / "model").exists() == (method != "untrained")
-            assert not (cell / "checkpoints").exists()
+            run_dir = folder / "cells" / method / f"seed-{seed}"
+            assert (run_dir / "evaluation/xm3600/per_query.parquet").exists()
+            assert (run_dir / "model").exists() == (method != "untrained")
+            assert not (run_dir / "checkpoints").exists()
     values = json.loads((folder / "summary.json").read_text())["measures"]["xm3600/cross/map"]
-    assert all(len(set(of_seeds)) == 2 for of_seeds in values.values())  # the seeds differ
-    assert len({tuple(of_seeds) for of_seeds in values.values()}) == len(METHODS)  # and so do the methods
+    assert all(len(set(by_seed)) == 2 for by_seed in values.values())  # the seeds differ
+    assert len({tuple(by_seed) for by_seed in values.values()}) == len(METHODS)  # and so do the methods
     pretrained = folder / "pretraining"
-    assert {place.name for place in pretrained.iterdir()} == {"first", "second"}  # what nobody starts from is not made
-    goes_on = load_config(folder / "cells/pretrained/seed-1/run.yaml")
-    assert goes_on.model.path == str(pretrained / "second/seed-1/model")
+    assert {path.name for path in pretrained.iterdir()} == {"first", "second"}  # an unused pretraining is not run
+    config = load_config(folder / "cells/pretrained/seed-1/run.yaml")
+    assert config.model.path == str(pretrained / "second/seed-1/model")
 
 
-def test_mlflow_has_the_study_as_a_run_with_its_cells_below(finished: Path):
+def test_experiments_are_mlflow_runs_below_the_study(finished: Path):
     uri = f"sqlite:///{finished}/mlflow.db"
     runs = {run.name: run for run in training_runs(uri, "studies")}
     parent = runs.pop("tiny")
@@ -111,7 +111,7 @@ def test_mlflow_has_the_study_as_a_run_with_its_cells_below(finished: Path):
     assert {"report.html", "report.md", "summary.json", "table.csv", "figures"} <= files
 
 
-def test_a_study_goes_on_where_it_was_and_comes_to_the_same_numbers(finished: Path):
+def test_resumed_study_repeats_only_what_is_missing(finished: Path):
     folder = finished / "tiny"
     before = (folder / "summary.json").read_bytes()
     lost = folder / "cells/hybrid/seed-1"
@@ -124,19 +124,18 @@ def test_a_study_goes_on_where_it_was_and_comes_to_the_same_numbers(finished: Pa
     assert (folder / "summary.json").read_bytes() == before
 
 
-def test_a_folder_of_cells_that_were_trained_otherwise_is_refused(finished: Path):
+def test_study_refuses_experiments_trained_with_other_settings(finished: Path):
     other = tiny_study(finished)
-    run = other.run.model_copy(update={"train": other.run.train.model_copy(update={"learning_rate": 0.5})})
+    other = replace_in(other, "run.train.learning_rate", 0.5)
     with pytest.raises(ConfigError, match=r"holds a run with train.learning_rate=0.001, and this one has 0.5"):
-        study(other.model_copy(update={"run": run}), finished / "tiny", COMMAND)
+        study(other, finished / "tiny", COMMAND)
 
 
 @slow
-def test_a_study_whose_runs_have_two_workers_each_comes_to_what_one_process_does(finished: Path, tmp_path: Path):
-    plain = tiny_study(finished)
-    run = plain.run.model_copy(update={"train": plain.run.train.model_copy(update={"workers": 2})})
+def test_two_workers_per_experiment_equal_one_process(finished: Path, tmp_path: Path):
+    plain = replace_in(tiny_study(finished), "run.train.workers", 2)
     methods = {name: plain.methods[name] for name in ("untrained", "hybrid")}
-    update = {"run": run, "methods": methods, "pretraining": {}, "seeds": (0,), "concurrent": None}
+    update = {"methods": methods, "pretraining": {}, "seeds": (0,), "concurrent": None}
     study(plain.model_copy(update=update), tmp_path / "tiny", COMMAND)
     of_two = json.loads((tmp_path / "tiny/summary.json").read_text())["measures"]
     of_one = json.loads((finished / "tiny/summary.json").read_text())["measures"]

@@ -1,0 +1,220 @@
+"""Runs a study's pretrainings and experiments: several at a time as tasks, or each with a worker group."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
+from hbt_ray.cluster.mining import mine_on_cluster
+from hbt_ray.cluster.prepare import prepare
+from hbt_ray.cluster.resources import ResourceRequest, plan_concurrency
+from hbt_ray.cluster.runtime import configure_task
+from hbt_ray.cluster.task_pool import run_tasks
+from hbt_ray.cluster.tracked_run import best_effort_tracking, print_status, start_tracker
+from hbt_ray.cluster.training.train_run import train_run
+from hbt_ray.config import PretrainRunConfig, RunConfig, replace_in, with_settings
+from hbt_ray.data.manifest import StoreManifest, read_manifest
+from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.evaluation.compare import read_run_metrics
+from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
+from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.models.encoder import default_device
+from hbt_ray.pretraining.local_runner import pretrain_locally
+from hbt_ray.sampling.factory import training_sampler, validation_sampler
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.experiments import (
+    Experiment,
+    is_pretrained,
+    mark_pretrained,
+    pretraining_config,
+    pretraining_dir,
+    pretraining_levels,
+    slug,
+)
+from hbt_ray.tracking import Tracker
+from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.resume import open_run
+from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.task import ContrastiveTask
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentInputs:
+    """The store and the encoder that an experiment's training starts from."""
+
+    store: Path
+    model: str
+
+
+class StudyRunner:
+    """Runs a study's pretrainings and experiments, and logs each experiment when it is finished.
+
+    Stores, pretrained encoders and mined negatives are made once and shared by the experiments that need them.
+    """
+
+    def __init__(self, config: StudyConfig, folder: Path, num_experiments: int, tracker: Tracker) -> None:
+        self.config = config
+        self.folder = folder
+        self.tracker = tracker
+        self.num_experiments = num_experiments
+        self.num_finished = 0
+        self.trained_on: dict[str, StoreManifest] = {}  # by the store's folder
+        self.pretrained_on: dict[str, StoreManifest] = {}
+        self._stores: dict[str, Path] = {}  # by `store_key`
+        self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> its encoder, which may not exist yet
+
+    def pretrain(self) -> None:
+        """Pretrain the encoders that methods start from, concurrently as far as the cluster holds them.
+
+        A pretraining that continues from another one runs after it.
+        """
+        for names in pretraining_levels(self.config):
+            prepared = [self._prepare_pretraining(name, seed) for name in names for seed in self.config.seeds]
+            unfinished = [(config, store) for config, store in prepared if not is_pretrained(self.folder, config)]
+            request = self._plan_concurrency()
+            jobs = []
+            for config, store in unfinished:
+                run_dir = open_run(config, pretraining_dir(self.folder, config).path)
+                arguments = (config, store, run_dir, request.threads)
+                jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
+            for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
+                print_status(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
+
+    def run_level(self, experiments: Sequence[Experiment]) -> None:
+        """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them."""
+        prepared = [self._prepare(experiment) for experiment in experiments]
+        unfinished = [
+            (experiment, inputs) for experiment, inputs in prepared if not experiment.is_finished(self.folder)
+        ]
+        self.num_finished += len(experiments) - len(unfinished)
+        if not unfinished:
+            return
+        request = self._plan_concurrency()
+        if self.config.run.train.max_workers > 1:
+            for experiment, inputs in unfinished:
+                began_s = time.monotonic()
+                _run_experiment(experiment, inputs, experiment.run_dir(self.folder), evaluate_on_cluster)
+                self._finish(experiment, time.monotonic() - began_s)
+            return
+        jobs = [
+            (experiment, _experiment_task, (experiment, inputs, experiment.run_dir(self.folder), request.threads))
+            for experiment, inputs in unfinished
+        ]
+        for experiment, seconds in run_tasks(jobs, request, "an experiment"):
+            self._finish(experiment, seconds)
+
+    def _plan_concurrency(self) -> ResourceRequest:
+        # For all experiments, not the unfinished ones: results depend on the number of threads in their last bits.
+        return plan_concurrency(self.config.run, self.config.concurrent or self.num_experiments)
+
+    def _prepare_pretraining(self, name: str, seed: int) -> tuple[PretrainRunConfig, Path]:
+        """Return a pretraining's complete configuration, and its store."""
+        config = pretraining_config(self.config, name, seed)
+        after = self.config.pretraining[name].after
+        if after is not None:
+            config = replace_in(config, "model.path", self._pretrained_model(after, seed))
+        store = prepare(config.prepare_inputs, self.folder / "stores")
+        self.pretrained_on[str(store)] = read_manifest(store)
+        return config, store
+
+    def _pretrained_model(self, name: str, seed: int) -> str:
+        return str(pretraining_dir(self.folder, pretraining_config(self.config, name, seed)).model)
+
+    def _prepare(self, experiment: Experiment) -> tuple[Experiment, ExperimentInputs]:
+        """Resolve an experiment's inputs on the driver, because making them may use the whole cluster.
+
+        Returns:
+            The experiment with its complete configuration, and what its training starts from.
+        """
+        experiment = replace(experiment, config=self._with_results_of_others(experiment))
+        config, run_dir = experiment.config, experiment.run_dir(self.folder)
+        open_run(config, run_dir.path)
+        store = self._stores.get(config.store_key) or prepare(config.prepare_inputs, self.folder / "stores")
+        self._stores[config.store_key] = store
+        manifest = read_manifest(store)
+        self.trained_on[str(store)] = manifest
+        training_sampler(config, manifest)  # raises if the store cannot serve the configuration
+        validation_sampler(config, manifest)
+        model = str(run_dir.initial_model)
+        if not run_dir.initial_model.exists():
+            model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
+        inputs = ExperimentInputs(store, model)
+        self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
+        return experiment, inputs
+
+    def _with_results_of_others(self, experiment: Experiment) -> RunConfig:
+        """Return the configuration with the pretrained encoder, mined negatives and teacher that its method names."""
+        config, method, seed = experiment.config, experiment.method, experiment.seed
+        if method.pretrained:
+            config = replace_in(config, "model.path", self._pretrained_model(method.pretrained, seed))
+        if method.mined_with:
+            out = self.folder / "mined" / slug(experiment.method_name) / f"seed-{seed}"
+            mined = mine_on_cluster(config, self._encoders[method.mined_with, seed], out)
+            config = replace_in(config, "corpora", mined.corpora)
+        if method.taught_by:
+            config = with_settings(config, {"loss.distillation.teacher": self._encoders[method.taught_by, seed]})
+        return config
+
+    def _finish(self, experiment: Experiment, seconds: float) -> None:
+        """Delete an experiment's checkpoints, mark it as finished, and log it."""
+        run_dir = experiment.run_dir(self.folder)
+        run_dir.checkpoints.delete()
+        run_dir.checkpoint_metrics.delete()
+        experiment.mark_finished(self.folder)
+        self.num_finished += 1
+        metrics = read_run_metrics(run_dir.path)
+        values = [f"{display_name(name)} {metrics[name]:.4g}" for name in self.config.measures if name in metrics]
+        progress = f"[{self.num_finished}/{self.num_experiments}]"
+        print_status(f"{progress} {experiment.label}: {', '.join(values[:3])} ({seconds:.0f} s)")
+        best_effort_tracking(self.tracker, functools.partial(self._log_experiment, experiment, metrics))
+
+    def _log_experiment(self, experiment: Experiment, metrics: dict[str, float]) -> None:
+        """Log an experiment as an MLflow run below the study's."""
+        parent, config, run_dir = self.tracker, experiment.config, experiment.run_dir(self.folder)
+        tags = {"mlflow.parentRunId": parent.run_id, "study": self.config.name, "method": experiment.method_name}
+        tracker = start_tracker(parent.uri, parent.experiment, experiment.label, config, run_dir, tags)
+        tracker.log_metrics(metrics, config.train.steps if experiment.method.trained else 0)
+        tracker.finish()
+
+
+def _pretraining_task(config: PretrainRunConfig, store: Path, run_dir: RunDir, threads: int) -> None:
+    """Pretrain in this process, from the newest checkpoint to the finished encoder."""
+    configure_task(threads)
+    pretrain_locally(config, store, run_dir, default_device())
+    run_dir.checkpoints.delete()
+    mark_pretrained(run_dir)
+
+
+def _experiment_task(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, threads: int) -> None:
+    """Run an experiment in this process."""
+    configure_task(threads)
+    _run_experiment(experiment, inputs, run_dir, functools.partial(evaluate_here, threads=threads))
+
+
+def _run_experiment(
+    experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, evaluate: Callable[..., object]
+) -> None:
+    """Train an experiment from its newest checkpoint, if its method is trained, and write its reports.
+
+    Args:
+        experiment: with its complete configuration.
+        inputs: the store and the encoder to start from.
+        run_dir: of the experiment.
+        evaluate: `evaluate_on_cluster` or `evaluate_here`: takes a model, settings and the reports' folder.
+    """
+    config = experiment.config
+    if experiment.method.trained and not run_dir.model.exists():
+        run_dir.begin(config)
+        step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
+        export_encoder(config, inputs.model, run_dir.checkpoints, step, run_dir.model)
+    evaluate(_encoder_of(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations)
+
+
+def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:
+    """Return the encoder to evaluate: the trained one, or the initial one of a method that trains nothing."""
+    return str(run_dir.model) if experiment.method.trained else inputs.model

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from hbt_ray.study.config import SectionName
+from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS, gap_section, robustness_section
+from hbt_ray.study.results import StudyResults
+
+
+def test_every_section_name_of_the_settings_has_a_function():
+    assert list(OPTIONAL_SECTIONS) == list(get_args(SectionName))
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONAL_SECTIONS if name != "scale"])
+def test_section_links_each_of_its_figures(results: StudyResults, name: SectionName):
+    section = OPTIONAL_SECTIONS[name](results)
+    links = [line for line in section.lines if line.startswith("![")]
+    assert [line.rpartition("/")[2] for line in links] == [f"{figure}.png)" for figure in section.figures]
+    assert section.lines[-1] == ""
+
+
+def test_robustness_lists_original_metric_and_drops(results: StudyResults):
+    text = "\n".join(robustness_section(results).lines)
+    original = results.estimate("hybrid", "tiny/multi/map").mean
+    drop = results.estimate("hybrid", "drop/tiny/multi/map").mean
+    assert f"| hybrid | {original:.4f} ±" in text
+    assert f"{drop:.4f} ±" in text
+
+
+def test_gap_lists_all_languages_and_their_mean(results: StudyResults):
+    rows = [line.split(" | ") for line in gap_section(results).lines if line.startswith("| ")]
+    assert [row[0].strip("| ") for row in rows] == ["language", "all", "de", "en", "sw"]
+    gaps = [results.estimate("x-y", f"tiny/gap/map/{language}").mean for language in ("de", "en", "sw")]
+    assert results.estimate("x-y", "tiny/gap/map").mean == pytest.approx(np.mean(gaps))

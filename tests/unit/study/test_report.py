@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hbt_ray.config import replace_in
+from hbt_ray.data.types import Benchmark
+from hbt_ray.study.report import write_study_report
+from hbt_ray.study.results import StudyResults
+from tests.unit.study.example_study import LANGUAGES, MANIFEST, SETTINGS, write_reports
+
+
+def recompute(folder: Path, method: str, seed: int) -> dict[str, float]:
+    """Return the metrics from an experiment's per-query files, by loops."""
+
+    def averages(name: str) -> dict[tuple[str, str, str], float]:
+        file = folder / "cells" / method / f"seed-{seed}" / "evaluation" / name / "per_query.parquet"
+        found: dict[tuple[str, str, str], list[float]] = {}
+        for row in pq.read_table(file).to_pylist():
+            key = (row["setting"], row["language"], row["passage_language"] or "")
+            found.setdefault(key, []).append(row["ap"])
+        return {key: sum(values) / len(values) for key, values in found.items()}
+
+    original, perturbed = averages("tiny"), averages("tiny-case")
+    multi = np.mean([original["multi", x, ""] for x in LANGUAGES])
+    gaps = [original["mono", x, x] - np.mean([original["cross", x, y] for y in LANGUAGES if y != x]) for x in LANGUAGES]
+    return {
+        "tiny/multi/map": multi,
+        "tiny/mono/map/low-resource": original["mono", "sw", "sw"],
+        "tiny/gap/map": np.mean(gaps),
+        "drop/tiny/multi/map": multi - np.mean([perturbed["multi", x, ""] for x in LANGUAGES]),
+    }
+
+
+def test_summary_can_be_recomputed_from_the_per_query_files(results: StudyResults):
+    write_study_report(results, {"store": MANIFEST}, "hbt study small")
+    summary = json.loads((results.folder / "summary.json").read_text())
+    for method in SETTINGS["methods"]:
+        for index, seed in enumerate((0, 1, 2)):
+            for metric, value in recompute(results.folder, method, seed).items():
+                assert summary["measures"][metric][method][index] == pytest.approx(value, abs=1e-12), metric
+
+
+def test_reports_of_two_equal_studies_are_equal(results: StudyResults, benchmark: Benchmark, tmp_path: Path):
+    for one in (results, write_reports(tmp_path, benchmark)):
+        write_study_report(one, {"store": MANIFEST}, "hbt study small")
+    for name in ("summary.json", "table.csv", "report.md", "report.html"):
+        assert (results.folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_report_has_question_data_methods_tests_limits_and_command(results: StudyResults):
+    page = write_study_report(results, {"store": MANIFEST}, "hbt study small --out here")
+    text = (results.folder / "report.md").read_text()
+    wanted = ["Which is better?", "numbers | 7 | 0 | 3 | 2 | 0 | made here", "mix.strategy = x-y", "not fine-tuned"]
+    wanted += ["It is made up.", "hbt study small --out here", "95% confidence", "Holm", "worst-group drop"]
+    for words in wanted:
+        assert words in text, words
+    shown = {line.rpartition("(")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert shown == {f"figures/{file.name}" for file in (results.folder / "figures").glob("*.png")}
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == len(shown)
+    assert 'src="figures' not in html
+
+
+def test_page_escapes_html_in_title_and_text(results: StudyResults, monkeypatch: pytest.MonkeyPatch):
+    config = replace_in(replace_in(results.config, "title", "<b>&</b>"), "limits", ("<script>x</script>",))
+    monkeypatch.setattr(results, "config", config)
+    html = write_study_report(results, {"store": MANIFEST}, "hbt study small").read_text()
+    assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in html
+    assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in html
+    assert "<li>&lt;script&gt;" in html
+    assert "<script" not in html

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.report_sections import (
+    answer,
+    comparison_section,
+    format_metric,
+    limits_section,
+    results_section,
+    setup_section,
+)
+from hbt_ray.study.results import StudyResults
+from tests.unit.study.example_study import SETTINGS
+
+
+def test_values_are_formatted_by_their_unit_and_sign():
+    assert format_metric("x/multi/map", 0.12345) == "0.1235"
+    assert format_metric("drop/x/multi/map", 0.1, sign=True) == "+0.1000"
+    assert format_metric("worst_drop/x/multi/rank_distance", -1234.56, sign=True) == "-1,234.6"
+
+
+def test_drop_is_displayed_with_its_metric_and_part():
+    assert display_name("worst_drop/beir-scifact/mono/ndcg@10/de") == "worst drop of beir-scifact mono nDCG@10, de"
+
+
+def test_best_method_of_each_metric_is_bold(results: StudyResults):
+    rows = {line.split(" | ")[0].strip("| "): line for line in results_section(results).lines if line.startswith("| ")}
+    assert rows["hybrid"].split(" | ")[1].startswith("**")
+    assert "**" not in rows["untrained"].split(" | ")[1]
+
+
+def test_answer_compares_the_reference_with_every_other_method(results: StudyResults):
+    comparisons = results.comparisons(results.config.measures)
+    text = answer(results, comparisons)
+    assert text.startswith("In tiny multi mAP hybrid has 0.")
+    assert "against untrained hybrid is better (+" in text
+    rows = [
+        line for line in comparison_section(results, comparisons).lines if line.startswith("| untrained | tiny multi")
+    ]
+    assert [row.split(" | ")[5] for row in rows] == ["worse"]
+
+
+def test_setup_lists_pretrainings_and_what_methods_take_from_others():
+    methods = {"hybrid": {"pretrained": "two"}, "mined": {"mined_with": "hybrid"}, "taught": {"taught_by": "hybrid"}}
+    corpora = [{"format": "text", "name": "lines", "path": "x"}, {"format": "embedded"}]
+    pretraining = {"one": {"settings": {"corpora": corpora}}, "two": {"after": "one"}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "pretraining": pretraining})
+    text = "\n".join(setup_section(config).lines)
+    for words in (
+        "| hybrid | starts from the pretraining “two” |",
+        "| mined | hard negatives mined with hybrid |",
+        "| taught | distilled from hybrid |",
+        "Pretraining “one”: corpora = lines, embedded.",
+        "Pretraining “two”: continues from “one”.",
+    ):
+        assert words in text, words
+
+
+def test_limits_name_benchmarks_that_were_made():
+    made = {"xm3600": {"corpus": {"format": "embedded", "name": "embedded"}}}
+    text = "\n".join(limits_section(StudyConfig.model_validate(SETTINGS | {"made": made})).lines)
+    assert "- It is made up." in text
+    assert "xm3600 (from embedded): the files have the published format" in text

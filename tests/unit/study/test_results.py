@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.errors import UserError
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.results import StudyResults, estimate, higher_is_better
+from tests.unit.study.example_study import SETTINGS
+
+
+def test_comparison_finds_the_noise_added_to_a_method(results: StudyResults):
+    found = {
+        (comparison.method, comparison.metric): comparison
+        for comparison in results.comparisons(results.config.measures)
+    }
+    assert found["untrained", "tiny/multi/map"].difference.mean < -0.05
+    assert found["untrained", "tiny/multi/map"].p_value < 0.05
+    values = [results.estimate(method, "tiny/multi/map").values for method in ("untrained", "hybrid")]
+    by_seed = [one - other for one, other in zip(*values, strict=True)]
+    assert found["untrained", "tiny/multi/map"].by_seed == pytest.approx(by_seed)
+    assert found["untrained", "tiny/multi/map"].seeds_agreeing == sum(value < 0 for value in by_seed) == 3
+    assert len(found) == 2 * len(SETTINGS["measures"])
+
+
+def test_drop_is_positive_and_equals_the_worst_of_one_perturbation(results: StudyResults):
+    drop = results.estimate("hybrid", "drop/tiny/multi/map")
+    assert drop.mean > 0
+    assert results.estimate("hybrid", "worst_drop/tiny/multi/map").values == drop.values
+
+
+def test_interval_over_seeds_is_students():
+    found = estimate([0.1, 0.2, 0.3])
+    assert (found.mean, found.half_width) == (pytest.approx(0.2), pytest.approx(4.302653 * 0.1 / 3**0.5))
+    assert estimate([0.4]).half_width is None
+
+
+def test_lower_is_better_of_drops_gaps_and_distances():
+    names = ["x/multi/map", "drop/x/multi/map", "x/gap/map", "x/multi/rank_distance", "worst_drop/x/mono/map"]
+    assert [higher_is_better(name) for name in names] == [True, False, False, False, False]
+
+
+def test_missing_evaluation_is_refused_with_its_experiment(tmp_path: Path):
+    with pytest.raises(UserError, match="hybrid, seed 0 was not evaluated on 'tiny'"):
+        StudyResults(StudyConfig.model_validate(SETTINGS), tmp_path).estimate("hybrid", "tiny/multi/map")
