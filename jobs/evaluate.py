@@ -1,4 +1,4 @@
-"""Measures a model on benchmarks; the same as `hbt evaluate`, for `ray job submit`."""
+"""Evaluate a model on benchmarks; the same as `hbt evaluate`, for `ray job submit`."""
 
 import sys
 

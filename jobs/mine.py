@@ -1,4 +1,4 @@
-"""Mines hard negatives on the cluster; the same as `hbt mine`, for `ray job submit`."""
+"""Mine hard negatives on the cluster; the same as `hbt mine`, for `ray job submit`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Turns corpora into a token store on the cluster; the same as `hbt prepare`, for `ray job submit`."""
+"""Prepare a token store from corpora on the cluster; the same as `hbt prepare`, for `ray job submit`."""
 
 import sys
 

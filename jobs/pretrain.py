@@ -1,4 +1,4 @@
-"""Pretrains an encoder on texts on the cluster; the same as `hbt pretrain`, for `ray job submit`."""
+"""Pretrain an encoder on text on the cluster; the same as `hbt pretrain`, for `ray job submit`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Searches settings of a run on the cluster; the same as `hbt search`, for `ray job submit`."""
+"""Search settings of a run on the cluster; the same as `hbt search`, for `ray job submit`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Answers a question about ways to train on the cluster; the same as `hbt study`, for `ray job submit`."""
+"""Run a study on the cluster: methods of training, compared; the same as `hbt study`, for `ray job submit`."""
 
 import sys
 

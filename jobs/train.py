@@ -1,4 +1,4 @@
-"""Prepares, trains, evaluates and tracks one run on the cluster; the same as `hbt train`, for `ray job submit`."""
+"""Prepare, train, evaluate and track one run on the cluster; the same as `hbt train`, for `ray job submit`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A disk that takes no more, for a while."""
+"""A full disk, simulated for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_file_above(size: int) -> Iterator[None]:
-    """Lets this process write no file above a size in bytes: what is too much fails, as on a full disk."""
+    """Limit the size of the files that this process writes, in bytes: a larger write fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
