@@ -135,7 +135,7 @@ def alignment_section(results: StudyResults) -> ReportSection:
     """List how similar parallel texts are, and whether pairs with higher alignment have higher mAP."""
     section = ReportSection("Alignment")
     for benchmark in benchmarks_of(results):
-        metrics = results.first_report(benchmark)["metrics"]
+        metrics = results.first_report(benchmark).metrics
         for group, texts in (("alignment", "questions"), ("passage_alignment", "passages")):
             prefix = f"{benchmark}/{group}"
             if f"{prefix}/cosine" in metrics:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
@@ -77,7 +76,7 @@ def write_study_report(
     return folder / PAGE
 
 
-def summary(results: StudyResults, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def summary(results: StudyResults, comparisons: Sequence[Comparison]) -> dict[str, object]:
     """Return the study's numbers. They do not depend on when or where it was run."""
     return {
         "study": results.config.name,

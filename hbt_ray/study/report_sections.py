@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hbt_ray.config import flatten
 from hbt_ray.data.benchmarks import benchmark_slug
@@ -133,16 +133,16 @@ def _corpus_rows(config: StudyConfig, manifests: Manifests) -> list[list[str]]:
 def _benchmark_row(results: StudyResults, name: str) -> list[str]:
     config, slug = results.config, benchmark_slug(name)
     report = results.first_report(slug)
-    counts = report["counts"]
+    counts = report.counts
     source = next((made.corpus.name for other, made in config.made.items() if benchmark_slug(other) == slug), None)
     return [
         slug,
         f"{counts['queries']:,}",
         f"{counts['passages']:,}",
         str(counts["languages"]),
-        f"made from {source}" if source else "as published",
+        f"made from {source}" if source else "unchanged",
         config.licences.get(source or slug, _NO_LICENCE),
-        str(report["fingerprint"]),
+        report.fingerprint,
     ]
 
 
@@ -175,7 +175,7 @@ def _describe_method(method: Method) -> list[str]:
     return parts or ["the shared settings"]
 
 
-def _setting_text(value: Any) -> str:
+def _setting_text(value: object) -> str:
     """Return a setting's value as text; of corpora, their names."""
     if isinstance(value, list) and all(isinstance(entry, dict) and "format" in entry for entry in value):
         return ", ".join(str(entry.get("name") or entry.get("path") or entry["format"]) for entry in value)
@@ -243,7 +243,7 @@ def bias_section(results: StudyResults) -> ReportSection:
     reference = results.config.reference
     baseline = next(method for method in results.methods if method != reference)
     for benchmark in benchmarks_of(results):
-        metrics = results.report(reference, results.config.seeds[0], benchmark)["metrics"]
+        metrics = results.report(reference, results.config.seeds[0], benchmark).metrics
         distance, precision = f"{benchmark}/multi/rank_distance", f"{benchmark}/multi/map"
         if distance in metrics:
             points = {m: (results.reported(m, distance), results.reported(m, precision)) for m in results.methods}

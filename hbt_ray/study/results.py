@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +46,15 @@ class Comparison:
         return sum(difference * self.difference.mean > 0 for difference in self.by_seed)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """The part of a `report.json` that a study reads."""
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    fingerprint: str  # of the benchmark
+
+
 class StudyResults:
     """The metrics of a study's finished experiments.
 
@@ -65,21 +73,19 @@ class StudyResults:
     def methods(self) -> list[str]:
         return list(self.config.methods)
 
-    def report(self, method: str, seed: int, benchmark: str) -> dict[str, Any]:
-        """Return an experiment's `report.json`. Raises UserError if it was not evaluated on the benchmark."""
-        found: dict[str, Any] = json.loads(self._file(method, seed, benchmark, "report.json").read_bytes())
-        return found
+    def report(self, method: str, seed: int, benchmark: str) -> StoredReport:
+        """Return an experiment's report. Raises UserError if it was not evaluated on the benchmark."""
+        data = json.loads(self._file(method, seed, benchmark, "report.json").read_bytes())
+        return StoredReport(data["metrics"], data["counts"], data["fingerprint"])
 
-    def first_report(self, benchmark: str) -> dict[str, Any]:
+    def first_report(self, benchmark: str) -> StoredReport:
         """Return the report of the first method and seed, for what is the same in all of them."""
         return self.report(self.methods[0], self.config.seeds[0], benchmark)
 
     def reported(self, method: str, metric: str) -> list[float]:
         """Return a metric of a method's reports, by seed; NaN where a report lacks it."""
         benchmark = metric.partition("/")[0]
-        return [
-            float(self.report(method, seed, benchmark)["metrics"].get(metric, np.nan)) for seed in self.config.seeds
-        ]
+        return [float(self.report(method, seed, benchmark).metrics.get(metric, np.nan)) for seed in self.config.seeds]
 
     @lru_cached_method(maxsize=None)
     def table(self, method: str, seed: int, benchmark: str) -> pa.Table:
