@@ -9,7 +9,7 @@ import ray
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import max_units_per_worker
 from hbt_ray.cluster.runtime import configure_task, connect, node_resources
-from hbt_ray.config import RunConfig
+from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
 
 
@@ -39,7 +39,7 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
         else:
             # Nodes may have other devices than the driver; "auto" is resolved once for all.
             precision = "bf16" if embedder.bf16 else "fp32"
-            config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"precision": precision})})
+            config = replace_in(config, "evaluate.precision", precision)
             cpus = 1 if gpu else max_units_per_worker(node_resources("CPU"), len(languages))
             task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_mine)
             with unwrap_ray_errors("mining"):

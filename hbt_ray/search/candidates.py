@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hbt_ray.config import AlphaSchedule, RunConfig, build_config, set_key
+from hbt_ray.config import AlphaSchedule, RunConfig, replace_in, with_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,13 @@ class Candidate:
 
     def config(self, base: RunConfig, seed: int) -> RunConfig:
         """Return the run that changes these settings of `base`. Raises ConfigError if a value is out of range."""
-        data = base.model_dump(mode="json")
-        for key, value in self.values.items():
-            set_key(data, key.split("."), value)
-        return build_config(data | {"seed": seed})
+        return with_settings(base, {**self.values, "seed": seed})
 
 
 def with_alphas(config: RunConfig, alphas: Sequence[tuple[int, float]]) -> RunConfig:
     """Return the run with a schedule of alpha: (first batch, alpha), constant until the next batch listed."""
     schedule = AlphaSchedule(points=tuple(alphas), between="hold")
-    return config.model_copy(update={"mix": config.mix.model_copy(update={"alpha_schedule": schedule})})
+    return replace_in(config, "mix.alpha_schedule", schedule)
 
 
 def round_drawn(value: object) -> object:

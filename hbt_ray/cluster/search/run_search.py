@@ -14,7 +14,7 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
-from hbt_ray.cluster.search.trial import FINISHED, model_key, store_key, trial_dir
+from hbt_ray.cluster.search.trial import FINISHED, trial_dir
 from hbt_ray.cluster.search.tuner import run_trials
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
@@ -84,7 +84,7 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     request = plan_concurrency(config.run, config.concurrent or num_candidates * len(config.seeds))
     runs = [candidate.config(config.run, seed) for candidate in candidates or [Candidate({})] for seed in config.seeds]
     stores, models = _prepare_stores_and_models(runs, folder)
-    passages = len(dev_set(config.dev, stores[store_key(runs[0])], runs[0]).passages)
+    passages = len(dev_set(config.dev, stores[runs[0].store_key], runs[0]).passages)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
@@ -146,7 +146,7 @@ def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple
     stores: dict[str, str] = {}
     models: dict[str, str] = {}
     for run in runs:
-        key = store_key(run)
+        key = run.store_key
         if key not in stores:
             stores[key] = str(prepare(run.prepare_inputs, run_dir_of(run, folder).stores))
         store = Path(stores[key])
@@ -154,9 +154,9 @@ def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple
         # They raise ConfigError if the store cannot serve the run.
         training_sampler(run, manifest)
         validation_sampler(run, manifest)
-        if model_key(run) not in models:
+        if run.model_key not in models:
             initial = run_dir_of(run, folder / "initial" / f"{len(models)}")
-            models[model_key(run)] = prepare_initial_model(run, store_tokenizer(store, run.prepare_inputs), initial)
+            models[run.model_key] = prepare_initial_model(run, store_tokenizer(store, run.prepare_inputs), initial)
     return stores, models
 
 
@@ -195,7 +195,7 @@ def _export_model(config: SearchConfig, trial: Trial, folder: Path, models: Mapp
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.yaml").write_text(dump_config(run), encoding="utf-8")
     checkpoints = trial_dir(folder, run, trial.name).checkpoints
-    export_encoder(run, models[model_key(run)], checkpoints, trial.step, out / "model")
+    export_encoder(run, models[run.model_key], checkpoints, trial.step, out / "model")
 
 
 def _log_results(

@@ -13,7 +13,7 @@ from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import METRICS, SCORE, STEP
 from hbt_ray.cluster.training.train_run import train_run
-from hbt_ray.config import RunConfig
+from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, dev_set_metrics
 from hbt_ray.search.objectives import score
@@ -64,7 +64,7 @@ def run_trial(
     run_dir = trial_dir(Path(out), config, trial.name)
     run_dir.begin(config)
     config = algorithm.start_trial(config, run_dir, params)
-    store, model = stores[store_key(config)], models[model_key(config)]
+    store, model = stores[config.store_key], models[config.model_key]
     dev = dev_set(search.dev, store, config)
 
     def report(step: int, metrics: dict[str, float]) -> None:
@@ -88,15 +88,4 @@ def _checkpoint_at_evaluations(config: RunConfig, every: int) -> RunConfig:
     checkpoint_every = min(config.train.checkpoint_every, every)
     if every % checkpoint_every:
         checkpoint_every = every
-    return config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every": checkpoint_every})})
-
-
-def store_key(config: RunConfig) -> str:
-    """Return a key that is equal for runs that one token store serves."""
-    parts = [*config.corpora, config.prepare, config.text, config.model]
-    return " ".join(part.fingerprint() for part in parts)
-
-
-def model_key(config: RunConfig) -> str:
-    """Return a key that is equal for runs that start from one encoder."""
-    return f"{store_key(config)} {config.seed}"
+    return replace_in(config, "train.checkpoint_every", checkpoint_every)

@@ -11,7 +11,7 @@ import torch
 from ray import tune
 from safetensors.torch import load_file
 
-from hbt_ray.cluster.search.trial import FINISHED, is_finished, model_key, run_trial, store_key, trial_dir
+from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint import step_name
 from tests.helpers import tiny_corpus
@@ -70,7 +70,7 @@ def search_of(**settings: object) -> SearchConfig:
 
 
 def train(search: SearchConfig, params: dict[str, object], made: Path, out: Path) -> None:
-    stores, models = {store_key(search.run): str(made / "store")}, {model_key(search.run): str(made / "encoder")}
+    stores, models = {search.run.store_key: str(made / "store")}, {search.run.model_key: str(made / "encoder")}
     run_trial(params, search=search, out=str(out), stores=stores, models=models, threads=1)
 
 
