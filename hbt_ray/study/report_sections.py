@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from hbt_ray.config import flatten
 from hbt_ray.data.benchmarks import benchmark_slug
@@ -15,9 +14,7 @@ from hbt_ray.evaluation.significance import LEVEL
 from hbt_ray.study.config import Method, StudyConfig
 from hbt_ray.study.figures import change_figure, scatter_figure
 from hbt_ray.study.results import Comparison, Estimate, StudyResults, higher_is_better, without_drop
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from hbt_ray.utils.plotting import Figure
 
 Manifests = Mapping[str, StoreManifest]  # token stores, by any name
 
