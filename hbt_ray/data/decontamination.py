@@ -46,7 +46,7 @@ _SLOTS_PER_SHINGLE = 16  # of the filter; so few shingles that no evaluation tex
 class Match:
     """How a text matches an evaluation text."""
 
-    kind: Literal["equal", "near-duplicate"]
+    match_type: Literal["equal", "near-duplicate"]
     text: str  # the evaluation text
     similarity: float  # Jaccard similarity of the shingles
 

@@ -93,7 +93,7 @@ def _table_of(rows: Sequence[CorpusRow | RejectedRow], evaluation: Decontaminati
             answer=row.answer,
             answer_start=row.answer_start,
             pair_key=_pair_key(row, question, passage),
-            occurs_in_evaluation=f"{match.kind}: {match.text[:100]}" if match else None,
+            occurs_in_evaluation=f"{match.match_type}: {match.text[:100]}" if match else None,
         )
         for row, question, passage, match in zip(accepted, questions, passages, matches, strict=True)
     )

@@ -119,7 +119,7 @@ def test_threshold_outside_of_0_to_1_is_refused(threshold: float):
 @given(st.lists(st.text(st.characters())), st.text(st.characters()))
 def test_every_text_finds_itself_unless_it_is_empty(texts: list[str], other: str):
     found = DecontaminationIndex([*texts, other], 0.8).find(other)
-    assert found is None if normalize_for_matching(other) == "" else found and found.kind == "equal"
+    assert found is None if normalize_for_matching(other) == "" else found and found.match_type == "equal"
 
 
 def test_index_finds_the_same_after_pickling():
@@ -129,7 +129,7 @@ def test_index_finds_the_same_after_pickling():
     copy = pickle.loads(pickle.dumps(texts))
     queried = [originals[0], originals[1] + " x", random_text(generator, 20)]
     assert [copy.find(text) for text in queried] == [texts.find(text) for text in queried]
-    assert [found and found.kind for found in map(copy.find, queried)] == ["equal", "near-duplicate", None]
+    assert [found and found.match_type for found in map(copy.find, queried)] == ["equal", "near-duplicate", None]
 
 
 ORIGINALS = [random_text(random.Random(number), 20) for number in range(10)]
@@ -207,4 +207,4 @@ def test_xquad_r_questions_are_found_in_every_language(shared_data: Path):
     for row in rows:
         found = texts.find(row.question.replace("?", "").upper())
         assert found is not None
-        assert found.kind == "equal"
+        assert found.match_type == "equal"

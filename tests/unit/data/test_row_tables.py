@@ -183,8 +183,11 @@ def test_duplicates_do_not_depend_on_order_or_buckets(rows, buckets):
     assert repeated(table(*rows[::-1])) == whole
     shards = [[row for row in rows if row[2] % buckets == bucket] for bucket in range(buckets)]
     assert set().union(*(repeated(table(*part)) for part in shards)) == whole
-    # Every pair key of a dropped item, bar those it owns alone, is said by an item before it.
+    # Some pair key of a duplicate is that of an earlier item.
     for source, item in whole:
         assert any(
-            row[2] == own[2] and row[:2] < (source, item) for own in rows for row in rows if own[:2] == (source, item)
+            other[2] == row[2] and other[:2] < (source, item)
+            for row in rows
+            for other in rows
+            if row[:2] == (source, item)
         )

@@ -1,5 +1,3 @@
-"""What is written is what is read, and what is broken or made for something else is refused."""
-
 from __future__ import annotations
 
 import random
@@ -16,19 +14,21 @@ from hbt_ray.errors import StoreError
 from tests.helpers.full_disk import no_file_above
 
 
-def item(number: int, languages: tuple[str, ...] = ("de", "en"), negatives: int = 0, kind: str = "uint16") -> TokenItem:
-    """Item 7 asks [7, 7 + language's place] and is answered by 7 times 7, then 7 mod 4 ones."""
-    place = {"de": 100, "en": 200, "fr": 300}
+def item(
+    number: int, languages: tuple[str, ...] = ("de", "en"), negatives: int = 0, dtype: str = "uint16"
+) -> TokenItem:
+    """Return item n: question [n, language's number], passage [language's number, 7 n] and n mod 4 ones."""
+    number_of = {"de": 100, "en": 200, "fr": 300}
     return TokenItem(
         f"item-{number:03d}",
-        {x: np.array([number, place[x]], kind) for x in languages},
-        {x: np.array([place[x], number * 7] + [1] * (number % 4), kind) for x in languages},
-        {x: [np.array([place[x], number, n][: n + 1], kind) for n in range(negatives)] for x in languages},
+        {x: np.array([number, number_of[x]], dtype) for x in languages},
+        {x: np.array([number_of[x], number * 7] + [1] * (number % 4), dtype) for x in languages},
+        {x: [np.array([number_of[x], number, n][: n + 1], dtype) for n in range(negatives)] for x in languages},
     )
 
 
-def committed(folder: Path, shards: list[WrittenShard], kind: str = "uint16") -> TokenStore:
-    write_manifest(folder, shards, text_fingerprint="text", token_type=kind)
+def open_store(folder: Path, shards: list[WrittenShard], token_type: str = "uint16") -> TokenStore:
+    write_manifest(folder, shards, text_fingerprint="text", token_type=token_type)
     return TokenStore.open(folder)
 
 
@@ -38,10 +38,12 @@ def three_shards(tmp_path_factory) -> tuple[TokenStore, list[TokenItem]]:
     folder = tmp_path_factory.mktemp("store")
     items, shards = [], []
     for shard in range(3):
-        own = [item(n, ("de", "en", "fr") if n % 3 else ("de", "en"), negatives=2) for n in range(shard, 40, 3 + shard)]
-        shards.append(write_shard(folder, "s", "train", shard, own, "uint16"))
-        items += sorted(own, key=lambda i: (i.group.languages, i.item_id))
-    return committed(folder, shards), items
+        shard_items = [
+            item(n, ("de", "en", "fr") if n % 3 else ("de", "en"), negatives=2) for n in range(shard, 40, 3 + shard)
+        ]
+        shards.append(write_shard(folder, "s", "train", shard, shard_items, "uint16"))
+        items += sorted(shard_items, key=lambda i: (i.group.languages, i.item_id))
+    return open_store(folder, shards), items
 
 
 def sequences(ids: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
@@ -72,7 +74,7 @@ def test_runs_count_the_items_of_each_group_in_row_order(tmp_path):
         (Group(("de", "en"), 0), 1),  # 0
         (Group(("de", "en"), 1), 1),  # 3
     )
-    store = committed(tmp_path, [shard])
+    store = open_store(tmp_path, [shard])
     assert store.item_ids("s", np.arange(6)) == [f"item-{n:03d}" for n in (2, 4, 1, 5, 0, 3)]
 
 
@@ -113,39 +115,41 @@ def test_rows_are_counted_by_split(tmp_path):
         write_shard(tmp_path, "s", "train", 0, [item(1), item(2)], "uint16"),
         write_shard(tmp_path, "s", "validation", 0, [item(3)], "uint16"),
     ]
-    store = committed(tmp_path, shards)
+    store = open_store(tmp_path, shards)
     assert store.item_ids("s", np.array([0])) == ["item-001"]
     assert store.item_ids("s", np.array([0]), "validation") == ["item-003"]
     assert sequences(*store.take("s", "question", "en", np.array([0]), "validation")) == [[3, 200]]
 
 
 def test_large_vocabulary_takes_four_bytes_per_token(tmp_path):
-    def sized(kind: str, first: int) -> tuple[int, list[list[int]]]:
-        ids = np.arange(first, first + 10_000, dtype=kind)
+    def write_and_read(token_type: str, first: int) -> tuple[int, list[list[int]]]:
+        ids = np.arange(first, first + 10_000, dtype=token_type)
         one = TokenItem("x", {"de": ids}, {"de": ids[:2]}, {})
-        store = committed(tmp_path / kind, [write_shard(tmp_path / kind, "s", "train", 0, [one], kind)], kind)
+        store = open_store(
+            tmp_path / token_type, [write_shard(tmp_path / token_type, "s", "train", 0, [one], token_type)], token_type
+        )
         read = sequences(*store.take("s", "question", "de", np.array([0])))
-        return (tmp_path / kind / "s/train-00000.arrow").stat().st_size, read
+        return (tmp_path / token_type / "s/train-00000.arrow").stat().st_size, read
 
-    small, read_small = sized("uint16", 55_000)
-    large, read_large = sized("int32", 240_000)
+    small, read_small = write_and_read("uint16", 55_000)
+    large, read_large = write_and_read("int32", 240_000)
     assert read_small == [list(range(55_000, 65_000))]
     assert read_large == [list(range(240_000, 250_000))]
     assert abs(large - small - 2 * 10_000) < 1000
 
 
 def test_store_of_another_tokenizer_is_refused(tmp_path):
-    committed(tmp_path, [write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")])
+    open_store(tmp_path, [write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")])
     TokenStore.open(tmp_path, "text")
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StoreError) as error:
         TokenStore.open(tmp_path, "other")
-    assert str(tmp_path) in str(told.value)
-    assert "(text, this run has other)" in str(told.value)
+    assert str(tmp_path) in str(error.value)
+    assert "(text, this run has other)" in str(error.value)
 
 
 def test_flipped_bit_is_found_before_the_shard_is_read(tmp_path):
     shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(3)]
-    store = committed(tmp_path, shards)
+    store = open_store(tmp_path, shards)
     store.verify()
     path = tmp_path / shards[1].file
     content = bytearray(path.read_bytes())
@@ -160,7 +164,7 @@ def test_flipped_bit_is_found_before_the_shard_is_read(tmp_path):
 
 def test_released_shards_are_mapped_again(tmp_path, monkeypatch):
     shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(5)]
-    store = committed(tmp_path, shards)
+    store = open_store(tmp_path, shards)
     rows = np.array([4, 0, 3, 0, 1, 2, 4])
     expected = store.take("s", "passage", "de", rows)
     monkeypatch.setattr("hbt_ray.data.token_store.MAPPED_SHARDS", 2)
@@ -175,7 +179,7 @@ def test_released_shards_are_mapped_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bytes_left", [0, 5, 300, -1], ids=lambda n: f"{n} bytes")
 def test_truncated_shard_is_found_by_take_and_verify(tmp_path, bytes_left):
     shard = write_shard(tmp_path, "s", "train", 0, [item(n) for n in range(50)], "uint16")
-    store = committed(tmp_path, [shard])
+    store = open_store(tmp_path, [shard])
     path = tmp_path / shard.file
     path.write_bytes(path.read_bytes()[:bytes_left])
     with pytest.raises(StoreError, match=r"shard .*/s/train-00000\.arrow is damaged"):
@@ -186,7 +190,7 @@ def test_truncated_shard_is_found_by_take_and_verify(tmp_path, bytes_left):
 
 def test_missing_shard_is_found_by_take_and_verify(tmp_path):
     shard = write_shard(tmp_path, "s", "train", 0, [item(1)], "uint16")
-    store = committed(tmp_path, [shard])
+    store = open_store(tmp_path, [shard])
     (tmp_path / shard.file).unlink()
     with pytest.raises(StoreError, match="cannot be read"):
         store.item_ids("s", np.array([0]))
@@ -210,7 +214,7 @@ UNSAFE = ["../x", "..", "/etc/x", "a/b", "a\\b", ".hidden", "a\x00b", "", "con c
 def test_source_of_any_name_has_a_folder_inside_the_store(tmp_path, source):
     folder = tmp_path / "store"
     shards = [write_shard(folder, name, "train", 0, [item(n)], "uint16") for n, name in enumerate([source, "x", "a_b"])]
-    store = committed(folder, shards)
+    store = open_store(folder, shards)
     paths = [(folder / shard.file).resolve() for shard in shards]
     assert all(path.parent.parent == folder.resolve() for path in paths)
     assert len({path.parent for path in paths}) == 3

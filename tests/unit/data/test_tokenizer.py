@@ -1,5 +1,3 @@
-"""Text becomes the tokens that the model's own tokenizer would give, and a fingerprint tells one way from another."""
-
 from __future__ import annotations
 
 import pickle
@@ -69,12 +67,12 @@ def built(model: Any, trainer: Any, pre_tokenizer: Any, *normalizer: Any) -> Pre
 
 
 @pytest.fixture(scope="module")
-def kinds(tokenizer) -> dict[str, PreTrainedTokenizerFast]:
-    """Tokenizers as models have them; of all but the last a text's head may be encoded alone."""
+def tokenizers(tokenizer) -> dict[str, PreTrainedTokenizerFast]:
+    """Return tokenizers as of models; all but the last tokenize words separately."""
     bpe, word_pieces = (models.BPE, trainers.BpeTrainer), (models.WordPiece, trainers.WordPieceTrainer)
     one_blank = normalizers.Replace(Regex(" {2,}"), " ")
     return {
-        "own": tokenizer,
+        "trained": tokenizer,
         "bert": built(*word_pieces, pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()),
         "blanks are tokens": built(*bpe, pre_tokenizers.Metaspace()),
         "blanks are joined": built(*bpe, pre_tokenizers.Metaspace(), normalizers.NFKC(), one_blank),
@@ -87,40 +85,41 @@ BLANKS = st.sampled_from([" ", "  ", "   ", "\t", "\n", " \n ", " \u200b "])
 LONG_TEXTS = st.lists(st.tuples(WORDS, BLANKS), min_size=1, max_size=30).map(lambda pairs: "".join(sum(pairs, ())))
 
 
-@pytest.mark.parametrize("kind", ["own", "bert", "blanks are tokens", "blanks are joined", "bytes"])
+@pytest.mark.parametrize("name", ["trained", "bert", "blanks are tokens", "blanks are joined", "bytes"])
 @pytest.mark.parametrize("chars_per_token", [1, CHARS_PER_TOKEN])  # by 1 most heads are too short
+@settings(deadline=None)
 @given(texts=st.lists(LONG_TEXTS, max_size=4), max_tokens=st.integers(4, 12))
-def test_long_text_has_the_truncated_tokens_of_the_whole_text(kinds, kind, chars_per_token, texts, max_tokens):
-    own = PairTokenizer(kinds[kind], TextConfig(query_prefix="q: ", max_query_tokens=max_tokens))
+def test_long_text_has_the_truncated_tokens_of_the_whole_text(tokenizers, name, chars_per_token, texts, max_tokens):
+    pair_tokenizer = PairTokenizer(tokenizers[name], TextConfig(query_prefix="q: ", max_query_tokens=max_tokens))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hbt_ray.data.tokenizer.CHARS_PER_TOKEN", chars_per_token)
-        encoded = own.encode(texts, "question")
-    whole = [kinds[kind]("q: " + text)["input_ids"] for text in texts]
+        encoded = pair_tokenizer.encode(texts, "question")
+    whole = [tokenizers[name]("q: " + text)["input_ids"] for text in texts]
     cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in whole]
     assert [ids.tolist() for ids in encoded] == cut
 
 
-def test_head_ends_with_a_word_if_words_are_tokenized_separately(kinds):
-    heads = {kind: PairTokenizer(kinds[kind], TextConfig())._head("one two  three four", 5) for kind in kinds}
+def test_head_ends_with_a_word_if_words_are_tokenized_separately(tokenizers):
+    heads = {name: PairTokenizer(tokenizers[name], TextConfig())._head("one two  three four", 5) for name in tokenizers}
     assert heads.pop("bytes") == "one two  three four"
     assert set(heads.values()) == {"one two"}
-    own = PairTokenizer(kinds["own"], TextConfig())
-    assert own._head("one two", 3) == "one"
-    assert own._head("one two", 4) == own._head("one two", 99) == "one two"
-    assert own._head("one  two three", 4) == "one  two"  # its tokens may tell two blanks from one
+    pair_tokenizer = PairTokenizer(tokenizers["trained"], TextConfig())
+    assert pair_tokenizer._head("one two", 3) == "one"
+    assert pair_tokenizer._head("one two", 4) == pair_tokenizer._head("one two", 99) == "one two"
+    assert pair_tokenizer._head("one  two three", 4) == "one  two"  # two spaces may have another token than one
 
 
 def test_truncated_text_has_its_special_tokens(tokenizer):
-    own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=6))
-    [ids] = own.encode([" ".join(TEXTS)], "question")
+    pair_tokenizer = PairTokenizer(tokenizer, TextConfig(max_query_tokens=6))
+    [ids] = pair_tokenizer.encode([" ".join(TEXTS)], "question")
     assert len(ids) == 6
     assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
 
 
 def test_lengths_of_questions_and_passages_are_independent(tokenizer):
-    own = PairTokenizer(tokenizer, TextConfig(max_query_tokens=4, max_passage_tokens=12))
+    pair_tokenizer = PairTokenizer(tokenizer, TextConfig(max_query_tokens=4, max_passage_tokens=12))
     text = " ".join(TEXTS)
-    lengths = [len(own.encode([text], side)[0]) for side in ("question", "passage", "question", "passage")]
+    lengths = [len(pair_tokenizer.encode([text], side)[0]) for side in ("question", "passage", "question", "passage")]
     assert lengths == [4, 12, 4, 12]
 
 
@@ -165,23 +164,23 @@ def test_frequent_words_are_one_token(tokenizer):
 
 
 def test_pair_tokenizer_pickles_small_and_encodes_the_same(tokenizer):
-    own = PairTokenizer(tokenizer, tiny_corpus.TEXT)
-    own.encode(TEXTS, "question")
-    sent = pickle.dumps(own)
-    assert len(sent) < len(own.definition) + 1000
+    pair_tokenizer = PairTokenizer(tokenizer, tiny_corpus.TEXT)
+    pair_tokenizer.encode(TEXTS, "question")
+    sent = pickle.dumps(pair_tokenizer)
+    assert len(sent) < len(pair_tokenizer.definition) + 1000
     back = pickle.loads(sent)
-    assert back.fingerprint() == own.fingerprint()
-    for one, other in zip(back.encode(TEXTS, "passage"), own.encode(TEXTS, "passage"), strict=True):
+    assert back.fingerprint() == pair_tokenizer.fingerprint()
+    for one, other in zip(back.encode(TEXTS, "passage"), pair_tokenizer.encode(TEXTS, "passage"), strict=True):
         assert np.array_equal(one, other)
 
 
 def test_ids_take_two_bytes_up_to_65536_tokens(tokenizer):
-    own = PairTokenizer(tokenizer, TextConfig())
-    assert own.num_tokens == len(tokenizer)
-    own.num_tokens = 65_536
-    assert own.token_type == own.encode(["x"], "question")[0].dtype == "uint16"
-    own.num_tokens = 65_537
-    assert own.token_type == own.encode(["x"], "question")[0].dtype == "int32"
+    pair_tokenizer = PairTokenizer(tokenizer, TextConfig())
+    assert pair_tokenizer.num_tokens == len(tokenizer)
+    pair_tokenizer.num_tokens = 65_536
+    assert pair_tokenizer.token_type == pair_tokenizer.encode(["x"], "question")[0].dtype == "uint16"
+    pair_tokenizer.num_tokens = 65_537
+    assert pair_tokenizer.token_type == pair_tokenizer.encode(["x"], "question")[0].dtype == "int32"
 
 
 def test_saved_tokenizer_is_loaded_with_its_fingerprint(tokenizer, tmp_path):
@@ -197,6 +196,6 @@ def test_tokenizer_of_a_sentence_transformers_folder_is_loaded(tmp_path):
 
 
 def test_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no tokenizer .*write the folder of a saved model") as told:
+    with pytest.raises(ConfigError, match=r"holds no tokenizer .*write the folder of a saved model") as error:
         load_tokenizer(ModelConfig(path=str(tmp_path)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
