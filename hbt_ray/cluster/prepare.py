@@ -35,6 +35,7 @@ from hbt_ray.data.row_tables import (
     check_languages,
     check_rejects,
     count_rows,
+    count_rows_read,
     find_duplicate_items,
     read_rows,
     write_rejects,
@@ -105,8 +106,9 @@ def _make_store(
     # 1.
     rows = _read(inputs, shards, evaluation_sets, blocks)
     summary = _summarize_rows(rows)
+    rows_read = count_rows_read(summary.counts)
     write_rejects(folder / REJECTS, summary.rejects)
-    check_rejects(summary.rows_read, summary.rejects, inputs.prepare.max_reject_share, folder / REJECTS)
+    check_rejects(rows_read, summary.rejects, inputs.prepare.max_reject_share, folder / REJECTS)
     check_languages(inputs.corpora, summary.counts)
     # 2.
     repeated = _find_duplicates(rows)
@@ -127,7 +129,7 @@ def _make_store(
     results = _make_shards(assigned, sum(num_shards.values()), folder, tokenization)
     rejects = summary.rejects + [reject for result in results for reject in result.rejects]
     write_rejects(folder / REJECTS, rejects)
-    check_rejects(summary.rows_read, rejects, inputs.prepare.max_reject_share, folder / REJECTS)
+    check_rejects(rows_read, rejects, inputs.prepare.max_reject_share, folder / REJECTS)
     # 5.
     write_manifest(
         folder,
@@ -161,13 +163,6 @@ class _RowSummary:
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
     rejects: list[RejectedRow] = field(default_factory=list)
     contaminated: dict[ItemKey, str] = field(default_factory=dict)  # item -> `occurs_in_evaluation`
-
-    @property
-    def rows_read(self) -> dict[str, int]:
-        rows_read = Counter[str]()
-        for (source, _, _), rows in self.counts.items():
-            rows_read[source] += rows
-        return dict(rows_read)
 
 
 def _summarize_rows(rows: ray.data.Dataset) -> _RowSummary:
@@ -251,7 +246,7 @@ def _source_counts(
     summary: _RowSummary, rejects: Sequence[RejectedRow], repeated: set[ItemKey]
 ) -> Mapping[str, SourceCounts]:
     """Return the manifest's counts of each source."""
-    rows_read = summary.rows_read
+    rows_read = count_rows_read(summary.counts)
     rejected: dict[str, Counter[str]] = {source: Counter() for source in rows_read}
     for reject in rejects:
         rejected[reject.source][reject.reason] += 1

@@ -134,6 +134,14 @@ def count_rows(rows: pa.Table) -> dict[tuple[str, str, str], int]:
     return dict(counts)
 
 
+def count_rows_read(counts: RowCounts) -> dict[str, int]:
+    """Count the rows of each source, accepted and rejected."""
+    rows_read = Counter[str]()
+    for (source, _, _), rows in counts.items():
+        rows_read[source] += rows
+    return dict(rows_read)
+
+
 def rejects_of(rows: pa.Table) -> list[RejectedRow]:
     """Return the rejected rows of a table."""
     rejected = rows.filter(pc.is_valid(rows.column("rejected")))

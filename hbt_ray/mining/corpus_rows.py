@@ -25,6 +25,7 @@ from hbt_ray.data.row_tables import (
     check_languages,
     check_rejects,
     count_rows,
+    count_rows_read,
     find_duplicate_items,
     location_order,
     read_rows,
@@ -67,9 +68,7 @@ def read_corpora(
         evaluation = index_evaluation_sets(evaluation_sets, config.prepare.near_duplicate_threshold)
         for table in read_rows(shards, evaluation):
             rows.add(table, files)
-    rows_read: Counter[str] = Counter()
-    for (source, _, _), number in rows.counts.items():
-        rows_read[source] += number
+    rows_read = count_rows_read(rows.counts)
     write_rejects(folder / REJECTS, rows.rejects)
     check_rejects(rows_read, rows.rejects, config.prepare.max_reject_share, folder / REJECTS)
     check_languages(config.corpora, dict(rows.counts))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hbt_ray.data.manifest import TextField
-from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.token_store import TokenSequences, TokenStore
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.hybrid_sampler import BatchSpec
 from hbt_ray.sampling.rank_sharding import rank_slice
 from hbt_ray.utils.counter_rng import mix
 
 NO_TRANSLATIONS = np.zeros(0, np.int32)
-TokenSequences = tuple[np.ndarray, np.ndarray]  # concatenated ids of N sequences, and their (N,) lengths; both int32
 
 
 def build_batch(

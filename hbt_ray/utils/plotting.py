@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -42,10 +43,17 @@ def new_panels(
     return figure, list(grid[:count])
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = 150, **options: Any) -> None:
-    """Write a figure as a PNG file. `options` are those of `Figure.savefig`."""
+def save_figure(
+    figure: Figure,
+    path: Path,
+    *,
+    dpi: int = 150,
+    bbox_inches: Literal["tight"] | None = None,
+    metadata: Mapping[str, str | None] | None = None,
+) -> None:
+    """Write a figure as a PNG file. The options are those of `Figure.savefig`."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi, **options)
+    figure.savefig(path, dpi=dpi, bbox_inches=bbox_inches, metadata=metadata)
 
 
 def hide_spines(axes: Axes, *sides: str) -> None:
@@ -62,14 +70,14 @@ def draw_heat_map(
     cmap: str = "YlGnBu",
     vmin: float | None = None,
     vmax: float | None = None,
-    **options: Any,
+    aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
     """Draw values (rows, columns) as coloured cells with a label for each row and column; cells of NaN are grey.
 
-    `options` are those of `Axes.imshow`.
+    The options are those of `Axes.imshow`.
     """
     colours = matplotlib.colormaps[cmap].with_extremes(bad=_NO_VALUE)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=vmin, vmax=vmax, **options)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=vmin, vmax=vmax, aspect=aspect)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
@@ -92,7 +100,7 @@ def label_cells(
             axes.text(column, row, text_of(value), ha="center", va="center", fontsize=fontsize, color=colour)
 
 
-def add_colour_bar(axes: Axes, mapped: Any, *, fraction: float = 0.046, label: str = "") -> Axes:
+def add_colour_bar(axes: Axes, mapped: ScalarMappable, *, fraction: float = 0.046, label: str = "") -> Axes:
     """Add a colour bar without an outline for an image or the points of a scatter plot, and return its panel."""
     figure = axes.get_figure(root=True)
     assert figure is not None
