@@ -1,1 +1,1 @@
-"""Pretraining an encoder on texts: which of them stand in which batch, what is masked, and how it is measured."""
+"""Pretraining of an encoder on texts: sampling of blocks, masking, training objectives, held-out perplexity."""

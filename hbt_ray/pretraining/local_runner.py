@@ -1,16 +1,16 @@
-"""A pretraining in this process, from wherever it was left."""
+"""Pretraining in this process, without Ray."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.models.encoder import save_encoder
-from hbt_ray.pretraining.perplexity import evaluate_held_out, write_before_and_after
-from hbt_ray.pretraining.task import PretrainingTask, pretraining_job
-from hbt_ray.training.base_trainer import BaseTrainer
+from hbt_ray.pretraining.perplexity import write_before_and_after
+from hbt_ray.pretraining.task import PretrainingTask, make_pretraining_task
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.local_runner import LocalCallbacks, ignore_metrics
@@ -28,57 +28,60 @@ def pretrain_locally(
     device: str = "cpu",
     on_metrics: OnMetrics = ignore_metrics,
 ) -> dict[str, dict[str, float]]:
-    """Pretrains to the end, without Ray; called again for the same folder, it goes on from the newest checkpoint.
+    """Pretrain to the last step, resuming from the newest checkpoint of the folder.
 
-    Leaves `model/` and `perplexity.json` in the folder, as `hbt pretrain` does.
+    Writes `model/` and `perplexity.json` (`held_out_loss.json` for the contrastive objective), as `hbt pretrain` does.
 
     Args:
+        config: of the run.
         store_folder: a store that was prepared from `config.prepare_inputs`.
-        on_metrics: takes each step and its metrics; at step 0, before training.
+        folder: of the run.
+        device: of the model.
+        on_metrics: called with a step and its metrics; step 0 is before training.
 
     Returns:
-        language -> its perplexity "before" and "after"; of the contrastive objective its held-out loss.
+        language -> held-out perplexity (or loss) "before" and "after".
 
     Raises:
-        ConfigError: the corpora or the encoder cannot be pretrained on so.
+        ConfigError: see `check_pretraining`.
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
     folder.begin(config)
-    job = pretraining_job(config, store_folder, folder)
+    return _pretrain(make_pretraining_task(config, store_folder, folder), store_folder, folder, device, on_metrics)
+
+
+def _pretrain(
+    task: PretrainingTask[BatchT], store_folder: Path, folder: RunDir, device: str, on_metrics: OnMetrics
+) -> dict[str, dict[str, float]]:
     store = TokenStore.open(store_folder)
-    trainer = job.build_trainer(device)
+    trainer = task.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
-    callbacks = _EvaluatingCallbacks(job, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics)
+    callbacks = _PretrainingCallbacks(task, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics)
     known = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
     if 0 not in known:
         known[0] = callbacks.evaluate(0)
     progress = checkpoints.load_newest(trainer)[0] or TrainState()
-    each = config.pretrain.gradient_accumulation
-    batches = job.batches(store, range(progress.step * each, config.pretrain.steps * each))
-    run_train_loop(trainer, progress, batches, job.validation_batches(store), callbacks)
-    last = checkpoints.final_step(config.pretrain)
+    batches_per_step = task.train.gradient_accumulation
+    batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
+    run_train_loop(trainer, progress, batches, task.validation_batches(store), callbacks)
+    last = checkpoints.final_step(task.train)
     checkpoints.load_weights(last, trainer.checkpointed_module)
     after = known[last] if last in known else callbacks.evaluate(last)
-    save_pretrained(trainer, folder)
+    save_encoder(trainer.encoder, folder.model)  # without the head
     return write_before_and_after(folder.path, known[0], after)
 
 
-def save_pretrained(trainer: BaseTrainer[BatchT], folder: RunDir) -> None:
-    """Writes the encoder, without the head, as a folder that `hbt train model.path=...` takes."""
-    save_encoder(trainer.encoder, folder.model)
-
-
 @dataclass
-class _EvaluatingCallbacks(LocalCallbacks):
+class _PretrainingCallbacks(LocalCallbacks):
     """Evaluates the checkpoints that `evaluate_every` selects on held-out text."""
 
-    task: PretrainingTask
+    task: PretrainingTask[Any]
     checkpoint_metrics: StoragePath
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate the weights as they are now; save, pass on and return the metrics."""
-        metrics = evaluate_held_out(self.trainer, self.task.config, self.store, self.task.rules)
+        """Evaluate the trainer's current weights; save, pass on and return the metrics."""
+        metrics = self.task.evaluate(self.trainer, self.store)
         save_checkpoint_metrics(self.checkpoint_metrics, step, metrics)
         self.on_metrics(step, metrics)
         return metrics

@@ -1,4 +1,4 @@
-"""Which tokens of a block are masked, and by what: a function of a key."""
+"""BERT's masking of tokens, as a function of a key."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from hbt_ray.utils.counter_rng import Salt, random_bits, random_uniforms, stable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MASKED, RANDOM = 0.8, 0.1  # of the tokens to be told; the others are left as they are
-IGNORE_INDEX = -1
+MASK_FRACTION, RANDOM_FRACTION = 0.8, 0.1  # of the target tokens; the others are not replaced
+IGNORE_INDEX = -1  # label of a token that is not to be predicted
 
 
 @dataclass(frozen=True, slots=True)
 class MaskRules:
-    """Those of BERT (Devlin et al. 2019, arXiv 1810.04805), as transformers' collator applies them."""
+    """Parameters of the masking of BERT (Devlin et al. 2019, arXiv 1810.04805)."""
 
     mask_id: int
     special_ids: tuple[int, ...]  # never masked
-    num_tokens: int  # from which random ones are drawn
-    share: float  # of the tokens, to be told
+    num_tokens: int  # size of the vocabulary that random tokens are drawn from
+    share: float  # fraction of the tokens to predict
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerFast, share: float, model: str) -> MaskRules:
-        """Raises ConfigError when the tokenizer has no mask token."""
+        """Return the rules for a tokenizer.
+
+        Raises:
+            ConfigError: it has no mask token; `model` names it in the message.
+        """
         if tokenizer.mask_token_id is None:
             raise ConfigError(
                 f"the tokenizer of {model!r} has no mask token; write pretrain.objective=contrastive, or the "
@@ -37,20 +41,30 @@ class MaskRules:
         return MaskRules(tokenizer.mask_token_id, tuple(tokenizer.all_special_ids), len(tokenizer), share)
 
 
-def mask(ids: np.ndarray, rules: MaskRules, key: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks some tokens.
+def mask_tokens(ids: np.ndarray, rules: MaskRules, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mask tokens as `transformers.DataCollatorForLanguageModeling` does, with draws addressed by position.
+
+    1. Choose each token as a target with probability `rules.share`; special tokens never.
+    2. Replace 80% of the targets by the mask token and 10% by a random token.
 
     Args:
-        ids: (T,).
+        ids: (T,) token ids.
+        rules: of the tokenizer.
+        key: of all draws.
 
     Returns:
-        (T,) int32 what the encoder sees, and (T,) int32 what it is to tell: the token that stood there, or UNTOLD.
+        input ids (T,) int32 with masking applied; labels (T,) int32, the original id of a target and IGNORE_INDEX
+        elsewhere.
     """
-    places = np.arange(len(ids))
-    told = (random_uniforms(stable_hash64(key, Salt.MASKED_POSITIONS), places) < rules.share) & ~np.isin(
-        ids, rules.special_ids
-    )
-    kind = random_uniforms(stable_hash64(key, Salt.KIND), places)
-    others = (random_bits(stable_hash64(key, Salt.RANDOM_TOKEN), places) % np.uint64(rules.num_tokens)).astype(np.int64)
-    seen = np.where(kind < MASKED, rules.mask_id, np.where(kind < MASKED + RANDOM, others, ids))
-    return np.where(told, seen, ids).astype(np.int32), np.where(told, ids, IGNORE_INDEX).astype(np.int32)
+    positions = np.arange(len(ids))
+    # 1. Targets
+    is_drawn = random_uniforms(stable_hash64(key, Salt.MASKED_POSITIONS), positions) < rules.share
+    is_target = is_drawn & ~np.isin(ids, rules.special_ids)
+    # 2. Replacements
+    draws = random_uniforms(stable_hash64(key, Salt.KIND), positions)
+    random_ids = random_bits(stable_hash64(key, Salt.RANDOM_TOKEN), positions) % np.uint64(rules.num_tokens)
+    replaced = np.where(draws < MASK_FRACTION + RANDOM_FRACTION, random_ids.astype(np.int64), ids)
+    replaced = np.where(draws < MASK_FRACTION, rules.mask_id, replaced)
+    input_ids = np.where(is_target, replaced, ids)
+    labels = np.where(is_target, ids, IGNORE_INDEX)
+    return input_ids.astype(np.int32), labels.astype(np.int32)

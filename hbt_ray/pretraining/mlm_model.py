@@ -1,4 +1,4 @@
-"""An encoder with a head that tells masked tokens."""
+"""An encoder with a masked-language-model head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,20 +25,29 @@ from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Blocks that pass the encoder together."""
+class BlockMiniBatch:
+    """Blocks that are encoded together and share a dropout key."""
 
-    start: int  # the first on this rank
-    end: int  # behind the last
+    start: int  # index of the first block on this rank
+    end: int  # exclusive
     number: int  # in the global batch
 
 
 class MaskedLanguageModel(nn.Module):
-    """Tells the masked tokens of blocks, some blocks at a time.
+    """Predict the masked tokens of blocks, a mini-batch at a time.
 
-    Chunks lie on a fixed grid over the *global* batch, and dropout is drawn anew for each from (seed, step, chunk). An
-    encoder that `is_packed` sees each text of a block alone; any other sees a block as one text, whose parts attend to
-    each other (as RoBERTa's full sentences, arXiv 1907.11692). Neither pays for padding.
+    Mini-batches form a fixed grid over the *global* batch, and the dropout of each has the key (seed, step, number), so
+    it does not depend on the number of ranks.
+
+    A packed encoder (`is_packed`) encodes each text of a block separately. Any other encodes a block as one text, whose
+    parts attend to each other (as RoBERTa's FULL-SENTENCES, arXiv 1907.11692). Neither needs padding.
+
+    Args:
+        encoder: whose first module is the transformer.
+        head: the rest of a masked language model, from `load_head`.
+        seed: of dropout.
+        chunk_blocks: blocks in a mini-batch.
+        bf16: compute in bfloat16 by autocast.
     """
 
     def __init__(
@@ -53,32 +61,44 @@ class MaskedLanguageModel(nn.Module):
         self.bf16 = bf16
         self._dropout = key_dropout(encoder) if is_packed(encoder) else DropoutKey()
 
-    def chunks(self, blocks: TokenBlockBatch) -> list[Chunk]:
-        """What passes the encoder together."""
+    def mini_batches(self, blocks: TokenBlockBatch) -> list[BlockMiniBatch]:
+        """Divide a rank's blocks at the grid over the global batch."""
         numbers = (blocks.first_block + np.arange(blocks.num_blocks)) // self.chunk_blocks
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         ends = np.append(starts[1:], blocks.num_blocks)
-        return [Chunk(int(start), int(end), int(numbers[start])) for start, end in zip(starts, ends, strict=True)]
+        return [
+            BlockMiniBatch(int(start), int(end), int(numbers[start])) for start, end in zip(starts, ends, strict=True)
+        ]
 
-    def forward(self, blocks: TokenBlockBatch, chunk: Chunk) -> Tensor:
-        """The sum of the cross-entropies of a chunk's masked tokens, float32."""
+    def forward(self, blocks: TokenBlockBatch, mini_batch: BlockMiniBatch) -> Tensor:
+        """Return the sum of the cross-entropies of a mini-batch's masked tokens, a float32 scalar."""
         device = self.encoder.device
-        tokens = slice(chunk.start * blocks.block_tokens, chunk.end * blocks.block_tokens)
-        first_text, last_text = np.cumsum(np.append(0, blocks.texts_per_block))[[chunk.start, chunk.end]]
+        tokens = slice(mini_batch.start * blocks.block_tokens, mini_batch.end * blocks.block_tokens)
+        text_ends = np.cumsum(np.append(0, blocks.texts_per_block))
+        first_text, last_text = text_ends[[mini_batch.start, mini_batch.end]]
         if self.training:
-            self._dropout.set(device, self.seed, Salt.DROPOUT, blocks.step, chunk.number)
-        targets = blocks.targets[tokens]
-        told = np.flatnonzero(targets != IGNORE_INDEX)
+            self._dropout.set(device, self.seed, Salt.DROPOUT, blocks.step, mini_batch.number)
+        labels = blocks.targets[tokens]
+        is_target = np.flatnonzero(labels != IGNORE_INDEX)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             states = self.token_states(
-                blocks.ids[tokens], blocks.lengths[first_text:last_text], chunk.end - chunk.start
+                blocks.ids[tokens], blocks.lengths[first_text:last_text], mini_batch.end - mini_batch.start
             )
-            scores = self.scores(states[torch.from_numpy(told).to(device)])
-        right = torch.from_numpy(targets[told].astype(np.int64)).to(device)
-        return nn.functional.cross_entropy(scores.float(), right, reduction="sum")
+            logits = self.logits(states[torch.from_numpy(is_target).to(device)])
+        target_ids = torch.from_numpy(labels[is_target].astype(np.int64)).to(device)
+        return nn.functional.cross_entropy(logits.float(), target_ids, reduction="sum")
 
     def token_states(self, ids: np.ndarray, lengths: np.ndarray, num_blocks: int) -> Tensor:
-        """(tokens, D) of whole blocks."""
+        """Encode whole blocks.
+
+        Args:
+            ids: (tokens,) of all blocks.
+            lengths: (texts,) of their texts.
+            num_blocks: of equal length.
+
+        Returns:
+            (tokens, D) the transformer's last hidden states.
+        """
         if is_packed(self.encoder):
             return packed_tokens(self.encoder, ids, lengths)
         rows = torch.from_numpy(ids.astype(np.int64)).view(num_blocks, -1).to(self.encoder.device)
@@ -87,16 +107,16 @@ class MaskedLanguageModel(nn.Module):
         ]
         return states.flatten(0, 1)
 
-    def scores(self, states: Tensor) -> Tensor:
-        """(N, vocabulary) of (N, D) token states, before the softmax."""
-        scores: Tensor = self.head(inputs_embeds=states[None]).logits[0]
-        return scores
+    def logits(self, states: Tensor) -> Tensor:
+        """Apply the head to token states, (N, D) -> (N, vocabulary)."""
+        logits: Tensor = self.head(inputs_embeds=states[None]).logits[0]
+        return logits
 
 
 class _IdentityEncoder(nn.Module):
-    """Stands where a model's encoder was, and hands on the states that it is given."""
+    """Replace the encoder of a masked language model: return the states that it is given as `inputs_embeds`."""
 
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
+    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
@@ -108,19 +128,28 @@ def load_head(
     trust_remote_code: bool,
     token_counts: np.ndarray | None = None,
 ) -> nn.Module:
-    """The masked-LM head of a saved model, tied to an encoder; from the seed, where the model was saved without one.
+    """Load the masked-LM head of a saved model, or initialize one if it was saved without a head.
 
-    It is what remains of transformers' model when its encoder is taken out, so every family's is found.
+    1. Load transformers' masked-LM model of the encoder's family; missing weights follow from the seed.
+    2. If the output bias is missing, set it to the log frequencies of the tokens.
+    3. Put the encoder in the place of the model's, and tie the output weights to its word embeddings.
+    4. Replace the encoder by an identity. What remains is the head, whatever the family calls its modules.
+
+    The frequencies are (count + 1/2) / sum (Krichevsky and Trofimov 1981). A bias of 0 would have to learn them by
+    gradients that pass through the shared word embeddings and move all of these in one direction, until texts can
+    hardly be distinguished.
 
     Args:
-        token_counts: (tokens,) how often each stands in the text. A head that was not saved begins with their
-            frequencies as its guess: the logarithm of each token's share, half an occurrence added (Krichevsky and
-            Trofimov 1981), is its bias. One that begins with none learns them through the word embeddings that it
-            shares with the encoder, all of which move in one direction, until texts are hardly told apart.
+        path: folder or hub name of the model.
+        encoder: that the head is tied to.
+        seed: of weights that were not saved.
+        trust_remote_code: passed to transformers.
+        token_counts: (tokens,) occurrences of each token in the training text; None: no step 2.
     """
-    with without_progress_bars(), _without_report(), torch.random.fork_rng(devices=[]):
+    # 1. Model
+    with without_progress_bars(), _errors_only(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash64(seed, Salt.HEAD_WEIGHTS) % 2**63)
-        whole, loaded = AutoModelForMaskedLM.from_pretrained(
+        model, loaded = AutoModelForMaskedLM.from_pretrained(
             str(path),
             subfolder=transformer_subfolder(path),
             dtype=torch.float32,
@@ -128,23 +157,26 @@ def load_head(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    bias = getattr(whole.get_output_embeddings(), "bias", None)
-    names = {name for name, parameter in whole.named_parameters(remove_duplicate=False) if parameter is bias}
+    # 2. Bias
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is bias}
     if token_counts is not None and isinstance(bias, Tensor) and names & set(loaded["missing_keys"]):
         counts = np.zeros(len(bias))
         counts[: len(token_counts)] = token_counts[: len(bias)]
         with torch.no_grad():
             bias.copy_(torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())))
-    setattr(whole, whole.base_model_prefix, transformer_of(encoder))
-    whole.tie_weights()
-    setattr(whole, whole.base_model_prefix, _IdentityEncoder())
-    head: nn.Module = whole.to(encoder.device)
+    # 3. Tied weights
+    setattr(model, model.base_model_prefix, transformer_of(encoder))
+    model.tie_weights()
+    # 4. Head
+    setattr(model, model.base_model_prefix, _IdentityEncoder())
+    head: nn.Module = model.to(encoder.device)
     return head
 
 
 @contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """Without transformers' notice that an encoder was saved without a head: it is made then."""
+def _errors_only() -> Iterator[None]:
+    """Suppress transformers' warning about missing weights: a head that was not saved is initialized on purpose."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

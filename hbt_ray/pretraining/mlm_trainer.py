@@ -1,4 +1,4 @@
-"""The step of pretraining on masked tokens: a batch's loss and its gradient."""
+"""The trainer of masked language modelling: loss and gradient of a batch of blocks."""
 
 from __future__ import annotations
 
@@ -15,42 +15,50 @@ from hbt_ray.utils.activity import Phase, in_phase
 
 
 class MaskedLMTrainer(BaseTrainer[TokenBlockBatch]):
-    """An encoder and its head, trained on blocks."""
+    """Train an encoder and its head on blocks of masked tokens.
+
+    The loss of a batch is the mean cross-entropy over the masked tokens of all ranks. Parameters that have no influence
+    on it, such as BERT's pooler, are frozen.
+    """
 
     train: PretrainConfig
 
-    def __init__(self, masked: MaskedLanguageModel, train: PretrainConfig) -> None:
-        self.masked = masked
-        self.encoder = masked.encoder
+    def __init__(self, mlm: MaskedLanguageModel, train: PretrainConfig) -> None:
+        self.mlm = mlm
+        self.encoder = mlm.encoder
         ids = torch.zeros(8, dtype=torch.long).numpy()
         lengths = torch.tensor([8]).numpy()
-        freeze_unused(masked, lambda: masked.scores(masked.token_states(ids, lengths, 1))[..., 0].sum())
-        super().__init__(masked, masked, train, masked.encoder.device)
+        freeze_unused(mlm, lambda: mlm.logits(mlm.token_states(ids, lengths, 1))[..., 0].sum())
+        super().__init__(mlm, mlm, train, mlm.encoder.device)
 
     @property
     def units(self) -> tuple[str, int]:
         return "tokens", self.train.global_batch_blocks * self.train.block_tokens
 
     def loss(self, batch: TokenBlockBatch) -> Tensor:
-        parts = [self.model(batch, chunk) for chunk in self.masked.chunks(batch)]
-        return torch.stack(parts).sum() * self._weight(batch)
+        sums = [self.model(batch, mini_batch) for mini_batch in self.mlm.mini_batches(batch)]
+        return torch.stack(sums).sum() * self._loss_weight(batch)
 
     def backward(self, batch: TokenBlockBatch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
-        """One chunk's activations are held at a time: their losses add up."""
-        chunks = self.masked.chunks(batch)
-        scale = self._weight(batch)
+        """Accumulate the gradient of one mini-batch after another, so that only one holds its activations."""
+        mini_batches = self.mlm.mini_batches(batch)
+        loss_weight = self._loss_weight(batch)
         total = torch.zeros((), device=self.encoder.device)
-        for chunk in chunks:
-            with maybe_no_sync(self.model, synchronise and chunk is chunks[-1]):
-                loss = self.model(batch, chunk) * scale
+        for mini_batch in mini_batches:
+            with maybe_no_sync(self.model, synchronise and mini_batch is mini_batches[-1]):
+                loss = self.model(batch, mini_batch) * loss_weight
                 (loss * weight).backward()
             total += loss.detach()
         return total
 
-    def _weight(self, batch: TokenBlockBatch) -> float:
-        """By what the sum over this rank's masked tokens is multiplied, so that the ranks' mean is that over all."""
-        told = torch.tensor(float((batch.targets != IGNORE_INDEX).sum()), device=self.encoder.device)
+    def _loss_weight(self, batch: TokenBlockBatch) -> float:
+        """Return the factor of this rank's sum: num_ranks / masked tokens of all ranks.
+
+        The mean over ranks is then the mean over the masked tokens of the global batch, although ranks have different
+        numbers of them.
+        """
+        masked = torch.tensor(float((batch.targets != IGNORE_INDEX).sum()), device=self.encoder.device)
         if num_ranks() > 1:
             with in_phase(Phase.ALL_REDUCE):
-                dist.all_reduce(told)
-        return num_ranks() / max(float(told), 1.0)
+                dist.all_reduce(masked)
+        return num_ranks() / max(float(masked), 1.0)

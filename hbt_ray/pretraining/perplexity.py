@@ -1,4 +1,4 @@
-"""How well held-out text is told, language by language."""
+"""Evaluation on held-out text, language by language: perplexity of masked tokens, or the contrastive loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,81 +15,101 @@ from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.batch import TokenBlockBatch
-from hbt_ray.pretraining.collate import collate_blocks, twins
+from hbt_ray.pretraining.collate import collate_blocks, simcse_pairs
 from hbt_ray.pretraining.masking import IGNORE_INDEX, MaskRules
 from hbt_ray.pretraining.text_streams import TextStream, find_stream, read_window
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.training.base_trainer import BaseTrainer
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
-PERPLEXITY, LOSS = "perplexity", "held_out_loss"  # what is measured; the latter for the contrastive objective
+if TYPE_CHECKING:  # torch takes seconds to import, and Ray Train's controller does not need it
+    from hbt_ray.training.base_trainer import BaseTrainer
+
+PERPLEXITY, HELD_OUT_LOSS = "perplexity", "held_out_loss"  # prefixes of the metrics' names
 
 
 def held_out_streams(config: PretrainRunConfig, manifest: StoreManifest) -> dict[str, TextStream]:
-    """Each language's held-out texts, also where pretraining joins two. Raises ConfigError when one has none."""
+    """Find each language's held-out texts. Streams have one language, also where training joins two.
+
+    Raises:
+        ConfigError: a language has fewer than two held-out texts.
+    """
     languages = config.languages or manifest.languages
     streams = {language: find_stream(manifest, (language,), "validation", 0) for language in languages}
     for language, stream in streams.items():
         if stream.texts < 2:
-            raise _too_little(language)
+            raise _too_little_text(language)
     return streams
 
 
-def evaluate_held_out(
-    trainer: BaseTrainer[Any], config: PretrainRunConfig, store: TokenStore, rules: MaskRules | None
+def held_out_perplexity(
+    trainer: BaseTrainer[TokenBlockBatch], config: PretrainRunConfig, store: TokenStore, rules: MaskRules
 ) -> dict[str, float]:
-    """What a model makes of the held-out text of each language, without dropout: the same text and masks every time.
+    """Compute the perplexity of masked tokens in each language's first `held_out_blocks` held-out blocks.
+
+    It is e to the mean cross-entropy, without dropout. Blocks and masks are the same at each call.
 
     Returns:
-        `perplexity/<language>`: e to the mean cross-entropy of masked tokens in text of that language alone, over the
-        first `held_out_blocks`; or, of the contrastive objective, which masks nothing, `held_out_loss/<language>` of as
-        many texts.
+        `perplexity/<language>` -> perplexity.
+
+    Raises:
+        ConfigError: a language's held-out blocks have no masked token.
     """
-    found = {}
+    metrics = {}
     for language, stream in held_out_streams(config, store.manifest).items():
-        if rules is None:
-            texts = np.arange(min(stream.texts, config.pretrain.held_out_blocks))
-            batch: PairBatch | TokenBlockBatch = twins(store, stream, texts)
-            found[f"{LOSS}/{language}"] = trainer.validation_loss([batch])
-        else:
-            batch = _blocks(store, stream, config, rules)
-            if not (batch.targets != IGNORE_INDEX).any():
-                raise _too_little(language)
-            found[f"{PERPLEXITY}/{language}"] = math.exp(trainer.validation_loss([batch]))
-    return found
+        batch = _held_out_blocks(store, stream, config, rules)
+        if not (batch.targets != IGNORE_INDEX).any():
+            raise _too_little_text(language)
+        metrics[f"{PERPLEXITY}/{language}"] = math.exp(trainer.validation_loss([batch]))
+    return metrics
 
 
-def _blocks(store: TokenStore, stream: TextStream, config: PretrainRunConfig, rules: MaskRules) -> TokenBlockBatch:
-    """The first blocks of a stream; a shorter one where it has less than one."""
+def held_out_loss(trainer: BaseTrainer[PairBatch], config: PretrainRunConfig, store: TokenStore) -> dict[str, float]:
+    """Compute the contrastive loss of each language's first `held_out_blocks` held-out texts, without dropout.
+
+    Returns:
+        `held_out_loss/<language>` -> loss.
+    """
+    metrics = {}
+    for language, stream in held_out_streams(config, store.manifest).items():
+        texts = np.arange(min(stream.texts, config.pretrain.held_out_blocks))
+        batch = simcse_pairs(store, stream, texts)
+        metrics[f"{HELD_OUT_LOSS}/{language}"] = trainer.validation_loss([batch])
+    return metrics
+
+
+def _held_out_blocks(
+    store: TokenStore, stream: TextStream, config: PretrainRunConfig, rules: MaskRules
+) -> TokenBlockBatch:
+    """Return the first blocks of a stream; one shorter block if it has fewer tokens than a block."""
     tokens = min(config.pretrain.block_tokens, stream.tokens)
     count = min(stream.tokens // tokens, config.pretrain.held_out_blocks)
-    read = [read_window(store, stream, number * tokens, tokens) for number in range(count)]
-    return collate_blocks(
-        read, rules, [stable_hash64(Salt.HELD_OUT_MASK, stream.name, number) for number in range(count)]
-    )
+    blocks = [read_window(store, stream, number * tokens, tokens) for number in range(count)]
+    keys = [stable_hash64(Salt.HELD_OUT_MASK, stream.name, number) for number in range(count)]
+    return collate_blocks(blocks, rules, keys)
 
 
-def _too_little(language: str) -> ConfigError:
+def _too_little_text(language: str) -> ConfigError:
     return ConfigError(
         f"too little text in {language!r} is held out to measure on; raise prepare.validation_share, "
         "or leave it out of languages"
     )
 
 
-def before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """By language, what was measured at the beginning and at the end."""
-    return {
-        name.rpartition("/")[2]: {"before": before[name], "after": after[name]}
-        for name in before
-        if name.startswith((f"{PERPLEXITY}/", f"{LOSS}/"))
-    }
-
-
 def write_before_and_after(
     folder: Path, before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """Writes `perplexity.json`, or `held_out_loss.json`: language -> before and after."""
-    found = before_and_after(before, after)
-    name = next(iter(before)).partition("/")[0]
-    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+    """Write `perplexity.json`, or `held_out_loss.json`, and return it: language -> "before" and "after" training.
+
+    Args:
+        folder: of the run.
+        before: metrics of the initial model.
+        after: metrics of the final one.
+    """
+    by_language = {
+        name.rpartition("/")[2]: {"before": before[name], "after": after[name]}
+        for name in before
+        if name.startswith((f"{PERPLEXITY}/", f"{HELD_OUT_LOSS}/"))
+    }
+    prefix = next(iter(before)).partition("/")[0]
+    (folder / f"{prefix}.json").write_text(json.dumps(by_language, indent=1) + "\n", encoding="utf-8")
+    return by_language

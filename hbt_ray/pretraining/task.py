@@ -1,14 +1,15 @@
-"""A pretraining as those who carry it out need to know it.
+"""Training tasks of pretraining: masked language modelling and SimCSE.
 
-Imported by Ray Train's controller as well, which waits for it: nothing here that takes seconds to import.
+Ray Train's controller imports this module, so it imports no library that takes seconds to import.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
@@ -19,50 +20,106 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import transformer_subfolder
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.batch import TokenBlockBatch
-from hbt_ray.pretraining.block_sampler import TextBlockSampler
+from hbt_ray.pretraining.block_sampler import BlockBatchSpec, TextBlockSampler
 from hbt_ray.pretraining.collate import build_blocks, build_simcse_pairs, token_counts
 from hbt_ray.pretraining.masking import MaskRules
-from hbt_ray.sampling import rank_slice
+from hbt_ray.pretraining.perplexity import held_out_loss, held_out_perplexity, held_out_streams
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.task import BatchT
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from hbt_ray.training.base_trainer import BaseTrainer
+    from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
+
+
+def pretraining_sampler(config: PretrainRunConfig, manifest: StoreManifest, split: Split = "train") -> TextBlockSampler:
+    """Return the sampler of a configuration; see `TextBlockSampler` for what it raises."""
+    return TextBlockSampler(manifest, config.pretrain, seed=config.seed, languages=config.languages, split=split)
 
 
 @dataclass(frozen=True)
-class PretrainingTask:
-    """`job.TrainingTask` of a pretraining."""
+class PretrainingTask(ABC, Generic[BatchT]):
+    """`training.task.TrainingTask` of a pretraining. A subclass is an objective with its type of batch."""
 
     config: PretrainRunConfig
-    initial_model: str
-    rules: MaskRules | None  # None: nothing is masked
-    # Of the text in all languages, trained on or not, for a new head.
-    token_counts: np.ndarray | None = field(default=None, compare=False, repr=False)
+    initial_model: str  # folder or hub name of the encoder that training starts from
 
     @property
     def train(self) -> LoopConfig:
         return self.config.pretrain
 
     @property
-    def batch_type(self) -> type[PairBatch | TokenBlockBatch]:
-        return PairBatch if self.rules is None else TokenBlockBatch
+    @abstractmethod
+    def batch_type(self) -> type[BatchT]:
+        """Type of the batches."""
 
-    def build_trainer(self, device: str) -> BaseTrainer[Any]:
+    @abstractmethod
+    def build_trainer(self, device: str) -> BaseTrainer[BatchT]:
+        """Build the model and its optimizer as they are before the first step."""
+
+    @abstractmethod
+    def build(self, spec: BlockBatchSpec, sampler: TextBlockSampler, store: TokenStore) -> BatchT:
+        """Read the batch of a spec from the store."""
+
+    @abstractmethod
+    def evaluate(self, trainer: BaseTrainer[BatchT], store: TokenStore) -> dict[str, float]:
+        """Evaluate the trainer's weights on held-out text, language by language."""
+
+    def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[BatchT]:
+        return self._batches("train", store, numbers, rank, num_ranks)
+
+    def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[BatchT]:
+        if not self.train.validation_every:
+            return []
+        numbers = range(self.train.validation_batches)
+        return list(self._batches("validation", store, numbers, rank, num_ranks))
+
+    def describe_batch(self, store: TokenStore, number: int) -> str:
+        sampler = pretraining_sampler(self.config, store.manifest)
+        spec = sampler.batch(number)
+        blocks = zip(spec.streams.tolist(), spec.places.tolist(), strict=True)
+        unit = "text" if sampler.draws_whole_texts else "token"
+        return f"from {unit} " + ", ".join(f"{place} of {sampler.streams[stream].name}" for stream, place in blocks)
+
+    def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
+        from hbt_ray.training.checkpoint import CheckpointManager
+
+        trainer = self.build_trainer(device)
+        if step:
+            CheckpointManager(checkpoints).load_weights(step, trainer.checkpointed_module)
+        return self.evaluate(trainer, store)
+
+    def _batches(self, split: Split, store: TokenStore, numbers: range, rank: int, num_ranks: int) -> Iterator[BatchT]:
+        sampler = pretraining_sampler(self.config, store.manifest, split)
+        specs = sampler.rank_batches(numbers, rank, num_ranks, self.config.pretrain.chunk_blocks)
+        return (self.build(spec, sampler, store) for spec in specs)
+
+
+@dataclass(frozen=True)
+class MaskedLMTask(PretrainingTask[TokenBlockBatch]):
+    """Prediction of masked tokens, in texts (`mlm`) or in joined parallel texts (`tlm`)."""
+
+    rules: MaskRules
+    # Counted in all languages of the store, so that a new head does not depend on `languages`.
+    token_counts: np.ndarray = field(compare=False, repr=False)
+
+    @property
+    def batch_type(self) -> type[TokenBlockBatch]:
+        return TokenBlockBatch
+
+    def build_trainer(self, device: str) -> BaseTrainer[TokenBlockBatch]:
         from hbt_ray.models.encoder import load_for_training
         from hbt_ray.models.precision import resolve_bf16
         from hbt_ray.pretraining.mlm_model import MaskedLanguageModel, load_head
         from hbt_ray.pretraining.mlm_trainer import MaskedLMTrainer
-        from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
         config, pretrain, model = self.config, self.config.pretrain, self.config.model
         encoder = load_for_training(model, config.encoder_text, self.initial_model, device=device)
-        if self.rules is None:
-            return ContrastiveTrainer(encoder, _as_pairs(config), seed=config.seed)
         head = load_head(
             self.initial_model,
             encoder,
@@ -71,90 +128,88 @@ class PretrainingTask:
             token_counts=self.token_counts,
         )
         bf16 = resolve_bf16(pretrain.precision, encoder.device)
-        masked = MaskedLanguageModel(encoder, head, seed=config.seed, chunk_blocks=pretrain.chunk_blocks, bf16=bf16)
-        return MaskedLMTrainer(masked, pretrain)
+        mlm = MaskedLanguageModel(encoder, head, seed=config.seed, chunk_blocks=pretrain.chunk_blocks, bf16=bf16)
+        return MaskedLMTrainer(mlm, pretrain)
 
-    def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[Any]:
-        return self._batches("train", store, numbers, rank, num_ranks)
+    def build(self, spec: BlockBatchSpec, sampler: TextBlockSampler, store: TokenStore) -> TokenBlockBatch:
+        return build_blocks(spec, sampler, store, self.rules, self.config.seed)
 
-    def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[Any]:
-        if not self.train.validation_every:
-            return []
-        numbers = range(self.train.validation_batches)
-        return list(self._batches("validation", store, numbers, rank, num_ranks))
+    def evaluate(self, trainer: BaseTrainer[TokenBlockBatch], store: TokenStore) -> dict[str, float]:
+        return held_out_perplexity(trainer, self.config, store, self.rules)
 
-    def describe_batch(self, store: TokenStore, number: int) -> str:
-        plan = self.plan(store.manifest)
-        spec = plan.batch(number)
-        blocks = zip(spec.streams.tolist(), spec.places.tolist(), strict=True)
-        unit = "text" if plan.whole_texts else "token"
-        return f"from {unit} " + ", ".join(f"{place} of {plan.streams[stream].name}" for stream, place in blocks)
 
-    def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
-        from hbt_ray.pretraining.perplexity import evaluate_held_out
-        from hbt_ray.training.checkpoint import CheckpointManager
+@dataclass(frozen=True)
+class SimCSETask(PretrainingTask[PairBatch]):
+    """Contrastive training on texts paired with themselves (`contrastive`)."""
 
-        trainer = self.build_trainer(device)
-        if step:
-            CheckpointManager(checkpoints).load_weights(step, trainer.checkpointed_module)
-        return evaluate_held_out(trainer, self.config, store, self.rules)
+    @property
+    def batch_type(self) -> type[PairBatch]:
+        return PairBatch
 
-    def plan(self, manifest: StoreManifest, split: Split = "train") -> TextBlockSampler:
-        """The order. Raises ConfigError when the store cannot serve it."""
+    def build_trainer(self, device: str) -> ContrastiveTrainer:
+        from hbt_ray.models.encoder import load_for_training
+        from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
+
         config = self.config
-        return TextBlockSampler(manifest, config.pretrain, seed=config.seed, languages=config.languages, split=split)
+        encoder = load_for_training(config.model, config.encoder_text, self.initial_model, device=device)
+        return ContrastiveTrainer(encoder, _contrastive_settings(config), seed=config.seed)
 
-    def _batches(self, split: Split, store: TokenStore, numbers: range, rank: int, num_ranks: int) -> Iterator[Any]:
-        plan, rules = self.plan(store.manifest, split), self.rules
-        mine = rank_slice(plan.pretrain.global_batch_blocks, num_ranks, rank, plan.pretrain.chunk_blocks)
-        specs = (plan.batch(number, mine) for number in numbers)
-        if rules is None:
-            return (build_simcse_pairs(spec, plan, store) for spec in specs)
-        return (build_blocks(spec, plan, store, rules, self.config.seed) for spec in specs)
+    def build(self, spec: BlockBatchSpec, sampler: TextBlockSampler, store: TokenStore) -> PairBatch:
+        return build_simcse_pairs(spec, sampler, store)
+
+    def evaluate(self, trainer: BaseTrainer[PairBatch], store: TokenStore) -> dict[str, float]:
+        return held_out_loss(trainer, self.config, store)
 
 
-def pretraining_job(config: PretrainRunConfig, store_folder: Path, folder: RunDir) -> PretrainingTask:
-    """The job of a configuration, after it was checked that it can be done; an encoder from nothing is made beside it.
+def make_pretraining_task(config: PretrainRunConfig, store_folder: Path, folder: RunDir) -> PretrainingTask[Any]:
+    """Check a configuration against its store, and return its task.
+
+    The objective decides the type of its batches. If no encoder is configured, an untrained one is written to the run's
+    folder.
 
     Raises:
-        ConfigError: the corpora have too little text, or none that is parallel; or the encoder cannot be pretrained so.
-        StoreError: the store is not the one that the configuration's corpora and tokenizer make.
+        ConfigError: see `check_pretraining`.
+        StoreError: the store was not prepared with the configuration's corpora and tokenizer.
     """
     tokenizer = store_tokenizer(store_folder, config.prepare_inputs)
     store = TokenStore.open(store_folder)
-    job = checked_job(config, tokenizer, store.manifest)
-    of_all = replace(job, config=config.model_copy(update={"languages": None}))
-    counts = None if job.rules is None else token_counts(of_all.plan(store.manifest), store, job.rules)
-    return PretrainingTask(config, prepare_initial_model(config, tokenizer, folder), job.rules, counts)
+    check_pretraining(config, tokenizer, store.manifest)
+    if config.pretrain.objective == "contrastive":
+        return SimCSETask(config, prepare_initial_model(config, tokenizer, folder))
+    rules = _mask_rules(config, tokenizer)
+    all_languages = config.model_copy(update={"languages": None})
+    counts = token_counts(pretraining_sampler(all_languages, store.manifest), store, rules)
+    return MaskedLMTask(config, prepare_initial_model(config, tokenizer, folder), rules, counts)
 
 
-def checked_job(
-    config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast, manifest: StoreManifest
-) -> PretrainingTask:
-    """The same before there is an encoder, and raising the same."""
-    from hbt_ray.pretraining.perplexity import held_out_streams
+def check_pretraining(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast, manifest: StoreManifest) -> None:
+    """Check a configuration before an encoder is loaded.
 
-    pretrain, path = config.pretrain, config.model.path
-    most = tokenizer.model_max_length
-    if path is not None and pretrain.block_tokens > most:
+    Raises:
+        ConfigError: blocks are longer than the encoder accepts, its family has no masked-LM head, its tokenizer has no
+            mask token, or the corpora have too little text, parallel text or held-out text.
+    """
+    pretrain, max_tokens = config.pretrain, tokenizer.model_max_length
+    if config.model.path is not None and pretrain.block_tokens > max_tokens:
         raise ConfigError(
-            f"pretrain.block_tokens is {pretrain.block_tokens}, and the model takes {most} at most; "
-            f"write pretrain.block_tokens={most}"
+            f"pretrain.block_tokens is {pretrain.block_tokens}, and the model takes {max_tokens} at most; "
+            f"write pretrain.block_tokens={max_tokens}"
         )
-    rules = None
     if pretrain.objective != "contrastive":
         _check_head(config)
-        rules = MaskRules.of(tokenizer, pretrain.mask_share, path or "the small encoder")
-    job = PretrainingTask(config, path or "", rules)
-    job.plan(manifest)
+        _mask_rules(config, tokenizer)
+    pretraining_sampler(config, manifest)
     held_out_streams(config, manifest)
     if pretrain.validation_every:
-        job.plan(manifest, "validation")
-    return job
+        pretraining_sampler(config, manifest, "validation")
+
+
+def _mask_rules(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast) -> MaskRules:
+    return MaskRules.of(tokenizer, config.pretrain.mask_share, config.model.path or "the small encoder")
 
 
 def _check_head(config: PretrainRunConfig) -> None:
-    """Raises ConfigError when transformers has no model of the encoder's family that tells masked tokens."""
+    """Raise ConfigError if transformers has no masked-LM model for the encoder's family."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -172,8 +227,8 @@ def _check_head(config: PretrainRunConfig) -> None:
         )
 
 
-def _as_pairs(config: PretrainRunConfig) -> TrainConfig:
-    """The settings of training on texts paired with themselves."""
+def _contrastive_settings(config: PretrainRunConfig) -> TrainConfig:
+    """Return the settings of `ContrastiveTrainer` for texts paired with themselves."""
     pretrain = config.pretrain
     loop = {name: getattr(pretrain, name) for name in LoopConfig.model_fields}
     return TrainConfig(

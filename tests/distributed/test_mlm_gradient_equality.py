@@ -20,25 +20,24 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     import torch.distributed as dist
 
     from hbt_ray.data.token_store import TokenStore
-    from hbt_ray.pretraining.task import pretraining_job
+    from hbt_ray.pretraining.task import make_pretraining_task
     from hbt_ray.training.run_dir import run_dir_of
     from tests.helpers import tiny_corpus
 
     torch.set_num_threads(1)
-    jobs = []
-    for (
-        objective
-    ) in OBJECTIVES:  # before the process group exists, as on a driver: of ranks, only one saves the encoder
+    tasks = []
+    # Made before the process group, as by a driver: in a group only one rank would save the initial encoder.
+    for objective in OBJECTIVES:
         config = tiny_corpus.pretrain_config(objective=objective)
-        place = run_dir_of(config, Path(folder) / f"{num_ranks}-{rank}-{objective}")
-        jobs.append(pretraining_job(config, Path(folder) / objective, place))
+        folder_of_rank = run_dir_of(config, Path(folder) / f"{num_ranks}-{rank}-{objective}")
+        tasks.append(make_pretraining_task(config, Path(folder) / objective, folder_of_rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     found = []
-    for objective, job in zip(OBJECTIVES, jobs, strict=True):
-        trainer = job.build_trainer("cpu")
+    for objective, task in zip(OBJECTIVES, tasks, strict=True):
+        trainer = task.build_trainer("cpu")
         trainer.model.train()
-        [batch] = job.batches(TokenStore.open(Path(folder) / objective), range(5, 6), rank, num_ranks)
+        [batch] = task.batches(TokenStore.open(Path(folder) / objective), range(5, 6), rank, num_ranks)
         total = trainer.backward(batch).clone()
         dist.all_reduce(total)
         gradient = torch.cat([p.grad.flatten() for p in trainer.checkpointed_module.parameters() if p.grad is not None])
@@ -46,7 +45,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     if rank == 0:
         torch.save(found, f"{folder}/{num_ranks}.pt")
     dist.barrier()
-    os._exit(0)  # destroying the process group while DDP's threads run may hang
+    os._exit(0)  # destroying the gloo group while DDP's threads run may hang
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,10 @@ from hbt_ray.models.lora import adapter_weights
 from hbt_ray.pretraining.block_sampler import TextBlockSampler
 from hbt_ray.pretraining.collate import build_blocks, build_simcse_pairs
 from hbt_ray.pretraining.local_runner import pretrain_locally
-from hbt_ray.pretraining.masking import MaskRules, mask
+from hbt_ray.pretraining.masking import MaskRules
+from hbt_ray.pretraining.masking import mask_tokens as mask
 from hbt_ray.pretraining.mlm_model import load_head
-from hbt_ray.pretraining.task import pretraining_job
+from hbt_ray.pretraining.task import make_pretraining_task as pretraining_job
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint, write_embedding_shard
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest as commit_vectors
 from hbt_ray.sampling import HybridBatchSampler

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -22,7 +22,12 @@ from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.pretraining.task import PretrainingTask, checked_job, pretraining_job
+from hbt_ray.pretraining.task import (
+    PretrainingTask,
+    check_pretraining,
+    make_pretraining_task,
+    pretraining_sampler,
+)
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.resume import open_run
@@ -57,42 +62,42 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     resources_per_worker(config.pretrain)
     store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
-    checked_job(config, store_tokenizer(store, config.prepare_inputs), manifest)
+    check_pretraining(config, store_tokenizer(store, config.prepare_inputs), manifest)
     folder.begin(config)
     print_status(describe_store(store, manifest))
     tags = {"objective": config.pretrain.objective, "seed": config.seed}
     tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
     with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
-        task = pretraining_job(config, store, folder)
+        task = make_pretraining_task(config, store, folder)
         logger.info("initial encoder: %s", task.initial_model)
         best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
         held_out = _pretrain_and_evaluate(task, store, folder, tracker)
     return FinishedPretraining(folder, held_out, ui_command(uri))
 
 
-def _log_inputs(tracker: Tracker, task: PretrainingTask, store: Path) -> None:
+def _log_inputs(tracker: Tracker, task: PretrainingTask[Any], store: Path) -> None:
     log_inputs(tracker, task.config, store, "pretraining")
-    sampler = task.plan(read_manifest(store))
+    sampler = pretraining_sampler(task.config, read_manifest(store))
     rows = [
         {"language": stream.name, "tokens": stream.tokens, "share": fraction}
-        for stream, fraction in zip(sampler.streams, sampler.shares.tolist(), strict=True)
+        for stream, fraction in zip(sampler.streams, sampler.probabilities.tolist(), strict=True)
     ]
     tracker.log_table("languages", rows)
 
 
 def _pretrain_and_evaluate(
-    task: PretrainingTask, store: Path, folder: RunDir, tracker: Tracker
+    task: PretrainingTask[Any], store: Path, folder: RunDir, tracker: Tracker
 ) -> dict[str, dict[str, float]]:
     metrics_before = _start_evaluation(task, store, folder, 0)  # while the workers start
     last = run_training(task, store, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
     metrics_after = _start_evaluation(task, store, folder, last)
-    from hbt_ray.pretraining.local_runner import save_pretrained
+    from hbt_ray.models.encoder import save_encoder
     from hbt_ray.pretraining.perplexity import write_before_and_after
     from hbt_ray.training.checkpoint import CheckpointManager
 
     trainer = task.build_trainer("cpu")
     CheckpointManager(folder.checkpoints).load_weights(last, trainer.checkpointed_module)
-    save_pretrained(trainer, folder)
+    save_encoder(trainer.encoder, folder.model)
     before, after = metrics_before(), metrics_after()
     tracker.log_metrics(before, 0)
     tracker.log_metrics(after | {"train/steps": last}, last)
@@ -101,7 +106,7 @@ def _pretrain_and_evaluate(
     return held_out
 
 
-def _log_outputs(tracker: Tracker, task: PretrainingTask, folder: RunDir, last: int) -> None:
+def _log_outputs(tracker: Tracker, task: PretrainingTask[Any], folder: RunDir, last: int) -> None:
     for name in ("perplexity.json", "held_out_loss.json"):
         if (folder.path / name).exists():
             tracker.log_artifacts(folder.path / name)
@@ -109,7 +114,9 @@ def _log_outputs(tracker: Tracker, task: PretrainingTask, folder: RunDir, last: 
         tracker.log_model(folder.model, step=last)
 
 
-def _start_evaluation(task: PretrainingTask, store: Path, folder: RunDir, step: int) -> Callable[[], dict[str, float]]:
+def _start_evaluation(
+    task: PretrainingTask[Any], store: Path, folder: RunDir, step: int
+) -> Callable[[], dict[str, float]]:
     """Start a task that evaluates a step's checkpoint, unless its metrics are stored; return a function that waits."""
     stored = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
     if step in stored:
@@ -125,7 +132,7 @@ def _start_evaluation(task: PretrainingTask, store: Path, folder: RunDir, step: 
     return wait
 
 
-def _evaluate(task: PretrainingTask, store: Path, folder: RunDir, step: int) -> dict[str, float]:
+def _evaluate(task: PretrainingTask[Any], store: Path, folder: RunDir, step: int) -> dict[str, float]:
     from hbt_ray.models.encoder import default_device
 
     configure_logging()

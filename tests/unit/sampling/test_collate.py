@@ -1,4 +1,4 @@
-"""A batch holds what the plan says, whoever builds it and however many share it."""
+"""A batch has the contents of its spec, whichever process builds it and however many ranks share it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.config import MixConfig, build_config
-from hbt_ray.data.manifest import Split, WrittenShard, write_manifest
-from hbt_ray.data.token_store import TokenStore, write_shard
+from hbt_ray.config import MixConfig
+from hbt_ray.data.manifest import Split, write_manifest
+from hbt_ray.data.token_store import TokenStore, WrittenShard, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, hash_sequences
-from hbt_ray.sampling.factory import training_sampler, validation_batches
+from hbt_ray.sampling.collate import build_batch, hash_sequences, pad
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 
@@ -60,32 +59,32 @@ def items_of(store: TokenStore, spec: BatchSpec) -> list[int]:
     return [int(name.removeprefix("item-")) for name in store.item_ids(spec.source, spec.rows)]
 
 
-def tokens(own: PairTokenizer, side, *texts: str) -> list[list[int]]:
-    return [ids.tolist() for ids in own.encode(texts, side)]
+def tokens(tokenizer: PairTokenizer, side, *texts: str) -> list[list[int]]:
+    return [ids.tolist() for ids in tokenizer.encode(texts, side)]
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
-def test_the_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
-    plan = tiny_corpus.make_plan(store, 13, **mix)  # 13 pairs: no number of ranks but 1 divides them
+def test_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
+    sampler = tiny_corpus.make_plan(store, 13, **mix)  # 13 pairs: no number of ranks but 1 divides them
     for step in (0, 5, 11):
-        spec = plan.batch(step)
+        spec = sampler.batch(step)
         whole = build_batch(spec, store)
         slices = [build_batch(spec, store, rank, num_ranks) for rank in range(num_ranks)]
         assert [s.first_pair for s in slices] == np.cumsum([0, *(s.num_pairs for s in slices[:-1])]).tolist()
         assert {(s.step, s.global_pairs, s.kind, s.positives, s.num_negatives) for s in slices} == {
             (step, 13, spec.kind, whole.positives, whole.num_negatives)
         }
-        # The questions of all ranks, then those in a second language of all ranks.
+        # The questions of all ranks, then the translations of all ranks.
         of_rank = [(s.num_pairs, sequences(s.query_ids, s.query_lengths)) for s in slices]
-        queries = [one for own, questions in of_rank for one in questions[:own]]
-        seconds = [one for own, questions in of_rank for one in questions[own:]]
+        queries = [one for count, questions in of_rank for one in questions[:count]]
+        seconds = [one for count, questions in of_rank for one in questions[count:]]
         assert queries + seconds == sequences(whole.query_ids, whole.query_lengths)
         assert [s.first_pair + pair for s in slices for pair in s.second_of] == whole.second_of.tolist()
         # The positives of all ranks, then the negatives of all ranks.
         of_rank = [(s.num_pairs * s.positives, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
-        positives = [one for own, passages in of_rank for one in passages[:own]]
-        negatives = [one for own, passages in of_rank for one in passages[own:]]
+        positives = [one for count, passages in of_rank for one in passages[:count]]
+        negatives = [one for count, passages in of_rank for one in passages[count:]]
         assert positives + negatives == sequences(whole.passage_ids, whole.passage_lengths)
         assert [k for s in slices for k in s.query_keys] == whole.query_keys.tolist()
         keys = [k for s in slices for k in s.passage_keys[: s.num_pairs * s.positives]]
@@ -94,21 +93,21 @@ def test_the_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
-def test_every_pair_is_its_items_question_and_passage_in_the_languages_planned(store, tokenization, mix):
-    plan = tiny_corpus.make_plan(store, 8, **mix)
+def test_batch_has_the_texts_that_the_spec_names(store, tokenization, mix):
+    sampler = tiny_corpus.make_plan(store, 8, **mix)
     kinds = set()
     for step in range(6):
-        spec = plan.batch(step)
+        spec = sampler.batch(step)
         batch = build_batch(spec, store)
         kinds.add(batch.kind)
         items = items_of(store, spec)
         questions = [tiny_corpus.question(x, i) for x, i in zip(spec.query_languages, items, strict=True)]
         each = np.repeat(items, spec.positives)
         passages = [tiny_corpus.passage(x, i) for x, i in zip(spec.passage_languages, each, strict=True)]
-        asked_again = [pair for pair, language in enumerate(spec.second_languages) if language]
-        questions += [tiny_corpus.question(spec.second_languages[pair], items[pair]) for pair in asked_again]
+        translated = [pair for pair, language in enumerate(spec.second_languages) if language]
+        questions += [tiny_corpus.question(spec.second_languages[pair], items[pair]) for pair in translated]
         assert sequences(batch.query_ids, batch.query_lengths) == tokens(tokenization, "question", *questions)
-        assert batch.second_of.tolist() == asked_again
+        assert batch.second_of.tolist() == translated
         assert batch.num_pairs == len(batch.query_keys) == 8
         found = sequences(batch.passage_ids, batch.passage_lengths)
         assert found[: 8 * spec.positives] == tokens(tokenization, "passage", *passages)
@@ -119,17 +118,17 @@ def test_every_pair_is_its_items_question_and_passage_in_the_languages_planned(s
 
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
-def test_a_rank_that_plans_its_own_pairs_alone_has_its_slice_of_the_batch(store, mix, num_ranks):
-    plan, alone = (tiny_corpus.make_plan(store, 13, **mix) for _ in range(2))
+def test_spec_of_a_rank_builds_the_ranks_slice_of_the_batch(store, mix, num_ranks):
+    sampler, other = (tiny_corpus.make_plan(store, 13, **mix) for _ in range(2))
     for step in (0, 1, 2, 40, 41, 7):  # of several epochs
         for rank in range(num_ranks):
-            expected = build_batch(plan.batch(step), store, rank, num_ranks, 3)
-            own = build_batch(alone.batch(step, rank_slice(13, num_ranks, rank, 3)), store)
+            expected = build_batch(sampler.batch(step), store, rank, num_ranks, 3)
+            part = build_batch(other.batch(step, rank_slice(13, num_ranks, rank, 3)), store)
             for name in PairBatch.__dataclass_fields__:
-                assert np.array_equal(getattr(own, name), getattr(expected, name)), name
+                assert np.array_equal(getattr(part, name), getattr(expected, name)), name
 
 
-def test_a_mixed_batch_has_rows_of_several_languages(store):
+def test_mixed_batch_has_pairs_of_several_languages(store):
     spec = tiny_corpus.make_plan(store, 16, strategy="x-x").batch(0)
     assert (spec.query_languages == spec.passage_languages).all()
     assert len(set(spec.query_languages)) > 1
@@ -139,7 +138,7 @@ def test_a_mixed_batch_has_rows_of_several_languages(store):
 
 
 @pytest.mark.parametrize("strategy", ["x-y", "x-x"])
-def test_hard_negatives_stand_behind_the_positives_pair_by_pair_in_the_passages_language(store, tokenization, strategy):
+def test_hard_negatives_follow_the_positives_in_their_language(store, tokenization, strategy):
     spec = tiny_corpus.make_plan(store, 4, strategy=strategy, hard_negatives=2).batch(3)
     batch = build_batch(spec, store)
     assert (batch.num_pairs, batch.num_negatives, len(batch.passage_lengths)) == (4, 2, 4 * 3)
@@ -151,7 +150,7 @@ def test_hard_negatives_stand_behind_the_positives_pair_by_pair_in_the_passages_
     assert sequences(batch.passage_ids, batch.passage_lengths)[4:] == tokens(tokenization, "passage", *expected)
 
 
-def test_hard_negatives_of_several_positives_are_in_the_questions_language(store, tokenization):
+def test_hard_negatives_of_several_positives_match_the_query(store, tokenization):
     spec = tiny_corpus.make_plan(store, 4, strategy="one-to-k", positive_languages=3, hard_negatives=2).batch(3)
     batch = build_batch(spec, store)
     assert (batch.num_pairs, batch.positives, batch.num_negatives, len(batch.passage_lengths)) == (4, 3, 2, 4 * 5)
@@ -163,7 +162,7 @@ def test_hard_negatives_of_several_positives_are_in_the_questions_language(store
     assert sequences(batch.passage_ids, batch.passage_lengths)[12:] == tokens(tokenization, "passage", *expected)
 
 
-def test_without_hard_negatives_there_are_as_many_passages_as_pairs(store):
+def test_batch_without_negatives_has_a_passage_for_each_pair(store):
     batch = build_batch(tiny_corpus.make_plan(store, 6).batch(0), store)
     assert (batch.num_negatives, len(batch.passage_lengths)) == (0, 6)
 
@@ -173,32 +172,49 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_si
 
 @settings(max_examples=200, deadline=None)
 @given(texts=SEQUENCES)
-def test_keys_are_equal_where_and_only_where_the_tokens_are(texts):
+def test_hashes_are_equal_for_equal_sequences_only(texts):
     ids = np.array([one for text in texts for one in text], np.int32)
     lengths = np.array([len(text) for text in texts], np.int32)
     keys = hash_sequences(ids, lengths)
     assert keys.dtype == np.int64
     assert keys.shape == (len(texts),)
     assert ((keys[:, None] == keys) == [[one == other for other in texts] for one in texts]).all()
-    alone = [hash_sequences(np.array(text, np.int32), np.array([len(text)]))[0] for text in texts]
-    assert alone == keys.tolist()  # whatever stands beside
+    separately = [hash_sequences(np.array(text, np.int32), np.array([len(text)]))[0] for text in texts]
+    assert separately == keys.tolist()  # whatever other sequences are hashed with it
 
 
 @settings(max_examples=50, deadline=None)
 @given(text=st.lists(st.integers(0, 2**31 - 1), min_size=2, max_size=6, unique=True))
-def test_the_same_tokens_in_another_order_have_another_key(text):
+def test_hash_depends_on_the_order_of_tokens(text):
     ids = np.array(text + text[::-1], np.int32)
     one, other = hash_sequences(ids, np.array([len(text)] * 2))
     assert one != other
 
 
-def test_a_hundred_thousand_different_sequences_have_as_many_keys():
+def test_hashes_of_100_000_sequences_are_distinct():
     ids = np.stack(np.divmod(np.arange(100_000), 317)).T.ravel().astype(np.int32)
     assert len(np.unique(hash_sequences(ids, np.full(100_000, 2)))) == 100_000
 
 
+def test_pad_fills_each_row_behind_its_tokens():
+    ids, mask = pad(np.array([5, 6, 7, 8, 9, 4], np.int32), np.array([2, 1, 3]), padding=1)
+    assert ids.tolist() == [[5, 6, 1], [7, 1, 1], [8, 9, 4]]
+    assert mask.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
+    assert ids.dtype == mask.dtype == np.int64
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=SEQUENCES.filter(any))
+def test_what_pad_marks_is_what_was_given(texts):
+    lengths = np.array([len(text) for text in texts])
+    ids, mask = pad(np.array([one for text in texts for one in text], np.int32), lengths, padding=9)
+    assert [row[: mark.sum()].tolist() for row, mark in zip(ids, mask, strict=True)] == texts
+    assert ids.shape == (len(texts), lengths.max())
+    assert (ids[mask == 0] == 9).all()
+
+
 @pytest.mark.parametrize("mix", MIXES, ids=str)
-def test_a_batch_passes_through_arrow_unchanged(store, mix):
+def test_batch_survives_arrow_unchanged(store, mix):
     spec = tiny_corpus.make_plan(store, 8, **mix).batch(2)
     for rank in range(2):
         batch = build_batch(spec, store, rank, 2)
@@ -212,9 +228,9 @@ def test_a_batch_passes_through_arrow_unchanged(store, mix):
             assert np.array_equal(getattr(back, name), getattr(batch, name)), name
 
 
-def test_batches_with_and_without_second_questions_travel_in_one_table(store):
-    plans = [tiny_corpus.make_plan(store, 8, second_questions=seconds, strategy="x-y") for seconds in (False, True)]
-    batches = [build_batch(plan.batch(2), store) for plan in plans]
+def test_arrow_table_holds_batches_with_and_without_translations(store):
+    samplers = [tiny_corpus.make_plan(store, 8, second_questions=seconds, strategy="x-y") for seconds in (False, True)]
+    batches = [build_batch(sampler.batch(2), store) for sampler in samplers]
     assert [len(batch.second_of) for batch in batches] == [0, 8]
     table = pa.concat_tables(map(dataclass_to_arrow, batches))
     for place, batch in enumerate(batches):
@@ -222,15 +238,15 @@ def test_batches_with_and_without_second_questions_travel_in_one_table(store):
         assert all(np.array_equal(getattr(back, name), getattr(batch, name)) for name in PairBatch.__dataclass_fields__)
 
 
-def test_items_in_one_language_are_asked_once(store):
+def test_items_in_one_language_have_no_translation(store):
     spec = tiny_corpus.make_plan(store, 16, second_questions=True, strategy="x-x").batch(0)
     batch = build_batch(spec, store)
-    alone = [item >= 60 for item in items_of(store, spec)]
-    assert 0 < sum(alone) < 16
-    assert batch.second_of.tolist() == [pair for pair in range(16) if not alone[pair]]
+    is_english_only = [item >= 60 for item in items_of(store, spec)]
+    assert 0 < sum(is_english_only) < 16
+    assert batch.second_of.tolist() == [pair for pair in range(16) if not is_english_only[pair]]
 
 
-def test_a_batch_of_the_held_out_split_reads_that_split(tmp_path, tokenization):
+def test_batch_of_the_validation_split_reads_that_split(tmp_path, tokenization):
     def shard(split: Split, numbers: range) -> WrittenShard:
         return write_shard(
             tmp_path, "s", split, 0, [tiny_corpus.token_item(tokenization, n) for n in numbers], "uint16"
@@ -239,35 +255,11 @@ def test_a_batch_of_the_held_out_split_reads_that_split(tmp_path, tokenization):
     shards = [shard("train", range(8)), shard("validation", range(8, 12))]
     write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16")
     held_out = TokenStore.open(tmp_path)
-    plan = HybridBatchSampler(
+    sampler = HybridBatchSampler(
         held_out.manifest, MixConfig(strategy="x-x-mono"), seed=1, global_batch_pairs=4, split="validation"
     )
-    spec = plan.batch(0)
+    spec = sampler.batch(0)
     batch = build_batch(spec, held_out)
     [language] = set(spec.query_languages)
     expected = tokens(tokenization, "question", *(tiny_corpus.question(language, n) for n in range(8, 12)))
     assert sorted(sequences(batch.query_ids, batch.query_lengths)) == sorted(expected)
-
-
-@pytest.mark.parametrize("consistency", [0.0, 0.5])
-def test_a_run_s_batches_have_the_positives_and_second_questions_its_settings_ask_for(
-    tmp_path, tokenization, consistency
-):
-    def shard(split: Split, numbers: range) -> WrittenShard:
-        return write_shard(
-            tmp_path, "s", split, 0, [tiny_corpus.token_item(tokenization, n) for n in numbers], "uint16"
-        )
-
-    shards = [shard("train", range(20)), shard("validation", range(20, 32))]
-    write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16")
-    held_out = TokenStore.open(tmp_path)
-    settings = {
-        "mix": {"strategy": "one-to-k", "positive_languages": 3},
-        "loss": {"consistency": consistency},
-        "train": {"global_batch_pairs": 8, "chunk_pairs": 2, "validation_every": 1, "validation_batches": 2},
-    }
-    config = build_config(settings)
-    batches = [build_batch(training_sampler(config, held_out.manifest).batch(0), held_out)]
-    batches += validation_batches(config, held_out)
-    seconds = 8 if consistency else 0
-    assert [(b.num_pairs, b.positives, len(b.second_of)) for b in batches] == [(8, 3, seconds)] * 3

@@ -1,0 +1,36 @@
+"""Evaluation on held-out text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hbt_ray.data.token_store import TokenStore
+from hbt_ray.errors import ConfigError
+from hbt_ray.pretraining.task import check_pretraining
+from hbt_ray.training.run_dir import run_dir_of
+from tests.helpers import tiny_corpus
+from tests.unit.pretraining.conftest import make_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_perplexity_is_reproducible_and_of_the_first_blocks(stores, tmp_path):
+    config = tiny_corpus.pretrain_config(held_out_blocks=2)
+    task = make_task(config, stores, tmp_path)
+    store = TokenStore.open(stores["mlm"])
+    folder = run_dir_of(config, tmp_path)
+    one = task.measure(store, folder.checkpoints, 0, "cpu")
+    assert one == task.measure(store, folder.checkpoints, 0, "cpu")
+    other = dataclasses.replace(task, config=config.model_copy(update={"languages": ("de",), "seed": 9}))
+    assert other.measure(store, folder.checkpoints, 0, "cpu").keys() == {"perplexity/de"}
+    more = make_task(tiny_corpus.pretrain_config(held_out_blocks=64), stores, tmp_path)
+    assert more.measure(store, folder.checkpoints, 0, "cpu") != one
+
+
+def test_language_without_held_out_text_is_an_error(tmp_path):
+    config = tiny_corpus.pretrain_config()
+    store = tiny_corpus.make_text_store(tmp_path, config, held_out=0)
+    with pytest.raises(ConfigError, match=r"too little text in 'de' is held out.*raise prepare.validation_share"):
+        check_pretraining(config, tiny_corpus.tokenizer(), store.manifest)
