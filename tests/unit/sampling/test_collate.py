@@ -16,7 +16,7 @@ from hbt_ray.data.token_store import TokenStore, WrittenShard, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, hash_sequences, pad
+from hbt_ray.sampling.collate import build_batch, hash_sequences
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 
@@ -194,23 +194,6 @@ def test_hash_depends_on_the_order_of_tokens(text):
 def test_hashes_of_100_000_sequences_are_distinct():
     ids = np.stack(np.divmod(np.arange(100_000), 317)).T.ravel().astype(np.int32)
     assert len(np.unique(hash_sequences(ids, np.full(100_000, 2)))) == 100_000
-
-
-def test_pad_fills_each_row_behind_its_tokens():
-    ids, mask = pad(np.array([5, 6, 7, 8, 9, 4], np.int32), np.array([2, 1, 3]), padding=1)
-    assert ids.tolist() == [[5, 6, 1], [7, 1, 1], [8, 9, 4]]
-    assert mask.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
-    assert ids.dtype == mask.dtype == np.int64
-
-
-@settings(max_examples=100, deadline=None)
-@given(texts=SEQUENCES.filter(any))
-def test_what_pad_marks_is_what_was_given(texts):
-    lengths = np.array([len(text) for text in texts])
-    ids, mask = pad(np.array([one for text in texts for one in text], np.int32), lengths, padding=9)
-    assert [row[: mark.sum()].tolist() for row, mark in zip(ids, mask, strict=True)] == texts
-    assert ids.shape == (len(texts), lengths.max())
-    assert (ids[mask == 0] == 9).all()
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
