@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hbt_ray.cluster.training.driver import run_training
+from hbt_ray.config import replace_in
 from hbt_ray.models.encoder import default_device
 from hbt_ray.training.checkpoint import CheckpointManager, load_checkpointed_encoder
 from hbt_ray.training.checkpoint_metrics import evaluated_steps, load_checkpoint_metrics, save_checkpoint_metrics
@@ -71,7 +72,7 @@ def _train_and_evaluate_with_workers(
             on_metrics(step, metrics)
 
     config = task.config
-    config_with_eval = config.model_copy(update={"train": config.train.model_copy(update={"evaluate_every": every})})
+    config_with_eval = replace_in(config, "train.evaluate_every", every)
     last = run_training(replace(task, config=config_with_eval), store, folder, pass_on)
     if last not in evaluated_steps(folder.checkpoint_metrics):
         encoder = load_checkpointed_encoder(config, task.initial_model, folder.checkpoints, last)
