@@ -22,13 +22,14 @@ from hbt_ray.config.schema import (
     TrackingConfig,
     TrainConfig,
 )
+from hbt_ray.utils.file_names import check_distinct
 
 
 def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
     """Check that there is a corpus and that no two have the same name.
 
     Raises:
-        ValueError: there is none, or two have one name.
+        ValueError: there is none, or two have one name or one folder.
     """
     names = [corpus.name for corpus in corpora]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -36,6 +37,7 @@ def check_sources(corpora: tuple[CorpusConfig, ...]) -> None:
         raise ValueError("corpora is empty; name at least one, such as {format: embedded}")
     if repeated:
         raise ValueError(f"two corpora are called {repeated[0]!r}; give each its own name")
+    check_distinct("corpora", names)
 
 
 @dataclass(frozen=True, slots=True)

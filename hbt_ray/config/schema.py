@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hbt_ray.config.base import ConfigSection, Fraction
+from hbt_ray.utils.file_names import benchmark_slug, check_distinct
 
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -480,6 +481,8 @@ class EvaluateConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _check_shards(self) -> EvaluateConfig:
+        perturbed = (f"{name}-{change}" for name in self.benchmarks for change in self.perturbations)
+        check_distinct("benchmarks", [*self.benchmarks, *perturbed], benchmark_slug)
         if self.index != "flat" and not self.shards:
             raise ValueError(f"index {self.index} is built in shards; write shards=1 or more")
         return self

@@ -7,7 +7,6 @@ counts in the manifest determine which rows have which languages.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from hbt_ray.data.manifest import Group, ShardInfo, Split, StoreManifest, TextField, WrittenShard, read_manifest
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.atomic_write import atomic_file
+from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.storage import file_sha256
 
 MAPPED_SHARDS = 1024  # maximum; a sampler reads few shards for a long time before it moves to others
@@ -52,7 +52,7 @@ def write_shard(
     ordered = sorted(items, key=lambda item: (item.group.languages, item.group.negatives, item.item_id))
     columns = _columns_of(ordered, token_type)
     table = pa.table(columns)
-    file = f"{folder_name(source)}/{split}-{number:05d}.arrow"
+    file = f"{file_name(source)}/{split}-{number:05d}.arrow"
     path = Path(folder) / file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,12 +235,3 @@ def _concatenate(sequences: Sequence[np.ndarray]) -> TokenSequences:
     lengths = np.fromiter((len(ids) for ids in sequences), np.int32, len(sequences))
     ids = np.concatenate(sequences) if sequences else np.empty(0)
     return ids.astype(np.int32), lengths
-
-
-def folder_name(source: str) -> str:
-    """Return the folder of a source: its name if that is a safe file name, else a safe form of it with a hash.
-
-    A dot is not safe: it would allow "..", and the name of the store's manifest.
-    """
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in source)[:48]
-    return safe if safe and safe == source else f"{safe or 'source'}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"

@@ -21,17 +21,17 @@ from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import file_states, load_evaluation_sets
-from hbt_ray.data.token_store import folder_name
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError
 from hbt_ray.evaluation.run_evaluation import description
 from hbt_ray.mining.corpus_rows import read_corpora
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
+from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.storage import StoragePath
 
 MINED = "mined.json"
-_STARTED = "begun.json"
+_STARTED = "_begun.json"  # cannot be a language's summary
 _PARTIAL = "mining.partial"  # cannot be a source's folder: their names have no dot
 _MINED_WITH = ("corpora.", "languages", "mine.", "prepare.near_duplicate_threshold", "prepare.validation_share")
 
@@ -47,7 +47,7 @@ class MinedCorpora:
     def corpora(self) -> tuple[CorpusConfig, ...]:
         """The corpora to train on. Sources keep their names, so the same items are held out."""
         return tuple(
-            CorpusConfig(format="jsonl", name=source, path=str(self.folder / folder_name(source)))
+            CorpusConfig(format="jsonl", name=source, path=str(self.folder / file_name(source)))
             for source in self.summary["sources"]
         )
 
@@ -84,7 +84,7 @@ class MiningRun:
         It is named by its language; where a language's name is not valid for a file, the rows name their language.
         """
         names_files = all(LANGUAGE_CODE.fullmatch(one) for one in self.languages)
-        return self.out / folder_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
+        return self.out / file_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
 
 
 def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str | Path) -> MiningRun:

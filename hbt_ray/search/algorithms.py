@@ -127,4 +127,5 @@ def list_candidates(search: SearchConfig) -> list[Candidate]:
     candidates = ALGORITHMS[search.algorithm].candidates(search)
     for candidate in candidates:
         candidate.config(search.run, search.seeds[0])
+    # Values of one name are equal: `SearchConfig` has checked them.
     return list({candidate.name: candidate for candidate in candidates}.values())

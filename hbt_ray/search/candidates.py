@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hbt_ray.config import AlphaSchedule, RunConfig, replace_in, with_settings
+from hbt_ray.utils.file_names import with_hash
+
+# Characters of a folder's name, which has 255 bytes at most; a seed follows.
+_MAX_NAME = 200
+_MAX_TEXT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,8 @@ class Candidate:
         >>> Candidate({"mix.alpha": 0.25, "train.steps": 600}).name
         'alpha=0.25,steps=600'
         """
-        return ",".join(f"{key.rpartition('.')[2]}={_short_text(value)}" for key, value in self.values.items())
+        name = ",".join(f"{key.rpartition('.')[2]}={short_text(value)}" for key, value in self.values.items())
+        return name if len(name) <= _MAX_NAME else with_hash(name[:_MAX_NAME], name)
 
     def config(self, base: RunConfig, seed: int) -> RunConfig:
         """Return the run that changes these settings of `base`. Raises ConfigError if a value is out of range."""
@@ -41,6 +47,14 @@ def round_drawn(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _short_text(value: object) -> str:
+def short_text(value: object) -> str:
+    """Return a value as a part of a file's name: of a long text its beginning and a hash.
+
+    >>> short_text(0.25), short_text([32, 64]), short_text("models/e5")
+    ('0.25', '_32_64_', 'models_e5-3059b383')
+    """
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return "".join(c if c.isalnum() or c in ".-_" else "_" for c in text)[:40]
+    safe = "".join(c if c.isalnum() or c in ".-_" else "_" for c in text)
+    # Two texts, such as paths, may differ only in the characters that are replaced.
+    is_faithful = safe == text or not isinstance(value, str)
+    return safe if is_faithful and len(safe) <= _MAX_TEXT else with_hash(safe[:_MAX_TEXT], text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from hbt_ray.config import ConfigSection, RunConfig, build, full_key, load_with_
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation import validation_benchmark
 from hbt_ray.search.algorithms import ALGORITHMS
-from hbt_ray.search.candidates import round_drawn
+from hbt_ray.search.candidates import round_drawn, short_text
+from hbt_ray.utils.file_names import check_distinct
 
 if TYPE_CHECKING:
     AlgorithmName = str
@@ -135,6 +137,9 @@ class SearchConfig(SearchSettings):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
         if any(weight < 0 for weight in self.objectives.values()) or not sum(self.objectives.values()):
             raise ValueError("objectives need weights of 0 or more, and one above 0")
+        for key, dimension in self.space.items():
+            by_json = {json.dumps(value, sort_keys=True): short_text(value) for value in dimension.values or ()}
+            check_distinct(f"values of {key}", by_json, by_json.__getitem__)
         both = self.dev.benchmarks.items() & self.run.evaluate.benchmarks.items()
         if both:
             raise ValueError(f"{min(both)[0]} is a test benchmark, and must not be chosen by; name another as dev")

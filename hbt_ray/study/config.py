@@ -19,6 +19,7 @@ from hbt_ray.config import (
     load_with_nested_run,
 )
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.file_names import benchmark_slug, check_distinct, word_name
 
 SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
 
@@ -93,6 +94,8 @@ class StudySettings(ConfigSection):
             raise ValueError(f"reference {self.reference!r} is no method; there are {', '.join(self.methods)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
+        for section in ("methods", "pretraining", "made"):
+            check_distinct(section, getattr(self, section), word_name)
         earlier: set[str] = set()
         for name, pretraining in self.pretraining.items():
             if pretraining.after is not None and pretraining.after not in earlier:
@@ -114,6 +117,15 @@ class StudyConfig(StudySettings):
     """A study's settings, with those of the run that all its methods change."""
 
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _check_benchmarks(self) -> StudyConfig:
+        evaluated = self.run.evaluate.benchmarks
+        twice = next((name for name in self.made if name in evaluated), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is in made and in run.evaluate.benchmarks; rename one, such as {twice}/made")
+        check_distinct("benchmarks", [*self.made, *evaluated], benchmark_slug)
+        return self
 
     @property
     def without_run(self) -> StudySettings:

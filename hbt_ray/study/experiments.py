@@ -11,6 +11,7 @@ from typing import Any
 from hbt_ray.config import PretrainRunConfig, RunConfig, build, replace_in, set_key, with_absolute_paths, with_settings
 from hbt_ray.study.config import Method, StudyConfig
 from hbt_ray.training.run_dir import RunDir, run_dir_of
+from hbt_ray.utils.file_names import word_name
 
 _FINISHED = "finished.json"  # in the folder of an experiment or pretraining, written last
 
@@ -30,7 +31,7 @@ class Experiment:
 
     def run_dir(self, study: Path) -> RunDir:
         """Return its paths in the study's folder."""
-        return run_dir_of(self.config, study / "cells" / slug(self.method_name) / f"seed-{self.seed}")
+        return run_dir_of(self.config, study / "cells" / word_name(self.method_name) / f"seed-{self.seed}", study)
 
     def is_finished(self, study: Path) -> bool:
         """Return whether it is evaluated with the settings of evaluation that it has now."""
@@ -44,16 +45,6 @@ class Experiment:
     @property
     def _evaluated_with(self) -> dict[str, str]:
         return {"evaluate": self.config.evaluate.fingerprint()}
-
-
-def slug(name: str) -> str:
-    """Return a name as a folder name.
-
-    >>> slug("En-En + mined")
-    'en-en-mined'
-    """
-    kept = "".join(c if c.isalnum() else " " for c in name.casefold())
-    return "-".join(kept.split())
 
 
 def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Experiment]:
@@ -108,7 +99,7 @@ def pretraining_config(config: StudyConfig, name: str, seed: int) -> PretrainRun
 
 def pretraining_dir(study: Path, config: PretrainRunConfig) -> RunDir:
     """Return the paths of a pretraining in the study's folder."""
-    return run_dir_of(config, study / "pretraining" / slug(config.name) / f"seed-{config.seed}")
+    return run_dir_of(config, study / "pretraining" / word_name(config.name) / f"seed-{config.seed}", study)
 
 
 def is_pretrained(study: Path, config: PretrainRunConfig) -> bool:

@@ -13,6 +13,7 @@ from hbt_ray.study.config import SectionName
 from hbt_ray.study.figures import bars_figure, change_figure, lines_figure, scatter_figure
 from hbt_ray.study.report_sections import ReportSection, benchmarks_of, format_estimate
 from hbt_ray.study.results import Estimate, StudyResults, estimate, without_drop
+from hbt_ray.utils.file_names import word_name
 
 _ALIGNMENT_COLUMNS = {
     "cosine": "cosine of parallel",
@@ -232,8 +233,9 @@ def gap_section(results: StudyResults) -> ReportSection:
             pair_gap = matrix - np.diag(matrix)[:, None]
             np.fill_diagonal(pair_gap, np.nan)
             title = f"{benchmark}, {method}: mAP of a pair minus that within the question's language"
-            file = f"gap-{benchmark}-{'-'.join(method.split())}"
-            section.add_figure(file, title, change_figure(title, languages, pair_gap))
+            section.add_figure(
+                f"gap-matrix-{benchmark}--{word_name(method)}", title, change_figure(title, languages, pair_gap)
+            )
     return section
 
 

@@ -36,18 +36,19 @@ WITHOUT_EFFECT = (
 )
 
 
-def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False) -> RunDir:
+def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False, root: Path | None = None) -> RunDir:
     """Return the folder of a run, after a check that the run may resume what the folder holds.
 
     Args:
         config: of the run.
         out: the folder, which need not exist.
         fresh: first delete what an earlier run left there.
+        root: folder of the study that the run belongs to.
 
     Raises:
         ConfigError: the folder holds a run whose settings would give another result.
     """
-    folder = run_dir_of(config, out)
+    folder = run_dir_of(config, out, root)
     if fresh:
         _delete_run(folder)
     if folder.config.exists():

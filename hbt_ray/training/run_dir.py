@@ -69,7 +69,16 @@ class RunDir:
         self.config.write_text(dump_config(config))
 
 
-def run_dir_of(config: AnyRun, out: str | Path) -> RunDir:
-    """Return the paths of a run. Raises ConfigError if `storage` is not a folder or a URI of an object store."""
+def run_dir_of(config: AnyRun, out: str | Path, root: Path | None = None) -> RunDir:
+    """Return the paths of a run. Raises ConfigError if `storage` is not a folder or a URI of an object store.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        root: folder of the study or search that the run belongs to. In `storage`, the run has the same path below it.
+    """
     path = Path(out).expanduser().resolve()
-    return RunDir(path, StoragePath.of(config.storage) / path.name if config.storage else StoragePath.of(path))
+    if not config.storage:
+        return RunDir(path, StoragePath.of(path))
+    name = path.relative_to(root.resolve().parent).as_posix() if root else path.name
+    return RunDir(path, StoragePath.of(config.storage) / name)

@@ -14,12 +14,13 @@ from hbt_ray.config import absolute_path, replace_in, with_absolute_paths
 from hbt_ray.evaluation.report import make_folder
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.study.config import StudyConfig
-from hbt_ray.study.experiments import dependency_levels, list_experiments, slug
+from hbt_ray.study.experiments import dependency_levels, list_experiments
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
 from hbt_ray.study.results import StudyResults
 from hbt_ray.study.synthetic_benchmarks import make_benchmark
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.utils.file_names import word_name
 
 _SETTINGS = "study.yaml"
 
@@ -81,7 +82,7 @@ def _with_made_benchmarks(config: StudyConfig, folder: Path) -> StudyConfig:
     }
     benchmarks = dict(run.evaluate.benchmarks)
     for name, source in sources.items():
-        path = folder / "benchmarks" / slug(name)
+        path = folder / "benchmarks" / word_name(name)
         make_benchmark(name, source, path)
         benchmarks[name] = str(path)
     config = replace_in(config, "run", replace_in(run, "evaluate.benchmarks", benchmarks))

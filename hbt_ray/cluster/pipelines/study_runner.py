@@ -33,7 +33,6 @@ from hbt_ray.study.experiments import (
     pretraining_config,
     pretraining_dir,
     pretraining_levels,
-    slug,
 )
 from hbt_ray.tracking import Tracker
 from hbt_ray.training.checkpoint import export_encoder
@@ -41,6 +40,7 @@ from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import ContrastiveTask
+from hbt_ray.utils.file_names import word_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class StudyRunner:
             request = self._plan_concurrency()
             jobs = []
             for config, store in unfinished:
-                run_dir = open_run(config, pretraining_dir(self.folder, config).path)
+                run_dir = open_run(config, pretraining_dir(self.folder, config).path, root=self.folder)
                 arguments = (config, store, run_dir, request.threads)
                 jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
             for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
@@ -133,7 +133,7 @@ class StudyRunner:
         """
         experiment = replace(experiment, config=self._with_results_of_others(experiment))
         config, run_dir = experiment.config, experiment.run_dir(self.folder)
-        open_run(config, run_dir.path)
+        open_run(config, run_dir.path, root=self.folder)
         store = self._stores.get(config.store_key) or prepare(config.prepare_inputs, self.folder / "stores")
         self._stores[config.store_key] = store
         manifest = read_manifest(store)
@@ -153,7 +153,7 @@ class StudyRunner:
         if method.pretrained:
             config = replace_in(config, "model.path", self._pretrained_model(method.pretrained, seed))
         if method.mined_with:
-            out = self.folder / "mined" / slug(experiment.method_name) / f"seed-{seed}"
+            out = self.folder / "mined" / word_name(experiment.method_name) / f"seed-{seed}"
             mined = mine_on_cluster(config, self._encoders[method.mined_with, seed], out)
             config = replace_in(config, "corpora", mined.corpora)
         if method.taught_by:

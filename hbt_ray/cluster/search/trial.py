@@ -27,7 +27,7 @@ FINISHED = "finished"  # an empty file in the folder of a trial that was trained
 
 def trial_dir(out: Path, config: RunConfig, name: str) -> RunDir:
     """Return the run folder of a trial: `trials/<name>` in the search's folder."""
-    return run_dir_of(config, out / "trials" / name)
+    return run_dir_of(config, out / "trials" / name, out)
 
 
 def is_finished(run_dir: RunDir, config: RunConfig) -> bool:

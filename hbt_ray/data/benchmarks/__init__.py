@@ -11,6 +11,7 @@ from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
 from hbt_ray.data.benchmarks.hub_download import download_benchmark
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.file_names import benchmark_slug
 
 __all__ = [
     "READERS",
@@ -97,12 +98,3 @@ def check_options(names: Collection[str], options: ReadOptions) -> None:
         raise CorpusError(f"{subject} splits; leave out --split")
     if options.with_paragraph and not any(reader.has_paragraphs for reader in readers):
         raise CorpusError(f"{subject} paragraphs around passages; leave out --with-paragraph")
-
-
-def benchmark_slug(name: str) -> str:
-    """Return a benchmark's name as it is used in metrics and folders.
-
-    >>> benchmark_slug("miracl/sw")
-    'miracl-sw'
-    """
-    return name.replace("/", "-")

@@ -9,6 +9,7 @@ from pathlib import Path
 from hbt_ray.data.benchmarks.base import HubSource
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.storage import file_sha256
 
 CHECKSUMS = "sha256.json"
@@ -35,7 +36,7 @@ def download_benchmark(name: str, source: HubSource, split: str | None = None) -
         )
     split = split or source.split
     home = Path(os.environ.get("HBT_BENCHMARKS") or "~/.cache/hbt_ray/benchmarks").expanduser()
-    folder = home / f"{family}-{part}-{split}"
+    folder = home / f"{family}-{file_name(part)}-{file_name(split)}"
     if (folder / CHECKSUMS).exists():
         _verify_checksums(folder)
         return str(folder)

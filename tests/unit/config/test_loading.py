@@ -116,6 +116,15 @@ def test_wrong_override_is_refused_with_its_key_and_a_remedy(override, message):
         ("corpora: [{format: jsonl}]", "corpora.0: a corpus of format 'jsonl' needs a path"),
         ("corpora: []", "corpora is empty; name at least one"),
         ("corpora: [{format: squad, path: a/x}, {format: jsonl, path: b/x}]", "two corpora are called 'x'"),
+        ("corpora: [{format: squad, path: a/x}, {format: jsonl, path: b/X}]", "the corpora 'x' and 'X' have one file"),
+        (
+            "evaluate: {benchmarks: {beir/a/b: c, beir/a-b: d}}",
+            "the benchmarks 'beir/a/b' and 'beir/a-b' have one file",
+        ),
+        (
+            "evaluate: {benchmarks: {beir/a: c, beir/a-typos: d}, perturbations: [typos]}",
+            "the benchmarks 'beir/a-typos' and 'beir/a-typos' have one file",
+        ),
         ("train: {early_stopping: {}}", "early_stopping needs validation_every"),
         ("model: {small: {width: 10, heads: 4}}", "width 10 must be a multiple of heads 4"),
         ("mix: {alpha: 2}\nseed: -1", "seed is -1"),  # all mistakes are reported at once

@@ -22,6 +22,7 @@ from hbt_ray.search.config import load_search
         ({"space": {"mix.alpha": {}}}, "write a list of values, or one of"),
         ({"space": {"mix.alpha": [0.1, 2]}}, "alpha is 2"),
         ({"seeds": [1, 1]}, "names one twice"),
+        ({"space": {"mix.strategy": ["1", 1]}}, "the values of mix.strategy '\"1\"' and '1' have one file name, '1'"),
         (
             {"dev": {"benchmarks": {"pairs": "faq"}}, "run": {"evaluate": {"benchmarks": {"pairs": "faq"}}}},
             "pairs is a test benchmark, and must not be chosen by",

@@ -7,6 +7,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.study.config import StudyConfig, load_study, study_file
 from tests.unit.study.example_study import SETTINGS
 
+MADE = {"corpus": {"format": "embedded"}}
 STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
 
 
@@ -18,6 +19,14 @@ STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
         ({"methods": {"hybrid": {"pretrained": "x"}, "b": {}}}, "not in pretraining"),
         ({"methods": {"hybrid": {"mined_with": "hybrid"}, "b": {}}}, "another method that needs none itself"),
         ({"pretraining": {"two": {"after": "one"}, "one": {}}}, "must be listed before it"),
+        (
+            {"methods": {"hybrid": {"settings": {"mix.alpha": 0}}, "Hybrid!": {"settings": {"mix.alpha": 1}}}},
+            "the methods 'hybrid' and 'Hybrid!' have one file name, 'hybrid'; rename one",
+        ),
+        ({"pretraining": {"one": {}, "One": {}}}, "the pretraining 'one' and 'One' have one file name"),
+        ({"made": {"beir/a": MADE, "beir/A": MADE}}, "the made 'beir/a' and 'beir/A' have one file name"),
+        ({"made": {"tiny": MADE}}, "tiny is in made and in run.evaluate.benchmarks"),
+        ({"made": {"ti/ny": MADE}, "run": {"evaluate": {"benchmarks": {"ti-ny": "x"}}}}, "have one file name, 'ti-ny'"),
     ],
 )
 def test_inconsistent_study_is_refused(changed, message):

@@ -8,7 +8,6 @@ from hbt_ray.study.experiments import (
     list_experiments,
     pretraining_config,
     pretraining_levels,
-    slug,
 )
 from tests.unit.study.example_study import SETTINGS
 
@@ -19,6 +18,15 @@ def test_experiment_has_its_methods_settings_and_its_seed():
     [last] = [experiment for experiment in experiments if experiment.label == "x-y, seed 2"]
     assert (last.config.mix.strategy, last.config.seed) == ("x-y", 2)
     assert (last.config.evaluate.benchmarks, last.config.evaluate.figures) == ({"tiny": "there"}, False)
+
+
+def test_experiments_of_one_storage_have_checkpoints_of_their_kind(tmp_path: Path):
+    run = SETTINGS["run"] | {"storage": str(tmp_path / "bucket")}
+    config = StudyConfig.model_validate(SETTINGS | {"run": run, "pretraining": {"one": {}}})
+    folder = tmp_path / "small"
+    storages = {str(one.run_dir(folder).storage) for one in list_experiments(config, {})}
+    assert len(storages) == 9
+    assert f"{tmp_path}/bucket/small/cells/x-y/seed-2" in storages
 
 
 def test_experiments_that_need_another_method_come_after_it():
@@ -59,7 +67,3 @@ def test_pretraining_has_the_runs_text_unless_it_names_another():
     config = StudyConfig.model_validate(SETTINGS | {"pretraining": pretraining, "run": run})
     built = pretraining_config(config, "one", 5)
     assert (built.name, built.seed, built.text.max_query_tokens, built.text.max_passage_tokens) == ("one", 5, 9, 33)
-
-
-def test_slug_keeps_letters_and_digits():
-    assert slug("X-X mono + mined") == "x-x-mono-mined"

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from hbt_ray.study.config import SectionName
+from hbt_ray.study.config import Method, SectionName
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS, gap_section, robustness_section
 from hbt_ray.study.results import StudyResults
 
@@ -20,6 +20,14 @@ def test_section_links_each_of_its_figures(results: StudyResults, name: SectionN
     links = [line for line in section.lines if line.startswith("![")]
     assert [line.rpartition("/")[2] for line in links] == [f"{figure}.png)" for figure in section.figures]
     assert section.lines[-1] == ""
+
+
+def test_figures_of_methods_are_in_the_figures_folder(results: StudyResults):
+    named = StudyResults(results.config, results.folder)
+    named.config = results.config.model_copy(update={"methods": {"a/b": Method(), "C + d": Method()}})
+    of = {"a/b": "hybrid", "C + d": "x-y"}
+    named.experiments = {(name, seed): results.experiments[of[name], seed] for name in of for seed in (0, 1, 2)}
+    assert set(gap_section(named).figures) == {"gap-tiny", "gap-matrix-tiny--a-b", "gap-matrix-tiny--c-d"}
 
 
 def test_robustness_lists_original_metric_and_drops(results: StudyResults):
