@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.data.manifest import Group, Split, StoreManifest, WrittenShard
 from hbt_ray.data.row_tables import ItemKey, RowCounts, RowRecord, location_order
+from hbt_ray.data.text_files import UNANSWERABLE
 from hbt_ray.data.token_store import TokenItem, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.data.types import RejectedRow
@@ -186,7 +187,8 @@ def describe_store(folder: Path, manifest: StoreManifest) -> str:
     for name, source in manifest.sources.items():
         counts = manifest.counts[name]
         left_out = [
-            (sum(counts["rows_rejected"].values()), "bad rows"),
+            (counts["rows_rejected"].get(UNANSWERABLE, 0), f"rows {UNANSWERABLE}"),
+            (sum(n for reason, n in counts["rows_rejected"].items() if reason != UNANSWERABLE), "bad rows"),
             (len(counts["items_dropped_for_evaluation"]), "items that occur in evaluation sets"),
             (len(counts["items_dropped_as_repeated"]), "repeated items"),
         ]

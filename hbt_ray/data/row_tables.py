@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora import CorpusShard, read_shard
 from hbt_ray.data.decontamination import DecontaminationIndex, Match
+from hbt_ray.data.text_files import UNANSWERABLE, UNREADABLE_FILE
 from hbt_ray.data.text_normalization import clean_row, normalize_for_matching
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
@@ -41,7 +42,6 @@ ROWS = pa.schema(
     ]
 )
 ROWS_PER_TABLE = 1024
-UNREADABLE = "unreadable file"
 REJECTS = "rejects.jsonl"
 
 ItemKey = tuple[str, str]  # source, item_id
@@ -163,7 +163,7 @@ def check_rejects(
 
     Args:
         rows_read: number of rows of each source, accepted and rejected.
-        rejects: the rejected rows.
+        rejects: the rejected rows. Questions that are marked as unanswerable are no faults.
         max_fraction: of rejected rows in a source.
         file: that lists the rejects, for the message.
 
@@ -172,8 +172,8 @@ def check_rejects(
     """
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for reject in rejects:
-        reasons[reject.source][reject.reason] += 1
-        if reject.reason == UNREADABLE:  # one reject, but any number of rows
+        reasons[reject.source][reject.reason] += reject.reason != UNANSWERABLE
+        if reject.reason == UNREADABLE_FILE:  # one reject, but any number of rows
             raise CorpusError(
                 f"{reject.location} of corpus {reject.source!r} cannot be read ({reject.detail}); fetch it again"
             )

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
 
 UNREADABLE_FILE, WRONG_ENCODING, BROKEN_JSON = "unreadable file", "wrong encoding", "broken JSON"
+UNANSWERABLE = "marked as unanswerable"  # no fault, so it does not count towards `prepare.max_reject_share`
 READ_ERRORS = (OSError, EOFError, zlib.error)  # of a file that is missing, forbidden, truncated or no gzip file
 _MAX_DETAIL_CHARS = 200
 
@@ -74,6 +75,26 @@ def parse_json(text: str, location: str) -> object | Fault:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         return Fault(location, BROKEN_JSON, error)
+
+
+def id_text(value: object) -> object:
+    """Return an id that is a whole number as text; anything else unchanged. Ids are written as either.
+
+    >>> id_text(10), id_text(10.0), id_text("010"), id_text(1.5)
+    ('10', '10', '010', 1.5)
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def is_unanswerable(fields: Mapping[str, object]) -> bool:
+    """Return True if a question is marked as one that its passage does not answer: the two are no positive pair.
+
+    SQuAD 2.0 marks it by `is_impossible`, its edition on the hub by an empty list: `answers: {"text": []}`.
+    """
+    flag, answers = fields.get("is_impossible"), fields.get("answers")
+    return str(flag).lower() in {"true", "1", "1.0"} or (isinstance(answers, Mapping) and answers.get("text") == [])
 
 
 def open_binary(path: Path) -> io.BufferedIOBase:

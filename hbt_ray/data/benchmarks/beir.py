@@ -10,6 +10,7 @@ from babel import Locale
 from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
+    JsonEntry,
     absolute,
     files_matching,
     read_beir_judgements,
@@ -17,6 +18,7 @@ from hbt_ray.data.benchmarks.file_parsing import (
     with_title,
 )
 from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
+from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
@@ -29,30 +31,44 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     A set's language is the name of its folder or of one above it, up to `folder`: `nfcorpus/de`, `de/nfcorpus`. A
     single set without such a folder is English. In a folder of several languages, ids begin with the language.
 
-    Only the queries that the split's judgements name are read. A passage with the id of a query is left out of the
-    query's ranking, as in BEIR (`ignore_identical_ids`): in ArguAna and Quora the queries are passages, and each would
-    retrieve itself.
+    Only the queries that the split's judgements name are read; one that no split judges is a reject. A passage with
+    the id and the text of a query is left out of the query's ranking: in ArguAna and Quora the queries are passages,
+    and each would retrieve itself. BEIR's `ignore_identical_ids` compares ids only; other sets number queries and
+    passages independently, so equal ids need not be equal texts.
 
     Raises:
         CorpusError: the folder has no set, several sets without a language or with the same one, or a set without the
             split.
     """
     builder = BenchmarkBuilder(name)
+    judged_elsewhere: set[str] = set()  # ids of queries in other splits
     set_folders = _find_sets(folder)
     split, judgement_files = _find_judgements(set_folders, options.split)
     for language, set_folder in sorted(set_folders.items()):
         prefix = "" if set_folder == absolute(folder) else f"{language}:"
-        for file, _ in files_matching(set_folder, r"corpus\.jsonl"):
-            for entry in read_objects(file, builder, ("_id", "text")):
-                builder.add_passage(prefix + entry.texts["_id"], language, with_title(entry), location=entry.location)
+        query_texts: dict[str, str] = {}  # query id -> its text, normalized
         for file, _ in files_matching(set_folder, r"queries\.jsonl"):
             for entry in read_objects(file, builder, ("_id", "text")):
                 query_id = prefix + entry.texts["_id"]
-                builder.add_query(query_id, language, entry.texts["text"], location=entry.location)
-                builder.exclude_passage(query_id, query_id)
-        for location, query_id, passage_id, grade in read_beir_judgements(judgement_files[language], builder):
+                if builder.add_query(query_id, language, entry.texts["text"], location=entry.location):
+                    query_texts[query_id] = normalize_for_matching(entry.texts["text"])
+        for file, _ in files_matching(set_folder, r"corpus\.jsonl"):
+            for entry in read_objects(file, builder, ("_id", "text")):
+                passage_id = prefix + entry.texts["_id"]
+                builder.add_passage(passage_id, language, with_title(entry), location=entry.location)
+                if query_texts.get(passage_id) in _normalized_texts(entry):
+                    builder.exclude_passage(passage_id, passage_id, location=entry.location)
+        for location, query_id, passage_id, grade in read_beir_judgements(judgement_files[language][split], builder):
             builder.add_judgement(prefix + query_id, prefix + passage_id, grade, language=language, location=location)
-    return builder.build(judged_only=True, split=split)
+        for path in (path for other, path in judgement_files[language].items() if other != split):
+            unused = BenchmarkBuilder(name)  # takes the faults of a split that is not read
+            judged_elsewhere.update(prefix + judgement.query_id for judgement in read_beir_judgements(path, unused))
+    return builder.build(judged_only=True, split=split, judged_elsewhere=judged_elsewhere)
+
+
+def _normalized_texts(entry: JsonEntry) -> set[str]:
+    """Return a passage's text without and with its title, normalized; not those of punctuation only."""
+    return set(map(normalize_for_matching, (entry.texts["text"], with_title(entry)))) - {""}
 
 
 def _find_sets(folder: str) -> dict[str, Path]:
@@ -88,8 +104,8 @@ def _language_among(folder_names: Sequence[str]) -> str | None:
     return next((name for name in reversed(codes) if name.partition("-")[0] in known), None)
 
 
-def _find_judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dict[str, Path]]:
-    """Return the split, by default the first of test and dev that all sets have, and each language's file of it."""
+def _find_judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dict[str, dict[str, Path]]]:
+    """Return the split, by default the first of test and dev that all sets have, and each language's file by split."""
     files: dict[str, dict[str, Path]] = {language: {} for language in sets}
     for language, set_folder in sets.items():
         for path, match in files_matching(set_folder, r"([\w-]+)\.tsv"):
@@ -101,7 +117,7 @@ def _find_judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dic
         if chosen not in by_split:
             available = ", ".join(sorted(by_split)) or "none"
             raise CorpusError(f"{str(sets[language])!r} has no judgements qrels/{chosen}.tsv; there are {available}")
-    return chosen, {language: by_split[chosen] for language, by_split in files.items()}
+    return chosen, files
 
 
 READER = BenchmarkReader(

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 
 from hbt_ray.data.text_files import rejected_row
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
+from hbt_ray.errors import CorpusError
+
+# Faults of judgements, of which the first is shown if no judgement can be used.
+_OF_JUDGEMENTS = {
+    *("not a judgement", "judgement for a missing query", "judgement of a missing passage"),
+    *("answer in no sentence", "answer not at its offset"),
+}
 
 
 class BenchmarkBuilder:
-    """Collects the entries of a benchmark. An entry that cannot be used is rejected; it never raises an error.
+    """Collects the entries of a benchmark. An entry that cannot be used is rejected; only `build` raises an error.
 
     A judgement of a passage that the pool lacks is kept: the query counts with a relevant passage that no model can
     retrieve, as in trec_eval.
@@ -24,7 +32,7 @@ class BenchmarkBuilder:
         self._passages: dict[str, Passage] = {}
         # (query_id, passage_id) -> (grade, language of the pool, location)
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
-        self._excluded: dict[str, str] = {}
+        self._excluded: dict[str, tuple[str, str]] = {}  # query_id -> (passage_id, location)
 
     @property
     def queries(self) -> list[Query]:
@@ -75,16 +83,20 @@ class BenchmarkBuilder:
             return
         self._judgements[key] = grade, language, location
 
-    def exclude_passage(self, query_id: str, passage_id: str) -> None:
-        """Leave a passage out of a query's ranking, because it is the query's text. Either may be missing."""
-        self._excluded[printable_id(query_id)] = printable_id(passage_id)
+    def exclude_passage(self, query_id: str, passage_id: str, *, location: str) -> None:
+        """Leave a passage out of a query's ranking, because it has the query's text. A relevant one is kept."""
+        self._excluded[printable_id(query_id)] = printable_id(passage_id), location
 
-    def build(self, *, judged_only: bool, split: str = "") -> Benchmark:
+    def build(self, *, judged_only: bool, split: str = "", judged_elsewhere: Collection[str] = ()) -> Benchmark:
         """Return the benchmark, with rejects for faults between its entries.
 
         Args:
             judged_only: drop queries without a judgement, for formats with one file for the queries of all splits.
             split: of the files; "" if the benchmark has no splits.
+            judged_elsewhere: ids of queries that another split judges. Other queries that are dropped are rejects.
+
+        Raises:
+            CorpusError: no query has a relevant passage in the pool, so that every metric would be 0.
         """
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
@@ -101,11 +113,32 @@ class BenchmarkBuilder:
                 self.reject(location, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
         queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
+        if judged_only:
+            silent = judged.union(map(printable_id, judged_elsewhere))
+            for key in self._queries.keys() - silent:
+                self.reject(key, "query without a judgement", self._queries[key].text)
+        self._check_relevant(queries, judgements)
         self._reject_unanswerable(queries, judgements)
         passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
-        pairs = ((query.query_id, self._excluded.get(query.query_id)) for query in queries)
-        excluded = {query_id: passage_id for query_id, passage_id in pairs if passage_id in self._passages}
+        excluded: dict[str, str] = {}
+        for query in queries:
+            passage_id, location = self._excluded.get(query.query_id, ("", ""))
+            if passage_id in self._passages and judgements.get(query.query_id, {}).get(passage_id, 0) <= 0:
+                excluded[query.query_id] = passage_id
+                self.reject(location, "passage is the query itself", passage_id)
         return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects, split)
+
+    def _check_relevant(self, queries: list[Query], judgements: dict[str, dict[str, int]]) -> None:
+        """Raise CorpusError if no query has a relevant passage in the pool; show a judgement that was rejected."""
+        pairs = (pair for query in queries for pair in judgements.get(query.query_id, {}).items())
+        if not self._passages or not self._queries or any(grade > 0 and key in self._passages for key, grade in pairs):
+            return
+        first = next((reject for reject in self.rejects if reject.reason in _OF_JUDGEMENTS), None)
+        shown = f"; the first fault is {first.reason!r} at {first.location} ({first.detail})" if first else ""
+        raise CorpusError(
+            f"the benchmark {self.name!r} has no query with a relevant passage among its {len(self._passages)}, so "
+            f"every metric would be 0{shown}; compare the ids of its judgements with those of queries and passages"
+        )
 
     def _reject_unanswerable(self, queries: list[Query], judgements: dict[str, dict[str, int]]) -> None:
         """Note queries without a relevant passage, and query languages without passages. The queries are kept."""

@@ -86,7 +86,7 @@ def read_objects(path: Path, builder: BenchmarkBuilder, required: tuple[str, ...
             continue
         texts: dict[str, str] = {}
         for key in required:
-            text = str(value[key]) if type(value.get(key)) is int else value.get(key)
+            text = text_files.id_text(value.get(key))
             if not is_text(text):
                 builder.reject(location, "missing text", f"no text in {key!r} among {', '.join(map(str, value))}")
                 break
@@ -137,7 +137,7 @@ def read_beir_judgements(path: Path, builder: BenchmarkBuilder) -> Iterator[Judg
     """Yield the judgements of lines `query id <tab> passage id <tab> grade`, with or without a header."""
     for number, (location, line) in enumerate(read_lines(path, builder)):
         fields = line.split("\t")
-        if number == 0 and len(fields) == 3 and not _is_grade(fields[2]):
+        if number == 0 and len(fields) == 3 and not re.search(r"\d", fields[2]):
             continue  # the header: query-id, corpus-id, score
         judgement = _parse_judgement(location, fields)
         if judgement is None:
@@ -150,8 +150,8 @@ def _parse_judgement(location: str, fields: Sequence[str]) -> Judgement | None:
     """Return the judgement of the fields (query id, passage id, grade); None if they are none."""
     if len(fields) != 3 or not _is_grade(fields[2]):
         return None
-    return Judgement(location, fields[0].strip(), fields[1].strip(), int(fields[2]))
+    return Judgement(location, fields[0].strip(), fields[1].strip(), int(float(fields[2])))
 
 
 def _is_grade(text: str) -> bool:
-    return re.fullmatch(r"\s*-?\d{1,9}\s*", text) is not None
+    return re.fullmatch(r"\s*-?[0-9]{1,9}(\.0*)?\s*", text) is not None

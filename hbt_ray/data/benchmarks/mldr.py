@@ -11,6 +11,7 @@ from pathlib import Path
 from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import files_matching, is_text, read_objects
+from hbt_ray.data.text_files import id_text
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
@@ -53,9 +54,9 @@ def read_questions(path: Path, language: str, builder: BenchmarkBuilder) -> None
             continue
         positives = fields.get("positive_passages")
         for positive in positives if isinstance(positives, list) else []:
-            if isinstance(positive, dict) and is_text(positive.get("docid")):
-                passage_id = f"{language}:{positive['docid']}"
-                builder.add_judgement(query_id, passage_id, 1, language=language, location=location)
+            docid = id_text(positive.get("docid")) if isinstance(positive, dict) else None
+            if is_text(docid):
+                builder.add_judgement(query_id, f"{language}:{docid}", 1, language=language, location=location)
             else:
                 builder.reject(location, "not a judgement", positive)
 

@@ -49,7 +49,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             continue
         for paragraph in paragraphs_of(path):
             sentences.add_paragraph(paragraph, context_language, path.name, may_repeat=True)
-            for question in paragraph.qas:
+            for question in paragraph.answerable():
                 if (question_language, question.id) not in added:
                     added.add((question_language, question.id))
                     sentences.add_question(question, question_language, path.name)

@@ -10,6 +10,7 @@ from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import read_objects
 from hbt_ray.data.corpora.file_discovery import language_files
+from hbt_ray.data.text_files import UNANSWERABLE, is_unanswerable
 from hbt_ray.data.types import Benchmark
 
 
@@ -24,7 +25,10 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     queries: list[tuple[str, str]] = []  # (query id, id)
     for language, path in language_files(name, folder, (".jsonl", ".jsonl.gz"), options.languages).items():
         passage_of: dict[str, str] = {}  # context -> passage id
-        for location, pair, _ in read_objects(path, builder, ("id", "question", "context")):
+        for location, pair, fields in read_objects(path, builder, ("id", "question", "context")):
+            if is_unanswerable(fields):
+                builder.reject(location, UNANSWERABLE, pair["question"])
+                continue
             query_id = f"{language}:{pair['id']}"
             if not builder.add_query(query_id, language, pair["question"], location=location, group=pair["id"]):
                 continue

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.corpora.file_discovery import language_files
-from hbt_ray.data.text_files import READ_ERRORS, read_bytes
+from hbt_ray.data.text_files import READ_ERRORS, UNANSWERABLE, id_text, read_bytes
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
@@ -33,15 +34,20 @@ class Answer(BaseModel):
 
 
 class Question(BaseModel):
-    id: str
+    id: Annotated[str, BeforeValidator(id_text)]
     question: str
-    answers: list[Answer]
+    answers: list[Answer] = []
+    is_impossible: bool = False  # SQuAD 2.0: the paragraph does not answer it
 
 
 class Paragraph(BaseModel):
     context: str
     sentence_breaks: list[Span] | None = None
     qas: list[Question]
+
+    def answerable(self) -> list[Question]:
+        """Return the questions that are not marked as impossible to answer."""
+        return [question for question in self.qas if not question.is_impossible]
 
     def sentence_spans(self, language: str) -> list[Span]:
         """Return the span of each sentence in the context."""
@@ -86,6 +92,10 @@ class SentenceBenchmark:
             self._paragraphs[key] = self._add_sentences(paragraph, language, location)
         spans, passage_ids = self._paragraphs[key]
         for question in paragraph.qas:
+            if question.is_impossible and (language, question.id) not in self._rejected:
+                self._rejected.add((language, question.id))
+                self.builder.reject(f"{location} {question.id}", UNANSWERABLE, question.question)
+        for question in paragraph.answerable():
             sentence, reason = _answer_sentence(paragraph.context, spans, question)
             if sentence is not None:
                 self._relevant[question.id].setdefault(language, passage_ids[sentence])
@@ -129,7 +139,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     for language, path in language_files(name, folder, (".json", ".json.gz"), options.languages).items():
         for paragraph in paragraphs_of(path):
             sentences.add_paragraph(paragraph, language, path.name)
-            for question in paragraph.qas:
+            for question in paragraph.answerable():
                 sentences.add_question(question, language, path.name)
     return sentences.build()
 

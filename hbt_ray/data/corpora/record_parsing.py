@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hbt_ray.config import Columns
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.text_files import WRONG_ENCODING, rejected_row
+from hbt_ray.data.text_files import UNANSWERABLE, WRONG_ENCODING, id_text, is_unanswerable, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
 Record = Mapping[str, object]
@@ -48,6 +48,8 @@ def _parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRo
     language = shard.language or parse_language(fields, columns.language)
     if shard.language is None and shard.languages is not None and language not in shard.languages:
         return None
+    if is_unanswerable(fields):
+        raise InvalidRow(UNANSWERABLE, fields.get(columns.question))
     passage = parse_text(fields, columns.passage, "passage")
     answer, start = parse_answer(passage, fields.get(columns.answer_text), fields.get(columns.answer_start))
     return CorpusRow(
@@ -92,10 +94,7 @@ def parse_text(record: Record, column: str, meaning: str) -> str:
 
 def parse_id(record: Record, column: str) -> str:
     """Return an item's id, which may be a whole number. Raises InvalidRow."""
-    value = record.get(column)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return parse_text(record, column, "id")
+    return parse_text({**record, column: id_text(record.get(column))}, column, "id")
 
 
 def parse_language(record: Record, column: str) -> str:
@@ -108,15 +107,23 @@ def parse_language(record: Record, column: str) -> str:
 
 def parse_answer(passage: str, answer: object, start: object) -> tuple[str | None, int]:
     """Return the answer and its offset in the passage, -1 if unknown. Raises InvalidRow if it is not at its offset."""
-    if answer is None or start is None:
+    if answer is None or start is None or start != start:  # NaN, as data frames write a missing number
         return (answer if isinstance(answer, str) else None), -1
     if not isinstance(answer, str):
         raise InvalidRow("wrong type", f"the answer is a {type(answer).__name__}")
-    if not isinstance(start, int) or isinstance(start, bool):
-        raise InvalidRow("wrong type", f"the answer's start is a {type(start).__name__}")
-    if start >= 0 and not passage.startswith(answer, start):
-        raise InvalidRow("answer outside its context", f"at {start}: {answer}")
-    return answer, start
+    offset = whole_number(start)
+    if offset is None:
+        raise InvalidRow("wrong type", f"the answer's start is a {type(start).__name__}: {start}")
+    if offset >= 0 and not passage.startswith(answer, offset):
+        raise InvalidRow("answer outside its context", f"at {offset}: {answer}")
+    return answer, offset
+
+
+def whole_number(value: object) -> int | None:
+    """Return a whole number, also one that is written as 5.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def records_of_table(table: pa.Table | pa.RecordBatch) -> Iterator[Record | UnicodeDecodeError]:
@@ -161,7 +168,7 @@ def _value_of(scalar: pa.Scalar) -> object:
 
 def present_columns(columns: Columns, names: Collection[str]) -> list[str]:
     """Return the columns that are read, in the order of the file."""
-    wanted = set(columns.model_dump().values())
+    wanted = {*columns.model_dump().values(), "is_impossible", "answers"}  # the last two: see `is_unanswerable`
     return [name for name in names if name in wanted]
 
 
@@ -171,7 +178,7 @@ def _parse_negatives(record: Record, column: str) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list):
         raise InvalidRow("wrong type", f"{column!r} is a {type(value).__name__}, not a list")
-    return tuple(_check_text(negative, column) for negative in value)
+    return tuple(_check_text(negative, column) for negative in value if negative is not None)
 
 
 def _check_text(value: object, column: str) -> str:

@@ -13,8 +13,23 @@ from pathlib import Path
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.file_discovery import language_files, language_shard
-from hbt_ray.data.corpora.record_parsing import InvalidRow, Record, parse_answer, parse_id, parse_text, record_of
-from hbt_ray.data.text_files import READ_ERRORS, UNREADABLE_FILE, read_bytes, rejected_row
+from hbt_ray.data.corpora.record_parsing import (
+    InvalidRow,
+    Record,
+    parse_answer,
+    parse_id,
+    parse_text,
+    record_of,
+    whole_number,
+)
+from hbt_ray.data.text_files import (
+    READ_ERRORS,
+    UNANSWERABLE,
+    UNREADABLE_FILE,
+    is_unanswerable,
+    read_bytes,
+    rejected_row,
+)
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
 _LISTS = ("data", "paragraphs", "qas")  # the lists of a document, from the outermost inwards
@@ -80,6 +95,8 @@ def _questions_of(
 
 def _parse_question(shard: CorpusShard, location: str, paragraph: object, question: object) -> CorpusRow:
     fields, paragraph_fields = record_of(question), record_of(paragraph)
+    if is_unanswerable(fields):
+        raise InvalidRow(UNANSWERABLE, fields.get("question"))
     context = parse_text(paragraph_fields, "context", "passage")
     answer, start = parse_answer(context, *_first_answer(fields))
     passage, start = _select_passage(context, paragraph_fields.get("sentence_breaks"), start)
@@ -102,8 +119,8 @@ def _first_answer(question: Record) -> tuple[str | None, int]:
         raise InvalidRow("wrong type", "'answers' is not a list of objects")
     if not answers:
         return None, -1
-    text, start = answers[0].get("text"), answers[0].get("answer_start", -1)
-    if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+    text, start = answers[0].get("text"), whole_number(answers[0].get("answer_start", -1))
+    if not isinstance(text, str) or start is None:
         raise InvalidRow("wrong type", "an answer needs a 'text' and a whole number 'answer_start'")
     return text, start
 

@@ -126,6 +126,13 @@ def test_rejects_are_allowed_up_to_exactly_the_maximum_fraction(bad, rows, share
         check_rejects(read, bad_rows("s", broken=bad + 1), share, Path("rejects.jsonl"))
 
 
+def test_questions_marked_as_unanswerable_are_no_faults():
+    skipped = [RejectedRow("s", "en.json", "marked as unanswerable")] * 5
+    check_rejects({"s": 10}, skipped, 0.0, Path("rejects.jsonl"))
+    with pytest.raises(CorpusError, match=r"^1 of 10 .* 'broken' \(1\)"):
+        check_rejects({"s": 10}, [*skipped, *bad_rows("s", broken=1)], 0.0, Path("rejects.jsonl"))
+
+
 def test_message_has_the_commonest_reason_and_the_file_of_rejects():
     rejects = bad_rows("s", broken=2, missing=3)
     with pytest.raises(CorpusError, match=r"^5 of 10 .* 'missing' \(3\); see out/rejects\.jsonl, mend them"):

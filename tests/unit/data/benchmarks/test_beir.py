@@ -84,15 +84,58 @@ def test_sets_without_a_language_or_with_equal_ones_are_refused(tmp_path: Path):
         load("beir", tmp_path / "sets")
 
 
-def test_passage_with_the_id_of_the_query_is_excluded(tmp_path: Path):
-    benchmark = load(
-        "beir", beir(tmp_path, corpus_jsonl='{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "text": "?"}\n')
-    )
+def test_passage_with_the_id_and_text_of_the_query_is_excluded(tmp_path: Path):
+    same = '{"_id": "q 1", "text": "Where?"}\n{"_id": "q2", "title": "Topic", "text": "what"}\n'
+    benchmark = load("beir", beir(tmp_path, corpus_jsonl=same))
     assert benchmark.excluded == {}  # q2 is no query of this split, and "q 1" is another id
-    assert load("beir", tmp_path, ReadOptions(split="train")).excluded == {"q2": "q2"}
+    train = load("beir", tmp_path, ReadOptions(split="train"))
+    assert (train.excluded, reasons(train)) == ({"q2": "q2"}, {"passage is the query itself": 1})
     beir(tmp_path / "sets" / "en", corpus_jsonl='{"_id": "q1", "text": "Where?"}\n')
     beir(tmp_path / "sets" / "sw")
     assert load("beir", tmp_path / "sets").excluded == {"en:q1": "en:q1"}
+
+
+def test_equal_ids_of_other_texts_exclude_nothing(tmp_path: Path):
+    numbers = range(6)
+    write_objects(tmp_path / "corpus.jsonl", *({"_id": n, "text": f"Answer {n}."} for n in numbers))
+    write_objects(tmp_path / "queries.jsonl", *({"_id": n, "text": f"Question {n}?"} for n in numbers))
+    write(tmp_path / "qrels" / "test.tsv", "".join(f"{n}\t{n}\t1.0\n" for n in numbers))
+    benchmark = load("beir", tmp_path)
+    assert (benchmark.excluded, benchmark.rejects) == ({}, [])
+    assert benchmark.judgements == {str(n): {str(n): 1} for n in numbers}
+
+
+def test_relevant_passage_is_never_excluded(tmp_path: Path):
+    beir(tmp_path, corpus_jsonl='{"_id": "q1", "text": "Where?"}\n', qrels__test_tsv="q1\tq1\t1\n")
+    assert load("beir", tmp_path).excluded == {}
+
+
+def test_query_that_no_split_judges_is_counted(tmp_path: Path):
+    write_objects(beir(tmp_path) / "queries.jsonl", {"_id": "q3", "text": "Who?"}, {"_id": "q4", "text": "How?"})
+    benchmark = load("beir", tmp_path)
+    assert [query.query_id for query in benchmark.queries] == ["q1"]
+    assert sorted((reject.location, reject.reason) for reject in benchmark.rejects) == [
+        ("q3", "query without a judgement"),
+        ("q4", "query without a judgement"),
+    ]
+
+
+@pytest.mark.parametrize("grade", ["x", "1.5", "0x1", "1e3"])
+def test_benchmark_without_any_usable_judgement_is_refused(tmp_path: Path, grade: str):
+    write(beir(tmp_path) / "qrels" / "test.tsv", f"query-id\tcorpus-id\tscore\nq1\tp1\t{grade}\n")
+    with pytest.raises(
+        CorpusError, match=r"every metric would be 0; the first fault is 'not a judgement' at test.tsv:2"
+    ):
+        load("beir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("q9\tp1\t1", "for a missing query"), ("q1\tx\t1", "of a missing passage")]
+)
+def test_judgements_of_unknown_ids_only_are_refused(tmp_path: Path, line: str, fault: str):
+    write(beir(tmp_path) / "qrels" / "test.tsv", line + "\n")
+    with pytest.raises(CorpusError, match=rf"the first fault is 'judgement {fault}' at test.tsv:1"):
+        load("beir", tmp_path)
 
 
 def test_faults_are_counted_and_all_else_is_read(tmp_path: Path):

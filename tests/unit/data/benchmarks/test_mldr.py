@@ -34,6 +34,15 @@ def test_documents_and_questions_of_a_split_are_read(tmp_path: Path):
         load("mldr", tmp_path, ReadOptions(split="dev"))
 
 
+def test_ids_that_are_numbers_match_in_corpus_and_judgements(tmp_path: Path):
+    folder = tmp_path / "mldr-v1.0-de"
+    write_objects(folder / "corpus.jsonl", {"docid": 10, "text": "long"}, {"docid": 11.0, "text": "longer"})
+    positives = [{"docid": 10}, {"docid": "11"}]
+    write_objects(folder / "test.jsonl", {"query_id": 1, "query": "Which?", "positive_passages": positives})
+    benchmark = load("mldr", tmp_path)
+    assert (benchmark.judgements, benchmark.rejects) == ({"de:1": {"de:10": 1, "de:11": 1}}, [])
+
+
 def test_language_can_be_read_from_inside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "mldr-v1.0-de"
     write_objects(folder / "corpus.jsonl.gz", {"docid": "d", "text": "long"})

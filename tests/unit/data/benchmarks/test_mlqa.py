@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hbt_ray.data.benchmarks import ReadOptions
 from hbt_ray.data.benchmarks.mlqa import PUBLISHED_QUESTIONS
 from hbt_ray.errors import CorpusError
 from tests.helpers.benchmark_files import (
@@ -43,8 +44,14 @@ def test_answer_not_at_its_offset_is_rejected_once(tmp_path: Path):
         mlqa(tmp_path, "dev", "de", asked_in, german)
         mlqa(tmp_path, "dev", asked_in, asked_in, mlqa_paragraph(asked_in))
     mlqa(tmp_path, "dev", "de", "de", german)
-    benchmark = load("mlqa-r", tmp_path)
-    assert len(benchmark.queries) == 3
+    with pytest.raises(CorpusError, match="every metric would be 0; the first fault is 'answer not at its offset'"):
+        load("mlqa-r", tmp_path)
+    mlqa(tmp_path, "test", "de", "de", german, mlqa_paragraph("Er bellt.", ("2", "Und?", "bellt")))
+    for asked_in in ("en", "es"):
+        mlqa(tmp_path, "test", "de", asked_in, german)
+        mlqa(tmp_path, "test", asked_in, asked_in, mlqa_paragraph(asked_in))
+    benchmark = load("mlqa-r", tmp_path, ReadOptions(split="test"))
+    assert len(benchmark.queries) == 4
     assert reasons(benchmark) == {"answer not at its offset": 1, "query without a relevant passage": 3}
 
 

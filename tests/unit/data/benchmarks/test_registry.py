@@ -97,7 +97,8 @@ def test_published_topics_and_judgements_have_no_faults(shared_data: Path, tmp_p
     for file_type in ("topics", "qrels"):
         file = f"{file_type}.{version}-sw{split}"
         (tmp_path / file).write_bytes((shared_data / name / file).read_bytes())
-    write_objects(tmp_path / "corpus-sw" / "corpus.jsonl", {"docid": "none", "title": "", "text": "Hakuna."})
+    judged = {"miracl": "32589#0", "mrtydi": "15607#5"}[name]
+    write_objects(tmp_path / "corpus-sw" / "corpus.jsonl", {"docid": judged, "title": "", "text": "Hakuna."})
     benchmark = load(name, tmp_path)
     assert len(benchmark.queries) == {"miracl": 482, "mrtydi": 670}[name]
     assert reasons(benchmark).keys() == {"judgement of a missing passage"}

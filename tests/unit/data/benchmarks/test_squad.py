@@ -59,6 +59,15 @@ def test_question_without_an_answer_has_no_judgement(tmp_path: Path):
     assert list(benchmark.judgements) == ["en:a"]
 
 
+def test_question_marked_as_unanswerable_is_no_query(tmp_path: Path):
+    paragraph = squad_paragraph("One.", [[0, 4]], (7, "Which?", 0))  # type: ignore[arg-type]
+    paragraph["qas"].append({"id": "b", "question": "What?", "is_impossible": True, "answers": []})
+    write_squad(tmp_path, "en", paragraph)
+    benchmark = load_benchmark("squad", str(tmp_path))
+    assert [query.query_id for query in benchmark.queries] == ["en:7"]
+    assert [reject.reason for reject in benchmark.rejects] == ["marked as unanswerable"]
+
+
 def test_xquad_r_has_its_published_counts(shared_data: Path):
     benchmark = load_benchmark("xquad-r", str(shared_data / "xquad-r"))
     check_benchmark(benchmark)

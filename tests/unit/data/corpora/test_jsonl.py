@@ -62,7 +62,9 @@ def test_single_file_is_read_by_the_language_of_its_rows(tmp_path: Path):
         ({**GOOD, "question": ["Wo?"]}, "wrong type"),
         ({"id": "a", "question": "Wo?"}, "missing passage"),
         ({**GOOD, "negatives": "Hier."}, "wrong type"),
-        ({**GOOD, "negatives": [None]}, "wrong type"),
+        ({**GOOD, "negatives": [5]}, "wrong type"),
+        ({**GOOD, "is_impossible": True}, "marked as unanswerable"),
+        ({**GOOD, "answers": {"text": [], "answer_start": []}}, "marked as unanswerable"),
         ({**GOOD, "answer_text": "Hier", "answer_start": 0}, "answer outside its context"),
         ({**GOOD, "answer_text": "Dort", "answer_start": "0"}, "wrong type"),
     ],
@@ -73,6 +75,16 @@ def test_invalid_line_is_rejected_and_the_next_is_read(line: Any, reason: str, t
     assert isinstance(bad, RejectedRow)
     assert (bad.location, bad.reason) == ("de.jsonl:1", reason)
     assert isinstance(good, CorpusRow)
+
+
+def test_values_with_a_clear_meaning_are_read(tmp_path: Path):
+    answer = {"answer_text": "ort", "answer_start": 1.0}
+    records = ({**GOOD, "negatives": [None, "Hier."]}, {**GOOD, "id": 2.0}, {**GOOD, **answer})
+    write_lines(tmp_path / "de.jsonl", *records, {**GOOD, "answer_text": "Dort", "answer_start": float("nan")})
+    rows = [row for row in read(corpus("jsonl", tmp_path)) if isinstance(row, CorpusRow)]
+    assert [row.negatives for row in rows] == [("Hier.",), (), (), ()]
+    assert [row.item_id for row in rows] == ["a", "2", "a", "a"]
+    assert [row.answer_start for row in rows] == [-1, -1, 1, -1]
 
 
 @pytest.mark.parametrize("answer", [{"answer_start": 0}, {"answer_start": -1}, {"answer_start": None}, {}])

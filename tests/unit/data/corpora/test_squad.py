@@ -57,6 +57,17 @@ def test_passage_is_the_context_if_no_sentences_are_marked(entry: dict[str, Any]
     assert row.passage == CONTEXT
 
 
+@pytest.mark.parametrize("mark", [True, 1, "true"])
+def test_question_marked_as_unanswerable_is_no_pair(mark: Any, tmp_path: Path):
+    impossible = {"id": "b", "question": "Why?", "is_impossible": mark, "answers": []}
+    plausible = question("c", 0, "One") | {"is_impossible": mark}
+    answerable = question("a", 9.0, "Two") | {"is_impossible": False}  # type: ignore[arg-type]
+    write_squad(tmp_path / "en.json", CONTEXT, answerable, impossible, plausible)
+    rows = read(corpus("squad", tmp_path))
+    found = [row.reason if isinstance(row, RejectedRow) else row.item_id for row in rows]
+    assert found == ["a", "marked as unanswerable", "marked as unanswerable"]
+
+
 def test_misplaced_answer_is_rejected_and_the_next_is_read(tmp_path: Path):
     breaks = [[0, 8]]
     questions = [question("a", 8, "Two"), question("b", 9, "Two"), question("c", 0, "One")]
