@@ -250,6 +250,7 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
 @click.option("--out", required=True, help="Folder for the report.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True)
 @click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository.")
 @click.option("--query-prefix", help="Default: what the model brings.")
 @click.option("--passage-prefix", help="Default: what the model brings.")
 @click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
@@ -283,6 +284,7 @@ def evaluate(
     out: str,
     precision: Precision,
     pooling: str,
+    trust_remote_code: bool,
     query_prefix: str | None,
     passage_prefix: str | None,
     with_paragraph: bool,
@@ -317,6 +319,7 @@ def evaluate(
         dimensions=dimensions,
     )
     described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
+    described["trust_remote_code"] = trust_remote_code
     if shards:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
         from hbt_ray.cluster.runtime import connect

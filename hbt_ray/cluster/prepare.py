@@ -19,6 +19,7 @@ from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.manifest import MANIFEST, SourceCounts, write_manifest
+from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
     ShardResult,
     assign_shards,
@@ -68,12 +69,16 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -
         blocks: number of tasks that read the corpora; None: one for each shard of a corpus.
 
     Raises:
+        ConfigError: the model cannot be trained, has no tokenizer, or takes shorter texts.
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are rejected.
         StoreError: the store cannot be written; no part of it exists then.
     """
     shards = [shard for corpus in inputs.corpora for shard in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(inputs)
-    tokenizer = load_tokenizer(inputs.model) if inputs.model.path is not None else None
+    tokenizer = None
+    if inputs.model.path is not None:
+        check_trainable(inputs.model.path, (inputs.text.query_prefix, inputs.text.passage_prefix))
+        tokenizer = load_tokenizer(inputs.model)
     if tokenizer and not inputs.whole_texts:
         check_lengths(tokenizer, inputs.text)
     tokenization = PairTokenizer(tokenizer, inputs.text) if tokenizer else None

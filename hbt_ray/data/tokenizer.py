@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from hbt_ray.config import ModelConfig, TextConfig
 from hbt_ray.data.manifest import TextField
+from hbt_ray.data.model_files import lowercases, max_positions, read_model_file
 from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode do not need
@@ -110,18 +111,24 @@ def _definition(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a Hugging Face or sentence-transformers model.
+    """Load the tokenizer of a Hugging Face or sentence-transformers model, and the maximum length of its positions.
 
     Raises:
         ConfigError: `model.path` has none, or it has no fast implementation.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
     assert model.path is not None
+    subfolder = transformer_subfolder(model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            model.path, subfolder=transformer_subfolder(model.path), trust_remote_code=model.trust_remote_code
+            model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code
         )
+        max_tokens = None
+        if read_model_file(model.path, "config.json", subfolder):  # a tokenizer may be saved without a model
+            max_tokens = max_positions(
+                AutoConfig.from_pretrained(model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code)
+            )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -130,13 +137,18 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(f"the tokenizer of {model.path!r} has no fast implementation; convert it with transformers")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens or tokenizer.model_max_length)
+    if lowercases(model.path, subfolder):
+        backend = tokenizer.backend_tokenizer
+        after = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
     return tokenizer
 
 
 def transformer_subfolder(path: str | Path) -> str:
-    """Return the subfolder of the transformers model in a sentence-transformers folder; "" for any other folder."""
-    modules = Path(path) / "modules.json"
-    return str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"]) if modules.exists() else ""
+    """Return the subfolder of the transformers model in a sentence-transformers model; "" for any other model."""
+    modules = read_model_file(str(path), "modules.json")
+    return str(modules[0]["path"]) if modules else ""
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerFast, text: TextConfig) -> None:

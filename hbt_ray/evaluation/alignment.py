@@ -74,12 +74,15 @@ def alignment_metrics(groups: Sequence[str], languages: Sequence[str], vectors: 
     Args:
         groups: of each text, equal for parallel texts; "" for a text that has none.
         languages: of each text.
-        vectors: (texts, D) unit vectors.
+        vectors: (texts, D); of a model that is not normalized they have any length.
 
     Returns:
         `cosine`, `cosine_of_others`, `recall@1`, `recall@10` and `uniformity`; the values of a pair have the suffix
         `/ar-en`; empty where no text has a parallel one.
     """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.allclose(lengths, 1, atol=1e-3):
+        vectors = vectors / np.maximum(lengths, 1e-12)
     row_of = rows_by_language(groups, languages)
     by_name: dict[str, list[float]] = {}
     detailed: dict[str, float] = {}

@@ -5,12 +5,15 @@ Ray Train's controller imports this module, so it loads torch and the evaluator 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 
 def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[str, float]:
@@ -32,5 +35,8 @@ def benchmark_metrics(encoder: SentenceTransformer, config: RunConfig) -> dict[s
     embedder = TextEmbedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions)
     metrics: dict[str, float] = {}
     for benchmark in load_benchmarks(config.evaluate):
-        metrics |= evaluate_benchmark(embedder, benchmark, config.evaluate).metrics
+        report = evaluate_benchmark(embedder, benchmark, config.evaluate)
+        for warning in report.warnings:
+            logger.warning("%s: %s", benchmark.name, warning)
+        metrics |= report.metrics
     return metrics

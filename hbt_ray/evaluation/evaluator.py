@@ -18,6 +18,7 @@ from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
 from hbt_ray.evaluation.alignment import alignment_metrics
+from hbt_ray.evaluation.constant_vectors import constant_vector_warnings
 from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans
 from hbt_ray.evaluation.metrics import METRICS
 from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics
@@ -32,7 +33,7 @@ _SAMPLED_QUERIES = 40  # of each language, for the projection of the vectors
 
 
 class Embedder(Protocol):
-    """Turns texts into unit vectors, float32 (N, D)."""
+    """Turns texts into vectors whose inner products are scores, float32 (N, D)."""
 
     def queries(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -79,6 +80,7 @@ class EvalReport:
     depth: int | None = None  # passages of each query that an approximate index lists; None: all
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
     dimensions: int | None = None  # to which vectors are truncated; None: not truncated
+    warnings: tuple[str, ...] = ()  # sentences on what makes the metrics meaningless
 
     def metric(self, setting: str, name: str, part: str = "") -> str:
         """Return a metric's full name in this report, with the depth of an approximate index.
@@ -155,6 +157,7 @@ def evaluate_benchmark(
         depth=index.depth,
         index_recall=_index_recall(benchmark, index, query_vectors),
         dimensions=settings.dimensions,
+        warnings=constant_vector_warnings(benchmark, query_vectors, index),
     )
 
 

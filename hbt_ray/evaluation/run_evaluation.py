@@ -30,6 +30,7 @@ def evaluate_model(
     pooling: str = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[EvalReport]:
     """Evaluate any model that sentence-transformers or transformers loads, benchmark by benchmark.
 
@@ -40,6 +41,7 @@ def evaluate_model(
         pooling: "mean" or "cls", for a model that does not define it.
         query_prefix: None: the model's.
         passage_prefix: None: the model's.
+        trust_remote_code: run code from the model's repository.
 
     Raises:
         CorpusError: a benchmark cannot be read; this is checked before any evaluation.
@@ -47,7 +49,9 @@ def evaluate_model(
     """
     benchmarks = load_benchmarks(settings)
     make_folder(out)
-    embedder = open_embedder(model, settings, pooling, query_prefix, passage_prefix)
+    embedder = open_embedder(
+        model, settings, pooling, query_prefix, passage_prefix, trust_remote_code=trust_remote_code
+    )
     for benchmark in benchmarks:
         started = time.perf_counter()
         index = index_passages(embedder, benchmark, settings.window_chars)
@@ -92,11 +96,13 @@ def open_embedder(
     pooling: str = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> TextEmbedder:
     """Load a model for evaluation, on a GPU where this process has one; arguments as in `evaluate_model`."""
     device = default_device()
     return TextEmbedder(
-        load_pretrained(model, pooling, device),
+        load_pretrained(model, pooling, device, trust_remote_code=trust_remote_code),
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         bf16=resolve_bf16(settings.precision, torch.device(device)),
@@ -116,6 +122,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
         "passage_prefix": embedder.passage_prefix,
         "precision": "bf16" if embedder.bf16 else "fp32",
         **({} if embedder.dimensions is None else {"dimensions": embedder.dimensions}),
+        **({} if embedder.similarity == "cosine" else {"similarity": embedder.similarity}),
     }
 
 

@@ -54,4 +54,5 @@ def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
 
 def open_miner(config: RunConfig, model: str) -> TextEmbedder:
     """Load the model as an evaluation does. Raise ConfigError if it cannot be loaded."""
-    return open_embedder(model, config.evaluate, config.model.pooling)
+    trust_remote_code = config.model.trust_remote_code
+    return open_embedder(model, config.evaluate, config.model.pooling, trust_remote_code=trust_remote_code)

@@ -7,6 +7,7 @@ trained model is what `SentenceTransformer(path)` later loads.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hbt_ray.config import Attention, ModelConfig, TextConfig
+from hbt_ray.data.model_files import check_is_dense, check_trainable, max_positions
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.lora import add_adapters, merged
 from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
 from hbt_ray.models.packed_attention import can_pack, is_packed, register_packed_attention, transformer_of
+from hbt_ray.models.saved_settings import similarity_of, takes_token_ids, use_as_trained
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 
@@ -49,6 +52,7 @@ def load_for_training(
         transformer_of(encoder).set_attn_implementation("eager")  # its backward is faster than sdpa's
     if model.dropout is not None:
         set_dropout(encoder, model.dropout)
+    use_as_trained(encoder)
     encoder.max_seq_length = max(text.max_query_tokens, text.max_passage_tokens)
     encoder.prompts = {"query": text.query_prefix, "document": text.passage_prefix}
     if model.lora is not None:
@@ -89,7 +93,7 @@ def load_pretrained(
     attention: Attention = "auto",
     trust_remote_code: bool = False,
 ) -> SentenceTransformer:
-    """Load a sentence-transformers or transformers model; append normalization to unit length if it has none.
+    """Load a sentence-transformers or transformers model as it was saved.
 
     Args:
         path: folder or hub name.
@@ -99,13 +103,14 @@ def load_pretrained(
         trust_remote_code: run code from the model's repository.
 
     Raises:
-        ConfigError: the model cannot be loaded, or does not support the attention.
+        ConfigError: the model cannot be loaded, is no encoder of texts, or does not support the attention.
     """
     # float32, even if weights were saved in half precision: only autocast lowers the precision.
     # safetensors only: other formats of weights are pickles, which can run code.
     model_kwargs: dict[str, object] = {"dtype": torch.float32, "use_safetensors": True}
     if attention in ("sdpa", "eager"):
         model_kwargs["attn_implementation"] = attention
+    check_is_dense(path)
     try:
         with without_progress_bars():
             if is_sentence_transformer_model(path):
@@ -119,21 +124,34 @@ def load_pretrained(
                 )
                 modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
                 encoder = SentenceTransformer(modules=modules, device=device)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except pickle.UnpicklingError:  # weights of a module in torch's older format, which is loaded as tensors only
+        raise ConfigError(
+            f"the model {path!r} has a pytorch_model.bin with something other than tensors, which may run code; "
+            "write a model whose weights are safetensors"
+        ) from None
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"the model {path!r} has code in its repository, which is not run; if you trust it, write "
+                "model.trust_remote_code=true, or hbt evaluate --trust-remote-code"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"the model {path!r} cannot be loaded ({reason}); write the folder of a saved sentence-transformers "
             "or transformers model, or the name of one on the hub"
         ) from None
-    if attention in ("auto", "packed") and can_pack(encoder):
+    if not encoder.supports("text"):
+        raise ConfigError(f"the model {path!r} does not encode text; write one that does")
+    max_tokens = max_positions(getattr(transformer_of(encoder), "config", None))
+    if max_tokens is not None and encoder.max_seq_length is not None and encoder.max_seq_length > max_tokens:
+        encoder.max_seq_length = max_tokens
+    if attention in ("auto", "packed") and can_pack(encoder) and takes_token_ids(encoder):
         register_packed_attention()
         transformer_of(encoder).set_attn_implementation(PACKED_ATTENTION)
     elif attention == "packed":
         raise ConfigError(
             f"the model {path!r} is of a family that packed attention does not support; write model.attention=auto"
         )
-    if not isinstance(encoder[-1], Normalize):
-        encoder.append(Normalize())
     return encoder
 
 
@@ -146,16 +164,23 @@ def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) ->
         model: the student's settings; pooling and trust are also the teacher's.
 
     Raises:
-        ConfigError: the teacher cannot be loaded, has another vocabulary, or supports fewer tokens.
+        ConfigError: the teacher cannot be loaded, does not compare token ids by cosine, has another vocabulary, or
+            supports fewer tokens.
     """
+    check_trainable(path, student.prompts.values())
     teacher = load_pretrained(path, model.pooling, str(student.device), trust_remote_code=model.trust_remote_code)
+    if similarity_of(teacher) != "cosine" or teacher.truncate_dim is not None:
+        raise ConfigError(
+            f"the teacher {path!r} compares by dot product or truncates its vectors, and distillation compares whole "
+            "vectors by cosine; write another loss.distillation.teacher"
+        )
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise ConfigError(
             f"the teacher {path!r} has another vocabulary than the encoder, and cannot read its tokens; write a "
             "loss.distillation.teacher with the encoder's tokenizer, or a model.path with the teacher's"
         )
-    max_tokens = getattr(getattr(transformer_of(teacher), "config", None), "max_position_embeddings", None)
-    if max_tokens is not None and max_tokens < student.max_seq_length:
+    max_tokens = max_positions(getattr(transformer_of(teacher), "config", None))
+    if max_tokens is not None and student.max_seq_length is not None and max_tokens < student.max_seq_length:
         raise ConfigError(
             f"the teacher {path!r} takes {max_tokens} tokens, and texts have up to {student.max_seq_length}; "
             f"write text.max_query_tokens and text.max_passage_tokens of {max_tokens} at most"

@@ -186,8 +186,21 @@ def check_pretraining(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerF
     """Check a configuration before an encoder is loaded.
 
     Raises:
-        ConfigError: blocks are longer than the encoder accepts, its family has no masked-LM head, its tokenizer has no
-            mask token, or the corpora have too little text, parallel text or held-out text.
+        ConfigError: see `check_encoder`; or the corpora have too little text, parallel text or held-out text.
+    """
+    check_encoder(config, tokenizer)
+    pretraining_sampler(config, manifest)
+    held_out_streams(config, manifest)
+    if config.pretrain.validation_every:
+        pretraining_sampler(config, manifest, "validation")
+
+
+def check_encoder(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Check a configuration against its encoder's tokenizer.
+
+    Raises:
+        ConfigError: blocks are longer than the encoder accepts, its family has no masked-LM head, or its tokenizer has
+            no mask token.
     """
     pretrain, max_tokens = config.pretrain, tokenizer.model_max_length
     if config.model.path is not None and pretrain.block_tokens > max_tokens:
@@ -198,10 +211,6 @@ def check_pretraining(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerF
     if pretrain.objective != "contrastive":
         _check_head(config)
         _mask_rules(config, tokenizer)
-    pretraining_sampler(config, manifest)
-    held_out_streams(config, manifest)
-    if pretrain.validation_every:
-        pretraining_sampler(config, manifest, "validation")
 
 
 def _mask_rules(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast) -> MaskRules:

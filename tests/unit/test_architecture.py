@@ -41,7 +41,7 @@ LAYERS = (
 )
 INNER_LAYERS = {
     "data": (
-        {"language_resources", "manifest", "minhash", "text_files", "text_normalization", "types"},
+        {"language_resources", "manifest", "minhash", "model_files", "text_files", "text_normalization", "types"},
         {"corpora"},
         {"benchmarks"},
         {"decontamination", "token_store"},

@@ -30,16 +30,17 @@ from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
 
 
-class ModelPrefixes(TypedDict, total=False):
-    """Arguments of `evaluate_model` that describe a model which stores no pooling and prompts."""
+class LoadOptions(TypedDict, total=False):
+    """Arguments of `evaluate_model` that say how a model is loaded."""
 
     pooling: str
     query_prefix: str | None
     passage_prefix: str | None
+    trust_remote_code: bool
 
 
 def evaluate_on_cluster(
-    model: str, settings: EvaluateConfig, out: Path, **prefixes: Unpack[ModelPrefixes]
+    model: str, settings: EvaluateConfig, out: Path, **load_options: Unpack[LoadOptions]
 ) -> list[EvalReport]:
     """Run `evaluate_model` in one task with all CPUs of a node, or with a GPU where there is one; or in shards.
 
@@ -49,28 +50,28 @@ def evaluate_on_cluster(
         model: folder or hub name.
         settings: the benchmarks and the settings of the evaluation.
         out: reports are written to `out/<benchmark>`.
-        **prefixes: pooling and prefixes of `evaluate_model`.
+        **load_options: pooling, prefixes and trust of `evaluate_model`.
 
     Raises:
         ClusterError: the task failed.
     """
     if settings.shards:
-        return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **prefixes))
+        return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **load_options))
     gpu = max(node_resources("GPU"), default=0) >= 1
     cpus = 1 if gpu else max(int(max(node_resources("CPU"), default=1)), 1)
     if not gpu and len(node_resources("CPU")) == 1:
-        return evaluate_here(model, settings, out, min(cpus, os.cpu_count() or 1), **prefixes)
+        return evaluate_here(model, settings, out, min(cpus, os.cpu_count() or 1), **load_options)
     task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_here)
     with unwrap_ray_errors("evaluating"):
-        return ray.get(task.remote(model, settings, out, cpus, **prefixes))
+        return ray.get(task.remote(model, settings, out, cpus, **load_options))
 
 
 def evaluate_here(
-    model: str, settings: EvaluateConfig, out: Path, threads: int, **prefixes: Unpack[ModelPrefixes]
+    model: str, settings: EvaluateConfig, out: Path, threads: int, **load_options: Unpack[LoadOptions]
 ) -> list[EvalReport]:
     """Evaluate all benchmarks in this process with `threads` torch threads."""
     configure_task(threads)
-    return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **prefixes))
+    return _each_benchmark(settings, out, functools.partial(evaluate_model, model, **load_options))
 
 
 def _each_benchmark(
@@ -85,7 +86,7 @@ def _each_benchmark(
 
 
 def evaluate_in_shards(
-    model: str, settings: EvaluateConfig, out: Path, **prefixes: Unpack[ModelPrefixes]
+    model: str, settings: EvaluateConfig, out: Path, **load_options: Unpack[LoadOptions]
 ) -> Iterator[EvalReport]:
     """Run `evaluate_model` with passages embedded by actors and searched in `settings.shards` other actors.
 
@@ -96,7 +97,7 @@ def evaluate_in_shards(
     """
     benchmarks = load_benchmarks(settings)
     make_folder(out)
-    embedder = open_embedder(model, settings, **prefixes)
+    embedder = open_embedder(model, settings, **load_options)
     described = description(model, embedder)
     # Actors may have other devices than the driver; "auto" is resolved once for all.
     settings = settings.model_copy(update={"precision": described["precision"]})
@@ -104,7 +105,7 @@ def evaluate_in_shards(
     for benchmark in benchmarks:
         name = vectors_fingerprint(model, benchmark.fingerprint(), vector_settings, settings.window_chars)
         windows = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
-        open_in_actor = functools.partial(open_embedder, model, settings, **prefixes)
+        open_in_actor = functools.partial(open_embedder, model, settings, **load_options)
         cache = out.parent / "vectors"
         embed_passages(windows, open_in_actor, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]

@@ -19,11 +19,14 @@ from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
 from hbt_ray.cluster.training.driver import eval_task_options, run_training
 from hbt_ray.config import PretrainRunConfig, with_absolute_paths
 from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.tokenizer import load_tokenizer
 from hbt_ray.pretraining.task import (
     PretrainingTask,
+    check_encoder,
     check_pretraining,
     make_pretraining_task,
     pretraining_sampler,
@@ -58,6 +61,9 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
     check_reachable(uri)
+    if config.model.path is not None:
+        check_trainable(config.model.path, (config.text.query_prefix, config.text.passage_prefix))
+        check_encoder(config, load_tokenizer(config.model))
     connect()
     resources_per_worker(config.pretrain)
     store = prepare(config.prepare_inputs, folder.stores)

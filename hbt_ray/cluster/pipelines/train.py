@@ -103,7 +103,10 @@ def _train_and_evaluate(
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
 
-        for report in evaluate_on_cluster(str(folder.model), config.evaluate, folder.evaluations):
+        trust_remote_code = config.model.trust_remote_code
+        for report in evaluate_on_cluster(
+            str(folder.model), config.evaluate, folder.evaluations, trust_remote_code=trust_remote_code
+        ):
             reports[report.benchmark] = report
             tracker.log_metrics(report.metrics, steps)
             best_effort_tracking(tracker, functools.partial(_log_report, config, report, folder, tracker))

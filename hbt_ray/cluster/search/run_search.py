@@ -171,7 +171,10 @@ def _evaluate_chosen(
             if not (out / FINISHED).exists():
                 _export_model(config, trial, folder, models, out)
                 if config.run.evaluate.benchmarks:
-                    evaluate_on_cluster(str(out / "model"), config.run.evaluate, out / "evaluation")
+                    trust_remote_code = config.run.model.trust_remote_code
+                    evaluate_on_cluster(
+                        str(out / "model"), config.run.evaluate, out / "evaluation", trust_remote_code=trust_remote_code
+                    )
                 (out / FINISHED).touch()
             metrics = read_run_metrics(out) if config.run.evaluate.benchmarks else {}
             for name, value in metrics.items():

@@ -22,6 +22,9 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
         f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "
         f"benchmark {report.fingerprint}."
     )
+    for warning in report.warnings:
+        yield ""
+        yield f"**Warning: {warning}.**"
     if report.dimensions is not None:
         yield ""
         yield f"The {dimensions_line(report)}."

@@ -34,6 +34,8 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
         highlight=False,
     )
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="bold red", highlight=False)
     if report.dimensions is not None:
         console.print(dimensions_line(report), highlight=False)
     if report.index_recall:

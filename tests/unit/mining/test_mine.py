@@ -38,6 +38,7 @@ class Angles:
     """Embeds a text at as many degrees as its last number says, so that all that is near can be worked out."""
 
     dimensions = None
+    similarity = "cosine"
 
     query_prefix = passage_prefix = ""
     bf16 = False
@@ -61,7 +62,7 @@ class _NoModules(list[Any]):
 @pytest.fixture
 def angles(monkeypatch) -> Angles:
     embedder = Angles()
-    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: embedder)
+    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_, **__: embedder)
     return embedder
 
 
@@ -203,7 +204,7 @@ TEXTS = [f"{form} {number}" for number in (0, 20, 40, 60) for form in ("say", "S
 def test_no_negative_says_what_the_gold_says_in_any_language(items: list[dict[str, Pair]], skip_first: int):
     languages = sorted({language for item in items for language in item})
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hbt_ray.mining.open_embedder", lambda *_: Angles())
+        patch.setattr("hbt_ray.mining.open_embedder", lambda *_, **__: Angles())
         folder = corpus(
             Path(scratch) / "c",
             **{x: {f"i{n}": item[x] for n, item in enumerate(items) if x in item} for x in languages},
@@ -349,7 +350,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, monkeypatch):
     config = run(corpus(tmp_path / "c", en=EN, de=DE))
     whole, stopped, going_on = Angles(), Angles(), Angles()
-    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: whole)
+    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_, **__: whole)
     mine(config, "angles", tmp_path / "whole")
 
     def stop(texts: Sequence[str]) -> np.ndarray:
@@ -358,12 +359,12 @@ def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, 
         return Angles().passages(texts)
 
     stopped.passages = stop  # type: ignore[method-assign]
-    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: stopped)
+    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_, **__: stopped)
     with pytest.raises(KeyboardInterrupt):
         mine(config, "angles", tmp_path / "out")
     assert not (tmp_path / "out" / MINED).exists()
     assert (tmp_path / "out/c/de.jsonl").exists()
-    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: going_on)
+    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_, **__: going_on)
     monkeypatch.setattr("hbt_ray.mining.corpus_rows.read_rows", lambda *_: pytest.fail("the corpora were read again"))
     mined = mine(config, "angles", tmp_path / "out")
     assert going_on.seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hbt_ray.models.encoder import (
     save_encoder,
     set_dropout,
 )
+from hbt_ray.models.saved_settings import use_as_trained
 from hbt_ray.models.text_embedder import TextEmbedder
 from tests.helpers import tiny_corpus
 
@@ -155,6 +157,7 @@ def test_a_transformers_folder_is_pooled_as_asked_for(plain):
 
 def test_transformers_folder_is_saved_for_sentence_transformers(plain, tmp_path):
     encoder = load_pretrained(str(plain), "cls")
+    use_as_trained(encoder)
     own = TextEmbedder(encoder)
     assert (own.query_prefix, own.passage_prefix) == ("", "")
     save_encoder(encoder, tmp_path / "saved")
@@ -190,7 +193,7 @@ def test_a_dense_layer_is_kept_through_loading_and_saving(labse_like, tmp_path):
 def test_an_encoder_without_unit_length_gets_it(plain, tmp_path):
     modules: list[nn.Module] = [Transformer(str(plain)), Pooling(16, "mean")]
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path), create_model_card=False)
-    encoder = load_pretrained(str(tmp_path))
+    encoder = load_for_training(ModelConfig(), tiny_corpus.TEXT, tmp_path)
     assert [type(m) for m in encoder] == [Transformer, Pooling, Normalize]
     lengths = np.linalg.norm(encoder.encode(QUESTIONS), axis=1)
     assert np.allclose(lengths, 1, atol=1e-6)
@@ -248,6 +251,30 @@ def test_weights_that_are_no_safetensors_are_refused(plain, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"cannot be loaded \(.*safetensors"):
         load_pretrained(str(folder))
+
+
+class Exploit:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_dense_layers_pickle_of_anything_but_tensors_is_refused(labse_like, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(labse_like, folder)
+    [weights] = folder.glob("2_Dense/model.safetensors")
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    load_pretrained(str(folder))
+    torch.save({"linear.weight": Exploit(tmp_path / "ran")}, weights.with_name("pytorch_model.bin"))
+    with pytest.raises(ConfigError, match=r"has a pytorch_model.bin with something other than tensors") as raised:
+        load_pretrained(str(folder))
+    assert "weights_only" not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("bf16", [False, True])

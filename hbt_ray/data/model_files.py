@@ -1,0 +1,134 @@
+"""What the files of a saved model say about its use, read without loading its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hbt_ray.errors import ConfigError
+
+# Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
+_TRAINABLE = {"Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling"}
+# Families of transformers models whose first position is the one after the padding token's.
+_FIRST_POSITION_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mluke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+
+def read_model_file(model: str, name: str, subfolder: str = "") -> Any:
+    """Read a JSON file of a model, from a folder or the hub.
+
+    Returns:
+        Its content; None if the model has no such file.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(
+            model,
+            name,
+            subfolder=subfolder,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # neither a folder nor a name on the hub: loading the model says so
+        return None
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the file {path} of the model {model!r} cannot be read ({error}); save the model again"
+        ) from None
+
+
+def check_is_dense(model: str) -> None:
+    """Raise ConfigError if a folder was saved by another class than SentenceTransformer.
+
+    sentence-transformers would replace the modules of such a folder by mean pooling: another model than the saved one.
+    """
+    kind = _mapping(read_model_file(model, "config_sentence_transformers.json")).get("model_type")
+    if kind not in (None, "SentenceTransformer"):
+        raise ConfigError(
+            f"the model {model!r} is a {kind}, not an encoder of one vector for each text; "
+            "write the folder or hub name of a SentenceTransformer or of a transformers model"
+        )
+
+
+def check_trainable(path: str, prefixes: Iterable[str | None]) -> None:
+    """Check that training computes the vectors as the saved model does: from token ids, by the same modules.
+
+    Args:
+        path: folder or hub name.
+        prefixes: of queries and passages.
+
+    Raises:
+        ConfigError: a module needs something else than token ids, or the pooling excludes the prefixes.
+    """
+    check_is_dense(path)
+    modules = read_model_file(path, "modules.json")
+    if not isinstance(modules, list) or not modules:
+        return
+    types = [str(_mapping(module).get("type")) for module in modules]
+    names = [name.rpartition(".")[2] for name in types]
+    unknown = [
+        name
+        for number, name in enumerate(names)
+        if (name != "Transformer" if number == 0 else name not in _TRAINABLE)
+        or not types[number].startswith("sentence_transformers.")
+    ]
+    if unknown:
+        raise ConfigError(
+            f"the model {path!r} has the module {unknown[0]}, which training does not support; write a model.path of "
+            f"a transformers model with {', '.join(sorted(_TRAINABLE))} (hbt evaluate takes this one)"
+        )
+    poolings = [
+        _mapping(read_model_file(path, "config.json", str(_mapping(module).get("path"))))
+        for module, name in zip(modules, names, strict=True)
+        if name == "Pooling"
+    ]
+    if any(prefixes) and any(one.get("include_prompt") is False for one in poolings):
+        raise ConfigError(
+            f"the pooling of the model {path!r} excludes prompts (include_prompt), which training does not support; "
+            "write text.query_prefix='' and text.passage_prefix='', or another model.path"
+        )
+
+
+def lowercases(model: str, subfolder: str) -> bool:
+    """Return True if sentence-transformers lowercases the texts of a model, whatever its tokenizer does."""
+    return bool(_mapping(read_model_file(model, "sentence_bert_config.json", subfolder)).get("do_lower_case"))
+
+
+def max_positions(config: object) -> int | None:
+    """Return the maximum tokens of a text by a transformers configuration's positions; None: no maximum.
+
+    Positions of the RoBERTa family start after the padding token's, so 514 of them are for 512 tokens.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:  # XLNet has -1
+        return None
+    if getattr(config, "model_type", None) in _FIRST_POSITION_AFTER_PADDING:
+        return positions - int(getattr(config, "pad_token_id", None) or 0) - 1
+    return positions
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

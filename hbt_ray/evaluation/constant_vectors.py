@@ -1,0 +1,41 @@
+"""A warning where a model maps different texts to one vector: its metrics are those of the order of ties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hbt_ray.data.types import Benchmark
+from hbt_ray.retrieval.passage_index import PassageIndex
+
+_SAMPLED_TEXTS = 100  # different ones, evenly spaced
+_TOLERANCE = 1e-5  # of the longest vector
+
+
+def constant_vector_warnings(benchmark: Benchmark, query_vectors: np.ndarray, index: PassageIndex) -> tuple[str, ...]:
+    """Return a sentence for queries, and one for passages, if all their vectors are equal.
+
+    Args:
+        benchmark: the texts.
+        query_vectors: (Q, D).
+        index: has the passages' vectors.
+    """
+    found = [
+        _warning("queries", [query.text for query in benchmark.queries], lambda rows: query_vectors[rows]),
+        _warning("passages", [passage.text for passage in benchmark.passages], index.vectors_of),
+    ]
+    return tuple(warning for warning in found if warning is not None)
+
+
+def _warning(side: str, texts: Sequence[str], vectors_of: Callable[[np.ndarray], np.ndarray]) -> str | None:
+    different = np.array(list({text: row for row, text in enumerate(texts)}.values()))
+    if len(different) < 2:
+        return None
+    sampled = different[np.unique(np.linspace(0, len(different) - 1, _SAMPLED_TEXTS).astype(int))]
+    vectors = np.asarray(vectors_of(np.sort(sampled)), np.float32)
+    longest = float(np.abs(vectors).max())
+    if longest and float(np.abs(vectors - vectors[0]).max()) > _TOLERANCE * longest:
+        return None
+    equal = f"the vector of all {side} is the same" if longest else f"the vector of all {side} is 0"
+    return f"{equal}: the model does not distinguish texts, and these numbers only show how ties are ordered"

@@ -1,0 +1,81 @@
+"""Any model is evaluated as it was saved; its code runs only if that is requested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from sentence_transformers import SentenceTransformer
+
+from hbt_ray.cli import main
+from hbt_ray.config import EvaluateConfig, RunConfig
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.errors import ConfigError
+from hbt_ray.evaluation.run_evaluation import evaluate_model
+from hbt_ray.mining import open_miner
+from tests.helpers import model_folders
+
+CODE = """
+from transformers import BertConfig, BertModel
+class OurConfig(BertConfig):
+    model_type = "ours"
+class OurModel(BertModel):
+    config_class = OurConfig
+"""
+
+
+@pytest.mark.parametrize("kind", ["dot", "router", "static embedding"])
+def test_mrr_is_that_of_sentence_transformers(tmp_path, kind):
+    path = str(model_folders.KINDS[kind](tmp_path / "model"))
+    pairs = model_folders.write_pairs(tmp_path / "pairs")
+    settings = EvaluateConfig(benchmarks={"pairs": str(pairs)}, figures=False)
+    [report] = evaluate_model(path, settings, tmp_path / "report")
+
+    benchmark = load_benchmark("pairs", str(pairs))
+    library = SentenceTransformer(path, device="cpu")
+    queries = library.encode_query([query.text for query in benchmark.queries])
+    passages = library.encode_document([passage.text for passage in benchmark.passages])
+    scores = library.similarity(queries, passages).numpy()
+    reciprocal = []
+    for query, of_query in zip(benchmark.queries, scores, strict=True):
+        relevant = benchmark.judgements[query.query_id]
+        ids = [passage.passage_id for passage in benchmark.passages if passage.language == query.language]
+        of_pool = of_query[[passage.language == query.language for passage in benchmark.passages]]
+        ranked = [ids[index] for index in np.lexsort((ids, of_pool))[::-1]]
+        reciprocal.append(max(1 / (1 + ranked.index(one)) if one in ranked else 0 for one in relevant))
+    assert report.metrics["pairs/mono/mrr"] == pytest.approx(np.mean(reciprocal), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def with_code(tmp_path_factory) -> Path:
+    """Return a model whose classes are in its folder."""
+    folder: Path = model_folders.write_bert(tmp_path_factory.mktemp("code") / "model")
+    (folder / "ours.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "ours", "auto_map": {"AutoConfig": "ours.OurConfig", "AutoModel": "ours.OurModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def evaluated(model: Path, out: Path, *options: str) -> Result:
+    pairs = model_folders.write_pairs(out.with_name(f"{out.name}-pairs"), items=2)
+    arguments = ["evaluate", "--model", str(model), "--benchmark", f"pairs={pairs}", "--out", str(out), *options]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_models_code_runs_only_with_the_option(with_code, tmp_path):
+    refused = evaluated(with_code, tmp_path / "refused")
+    assert refused.exit_code == 2
+    assert "trust_remote_code" in refused.output
+    accepted = evaluated(with_code, tmp_path / "accepted", "--trust-remote-code")
+    assert accepted.exit_code == 0, accepted.output
+
+
+def test_mining_runs_a_models_code_only_with_the_setting(with_code):
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        open_miner(RunConfig(), str(with_code))
+    settings = RunConfig.model_validate({"model": {"trust_remote_code": True}})
+    assert len(open_miner(settings, str(with_code)).queries(["a"])) == 1
