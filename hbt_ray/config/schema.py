@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hbt_ray.config.base import ConfigSection, Fraction
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct
+from hbt_ray.utils.language_codes import spell_code
 
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -25,9 +26,10 @@ UNLIMITED_TOKENS = 2**20  # more than any text has
 
 
 def _distinct_languages(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if languages is not None and len(set(languages)) < max(len(languages), 1):
+    spelled = None if languages is None else tuple(map(spell_code, languages))
+    if spelled is not None and len(set(spelled)) < max(len(spelled), 1):
         raise ValueError("name at least one language, and each once")
-    return languages
+    return spelled
 
 
 def _named_exponent(value: Any) -> Any:

@@ -191,8 +191,13 @@ def check_languages(corpora: Sequence[CorpusConfig], counts: RowCounts) -> None:
     """Check that each corpus, and each language that is configured for it, has an accepted row.
 
     Raises:
-        CorpusError: one has none.
+        CorpusError: one has none, or a language has two spellings.
     """
+    spellings: dict[str, str] = {}
+    for _, language, reason in sorted(counts):
+        spelling = spellings.setdefault(language.replace("_", "-"), language)
+        if spelling != language and not reason:
+            raise CorpusError(f"the corpora spell one language as {spelling!r} and {language!r}; write one of them")
     for corpus in corpora:
         found = {language for source, language, reason in counts if source == corpus.name and not reason}
         missing = sorted(set(corpus.languages or ()) - found)

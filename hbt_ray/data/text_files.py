@@ -12,6 +12,8 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ UNREADABLE_FILE, WRONG_ENCODING, BROKEN_JSON = "unreadable file", "wrong encodin
 UNANSWERABLE = "marked as unanswerable"  # no fault, so it does not count towards `prepare.max_reject_share`
 READ_ERRORS = (OSError, EOFError, zlib.error)  # of a file that is missing, forbidden, truncated or no gzip file
 _MAX_DETAIL_CHARS = 200
+_opened: ContextVar[set[Path] | None] = ContextVar("opened", default=None)
 
 
 class TextLine(NamedTuple):
@@ -97,20 +100,47 @@ def is_unanswerable(fields: Mapping[str, object]) -> bool:
     return str(flag).lower() in {"true", "1", "1.0"} or (isinstance(answers, Mapping) and answers.get("text") == [])
 
 
+@contextmanager
+def recorded_files() -> Iterator[set[Path]]:
+    """Collect the files that are opened in the block, so that those that nothing reads can be named."""
+    token = _opened.set(set())
+    try:
+        opened = _opened.get()
+        assert opened is not None
+        yield opened
+    finally:
+        _opened.reset(token)
+
+
+def _record(path: Path) -> None:
+    opened = _opened.get()
+    if opened is not None:
+        opened.add(path)
+
+
 def open_binary(path: Path) -> io.BufferedIOBase:
     """Open a file to read its bytes, decompressed if its name ends in .gz."""
+    _record(path)
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file, decompressed if its name ends in .gz. Raises READ_ERRORS."""
+    _record(path)
     content = path.read_bytes()
     return gzip.decompress(content) if path.name.endswith(".gz") else content
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Return True if a path is below a folder once all links are resolved."""
-    return path.resolve().is_relative_to(folder.resolve())
+    """Return True if a path is below a folder once all links are resolved.
+
+    Files of the Hugging Face hub's cache are links, `snapshots/<revision>/FILE` to `../../blobs/<hash>`. They count as
+    inside: the folder is then that of the repository, with both.
+    """
+    target = path.resolve()
+    snapshots = next((parent for parent in path.absolute().parents if parent.name == "snapshots"), None)
+    is_cached = snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
+    return is_cached or target.is_relative_to(folder.resolve())
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
-from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import file_states, load_evaluation_sets
 from hbt_ray.data.types import Benchmark
@@ -28,6 +27,7 @@ from hbt_ray.mining.corpus_rows import read_corpora
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.utils.file_names import file_name
+from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
 
 MINED = "mined.json"
@@ -83,7 +83,7 @@ class MiningRun:
 
         It is named by its language; where a language's name is not valid for a file, the rows name their language.
         """
-        names_files = all(LANGUAGE_CODE.fullmatch(one) for one in self.languages)
+        names_files = all(language_of_name(one) == one for one in self.languages)
         return self.out / file_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
 
 

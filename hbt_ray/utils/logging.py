@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import cache
 from typing import TextIO
 
 from hbt_ray.errors import ConfigError
@@ -49,6 +50,12 @@ def configure_libraries() -> None:
     if not sys.stdout.isatty():
         os.environ.setdefault("NO_COLOR", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@cache
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """Log a warning the first time that this process has it; a folder may be listed several times."""
+    logger.warning(message)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

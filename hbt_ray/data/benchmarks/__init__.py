@@ -8,10 +8,14 @@ from dataclasses import replace
 from importlib import import_module
 
 from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
-from hbt_ray.data.benchmarks.hub_download import download_benchmark
+from hbt_ray.data.benchmarks.file_parsing import absolute
+from hbt_ray.data.benchmarks.hub_download import CHECKSUMS, download_benchmark
+from hbt_ray.data.corpora.file_discovery import name_unread_files
+from hbt_ray.data.text_files import recorded_files
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.file_names import benchmark_slug
+from hbt_ray.utils.language_codes import spell_code
 
 __all__ = [
     "READERS",
@@ -76,8 +80,12 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
     if not folder:
         raise CorpusError(f"the benchmark {name!r} needs the folder that holds its files; write {name}=FOLDER")
     if part and not reader.part_is_name:
-        options = replace(options, languages=frozenset({part}))
-    return reader.read(benchmark_slug(name), folder, options)
+        options = replace(options, languages=frozenset({spell_code(part)}))
+    with recorded_files() as read:
+        benchmark = reader.read(benchmark_slug(name), folder, options)
+    root = absolute(folder)
+    name_unread_files(name, root, {*read, *root.glob(CHECKSUMS)}, below=True)
+    return benchmark
 
 
 def can_be_downloaded(name: str) -> bool:

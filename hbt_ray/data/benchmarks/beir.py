@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from babel import Locale
-
 from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
@@ -17,10 +15,10 @@ from hbt_ray.data.benchmarks.file_parsing import (
     read_objects,
     with_title,
 )
-from hbt_ray.data.corpora.file_discovery import LANGUAGE_CODE
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_of_name
 
 DEFAULT_LANGUAGE = "en"  # of a set whose folders name none
 
@@ -98,10 +96,8 @@ def _find_sets(folder: str) -> dict[str, Path]:
 
 
 def _language_among(folder_names: Sequence[str]) -> str | None:
-    """Return the last name that is a language code of CLDR; `nq`, `gis` and `tex` are none."""
-    codes = [name for name in folder_names if LANGUAGE_CODE.fullmatch(name)]
-    known = Locale("en").languages
-    return next((name for name in reversed(codes) if name.partition("-")[0] in known), None)
+    """Return the last name that is a language code; `nq`, `gis` and `tex` are none."""
+    return next(filter(None, map(language_of_name, reversed(folder_names))), None)
 
 
 def _find_judgements(sets: dict[str, Path], split: str | None) -> tuple[str, dict[str, dict[str, Path]]]:

@@ -26,6 +26,7 @@ from hbt_ray.data.benchmarks.file_parsing import (
 from hbt_ray.data.language_resources import MIRACL_PASSAGES
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_at_end
 
 SPLIT = "dev"  # for which results are usually published
 _FILE = r"\.miracl-v[\d.]+-([a-z]{2,3})(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
@@ -95,7 +96,8 @@ def _files_of_split(folder: str, prefix: str, split: str, options: ReadOptions) 
 def _passage_files(folder: str) -> list[tuple[str, Path]]:
     """List (language, file) of the files of passages. The language is the end of the folder's name."""
     files = files_matching(folder, r"(?:docs-\d+|corpus)\.jsonl")
-    return [(path.parent.name.rpartition("-")[2], path) for path, _ in files]
+    named = [(language_at_end(path.parent.name), path) for path, _ in files]
+    return [(language, path) for language, path in named if language is not None]
 
 
 READER = BenchmarkReader(

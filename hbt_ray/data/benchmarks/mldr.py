@@ -14,6 +14,7 @@ from hbt_ray.data.benchmarks.file_parsing import files_matching, is_text, read_o
 from hbt_ray.data.text_files import id_text
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_at_end
 
 SPLIT = "test"  # for which results are usually published
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "pt", "ru", "th", "zh")  # all that are published
@@ -28,7 +29,8 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     builder = BenchmarkBuilder(name)
     split = options.split or SPLIT
     found = files_matching(folder, r"(?:corpus|dev|test|train)\.jsonl")
-    files = [(path.parent.name.rpartition("-")[2], path) for path, _ in found]
+    named = [(language_at_end(path.parent.name), path) for path, _ in found]
+    files = [(language, path) for language, path in named if language is not None]
     if files:
         options.check_languages(folder, {language for language, _ in files})
     files = [(language, path) for language, path in files if options.includes(language)]

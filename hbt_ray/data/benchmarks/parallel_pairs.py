@@ -12,6 +12,7 @@ from hbt_ray.data.benchmarks.file_parsing import read_objects
 from hbt_ray.data.corpora.file_discovery import language_files
 from hbt_ray.data.text_files import UNANSWERABLE, is_unanswerable
 from hbt_ray.data.types import Benchmark
+from hbt_ray.utils.language_codes import same_language
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
@@ -28,6 +29,10 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         for location, pair, fields in read_objects(path, builder, ("id", "question", "context")):
             if is_unanswerable(fields):
                 builder.reject(location, UNANSWERABLE, pair["question"])
+                continue
+            named = fields.get("language")
+            if isinstance(named, str) and named and not same_language(language, named):
+                builder.reject(location, "language differs from the file's", f"{named}, not {language}")
                 continue
             query_id = f"{language}:{pair['id']}"
             if not builder.add_query(query_id, language, pair["question"], location=location, group=pair["id"]):

@@ -12,6 +12,7 @@ from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import JsonEntry, files_matching, is_text, read_objects
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_code
 
 
 def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
@@ -27,7 +28,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     languages: set[str] = set()
     for path, _ in files:
         for image in read_objects(path, builder, ("image/key",)):
-            languages.update(language for language, value in image.fields.items() if isinstance(value, dict))
+            languages.update(language for language, _ in _captions_by_language(image, builder))
             _add_image(image, builder, options)
     options.check_languages(folder, languages)
     return builder.build(judged_only=False)
@@ -37,8 +38,8 @@ def _add_image(image: JsonEntry, builder: BenchmarkBuilder, options: ReadOptions
     key, location = image.texts["image/key"], image.location
     query_ids: list[str] = []
     passages: list[tuple[str, str]] = []  # (passage id, language)
-    for language, value in sorted(image.fields.items()):
-        if not isinstance(value, dict) or not options.includes(language):
+    for language, value in _captions_by_language(image):
+        if not options.includes(language):
             continue
         captions = value.get("caption")
         if not isinstance(captions, list) or not all(is_text(caption) for caption in captions) or not captions:
@@ -54,6 +55,20 @@ def _add_image(image: JsonEntry, builder: BenchmarkBuilder, options: ReadOptions
     for query_id in query_ids:
         for passage_id, language in passages:
             builder.add_judgement(query_id, passage_id, 1, language=language, location=location)
+
+
+def _captions_by_language(
+    image: JsonEntry, builder: BenchmarkBuilder | None = None
+) -> list[tuple[str, dict[str, object]]]:
+    """Return (language, object) of an image, sorted; the builder notes an object whose key is no language."""
+    found = []
+    for key, value in sorted(image.fields.items()):
+        language = language_code(key) if isinstance(value, dict) else None
+        if language is not None and isinstance(value, dict):
+            found.append((language, value))
+        elif isinstance(value, dict) and builder is not None:
+            builder.reject(image.location, "not a language code", key)
+    return found
 
 
 READER = BenchmarkReader(read_benchmark)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 from hbt_ray.config import CORPUS_READERS, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
+from hbt_ray.data.corpora.file_discovery import name_unread_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
 
 __all__ = ["READERS", "CorpusReader", "CorpusShard", "list_shards", "read_shard", "reader_of"]
@@ -33,6 +35,9 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
             language, a missing one cannot be seen here.
     """
     shards = reader_of(corpus.format).list_shards(corpus)
+    read = [Path(shard.location) for shard in shards]
+    if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
+        name_unread_files(corpus.name, read[0].parent, read)
     if languages is None:
         return shards
     narrowed = (_narrow(shard, frozenset(languages)) for shard in shards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.text_files import check_inside
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_of_name
+from hbt_ray.utils.logging import warn_once
 
-# "de", "pcm", "pt-BR", "zh-Hant", "es-419"; not "en-questions"
-LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}(-[A-Z][A-Za-z]+|-[A-Z]{2}|-[0-9]{3})?")
+_logger = logging.getLogger(__name__)
+_NAMED_FILES = 8  # of those that are not read
 
 
 def list_record_shards(corpus: CorpusConfig, suffixes: Sequence[str]) -> list[CorpusShard]:
@@ -94,6 +96,26 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return paths
 
 
+def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool = False) -> None:
+    """Warn of the files in a folder that are not read, by name, once in each process. Hidden files do not count.
+
+    Args:
+        name: of the corpus or benchmark.
+        root: the folder; a path of anything else has no other files.
+        read: the files that are read.
+        below: look in its subfolders, too; otherwise they are named.
+    """
+    if not root.is_dir():
+        return
+    known = {path.absolute() for path in read}
+    found = sorted(path for path in root.rglob("*") if path.is_file()) if below else sorted(root.iterdir())
+    paths = [path.relative_to(root) for path in found if path.absolute() not in known]
+    names = [str(path) for path in paths if not any(part.startswith(".") for part in path.parts)]
+    if names:
+        more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+        warn_once(_logger, f"{name!r} does not read {', '.join(names[:_NAMED_FILES])}{more} in {str(root)!r}")
+
+
 def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusError:
     """Return the error of a corpus without a file of any language."""
     names = " or ".join(f"<language>{suffix}" for suffix in suffixes)
@@ -107,12 +129,13 @@ def _files_by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[s
     by_language: dict[str, Path] = {}
     for file in files:
         stem = next((file.name.removesuffix(s) for s in suffixes if file.name.endswith(s)), "")
-        if not LANGUAGE_CODE.fullmatch(stem):
+        language = language_of_name(stem)
+        if language is None:
             continue
-        if stem in by_language:
-            other = by_language[stem].name
-            raise CorpusError(f"{other} and {file.name} in {str(file.parent)!r} both hold {stem}; keep one")
-        by_language[stem] = file
+        if language in by_language:
+            other = by_language[language].name
+            raise CorpusError(f"{other} and {file.name} in {str(file.parent)!r} both hold {language}; keep one")
+        by_language[language] = file
     return by_language
 
 

@@ -21,6 +21,7 @@ from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, r
 from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import spell_code
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +41,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     """
     root = Path(str(corpus.path)).expanduser()
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
-        return _list_shards_on_disk(corpus, _split_folder(corpus, root))
+        return _list_shards_on_disk(corpus, _split_folder(corpus, root), root)
     if root.is_absolute() or str(corpus.path).startswith((".", "~")):
         corpus = corpus.model_copy(update={"path": str(existing_path(corpus.name, corpus.path))})
     return _list_shards_of_hub(corpus)
@@ -59,9 +60,12 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         dataset = _load(shard)
         dataset = dataset.select_columns(present_columns(shard.columns, dataset.column_names))
         dataset = dataset.select(range(first, len(dataset) if end is None else end))
+        class_names = {name: label.names for name, label in dataset.features.items() if hasattr(label, "int2str")}
         for table in dataset.with_format("arrow").iter(_ROWS_PER_BATCH):
             for record in records_of_table(table):
                 number += 1
+                if class_names and isinstance(record, dict):
+                    record = _with_class_names(record, class_names)
                 row = parse_record(record, shard, f"{name}:{number}")
                 if row is not None:
                     yield row
@@ -69,6 +73,16 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         raise
     except _DAMAGE_ERRORS as error:
         yield rejected_row(shard.source, f"{name}:{number + 1}", UNREADABLE_FILE, error)
+
+
+def _with_class_names(record: dict[str, object], class_names: dict[str, list[str]]) -> dict[str, object]:
+    """Return the record with the names of its classes; a `ClassLabel`, such as a language, is stored by its number."""
+    named = {
+        name: names[number]
+        for name, names in class_names.items()
+        if isinstance(number := record.get(name), int) and 0 <= number < len(names)
+    }
+    return record | named
 
 
 def _split_folder(corpus: CorpusConfig, root: Path) -> Path:
@@ -87,12 +101,12 @@ def _split_folder(corpus: CorpusConfig, root: Path) -> Path:
     return folder
 
 
-def _list_shards_on_disk(corpus: CorpusConfig, folder: Path) -> list[CorpusShard]:
+def _list_shards_on_disk(corpus: CorpusConfig, folder: Path, root: Path) -> list[CorpusShard]:
     import datasets
 
     files = _read_json(corpus, folder / "state.json").get("_data_files")
     for file in files if isinstance(files, list) else ():
-        _check_inside(corpus, folder / str(file["filename"]), folder)
+        _check_inside(corpus, folder / str(file["filename"]), root)
     try:
         dataset = datasets.load_from_disk(str(folder))
     except _DAMAGE_ERRORS as error:
@@ -112,10 +126,11 @@ def _list_shards_on_disk(corpus: CorpusConfig, folder: Path) -> list[CorpusShard
 def _list_shards_of_hub(corpus: CorpusConfig) -> list[CorpusShard]:
     languages = sorted(corpus.languages or ())
     subsets = _subsets(corpus) if languages and not corpus.subset else []
-    if not set(subsets) & set(languages):
+    subset_of = {spell_code(subset): subset for subset in subsets}
+    if not subset_of.keys() & set(languages):
         return [_shard(corpus, corpus.path, subset=corpus.subset)]
-    check_languages(corpus.name, corpus.path, languages, subsets)
-    return [replace(_shard(corpus, corpus.path, subset=language), language=language) for language in languages]
+    check_languages(corpus.name, corpus.path, languages, subset_of)
+    return [replace(_shard(corpus, corpus.path, subset=subset_of[one]), language=one) for one in languages]
 
 
 def _shard(

@@ -18,7 +18,6 @@ from pathlib import Path
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.file_discovery import (
-    LANGUAGE_CODE,
     check_languages,
     existing_path,
     files_in,
@@ -28,6 +27,7 @@ from hbt_ray.data.corpora.file_discovery import (
 )
 from hbt_ray.data.text_files import Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.utils.language_codes import language_code
 
 _SUFFIXES = (".txt", ".txt.gz")
 
@@ -59,8 +59,9 @@ def _parse_opus_name(name: str) -> tuple[str, str] | None:
     """
     common, _, language = name.removesuffix(".gz").rpartition(".")
     pair = common.rpartition(".")[2]
-    if LANGUAGE_CODE.fullmatch(language) and (pair.startswith(f"{language}-") or pair.endswith(f"-{language}")):
-        return common, language
+    code = language_code(language)
+    if code is not None and (pair.startswith(f"{language}-") or pair.endswith(f"-{language}")):
+        return common, code
     return None
 
 

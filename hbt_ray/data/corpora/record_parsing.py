@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
@@ -12,11 +11,9 @@ from hbt_ray.config import Columns
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.text_files import UNANSWERABLE, WRONG_ENCODING, id_text, is_unanswerable, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.utils.language_codes import language_code, same_language
 
 Record = Mapping[str, object]
-
-# Language codes in a column are freer than those in file names: data sets use "zh_TW" and "eng_Latn".
-_LANGUAGE_VALUE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8}){0,4}")
 
 
 class InvalidRow(Exception):
@@ -46,6 +43,7 @@ def _parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRo
     fields = record_of(record)
     columns = shard.columns
     language = shard.language or parse_language(fields, columns.language)
+    check_same_language(language, fields.get(columns.language))
     if shard.language is None and shard.languages is not None and language not in shard.languages:
         return None
     if is_unanswerable(fields):
@@ -99,10 +97,17 @@ def parse_id(record: Record, column: str) -> str:
 
 def parse_language(record: Record, column: str) -> str:
     """Return the language that a row names. Raises InvalidRow if it is missing or not like a language code."""
-    language = parse_text(record, column, "language")
-    if not _LANGUAGE_VALUE.fullmatch(language):
-        raise InvalidRow("not a language code", language)
+    text = parse_text(record, column, "language")
+    language = language_code(text)
+    if language is None:
+        raise InvalidRow("not a language code", text)
     return language
+
+
+def check_same_language(language: str, named: object) -> None:
+    """Raise InvalidRow if a row names another language than its file. A row without a language has its file's."""
+    if named is not None and named != "" and not same_language(language, str(named).strip()):
+        raise InvalidRow("language differs from the file's", f"{named}, not {language}")
 
 
 def parse_answer(passage: str, answer: object, start: object) -> tuple[str | None, int]:

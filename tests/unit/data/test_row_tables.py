@@ -150,6 +150,13 @@ def test_truncated_file_is_refused_at_any_maximum_fraction(tmp_path):
         check_rejects({"c": rows.num_rows}, bad, 1.0, tmp_path / "rejects.jsonl")
 
 
+def test_two_spellings_of_a_language_are_refused():
+    configured = [CorpusConfig(format="jsonl", name=name, path="x") for name in ("s", "t")]
+    counts = {("s", "aze-Latn", ""): 9, ("t", "aze_Latn", ""): 1}
+    with pytest.raises(CorpusError, match="spell one language as 'aze-Latn' and 'aze_Latn'; write one"):
+        check_languages(configured, counts)
+
+
 def test_corpus_or_language_without_an_accepted_row_is_refused():
     counts = {("s", "de", ""): 9, ("s", "en", ""): 1, ("s", "", "broken JSON"): 3, ("t", "", "broken JSON"): 3}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.benchmark_files import (
     load,
     reasons,
+    write,
     write_objects,
 )
 
@@ -24,3 +27,20 @@ def test_pairs_align_by_id_and_equal_contexts_are_one_passage(tmp_path: Path):
     }
     assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
     assert load("pairs/de", tmp_path).languages == ["de"]
+
+
+def test_pair_that_is_marked_or_in_another_language_is_rejected(tmp_path: Path):
+    good = {"id": 1, "question": "a?", "context": "A."}
+    marked = {**good, "id": 2, "is_impossible": True}
+    write_objects(tmp_path / "zh_CN.jsonl", {**good, "language": "zh"}, marked, {**good, "id": 3, "language": "fr"})
+    benchmark = load("pairs", tmp_path)
+    assert benchmark.judgements == {"zh-CN:1": {"zh-CN:1": 1}}
+    assert reasons(benchmark) == {"marked as unanswerable": 1, "language differs from the file's": 1}
+
+
+def test_files_that_no_reader_opens_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_objects(tmp_path / "de.jsonl", {"id": 1, "question": "a?", "context": "A."})
+    write_objects(tmp_path / "dev.jsonl", {"id": 2, "question": "b?", "context": "B."})
+    write(tmp_path / "more" / "fr.jsonl", "")
+    load("pairs", tmp_path)
+    assert f"'pairs' does not read dev.jsonl, more/fr.jsonl in {str(tmp_path)!r}" in caplog.text

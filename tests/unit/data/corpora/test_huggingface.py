@@ -44,6 +44,23 @@ def test_shards_of_a_large_data_set_add_up_to_all_rows(tmp_path: Path, monkeypat
     assert len(whole) == 10
 
 
+def test_language_stored_as_a_class_has_the_name_of_the_class(tmp_path: Path):
+    content = datasets.Dataset(table(["de", "en", "zh_TW"])).cast_column(
+        "language", datasets.ClassLabel(names=["en", "zh_TW", "de"])
+    )
+    content.save_to_disk(str(tmp_path / "set"))
+    rows = read(corpus("huggingface", tmp_path / "set"))
+    assert [row.language for row in rows if isinstance(row, CorpusRow)] == ["de", "en", "zh-TW"]
+
+
+def test_link_within_a_data_set_is_read(tmp_path: Path):
+    folder = saved(tmp_path / "set")
+    [data] = (folder / "train").glob("*.arrow")
+    data.rename(folder / "shared.arrow")
+    data.symlink_to("../shared.arrow")
+    assert len(read(corpus("huggingface", folder))) == 3
+
+
 def test_missing_split_or_language_column_is_named(tmp_path: Path):
     folder = saved(tmp_path / "set")
     with pytest.raises(CorpusError, match="no split 'test'; choose among train, dev"):
