@@ -80,10 +80,9 @@ def same_language(first: str, second: str) -> bool:
     >>> same_language("zh", "zh_TW"), same_language("deu", "de"), same_language("pt-PT", "pt-BR")
     (True, True, False)
     """
-    matches = [_CODE.fullmatch(code) for code in (first, second)]
-    if matches[0] is None or matches[1] is None:
+    one, other = _CODE.fullmatch(first), _CODE.fullmatch(second)
+    if one is None or other is None:
         return first == second
-    one, other = matches
     if _current_language(one["language"]) != _current_language(other["language"]):
         return False
     pairs = [(one[part] or "", other[part] or "") for part in ("script", "region")]
