@@ -17,12 +17,15 @@ import ray.data
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.config import PrepareInputs
+from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.manifest import MANIFEST, SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
+    ASSIGNED_ROWS,
     ShardResult,
     assign_shards,
+    count_items,
     count_shards,
     make_shard,
     shard_from_json,
@@ -31,7 +34,6 @@ from hbt_ray.data.prepare import (
 )
 from hbt_ray.data.row_tables import (
     REJECTS,
-    ROWS,
     ItemKey,
     check_languages,
     check_rejects,
@@ -55,7 +57,7 @@ from hbt_ray.utils.atomic_write import atomic_shared_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-KEYS_PER_BUCKET = 1 << 20  # pair keys that one task compares in memory
+KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that one task compares in memory
 
 
 def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -> Path:
@@ -103,7 +105,7 @@ def _make_store(
     """Make a store.
 
     1. Read the corpora; check the number of rejected rows and the languages.
-    2. Find the items to leave out, and assign the others to splits and shards.
+    2. Find the items to leave out and those with texts in common, and assign items to splits and shards.
     3. Train a tokenizer if the model has none.
     4. Write the shards; check the rejected rows again.
     5. Write the manifest.
@@ -119,7 +121,9 @@ def _make_store(
     repeated = _find_duplicates(rows)
     num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
     left_out = set(summary.contaminated) | repeated
-    assigned = _assign_shards(rows, left_out, num_shards, inputs.prepare.validation_share)
+    components = _find_components(rows, summary.texts)
+    num_items = count_items(summary.counts)
+    assigned = _assign_shards(rows, left_out, num_shards, inputs.prepare.validation_share, components, num_items)
     if not assigned.count():
         raise CorpusError(
             f"no item is left to train on: {len(summary.contaminated)} occur in evaluation sets, "
@@ -168,6 +172,7 @@ class _RowSummary:
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
     rejects: list[RejectedRow] = field(default_factory=list)
     contaminated: dict[ItemKey, str] = field(default_factory=dict)  # item -> `occurs_in_evaluation`
+    texts: int = 0  # questions, passages and negatives
 
 
 def _summarize_rows(rows: ray.data.Dataset) -> _RowSummary:
@@ -180,11 +185,14 @@ def _summarize_rows(rows: ray.data.Dataset) -> _RowSummary:
 
     def summarize(table: pa.Table) -> pa.Table:
         counts = [[*key, number] for key, number in count_rows(table).items()]
-        return pa.table({"summary": [json.dumps([counts, list_valid(table, rejected), list_valid(table, occurring)])]})
+        texts = 2 * table.num_rows + len(pc.list_flatten(table.column("negatives")))
+        valid = [list_valid(table, columns) for columns in (rejected, occurring)]
+        return pa.table({"summary": [json.dumps([counts, *valid, texts])]})
 
     summary = _RowSummary()
     for row in rows.map_batches(summarize, batch_format="pyarrow", batch_size=None).iter_rows():
-        counts, rejects, contaminated = json.loads(row["summary"])
+        counts, rejects, contaminated, texts = json.loads(row["summary"])
+        summary.texts += texts
         for source, language, reason, number in counts:
             summary.counts[source, language, reason] += number
         summary.rejects += [RejectedRow(*fields) for fields in rejects]
@@ -211,13 +219,37 @@ def _find_duplicates(rows: ray.data.Dataset) -> set[ItemKey]:
     return {(row["source"], row["item_id"]) for row in duplicates}
 
 
+def _find_components(rows: ray.data.Dataset, texts: int) -> ItemComponents:
+    """Find the items that have texts in common, in buckets of text keys; the driver receives only links."""
+    buckets = max(1, -(-texts // KEYS_PER_BUCKET))
+
+    def select_keys(table: pa.Table) -> pa.Table:
+        keys = list_text_keys(table)
+        bucket = keys.column("key").to_numpy() % np.uint64(buckets)
+        return keys.append_column("bucket", pa.array(bucket.astype(np.int64)))
+
+    keys = rows.map_batches(select_keys, batch_format="pyarrow", batch_size=None)
+    if buckets == 1:  # needs no shuffle
+        return find_components(
+            [link_items(pa.concat_tables(keys.iter_batches(batch_format="pyarrow", batch_size=None)))]
+        )
+    links = keys.groupby("bucket", num_partitions=buckets).map_groups(link_items, batch_format="pyarrow")
+    return find_components(links.iter_batches(batch_format="pyarrow", batch_size=None))
+
+
 def _assign_shards(
-    rows: ray.data.Dataset, left_out: set[ItemKey], num_shards: dict[str, int], validation_fraction: float
+    rows: ray.data.Dataset,
+    left_out: set[ItemKey],
+    num_shards: dict[str, int],
+    validation_fraction: float,
+    components: ItemComponents,
+    num_items: int,
 ) -> ray.data.Dataset:
-    left_out_ref = ray.put(left_out)
+    inputs_ref = ray.put((left_out, components))
 
     def assign(table: pa.Table) -> pa.Table:
-        return assign_shards(table, ray.get(left_out_ref), num_shards, validation_fraction)
+        left_out, components = ray.get(inputs_ref)
+        return assign_shards(table, left_out, num_shards, validation_fraction, components, num_items)
 
     return rows.map_batches(assign, batch_format="pyarrow", batch_size=None).materialize()
 
@@ -237,10 +269,9 @@ def _make_shards(
 ) -> list[ShardResult]:
     """Write the shards, a task for each group of rows of one bucket."""
     tokenization_ref = ray.put(tokenization)
-    schema = ROWS.append(pa.field("bucket", pa.string()))
 
     def make(rows: pa.Table) -> pa.Table:
-        result = make_shard(rows.cast(schema), folder, ray.get(tokenization_ref))
+        result = make_shard(rows.cast(ASSIGNED_ROWS), folder, ray.get(tokenization_ref))
         return pa.table({"shard": [shard_to_json(*result)]})
 
     made = assigned.groupby("bucket", num_partitions=num_shards).map_groups(make, batch_format="pyarrow")

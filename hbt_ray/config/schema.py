@@ -122,7 +122,7 @@ class PrepareConfig(ConfigSection):
     max_reject_share: Fraction = 0.02
     """Fraction of unusable rows in a source above which `prepare` fails."""
     validation_share: Fraction = 0.02
-    """Fraction of each source's items that is held out, chosen by a hash of the item's id."""
+    """Fraction of each source's items that is held out, by a hash of its id; items that share a text, together."""
     items_per_shard: int = Field(16384, ge=1)
 
 

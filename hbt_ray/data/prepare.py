@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.manifest import Group, Split, StoreManifest, WrittenShard
-from hbt_ray.data.row_tables import ItemKey, RowCounts, RowRecord, location_order
+from hbt_ray.data.row_tables import ROWS, ItemKey, RowCounts, RowRecord, location_order
 from hbt_ray.data.text_files import UNANSWERABLE
 from hbt_ray.data.token_store import TokenItem, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
@@ -25,11 +26,23 @@ from hbt_ray.data.types import RejectedRow
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 MAX_TOKENIZER_TEXTS = 200_000  # that a tokenizer is trained on
+_KEYS = ("pair_key", "question_key", "passage_key", "negative_keys")  # not needed once items are assigned
+ASSIGNED_ROWS = pa.schema(
+    [
+        *(ROWS.field(name) for name in ROWS.names if name not in _KEYS),
+        ("component", pa.int64()),  # of the item; 0: none
+        ("negative_components", pa.list_(pa.int64())),  # of the items that have a negative as a passage; 0: none
+        ("bucket", pa.string()),
+    ]
+)
 
 
-def assign_split(source: str, item_id: str, validation_fraction: float) -> Split:
-    """Return an item's split by a hash of its id, so it does not depend on the other items."""
-    return "validation" if stable_hash64(Salt.SPLIT, source, item_id) < validation_fraction * 2**64 else "train"
+class AssignedRow(RowRecord, total=False):
+    """A row of `ASSIGNED_ROWS`."""
+
+    component: int
+    negative_components: list[int]
+    bucket: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +64,51 @@ class Bucket:
 
 
 def assign_shards(
-    rows: pa.Table, left_out: set[ItemKey], num_shards: dict[str, int], validation_fraction: float
+    rows: pa.Table,
+    left_out: set[ItemKey],
+    num_shards: dict[str, int],
+    validation_fraction: float,
+    components: ItemComponents | None = None,
+    num_items: int = 0,
 ) -> pa.Table:
-    """Select the rows that the store will contain, and add their column `bucket`.
+    """Select the rows that the store will contain, and assign them to splits and shards, as `ASSIGNED_ROWS`.
 
     Args:
         rows: a table of `ROWS`.
         left_out: items that the store will not contain.
         num_shards: number of training shards of each source.
         validation_fraction: of the items that are held out.
+        components: of all items; None: no item has a text in common with another.
+        num_items: of all sources; see `count_items`.
     """
-    sources, item_ids = rows.column("source").to_pylist(), rows.column("item_id").to_pylist()
-    buckets: list[str | None] = []
-    for source, item_id, reason in zip(sources, item_ids, rows.column("rejected").to_pylist(), strict=True):
-        if reason or (source, item_id) in left_out:
-            buckets.append(None)
-            continue
-        split = assign_split(source, item_id, validation_fraction)
+    components = components or ItemComponents()
+    rows = rows.filter(pc.is_null(rows.column("rejected")))
+    names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
+    rows = rows.filter(pa.array([name not in left_out for name in names], pa.bool_())).combine_chunks()
+    keys = item_keys(rows)
+    held_out = components.held_out(keys, validation_fraction, num_items).tolist()
+    buckets = []
+    for name, is_held_out in zip((name for name in names if name not in left_out), held_out, strict=True):
+        split: Split = "validation" if is_held_out else "train"
         # Validation shards have about as many items as training shards.
-        shards = num_shards[source] if split == "train" else max(1, round(num_shards[source] * validation_fraction))
-        buckets.append(Bucket(source, split, stable_hash64(Salt.SHARD, source, item_id) % shards).to_text())
-    column = pa.array(buckets, pa.string())
-    return rows.append_column("bucket", column).filter(pc.is_valid(column))
+        shards = num_shards[name[0]]
+        shards = max(1, round(shards * validation_fraction)) if is_held_out else shards
+        buckets.append(Bucket(name[0], split, stable_hash64(Salt.SHARD, *name) % shards).to_text())
+    negatives = rows.column("negative_keys").combine_chunks()
+    of_negatives = components.of_negatives(pc.list_flatten(negatives).to_numpy())
+    return (
+        rows.drop_columns(list(_KEYS))
+        .append_column("component", pa.array(components.of_items(keys).view(np.int64)))
+        .append_column("negative_components", pa.array(_nested(of_negatives.view(np.int64), negatives)))
+        .append_column("bucket", pa.array(buckets, pa.string()))
+        .cast(ASSIGNED_ROWS)
+    )
+
+
+def _nested(values: np.ndarray, lists: pa.ListArray) -> list[list[int]]:
+    """Divide values into lists of the same lengths as some other lists, which may be null."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    return [part.tolist() for part in np.split(values, np.cumsum(lengths))[:-1]]
 
 
 def count_shards(counts: RowCounts, items_per_shard: int) -> dict[str, int]:
@@ -82,6 +118,11 @@ def count_shards(counts: RowCounts, items_per_shard: int) -> dict[str, int]:
         if not reason:
             largest[source] = max(largest[source], rows)
     return {source: -(-rows // items_per_shard) for source, rows in largest.items()}
+
+
+def count_items(counts: RowCounts) -> int:
+    """Return the number of items of all sources, each as its largest language has them."""
+    return sum(count_shards(counts, 1).values())
 
 
 def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> list[str]:
@@ -133,20 +174,20 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: PairTokenizer) 
     passages = tokenization.encode([row["passage"] for row in kept], "passage")
     negatives = iter(tokenization.encode([text for row in kept for text in row["negatives"]], "passage"))
     # 3.
-    texts_of: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[np.ndarray]]]] = {}
+    items: dict[str, TokenItem] = {}
     for row, question, passage in zip(kept, questions, passages, strict=True):
-        item_questions, item_passages, item_negatives = texts_of.setdefault(row["item_id"], ({}, {}, {}))
-        item_questions[row["language"]] = question
-        item_passages[row["language"]] = passage
-        item_negatives[row["language"]] = [next(negatives) for _ in row["negatives"]]
+        item = items.setdefault(row["item_id"], TokenItem(row["item_id"], {}, {}, {}, row["component"], {}))
+        item.questions[row["language"]] = question
+        item.passages[row["language"]] = passage
+        item.negatives[row["language"]] = [next(negatives) for _ in row["negatives"]]
+        item.negative_components[row["language"]] = row["negative_components"]
     # 4.
-    items = (TokenItem(item_id, *texts) for item_id, texts in texts_of.items())
-    shard = write_shard(folder, bucket.source, bucket.split, bucket.number, items, tokenization.token_type)
+    shard = write_shard(folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type)
     return ShardResult(shard, rejects)
 
 
-def _reject_repeated_ids(rows: list[RowRecord]) -> tuple[list[RowRecord], list[RejectedRow]]:
-    kept: dict[tuple[str, str], RowRecord] = {}
+def _reject_repeated_ids(rows: list[AssignedRow]) -> tuple[list[AssignedRow], list[RejectedRow]]:
+    kept: dict[tuple[str, str], AssignedRow] = {}
     rejects = []
     for row in sorted(rows, key=lambda row: (row["item_id"], row["language"], location_order(row["place"]))):
         key = (row["item_id"], row["language"])

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.config import CorpusConfig
+from hbt_ray.data.components import text_key
 from hbt_ray.data.corpora import CorpusShard, read_shard
 from hbt_ray.data.decontamination import DecontaminationIndex, Match
 from hbt_ray.data.text_files import UNANSWERABLE, UNREADABLE_FILE
@@ -36,6 +37,9 @@ ROWS = pa.schema(
         ("answer", pa.string()),
         ("answer_start", pa.int64()),  # in the passage; -1: unknown
         ("pair_key", pa.int64()),  # equal if language, normalized question and normalized passage are equal
+        ("question_key", pa.uint64()),  # equal if the normalized question is equal, in any language; null if it is ""
+        ("passage_key", pa.uint64()),  # the same of the passage
+        ("negative_keys", pa.list_(pa.uint64())),  # the same of the negatives
         ("occurs_in_evaluation", pa.string()),  # how, and the start of the evaluation text; null if it does not
         ("rejected", pa.string()),  # the reason; null for an accepted row
         ("detail", pa.string()),
@@ -61,6 +65,9 @@ class RowRecord(TypedDict, total=False):
     answer: str | None
     answer_start: int
     pair_key: int
+    question_key: int | None
+    passage_key: int | None
+    negative_keys: list[int]
     occurs_in_evaluation: str | None
     rejected: str | None
     detail: str | None
@@ -80,7 +87,13 @@ def _table_of(rows: Sequence[CorpusRow | RejectedRow], evaluation: Decontaminati
     matches_of_texts = zip(_find_all(evaluation, questions), _find_all(evaluation, passages), strict=True)
     matches = [question_match or passage_match for question_match, passage_match in matches_of_texts]
     # An item is not identified by its negatives, so only the matching negative is dropped.
-    negative_matches = iter(_find_all(evaluation, _normalize([text for row in accepted for text in row.negatives])))
+    negatives = _normalize([text for row in accepted for text in row.negatives])
+    negative_keys = iter([text_key("passage", negative) for negative in negatives])
+    negative_matches = iter(_find_all(evaluation, negatives))
+    kept = [
+        [(text, key) for text, key in zip(row.negatives, negative_keys, strict=False) if next(negative_matches) is None]
+        for row in accepted
+    ]
     records = iter(
         RowRecord(
             source=row.source,
@@ -88,14 +101,19 @@ def _table_of(rows: Sequence[CorpusRow | RejectedRow], evaluation: Decontaminati
             language=row.language,
             question=row.question,
             passage=row.passage,
-            negatives=[text for text in row.negatives if next(negative_matches) is None],
+            negatives=[text for text, _ in kept_negatives],
             place=row.location,
             answer=row.answer,
             answer_start=row.answer_start,
             pair_key=_pair_key(row, question, passage),
+            question_key=text_key("question", question) if question else None,
+            passage_key=text_key("passage", passage) if passage else None,
+            negative_keys=[key for _, key in kept_negatives],
             occurs_in_evaluation=f"{match.match_type}: {match.text[:100]}" if match else None,
         )
-        for row, question, passage, match in zip(accepted, questions, passages, matches, strict=True)
+        for row, question, passage, match, kept_negatives in zip(
+            accepted, questions, passages, matches, kept, strict=True
+        )
     )
     ordered = [_rejected_record(row) if isinstance(row, RejectedRow) else next(records) for row in rows]
     return pa.Table.from_pylist(ordered, ROWS)

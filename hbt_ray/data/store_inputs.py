@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER = "tokenizer"  # folder in a store
+SPLIT_BY = "items with a text in common"  # what the split keeps together; stores of an earlier rule have another name
 
 
 def store_fingerprint(
@@ -32,6 +33,7 @@ def store_fingerprint(
     """Return 16 hex digits that name the store of these settings, files and evaluation sets."""
     described = {
         "version": hbt_ray.__version__,
+        "split": SPLIT_BY,
         "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
         "files": [file_states(Path(shard.location)) for shard in shards],

@@ -7,8 +7,8 @@ counts in the manifest determine which rows have which languages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,12 @@ class TokenItem:
     """One item as token ids, in every language that it has."""
 
     item_id: str
-    questions: Mapping[str, np.ndarray]  # language -> ids
-    passages: Mapping[str, np.ndarray]
-    negatives: Mapping[str, Sequence[np.ndarray]]
+    questions: MutableMapping[str, np.ndarray]  # language -> ids
+    passages: MutableMapping[str, np.ndarray]
+    negatives: MutableMapping[str, Sequence[np.ndarray]]
+    component: int = 0  # of items that have texts in common; 0: none
+    # Language -> of each negative the component of the items that have it as a passage; 0: none. Empty: all 0.
+    negative_components: MutableMapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def group(self) -> Group:
@@ -87,6 +90,11 @@ def _columns_of(items: Sequence[TokenItem], token_type: str) -> dict[str, pa.Arr
         columns[f"negatives/{language}"] = pa.array(
             [list(item.negatives.get(language, ())) for item in items], pa.list_(sequence)
         )
+        negative_components = [list(item.negative_components.get(language, ())) for item in items]
+        if any(map(any, negative_components)):
+            columns[f"negative_components/{language}"] = pa.array(negative_components, pa.list_(pa.int64()))
+    if any(item.component for item in items):
+        columns["component"] = pa.array([item.component for item in items], pa.int64())
     return columns
 
 
@@ -190,6 +198,33 @@ class TokenStore:
             column = self._table(source, split, number).column(f"negatives/{language}").chunk(0)
             sequences += [np.asarray(ids) for ids in column[row].as_py()[:count]]
         return _concatenate(sequences)
+
+    def components(self, source: str, rows: np.ndarray, split: Split = "train") -> np.ndarray:
+        """Return the component of each of B items, equal for items that have texts in common: (B,) int64; 0: none."""
+        found = np.zeros(len(rows), np.int64)
+        numbers, shard_rows = self._locate(source, rows, split)
+        for number in set(numbers):
+            table = self._table(source, split, number)
+            if "component" in table.schema.names:
+                in_shard = np.array(numbers) == number
+                found[in_shard] = table.column("component").chunk(0).to_numpy()[np.array(shard_rows)[in_shard]]
+        return found
+
+    def negative_components(
+        self, source: str, language: str, rows: np.ndarray, count: int, split: Split = "train"
+    ) -> np.ndarray:
+        """Return the components of the items that have each of the first `count` negatives as a passage.
+
+        0 where no item has it; (B * count,) int64 for B rows.
+        """
+        found = np.zeros((len(rows), count), np.int64)
+        name = f"negative_components/{language}"
+        for index, (number, row) in enumerate(zip(*self._locate(source, rows, split), strict=True)):
+            table = self._table(source, split, number)
+            if name in table.schema.names:
+                known = table.column(name).chunk(0)[row].as_py()[:count]
+                found[index, : len(known)] = known
+        return found.ravel()
 
     def item_ids(self, source: str, rows: np.ndarray, split: Split = "train") -> list[str]:
         """Return the corpus' ids of some items."""

@@ -82,6 +82,9 @@ class LossInputs:
     translation_embeddings: Tensor | None = None  # (S, D)
     translation_of: Tensor | None = None  # (S,) index of the query that each is a translation of
     teacher: TeacherEmbeddings | None = None
+    # Equal for queries, and passages that answer them, whose items have texts in common in any language; 0: none.
+    query_components: Tensor | None = None  # (B,) int64; None: all 0
+    passage_components: Tensor | None = None  # (B * (K + N),) int64
 
     @property
     def num_pairs(self) -> int:

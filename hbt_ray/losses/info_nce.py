@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class InfoNCE(Loss):
         loss_i = -log( exp(q_i . d_i / t) / sum_j exp(q_i . d_j / t) )
 
     The sum is over the pair's positive and all passages that are not known to be relevant to the query. Left out are
-    passages with the same text as d_i, and the positives of queries with the same text as q_i.
+    passages with the same text as d_i, the positives of queries with the same text as q_i, and, in all languages, the
+    passages of items that have a text in common with the pair's item.
 
     With K positives per query (Nie et al. 2024, "1-to-K contrastive learning", arXiv 2406.18254), the loss is the mean
     of K such terms. The other positives are left out of each term's sum, because they are known to be relevant.
@@ -41,11 +42,18 @@ class InfoNCE(Loss):
     def forward(self, inputs: LossInputs) -> Tensor:
         queries, query_ids = inputs.query_embeddings, inputs.query_ids
         passages, passage_ids, positives = inputs.passage_embeddings, inputs.passage_ids, inputs.positives
+        query_components, passage_components = (
+            torch.zeros_like(ids) if components is None else components
+            for ids, components in (
+                (query_ids, inputs.query_components),
+                (passage_ids, inputs.passage_components),
+            )
+        )
         loss = directed_info_nce(
             queries,
             passages,
-            query_ids,
-            passage_ids,
+            TextIds(query_ids, query_components),
+            TextIds(passage_ids, passage_components),
             query_ids.repeat_interleave(positives)[:, None],
             ranks=inputs.ranks,
             temperature=self.temperature,
@@ -60,8 +68,8 @@ class InfoNCE(Loss):
                 directed_info_nce(
                     anchors[k::positives],
                     queries,
-                    anchor_ids[:, k],
-                    query_ids,
+                    TextIds(anchor_ids[:, k], query_components),
+                    TextIds(query_ids, query_components),
                     anchor_ids,
                     ranks=inputs.ranks,
                     temperature=self.temperature,
@@ -72,11 +80,18 @@ class InfoNCE(Loss):
         return loss
 
 
+class TextIds(NamedTuple):
+    """Which texts are known to be relevant to each other."""
+
+    ids: Tensor  # (N,) int64, equal for equal texts
+    components: Tensor  # (N,) int64, equal for texts of items that have texts in common in any language; 0: none
+
+
 def directed_info_nce(
     anchors: Tensor,
     candidates: Tensor,
-    anchor_ids: Tensor,
-    candidate_ids: Tensor,
+    anchor_texts: TextIds,
+    candidate_texts: TextIds,
     matching_anchor_ids: Tensor,
     *,
     ranks: RankLayout,
@@ -85,44 +100,73 @@ def directed_info_nce(
 ) -> Tensor:
     """Compute InfoNCE in one direction, the rank's mean times its `loss_weight`.
 
-    1. Gather the candidates of all ranks.
-    2. Score each anchor against each candidate.
-    3. Mask false negatives.
-    4. Take the cross-entropy of each anchor and positive, and its mean.
+    1. Gather the candidates of all ranks, and find the false negatives among them.
+    2. Score each anchor against each candidate, and mask false negatives.
+    3. Take the cross-entropy of each anchor and positive, and its mean.
 
     Args:
         anchors: (B, D) unit vectors of queries; in the reverse direction of passages.
         candidates: (B * (K + N), D) unit vectors: the anchors' positives, then N negatives per pair.
-        anchor_ids: (B,) equal for equal texts.
-        candidate_ids: (B * (K + N),) equal for equal texts.
+        anchor_texts: of the B anchors.
+        candidate_texts: of the B * (K + N) candidates.
         matching_anchor_ids: (B * K, W) of each positive, the ids of all anchors that it belongs to.
         ranks: the layout of the global batch.
         temperature: divides scores.
         positives: K.
     """
-    num_pairs = len(anchors)
-    # 1. Gather. Hard negatives belong to no anchor: the zeros in their rows are masked by `is_positive`.
-    all_matching_ids = candidate_ids.new_zeros(len(candidates), matching_anchor_ids.shape[1])
-    all_matching_ids[: num_pairs * positives] = matching_anchor_ids
-    candidates_per_rank = ranks.rows_per_rank(candidates)
-    candidates, candidate_ids, all_matching_ids = map(ranks.gather, (candidates, candidate_ids, all_matching_ids))
+    # 1.
+    gathered = ranks.gather(candidates)
+    false_negative, positive_index = false_negatives(
+        anchor_texts, candidate_texts, matching_anchor_ids, ranks=ranks, positives=positives
+    )
+    # 2. One row for each anchor and positive: (B * K, candidates)
+    scores = anchors @ gathered.T / temperature  # (B, candidates)
+    scores = scores[:, None].expand(-1, positives, -1).flatten(0, 1)
+    masked = scores.masked_fill(false_negative, -torch.inf)
+    # 3.
+    return ranks.loss_weight * torch.nn.functional.cross_entropy(masked, positive_index)
+
+
+def false_negatives(
+    anchor_texts: TextIds,
+    candidate_texts: TextIds,
+    matching_anchor_ids: Tensor,
+    *,
+    ranks: RankLayout,
+    positives: int,
+) -> tuple[Tensor, Tensor]:
+    """Find the candidates of all ranks that are known to be relevant to an anchor, without the positive itself.
+
+    Args:
+        anchor_texts: see `directed_info_nce`.
+        candidate_texts: see there.
+        matching_anchor_ids: see there.
+        ranks: see there.
+        positives: K.
+
+    Returns:
+        A mask with a row for each anchor and positive, (B * K, candidates) bool, and the index of each row's positive
+        among the candidates, (B * K,).
+    """
+    num_pairs, num_candidates = len(anchor_texts.ids), len(candidate_texts.ids)
+    # Hard negatives belong to no anchor: the zeros in their rows are masked by `is_positive`.
+    texts = candidate_texts.ids.new_zeros(num_candidates, 2 + matching_anchor_ids.shape[1])
+    texts[:, 0], texts[:, 1] = candidate_texts
+    texts[: num_pairs * positives, 2:] = matching_anchor_ids
+    candidates_per_rank = ranks.rows_per_rank(texts)
+    texts = ranks.gather(texts)
+    ids, components, matching_ids = texts[:, 0], texts[:, 1], texts[:, 2:]
     is_positive = torch.cat(
         [
-            torch.arange(num_candidates) < rank_pairs * positives
-            for num_candidates, rank_pairs in zip(candidates_per_rank, ranks.pairs_per_rank, strict=True)
+            torch.arange(of_rank) < rank_pairs * positives
+            for of_rank, rank_pairs in zip(candidates_per_rank, ranks.pairs_per_rank, strict=True)
         ]
-    ).to(anchors.device)
+    ).to(ids.device)
     offset = sum(candidates_per_rank[: ranks.rank])
-    positive_index = offset + torch.arange(num_pairs * positives, device=anchors.device)
-    # 2. Score
-    scores = anchors @ candidates.T / temperature  # (B, candidates)
-    # 3. Mask
-    false_negative = (candidate_ids[positive_index, None] == candidate_ids[None]).view(num_pairs, positives, -1).any(1)
-    false_negative |= (anchor_ids[:, None, None] == all_matching_ids[None]).any(2) & is_positive[None]
-    # 4. One row for each anchor and positive: (B * K, candidates)
-    scores, false_negative = (
-        rows[:, None].expand(-1, positives, -1).flatten(0, 1) for rows in (scores, false_negative)
-    )
+    positive_index = offset + torch.arange(num_pairs * positives, device=ids.device)
+    false_negative = (ids[positive_index, None] == ids[None]).view(num_pairs, positives, -1).any(1)
+    false_negative |= (anchor_texts.ids[:, None, None] == matching_ids[None]).any(2) & is_positive[None]
+    false_negative |= (anchor_texts.components[:, None] == components[None]) & (components != 0)[None]
+    false_negative = false_negative[:, None].repeat(1, positives, 1).flatten(0, 1)
     false_negative[torch.arange(len(positive_index)), positive_index] = False
-    masked = scores.masked_fill(false_negative, -torch.inf)
-    return ranks.loss_weight * torch.nn.functional.cross_entropy(masked, positive_index)
+    return false_negative, positive_index

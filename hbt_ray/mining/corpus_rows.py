@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.config import RunConfig
+from hbt_ray.data.components import find_components, item_key, link_items, list_text_keys
 from hbt_ray.data.corpora import CorpusShard
-from hbt_ray.data.prepare import assign_split
+from hbt_ray.data.prepare import count_items
 from hbt_ray.data.row_tables import (
     REJECTS,
     check_languages,
@@ -35,7 +36,6 @@ from hbt_ray.data.row_tables import (
 from hbt_ray.data.store_inputs import index_evaluation_sets
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
-from hbt_ray.mining.negative_selection import shared_texts, text_keys
 
 _KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answer_start", "place")
 
@@ -43,11 +43,10 @@ _KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answ
 def read_corpora(
     config: RunConfig, shards: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """Read the corpora and write the accepted rows of each language, and two tables about their items.
+    """Read the corpora and write the accepted rows of each language, and a table of their items.
 
     - `rows/<language>.arrow`: the rows, with their items numbered in the order in which they were read
-    - `items.arrow`: whether an item is left out or held out, by item number
-    - `shared.arrow`: the pairs of `shared_texts`
+    - `items.arrow`: whether an item is left out or held out, and its component, by item number
 
     Only ids and a key for each text are held in memory.
 
@@ -77,16 +76,17 @@ def read_corpora(
     repeated = {rows.numbers[pair["source"], pair["item_id"]] for pair in pairs} - rows.occurring
     left_out = np.zeros(len(rows.numbers), bool)
     left_out[[*rows.occurring, *repeated]] = True
-    fraction = config.prepare.validation_share
-    held_out = np.array([assign_split(*name, fraction) == "validation" for name in rows.numbers])
+    components = find_components([link_items(pa.concat_tables(rows.text_keys))])
+    keys = np.array([item_key(*name) for name in rows.numbers], np.uint64)
+    held_out = components.held_out(keys, config.prepare.validation_share, count_items(rows.counts))
     if (left_out | held_out).all():
         raise CorpusError(
             f"no item is left to train on: {len(rows.occurring)} occur in evaluation sets, {len(repeated)} are "
             "repeated, and the others are held out"
         )
-    _write_table(folder / "items.arrow", left_out=left_out, held_out=held_out)
-    shared, texts = shared_texts(np.concatenate(rows.items_of_texts), np.concatenate(rows.keys_of_texts))
-    _write_table(folder / "shared.arrow", item=shared, text=texts)
+    component = components.of_items(keys)
+    component = np.where(component == 0, keys, component)  # an item without links is a component
+    _write_table(folder / "items.arrow", left_out=left_out, held_out=held_out, component=component)
 
     source_of = [source for source, _ in rows.numbers]
     dropped, dropped_as_repeated = (Counter(source_of[item] for item in items) for items in (rows.occurring, repeated))
@@ -116,8 +116,7 @@ class _RowCollector:
         self.rejects: list[RejectedRow] = []
         self.occurring: set[int] = set()  # items that occur in evaluation sets
         self.pairs: list[pa.Table] = []  # for `find_duplicate_items`
-        self.items_of_texts: list[np.ndarray] = []
-        self.keys_of_texts: list[np.ndarray] = []
+        self.text_keys: list[pa.Table] = []  # for `link_items`
         self.writers: dict[str, pa.RecordBatchFileWriter] = {}  # by language
 
     def add(self, table: pa.Table, files: contextlib.ExitStack) -> None:
@@ -129,9 +128,7 @@ class _RowCollector:
         items = np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], np.int64)
         self.occurring.update(items[accepted.column("occurs_in_evaluation").is_valid().to_numpy()].tolist())
         self.pairs.append(accepted.select(["pair_key", "source", "item_id"]))
-        for side in ("question", "passage"):
-            self.items_of_texts.append(items)
-            self.keys_of_texts.append(text_keys(side, accepted.column(side).to_pylist()))
+        self.text_keys.append(list_text_keys(accepted))
         accepted = accepted.select(_KEPT).append_column("item", pa.array(items))
         for language in accepted.column("language").unique().to_pylist():
             of_language = accepted.filter(pc.equal(accepted.column("language"), language))
@@ -151,7 +148,7 @@ class LanguageRows:
     passages: list[str]
     answers: list[str | None]
     answer_starts: list[int]
-    items: np.ndarray  # (N,) int64
+    components: np.ndarray  # (N,) uint64, of their items
     trained_on: np.ndarray  # (N,) bool, False for held-out items
 
     @staticmethod
@@ -176,15 +173,9 @@ class LanguageRows:
             passages=chosen("passage"),
             answers=chosen("answer"),
             answer_starts=chosen("answer_start"),
-            items=row_items,
+            components=roles.column("component").to_numpy()[row_items],
             trained_on=~roles.column("held_out").to_numpy()[row_items],
         )
-
-
-def known_texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the pairs of `shared_texts` of all corpora: items and texts, both (M,) int64."""
-    shared = _read_table(folder / "shared.arrow")
-    return shared.column("item").to_numpy(), shared.column("text").to_numpy()
 
 
 def _table_writer(files: contextlib.ExitStack, file: Path, schema: pa.Schema) -> pa.RecordBatchFileWriter:

@@ -15,8 +15,8 @@ import numpy as np
 from hbt_ray.data.decontamination import is_near_duplicate
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.evaluation.evaluator import Embedder
-from hbt_ray.mining.corpus_rows import LanguageRows, known_texts
-from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, hard_negatives, text_keys
+from hbt_ray.mining.corpus_rows import LanguageRows
+from hbt_ray.mining.negative_selection import candidate_pool, hard_negatives, text_keys
 from hbt_ray.mining.output_dir import MiningRun, storage_errors
 from hbt_ray.retrieval.exact_scores import check_vectors, exact_scores
 from hbt_ray.retrieval.passage_windows import window_passages
@@ -42,9 +42,13 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
     started = time.perf_counter()
     # 1. Rows and candidates
     rows = LanguageRows.read(mining.partial, language)
-    pool_rows, pool_indices = candidate_pool(text_keys("passage", rows.passages), rows.trained_on)
-    known = KnownPositives(*known_texts(mining.partial), rows.items, pool_indices)
+    pool_rows = candidate_pool(text_keys("passage", rows.passages), rows.trained_on)
+    pool_components = rows.components[pool_rows]
     normalized = functools.lru_cache(_CACHED_TEXTS)(lambda row: normalize_for_matching(rows.passages[row]))
+
+    def is_known(row: int, candidates: np.ndarray) -> np.ndarray:
+        known: np.ndarray = pool_components[candidates] == rows.components[row]
+        return known
 
     def is_near(row: int, candidate: int) -> bool:
         return is_near_duplicate(
@@ -58,7 +62,7 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
     queries, pool = question_vectors[question_rows], passage_vectors[passage_rows[pool_rows]]
     # 3. Negatives
     positive_scores = exact_scores(queries, passage_vectors, np.arange(len(queries)), passage_rows)
-    found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, known.of, is_near)
+    found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, is_known, is_near)
     negatives = [[rows.passages[row] for row in pool_rows[indices[indices >= 0]]] for indices in found]
     # 4. Files
     with storage_errors(mining.out):

@@ -26,6 +26,9 @@ class PairBatch:
     query_keys: np.ndarray  # (B,) int64, equal where the tokens are equal
     passage_keys: np.ndarray  # (B * (K + N),) int64, equal where the tokens are equal
     positives: int = 1  # K
+    # Equal for questions, and passages that answer them, whose items have texts in common in any language; 0: none.
+    query_components: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (B,) int64
+    passage_components: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (B * (K + N),) int64
     # (S,) int32, ascending: the index of the question that each is a translation of
     second_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 

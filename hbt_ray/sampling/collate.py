@@ -31,10 +31,17 @@ def build_batch(
         translations = _take(store, spec, "question", second_languages[second_of], rows[second_of])
         queries = _concatenate([queries, translations])
     passages = _take(store, spec, "passage", passage_languages, np.repeat(rows, spec.positives))
+    components = store.components(spec.source, rows, spec.split)
+    passage_components = np.repeat(components, spec.positives)
     if spec.hard_negatives:
         # In the passage's language; if a pair has passages in several languages, in the query's.
         negative_languages = passage_languages if spec.positives == 1 else query_languages
         passages = _concatenate([passages, _take_negatives(store, spec, negative_languages, rows)])
+        of_negatives = [
+            store.negative_components(spec.source, language, rows[index : index + 1], spec.hard_negatives, spec.split)
+            for index, language in enumerate(negative_languages.tolist())
+        ]
+        passage_components = np.concatenate([passage_components, *of_negatives])
     return make_pair_batch(
         queries,
         passages,
@@ -44,6 +51,8 @@ def build_batch(
         kind=spec.kind,
         positives=spec.positives,
         second_of=second_of.astype(np.int32),
+        query_components=components,
+        passage_components=passage_components,
     )
 
 
@@ -57,8 +66,13 @@ def make_pair_batch(
     kind: str,
     positives: int = 1,
     second_of: np.ndarray = NO_TRANSLATIONS,
+    query_components: np.ndarray | None = None,
+    passage_components: np.ndarray | None = None,
 ) -> PairBatch:
-    """Make a batch of queries and passages, both in the order of `PairBatch`, and hash them."""
+    """Make a batch of queries and passages, both in the order of `PairBatch`, and hash them.
+
+    Components are 0 by default: it is not known which texts belong to items with texts in common.
+    """
     num_pairs = len(queries[1]) - len(second_of)
     originals = (queries[0][: int(queries[1][:num_pairs].sum())], queries[1][:num_pairs])
     return PairBatch(
@@ -74,6 +88,8 @@ def make_pair_batch(
         passage_keys=hash_sequences(*passages),
         positives=positives,
         second_of=second_of,
+        query_components=np.zeros(num_pairs, np.int64) if query_components is None else query_components,
+        passage_components=(np.zeros(len(passages[1]), np.int64) if passage_components is None else passage_components),
     )
 
 

@@ -86,6 +86,8 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
                 passage_embeddings,
                 query_ids=torch.tensor(batch.query_keys, device=device),
                 passage_ids=torch.tensor(batch.passage_keys, device=device),
+                query_components=torch.tensor(batch.query_components, device=device),
+                passage_components=torch.tensor(batch.passage_components, device=device),
                 ranks=RankLayout.of_process_group(
                     batch.num_pairs, global_layout, gather_negatives=self.train.gather_negatives
                 ),

@@ -90,7 +90,7 @@ def found(tmp_path_factory):
     from tests.helpers import tiny_corpus
 
     folder = tmp_path_factory.mktemp("ranks")
-    tiny_corpus.make_store(folder / "store", negatives=2)
+    tiny_corpus.make_store(folder / "store", negatives=2, components=6)
     tiny_corpus.make_encoder(folder / "encoder")
     tiny_corpus.make_encoder(folder / "teacher", seed=9)
     for num_ranks in NUM_RANKS:

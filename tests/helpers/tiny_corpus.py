@@ -44,19 +44,36 @@ def tokenization() -> PairTokenizer:
     return PairTokenizer(tokenizer(), TEXT)
 
 
-def token_item(own: PairTokenizer, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0) -> TokenItem:
+def token_item(
+    own: PairTokenizer, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0, component: int = 0
+) -> TokenItem:
     return TokenItem(
         f"item-{item:04d}",
         {x: own.encode([question(x, item)], "question")[0] for x in languages},
         {x: own.encode([passage(x, item)], "passage")[0] for x in languages},
         {x: own.encode([negative(x, item, n) for n in range(negatives)], "passage") for x in languages},
+        component,
     )
 
 
-def make_store(folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0) -> StoreManifest:
-    """Write a source "numbers" of which every fifth item lacks French, and `alone` more items in English only."""
+def make_store(
+    folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0, components: int = 0
+) -> StoreManifest:
+    """Write a source "numbers" of which every fifth item lacks French, and `alone` more items in English only.
+
+    Every second item is in one of some components.
+    """
     own = tokenization()
-    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES, negatives) for i in range(items)]
+    made = [
+        token_item(
+            own,
+            i,
+            LANGUAGES[:2] if i % 5 == 4 else LANGUAGES,
+            negatives,
+            1 + i % components if components and i % 2 else 0,
+        )
+        for i in range(items)
+    ]
     made += [token_item(own, i, ("en",), negatives) for i in range(items, items + alone)]
     written = [
         write_shard(folder, "numbers", "train", shard, made[shard::shards], own.token_type) for shard in range(shards)

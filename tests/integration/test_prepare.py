@@ -1,6 +1,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 
 from hbt_ray.cluster.prepare import REJECTS, prepare
@@ -22,6 +23,34 @@ def test_store_does_not_depend_on_the_number_of_tasks(cluster, corpus, tmp_path)
     assert store_bytes(one) == store_bytes(seven)
     assert (one / "manifest.json").read_bytes() == (seven / "manifest.json").read_bytes()
     TokenStore.open(one).verify()
+
+
+def test_items_with_a_common_text_are_stored_in_one_split_for_any_number_of_tasks(
+    cluster, corpus, tmp_path, monkeypatch
+):
+    # Ten items in a row have the German passage of the first.
+    file = corpus / "de.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | {"context": rows[n // 10 * 10]["context"]} for n, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny_config(corpus, prepare={"items_per_shard": 40, "validation_share": 0.3})
+    one = prepare(config.prepare_inputs, tmp_path / "one", blocks=1)
+    monkeypatch.setattr("hbt_ray.cluster.prepare.KEYS_PER_BUCKET", 200)
+    many = prepare(config.prepare_inputs, tmp_path / "many", blocks=7)
+    assert store_bytes(one) == store_bytes(many)
+    store = TokenStore.open(one)
+    splits = {}
+    for split in ("train", "validation"):
+        numbers = np.arange(store.manifest.sources["numbers"].items(split))
+        ids = [int(item_id.removeprefix("item-")) for item_id in store.item_ids("numbers", numbers, split)]
+        splits[split] = {n // 10 for n in ids}
+        components = store.components("numbers", numbers, split).tolist()
+        assert (
+            len(set(zip(components, (n // 10 for n in ids), strict=True))) == len(splits[split]) == len(set(components))
+        )
+    assert splits["train"]
+    assert splits["validation"]
+    assert not splits["train"] & splits["validation"]
 
 
 def test_every_item_is_stored_in_the_languages_that_it_has(cluster, corpus, tmp_path):

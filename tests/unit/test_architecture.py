@@ -41,7 +41,16 @@ LAYERS = (
 )
 INNER_LAYERS = {
     "data": (
-        {"language_resources", "manifest", "minhash", "model_files", "text_files", "text_normalization", "types"},
+        {
+            "components",
+            "language_resources",
+            "manifest",
+            "minhash",
+            "model_files",
+            "text_files",
+            "text_normalization",
+            "types",
+        },
         {"corpora"},
         {"benchmarks"},
         {"decontamination", "token_store"},

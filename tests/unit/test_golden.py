@@ -21,9 +21,10 @@ import yaml
 from safetensors import safe_open
 
 from hbt_ray.config import LoraConfig, MixConfig, PretrainRunConfig, RunConfig, TrainConfig, build_config, dump_config
+from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.manifest import StoreManifest
-from hbt_ray.data.prepare import assign_shards, assign_split, make_shard, tokenizer_texts
+from hbt_ray.data.prepare import assign_shards, make_shard, tokenizer_texts
 from hbt_ray.data.row_tables import find_duplicate_items, read_rows
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark, Query
@@ -315,7 +316,8 @@ def test_an_unpacked_encoders_dropout_key_is_the_same(made: Path, store: TokenSt
 def test_split_shard_and_order_of_rows_are_the_same(tmp_path: Path):
     rows, tokenization = read_corpus(tmp_path), tiny_corpus.tokenization()
     names = [f"item-{item}" for item in range(300)]
-    assert [name for name in names if assign_split("numbers", name, 0.02) == "validation"] == [
+    keys = np.array([item_key("numbers", name) for name in names], np.uint64)
+    assert np.array(names)[ItemComponents().held_out(keys, 0.02, 300)].tolist() == [
         "item-6",
         "item-33",
         "item-64",
@@ -352,6 +354,9 @@ def test_split_shard_and_order_of_rows_are_the_same(tmp_path: Path):
         "answer",
         "answer_start",
         "pair_key",
+        "question_key",
+        "passage_key",
+        "negative_keys",
         "occurs_in_evaluation",
         "rejected",
         "detail",
@@ -635,6 +640,7 @@ def test_mined_negatives_have_the_same_files_and_fields(made: Path, tmp_path: Pa
         "model.revision",
         "prepare.near_duplicate_threshold",
         "prepare.validation_share",
+        "split",
     ]
     assert sorted(fields(summary)) == [
         "languages",

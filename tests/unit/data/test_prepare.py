@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import CorpusShard
 from hbt_ray.data.decontamination import DecontaminationIndex
 from hbt_ray.data.manifest import write_manifest
 from hbt_ray.data.prepare import (
     Bucket,
     assign_shards,
-    assign_split,
     count_shards,
     make_shard,
     shard_from_json,
@@ -36,26 +35,6 @@ def tokenization() -> PairTokenizer:
 # Splits and shards
 
 
-def test_held_out_fraction_is_within_binomial_bounds():
-    for share in (0.02, 0.3):
-        held_out = sum(assign_split("s", f"item-{n}", share) == "validation" for n in range(20_000))
-        deviation = math.sqrt(20_000 * share * (1 - share))
-        assert abs(held_out - 20_000 * share) < 4 * deviation
-
-
-def test_fraction_0_holds_out_nothing_and_1_everything():
-    names = [f"item-{n}" for n in range(500)]
-    assert {assign_split("s", name, 0.0) for name in names} == {"train"}
-    assert {assign_split("s", name, 1.0) for name in names} == {"validation"}
-
-
-def test_held_out_item_is_held_out_at_any_larger_fraction():
-    held_out = [
-        {n for n in range(2000) if assign_split("s", str(n), share) == "validation"} for share in (0.1, 0.2, 0.5)
-    ]
-    assert held_out[0] < held_out[1] < held_out[2]
-
-
 def test_number_of_shards_follows_from_the_largest_language():
     counts = {("s", "de", ""): 100, ("s", "en", ""): 101, ("t", "de", ""): 1, ("t", "", "broken JSON"): 900}
     assert count_shards(counts, 50) == {"s": 3, "t": 1}
@@ -75,7 +54,8 @@ def test_rows_of_an_item_share_a_bucket_of_their_source_and_split(tmp_path):
     assert all(len(found) == 1 for found in of_item.values())
     buckets = {item: Bucket.from_text(text) for item, (text,) in of_item.items()}
     for (source, item_id), bucket in buckets.items():
-        assert (bucket.source, bucket.split) == (source, assign_split(source, item_id, 0.3))
+        is_held_out = ItemComponents().held_out(np.array([item_key(source, item_id)], np.uint64), 0.3, 400)[0]
+        assert (bucket.source, bucket.split) == (source, "validation" if is_held_out else "train")
     # Of 3 shards a share of 0.3 fills one, of 5 it fills two (1.5, rounded to even).
     found = sorted({(b.source, b.split, b.number) for b in buckets.values()})
     assert [(s, split) for s, split, _ in found] == (

@@ -56,6 +56,21 @@ def test_hard_negatives_of_an_equal_query_remain_negatives():
     assert math.isclose(info_nce(EYE[:2], EYE, query_ids=[5, 5]), math.log(1 + 2 * math.exp(-1)), rel_tol=1e-6)
 
 
+def test_passages_of_items_with_a_common_text_are_no_negatives():
+    # Pairs 0 and 2 have a text in common; the hard negative of pair 1 is a passage of that component.
+    inputs = make_loss_inputs(EYE[:3], torch.cat([EYE[:3], EYE[[3, 3, 3]]]), components=([9, 0, 9], [9, 0, 9, 0, 9, 0]))
+    # Queries 0 and 2: 1 against e^0 of pair 1 and of two hard negatives; query 1: against two and three.
+    expected = (2 * math.log(1 + 3 * math.exp(-1)) + math.log(1 + 5 * math.exp(-1))) / 3
+    assert math.isclose(InfoNCE(1.0)(inputs), expected, rel_tol=1e-6)
+    # In the reverse direction passages 0 and 2 have one query against them, and passage 1 two.
+    reverse = (2 * math.log(1 + math.exp(-1)) + math.log(1 + 2 * math.exp(-1))) / 3
+    assert math.isclose(InfoNCE(1.0, symmetric=True)(inputs), (expected + reverse) / 2, rel_tol=1e-6)
+
+
+def test_component_0_is_none():
+    assert info_nce(EYE[:2], EYE[:2]) == InfoNCE(1.0)(make_loss_inputs(EYE[:2], EYE[:2], components=([0, 0], [0, 0])))
+
+
 def test_two_positives_of_a_query_are_no_negatives_of_each_other():
     # Queries e0 and e1; passages e0 and e2 of the first, e1 and e3 of the second. Each query scores 1 with its first
     # positive and 0 with its second. Each has the two passages of the other query against it, both at 0.

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from hbt_ray import mining
 from hbt_ray.config import RunConfig, build_config
+from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import list_shards, read_shard
 from hbt_ray.data.manifest import write_manifest
-from hbt_ray.data.prepare import assign_shards, assign_split, make_shard
+from hbt_ray.data.prepare import assign_shards, make_shard
 from hbt_ray.data.row_tables import read_rows
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
@@ -163,7 +164,8 @@ def test_held_out_items_get_negatives_but_are_none(tmp_path, angles):
     items = {f"i{n}": (f"ask i{n} {n}", f"say i{n} {n}") for n in range(60)}
     config = run(corpus(tmp_path / "c", en=items), prepare={"validation_share": 0.4})
     mined = mine(config, "angles", tmp_path / "out")
-    held_out = {item for item in items if assign_split("c", item, 0.4) == "validation"}
+    keys = np.array([item_key("c", item) for item in items], np.uint64)
+    held_out = {x for x, one in zip(items, ItemComponents().held_out(keys, 0.4, 60), strict=True) if one}
     assert 10 < len(held_out) < 50
     found = records(mined, "c", "en")
     assert found.keys() == items.keys()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.config import MineConfig
-from hbt_ray.mining.negative_selection import KnownPositives, candidate_pool, hard_negatives, shared_texts, text_keys
+from hbt_ray.mining.negative_selection import candidate_pool, hard_negatives, text_keys
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -26,7 +25,7 @@ def mined(
         np.cos(np.radians([own])),
         at(0, 10, 20, 30, 40, 50),
         settings,
-        lambda row: np.array(known),
+        lambda row, columns: np.isin(columns, known),
         lambda row, column: column in near,
     )
     assert np.isnan(scores).tolist() == (columns < 0).tolist()
@@ -70,9 +69,13 @@ def test_known_answers_count_among_the_passages_looked_at():
 
 def test_without_a_passage_to_search_there_are_no_negatives():
     none = np.empty((0, 2), np.float32)
-    columns, scores = hard_negatives(at(0), np.ones(1), none, MineConfig(negatives=2), lambda _: np.array([-1]), _never)
+    columns, scores = hard_negatives(at(0), np.ones(1), none, MineConfig(negatives=2), _none_known, _never)
     assert columns.tolist() == [[-1, -1]]
     assert np.isnan(scores).all()
+
+
+def _none_known(row: int, columns: np.ndarray) -> np.ndarray:
+    return np.zeros(len(columns), bool)
 
 
 def _never(row: int, column: int) -> bool:
@@ -97,7 +100,7 @@ def test_negatives_are_those_of_a_plain_sort(
     answers, near = rng.random((9, passages)) < 0.2, rng.random((9, passages)) < 0.2
     settings = MineConfig(negatives=negatives, skip_first=skip_first, depth=depth, margin=margin)
     columns, _ = hard_negatives(
-        queries, own_scores, pool, settings, lambda row: np.flatnonzero(answers[row]), lambda row, c: bool(near[row, c])
+        queries, own_scores, pool, settings, lambda row, c: answers[row, c], lambda row, c: bool(near[row, c])
     )
     for row, scores in enumerate(queries @ pool.T):
         order = (passages - 1 - np.argsort(-scores[::-1], kind="stable"))[:depth]
@@ -112,24 +115,12 @@ def test_negatives_do_not_depend_on_the_block_size(monkeypatch):
 
     def columns() -> list[list[int]]:
         own_scores = np.ones(len(queries))
-        found = hard_negatives(queries, own_scores, pool, MineConfig(), lambda row: np.array([row]), _never)
+        found = hard_negatives(queries, own_scores, pool, MineConfig(), lambda row, columns: columns == row, _never)
         return found[0].tolist()
 
     together = columns()
     monkeypatch.setattr("hbt_ray.mining.negative_selection._QUESTIONS_PER_BLOCK", 2)
     assert columns() == together
-
-
-def test_a_text_is_shared_by_the_items_that_have_it_however_often():
-    #             item 0  1  0  2  1  1  3
-    items = np.array([0, 1, 0, 2, 1, 1, 3])
-    keys = np.array([7, 7, 8, 9, 9, 7, 6], np.uint64)
-    found_items, texts = shared_texts(items, keys)
-    assert found_items.tolist() == [0, 1, 1, 2]
-    of_7, of_9 = texts[0], texts[3]
-    assert of_7 != of_9
-    assert texts[1:3].tolist() == sorted([of_7, of_9])
-    assert shared_texts(items[:0], keys[:0])[0].tolist() == []
 
 
 def test_text_keys_ignore_case_and_punctuation_within_a_side():
@@ -140,18 +131,4 @@ def test_text_keys_ignore_case_and_punctuation_within_a_side():
 
 def test_a_pool_has_each_text_once_and_none_that_only_others_have():
     keys = np.array([5, 3, 5, 4, 3, 9], np.uint64)
-    rows, columns = candidate_pool(keys, np.array([True, False, True, True, True, False]))
-    assert rows.tolist() == [0, 3, 4]
-    assert columns.tolist() == [0, 2, 0, 1, 2, -1]
-
-
-@pytest.mark.parametrize(("row", "expected"), [(0, {0, 1}), (1, {0, 1, 2}), (2, {1, 2}), (3, {3}), (4, {-1, 3})])
-def test_known_positives_are_passages_of_items_sharing_a_text(row: int, expected: set[int]):
-    # Text 10 is in items 100 and 101, text 11 in 101 and 102, text 12 in 103 and 104, of which 104 is in no column.
-    known = KnownPositives(
-        np.array([100, 101, 101, 102, 104, 105]),
-        np.array([10, 10, 11, 11, 12, 12]),
-        np.array([100, 101, 102, 105, 104]),
-        np.array([0, 1, 2, 3, -1]),
-    )
-    assert set(known.of(row).tolist()) == expected
+    assert candidate_pool(keys, np.array([True, False, True, True, True, False])).tolist() == [0, 3, 4]

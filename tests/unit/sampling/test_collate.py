@@ -246,3 +246,28 @@ def test_batch_of_the_validation_split_reads_that_split(tmp_path, tokenization):
     [language] = set(spec.query_languages)
     expected = tokens(tokenization, "question", *(tiny_corpus.question(language, n) for n in range(8, 12)))
     assert sorted(sequences(batch.query_ids, batch.query_lengths)) == sorted(expected)
+
+
+@pytest.mark.parametrize("mix", [{"strategy": "x-x", "hard_negatives": 2}, {"strategy": "one-to-k"}], ids=str)
+def test_batch_has_the_components_of_its_items_and_negatives(tmp_path, mix):
+    tokenizer = tiny_corpus.tokenization()
+    items = [
+        tiny_corpus.token_item(tokenizer, n, negatives=2, component=n % 3) for n in range(24)
+    ]  # every third item is in none
+    for n, item in enumerate(items):
+        item.negative_components.update({x: [n % 5, 0] for x in ("de", "fr")})  # none is known in English
+    shard = write_shard(tmp_path, "numbers", "train", 0, items, tokenizer.token_type)
+    write_manifest(tmp_path, [shard], text_fingerprint="text", token_type=tokenizer.token_type)
+    store = TokenStore.open(tmp_path)
+    for step in range(3):
+        spec = tiny_corpus.make_plan(store, 8, **mix).batch(step)
+        batch = build_batch(spec, store)
+        numbers = items_of(store, spec)
+        assert batch.query_components.tolist() == [n % 3 for n in numbers]
+        of_negatives = [
+            of_negative
+            for n, language in zip(numbers, spec.passage_languages.tolist(), strict=False)
+            for of_negative in ([0, 0] if language == "en" else [n % 5, 0])[: spec.hard_negatives]
+        ]
+        of_positives = [n % 3 for n in numbers for _ in range(spec.positives)]
+        assert batch.passage_components.tolist() == of_positives + of_negatives
