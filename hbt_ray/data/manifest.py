@@ -86,6 +86,10 @@ class StoreManifest:
         """Return 16 hex digits of the store's content."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    def content_fingerprint(self) -> str:
+        """Return 16 hex digits of what is trained on, without the counts of what was left out."""
+        return StoreManifest(self.text_fingerprint, self.token_type, self.sources).fingerprint()
+
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False)

@@ -88,10 +88,10 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
         if row_setting in counts and value is not None and (not part or _is_in(part, row_setting, pair)):
             found[query, *pair] = (group, value)
             counts[row_setting][pair] = counts[row_setting].get(pair, 0) + 1
-    if not found:
-        raise UserError(f"nothing in a per_query.parquet counts for {metric}; choose another metric")
     weights = _gap_weights(counts) if setting == GAP else _weights(counts[setting])
     keys = sorted(key for key in found if key[1:] in weights)
+    if not keys:
+        raise UserError(f"nothing in a per_query.parquet counts for {metric}; choose another metric")
     return PerQueryContributions(
         tuple(keys),
         tuple(found[key][0] for key in keys),

@@ -24,7 +24,8 @@ from hbt_ray.evaluation.judgement_arrays import (
     remove_excluded,
 )
 from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, RankedJudgements, Setting, compute_all
-from hbt_ray.retrieval.passage_index import PassageIndex
+from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex
+from hbt_ray.retrieval.passage_shard import Span, is_within
 
 LEVELS = ("low-resource", "mid-resource", "high-resource")  # of languages
 
@@ -94,6 +95,26 @@ def compute_retrieval_metrics(benchmark: Benchmark, query_vectors: np.ndarray, i
         matrix=_language_matrix(benchmark.languages, groups),
         relevant=relevant,
     )
+
+
+class _FirstRanks(PassageIndex):
+    """An index without vectors, in which every passage has rank 1."""
+
+    def __init__(self) -> None:
+        super().__init__(LocalShards([]))
+
+    def ranks(self, queries: np.ndarray, relevant: np.ndarray, spans: Sequence[Span] = (slice(None),)) -> np.ndarray:
+        last = int(relevant.max(initial=0)) + 1  # `is_within` needs the ends of a slice
+        spans = [slice(*span.indices(last)) if isinstance(span, slice) else span for span in spans]
+        return np.stack([is_within(relevant, span) for span in spans]).astype(np.int32)
+
+
+def judged_queries(benchmark: Benchmark) -> pa.Table:
+    """Return the per-query table of an evaluation without a model, in which every relevant passage has rank 1.
+
+    It has the rows and columns of any evaluation, so it shows which metrics have a value on the benchmark.
+    """
+    return compute_retrieval_metrics(benchmark, np.empty((len(benchmark.queries), 1)), _FirstRanks()).per_query
 
 
 def _query_groups(

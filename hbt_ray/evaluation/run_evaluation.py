@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,29 @@ def report_folder(benchmark: Benchmark, settings: EvaluateConfig, out: Path) -> 
     return out if len(settings.benchmarks) == 1 and not settings.perturbations else out / benchmark.name
 
 
-def check_benchmarks(settings: EvaluateConfig) -> None:
-    """Raise CorpusError if a benchmark cannot be read, or if an option applies to none of them."""
+def check_benchmarks(
+    settings: EvaluateConfig, check: Callable[[Benchmark], None] = lambda benchmark: None
+) -> dict[str, str]:
+    """Read all benchmarks, one after another, because they may be large.
+
+    Args:
+        settings: which benchmarks, and how they are read.
+        check: called with each benchmark, and with each perturbed one.
+
+    Returns:
+        The fingerprint of each benchmark's content, by its name in the settings.
+
+    Raises:
+        CorpusError: a benchmark cannot be read, or an option applies to none of them.
+    """
     check_options(settings.benchmarks, ReadOptions(settings.with_paragraph, settings.split))
-    for name, folder in settings.benchmarks.items():  # one after another, because they may be large
-        for benchmark in load_benchmarks(settings.model_copy(update={"benchmarks": {name: folder}})):
-            variants(benchmark, settings)
+    fingerprints = {}
+    for name, folder in settings.benchmarks.items():
+        [benchmark] = load_benchmarks(settings.model_copy(update={"benchmarks": {name: folder}}))
+        for variant in variants(benchmark, settings):
+            check(variant)
+        fingerprints[name] = benchmark.fingerprint()
+    return fingerprints
 
 
 def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:

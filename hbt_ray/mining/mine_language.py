@@ -21,6 +21,7 @@ from hbt_ray.mining.output_dir import MiningRun, storage_errors
 from hbt_ray.retrieval.exact_scores import check_vectors, exact_scores
 from hbt_ray.retrieval.passage_windows import window_passages
 from hbt_ray.utils.atomic_write import atomic_file
+from hbt_ray.utils.digests import file_checksums, with_checksum
 from hbt_ray.utils.storage import StoragePath
 
 _CACHED_TEXTS = 1 << 14  # normalised: passages that rank first for one question do so for others
@@ -65,9 +66,12 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
     found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, is_known, is_near)
     negatives = [[rows.passages[row] for row in pool_rows[indices[indices >= 0]]] for indices in found]
     # 4. Files
+    files = []
     with storage_errors(mining.out):
         for source, source_rows in itertools.groupby(range(len(negatives)), key=rows.sources.__getitem__):
-            _write_records(mining.file_of(source, language), _records(rows, negatives, language, source_rows))
+            file = mining.file_of(source, language)
+            _write_records(file, _records(rows, negatives, language, source_rows))
+            files.append(str(file.relative_to(mining.out)))
     # 5. Summary
     summary = {
         "items": len(negatives),
@@ -78,8 +82,9 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
         "mean_gold_score": _mean(positive_scores),
         "mean_negative_score": _mean(scores[found >= 0]),
         "seconds": time.perf_counter() - started,
+        "files": file_checksums(mining.out, files),
     }
-    StoragePath.of(mining.summary_of(language)).write_text(json.dumps(summary))
+    StoragePath.of(mining.summary_of(language)).write_text(with_checksum(summary))
 
 
 def _embed_distinct(

@@ -21,11 +21,12 @@ from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import SPLIT_BY, file_states, load_evaluation_sets
 from hbt_ray.data.types import Benchmark
-from hbt_ray.errors import ConfigError, StorageError
+from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
 from hbt_ray.mining.corpus_rows import read_corpora
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
+from hbt_ray.utils.digests import damaged_file, file_checksums, with_checksum, without_checksum
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
@@ -72,7 +73,14 @@ class MiningRun:
         """Return the languages that are still to be mined."""
         if (self.out / MINED).exists():
             return []
-        return [language for language in self.languages if not self.summary_of(language).exists()]
+        return [language for language in self.languages if not self._is_finished(language)]
+
+    def _is_finished(self, language: str) -> bool:
+        try:
+            summary = without_checksum(self.summary_of(language).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return "files" in summary and damaged_file(self.out, summary["files"]) is None
 
     def summary_of(self, language: str) -> Path:
         """Return the summary file of a language; its existence means that the language is finished."""
@@ -94,19 +102,48 @@ def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str
     evaluation_sets = load_evaluation_sets(config.prepare_inputs)
     mined_with = _mined_with(config, model, embedder, shards, evaluation_sets)
     started = out / MINED if (out / MINED).exists() else out / _PARTIAL / _STARTED
-    if started.exists():
-        _check_same(out, json.loads(started.read_text(encoding="utf-8"))["mined_with"], mined_with)
+    read = _read_start(started)
+    if read is not None:
+        _check_same(out, read["mined_with"], mined_with)
     else:
         with storage_errors(out):
-            _check_empty(out)
+            _check_empty(out, config.corpora)
             shutil.rmtree(started.parent, ignore_errors=True)
             (started.parent / "rows").mkdir(parents=True)
             sources, languages = read_corpora(config, shards, evaluation_sets, started.parent)
-        read = {"mined_with": mined_with, "sources": sources, "languages": languages}
-        StoragePath.of(started).write_text(json.dumps(read))  # written last: its existence means that all is read
-    read = json.loads(started.read_text(encoding="utf-8"))
+        names = (str(path.relative_to(started.parent)) for path in started.parent.rglob("*") if path.is_file())
+        read = {
+            "mined_with": mined_with,
+            "sources": sources,
+            "languages": languages,
+            "files": file_checksums(started.parent, names),
+        }
+        StoragePath.of(started).write_text(with_checksum(read))  # written last: its existence means that all is read
     threshold = config.prepare.near_duplicate_threshold
     return MiningRun(out, config.mine, threshold, mined_with, read["sources"], tuple(read["languages"]))
+
+
+def _read_start(file: Path) -> dict[str, Any] | None:
+    """Read `mined.json`, or what an unfinished call has read; None if that is missing or damaged.
+
+    Raises:
+        StoreError: `mined.json` is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        read = without_checksum(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        if file.name == MINED:
+            raise _damaged(file, file.parent) from error
+        return None
+    if file.name == _STARTED and damaged_file(file.parent, read.get("files", {})) is not None:
+        return None
+    return read
+
+
+def _damaged(file: Path, out: Path) -> StoreError:
+    return StoreError(f"{file} is not as it was written; delete {out} to mine again")
 
 
 def _mined_with(
@@ -149,23 +186,35 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
-def _check_empty(out: Path) -> None:
+def _check_empty(out: Path, corpora: Sequence[CorpusConfig]) -> None:
     """Raise ConfigError if the folder has other files: a folder of corpora may have the names that are written."""
-    if out.exists() and any(path.name != _PARTIAL for path in out.iterdir()):
+    written = {file_name(corpus.name) for corpus in corpora} if (out / _PARTIAL).exists() else set()
+    if out.exists() and any(path.name not in {_PARTIAL, *written} for path in out.iterdir()):
         raise ConfigError(f"{out} holds something other than mined negatives; write another --out")
 
 
 def finish_mining(mining: MiningRun) -> MinedCorpora:
-    """Complete a folder in which every language is finished, and delete its intermediate files."""
+    """Complete a folder in which every language is finished, and delete its intermediate files.
+
+    Raises:
+        StoreError: a file of the folder is not as it was written.
+    """
     file = mining.out / MINED
     if not file.exists():
-        languages = {x: json.loads(mining.summary_of(x).read_text(encoding="utf-8")) for x in mining.languages}
-        summary = {"mined_with": mining.mined_with, "sources": mining.sources, "languages": languages}
+        languages = {x: without_checksum(mining.summary_of(x).read_text(encoding="utf-8")) for x in mining.languages}
         with storage_errors(mining.out):
             shutil.copyfile(mining.partial / REJECTS, mining.out / REJECTS)
-        StoragePath.of(file).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")  # written last
+        files = file_checksums(mining.out, [REJECTS])
+        for found in languages.values():
+            files |= found.pop("files")
+        summary = {"mined_with": mining.mined_with, "sources": mining.sources, "languages": languages, "files": files}
+        StoragePath.of(file).write_text(with_checksum(summary))  # written last
     shutil.rmtree(mining.partial, ignore_errors=True)
-    return MinedCorpora(mining.out, json.loads(file.read_text(encoding="utf-8")))
+    summary = without_checksum(file.read_text(encoding="utf-8"))
+    damaged = damaged_file(mining.out, summary.get("files", {}))
+    if damaged is not None:
+        raise _damaged(mining.out / damaged, mining.out)
+    return MinedCorpora(mining.out, summary)
 
 
 def describe_mined(mined: MinedCorpora) -> str:

@@ -18,6 +18,7 @@ from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import BatchT, OnMetrics
 from hbt_ray.training.train_loop import run_train_loop
 from hbt_ray.training.train_state import TrainState, should_evaluate
+from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.storage import StoragePath
 
 
@@ -68,7 +69,8 @@ def _pretrain(
     last = checkpoints.final_step(task.train)
     checkpoints.load_weights(last, trainer.checkpointed_module)
     after = known[last] if last in known else callbacks.evaluate(last)
-    save_encoder(trainer.encoder, folder.model)  # without the head
+    with atomic_folder(folder.model) as partial:
+        save_encoder(trainer.encoder, partial)  # without the head
     return write_before_and_after(folder.path, known[0], after)
 
 

@@ -6,15 +6,16 @@ Legend: N rows, D width.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.atomic_write import atomic_file, atomic_write_text
+from hbt_ray.utils.digests import with_checksum, without_checksum
 from hbt_ray.utils.storage import file_sha256
 
 MANIFEST = "vectors.json"
@@ -38,8 +39,16 @@ def vectors_fingerprint(model: str, texts: str, *described: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str:
-    """Write vectors (N, D) float32 as a part, and return its file's name. Raise StoreError if it cannot be written."""
+class VectorPart(NamedTuple):
+    """A file of vectors, as the manifest describes it."""
+
+    file: str
+    size: int  # number of vectors
+    sha256: str
+
+
+def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> VectorPart:
+    """Write vectors (N, D) float32 as a part. Raise StoreError if it cannot be written."""
     width = vectors.shape[1]
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, width)})
@@ -51,30 +60,28 @@ def write_embedding_shard(folder: Path, number: int, vectors: np.ndarray) -> str
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
             writer.write_table(table)
+        return VectorPart(file.name, len(vectors), file_sha256(file))
     except OSError as error:
         raise StoreError(
             f"vectors cannot be written to {folder} ({error.strerror or error}); free disk space"
         ) from error
-    return file.name
 
 
-def write_cache_manifest(folder: Path, files: Sequence[str], sizes: Sequence[int], width: int) -> None:
+def write_cache_manifest(folder: Path, parts: Sequence[VectorPart], width: int) -> None:
     """Write the manifest; it is written last, so its existence means that all parts are complete."""
-    described = {
-        "width": width,
-        "parts": [{"file": file, "size": size} for file, size in zip(files, sizes, strict=True)],
-    }
-    atomic_write_text(folder / MANIFEST, json.dumps(described, indent=1))
+    described = {"width": width, "parts": [part._asdict() for part in parts]}
+    atomic_write_text(folder / MANIFEST, with_checksum(described))
 
 
 class EmbeddingCache:
-    """Reads the vectors of a folder that has a manifest."""
+    """Reads the vectors of a folder that has a manifest. A part is compared with its checksum at its first use."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder. Raise StoreError if it has no valid manifest."""
+        """Open a folder. Raise StoreError if it has no valid manifest, or one of a version without checksums."""
         try:
-            described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            described = without_checksum((folder / MANIFEST).read_text(encoding="utf-8"))
             self._files = [folder / part["file"] for part in described["parts"]]
+            self._checksums = {folder / part["file"]: part["sha256"] for part in described["parts"]}
             self._ends = np.cumsum([0, *(part["size"] for part in described["parts"])])
             self.width = int(described["width"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -91,6 +98,7 @@ class EmbeddingCache:
             if not len(in_file):
                 continue
             try:
+                self._check(file)
                 with pa.memory_map(str(file)) as source:
                     column = pa.ipc.open_file(source).read_all()["vector"].combine_chunks()
                     values = column.flatten().to_numpy().reshape(-1, self.width)
@@ -98,3 +106,9 @@ class EmbeddingCache:
             except (OSError, pa.ArrowInvalid, ValueError) as error:
                 raise StoreError(f"{file} is damaged; delete its folder to embed again") from error
         return out
+
+    def _check(self, file: Path) -> None:
+        """Raise ValueError at the first use of a part that is not as it was written."""
+        if file in self._checksums and file_sha256(file) != self._checksums[file]:
+            raise ValueError("its checksum does not match")
+        self._checksums.pop(file, None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hbt_ray.config import PretrainRunConfig, RunConfig, build, replace_in, set_key, with_absolute_paths, with_settings
+from hbt_ray.errors import CheckpointError
+from hbt_ray.evaluation.report import report_fault
 from hbt_ray.study.config import Method, StudyConfig
 from hbt_ray.training.run_dir import RunDir, run_dir_of
+from hbt_ray.utils.digests import content_digest, done_with, first_difference, is_done, mark_done
 from hbt_ray.utils.file_names import word_name
+from hbt_ray.utils.storage import StoragePath, file_sha256
 
 _FINISHED = "finished.json"  # in the folder of an experiment or pretraining, written last
 
@@ -33,18 +36,49 @@ class Experiment:
         """Return its paths in the study's folder."""
         return run_dir_of(self.config, study / "cells" / word_name(self.method_name) / f"seed-{self.seed}", study)
 
-    def is_finished(self, study: Path) -> bool:
-        """Return whether it is evaluated with the settings of evaluation that it has now."""
-        file = self.run_dir(study).path / _FINISHED
-        return file.exists() and json.loads(file.read_text(encoding="utf-8")) == self._evaluated_with
+    def is_finished(self, study: Path, encoder: str, benchmarks: Mapping[str, str]) -> bool:
+        """Return whether its reports are as they were written, of this encoder, these benchmarks and these settings.
 
-    def mark_finished(self, study: Path) -> None:
-        """Record that it is evaluated with its settings of evaluation."""
-        (self.run_dir(study).path / _FINISHED).write_text(json.dumps(self._evaluated_with), encoding="utf-8")
+        Args:
+            study: folder of the study.
+            encoder: folder or hub name of the encoder to evaluate. That of a finished experiment may be deleted.
+            benchmarks: name -> fingerprint of its content.
 
-    @property
-    def _evaluated_with(self) -> dict[str, str]:
-        return {"evaluate": self.config.evaluate.fingerprint()}
+        Raises:
+            CheckpointError: the trained encoder is not as it was when it was evaluated.
+        """
+        run_dir = self.run_dir(study)
+        before = done_with(_marker(run_dir))
+        if before is None:
+            return False
+        now = self._evaluated_with(run_dir, encoder, benchmarks)
+        if self.method.trained and not run_dir.model.exists():
+            now["model"] = before.get("model")
+        if self.method.trained and now["model"] != before.get("model"):
+            raise CheckpointError(
+                f"the encoder {run_dir.model} is not as it was written; delete {run_dir.path} to train it again"
+            )
+        return first_difference(before, now) is None and not any(
+            report_fault(run_dir.evaluations / name) for name in now["reports"]
+        )
+
+    def mark_finished(self, study: Path, encoder: str, benchmarks: Mapping[str, str]) -> None:
+        """Record what it is evaluated with, and the checksums of its reports. Arguments as of `is_finished`."""
+        run_dir = self.run_dir(study)
+        mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks))
+
+    def _evaluated_with(self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str]) -> dict[str, Any]:
+        reports = sorted(run_dir.evaluations.glob("*/report.json"))
+        return {
+            "evaluate": self.config.evaluate.fingerprint(),
+            "benchmarks": dict(benchmarks),
+            "model": content_digest(encoder),
+            "reports": {file.parent.name: file_sha256(file) for file in reports},
+        }
+
+
+def _marker(run_dir: RunDir) -> StoragePath:
+    return StoragePath.of(run_dir.path / _FINISHED)
 
 
 def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Experiment]:
@@ -103,13 +137,17 @@ def pretraining_dir(study: Path, config: PretrainRunConfig) -> RunDir:
 
 
 def is_pretrained(study: Path, config: PretrainRunConfig) -> bool:
-    """Return whether a pretraining is finished."""
-    return (pretraining_dir(study, config).path / _FINISHED).exists()
+    """Return whether a pretraining is finished, and its encoder as it was written."""
+    run_dir = pretraining_dir(study, config)
+    file = run_dir.path / _FINISHED
+    if file.exists() and not file.stat().st_size:  # of an earlier version
+        return run_dir.model.exists()
+    return is_done(_marker(run_dir), {"model": content_digest(run_dir.model)})
 
 
 def mark_pretrained(run_dir: RunDir) -> None:
-    """Record that a pretraining is finished."""
-    (run_dir.path / _FINISHED).touch()
+    """Record that a pretraining is finished, and the digest of its encoder."""
+    mark_done(_marker(run_dir), {"model": content_digest(run_dir.model)})
 
 
 def pretraining_levels(config: StudyConfig) -> list[list[str]]:

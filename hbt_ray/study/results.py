@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import stats
 
-from hbt_ray.errors import UserError
+from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
 from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
+from hbt_ray.evaluation.report import read_per_query, read_report
 from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import list_experiments
@@ -75,7 +75,7 @@ class StudyResults:
 
     def report(self, method: str, seed: int, benchmark: str) -> StoredReport:
         """Return an experiment's report. Raises UserError if it was not evaluated on the benchmark."""
-        data = json.loads(self._file(method, seed, benchmark, "report.json").read_bytes())
+        data = read_report(self._folder(method, seed, benchmark))
         return StoredReport(data["metrics"], data["counts"], data["fingerprint"])
 
     def first_report(self, benchmark: str) -> StoredReport:
@@ -90,7 +90,7 @@ class StudyResults:
     @lru_cached_method(maxsize=None)
     def table(self, method: str, seed: int, benchmark: str) -> pa.Table:
         """Return an experiment's per-query table. Raises UserError if it was not evaluated on the benchmark."""
-        return pq.read_table(self._file(method, seed, benchmark, "per_query.parquet"))
+        return read_per_query(self._folder(method, seed, benchmark))
 
     @lru_cached_method(maxsize=None)
     def by_query(self, method: str, seed: int, metric: str) -> PerQueryContributions:
@@ -99,18 +99,7 @@ class StudyResults:
         Raises:
             UserError: the experiment was not evaluated by this metric.
         """
-        prefix, _, rest = metric.partition("/")
-        if prefix not in (DROP, WORST_DROP):
-            return query_sum(self.table(method, seed, prefix), rest)
-        benchmark, _, name = rest.partition("/")
-        original = query_sum(self.table(method, seed, benchmark), name)
-        drops = [
-            original - query_sum(self.table(method, seed, f"{benchmark}-{perturbation}"), name)
-            for perturbation in self.config.run.evaluate.perturbations
-        ]
-        if not drops:
-            raise UserError(f"{metric} needs perturbed queries; write run.evaluate.perturbations=[typos]")
-        return mean_of(drops) if prefix == DROP else max(drops, key=lambda drop: drop.value)
+        return _contributions(self.config, metric, functools.partial(self.table, method, seed))
 
     def estimate(self, method: str, metric: str) -> Estimate:
         """Return a method's mean over its seeds, with its confidence interval. Raises UserError as `by_query` does."""
@@ -125,9 +114,10 @@ class StudyResults:
         benchmark, _, rest = metric.partition("/")
         table = self.table(self.methods[0], self.config.seeds[0], benchmark)
         try:
-            return bool(query_sum(table, rest).keys)
+            query_sum(table, rest)
         except UserError:
             return False
+        return True
 
     def comparisons(self, metrics: Sequence[str]) -> list[Comparison]:
         """Compare every other method with the reference, by each metric.
@@ -179,14 +169,58 @@ class StudyResults:
             for seed in self.config.seeds
         )
 
-    def _file(self, method: str, seed: int, benchmark: str, name: str) -> Path:
+    def _folder(self, method: str, seed: int, benchmark: str) -> Path:
         experiment = self.experiments[method, seed]
-        file = experiment.run_dir(self.folder).evaluations / benchmark / name
-        if not file.exists():
+        folder = experiment.run_dir(self.folder).evaluations / benchmark
+        if not folder.exists():
             raise UserError(
                 f"{experiment.label} was not evaluated on {benchmark!r}; name it in run.evaluate.benchmarks or made"
             )
-        return file
+        return folder
+
+
+def check_measures(config: StudyConfig, tables: Mapping[str, pa.Table]) -> None:
+    """Check, before any work, that every metric of a study has a value.
+
+    Args:
+        config: of the study.
+        tables: of `judged_queries`, by the name of a benchmark or a perturbed benchmark.
+
+    Raises:
+        ConfigError: a metric is unknown, or its benchmark is not evaluated or gives it no value, as rank distance on a
+            benchmark whose queries have relevant passages in one language only.
+    """
+    for metric in config.measures:
+        benchmark = without_drop(metric).partition("/")[0]
+        if benchmark not in tables:
+            names = ", ".join(tables)
+            raise ConfigError(f"measures has {metric}, and no benchmark {benchmark!r} is evaluated; there are {names}")
+        try:
+            _contributions(config, metric, tables.__getitem__)
+        except UserError as error:
+            raise ConfigError(f"measures has {metric}, which has no value on {benchmark}: {error}") from None
+
+
+def _contributions(config: StudyConfig, metric: str, table_of: Callable[[str], pa.Table]) -> PerQueryContributions:
+    """Return a metric as a sum over queries.
+
+    Args:
+        config: of the study.
+        metric: its full name, with a prefix or without.
+        table_of: returns the per-query table of a benchmark.
+    """
+    prefix, _, rest = metric.partition("/")
+    if prefix not in (DROP, WORST_DROP):
+        return query_sum(table_of(prefix), rest)
+    benchmark, _, name = rest.partition("/")
+    original = query_sum(table_of(benchmark), name)
+    drops = [
+        original - query_sum(table_of(f"{benchmark}-{perturbation}"), name)
+        for perturbation in config.run.evaluate.perturbations
+    ]
+    if not drops:
+        raise UserError(f"{metric} needs perturbed queries; write run.evaluate.perturbations=[typos]")
+    return mean_of(drops) if prefix == DROP else max(drops, key=lambda drop: drop.value)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from hbt_ray.data.benchmarks.writers import write_benchmark
 from hbt_ray.data.corpora import list_shards, read_shard
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.study.config import SyntheticBenchmark
+from hbt_ray.utils.atomic_write import atomic_folder
+from hbt_ray.utils.digests import is_done, mark_done
+from hbt_ray.utils.storage import StoragePath
 
 _FINISHED = "finished.json"  # in a benchmark's folder, written last
 
 
 def make_benchmark(name: str, source: SyntheticBenchmark, folder: Path) -> None:
-    """Write a benchmark's files, unless they exist.
+    """Write a benchmark's files, unless they exist with the same content.
 
     1. Read the corpus, and keep `items` evenly spaced items: their passages are searched.
     2. Of the kept items that are in the most languages, `questions` evenly spaced ones are the queries.
@@ -29,16 +33,20 @@ def make_benchmark(name: str, source: SyntheticBenchmark, folder: Path) -> None:
     Raises:
         CorpusError: the corpus cannot be read.
     """
-    marker = folder / _FINISHED
-    if marker.exists():
-        return
+    family = name.partition("/")[0]
     items = read_items(source.corpus)
     kept = {item: items[item] for item in evenly_spaced(sorted(items), source.items or len(items))}
     max_languages = max(map(len, kept.values()), default=0)
     in_most_languages = sorted(item for item, texts in kept.items() if len(texts) == max_languages)
     queries = evenly_spaced(in_most_languages, source.questions)
-    write_benchmark(name.partition("/")[0], kept, queries, folder)
-    marker.write_text(json.dumps({"items": len(kept), "asked": len(queries)}), encoding="utf-8")
+    written = json.dumps([kept, queries], sort_keys=True)
+    depends_on = {"format": family, "content": hashlib.sha256(written.encode()).hexdigest()[:16]}
+    if is_done(StoragePath.of(folder / _FINISHED), depends_on):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as partial:
+        write_benchmark(family, kept, queries, partial)
+        mark_done(StoragePath.of(partial / _FINISHED), depends_on)
 
 
 def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:

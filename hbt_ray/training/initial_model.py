@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hbt_ray.training.run_dir import AnyRun, RunDir
+from hbt_ray.utils.atomic_write import atomic_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,5 +29,8 @@ def prepare_initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, fo
         return config.model.path
     from hbt_ray.models.encoder import init_encoder, save_encoder
 
-    save_encoder(init_encoder(config.model, config.encoder_text, tokenizer, seed=config.seed), folder.initial_model)
+    encoder = init_encoder(config.model, config.encoder_text, tokenizer, seed=config.seed)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder.initial_model) as partial:
+        save_encoder(encoder, partial)
     return str(folder.initial_model)

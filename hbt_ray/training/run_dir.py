@@ -24,6 +24,11 @@ class RunDir:
         return self.storage / "run.yaml"
 
     @property
+    def inputs(self) -> StoragePath:
+        """The digests of what the run was trained on and started from."""
+        return self.storage / "inputs.json"
+
+    @property
     def tracking_id(self) -> StoragePath:
         """The id of the MLflow run."""
         return self.storage / "mlflow_run_id"

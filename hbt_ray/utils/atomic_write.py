@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -43,11 +43,47 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     If the block raises, `path` is unchanged. What an interrupted call left behind is deleted first.
     """
-    partial = _partial_path(path)
+    partial, earlier = _partial_path(path), path.with_name(f"{path.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
     yield partial
-    shutil.rmtree(path, ignore_errors=True)
+    # Renamed before it is deleted, because an interrupted deletion would leave a part of it under its name.
+    shutil.rmtree(earlier, ignore_errors=True)
+    if path.exists():
+        path.rename(earlier)
     partial.rename(path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: Path, *, last: str, replaced: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder. After the block, its files and folders replace those of `folder`, whose others remain.
+
+    The file `last` is complete only with the others: it is deleted before they are moved, and moved after them. So
+    `folder` holds all earlier files, or no `last`, or all new files. If the block raises, it holds the earlier ones.
+
+    Args:
+        folder: an existing folder.
+        last: a file that the block writes.
+        replaced: names in `folder` that are deleted where the block does not write them.
+    """
+    partial = folder / f"{last}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        (folder / last).unlink(missing_ok=True)
+        names = sorted(path.name for path in partial.iterdir())
+        for name in {*names, *replaced} - {last}:
+            target = folder / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            if name in names:
+                os.replace(partial / name, target)
+            else:
+                target.unlink(missing_ok=True)
+        os.replace(partial / last, folder / last)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def test_shard_process_loads_only_its_vectors(cluster, tmp_path):
     files = [
         write_embedding_shard(tmp_path, n, rng.standard_normal((size // 4, width), dtype=np.float32)) for n in range(4)
     ]
-    write_cache_manifest(tmp_path, files, [size // 4] * 4, width)
+    write_cache_manifest(tmp_path, files, width)
     peaks = {}
     for shards in (1, 4):
         with sharded_index(tmp_path, WindowedPassages([], np.arange(size), None), EvaluateConfig(shards=shards)) as (

@@ -131,6 +131,39 @@ def test_study_refuses_experiments_trained_with_other_settings(finished: Path):
         study(other, finished / "tiny", COMMAND)
 
 
+def test_study_refuses_a_pretraining_with_other_settings(finished: Path):
+    other = {"settings": PRETRAINING | {"pretrain.steps": 3}}
+    second = {"after": "first", "settings": PRETRAINING | {"languages": ["de"]}}
+    with pytest.raises(
+        ConfigError, match=r"pretrain.steps=2, and this one has 3; write another --out, or delete .*first"
+    ):
+        study(tiny_study(finished, pretraining={"first": other, "second": second}), finished / "tiny", COMMAND)
+
+
+def test_study_refuses_metrics_without_a_value_before_it_trains(finished: Path, tmp_path: Path):
+    made = {"miracl": {"corpus": {"format": "jsonl", "path": str(finished / "others")}, "questions": 10}}
+    settings = tiny_study(finished, made=made, measures=["miracl/multi/rank_distance"])
+    with pytest.raises(ConfigError, match="miracl/multi/rank_distance, which has no value on miracl"):
+        study(settings, tmp_path / "tiny", COMMAND)
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"benchmarks"}
+
+
+def test_changed_benchmark_is_measured_again_and_nothing_is_trained_again(finished: Path):
+    folder, file = finished / "tiny", finished / "others" / "de.jsonl"
+    content, before = file.read_text(), json.loads((folder / "summary.json").read_text())
+    models = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/model/model.safetensors")}
+    questions = [json.loads(line) for line in content.splitlines()]
+    for row, other in zip(questions, [*questions[1:], questions[0]], strict=True):
+        row["question"] = other["question"]
+    file.write_text("\n".join(map(json.dumps, questions)))
+    study(tiny_study(finished), folder, COMMAND)
+    assert json.loads((folder / "summary.json").read_text())["measures"] != before["measures"]
+    file.write_text(content)
+    study(tiny_study(finished), folder, COMMAND)
+    assert json.loads((folder / "summary.json").read_text()) == before
+    assert {path: path.stat().st_mtime_ns for path in models} == models
+
+
 @slow
 def test_two_workers_per_experiment_equal_one_process(finished: Path, tmp_path: Path):
     plain = replace_in(tiny_study(finished), "run.train.workers", 2)

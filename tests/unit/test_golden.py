@@ -50,6 +50,7 @@ from hbt_ray.search.algorithms import list_candidates as points_of
 from hbt_ray.search.config import SearchConfig, SearchSettings
 from hbt_ray.study.config import StudySettings
 from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
@@ -63,7 +64,8 @@ from hbt_ray.utils.counter_rng import (
     stable_hash64,
     windowed_shuffle_at,
 )
-from hbt_ray.utils.storage import StoragePath
+from hbt_ray.utils.digests import without_checksum
+from hbt_ray.utils.storage import StoragePath, file_sha256
 from tests.helpers import tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -527,7 +529,7 @@ def test_a_runs_folder_has_the_same_files_and_fields(made: Path, store: TokenSto
         "state.json",
         "weights.safetensors",
     ]
-    assert sorted(read_json(tmp_path / "run" / "measured" / "2.json")) == ["multi/map", "train/loss"]
+    assert sorted(read_json(tmp_path / "run" / "measured" / "2.json")) == ["multi/map", "sha256", "train/loss"]
     assert digest(tensors(checkpoint / "weights.safetensors")) == "8011ecee2c131f3b"
     assert digest(tensors(checkpoint / "optimizer.safetensors")) == "a3aa6b5d72461c5d"
     assert sorted(
@@ -553,7 +555,8 @@ def test_a_checkpoint_of_adapters_has_the_same_names(made: Path, tmp_path: Path)
 
 def test_a_pretraining_has_the_same_files_and_fields(text_store: TokenStore, tmp_path: Path):
     config = tiny_corpus.pretrain_config(steps=2, checkpoint_every=2)
-    pretrain_locally(config, text_store.folder, run_dir_of(config, tmp_path / "run"))
+    folder = run_dir_of(config, tmp_path / "run")
+    pretrain_locally(config, text_store.folder, folder)
     assert files(tmp_path / "run") == [
         "checkpoints/step-000000002/complete.json",
         "checkpoints/step-000000002/optimizer.safetensors",
@@ -578,7 +581,7 @@ def test_a_pretraining_has_the_same_files_and_fields(text_store: TokenStore, tmp
         "progress.validations_without_gain",
     ]
     before = {"perplexity/de": 175.6718, "perplexity/en": 257.9284, "perplexity/fr": 275.4391}
-    assert read_json(tmp_path / "run" / "measured" / "0.json") == pytest.approx(before, **CLOSE)
+    assert load_checkpoint_metrics(folder.checkpoint_metrics)[0] == (0, pytest.approx(before, **CLOSE))
     assert sorted(fields(read_json(tmp_path / "run" / "perplexity.json"))) == [
         "de",
         "de.after",
@@ -596,11 +599,14 @@ def test_a_pretraining_has_the_same_files_and_fields(text_store: TokenStore, tmp
 
 def test_vectors_have_the_same_files_and_fields(tmp_path: Path):
     vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
-    file = write_embedding_shard(tmp_path, 0, vectors)
-    commit_vectors(tmp_path, [file], [4], 3)
+    part = write_embedding_shard(tmp_path, 0, vectors)
+    commit_vectors(tmp_path, [part], 3)
     assert files(tmp_path) == ["part-00000.arrow", "vectors.json"]
-    assert read_json(tmp_path / "vectors.json") == {"width": 3, "parts": [{"file": "part-00000.arrow", "size": 4}]}
-    table = read_table(tmp_path / file)
+    assert without_checksum((tmp_path / "vectors.json").read_text()) == {
+        "width": 3,
+        "parts": [{"file": "part-00000.arrow", "size": 4, "sha256": file_sha256(tmp_path / "part-00000.arrow")}],
+    }
+    table = read_table(tmp_path / part.file)
     assert [f"{field.name} {field.type}" for field in table.schema] == ["vector fixed_size_list<item: float>[3]"]
 
 
@@ -608,7 +614,7 @@ def test_mined_negatives_have_the_same_files_and_fields(made: Path, tmp_path: Pa
     config = corpus_config(tmp_path)
     mine(config, str(made / "encoder"), tmp_path / "mined")
     assert files(tmp_path / "mined") == ["mined.json", "numbers/de.jsonl", "numbers/en.jsonl", "rejects.jsonl"]
-    summary = read_json(tmp_path / "mined" / "mined.json")
+    summary = without_checksum((tmp_path / "mined" / "mined.json").read_text())
     assert sorted(name.replace(str(tmp_path), "") for name in summary.pop("mined_with")) == [
         "corpora.numbers.columns.answer_start",
         "corpora.numbers.columns.answer_text",
@@ -642,6 +648,7 @@ def test_mined_negatives_have_the_same_files_and_fields(made: Path, tmp_path: Pa
         "prepare.validation_share",
         "split",
     ]
+    assert sorted(summary.pop("files")) == ["numbers/de.jsonl", "numbers/en.jsonl", "rejects.jsonl"]
     assert sorted(fields(summary)) == [
         "languages",
         "languages.de",

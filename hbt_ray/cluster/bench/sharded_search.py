@@ -79,14 +79,13 @@ def compare_shard_counts(
     folder = out / f"vectors-{passages}-{width}"
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    parts, sizes, files = [], [], []
+    parts, files = [], []
     for number, (start, stop) in enumerate(shard_bounds(passages, -(-passages // 100_000))):
         part = rng.standard_normal((stop - start, width), dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
         files.append(write_embedding_shard(folder, number, part))
-        sizes.append(stop - start)
         parts.append(part)
-    write_cache_manifest(folder, files, sizes, width)
+    write_cache_manifest(folder, files, width)
     vectors = np.concatenate(parts)
     known = rng.choice(passages, queries, replace=False)
     query_vectors = vectors[known] + rng.normal(0, 0.05, (queries, width)).astype(np.float32)

@@ -16,7 +16,13 @@ from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.models.text_embedder import TextEmbedder
-from hbt_ray.retrieval.embedding_cache import MANIFEST, EmbeddingCache, write_cache_manifest, write_embedding_shard
+from hbt_ray.retrieval.embedding_cache import (
+    MANIFEST,
+    EmbeddingCache,
+    VectorPart,
+    write_cache_manifest,
+    write_embedding_shard,
+)
 from hbt_ray.retrieval.faiss_index import IndexType, TopK
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
@@ -35,8 +41,9 @@ class _PassageEmbedder:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int | str]]:
         [number], [texts] = batch["number"], batch["texts"]
         vectors = self.embedder.passages([str(text) for text in texts])
-        file = write_embedding_shard(self.folder, int(number), vectors)
-        return {"number": [int(number)], "file": [file], "size": [len(vectors)], "width": [vectors.shape[1]]}
+        part = write_embedding_shard(self.folder, int(number), vectors)
+        fields = {name: [value] for name, value in part._asdict().items()}
+        return {"number": [int(number)], "width": [vectors.shape[1]], **fields}
 
 
 def embed_passages(
@@ -74,9 +81,8 @@ def embed_passages(
                 .take_all()
             )
         embedded.sort(key=lambda row: row["number"])
-        write_cache_manifest(
-            unfinished, [row["file"] for row in embedded], [row["size"] for row in embedded], int(embedded[0]["width"])
-        )
+        parts = [VectorPart(row["file"], int(row["size"]), row["sha256"]) for row in embedded]
+        write_cache_manifest(unfinished, parts, int(embedded[0]["width"]))
     return EmbeddingCache(folder)
 
 

@@ -33,8 +33,9 @@ from hbt_ray.pretraining.task import (
 )
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.resume import open_run
+from hbt_ray.training.resume import open_run, record_inputs
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.utils.atomic_write import atomic_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,6 +70,7 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
     check_pretraining(config, store_tokenizer(store, config.prepare_inputs), manifest)
+    record_inputs(folder, config, manifest)
     folder.begin(config)
     print_status(describe_store(store, manifest))
     tags = {"objective": config.pretrain.objective, "seed": config.seed}
@@ -103,7 +105,8 @@ def _pretrain_and_evaluate(
 
     trainer = task.build_trainer("cpu")
     CheckpointManager(folder.checkpoints).load_weights(last, trainer.checkpointed_module)
-    save_encoder(trainer.encoder, folder.model)
+    with atomic_folder(folder.model) as partial:
+        save_encoder(trainer.encoder, partial)
     before, after = metrics_before(), metrics_after()
     tracker.log_metrics(before, 0)
     tracker.log_metrics(after | {"train/steps": last}, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import yaml
 
 from hbt_ray.cluster.pipelines.study_runner import StudyRunner
@@ -12,14 +13,16 @@ from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import absolute_path, replace_in, with_absolute_paths
 from hbt_ray.evaluation.report import make_folder
+from hbt_ray.evaluation.retrieval_metrics import judged_queries
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import dependency_levels, list_experiments
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
-from hbt_ray.study.results import StudyResults
+from hbt_ray.study.results import StudyResults, check_measures
 from hbt_ray.study.synthetic_benchmarks import make_benchmark
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.file_names import word_name
 
 _SETTINGS = "study.yaml"
@@ -53,13 +56,17 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
     """
     folder = Path(out).expanduser().resolve()
     make_folder(folder)
+    given = config.run.evaluate.benchmarks
     config = _with_made_benchmarks(config, folder)
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
     experiments = list_experiments(config, config.run.evaluate.benchmarks)
-    check_benchmarks(config.run.evaluate)
+    judged: dict[str, pa.Table] = {}
+    check_benchmarks(config.run.evaluate, lambda benchmark: judged.update({benchmark.name: judged_queries(benchmark)}))
+    check_measures(config, judged)
     connect()
-    (folder / _SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    without_made = replace_in(config, "run.evaluate.benchmarks", given)  # which a study file names in `made` only
+    atomic_write_text(folder / _SETTINGS, yaml.safe_dump(without_made.model_dump(mode="json"), sort_keys=False))
     run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
     tracker = start_tracker(uri, config.run.tracking.experiment, config.name, config.without_run, run_dir, tags)
     with tracked_run(tracker, "the same command resumes with the unfinished experiments", system_metrics=False):

@@ -22,6 +22,7 @@ from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
@@ -37,7 +38,7 @@ from hbt_ray.study.experiments import (
 from hbt_ray.tracking import Tracker
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
-from hbt_ray.training.resume import open_run
+from hbt_ray.training.resume import open_run, record_inputs
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.file_names import word_name
@@ -67,6 +68,7 @@ class StudyRunner:
         self.pretrained_on: dict[str, StoreManifest] = {}
         self._stores: dict[str, Path] = {}  # by `store_key`
         self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> its encoder, which may not exist yet
+        self._benchmarks: dict[str, dict[str, str]] = {}  # fingerprints, by the settings that choose what is read
 
     def pretrain(self) -> None:
         """Pretrain the encoders that methods start from, concurrently as far as the cluster holds them.
@@ -79,8 +81,7 @@ class StudyRunner:
             request = self._plan_concurrency()
             jobs = []
             for config, store in unfinished:
-                run_dir = open_run(config, pretraining_dir(self.folder, config).path, root=self.folder)
-                arguments = (config, store, run_dir, request.threads)
+                arguments = (config, store, pretraining_dir(self.folder, config), request.threads)
                 jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
             for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
                 print_status(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
@@ -88,9 +89,7 @@ class StudyRunner:
     def run_level(self, experiments: Sequence[Experiment]) -> None:
         """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them."""
         prepared = [self._prepare(experiment) for experiment in experiments]
-        unfinished = [
-            (experiment, inputs) for experiment, inputs in prepared if not experiment.is_finished(self.folder)
-        ]
+        unfinished = [(experiment, inputs) for experiment, inputs in prepared if not self._is_finished(experiment)]
         self.num_finished += len(experiments) - len(unfinished)
         if not unfinished:
             return
@@ -108,6 +107,20 @@ class StudyRunner:
         for experiment, seconds in run_tasks(jobs, request, "an experiment"):
             self._finish(experiment, seconds)
 
+    def _is_finished(self, experiment: Experiment) -> bool:
+        return experiment.is_finished(self.folder, self._encoder_of(experiment), self._fingerprints(experiment))
+
+    def _encoder_of(self, experiment: Experiment) -> str:
+        return self._encoders[experiment.method_name, experiment.seed]
+
+    def _fingerprints(self, experiment: Experiment) -> dict[str, str]:
+        """Return the fingerprint of each benchmark of an experiment; a method may read them in its way."""
+        settings = experiment.config.evaluate
+        key = repr((settings.benchmarks, settings.split, settings.with_paragraph))
+        if key not in self._benchmarks:
+            self._benchmarks[key] = check_benchmarks(settings)
+        return self._benchmarks[key]
+
     def _plan_concurrency(self) -> ResourceRequest:
         # For all experiments, not the unfinished ones: results depend on the number of threads in their last bits.
         return plan_concurrency(self.config.run, self.config.concurrent or self.num_experiments)
@@ -118,8 +131,11 @@ class StudyRunner:
         after = self.config.pretraining[name].after
         if after is not None:
             config = replace_in(config, "model.path", self._pretrained_model(after, seed))
+        run_dir = open_run(config, pretraining_dir(self.folder, config).path, root=self.folder)
         store = prepare(config.prepare_inputs, self.folder / "stores")
-        self.pretrained_on[str(store)] = read_manifest(store)
+        manifest = read_manifest(store)
+        record_inputs(run_dir, config, manifest, root=self.folder)
+        self.pretrained_on[str(store)] = manifest
         return config, store
 
     def _pretrained_model(self, name: str, seed: int) -> str:
@@ -138,11 +154,13 @@ class StudyRunner:
         self._stores[config.store_key] = store
         manifest = read_manifest(store)
         self.trained_on[str(store)] = manifest
+        record_inputs(run_dir, config, manifest, root=self.folder)
         training_sampler(config, manifest)  # raises if the store cannot serve the configuration
         validation_sampler(config, manifest)
         model = str(run_dir.initial_model)
         if not run_dir.initial_model.exists():
             model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
+        run_dir.begin(config)
         inputs = ExperimentInputs(store, model)
         self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
         return experiment, inputs
@@ -165,7 +183,7 @@ class StudyRunner:
         run_dir = experiment.run_dir(self.folder)
         run_dir.checkpoints.delete()
         run_dir.checkpoint_metrics.delete()
-        experiment.mark_finished(self.folder)
+        experiment.mark_finished(self.folder, self._encoder_of(experiment), self._fingerprints(experiment))
         self.num_finished += 1
         metrics = read_run_metrics(run_dir.path)
         values = [f"{display_name(name)} {metrics[name]:.4g}" for name in self.config.measures if name in metrics]
@@ -209,7 +227,6 @@ def _run_experiment(
     """
     config = experiment.config
     if experiment.method.trained and not run_dir.model.exists():
-        run_dir.begin(config)
         step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
         export_encoder(config, inputs.model, run_dir.checkpoints, step, run_dir.model)
     evaluate(_encoder_of(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations)

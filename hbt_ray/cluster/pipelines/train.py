@@ -24,8 +24,9 @@ from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
-from hbt_ray.training.resume import open_run
+from hbt_ray.training.resume import open_run, record_inputs
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.utils.digests import changed_input, mark_done
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.
@@ -61,10 +62,11 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     folder = open_run(config, out, fresh=fresh)
     uri = resolve_uri(config.tracking, folder.path)
     check_reachable(uri)
+    fingerprints = {}
     if config.evaluate.benchmarks:
         from hbt_ray.evaluation.run_evaluation import check_benchmarks
 
-        check_benchmarks(config.evaluate)
+        fingerprints = check_benchmarks(config.evaluate)
     connect()
     resources_per_worker(config.train)
     store = prepare(config.prepare_inputs, folder.stores)
@@ -73,6 +75,11 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     validation_sampler(config, manifest)
     tokenizer = store_tokenizer(store, config.prepare_inputs)
     logger.info("built the sampler over %d streams of the store %s", len(sampler.streams), store)
+    record_inputs(folder, config, manifest)
+    evaluated_with = {"evaluate": config.evaluate.fingerprint(), "benchmarks": fingerprints}
+    if changed_input(folder.storage / "measured_with.json", evaluated_with, has_begun=folder.config.exists()):
+        folder.checkpoint_metrics.delete()  # checkpoints are evaluated again
+        mark_done(folder.storage / "measured_with.json", evaluated_with)
     folder.begin(config)
     print_status(describe_store(store, manifest))
 

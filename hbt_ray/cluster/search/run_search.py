@@ -14,12 +14,13 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
-from hbt_ray.cluster.search.trial import FINISHED, trial_dir
+from hbt_ray.cluster.search.trial import trial_dir
 from hbt_ray.cluster.search.tuner import run_trials
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.metrics import display_name
@@ -43,6 +44,9 @@ from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.digests import changed_input, content_digest, is_done, mark_done
+from hbt_ray.utils.storage import StoragePath
 
 SETTINGS = "search.yaml"
 
@@ -77,16 +81,17 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
     _check_unchanged(config, folder)
-    check_benchmarks(config.run.evaluate)
+    test_sets = check_benchmarks(config.run.evaluate)
     check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks))
     connect()
     num_candidates = len(candidates) or config.configurations
     request = plan_concurrency(config.run, config.concurrent or num_candidates * len(config.seeds))
     runs = [candidate.config(config.run, seed) for candidate in candidates or [Candidate({})] for seed in config.seeds]
     stores, models = _prepare_stores_and_models(runs, folder)
-    passages = len(dev_set(config.dev, stores[runs[0].store_key], runs[0]).passages)
+    dev = dev_set(config.dev, stores[runs[0].store_key], runs[0])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    _record_inputs(folder, runs, stores, dev)
+    atomic_write_text(folder / SETTINGS, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
     tags = {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm}
     experiment, run_dir = config.run.tracking.experiment, run_dir_of(config.run, folder)
@@ -94,8 +99,8 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     with tracked_run(parent, "the same command resumes with the trials that have not ended", system_metrics=False):
         progress = TuneProgressCallback(config, folder, uri, parent.run_id)
         trials = run_trials(config, candidates, folder, request, stores, models, progress)
-        results = search_results(config, trials, passages)
-        results = replace(results, test=_evaluate_chosen(config, results, trials, folder, models))
+        results = search_results(config, trials, len(dev.passages))
+        results = replace(results, test=_evaluate_chosen(config, results, trials, folder, models, test_sets))
         write_results(config, results, trials, folder)
         figures = write_figures(config, results, trials, folder)
         best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
@@ -141,6 +146,25 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
         raise ConfigError(f"{folder} holds a search with another {changed}; write another --out, or delete it")
 
 
+def _record_inputs(folder: Path, runs: Sequence[RunConfig], stores: Mapping[str, str], dev: Benchmark) -> None:
+    """Write digests of the contents that the trials read, or compare them with those of the search in the folder.
+
+    Raises:
+        ConfigError: the corpora, an encoder, a teacher or the dev set has another content.
+    """
+    inputs = {f"corpora {n}": read_manifest(store).content_fingerprint() for n, store in enumerate(stores.values())}
+    teachers = (run.loss.distillation.teacher for run in runs if run.loss.distillation is not None)
+    paths = dict.fromkeys((*(run.model.path for run in runs), *teachers))
+    inputs |= {path: content_digest(path) for path in paths if path is not None}
+    inputs["dev set"] = dev.fingerprint()
+    file = StoragePath.of(folder / "inputs.json")
+    changed = changed_input(file, inputs, has_begun=(folder / SETTINGS).exists())
+    if changed is not None:
+        raise ConfigError(
+            f"{folder} holds a search whose {changed} had another content; write another --out, or delete it"
+        )
+
+
 def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Prepare a token store for each `store_key`, and an initial encoder for each `model_key`."""
     stores: dict[str, str] = {}
@@ -161,21 +185,37 @@ def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple
 
 
 def _evaluate_chosen(
-    config: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path, models: Mapping[str, str]
+    config: SearchConfig,
+    results: SearchResults,
+    trials: Sequence[Trial],
+    folder: Path,
+    models: Mapping[str, str],
+    test_sets: Mapping[str, str],
 ) -> dict[str, dict[str, list[float]]]:
-    """Evaluate the chosen candidates on the run's benchmarks: candidate -> metric -> values by seed."""
+    """Evaluate the chosen candidates on the run's benchmarks: candidate -> metric -> values by seed.
+
+    `test_sets` are the fingerprints of the benchmarks' contents.
+    """
     by_candidate: dict[str, dict[str, list[float]]] = {}
     for result in results.chosen:
         for trial in _trials_of(result, trials):
             out = chosen_folder(folder, trial)
-            if not (out / FINISHED).exists():
+            marker = StoragePath.of(out / "finished.json")
+            depends_on = {
+                "trial": trial.name,
+                "step": trial.step,
+                "metrics": dict(trial.metrics),
+                "evaluate": config.run.evaluate.fingerprint(),
+                "benchmarks": dict(test_sets),
+            }
+            if not is_done(marker, depends_on):
                 _export_model(config, trial, folder, models, out)
                 if config.run.evaluate.benchmarks:
                     trust_remote_code = config.run.model.trust_remote_code
                     evaluate_on_cluster(
                         str(out / "model"), config.run.evaluate, out / "evaluation", trust_remote_code=trust_remote_code
                     )
-                (out / FINISHED).touch()
+                mark_done(marker, depends_on)
             metrics = read_run_metrics(out) if config.run.evaluate.benchmarks else {}
             for name, value in metrics.items():
                 by_candidate.setdefault(result.name, {}).setdefault(name, []).append(value)

@@ -100,7 +100,7 @@ def _trial_of(config: SearchConfig, folder: Path, params: Params, path: str, err
         candidate=trial.candidate,
         seed=trial.seed,
         state=state,
-        evaluations=load_checkpoint_metrics(run_dir.checkpoint_metrics),
+        evaluations=load_checkpoint_metrics(run_dir.checkpoint_metrics, can_repeat=False),
         alphas=algorithm.alphas(run_dir),
         reason="" if error is None else str(find_hbt_error(error) or str(error).strip().splitlines()[-1]),
     )

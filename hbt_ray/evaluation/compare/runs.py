@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from hbt_ray.config import build_config, flatten
 from hbt_ray.errors import ConfigError, UserError
+from hbt_ray.evaluation.report import read_per_query, read_report
 
 # Paths of reports: in the folder itself, in a folder for each benchmark, in the folder of a training run.
 _REPORTS = ("report.json", "*/report.json", "evaluation/*/report.json")
@@ -48,17 +48,12 @@ class RunGroup:
         files = [of_run[benchmark] / "per_query.parquet" for of_run in self.reports if benchmark in of_run]
         if not files or not all(file.exists() for file in files):
             return []
-        try:
-            return [pq.read_table(file) for file in files]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(
-                f"a per_query.parquet of {self.label} is damaged ({error}); evaluate that model again"
-            ) from None
+        return [read_per_query(file.parent) for file in files]
 
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""
-        files = [of_run[benchmark] / "report.json" for of_run in self.reports if benchmark in of_run]
-        return {str(json.loads(file.read_bytes()).get("fingerprint")) for file in files}
+        folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]
+        return {str(read_report(folder).get("fingerprint")) for folder in folders}
 
 
 def read_run_metrics(folder: str | Path) -> dict[str, float]:
@@ -78,12 +73,9 @@ def _read_run(folder: str | Path) -> tuple[dict[str, float], dict[str, Path]]:
     metrics: dict[str, float] = {}
     reports: dict[str, Path] = {}
     for path in paths:
-        try:
-            report = json.loads(path.read_bytes())
-            metrics |= {name: float(value) for name, value in report["metrics"].items()}
-            reports[str(report.get("benchmark"))] = path.parent
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{str(path)!r} is not a report; evaluate the model again") from None
+        report = read_report(path.parent)
+        metrics |= report["metrics"]
+        reports[str(report.get("benchmark"))] = path.parent
     return metrics, reports
 
 

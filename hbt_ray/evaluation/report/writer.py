@@ -18,7 +18,12 @@ from hbt_ray.evaluation.evaluator import EvalReport, RankedList
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_lines
 from hbt_ray.evaluation.report.mteb_format import mteb_result
+from hbt_ray.evaluation.report.reader import PER_QUERY, REPORT
+from hbt_ray.utils.atomic_write import atomic_files
+from hbt_ray.utils.digests import file_checksums, with_checksum
 from hbt_ray.utils.plotting import save_figure
+
+_OPTIONAL = ("rejects.jsonl", "matrix.png", "bias.png", "projection.png")
 
 
 def make_folder(folder: Path) -> None:
@@ -48,7 +53,8 @@ def write_report(
 ) -> Path:
     """Write a report's files to a folder, which is made if needed; see evaluation/README.md for the files.
 
-    `report.json` is written last, so its existence means that the folder is complete.
+    An earlier report in the folder is replaced in one step: if writing fails, it remains. `report.json` has the
+    checksums of the other files and is put in place last, so its existence means that they are those of one report.
 
     Args:
         report: the result of an evaluation.
@@ -64,13 +70,13 @@ def write_report(
     """
     folder = Path(out_dir)
     make_folder(folder)
-    with _file_errors(folder):
-        _write_files(report, folder, model, settings)
+    with _file_errors(folder), atomic_files(folder, last=REPORT, replaced=_OPTIONAL) as partial:
+        _write_files(report, partial, model, settings)
     return folder
 
 
 def _write_files(report: EvalReport, folder: Path, model: object, settings: EvaluateConfig | None) -> None:
-    pq.write_table(report.per_query, folder / "per_query.parquet")
+    pq.write_table(report.per_query, folder / PER_QUERY)
     _write_lines(folder / "matrix.csv", _matrix_lines(report))
     _write_lines(folder / "run.trec", _run_lines(report.run))
     _write_lines(folder / "qrels.trec", _qrels_lines(report.judgements))
@@ -83,10 +89,10 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         ):
             save_figure(figure, folder / f"{name}.png")
     _write_lines(folder / "report.md", markdown_lines(report, with_figures))
-    rejects = folder / "rejects.jsonl"
-    rejects.unlink(missing_ok=True)
     if report.rejects:
-        _write_lines(rejects, (json.dumps(reject.record(), ensure_ascii=False) for reject in report.rejects))
+        _write_lines(
+            folder / "rejects.jsonl", (json.dumps(reject.record(), ensure_ascii=False) for reject in report.rejects)
+        )
     (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
     summary = {
         "benchmark": report.benchmark,
@@ -100,8 +106,9 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         "counts": report.counts,
         "rejects": dict(Counter(reject.reason for reject in report.rejects)),
         "seconds": {"embed": report.embed_seconds, "rank": report.rank_seconds},
+        "files": file_checksums(folder, sorted(path.name for path in folder.iterdir())),
     }
-    (folder / "report.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / REPORT).write_text(with_checksum(summary), encoding="utf-8")
 
 
 def _matrix_lines(report: EvalReport) -> Iterator[str]:

@@ -19,13 +19,22 @@ from rich.console import Console
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
-from hbt_ray.errors import StorageError
-from hbt_ray.evaluation.compare import read_run_metrics
+from hbt_ray.errors import StorageError, UserError
+from hbt_ray.evaluation.compare import read_run_metrics, run_groups_in, significance_table
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
-from hbt_ray.evaluation.report import markdown_table, print_report, projection_figure, write_report
+from hbt_ray.evaluation.report import (
+    markdown_table,
+    print_report,
+    projection_figure,
+    read_report,
+    report_fault,
+    write_report,
+)
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
+from tests.helpers.damage import flip_bit
+from tests.helpers.full_disk import no_file_above
 
 LANGUAGES = ("de", "en", "tr")
 
@@ -161,6 +170,34 @@ def test_report_that_cannot_be_written_is_an_error(report: EvalReport, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot be written to .*file"):
         write_report(report, tmp_path / "file")
+
+
+def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(report: EvalReport, tmp_path: Path):
+    earlier = evaluate_benchmark(WholeNumbers(7), _benchmark(), EvaluateConfig(run_depth=100))
+    folder = write_report(earlier, tmp_path / "report")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    sizes = sorted({len(content) for content in files.values()})
+    for size in [0, *(size - 100 for size in sizes if size > 100)]:
+        with no_file_above(size), pytest.raises(StorageError, match="the report cannot be written"):
+            write_report(report, folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files, size
+    write_report(report, folder, settings=EvaluateConfig(figures=False))
+    assert read_report(folder)["metrics"] == report.metrics
+    assert not list(folder.glob("*.png"))  # of the earlier report
+    assert report_fault(folder) is None
+
+
+def test_files_that_are_not_of_the_report_are_refused(report: EvalReport, tmp_path: Path):
+    other = evaluate_benchmark(WholeNumbers(7), _benchmark(), EvaluateConfig(run_depth=100))
+    settings = EvaluateConfig(figures=False)
+    one, two = (write_report(report, tmp_path / "one", settings=settings), write_report(other, tmp_path / "two"))
+    assert len(run_groups_in([str(one), str(two)])) == 2
+    (one / "per_query.parquet").write_bytes((two / "per_query.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"per_query\.parquet' is damaged \(its checksum does not match\)"):
+        significance_table(run_groups_in([str(one), str(two)]))
+    flip_bit(two / "report.json", (two / "report.json").read_text().index('"metrics"') + 20)
+    with pytest.raises(UserError, match=r"report\.json' is not a report \(its checksum does not match\)"):
+        run_groups_in([str(two)])
 
 
 def test_metrics_of_an_approximate_index_are_named_by_depth(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,14 @@ from hbt_ray.data.prepare import assign_shards, make_shard
 from hbt_ray.data.row_tables import read_rows
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.errors import ConfigError, CorpusError, StorageError, UserError
+from hbt_ray.errors import ConfigError, CorpusError, StorageError, StoreError, UserError
 from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.resume import changed_settings
+from hbt_ray.utils.digests import without_checksum
 from tests.helpers import tiny_corpus
+from tests.helpers.damage import flip_bit
 from tests.helpers.full_disk import no_file_above
 
 Pair = tuple[str, str]
@@ -289,7 +292,7 @@ def test_languages_that_cannot_name_a_file_are_in_the_rows(tmp_path, angles):
 def test_summary_has_counts_and_inputs(tmp_path, angles):
     config = run(corpus(tmp_path / "c", en={item: EN[item] for item in "abc"}), negatives=2, mine={"depth": 2})
     mined = mine(config, "angles", tmp_path / "out")
-    summary = json.loads((tmp_path / "out" / MINED).read_text())
+    summary = without_checksum((tmp_path / "out" / MINED).read_text())
     assert summary == mined.summary
     en = summary["languages"]["en"]
     # Two are looked at, one of them its own.
@@ -390,6 +393,34 @@ def test_corpora_that_were_read_in_part_are_read_again(tmp_path, monkeypatch, an
         mine(config, "angles", tmp_path / "out")
     monkeypatch.setattr("hbt_ray.mining.corpus_rows.read_rows", whole)
     assert mine(config, "angles", tmp_path / "out").summary["languages"]["de"]["items"] == 6
+
+
+def test_damaged_intermediate_files_are_made_again(tmp_path, monkeypatch, angles):
+    config = run(corpus(tmp_path / "c", en=EN, de=DE))
+    mine(config, "angles", tmp_path / "whole")
+    out = tmp_path / "out"
+    for damaged in (
+        "c/de.jsonl",
+        "mining.partial/de.json",
+        "mining.partial/rows/en.arrow",
+        "mining.partial/_begun.json",
+    ):
+        shutil.rmtree(out, ignore_errors=True)
+        with monkeypatch.context() as stopped:
+            stopped.setattr("hbt_ray.mining.finish_mining", lambda mining: None)
+            mine(config, "angles", out)
+        flip_bit(out / damaged)
+        mine(config, "angles", out)
+        assert files_of(out) == files_of(tmp_path / "whole"), damaged
+
+
+@pytest.mark.parametrize("damaged", ["c/en.jsonl", "rejects.jsonl", MINED])
+def test_damaged_negatives_are_refused_by_name(tmp_path, angles, damaged):
+    config = run(corpus(tmp_path / "c", en={**EN, "bad": ("ask x 1", "")}), prepare={"max_reject_share": 1})
+    mine(config, "angles", tmp_path / "out")
+    flip_bit(tmp_path / "out" / damaged)
+    with pytest.raises(StoreError, match=rf"{damaged} is not as it was written; delete .*out to mine again"):
+        mine(config, "angles", tmp_path / "out")
 
 
 # Refusals

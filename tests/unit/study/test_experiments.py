@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from hbt_ray.config import EvaluateConfig, with_settings
+from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import CheckpointError
+from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.report import write_report
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import (
+    Experiment,
     dependency_levels,
+    is_pretrained,
     list_experiments,
+    mark_pretrained,
     pretraining_config,
+    pretraining_dir,
     pretraining_levels,
 )
+from tests.helpers.damage import flip_bit
+from tests.unit.evaluation.test_evaluator import topic_embedder
 from tests.unit.study.example_study import SETTINGS
 
 
@@ -37,14 +52,56 @@ def test_experiments_that_need_another_method_come_after_it():
     assert [experiment.method_name for experiment in second] == ["mined", "taught"]
 
 
-def test_experiment_is_unfinished_after_its_evaluation_changed(tmp_path: Path):
-    config = StudyConfig.model_validate(SETTINGS)
-    experiment = list_experiments(config, {"tiny": None})[0]
-    assert not experiment.is_finished(tmp_path)
-    experiment.run_dir(tmp_path).path.mkdir(parents=True)
-    experiment.mark_finished(tmp_path)
-    assert experiment.is_finished(tmp_path)
-    assert not list_experiments(config, {"other": None})[0].is_finished(tmp_path)
+def finished_experiment(folder: Path, benchmark: Benchmark) -> tuple[Experiment, str]:
+    """Return an experiment that is evaluated and marked as finished, and its encoder."""
+    experiment = list_experiments(StudyConfig.model_validate(SETTINGS), {"tiny": None})[3]
+    assert experiment.method.trained
+    run_dir = experiment.run_dir(folder)
+    run_dir.model.mkdir(parents=True)
+    (run_dir.model / "model.safetensors").write_text("weights")
+    report = evaluate_benchmark(topic_embedder(benchmark), benchmark, EvaluateConfig())
+    write_report(report, run_dir.evaluations / "tiny", settings=EvaluateConfig(figures=False))
+    experiment.mark_finished(folder, str(run_dir.model), {"tiny": "1"})
+    return experiment, str(run_dir.model)
+
+
+def test_experiment_is_unfinished_after_what_it_depends_on_changed(tmp_path: Path, benchmark: Benchmark):
+    experiment, model = finished_experiment(tmp_path, benchmark)
+    assert experiment.is_finished(tmp_path, model, {"tiny": "1"})
+    assert not experiment.is_finished(tmp_path, model, {"tiny": "2"})  # the content of the benchmark
+    other = with_settings(experiment.config, {"evaluate.dimensions": 2})
+    assert not replace(experiment, config=other).is_finished(tmp_path, model, {"tiny": "1"})
+    marker = experiment.run_dir(tmp_path).path / "finished.json"
+    marker.write_text('{"evaluate": "0123456789abcdef"}')  # of an earlier version
+    assert not experiment.is_finished(tmp_path, model, {"tiny": "1"})
+
+
+@pytest.mark.parametrize("name", ["report.json", "per_query.parquet", "run.trec"])
+def test_experiment_with_a_damaged_report_is_unfinished(tmp_path: Path, benchmark: Benchmark, name: str):
+    experiment, model = finished_experiment(tmp_path, benchmark)
+    flip_bit(experiment.run_dir(tmp_path).evaluations / "tiny" / name)
+    assert not experiment.is_finished(tmp_path, model, {"tiny": "1"})
+
+
+def test_finished_experiment_with_a_damaged_encoder_is_refused(tmp_path: Path, benchmark: Benchmark):
+    experiment, model = finished_experiment(tmp_path, benchmark)
+    flip_bit(Path(model) / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model is not as it was written; delete .*seed-0 to train it again"):
+        experiment.is_finished(tmp_path, model, {"tiny": "1"})
+    shutil.rmtree(model)  # to save space
+    assert experiment.is_finished(tmp_path, model, {"tiny": "1"})
+
+
+def test_pretraining_with_a_damaged_encoder_is_unfinished(tmp_path: Path):
+    config = pretraining_config(StudyConfig.model_validate(SETTINGS | {"pretraining": {"one": {}}}), "one", 0)
+    run_dir = pretraining_dir(tmp_path, config)
+    assert not is_pretrained(tmp_path, config)
+    run_dir.model.mkdir(parents=True)
+    (run_dir.model / "model.safetensors").write_text("weights")
+    mark_pretrained(run_dir)
+    assert is_pretrained(tmp_path, config)
+    flip_bit(run_dir.model / "model.safetensors")
+    assert not is_pretrained(tmp_path, config)
 
 
 def test_pretrainings_that_no_method_needs_are_left_out():

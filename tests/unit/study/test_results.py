@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.errors import UserError
+from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import ConfigError, UserError
+from hbt_ray.evaluation.retrieval_metrics import judged_queries
 from hbt_ray.study.config import StudyConfig
-from hbt_ray.study.results import StudyResults, estimate, higher_is_better
+from hbt_ray.study.results import StudyResults, check_measures, estimate, higher_is_better
 from tests.unit.study.example_study import SETTINGS
 
 
@@ -44,3 +46,27 @@ def test_lower_is_better_of_drops_gaps_and_distances():
 def test_missing_evaluation_is_refused_with_its_experiment(tmp_path: Path):
     with pytest.raises(UserError, match="hybrid, seed 0 was not evaluated on 'tiny'"):
         StudyResults(StudyConfig.model_validate(SETTINGS), tmp_path).estimate("hybrid", "tiny/multi/map")
+
+
+def test_metrics_without_a_value_are_refused_before_work_begins(benchmark: Benchmark):
+    config = StudyConfig.model_validate(SETTINGS)
+    tables = dict.fromkeys(("tiny", "tiny-case"), judged_queries(benchmark))
+    check_measures(config, tables)
+    judgements = {
+        query_id: {passage_id: grade for passage_id, grade in judged.items() if passage_id[:2] == query_id[:2]}
+        for query_id, judged in benchmark.judgements.items()
+    }
+    not_parallel = Benchmark("tiny", benchmark.queries, benchmark.passages, judgements)
+    tables |= {"tiny": judged_queries(not_parallel)}
+    for metric, message in {
+        "tiny/multi/rank_distance": "measures has tiny/multi/rank_distance, which has no value on tiny",
+        "tiny/gap/map": "no value on tiny",
+        "tiny/cross/map": "no value on tiny",
+        "tiny/mono/speed": "'/mono/speed' is not a metric",
+        "tiny/mono/map/xx": "no value on tiny",
+        "other/mono/map": "no benchmark 'other' is evaluated; there are tiny, tiny-case",
+        "drop/other/mono/map": "no benchmark 'other' is evaluated",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            check_measures(config.model_copy(update={"measures": (metric,)}), tables)
+    check_measures(config.model_copy(update={"measures": ("tiny/mono/map/low-resource",)}), tables)

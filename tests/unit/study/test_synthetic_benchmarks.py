@@ -37,6 +37,21 @@ def test_made_benchmark_is_not_written_again(tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "made").rglob("*")} == before
 
 
+def test_made_benchmark_is_written_again_after_its_settings_or_corpus_changed(tmp_path: Path):
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "made"
+
+    def questions_after(questions: int) -> list[str]:
+        make_benchmark("xm3600", SyntheticBenchmark(corpus=corpus, questions=questions), folder)
+        return sorted(query.text for query in load_benchmark("xm3600", str(folder)).queries if query.language == "en")
+
+    assert questions_after(2) == ["en q0?", "en q2?"]
+    assert questions_after(3) == ["en q0?", "en q1?", "en q3?"]
+    file = Path(str(corpus.path)) / "en.jsonl"
+    file.write_text(file.read_text().replace("en q1?", "en changed?"))
+    assert questions_after(3) == ["en changed?", "en q0?", "en q3?"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("made")] == ["made"]
+
+
 def test_evenly_spaced_values_are_all_if_there_are_fewer():
     assert evenly_spaced(["a", "b", "c", "d"], 2) == ["a", "c"]
     assert evenly_spaced(["a", "b"], 5) == ["a", "b"]

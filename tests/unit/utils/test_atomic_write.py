@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hbt_ray.utils.atomic_write import atomic_file, atomic_folder, atomic_shared_folder, atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_file, atomic_files, atomic_folder, atomic_shared_folder, atomic_write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -58,6 +61,65 @@ def test_atomic_folder_replaces_a_folder_and_leftovers(tmp_path):
         assert names(tmp_path / "model") == ["old"]
     assert names(tmp_path) == ["model"]
     assert names(tmp_path / "model") == ["new"]
+
+
+def test_files_interrupted_at_any_step_are_never_mixed(tmp_path, monkeypatch):
+    old, new = (dict.fromkeys(names, age) for age, names in (("old", "abz"), ("new", "bcz")))
+
+    def write(folder: Path, files: dict[str, str]) -> None:
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, text in {**files, "figures/of": next(iter(files.values()))}.items():
+            (folder / name).write_text(text)
+
+    outcomes = []
+    for stop_at in range(20):
+        folder = tmp_path / str(stop_at)
+        folder.mkdir()
+        (folder / "other").touch()
+        write(folder, old)
+        with monkeypatch.context() as patched:
+            steps = iter(range(100))
+            for place, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+                whole = getattr(place, name)
+
+                def step(*arguments, whole=whole, **options):
+                    if next(steps) == stop_at + 1:  # the first deletes what an earlier call left behind
+                        raise KeyboardInterrupt
+                    return whole(*arguments, **options)
+
+                patched.setattr(place, name, step)
+            with contextlib.suppress(KeyboardInterrupt), atomic_files(folder, last="z", replaced=["a"]) as partial:
+                write(partial, new)
+        found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        found = {name: text for name, text in found.items() if "partial" not in name}
+        assert found.pop("other") == ""
+        assert found.get("z") is None or set(found.values()) == {found["z"]}, stop_at
+        outcomes.append(found.get("z"))
+        if found.get("z") == "new":
+            assert set(found) == {"b", "c", "z", "figures/of"}
+    assert outcomes[0] == "old"
+    assert outcomes[-1] == "new"
+    assert None in outcomes
+
+
+def test_failed_files_leave_the_earlier_ones(tmp_path):
+    (tmp_path / "z").write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_files(tmp_path, last="z") as partial:
+        (partial / "a").write_text("new")
+        raise OSError("full")
+    assert names(tmp_path) == ["z"]
+
+
+def test_interrupted_deletion_leaves_no_part_of_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    deleted = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: deleted.append(path.name))
+    with atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert names(tmp_path / "model") == ["new"]
+    assert "model" not in deleted
 
 
 def test_first_shared_folder_is_kept(tmp_path):

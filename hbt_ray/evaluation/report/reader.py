@@ -1,0 +1,55 @@
+"""Read the files of a report back, each compared with its checksum.
+
+`report.json` has a checksum of its content, and those of the other files. Reports of earlier versions have none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hbt_ray.errors import UserError
+from hbt_ray.utils.digests import damaged_file, without_checksum
+
+REPORT, PER_QUERY = "report.json", "per_query.parquet"
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read a `report.json`.
+
+    Raises:
+        UserError: it is no report, or it is not as it was written.
+    """
+    file = folder / REPORT
+    try:
+        report = without_checksum(file.read_bytes())
+        if not isinstance(report["metrics"], dict):
+            raise TypeError
+        report["metrics"] = {str(name): float(value) for name, value in report["metrics"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f" ({error})" if "checksum" in str(error) else ""
+        raise UserError(f"{str(file)!r} is not a report{reason}; evaluate the model again") from None
+    return report
+
+
+def read_per_query(folder: Path) -> pa.Table:
+    """Read a report's per-query table. Raise UserError if it is not as it was written."""
+    checksums = read_report(folder).get("files", {})
+    file = folder / PER_QUERY
+    try:
+        if damaged_file(folder, {PER_QUERY: checksums[PER_QUERY]} if PER_QUERY in checksums else {}):
+            raise OSError("its checksum does not match")
+        return pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{str(file)!r} is damaged ({error}); evaluate that model again") from None
+
+
+def report_fault(folder: Path) -> str | None:
+    """Return which file of a report is missing or damaged, or None if all are as they were written."""
+    try:
+        return damaged_file(folder, read_report(folder).get("files", {}))
+    except UserError:
+        return REPORT
