@@ -19,6 +19,7 @@ from hbt_ray.pretraining.collate import collate_blocks, simcse_pairs
 from hbt_ray.pretraining.masking import IGNORE_INDEX, MaskRules
 from hbt_ray.pretraining.text_streams import TextStream, find_stream, read_window
 from hbt_ray.sampling.batch import PairBatch
+from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 
 if TYPE_CHECKING:  # torch takes seconds to import, and Ray Train's controller does not need it
@@ -111,5 +112,5 @@ def write_before_and_after(
         if name.startswith((f"{PERPLEXITY}/", f"{HELD_OUT_LOSS}/"))
     }
     prefix = next(iter(before)).partition("/")[0]
-    (folder / f"{prefix}.json").write_text(json.dumps(by_language, indent=1) + "\n", encoding="utf-8")
+    atomic_write_text(folder / f"{prefix}.json", json.dumps(by_language, indent=1) + "\n")
     return by_language

@@ -30,6 +30,7 @@ from hbt_ray.utils.plotting import (
 )
 
 CONFIDENCE = 0.95
+FILES = ("objectives.png", "pareto.png", "bias.png", "schedule.png")
 
 
 def write_figures(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> list[Path]:
@@ -37,17 +38,17 @@ def write_figures(search: SearchConfig, results: SearchResults, trials: Sequence
 
     `objectives.png` and `bias.png` over the first searched setting that is a number, `pareto.png` and `schedule.png`.
     """
-    figures = {
-        "objectives": objectives_figure(search, results, trials),
-        "pareto": pareto_figure(search, results),
-        "bias": bias_figure(search, results, trials),
-        "schedule": schedule_figure(search, results, trials),
-    }
+    figures = (
+        objectives_figure(search, results, trials),
+        pareto_figure(search, results),
+        bias_figure(search, results, trials),
+        schedule_figure(search, results, trials),
+    )
     written = []
-    for name, figure in figures.items():
+    for name, figure in zip(FILES, figures, strict=True):
         if figure is not None:
-            save_figure(figure, folder / f"{name}.png")
-            written.append(folder / f"{name}.png")
+            save_figure(figure, folder / name)
+            written.append(folder / name)
     return written
 
 

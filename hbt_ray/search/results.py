@@ -19,6 +19,7 @@ from hbt_ray.search.candidates import Candidate, with_alphas
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint_metrics import Measurement
 
+SUMMARY = "summary.json"  # put in place last
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -154,7 +155,7 @@ def best_config(search: SearchConfig, result: CandidateResult, trials: Sequence[
 
 
 def write_results(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> None:
-    """Write `best.yaml`, `trials.parquet` and, last, `summary.json`.
+    """Write `best.yaml`, `trials.parquet` and `SUMMARY`.
 
     Their contents depend only on the trials, not on when they ran or how often they were restarted.
     """
@@ -174,7 +175,7 @@ def write_results(search: SearchConfig, results: SearchResults, trials: Sequence
             for state in ("finished", "stopped", "failed")
         },
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def trials_table(search: SearchConfig, trials: Sequence[Trial]) -> pa.Table:

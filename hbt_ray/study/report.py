@@ -14,7 +14,7 @@ from types import MappingProxyType
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 
-from hbt_ray.evaluation.report import make_folder
+from hbt_ray.evaluation.report import make_folder, report_errors
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS
 from hbt_ray.study.report_sections import (
     Manifests,
@@ -28,6 +28,7 @@ from hbt_ray.study.report_sections import (
     setup_section,
 )
 from hbt_ray.study.results import Comparison, StudyResults
+from hbt_ray.utils.atomic_write import atomic_files
 from hbt_ray.utils.plotting import save_figure
 
 MARKDOWN, PAGE, SUMMARY, TABLE, FIGURES = "report.md", "report.html", "summary.json", "table.csv", "figures"
@@ -38,6 +39,8 @@ def write_study_report(
     results: StudyResults, trained_on: Manifests, command: str, pretrained_on: Manifests = NO_MANIFESTS
 ) -> Path:
     """Write `report.md`, `report.html`, `figures/`, `table.csv` and, last, `summary.json` to the study's folder.
+
+    They replace those of an earlier report in one step: if writing fails, the earlier report remains.
 
     Args:
         results: of the study.
@@ -50,9 +53,10 @@ def write_study_report(
 
     Raises:
         UserError: an experiment was not evaluated on a benchmark of the study's metrics.
+        StorageError: the folder cannot be written.
     """
     folder = results.folder
-    make_folder(folder / FIGURES)
+    make_folder(folder)
     comparisons = results.comparisons(results.config.measures)
     sections = [
         data_section(results, trained_on, pretrained_on),
@@ -64,15 +68,17 @@ def write_study_report(
         limits_section(results.config),
         ReportSection("How to repeat it", ["```bash", command, "```", ""]),
     ]
-    for section in sections:
-        for name, figure in section.figures.items():
-            path = folder / FIGURES / f"{name}.png"
-            save_figure(figure, path, dpi=130, bbox_inches="tight", metadata={"Software": None})
     text = _markdown(results, comparisons, sections)
-    (folder / MARKDOWN).write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(_html_page(results.config.title, text, folder), encoding="utf-8")
-    _write_table(results, folder / TABLE)
-    (folder / SUMMARY).write_text(json.dumps(summary(results, comparisons), indent=1) + "\n", encoding="utf-8")
+    with report_errors(folder), atomic_files(folder, last=SUMMARY) as partial:
+        (partial / FIGURES).mkdir()
+        for section in sections:
+            for name, figure in section.figures.items():
+                path = partial / FIGURES / f"{name}.png"
+                save_figure(figure, path, dpi=130, bbox_inches="tight", metadata={"Software": None})
+        (partial / MARKDOWN).write_text(text, encoding="utf-8")
+        (partial / PAGE).write_text(_html_page(results.config.title, text, partial), encoding="utf-8")
+        _write_table(results, partial / TABLE)
+        (partial / SUMMARY).write_text(json.dumps(summary(results, comparisons), indent=1) + "\n", encoding="utf-8")
     return folder / PAGE
 
 

@@ -14,6 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from hbt_ray.utils.atomic_write import atomic_file
+
 DARK, ACCENT, MUTED, WARM = "#20303c", "#2f6f9f", "#9fb3c1", "#e0503c"
 _NO_VALUE = "#eeeeee"
 
@@ -53,7 +55,8 @@ def save_figure(
 ) -> None:
     """Write a figure as a PNG file. The options are those of `Figure.savefig`."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi, bbox_inches=bbox_inches, metadata=metadata)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi, bbox_inches=bbox_inches, metadata=metadata)
 
 
 def hide_spines(axes: Axes, *sides: str) -> None:

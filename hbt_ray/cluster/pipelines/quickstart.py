@@ -14,6 +14,7 @@ from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.utils.atomic_write import atomic_write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
         finished = run(quickstart_config(strategy, seed, steps), out / strategy, fresh=True)
         metrics[strategy] = finished.metrics
     summary = out / "summary.json"
-    summary.write_text(json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
+    atomic_write_text(summary, json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
     return Quickstart({name: out / name for name in metrics}, summary, finished.ui_command)
 
 

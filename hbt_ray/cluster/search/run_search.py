@@ -24,14 +24,17 @@ from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.report import report_errors
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
+from hbt_ray.search.figures import FILES as FIGURES
 from hbt_ray.search.figures import write_figures
 from hbt_ray.search.results import (
+    SUMMARY,
     CandidateResult,
     SearchResults,
     Trial,
@@ -44,7 +47,7 @@ from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import run_dir_of
-from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_files, atomic_write_text
 from hbt_ray.utils.digests import changed_input, content_digest, is_done, mark_done
 from hbt_ray.utils.storage import StoragePath
 
@@ -101,8 +104,9 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
         trials = run_trials(config, candidates, folder, request, stores, models, progress)
         results = search_results(config, trials, len(dev.passages))
         results = replace(results, test=_evaluate_chosen(config, results, trials, folder, models, test_sets))
-        write_results(config, results, trials, folder)
-        figures = write_figures(config, results, trials, folder)
+        with report_errors(folder), atomic_files(folder, last=SUMMARY, replaced=FIGURES) as partial:
+            write_results(config, results, trials, partial)
+            figures = [folder / file.name for file in write_figures(config, results, trials, partial)]
         best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
     return FinishedSearch(results, tuple(trials), folder, ui_command(uri))
 
@@ -236,7 +240,7 @@ def chosen_folder(folder: Path, trial: Trial) -> Path:
 def _export_model(config: SearchConfig, trial: Trial, folder: Path, models: Mapping[str, str], out: Path) -> None:
     run = trial.candidate.config(config.run, trial.seed)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.yaml").write_text(dump_config(run), encoding="utf-8")
+    atomic_write_text(out / "run.yaml", dump_config(run))
     checkpoints = trial_dir(folder, run, trial.name).checkpoints
     export_encoder(run, models[run.model_key], checkpoints, trial.step, out / "model")
 

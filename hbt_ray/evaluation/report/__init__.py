@@ -4,7 +4,7 @@ from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projec
 from hbt_ray.evaluation.report.markdown import markdown_table
 from hbt_ray.evaluation.report.reader import read_per_query, read_report, report_fault
 from hbt_ray.evaluation.report.tables import format_value, headlines, print_report
-from hbt_ray.evaluation.report.writer import make_folder, write_report
+from hbt_ray.evaluation.report.writer import make_folder, report_errors, write_report
 
 __all__ = [
     "bias_figure",
@@ -17,6 +17,7 @@ __all__ = [
     "projection_figure",
     "read_per_query",
     "read_report",
+    "report_errors",
     "report_fault",
     "write_report",
 ]

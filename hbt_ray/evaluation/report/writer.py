@@ -32,13 +32,13 @@ def make_folder(folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    with _file_errors(folder):
+    with report_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def _file_errors(folder: Path) -> Iterator[None]:
-    """Raise StorageError for an OSError of the block."""
+def report_errors(folder: Path) -> Iterator[None]:
+    """Raise StorageError for an OSError of the block: the report cannot be written to the folder."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def write_report(
     """
     folder = Path(out_dir)
     make_folder(folder)
-    with _file_errors(folder), atomic_files(folder, last=REPORT, replaced=_OPTIONAL) as partial:
+    with report_errors(folder), atomic_files(folder, last=REPORT, replaced=_OPTIONAL) as partial:
         _write_files(report, partial, model, settings)
     return folder
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 from hbt_ray.config import replace_in
 from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import StorageError
 from hbt_ray.study.report import write_study_report
 from hbt_ray.study.results import StudyResults
+from tests.helpers.full_disk import no_file_above
 from tests.unit.study.example_study import LANGUAGES, MANIFEST, SETTINGS, write_reports
 
 
@@ -43,6 +46,26 @@ def test_summary_can_be_recomputed_from_the_per_query_files(results: StudyResult
         for index, seed in enumerate((0, 1, 2)):
             for metric, value in recompute(results.folder, method, seed).items():
                 assert summary["measures"][metric][method][index] == pytest.approx(value, abs=1e-12), metric
+
+
+def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(results: StudyResults, tmp_path: Path):
+    copied = StudyResults(results.config, tmp_path / "study")
+    shutil.copytree(results.folder / "cells", copied.folder / "cells")
+    write_study_report(copied, {}, "first command")
+
+    def files() -> dict[str, bytes]:
+        found = (path for path in copied.folder.rglob("*") if path.is_file() and "cells" not in path.parts)
+        return {str(path.relative_to(copied.folder)): path.read_bytes() for path in found}
+
+    before = files()
+    sizes = sorted(len(before[name]) for name in ("summary.json", "table.csv", "report.md", "report.html"))
+    for size in (0, *(size - 50 for size in sizes)):
+        with no_file_above(size), pytest.raises(StorageError, match="the report cannot be written"):
+            write_study_report(copied, {}, "second command")
+        assert files() == before, size
+    write_study_report(copied, {}, "second command")
+    assert files().keys() == before.keys()
+    assert b"second command" in files()["report.html"]
 
 
 def test_reports_of_two_equal_studies_are_equal(results: StudyResults, benchmark: Benchmark, tmp_path: Path):

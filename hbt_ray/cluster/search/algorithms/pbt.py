@@ -38,6 +38,7 @@ from hbt_ray.search.config import SearchConfig, SearchDimension
 from hbt_ray.training.checkpoint import CheckpointManager, step_name
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.utils.atomic_write import atomic_write_text
 
 KEY = "mix.alpha"
 ALPHAS = "alphas.json"  # in a member's folder, and in the folder that is handed over
@@ -134,7 +135,7 @@ def _extend_schedule(run_dir: RunDir, alpha: float, config: RunConfig) -> list[t
     batch = (steps[-1] if steps else 0) * config.train.gradient_accumulation
     if alphas[-1][1] != alpha:
         alphas = [point for point in alphas if point[0] < batch] + [(batch, alpha)]
-    (run_dir.path / ALPHAS).write_text(json.dumps(alphas))
+    atomic_write_text(run_dir.path / ALPHAS, json.dumps(alphas))
     return alphas
 
 
