@@ -8,10 +8,9 @@ from pathlib import Path
 import yaml
 
 from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, flatten
-from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.errors import ConfigError
 from hbt_ray.training.run_dir import AnyRun, RunDir, run_dir_of
-from hbt_ray.utils.digests import changed_input, content_digest
+from hbt_ray.training.run_inputs import way_out
 
 # Settings of `train` and `pretrain` that say where and how a training is executed.
 _EXECUTION = (
@@ -58,39 +57,9 @@ def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False, root: Path
         if changed:
             key, before, now = changed[0]
             raise ConfigError(
-                f"{folder.storage} holds a run with {key}={before}, and this one has {now}; {_way_out(folder, root)}"
+                f"{folder.storage} holds a run with {key}={before}, and this one has {now}; {way_out(folder, root)}"
             )
     return folder
-
-
-def record_inputs(folder: RunDir, config: AnyRun, manifest: StoreManifest, *, root: Path | None = None) -> None:
-    """Write digests of the contents that a run reads, or compare them with those of the run that its folder holds.
-
-    Runs of earlier versions have no digests: they are written and not compared.
-
-    Args:
-        folder: of the run, which `open_run` has checked.
-        config: of the run.
-        manifest: of its token store.
-        root: folder of the study that the run belongs to.
-
-    Raises:
-        ConfigError: the corpora, the encoder to start from, or the teacher has another content.
-    """
-    paths = {"model.path": config.model.path}
-    if isinstance(config, RunConfig) and config.loss.distillation is not None:
-        paths["loss.distillation.teacher"] = config.loss.distillation.teacher
-    inputs = {key: content_digest(path) for key, path in paths.items() if path}
-    inputs["corpora"] = manifest.content_fingerprint()
-    changed = changed_input(folder.inputs, inputs, has_begun=folder.config.exists())
-    if changed is not None:
-        raise ConfigError(f"{folder.storage} holds a run whose {changed} had another content; {_way_out(folder, root)}")
-
-
-def _way_out(folder: RunDir, root: Path | None) -> str:
-    if root is None:
-        return "write another --out, or --fresh to start over"
-    return f"write another --out, or delete {folder.storage} to start it over"
 
 
 def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, object]]:

@@ -33,8 +33,9 @@ from hbt_ray.pretraining.task import (
 )
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.resume import open_run, record_inputs
+from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.atomic_write import atomic_folder
 
 if TYPE_CHECKING:

@@ -38,8 +38,9 @@ from hbt_ray.study.experiments import (
 from hbt_ray.tracking import Tracker
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
-from hbt_ray.training.resume import open_run, record_inputs
+from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.file_names import word_name
 

@@ -24,8 +24,9 @@ from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
-from hbt_ray.training.resume import open_run, record_inputs
+from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.digests import changed_input, mark_done
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
