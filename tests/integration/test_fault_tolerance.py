@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from safetensors.torch import load_file
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.config import RunConfig, dump_config
+from hbt_ray.mining import MINED
+from hbt_ray.utils.digests import without_checksum
+from tests.helpers import tiny_corpus
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
 from tests.integration.conftest import MARK, tiny_config, write_corpus
@@ -150,6 +154,133 @@ def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
     report("driver", killed_at, lost)
+
+
+def killed_command(
+    words: list[object], out: Path, inject: Callable[[subprocess.Popen], bool] | None = None
+) -> tuple[Path, int]:
+    """Call a command undisturbed, and for another folder with faults at random moments of its time.
+
+    Args:
+        words: of the command, without its folder.
+        out: where both folders are made.
+        inject: injects a fault and returns whether it did; None: kill the command.
+
+    Returns:
+        The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
+    """
+
+    def start(folder: Path) -> subprocess.Popen:
+        command = [sys.executable, "-m", "hbt_ray.cli", *map(str, words), "--out", str(folder)]
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def finish(process: subprocess.Popen) -> None:
+        errors = process.communicate(timeout=240)[1].decode()
+        assert process.returncode == 0, errors
+
+    began_s = time.monotonic()
+    finish(start(out / "reference"))
+    seconds = time.monotonic() - began_s
+    draw, folder, injected, too_late = random.Random(7), out / "faulty", 0, 0
+    while injected < TIMES:
+        process = start(folder)
+        due_s = time.monotonic() + draw.uniform(0.2, 0.95) * seconds
+        while process.poll() is None and time.monotonic() < due_s:
+            time.sleep(0.01)
+        while process.poll() is None and inject is not None and not inject(process):
+            time.sleep(0.01)
+        if process.poll() is not None:
+            finish(process)
+            too_late += 1
+            continue
+        injected += 1
+        if inject is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=240)
+    finish(start(folder))
+    return folder, too_late
+
+
+def contents(folder: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the bytes of files; of reports and summaries without the seconds and the checksums that depend on them."""
+    found = {}
+    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        content = file.read_bytes()
+        if file.name in {"report.json", MINED}:
+            data = without_checksum(content)
+            data.pop("seconds", None)
+            if file.name == "report.json":
+                del data["files"]
+            for of_language in data.get("languages", {}).values():
+                of_language.pop("seconds", None)
+            content = json.dumps(data).replace(str(folder), "").encode()
+        found[str(file.relative_to(folder))] = content
+    assert found
+    assert not list(folder.rglob("*.partial")), "a temporary file is left"
+    return found
+
+
+@pytest.mark.parametrize("command", ["mine", "evaluate", "evaluate --shards 2", "study"])
+def test_killed_command_called_again_writes_equal_bytes(dashboard, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    corpus, model = write_corpus(tmp_path), tmp_path / "model"
+    tiny_corpus.make_encoder(model)
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(corpus)))
+    name, *options = command.split()
+    words: list[object] = [name, *options]
+    if name == "mine":
+        words += ["--model", model, "--config", tmp_path / "config.yaml"]
+        patterns = ("*/*.jsonl", "*.jsonl", "*.json")
+    elif name == "evaluate":
+        words += ["--model", model, "--benchmark", f"pairs={corpus}"]
+        patterns = ("report.json", "*.parquet", "*.csv", "*.trec", "*.png")
+    else:
+        (tmp_path / "study.yaml").write_text(json.dumps(study_settings(tmp_path, corpus)))
+        words += ["--config", tmp_path / "study.yaml"]
+        patterns = ("summary.json", "table.csv", "figures/*.png", "cells/*/*/model/model.safetensors")
+    folder, too_late = killed_command(words, tmp_path)
+    assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
+    print(f"\n{command}: {TIMES} kills, {too_late} calls ended before theirs")
+
+
+@pytest.mark.parametrize("actor", ["_PassageEmbedder", "_IndexOfShards"])
+def test_killed_actor_of_an_evaluation_costs_one_sentence_at_most(dashboard, tmp_path, monkeypatch, actor):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    corpus, model = write_corpus(tmp_path, items=range(2000)), tmp_path / "model"
+    tiny_corpus.make_encoder(model)
+
+    def inject(process: subprocess.Popen) -> bool:
+        shutil.rmtree(tmp_path / "vectors", ignore_errors=True)  # so that passages are embedded in every call
+        return kill_one(actor)
+
+    words: list[object] = ["evaluate", "--shards", "2", "--model", model, "--benchmark", f"pairs={corpus}"]
+    folder, too_late = killed_command(words, tmp_path, inject)
+    patterns = ("report.json", "*.parquet", "*.csv", "*.trec")
+    assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
+    print(f"\n{actor}: {TIMES} kills, {too_late} calls ended before theirs")
+
+
+def study_settings(folder: Path, corpus: Path) -> dict[str, object]:
+    """Return a study of an untrained encoder, a trained one and a pretrained one."""
+    write_corpus(folder, "others", range(1000, 1020))
+    others = {"format": "jsonl", "path": str(folder / "others")}
+    pretraining = {"steps": 4, "block_tokens": 16, "global_batch_blocks": 4, "chunk_blocks": 2, "precision": "fp32"}
+    run = tiny_config(corpus, prepare={"near_duplicate_threshold": 1}, tracking={"log_model": False})
+    return {
+        "name": "tiny",
+        "title": "A tiny study",
+        "question": "Does training help?",
+        "reference": "hybrid",
+        "methods": {"untrained": {"trained": False}, "hybrid": {}, "pretrained": {"pretrained": "one"}},
+        "pretraining": {"one": {"settings": {f"pretrain.{key}": value for key, value in pretraining.items()}}},
+        "made": {"xm3600": {"corpus": others, "questions": 10}},
+        "measures": ["xm3600/cross/map", "xm3600/multi/rank_distance"],
+        "seeds": [0, 1],
+        "concurrent": 2,
+        "run": run.model_dump(mode="json"),
+    }
 
 
 def start_mlflow(folder: Path, port: int) -> subprocess.Popen:

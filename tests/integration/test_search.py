@@ -106,6 +106,12 @@ def test_killed_search_resumes_to_the_same_table(cluster, search_corpus, finishe
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())  # nothing was trained twice
     with pytest.raises(ConfigError, match="holds a search with another seeds"):
         search(settings.model_copy(update={"seeds": (0,)}), out)
+    file = search_corpus / "de.jsonl"
+    content = file.read_text()
+    file.write_text(content.replace("the number 7 ", "seven "))
+    with pytest.raises(ConfigError, match="holds a search whose corpora 0 had another content"):
+        search(settings, out)
+    file.write_text(content)
 
 
 def test_failed_trial_is_retried_and_reported_and_others_continue(cluster, search_corpus, tmp_path):
