@@ -13,7 +13,9 @@ from hbt_ray.config import ConfigSection, dump_config
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking import RunStatus, Tracker, check_reachable
+from hbt_ray.training.previous_run import drop_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir
+from hbt_ray.training.task import OnMetrics
 
 
 def start_tracker(
@@ -58,6 +60,18 @@ def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
         log()
     except TrackingError as error:
         print_status(f"not tracked: {error}")
+
+
+def metrics_logger(tracker: Tracker, folder: RunDir) -> OnMetrics:
+    """Return a function that logs metrics, and deletes the run that `folder` held before once it is replaced."""
+    is_dropped = False
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        nonlocal is_dropped
+        tracker.log_metrics(metrics, step)
+        is_dropped = is_dropped or drop_replaced(folder)
+
+    return log
 
 
 def log_inputs(tracker: Tracker, config: AnyRun, store: Path, context: str) -> None:

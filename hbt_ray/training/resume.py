@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from pathlib import Path
 
 import yaml
 
 from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, flatten
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, StorageError
+from hbt_ray.training.previous_run import recover_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir, run_dir_of
 from hbt_ray.training.run_inputs import way_out
 
@@ -37,21 +38,38 @@ WITHOUT_EFFECT = (
 )
 
 
-def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False, root: Path | None = None) -> RunDir:
+def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False) -> RunDir:
+    """Return the folder of a run, after a check that the run may write to it. Nothing of the run is changed.
+
+    What an interrupted start of a run over another left there is put in order first; see `previous_run.py`.
+
+    Args:
+        config: of the run.
+        out: the folder, which need not exist.
+        fresh: replace the run that the folder holds, instead of resuming it.
+
+    Raises:
+        ConfigError: the folder holds a run whose settings would give another result, or files that no run wrote, or
+            an input of this run is among the files that it would replace.
+    """
+    folder = run_dir_of(config, out)
+    recover_replaced(folder)
+    _check_outputs(config, folder)
+    return folder if fresh else resumable_run(config, out)
+
+
+def resumable_run(config: AnyRun, out: str | Path, root: Path | None = None) -> RunDir:
     """Return the folder of a run, after a check that the run may resume what the folder holds.
 
     Args:
         config: of the run.
         out: the folder, which need not exist.
-        fresh: first delete what an earlier run left there.
         root: folder of the study that the run belongs to.
 
     Raises:
         ConfigError: the folder holds a run whose settings would give another result.
     """
     folder = run_dir_of(config, out, root)
-    if fresh:
-        _delete_run(folder)
     if folder.config.exists():
         changed = changed_settings(_stored_config(folder, config), config)
         if changed:
@@ -60,6 +78,40 @@ def open_run(config: AnyRun, out: str | Path, *, fresh: bool = False, root: Path
                 f"{folder.storage} holds a run with {key}={before}, and this one has {now}; {way_out(folder, root)}"
             )
     return folder
+
+
+def _check_outputs(config: AnyRun, folder: RunDir) -> None:
+    """Check that what the run would replace is an earlier run's, and no input of this one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    written_first = (folder.inputs, folder.evaluated_with)  # before `run.yaml`
+    existing = [path for path in folder.outputs if path not in written_first and path.exists()]
+    if existing and not _is_run(folder):
+        raise ConfigError(
+            f"{existing[0]} is not of a run of hbt_ray: {folder.storage} has no run.yaml of one; write another --out"
+        )
+    for key, value in flatten(config).items():
+        # A value with a NUL is no path.
+        if isinstance(value, str) and "\0" not in value and (given := Path(value).expanduser()).exists():
+            inside = [path for path in folder.outputs if path.local and given.resolve().is_relative_to(path.local)]
+            if inside:
+                raise ConfigError(
+                    f"{key}={value} is in {inside[0]}, which this run would replace; copy it, or write another --out"
+                )
+
+
+def _is_run(folder: RunDir) -> bool:
+    """Return whether a folder holds a run, even if its `run.yaml` is damaged or of another version."""
+    if not folder.config.exists():
+        return False
+    if folder.tracking_id.exists():
+        return True
+    with contextlib.suppress(yaml.YAMLError, StorageError, UnicodeDecodeError):
+        data = yaml.safe_load(folder.config.read_text())
+        return isinstance(data, dict) and "corpora" in data and not {"train", "pretrain"}.isdisjoint(data)
+    return False
 
 
 def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, object]]:
@@ -73,17 +125,23 @@ def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, obj
 
 
 def _stored_config(folder: RunDir, expected: AnyRun) -> AnyRun:
-    """Read the configuration of the run in a folder. Raises ConfigError if it is not of `expected`'s type."""
-    data = yaml.safe_load(folder.config.read_text())
-    stored_type: type[AnyRun] = PretrainRunConfig if "pretrain" in data else RunConfig
+    """Read the configuration of the run in a folder.
+
+    Raises:
+        ConfigError: it cannot be read, or is not of `expected`'s type.
+    """
+    try:
+        data = yaml.safe_load(folder.config.read_text())
+        if not isinstance(data, dict):
+            raise ConfigError("it holds no settings")
+        stored_type: type[AnyRun] = PretrainRunConfig if "pretrain" in data else RunConfig
+        stored = build(stored_type, data)
+    except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(
+            f"{folder.config} cannot be read ({' '.join(str(error).split())[:200]}), so its run cannot be resumed; "
+            "write another --out, or --fresh to start over"
+        ) from None
     if not isinstance(expected, stored_type):
         stage = "pretraining" if stored_type is PretrainRunConfig else "training"
         raise ConfigError(f"{folder.storage} holds a {stage}; write another --out, or --fresh to start over")
-    return build(stored_type, data)
-
-
-def _delete_run(folder: RunDir) -> None:
-    for path in (folder.checkpoints, folder.checkpoint_metrics, folder.config, folder.tracking_id):
-        path.delete()
-    for output in (folder.model, folder.initial_model, folder.evaluations):
-        shutil.rmtree(output, ignore_errors=True)
+    return stored

@@ -10,6 +10,16 @@ from hbt_ray.utils.storage import StoragePath
 
 AnyRun = RunConfig | PretrainRunConfig
 
+# Names of what a run writes. `run.yaml` is the first to be written, and the last to be set aside.
+STORAGE_OUTPUTS = (
+    *("run.yaml", "inputs.json", "measured_with.json", "mlflow_run_id"),
+    *("checkpoints", "measured", "ray_train"),
+)
+FOLDER_OUTPUTS = (
+    *("initial_model", "model", "evaluation", "perplexity.json", "held_out_loss.json"),
+    *("unsent_metrics.jsonl", "stacks.txt"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -27,6 +37,11 @@ class RunDir:
     def inputs(self) -> StoragePath:
         """The digests of what the run was trained on and started from."""
         return self.storage / "inputs.json"
+
+    @property
+    def evaluated_with(self) -> StoragePath:
+        """What the metrics of evaluated checkpoints depend on."""
+        return self.storage / "measured_with.json"
 
     @property
     def tracking_id(self) -> StoragePath:
@@ -67,6 +82,12 @@ class RunDir:
     def stores(self) -> Path:
         """Token stores, shared by all runs in the same parent folder."""
         return self.path.parent / "stores"
+
+    @property
+    def outputs(self) -> list[StoragePath]:
+        """All that a run writes, `run.yaml` first."""
+        folder = StoragePath.of(self.path)
+        return [*(self.storage / name for name in STORAGE_OUTPUTS), *(folder / name for name in FOLDER_OUTPUTS)]
 
     def begin(self, config: AnyRun) -> None:
         """Write the configuration, after all checks that are possible before training."""

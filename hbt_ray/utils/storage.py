@@ -140,6 +140,22 @@ class StoragePath:
             elif file_type == pafs.FileType.File:
                 filesystem.delete_file(path)
 
+    def move(self, target: StoragePath) -> None:
+        """Move a file or folder, if it exists, to a path of the same storage.
+
+        A local one is renamed. In an object store it is copied, then deleted; an interrupted move may be repeated.
+        """
+        if not self.exists():
+            return
+        filesystem, path = self.arrow()
+        with self._storage_errors("move"):
+            if self.local and target.local:
+                target.local.parent.mkdir(parents=True, exist_ok=True)
+                self.local.rename(target.local)
+                return
+            pafs.copy_files(path, target.arrow()[1], source_filesystem=filesystem, destination_filesystem=filesystem)
+        self.delete()
+
     @contextlib.contextmanager
     def _storage_errors(self, action: str) -> Iterator[None]:
         try:

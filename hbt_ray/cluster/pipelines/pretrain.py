@@ -14,7 +14,14 @@ from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import configure_logging, connect, get_within
-from hbt_ray.cluster.tracked_run import best_effort_tracking, log_inputs, print_status, start_tracker, tracked_run
+from hbt_ray.cluster.tracked_run import (
+    best_effort_tracking,
+    log_inputs,
+    metrics_logger,
+    print_status,
+    start_tracker,
+    tracked_run,
+)
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
 from hbt_ray.cluster.training.driver import eval_task_options, run_training
 from hbt_ray.config import PretrainRunConfig, with_absolute_paths
@@ -33,10 +40,12 @@ from hbt_ray.pretraining.task import (
 )
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
+from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
-from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.atomic_write import atomic_folder
+from hbt_ray.utils.folder_lock import lock_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +69,11 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     config = with_absolute_paths(config)
-    folder = open_run(config, out, fresh=fresh)
+    with lock_folder(run_dir_of(config, out).path):
+        return _pretrain(config, open_run(config, out, fresh=fresh), fresh)
+
+
+def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> FinishedPretraining:
     uri = resolve_uri(config.tracking, folder.path)
     check_reachable(uri)
     if config.model.path is not None:
@@ -71,16 +84,17 @@ def pretrain(config: PretrainRunConfig, out: str | Path, *, fresh: bool = False)
     store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
     check_pretraining(config, store_tokenizer(store, config.prepare_inputs), manifest)
-    record_inputs(folder, config, manifest)
-    folder.begin(config)
     print_status(describe_store(store, manifest))
     tags = {"objective": config.pretrain.objective, "seed": config.seed}
-    tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
-    with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
-        task = make_pretraining_task(config, store, folder)
-        logger.info("initial encoder: %s", task.initial_model)
-        best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
-        held_out = _pretrain_and_evaluate(task, store, folder, tracker)
+    with starting_over(folder, fresh):
+        record_inputs(folder, config, manifest)
+        folder.begin(config)
+        tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
+        with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
+            task = make_pretraining_task(config, store, folder)
+            logger.info("initial encoder: %s", task.initial_model)
+            best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
+            held_out = _pretrain_and_evaluate(task, store, folder, tracker)
     return FinishedPretraining(folder, held_out, ui_command(uri))
 
 
@@ -98,7 +112,7 @@ def _pretrain_and_evaluate(
     task: PretrainingTask[Any], store: Path, folder: RunDir, tracker: Tracker
 ) -> dict[str, dict[str, float]]:
     metrics_before = _start_evaluation(task, store, folder, 0)  # while the workers start
-    last = run_training(task, store, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
+    last = run_training(task, store, folder, metrics_logger(tracker, folder))
     metrics_after = _start_evaluation(task, store, folder, last)
     from hbt_ray.models.encoder import save_encoder
     from hbt_ray.pretraining.perplexity import write_before_and_after

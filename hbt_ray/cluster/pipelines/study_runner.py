@@ -38,7 +38,7 @@ from hbt_ray.study.experiments import (
 from hbt_ray.tracking import Tracker
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
-from hbt_ray.training.resume import open_run
+from hbt_ray.training.resume import resumable_run
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.training.task import ContrastiveTask
@@ -150,7 +150,7 @@ class StudyRunner:
         """
         experiment = replace(experiment, config=self._with_results_of_others(experiment))
         config, run_dir = experiment.config, experiment.run_dir(self.folder)
-        open_run(config, run_dir.path, root=self.folder)
+        resumable_run(config, run_dir.path, root=self.folder)
         store = self._stores.get(config.store_key) or prepare(config.prepare_inputs, self.folder / "stores")
         self._stores[config.store_key] = store
         manifest = read_manifest(store)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import connect
-from hbt_ray.cluster.tracked_run import best_effort_tracking, log_inputs, print_status, start_tracker, tracked_run
+from hbt_ray.cluster.tracked_run import (
+    best_effort_tracking,
+    log_inputs,
+    metrics_logger,
+    print_status,
+    start_tracker,
+    tracked_run,
+)
 from hbt_ray.cluster.training.driver import train
 from hbt_ray.config import RunConfig, with_absolute_paths
 from hbt_ray.data.benchmarks import benchmark_slug
@@ -24,10 +31,12 @@ from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
-from hbt_ray.training.run_dir import RunDir
+from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.digests import changed_input, mark_done
+from hbt_ray.utils.folder_lock import lock_folder
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.
@@ -60,7 +69,11 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     config = with_absolute_paths(config)
-    folder = open_run(config, out, fresh=fresh)
+    with lock_folder(run_dir_of(config, out).path):
+        return _run(config, open_run(config, out, fresh=fresh), fresh)
+
+
+def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
     uri = resolve_uri(config.tracking, folder.path)
     check_reachable(uri)
     fingerprints = {}
@@ -76,18 +89,18 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
     validation_sampler(config, manifest)
     tokenizer = store_tokenizer(store, config.prepare_inputs)
     logger.info("built the sampler over %d streams of the store %s", len(sampler.streams), store)
-    record_inputs(folder, config, manifest)
-    evaluated_with = {"evaluate": config.evaluate.fingerprint(), "benchmarks": fingerprints}
-    if changed_input(folder.storage / "measured_with.json", evaluated_with, has_begun=folder.config.exists()):
-        folder.checkpoint_metrics.delete()  # checkpoints are evaluated again
-        mark_done(folder.storage / "measured_with.json", evaluated_with)
-    folder.begin(config)
     print_status(describe_store(store, manifest))
-
-    tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder)
-    with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
-        best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))
-        reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
+    with starting_over(folder, fresh):
+        record_inputs(folder, config, manifest)
+        evaluated_with = {"evaluate": config.evaluate.fingerprint(), "benchmarks": fingerprints}
+        if changed_input(folder.evaluated_with, evaluated_with, has_begun=folder.config.exists()):
+            folder.checkpoint_metrics.delete()  # checkpoints are evaluated again
+            mark_done(folder.evaluated_with, evaluated_with)
+        folder.begin(config)
+        tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder)
+        with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
+            best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))
+            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
     return FinishedRun(folder, reports, ui_command(uri))
 
 
@@ -103,7 +116,7 @@ def _train_and_evaluate(
 ) -> dict[str, EvalReport]:
     initial = prepare_initial_model(config, tokenizer, folder)
     logger.info("initial encoder: %s", initial)
-    steps = train(config, store, initial, folder, lambda step, metrics: tracker.log_metrics(metrics, step))
+    steps = train(config, store, initial, folder, metrics_logger(tracker, folder))
     tracker.log_metrics({"train/steps": steps}, steps)
     export_encoder(config, initial, folder.checkpoints, steps, folder.model)
     logger.info("exported the weights of step %d to %s", steps, folder.model)
