@@ -77,16 +77,22 @@ def _out_folder(out: str | None, default: str) -> Path:
 @_config_option
 @_overrides_argument
 @_out_option("Folder of stores", "stores")
-def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
-    """Turn corpora into a token store."""
+@click.option("--verify", is_flag=True, help="Make nothing; check the files of the store that there is.")
+def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None, verify: bool) -> None:
+    """Turn corpora into a token store. One that is damaged is made again."""
     config = with_absolute_paths(load_config(config_file, overrides))
     from hbt_ray.cluster.prepare import prepare as prepare_store
+    from hbt_ray.cluster.prepare import verify_store
     from hbt_ray.cluster.runtime import connect
     from hbt_ray.data.manifest import read_manifest
     from hbt_ray.data.prepare import describe_store
 
-    connect()
-    store = prepare_store(config.prepare_inputs, _out_folder(out, "stores").resolve())
+    stores = _out_folder(out, "stores").resolve()
+    if verify:
+        store = verify_store(config.prepare_inputs, stores)
+    else:
+        connect()
+        store = prepare_store(config.prepare_inputs, stores, verify=True)
     click.echo(describe_store(store, read_manifest(store)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
 from hbt_ray.data.corpora import CorpusShard, list_shards
-from hbt_ray.data.manifest import MANIFEST, SourceCounts, write_manifest
+from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
     ASSIGNED_ROWS,
@@ -45,6 +46,7 @@ from hbt_ray.data.row_tables import (
 )
 from hbt_ray.data.store_inputs import (
     TOKENIZER,
+    fault_of_store,
     index_evaluation_sets,
     load_evaluation_sets,
     store_fingerprint,
@@ -52,7 +54,7 @@ from hbt_ray.data.store_inputs import (
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError, StoreError
-from hbt_ray.utils.atomic_write import atomic_shared_folder
+from hbt_ray.utils.shared_folder import new_shared_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,8 +62,18 @@ if TYPE_CHECKING:
 KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that one task compares in memory
 
 
-def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -> Path:
-    """Return the store of some inputs; it is made if it does not exist yet.
+@dataclass(frozen=True, slots=True)
+class _StoreSource:
+    """What a store is made of."""
+
+    shards: list[CorpusShard]
+    evaluation_sets: list[Benchmark]
+    tokenizer: PreTrainedTokenizerFast | None  # None: one is trained
+    folder: Path  # of the store
+
+
+def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, verify: bool = False) -> Path:
+    """Return the store of some inputs; it is made if it does not exist yet, and made again if it is damaged.
 
     It contains, with the shards and the manifest, the tokenizer and `rejects.jsonl`.
 
@@ -69,12 +81,38 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -
         inputs: corpora, settings and evaluation sets.
         stores: folder of stores. Each is named by its fingerprint, so runs share them.
         blocks: number of tasks that read the corpora; None: one for each shard of a corpus.
+        verify: compare the checksums of a store that exists.
 
     Raises:
         ConfigError: the model cannot be trained, has no tokenizer, or takes shorter texts.
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are rejected.
         StoreError: the store cannot be written; no part of it exists then.
+        StorageError: the folder of stores cannot be written.
     """
+    source = _list_source(inputs, stores)
+    fault_of = functools.partial(fault_of_store, inputs=inputs, verify=verify)
+    with new_shared_folder(source.folder, fault_of, keep=REJECTS) as unfinished, unwrap_ray_errors("preparing"):
+        if unfinished is not None:
+            _make_store(inputs, source.shards, source.evaluation_sets, source.tokenizer, unfinished, blocks)
+    return source.folder
+
+
+def verify_store(inputs: PrepareInputs, stores: Path) -> Path:
+    """Compare all checksums of the store of some inputs, and change nothing; return its folder.
+
+    Raises:
+        StoreError: there is no such store, or it is damaged; the message names all that is.
+        CorpusError: a corpus or evaluation set cannot be read.
+    """
+    folder = _list_source(inputs, stores).folder
+    fault = fault_of_store(folder, inputs, verify=True)
+    if fault is not None:
+        raise StoreError(fault)
+    return folder
+
+
+def _list_source(inputs: PrepareInputs, stores: Path) -> _StoreSource:
+    """List the corpora's shards, read the evaluation sets and the tokenizer, and name the store of them."""
     shards = [shard for corpus in inputs.corpora for shard in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(inputs)
     tokenizer = None
@@ -85,13 +123,8 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None) -
         check_lengths(tokenizer, inputs.text)
     tokenization = PairTokenizer(tokenizer, inputs.text) if tokenizer else None
     described = tokenization.fingerprint() if tokenization else f"trained, {inputs.model.small.vocabulary} pieces"
-    folder = stores / store_fingerprint(inputs, shards, evaluation_sets, described)
-    if (folder / MANIFEST).exists():
-        return folder
-    # After a StoreError the shards would only fill the disk. After a CorpusError the list of rejects is kept.
-    with atomic_shared_folder(folder, delete_on=StoreError) as unfinished, unwrap_ray_errors("preparing"):
-        _make_store(inputs, shards, evaluation_sets, tokenizer, unfinished, blocks)
-    return folder
+    name = store_fingerprint(inputs, shards, evaluation_sets, described)
+    return _StoreSource(shards, evaluation_sets, tokenizer, stores / name)
 
 
 def _make_store(

@@ -13,9 +13,10 @@ from hbt_ray.config import PrepareInputs
 from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.data.corpora import CorpusShard
 from hbt_ray.data.decontamination import DecontaminationIndex
-from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.token_store import SUSPECT, TokenStore
 from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
 from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import StoreError
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -74,10 +75,34 @@ def store_tokenizer(store: Path, inputs: PrepareInputs) -> PreTrainedTokenizerFa
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = (
-        load_tokenizer(inputs.model)
-        if inputs.model.path is not None
-        else PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
-    )
+    if inputs.model.path is not None:
+        tokenizer = load_tokenizer(inputs.model)
+    else:
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(store / TOKENIZER)
+        except Exception as error:  # of the file's content: of any class
+            reason = " ".join(str(error).split())[:200]
+            raise StoreError(f"the tokenizer {store / TOKENIZER} cannot be read ({reason})") from error
     TokenStore.open(store, PairTokenizer(tokenizer, inputs.text).fingerprint())
     return tokenizer
+
+
+def fault_of_store(store: Path, inputs: PrepareInputs, *, verify: bool) -> str | None:
+    """Return why a store has to be prepared again; None if it is complete.
+
+    Args:
+        store: its folder.
+        inputs: that it was made of.
+        verify: compare all checksums. They are compared in any case if a reader found a shard damaged.
+    """
+    try:
+        store_tokenizer(store, inputs)
+        opened = TokenStore.open(store)
+        missing = [shard.file for shard in opened.shards if not (store / shard.file).is_file()]
+        if missing:
+            return f"the store {store} has no {', '.join(missing)}"
+        if verify or (store / SUSPECT).exists():
+            opened.verify()
+    except StoreError as error:
+        return str(error)
+    return None

@@ -7,6 +7,7 @@ counts in the manifest determine which rows have which languages.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from hbt_ray.utils.atomic_write import atomic_file
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.storage import file_sha256
 
+SUSPECT = "suspect"  # an empty file in a store of which a reader found a shard damaged
+_REMEDY = "prepare the store again: the same command, or `hbt prepare`, makes a new one of its corpora"
 MAPPED_SHARDS = 1024  # maximum; a sampler reads few shards for a long time before it moves to others
 TokenSequences = tuple[np.ndarray, np.ndarray]  # ids of N sequences, concatenated, and (N,) lengths; both int32
 Column = tuple[np.ndarray, np.ndarray]  # flat ids of a shard's rows, and (rows + 1,) offsets: views of the mapped file
@@ -234,18 +237,27 @@ class TokenStore:
         ]
 
     def verify(self) -> None:
-        """Verify the checksums of all shards. Raise StoreError with the name of the first that differs."""
-        for shard in self.shards:
-            self._check(shard)
+        """Verify the checksums of all shards. Raise StoreError with the name of each that differs."""
+        faults = [fault for shard in self.shards if (fault := self._fault_of(shard)) is not None]
+        if faults:
+            raise StoreError(f"{'; '.join(faults)}; {_REMEDY}")
+        (self.folder / SUSPECT).unlink(missing_ok=True)
 
-    def _check(self, shard: ShardInfo) -> None:
+    def _fault_of(self, shard: ShardInfo) -> str | None:
         path = self.folder / shard.file
         try:
-            actual = file_sha256(path)
+            if file_sha256(path) == shard.sha256:
+                return None
         except OSError as error:
-            raise StoreError(f"shard {path} cannot be read ({error.strerror}); prepare the store again") from None
-        if actual != shard.sha256:
-            raise StoreError(f"shard {path} is damaged: it is not as it was written; prepare the store again")
+            return f"shard {path} cannot be read ({error.strerror})"
+        return f"shard {path} is damaged: it is not as it was written"
+
+    def _check(self, shard: ShardInfo) -> None:
+        fault = self._fault_of(shard)
+        if fault is not None:
+            with contextlib.suppress(OSError):  # the next `prepare` then verifies all shards
+                (self.folder / SUSPECT).touch()
+            raise StoreError(f"{fault}; {_REMEDY}")
 
     def _locate(self, source: str, rows: np.ndarray, split: Split) -> tuple[list[int], list[int]]:
         """Return the number of each row's shard, and its row in that shard."""

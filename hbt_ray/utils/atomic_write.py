@@ -86,30 +86,5 @@ def atomic_files(folder: Path, *, last: str, replaced: Iterable[str] = ()) -> It
         shutil.rmtree(partial, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def atomic_shared_folder(path: Path, delete_on: type[BaseException] = BaseException) -> Iterator[Path]:
-    """Yield a new temporary folder, which becomes `path` after the block unless another process made `path` first.
-
-    For folders whose content is determined by their name, so that the first is as good as any.
-
-    Args:
-        path: folder that does not exist yet.
-        delete_on: exceptions of the block after which the temporary folder is deleted. After others it is kept.
-    """
-    partial = _partial_path(path, unique=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except delete_on:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    try:
-        partial.rename(path)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not path.exists():
-            raise
-
-
 def _partial_path(path: Path, unique: bool = False) -> Path:
     return path.with_name(f"{path.name}.partial" + (f"-{uuid.uuid4().hex[:8]}" if unique else ""))

@@ -56,14 +56,19 @@ def lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def is_locked(folder: Path) -> bool:
-    """Return whether a process that may be alive holds a folder's lock."""
-    lock = SoftFileLease(lock_file(folder), lease_duration=LEASE_S)
+@contextlib.contextmanager
+def try_lock_folder(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder while the block runs, if no process that may be alive holds it; yield whether."""
+    lock = SoftFileLease(lock_file(folder), lease_duration=LEASE_S, heartbeat_interval=RENEW_S, thread_local=False)
     try:
-        with lock.acquire(timeout=0):
-            return False
+        lock.acquire(timeout=0)
     except Timeout:
-        return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _acquire(lock: SoftFileLease, folder: Path, wait: bool) -> None:

@@ -4,10 +4,10 @@ import warnings
 import numpy as np
 import pytest
 
-from hbt_ray.cluster.prepare import REJECTS, prepare
+from hbt_ray.cluster.prepare import REJECTS, prepare, verify_store
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.errors import CorpusError
+from hbt_ray.errors import CorpusError, StoreError
 from tests.integration.conftest import tiny_config
 
 
@@ -112,7 +112,8 @@ def test_too_many_rejected_rows_are_refused_with_the_reason(cluster, corpus, tmp
     file.write_text(file.read_text() + "{broken\n" * 30)
     with pytest.raises(CorpusError, match=r"30 of 366 rows of corpus 'numbers' .* 'broken JSON' \(30\)"):
         prepare(tiny_config(corpus).prepare_inputs, tmp_path / "stores")
-    assert not list((tmp_path / "stores").rglob("manifest.json"))
+    [left] = (tmp_path / "stores").iterdir()
+    assert (left.name[-8:], [path.name for path in left.iterdir()]) == (".partial", [REJECTS])
 
 
 def test_store_is_made_once_and_reused(cluster, corpus, tmp_path):
@@ -123,3 +124,40 @@ def test_store_is_made_once_and_reused(cluster, corpus, tmp_path):
         warnings.simplefilter("error")
         assert prepare(config.prepare_inputs, tmp_path / "stores") == store
     assert (store / "manifest.json").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("damage", ["shard", "missing shard", "manifest", "torn manifest", "tokenizer"])
+def test_damaged_store_is_named_and_made_again(cluster, corpus, tmp_path, damage):
+    config = tiny_config(corpus)
+    store = prepare(config.prepare_inputs, tmp_path / "stores")
+    whole = store_bytes(store)
+    shard = next(store.rglob("*.arrow"))
+    match damage:
+        case "shard":
+            shard.write_bytes(shard.read_bytes()[:-64] + bytes(64))
+        case "missing shard":
+            shard.unlink()
+        case "manifest":
+            (store / "manifest.json").unlink()
+        case "torn manifest":
+            (store / "manifest.json").write_text((store / "manifest.json").read_text()[:99])
+        case "tokenizer":
+            (store / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(StoreError, match=str(store)):
+        verify_store(config.prepare_inputs, tmp_path / "stores")
+    assert prepare(config.prepare_inputs, tmp_path / "stores", verify=True) == store
+    assert store_bytes(store) == whole
+    assert verify_store(config.prepare_inputs, tmp_path / "stores") == store
+    assert [path.name for path in (tmp_path / "stores").iterdir()] == [store.name]
+
+
+def test_shard_found_damaged_by_a_reader_is_made_again_without_verify(cluster, corpus, tmp_path):
+    config = tiny_config(corpus)
+    store = prepare(config.prepare_inputs, tmp_path / "stores")
+    whole = store_bytes(store)
+    shard = next(store.rglob("train-*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-64] + bytes(64))
+    with pytest.raises(StoreError, match="is damaged: .* the same command, or `hbt prepare`, makes a new one"):
+        TokenStore.open(store).item_ids("numbers", np.array([0]))
+    assert prepare(config.prepare_inputs, tmp_path / "stores") == store
+    assert store_bytes(store) == whole

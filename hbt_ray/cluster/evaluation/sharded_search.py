@@ -15,9 +15,9 @@ from ray.actor import ActorHandle
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
+from hbt_ray.errors import StoreError
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import (
-    MANIFEST,
     EmbeddingCache,
     VectorPart,
     write_cache_manifest,
@@ -27,7 +27,7 @@ from hbt_ray.retrieval.faiss_index import IndexType, TopK
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 from hbt_ray.retrieval.passage_windows import WindowedPassages
-from hbt_ray.utils.atomic_write import atomic_shared_folder
+from hbt_ray.utils.shared_folder import new_shared_folder
 
 
 class _PassageEmbedder:
@@ -62,11 +62,11 @@ def embed_passages(
         StoreError: the vectors cannot be written.
     """
     folder = cache / name
-    if (folder / MANIFEST).exists():
-        return EmbeddingCache(folder)
     rows = [{"number": number, "texts": texts} for number, texts in enumerate(windows.chunks())]
     gpu = sum(map(int, node_resources("GPU"))) >= actors
-    with atomic_shared_folder(folder) as unfinished:
+    with new_shared_folder(folder, _fault_of_cache) as unfinished:
+        if unfinished is None:
+            return EmbeddingCache(folder)
         with unwrap_ray_errors("embedding"):
             embedded = (
                 ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -84,6 +84,14 @@ def embed_passages(
         parts = [VectorPart(row["file"], int(row["size"]), row["sha256"]) for row in embedded]
         write_cache_manifest(unfinished, parts, int(embedded[0]["width"]))
     return EmbeddingCache(folder)
+
+
+def _fault_of_cache(folder: Path) -> str | None:
+    try:
+        EmbeddingCache(folder)
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 class _IndexOfShards(PassageIndex):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.data.manifest import Group, WrittenShard, write_manifest
-from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
+from hbt_ray.data.token_store import SUSPECT, TokenItem, TokenStore, write_shard
 from hbt_ray.errors import StoreError
 from tests.helpers.full_disk import no_file_above
 
@@ -158,7 +158,21 @@ def test_flipped_bit_is_found_before_the_shard_is_read(tmp_path):
     assert store.item_ids("s", np.array([0, 2]))  # its neighbours are not touched by it
     with pytest.raises(StoreError, match=r"shard .*/s/train-00001\.arrow is damaged: .*; prepare the store again"):
         store.take("s", "question", "de", np.array([1]))
+    assert (tmp_path / SUSPECT).exists()
     with pytest.raises(StoreError, match=r"train-00001\.arrow is damaged"):
+        store.verify()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    store.verify()
+    assert not (tmp_path / SUSPECT).exists()
+
+
+def test_verify_names_every_damaged_shard(tmp_path):
+    shards = [write_shard(tmp_path, "s", "train", n, [item(n)], "uint16") for n in range(3)]
+    store = open_store(tmp_path, shards)
+    (tmp_path / shards[0].file).write_bytes(b"")
+    (tmp_path / shards[2].file).unlink()
+    with pytest.raises(StoreError, match=r"00000\.arrow is damaged.*; shard .*00002\.arrow cannot be read"):
         store.verify()
 
 

@@ -23,9 +23,10 @@ FILES = {
 }
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture
 def folder(request, tmp_path) -> RunDir:
-    storage = None if request.param == "folder" else request.getfixturevalue("bucket") / tmp_path.name
+    """Return a run's folder, with `indirect` "s3" one whose storage is in an object store."""
+    storage = request.getfixturevalue("bucket") / tmp_path.name if getattr(request, "param", "") == "s3" else None
     located = None if storage is None else f"{storage}?{storage.query}"
     return run_dir_of(build_config({"storage": located}), tmp_path / "run")
 
@@ -51,6 +52,7 @@ def save_checkpoint(folder: RunDir) -> None:
     (folder.checkpoints / "step-000000001" / "complete.json").write_text("{}")
 
 
+@pytest.mark.parametrize("folder", ["local", "s3"], indirect=True)
 def test_failed_start_puts_the_earlier_run_back(folder):
     write_run(folder)
     with pytest.raises(KeyboardInterrupt), starting_over(folder, fresh=True):

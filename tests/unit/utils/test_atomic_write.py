@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.utils.atomic_write import atomic_file, atomic_files, atomic_folder, atomic_shared_folder, atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_file, atomic_files, atomic_folder, atomic_write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -120,26 +120,3 @@ def test_interrupted_deletion_leaves_no_part_of_a_folder(tmp_path, monkeypatch):
         (partial / "new").touch()
     assert names(tmp_path / "model") == ["new"]
     assert "model" not in deleted
-
-
-def test_first_shared_folder_is_kept(tmp_path):
-    with atomic_shared_folder(tmp_path / "store") as second:
-        with atomic_shared_folder(tmp_path / "store") as first:
-            (first / "first").touch()
-        (second / "second").touch()
-    assert names(tmp_path) == ["store"]
-    assert names(tmp_path / "store") == ["first"]
-
-
-def test_failed_shared_folder_is_deleted_for_named_errors_only(tmp_path):
-    def fail(error: Exception) -> None:
-        with atomic_shared_folder(tmp_path / "store", delete_on=OSError) as partial:
-            (partial / "rejects.jsonl").touch()
-            raise error
-
-    with pytest.raises(OSError, match="full"):
-        fail(OSError("full"))
-    assert names(tmp_path) == []
-    with pytest.raises(ValueError, match="bad"):
-        fail(ValueError("bad"))
-    assert [name.startswith("store.partial-") for name in names(tmp_path)] == [True]

@@ -11,7 +11,7 @@ import pytest
 
 from hbt_ray.errors import StorageError
 from hbt_ray.utils import folder_lock
-from hbt_ray.utils.folder_lock import is_locked, lock_file, lock_folder
+from hbt_ray.utils.folder_lock import lock_file, lock_folder, try_lock_folder
 from tests.helpers.paths import REPOSITORY
 
 
@@ -44,11 +44,13 @@ def lock_in_thread(folder: Path, seconds: float) -> threading.Thread:
 
 def test_second_holder_is_refused_by_host_and_process(tmp_path):
     holder = lock_in_thread(tmp_path / "run", 1)
-    assert is_locked(tmp_path / "run")
+    with try_lock_folder(tmp_path / "run") as locked:
+        assert not locked
     with pytest.raises(StorageError, match=rf"run is in use by process \d+ on {socket.gethostname()}; wait until"):
         lock_folder(tmp_path / "run").__enter__()
     holder.join()
-    assert not is_locked(tmp_path / "run")
+    with try_lock_folder(tmp_path / "run") as locked:
+        assert locked
     assert list(tmp_path.iterdir()) == []
 
 
