@@ -11,6 +11,7 @@ from hbt_ray.cluster.resources import max_units_per_worker
 from hbt_ray.cluster.runtime import configure_task, connect, node_resources
 from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
+from hbt_ray.utils.folder_lock import lock_folder
 
 
 def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
@@ -27,6 +28,12 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
     Raises:
         ClusterError: a task failed. Also the errors of `mining.mine`.
     """
+    out = Path(out).expanduser().resolve()
+    with lock_folder(out):
+        return _mine_on_cluster(config, model, out)
+
+
+def _mine_on_cluster(config: RunConfig, model: str, out: Path) -> MinedCorpora:
     embedder = open_miner(config, model)
     mining = start_mining(config, model, embedder, out)
     languages = mining.unfinished()

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -35,6 +37,8 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointableTrainer(Protocol):
@@ -101,7 +105,7 @@ class CheckpointManager:
         try:
             if not steps or not is_finished(self.state(steps[-1]).progress, train):
                 return False
-        except (ValueError, KeyError, TypeError):  # it is damaged, and will be skipped when checkpoints are loaded
+        except CheckpointError:  # it is skipped when checkpoints are loaded
             return False
         with self._local_copy(steps[-1]) as folder:
             return validate_checkpoint(folder) is None
@@ -142,13 +146,27 @@ class CheckpointManager:
             _load_weights(module, folder / WEIGHTS)
 
     def state(self, step: int) -> CheckpointState:
-        """Read the progress and the metrics of a checkpoint."""
-        return _parse_state((self.path / step_name(step) / STATE).read_text())
+        """Read the progress and the metrics of a checkpoint. Raise CheckpointError if its file is damaged."""
+        file = self.path / step_name(step) / STATE
+        try:
+            return _parse_state(file.read_text())
+        except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file} is damaged; delete the checkpoint to continue without it") from error
 
     def best(self, metric: str) -> int | None:
-        """Return the step with the lowest `metric` among checkpoints that have it, of equal ones the earliest."""
-        values = {step: self.state(step).metrics.get(metric) for step in self.steps()}
-        known = {step: value for step, value in values.items() if value is not None}
+        """Return the step with the lowest `metric` among checkpoints that have it, of equal ones the earliest.
+
+        A damaged checkpoint is skipped with a warning.
+        """
+        known: dict[int, float] = {}
+        for step in self.steps():
+            try:
+                value = self.state(step).metrics.get(metric)
+            except CheckpointError as error:
+                logger.warning("%s", error)
+                continue
+            if value is not None:
+                known[step] = value
         return min(known, key=lambda step: (known[step], step)) if known else None
 
     def final_step(self, train: LoopConfig) -> int:
@@ -174,8 +192,9 @@ class CheckpointManager:
                 (self.path / step_name(step)).delete()
 
     def _all_steps(self) -> list[int]:
-        """Return the steps of complete and incomplete checkpoints, ascending."""
-        return [int(name.removeprefix("step-")) for name in self.path.names() if name.startswith("step-")]
+        """Return the steps of complete and incomplete checkpoints, ascending. Folders of other names are ignored."""
+        steps = (int(name[5:]) for name in self.path.names() if re.fullmatch(r"step-\d{9,}", name, re.ASCII))
+        return sorted(steps)
 
     @contextlib.contextmanager
     def _local_copy(self, step: int) -> Iterator[Path]:

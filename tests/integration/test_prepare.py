@@ -157,7 +157,7 @@ def test_shard_found_damaged_by_a_reader_is_made_again_without_verify(cluster, c
     whole = store_bytes(store)
     shard = next(store.rglob("train-*.arrow"))
     shard.write_bytes(shard.read_bytes()[:-64] + bytes(64))
-    with pytest.raises(StoreError, match="is damaged: .* the same command, or `hbt prepare`, makes a new one"):
+    with pytest.raises(StoreError, match=r"is damaged: .* the same command, or `hbt prepare`, makes a new one"):
         TokenStore.open(store).item_ids("numbers", np.array([0]))
     assert prepare(config.prepare_inputs, tmp_path / "stores") == store
     assert store_bytes(store) == whole

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.errors import ClusterError, ConfigError, TrackingError
+from hbt_ray.errors import ClusterError, ConfigError, CorpusError, HbtError, StorageError, TrackingError
 from hbt_ray.models.encoder import load_for_training, save_encoder
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
@@ -183,6 +183,48 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(cluster, corpus
     run(config, tmp_path / "run")  # it has ended, so calling again changes nothing
     assert "the training has already ended" in capsys.readouterr().err
     assert same_weights(weights(tmp_path / "run"), kept)
+
+
+def test_fresh_checks_first_and_keeps_the_earlier_run_until_a_checkpoint(cluster, corpus, tmp_path, capsys):
+    config = tiny_config(corpus, train={"steps": 4}, tracking={"log_model": False})
+    out = tmp_path / "run"
+    run(config, out)
+    before = weights(out)
+    missing = tiny_config(corpus, train={"steps": 4}, evaluate={"benchmarks": {"squad": str(tmp_path / "absent")}})
+    with pytest.raises(CorpusError, match="absent"):
+        run(missing, out, fresh=True)
+    no_teacher = {"distillation": {"teacher": str(tmp_path / "absent"), "weight": 1.0}}
+    with pytest.raises(HbtError):
+        run(tiny_config(corpus, loss=no_teacher, tracking={"log_model": False}), out, fresh=True)
+    assert same_weights(weights(out), before)
+    run(config, out)
+    assert "the training has already ended" in capsys.readouterr().err
+
+    run(tiny_config(corpus, seed=5, train={"steps": 4}, tracking={"log_model": False}), out, fresh=True)
+    assert not same_weights(weights(out), before)
+    assert not (out / "replaced").exists()
+
+
+def test_second_driver_on_a_folder_is_refused_and_harms_nothing(cluster, corpus, tmp_path):
+    config = tiny_config(corpus, train={"steps": 30, "checkpoint_every": 1}, tracking={"log_model": False})
+    out = tmp_path / "run"
+    refused = []
+
+    def run_again() -> None:
+        while not CheckpointManager(run_dir_of(config, out).checkpoints).steps():
+            time.sleep(0.05)
+        for fresh in (False, True):
+            with pytest.raises(StorageError) as error:
+                run(config, out, fresh=fresh)
+            refused.append(str(error.value))
+
+    second = threading.Thread(target=run_again)
+    second.start()
+    run(config, out)
+    second.join()
+    assert len(refused) == 2
+    assert all("run is in use by process" in message for message in refused)
+    assert len(training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.file_names import word_name
+from hbt_ray.utils.folder_lock import lock_folder
 
 _SETTINGS = "study.yaml"
 
@@ -55,6 +56,11 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     folder = Path(out).expanduser().resolve()
+    with lock_folder(folder):
+        return _study(config, folder, command)
+
+
+def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
     make_folder(folder)
     given = config.run.evaluate.benchmarks
     config = _with_made_benchmarks(config, folder)

@@ -49,6 +49,7 @@ from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_files, atomic_write_text
 from hbt_ray.utils.digests import changed_input, content_digest, is_done, mark_done
+from hbt_ray.utils.folder_lock import lock_folder
 from hbt_ray.utils.storage import StoragePath
 
 SETTINGS = "search.yaml"
@@ -78,8 +79,12 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     Raises:
         UserError: a setting, file or resource is missing or wrong. All that can be checked before the trials is.
     """
-    config = _resolve(config)
     folder = Path(out).expanduser().resolve()
+    with lock_folder(folder):
+        return _search(_resolve(config), folder)
+
+
+def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
     candidates = list_candidates(config)
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
@@ -139,7 +144,11 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     file = folder / SETTINGS
     if not file.exists():
         return
-    before, now = yaml.safe_load(file.read_text()), config.model_dump(mode="json")
+    try:
+        before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
+        raise ConfigError(f"{file} is damaged, so its search cannot be resumed; write another --out") from None
+    now = config.model_dump(mode="json")
     for settings in (before, now):
         settings.get("run", {}).pop("tracking", None)
         for timeout in ("step_timeout_s", "collective_timeout_s"):  # a search from before they existed has neither

@@ -80,6 +80,7 @@ def run_training(task: TrainingTask[BatchT], store: Path, folder: RunDir, on_met
         CheckpointError: a checkpoint cannot be written.
     """
     resources = resources_per_worker(task.train)
+    folder.scratch.delete()  # of drivers that were killed: this one holds the folder's lock
     channel = start_metrics_channel()
     config = WorkerConfig(task, store, folder.checkpoints, folder.checkpoint_metrics, channel)
     checkpoints = CheckpointManager(folder.checkpoints)
@@ -149,7 +150,7 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
         _run_in_thread(trainer.fit)
     finally:
         with contextlib.suppress(StorageError):
-            folder.scratch.delete()
+            scratch.delete()
 
 
 def _validation_config(config: WorkerConfig) -> ValidationConfig:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import yaml
 
 from hbt_ray.config import build_config, flatten
-from hbt_ray.errors import ConfigError, UserError
+from hbt_ray.errors import UserError
 from hbt_ray.evaluation.report import read_per_query, read_report
 
 # Paths of reports: in the folder itself, in a folder for each benchmark, in the folder of a training run.
@@ -132,7 +132,7 @@ def _method(folder: str) -> str | None:
     file = Path(folder).expanduser() / "run.yaml"
     try:
         return _key(flatten(build_config(yaml.safe_load(file.read_text(encoding="utf-8")))))
-    except (OSError, yaml.YAMLError, ConfigError):
+    except (OSError, yaml.YAMLError, ValueError):  # ConfigError is a ValueError
         return None
 
 

@@ -217,3 +217,26 @@ def test_checkpoint_files_are_safetensors_or_json(encoder, tmp_path):
     path = CheckpointManager(StoragePath.of(tmp_path)).save(make_trainer(encoder), TrainState(5), {})
     assert sorted(path.names()) == sorted([WEIGHTS, OPTIMIZER, STATE, COMPLETE])
     assert {Path(name).suffix for name in path.names()} == {".safetensors", ".json"}
+
+
+def test_names_that_are_no_step_are_ignored(encoder, checkpoints):
+    trainer = make_trainer(encoder)
+    checkpoints.save(trainer, TrainState(5), {"loss": 1.0})
+    for name in ("step-000000010.bak", "step-", "step-last", "step-7", "notes"):
+        (checkpoints.path / name / COMPLETE).write_text("{}")
+    assert checkpoints.steps() == [5]
+    assert checkpoints.load_newest(trainer) == (TrainState(5), [])
+    checkpoints.prune(1, "loss")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"progress": {}}', '{"progress": {"stepp": 1}, "metrics": {}}'])
+def test_damaged_older_checkpoint_is_passed_over_by_name(encoder, checkpoints, content, caplog):
+    trainer = make_trainer(encoder)
+    for step, loss in ((5, 1.0), (10, 2.0), (15, 3.0)):
+        checkpoints.save(trainer, TrainState(step), {"loss": loss})
+    overwrite(checkpoints.path / "step-000000005", STATE, content.encode())
+    assert checkpoints.best("loss") == 10
+    assert "step-000000005/state.json is damaged" in caplog.text
+    checkpoints.prune(1, "loss")
+    assert checkpoints.steps() == [10, 15]
+    assert checkpoints.final_step(TrainConfig(steps=15)) == 15

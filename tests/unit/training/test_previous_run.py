@@ -44,6 +44,13 @@ def content(place: StoragePath) -> dict[str, str]:
     return {name: (place / name).read_text() for name in names}
 
 
+def start_and_stop(folder: RunDir) -> None:
+    """Start a new run over the folder's, which stops before it has a checkpoint."""
+    with starting_over(folder, fresh=True):
+        folder.begin(RunConfig())
+        raise KeyboardInterrupt
+
+
 def all_of(folder: RunDir) -> dict[str, str]:
     return content(folder.storage) | content(StoragePath.of(folder.path))
 
@@ -55,34 +62,41 @@ def save_checkpoint(folder: RunDir) -> None:
 @pytest.mark.parametrize("folder", ["local", "s3"], indirect=True)
 def test_failed_start_puts_the_earlier_run_back(folder):
     write_run(folder)
-    with pytest.raises(KeyboardInterrupt), starting_over(folder, fresh=True):
-        assert set(all_of(folder)) == {f"replaced/{name}" for name in FILES}
-        folder.begin(RunConfig())
-        (StoragePath.of(folder.path) / "initial_model" / "weights").write_text("new")
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with starting_over(folder, fresh=True):
+            assert set(all_of(folder)) == {f"replaced/{name}" for name in FILES}
+            folder.begin(RunConfig())
+            (StoragePath.of(folder.path) / "initial_model" / "weights").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert all_of(folder) == FILES
 
 
 def test_earlier_run_is_deleted_at_the_first_checkpoint(folder):
     write_run(folder)
-    with pytest.raises(KeyboardInterrupt), starting_over(folder, fresh=True):
-        folder.begin(RunConfig())
-        assert not drop_replaced(folder)
-        save_checkpoint(folder)
-        assert drop_replaced(folder)
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with starting_over(folder, fresh=True):
+            folder.begin(RunConfig())
+            assert not drop_replaced(folder)
+            save_checkpoint(folder)
+            assert drop_replaced(folder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert set(all_of(folder)) == {"run.yaml", "checkpoints/step-000000001/complete.json"}
 
 
 def test_second_fresh_start_keeps_the_run_with_checkpoints(folder):
     write_run(folder)
-    with pytest.raises(KeyboardInterrupt), starting_over(folder, fresh=True):
-        folder.begin(RunConfig())
-        with pytest.raises(ValueError, match="again"), starting_over(folder, fresh=True):
-            assert not folder.config.exists()  # of the run without a checkpoint
-            raise ValueError("again")
-        assert all_of(folder) == FILES
-        raise KeyboardInterrupt
+    previous_run._set_aside(folder)
+    folder.begin(RunConfig())
+    with pytest.raises(KeyboardInterrupt):
+        start_and_stop(folder)
     assert all_of(folder) == FILES
 
 
@@ -112,10 +126,9 @@ def test_kill_at_any_moment_leaves_the_whole_run(tmp_path, monkeypatch, stop_at,
 
     with monkeypatch.context() as patch:
         patch.setattr(StoragePath, method, stops)
-        with pytest.raises((Killed, KeyboardInterrupt)), starting_over(folder, fresh=True):  # noqa: PT012
-            patch.setattr(previous_run, "_restore", previous_run._put_back)
-            folder.begin(RunConfig())
-            raise KeyboardInterrupt
+        patch.setattr(previous_run, "_restore", previous_run._put_back)
+        with pytest.raises((Killed, KeyboardInterrupt)):
+            start_and_stop(folder)
     recover_replaced(folder)
     if (folder.path / "replaced").exists():  # a new run was begun: the earlier one is whole beside it
         found = {name.removeprefix("replaced/"): text for name, text in all_of(folder).items() if "replaced" in name}

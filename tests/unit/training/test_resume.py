@@ -33,7 +33,7 @@ def test_files_of_no_run_are_neither_replaced_nor_deleted(tmp_path, fresh, name)
 def test_run_yaml_of_something_else_is_no_run(tmp_path):
     write(tmp_path, "model/a.bin")
     (tmp_path / "run.yaml").write_text("image: ubuntu\n")
-    with pytest.raises(ConfigError, match="is not of a run of hbt_ray"):
+    with pytest.raises(ConfigError, match=r"is not of a run of hbt_ray"):
         open_run(RunConfig(), tmp_path, fresh=True)
 
 

@@ -98,5 +98,5 @@ def test_file_as_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300])
 def test_impossible_name_is_one_sentence(tmp_path, name):
-    with pytest.raises(StorageError, match="cannot be written .*; write another --out"):
+    with pytest.raises(StorageError, match=r"cannot be written .*; write another --out"):
         lock_folder(tmp_path / name).__enter__()
