@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from hbt_ray.config import EvaluateConfig, PretrainRunConfig, load, load_config, with_absolute_paths
-from hbt_ray.errors import ConfigError, CorpusError, HbtError, UserError, format_traceback
+from hbt_ray.errors import ConfigError, CorpusError, UserError
+from hbt_ray.utils.command_group import Commands
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
 
 if TYPE_CHECKING:
@@ -22,31 +23,17 @@ if TYPE_CHECKING:
 
 # Libraries that take seconds to import (torch, ray, mlflow) are imported by the commands that use them.
 
-DEBUG_VARIABLE = "HBT_DEBUG"
 # On a cluster, HBT_RUNS must name a folder that every node sees.
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
 ENVIRONMENT = """\b
 Environment variables:
   HBT_RUNS       Folder of all results. Default: ~/hbt_runs.
-  HBT_DEBUG      1: print the traceback of an error before its message.
+  HBT_DEBUG      1: print the traceback of an error, as --debug does, instead of writing it to a file.
   HBT_LOG_LEVEL  debug, info, warning or error. Default: warning.
 """
 
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
-
-
-class Commands(click.Group):
-    """Prints an error of hbt_ray as one line, without its traceback, and exits with code 2."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except HbtError as error:
-            if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
-                click.echo(format_traceback(error), err=True, nl=False)
-            click.echo(f"hbt: {error}", err=True)
-            ctx.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT)
