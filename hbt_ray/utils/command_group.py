@@ -38,7 +38,9 @@ class Commands(click.Group):
             raise
         except HbtError as error:
             was_caused = error.__cause__ is not None or error.__context__ is not None
-            click.echo(f"hbt: {error}{_show_traceback(error, was_caused and not isinstance(error, UserError))}", err=True)
+            click.echo(
+                f"hbt: {error}{_show_traceback(error, was_caused and not isinstance(error, UserError))}", err=True
+            )
             ctx.exit(2)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of a pipe has ended
