@@ -127,6 +127,29 @@ def test_debug_prints_the_traceback_before_the_message(monkeypatch):
     assert line == "hbt: 'report.json' is not a report; evaluate the model again"
 
 
+def test_debug_option_may_be_anywhere_on_the_command_line():
+    Path("report.json").write_text("{")
+    for arguments in (("--debug", "compare", "."), ("compare", ".", "--debug")):
+        result = run(*arguments)
+        assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "Traceback (most recent call last):")
+
+
+@pytest.mark.parametrize("error", [StorageError("no space"), TypeError("no\nnumber")])
+def test_traceback_of_a_caused_error_is_in_the_file_that_is_named(monkeypatch, tmp_path, error):
+    def fail(*_: object) -> None:
+        raise error from OSError("disk full")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("hbt_ray.cli.load_config", fail)
+    result = run("train")
+    [line] = result.stderr.splitlines()
+    message, _, file = line.removesuffix(")").partition(" (traceback: ")
+    expected = (2, "hbt: no space") if isinstance(error, StorageError) else (1, "hbt: unexpected TypeError: no number")
+    assert (result.exit_code, message) == expected
+    assert "OSError: disk full" in Path(file).read_text()
+    assert Path(file).stat().st_mode & 0o077 == 0
+
+
 def test_debug_variable_of_zero_prints_no_traceback(monkeypatch):
     monkeypatch.setenv("HBT_DEBUG", "0")
     assert run("train", "alpha=2").stderr.count("\n") == 1

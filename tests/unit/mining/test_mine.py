@@ -380,27 +380,6 @@ def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, 
     assert going_on.seen == []
 
 
-@pytest.mark.parametrize("file", ["_begun.json", "de.json"])
-def test_damaged_progress_file_is_passed_over_by_name(tmp_path, monkeypatch, caplog, file):
-    config = run(corpus(tmp_path / "c", en=EN, de=DE))
-    embedder = Angles()
-    monkeypatch.setattr("hbt_ray.mining.open_embedder", lambda *_: embedder)
-    started = mining.start_mining(config, "angles", embedder, tmp_path / "out")
-    mining.mine_language(started, "de", embedder)
-    (started.partial / file).write_text("")
-    mined = mine(config, "angles", tmp_path / "out")
-    assert [x["items"] for x in mined.summary["languages"].values()] == [6, 6]
-    assert f"{file} is damaged" in caplog.text
-
-
-def test_damaged_summary_is_one_sentence(tmp_path, angles):
-    config = run(corpus(tmp_path / "c", en=EN))
-    mine(config, "angles", tmp_path / "out")
-    (tmp_path / "out" / MINED).write_text("{")
-    with pytest.raises(ConfigError, match=r"mined\.json is damaged; delete .* to mine again, or write another --out"):
-        mine(config, "angles", tmp_path / "out")
-
-
 def test_corpora_that_were_read_in_part_are_read_again(tmp_path, monkeypatch, angles):
     config = run(corpus(tmp_path / "c", en=EN, de=DE))
     whole = mining.corpus_rows.read_rows
