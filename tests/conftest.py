@@ -95,6 +95,14 @@ def fast_mlflow_stores(create_mlflow_tables: object, request: pytest.FixtureRequ
     event.remove(Engine, "connect", do_not_wait)
 
 
+@pytest.fixture(autouse=True)
+def unchanged_tracking_uri() -> Iterator[None]:
+    """Fail a test that leaves MLFLOW_TRACKING_URI changed: later ones would write to its store."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
+
+
 @pytest.fixture
 def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove MLflow's settings from the environment."""

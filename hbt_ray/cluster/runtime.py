@@ -50,13 +50,35 @@ def connect() -> None:
     if address and (level := os.environ.get(LEVEL_VARIABLE)):
         options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
     try:
-        ray.init(address=address or "local", logging_level=logging.WARNING, **options)
+        _start_or_join(address, options)
     except (ConnectionError, ValueError, RayError) as error:
         raise ClusterError(
             f"cannot join the Ray cluster {address or 'on this machine'} ({str(error).strip().splitlines()[0]}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to use only this machine"
         ) from None
     logger.info("connected to the cluster %s: CPUs by node %s", address or "on this machine", node_resources("CPU"))
+
+
+def _start_or_join(address: str | None, options: dict[str, Any]) -> None:
+    """Call `ray.init`; on this machine once more if its processes do not start in time, which raises an Exception.
+
+    Raises:
+        ClusterError: they did not start the second time.
+    """
+    for is_last in (False, True):
+        try:
+            ray.init(address=address or "local", logging_level=logging.WARNING, **options)
+            return
+        except Exception as error:
+            if address or isinstance(error, ConnectionError | ValueError | RayError):
+                raise
+            ray.shutdown()  # ends the processes that did start
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if is_last:
+                raise ClusterError(
+                    f"Ray did not start on this machine, twice ({reason}); run the command again when it is less busy"
+                ) from error
+            logger.warning("Ray did not start (%s); trying once more", reason)
 
 
 def _forget_dead_cluster() -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import socket
+import sqlite3
 import tempfile
 import textwrap
 import threading
@@ -47,7 +48,7 @@ def resolve_uri(tracking: TrackingConfig, run_dir: Path) -> str:
     """
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.absolute().parent}/mlflow.db"
     file = sqlite_file(uri)
-    return f"sqlite:///{file.absolute()}" if file else uri
+    return f"sqlite:///{file.absolute()}{''.join(uri.partition('?')[1:])}" if file else uri
 
 
 def check_reachable(uri: str) -> None:
@@ -58,9 +59,9 @@ def check_reachable(uri: str) -> None:
     """
     file = sqlite_file(uri)
     if file:
-        _check_sqlite(file)
+        _check_sqlite(uri, file)
     with mlflow_errors(uri, "read runs"), short_timeouts():
-        if file and not file.exists():
+        if file and not (file.exists() and file.stat().st_size):
             _create_sqlite(file)
         _check_database_host(uri)
         mlflow_client(uri).search_experiments(max_results=1)
@@ -204,13 +205,19 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if uri.startswith("sqlite:///") and path else None
 
 
-def _check_sqlite(file: Path) -> None:
+def _check_sqlite(uri: str, file: Path) -> None:
     """Check at once what MLflow would try ten times before it raises.
 
     Raises:
-        TrackingError: the file cannot be written, or is not SQLite.
+        TrackingError: the file cannot be written, is locked or damaged, is not SQLite, or has a name that MLflow
+            misreads.
     """
     remedy = "set tracking.uri to a file in a folder that can be written, such as sqlite:////data/mlflow.db"
+    query = uri.partition("?")[2]
+    if "%" in str(file) or not re.fullmatch(r"(\w+=[^/]*)?", query):
+        raise TrackingError(
+            f"MLflow misreads % and ? in the path of its store, {uri}; write another --out, or {remedy}"
+        )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
@@ -224,6 +231,14 @@ def _check_sqlite(file: Path) -> None:
         raise TrackingError(f"the MLflow store {file} cannot be written ({error.strerror}); {remedy}") from None
     if header and header != b"SQLite format 3\0":
         raise TrackingError(f"{file} is not a SQLite file, so it cannot be MLflow's store; {remedy}")
+    if header:
+        try:
+            with contextlib.closing(sqlite3.connect(file, timeout=TIMEOUT_S)) as store:
+                store.execute("BEGIN IMMEDIATE")  # as a writer does
+        except sqlite3.Error as error:
+            raise TrackingError(
+                f"the MLflow store {file} cannot be written ({error}); end the program that locks it, or {remedy}"
+            ) from None
 
 
 def _create_sqlite(file: Path) -> None:
@@ -234,6 +249,9 @@ def _create_sqlite(file: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
         complete = Path(scratch, file.name)
         mlflow_client(f"sqlite:///{complete}").search_experiments(max_results=1)
+        if file.exists() and not file.stat().st_size:
+            complete.rename(file)  # an empty file, as a full disk leaves one
+            return
         try:
             os.link(complete, file)
         except FileExistsError:

@@ -141,7 +141,7 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=MAX_GROUP_STARTS),
-            callbacks=[RestartReporter(config.channel)],
+            callbacks=[RestartReporter(config.channel, train.max_failures)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
         validation_config=_validation_config(config) if train.evaluate_every else None,

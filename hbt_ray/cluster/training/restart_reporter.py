@@ -14,8 +14,9 @@ from hbt_ray.cluster.training.messages import Notice
 class RestartReporter(UserCallback):
     """Sends a notice for each failure of workers, or the error that restarting cannot resolve."""
 
-    def __init__(self, channel: ActorHandle) -> None:
+    def __init__(self, channel: ActorHandle, max_failures: int) -> None:
         self.channel = channel
+        self.failures_left = max_failures
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Report the failures of the ranks in `worker_exceptions`."""
@@ -27,4 +28,6 @@ class RestartReporter(UserCallback):
         rank, error = min(worker_exceptions.items())
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = textwrap.shorten(lines[-1], 160, placeholder=" ...")
-        self.channel.put.remote(Notice(f"worker {rank} failed ({reason}); starting again"))
+        next_step = "starting again" if self.failures_left > 0 else "not started again: see max_failures"
+        self.failures_left -= 1
+        self.channel.put.remote(Notice(f"worker {rank} failed ({reason}); {next_step}"))

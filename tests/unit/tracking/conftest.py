@@ -43,6 +43,17 @@ def start_run(sqlite_uri: str, runs_dir: Path) -> StartRun:
     return start
 
 
+@pytest.fixture
+def set_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return MLflow's function, whose effects on the process end with the test."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    monkeypatch.setattr(utils, "_tracking_uri", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restored at the end, whatever MLflow sets
+    return mlflow.set_tracking_uri
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a random BERT of width 16 that pools and normalises, as a sentence-transformers folder."""

@@ -12,7 +12,9 @@ from tests.unit.tracking.conftest import SENTENCES, StartRun, run_of
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
 
 
-def test_logged_model_embeds_as_the_model_that_was_logged(sqlite_uri: str, start_run: StartRun, model_dir: Path):
+def test_logged_model_embeds_as_the_model_that_was_logged(
+    sqlite_uri: str, start_run: StartRun, model_dir: Path, set_tracking_uri
+):
     import mlflow
     from mlflow import MlflowClient
     from sentence_transformers import SentenceTransformer
@@ -31,7 +33,7 @@ def test_logged_model_embeds_as_the_model_that_was_logged(sqlite_uri: str, start
     assert "transformers==5.23.0" in requirements
     assert "mlflow==3.17.2" in requirements
 
-    mlflow.set_tracking_uri(sqlite_uri)
+    set_tracking_uri(sqlite_uri)
     for model_uri in (uri, f"runs:/{tracker.run_id}/model"):
         loaded = mlflow.sentence_transformers.load_model(model_uri)
         np.testing.assert_array_equal(loaded.encode(SENTENCES, device="cpu"), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -70,6 +71,33 @@ def test_file_that_is_no_store_is_refused_and_not_changed(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "a reader's notes"
     with pytest.raises(TrackingError, match="cannot be written"):
         check_reachable(f"sqlite:///{tmp_path}/notes.txt/mlflow.db")
+
+
+def test_empty_file_becomes_a_store(tmp_path: Path, create_mlflow_tables, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "_create_sqlite", create_mlflow_tables)
+    (tmp_path / "mlflow.db").touch()
+    check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_locked_store_is_one_sentence_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "TIMEOUT_S", 0.2)
+    check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            TrackingError, match=r"mlflow\.db cannot be written \(database is locked\); end the program"
+        ):
+            check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+    check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.parametrize("name", ["100%", "a%20b", "why?", "a?b=c"])
+def test_folder_whose_name_mlflow_misreads_is_refused(tmp_path: Path, name: str):
+    uri = resolve_uri(TrackingConfig(), tmp_path / name / "run")
+    with pytest.raises(TrackingError, match=r"MLflow misreads % and \? in the path of its store, .*; write another"):
+        check_reachable(uri)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_short_timeouts_of_two_threads_may_overlap(monkeypatch: pytest.MonkeyPatch):

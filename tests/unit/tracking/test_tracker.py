@@ -177,7 +177,9 @@ def test_deleted_experiment_is_refused_with_a_remedy(sqlite_uri: str, tmp_path: 
         Tracker.start(sqlite_uri, "gone", "a", CONFIG, StoragePath.of(tmp_path / "id"))
 
 
-def test_server_accepts_runs_metrics_artifacts_and_models(server_uri: str, tmp_path: Path, model_dir: Path):
+def test_server_accepts_runs_metrics_artifacts_and_models(
+    server_uri: str, tmp_path: Path, model_dir: Path, set_tracking_uri
+):
     import mlflow
 
     id_file = tmp_path / "mlflow_run_id"
@@ -195,7 +197,7 @@ def test_server_accepts_runs_metrics_artifacts_and_models(server_uri: str, tmp_p
     assert run.metrics["xquad-r/mono/ndcg_at_10"] == 0.25
     assert math.isnan(run.metrics["nothing"])
     assert run.params["mix.alpha"] == "0.6"
-    mlflow.set_tracking_uri(server_uri)
+    set_tracking_uri(server_uri)
     assert mlflow.artifacts.load_text(f"runs:/{run.run_id}/config.yaml") == "seed: 7"
     assert mlflow.sentence_transformers.load_model(uri).encode(SENTENCES).shape == (3, 16)
     assert ui_command(server_uri) == f"open {server_uri}"
