@@ -132,7 +132,7 @@ class StudyRunner:
         after = self.config.pretraining[name].after
         if after is not None:
             config = replace_in(config, "model.path", self._pretrained_model(after, seed))
-        run_dir = open_run(config, pretraining_dir(self.folder, config).path, root=self.folder)
+        run_dir = resumable_run(config, pretraining_dir(self.folder, config).path, root=self.folder)
         store = prepare(config.prepare_inputs, self.folder / "stores")
         manifest = read_manifest(store)
         record_inputs(run_dir, config, manifest, root=self.folder)
