@@ -15,6 +15,7 @@ from typing import Literal, TypedDict
 
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.digests import with_checksum, without_checksum
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -91,7 +92,7 @@ class StoreManifest:
         return StoreManifest(self.text_fingerprint, self.token_type, self.sources).fingerprint()
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
+        """Return the text of `manifest.json` without its checksum."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False)
 
     @staticmethod
@@ -100,8 +101,9 @@ class StoreManifest:
 
         Raises:
             StoreError: it has another format.
+            ValueError: its checksum does not match.
         """
-        data = json.loads(text)
+        data = without_checksum(text)
         if data.pop("format", None) != FORMAT:
             raise StoreError("the store was written by another version of hbt_ray; prepare it again")
         sources = {
@@ -154,7 +156,7 @@ def write_manifest(
     sources = {name: _source_of([shard for shard in ordered if shard.source == name]) for name in names}
     manifest = StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
     # Written last, so its existence means that the store is complete.
-    atomic_write_text(Path(folder) / MANIFEST, manifest.to_json())
+    atomic_write_text(Path(folder) / MANIFEST, with_checksum(json.loads(manifest.to_json())))
     return manifest
 
 

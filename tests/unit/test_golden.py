@@ -447,7 +447,7 @@ def test_random_configurations_of_a_search_are_the_same():
 
 def test_a_token_store_has_the_same_files_and_fields(made: Path):
     assert files(made / "store") == ["manifest.json", "numbers/train-00000.arrow", "numbers/train-00001.arrow"]
-    manifest = read_json(made / "store" / "manifest.json")
+    manifest = without_checksum((made / "store" / "manifest.json").read_text())
     assert sorted(fields(manifest)) == [
         "counts",
         "format",

@@ -57,6 +57,18 @@ def test_truncated_manifest_is_refused(tmp_path, text):
         read_manifest(tmp_path)
 
 
+def test_manifest_with_a_changed_number_is_refused(tmp_path):
+    shard = write_shard(tmp_path, "s", "train", 0, [item(1), item(2)], "uint16")
+    manifest = write_manifest(tmp_path, [shard], text_fingerprint="text", token_type="uint16")
+    file = tmp_path / "manifest.json"
+    text = file.read_text()
+    file.write_text(text.replace('"items": 2', '"items": 3'))
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read; .*its checksum does not match"):
+        read_manifest(tmp_path)
+    file.write_text(manifest.to_json())  # as earlier versions did
+    assert read_manifest(tmp_path) == manifest
+
+
 def test_manifest_of_another_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 0}')
     with pytest.raises(StoreError, match="written by another version of hbt_ray; prepare it again"):

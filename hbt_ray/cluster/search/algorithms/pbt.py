@@ -15,7 +15,6 @@ Tune hands a checkpoint folder from one trial, a member of the population, to an
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -33,12 +32,14 @@ from hbt_ray.cluster.search.algorithms.base import (
     trial_dirname,
 )
 from hbt_ray.config import RunConfig
+from hbt_ray.errors import StorageError
 from hbt_ray.search.candidates import Candidate, round_drawn, with_alphas
 from hbt_ray.search.config import SearchConfig, SearchDimension
 from hbt_ray.training.checkpoint import CheckpointManager, step_name
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.digests import with_checksum, without_checksum
 
 KEY = "mix.alpha"
 ALPHAS = "alphas.json"  # in a member's folder, and in the folder that is handed over
@@ -94,7 +95,7 @@ class TunePBT(TuneAlgorithm):
 
     def alphas(self, run_dir: RunDir) -> list[tuple[int, float]]:
         file = run_dir.path / ALPHAS
-        return [(batch, alpha) for batch, alpha in json.loads(file.read_text())] if file.exists() else []
+        return [(batch, alpha) for batch, alpha in _read(file, "alphas")] if file.exists() else []
 
 
 def _write_checkpoint(run_dir: RunDir, step: int, folder: Path) -> None:
@@ -105,7 +106,7 @@ def _write_checkpoint(run_dir: RunDir, step: int, folder: Path) -> None:
     evaluations = [
         evaluation for evaluation in load_checkpoint_metrics(run_dir.checkpoint_metrics) if evaluation[0] <= step
     ]
-    (folder / EVALUATIONS).write_text(json.dumps(evaluations))
+    (folder / EVALUATIONS).write_text(with_checksum({"evaluations": evaluations}))
     shutil.copy(run_dir.path / ALPHAS, folder / ALPHAS)
 
 
@@ -123,7 +124,7 @@ def _take_over_checkpoint(run_dir: RunDir) -> None:
                 shutil.copytree(checkpoint, target.local)
             else:
                 target.upload(checkpoint, last="complete.json")
-        for step, metrics in json.loads(Path(folder, EVALUATIONS).read_text()):
+        for step, metrics in _read(Path(folder, EVALUATIONS), "evaluations"):
             save_checkpoint_metrics(run_dir.checkpoint_metrics, step, metrics)
         shutil.copy(Path(folder, ALPHAS), run_dir.path / ALPHAS)
 
@@ -135,8 +136,17 @@ def _extend_schedule(run_dir: RunDir, alpha: float, config: RunConfig) -> list[t
     batch = (steps[-1] if steps else 0) * config.train.gradient_accumulation
     if alphas[-1][1] != alpha:
         alphas = [point for point in alphas if point[0] < batch] + [(batch, alpha)]
-    atomic_write_text(run_dir.path / ALPHAS, json.dumps(alphas))
+    atomic_write_text(run_dir.path / ALPHAS, with_checksum({"alphas": alphas}))
     return alphas
+
+
+def _read(file: Path, key: str) -> list[Any]:
+    """Read a list that this module has written. Raise StorageError if it is not as it was written."""
+    try:
+        values: list[Any] = without_checksum(file.read_text())[key]
+    except (ValueError, KeyError) as error:
+        raise StorageError(f"{file} is damaged ({error}); write another --out") from None
+    return values
 
 
 def _min_and_max(dimension: SearchDimension) -> tuple[float, float]:

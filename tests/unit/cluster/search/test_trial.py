@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,10 +10,13 @@ import torch
 from ray import tune
 from safetensors.torch import load_file
 
+from hbt_ray.cluster.search.algorithms.pbt import TunePBT
 from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir
+from hbt_ray.errors import StorageError
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint import step_name
 from tests.helpers import tiny_corpus
+from tests.helpers.damage import flip_bit
 
 TRAIN = {"steps": 8, "global_batch_pairs": 16, "chunk_pairs": 4, "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -102,8 +104,11 @@ def test_member_of_a_population_continues_from_another_ones_checkpoint(made: Pat
     session.stop_at, session.trial_id, session.steps = None, "trial_00001", []
     train(search, {"mix.alpha": 0.75}, made, tmp_path)
     assert session.steps == [6, 8]  # those of the other member are not reported again
-    assert json.loads((good.path / "alphas.json").read_text()) == [[0, 0.25]]
-    assert json.loads((bad.path / "alphas.json").read_text()) == [[0, 0.25], [4, 0.75]]
+    assert TunePBT().alphas(good) == [(0, 0.25)]
+    assert TunePBT().alphas(bad) == [(0, 0.25), (4, 0.75)]
+    flip_bit(bad.path / "alphas.json", 20)
+    with pytest.raises(StorageError, match=r"alphas\.json is damaged"):
+        TunePBT().alphas(bad)
     assert sorted(bad.checkpoint_metrics.names()) == ["2.json", "4.json", "6.json", "8.json"]
     assert (bad.checkpoint_metrics / "4.json").read_text() == (good.checkpoint_metrics / "4.json").read_text()
 
