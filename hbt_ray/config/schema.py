@@ -118,7 +118,7 @@ class PrepareConfig(ConfigSection):
     evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
     """Benchmark name -> folder, in addition to those of `evaluate`: training items with texts of one are removed."""
     near_duplicate_threshold: Fraction = 0.8
-    """Jaccard similarity of 5-character shingles from which a text counts as the same; 1: equal texts only."""
+    """Similarity of 5-character shingles from which texts, or parts, count as the same; 1: equal texts only."""
     max_reject_share: Fraction = 0.02
     """Fraction of unusable rows in a source above which `prepare` fails."""
     validation_share: Fraction = 0.02

@@ -2,11 +2,12 @@
 
 A text matches an evaluation question or passage
 
-- if the two are equal as a whole, both normalized by `normalize_for_matching`; or
-- if the Jaccard similarity of their sets of 5-character shingles is at least a threshold. Texts of fewer than 20
-  normalized characters match only if they are equal: "in 1985" and "in 1986" would be similar.
+- if the two are equal as a whole, both normalized by `normalize_for_matching` and folded by `fold_for_comparison`; or
+- if the Jaccard similarity of their sets of 5-character shingles is at least a threshold; or
+- if one contains nearly all of the other or of a long stretch of it, see `containment.py`.
 
-A long passage that contains a short evaluation sentence such as "Yes." does not match it.
+Texts of fewer than 20 normalized characters match only if they are equal: "in 1985" and "in 1986" would be similar. A
+long passage that contains a short evaluation sentence such as "Yes." does not match it.
 
 Near-duplicates are found with MinHash in bands (see `minhash.py`) and verified by the exact similarity. The bands are
 one sorted array, not datasketch's `MinHashLSH`: its Python sets take 11 KB per text in every worker, while the
@@ -25,6 +26,7 @@ from typing import Literal
 
 import numpy as np
 
+from hbt_ray.data.containment import ContainmentIndex
 from hbt_ray.data.minhash import (
     NUM_PERMUTATIONS,
     choose_band_rows,
@@ -34,7 +36,7 @@ from hbt_ray.data.minhash import (
     minhash_signatures,
     shingle_set,
 )
-from hbt_ray.data.text_normalization import normalize_for_matching
+from hbt_ray.data.text_normalization import fold_for_comparison, normalize_for_matching
 from hbt_ray.errors import ConfigError
 
 MIN_NEAR_DUPLICATE_CHARS = 20  # normalized
@@ -46,9 +48,9 @@ _SLOTS_PER_SHINGLE = 16  # of the filter; so few shingles that no evaluation tex
 class Match:
     """How a text matches an evaluation text."""
 
-    match_type: Literal["equal", "near-duplicate"]
+    match_type: Literal["equal", "near-duplicate", "contained"]
     text: str  # the evaluation text
-    similarity: float  # Jaccard similarity of the shingles
+    similarity: float  # Jaccard similarity of the shingles; of "contained" the fraction of the shorter text
 
 
 class DecontaminationIndex:
@@ -72,7 +74,7 @@ class DecontaminationIndex:
         self.threshold = threshold
         distinct: dict[str, str] = {}
         for text in texts:
-            distinct.setdefault(normalize_for_matching(text), text)
+            distinct.setdefault(_normalize(text), text)
         distinct.pop("", None)
         encoded = [text.encode("utf-8", "surrogatepass") for text in distinct.values()]
         self._blob = np.frombuffer(b"".join(encoded), np.uint8)
@@ -80,7 +82,9 @@ class DecontaminationIndex:
         keys = np.array([_hash_text(normal) for normal in distinct], np.uint64)
         self._key_texts = np.argsort(keys, kind="stable")  # (N,) number of the text of each sorted key
         self._keys = keys[self._key_texts]  # (N,) sorted
-        self._index_near_duplicates(list(distinct) if threshold < 1 else [])
+        normals = list(distinct) if threshold < 1 else []
+        self._index_near_duplicates(normals)
+        self._containment = ContainmentIndex(normals, threshold)
 
     def _index_near_duplicates(self, normals: list[str]) -> None:
         rows = choose_band_rows(self.threshold)
@@ -114,6 +118,7 @@ class DecontaminationIndex:
 
     def find_all(self, normals: Sequence[str]) -> list[Match | None]:
         """Find the match of each text, as `find`. The texts must be normalized by `normalize_for_matching`."""
+        normals = list(map(fold_for_comparison, normals))
         matches: list[Match | None] = [None] * len(normals)
         keys = np.fromiter(map(_hash_text, normals), np.uint64, len(normals))
         for index in np.flatnonzero(_is_in_sorted(keys, self._keys)).tolist():
@@ -122,7 +127,18 @@ class DecontaminationIndex:
         for index, candidates in self._near_candidates(normals):
             if matches[index] is None:
                 matches[index] = self._most_similar(normals[index], candidates)
+        self._find_contained(normals, matches)
         return matches
+
+    def _find_contained(self, normals: Sequence[str], matches: list[Match | None]) -> None:
+        """Add the first match of each text that has none by an evaluation text of which it has a long part."""
+        for start in range(0, len(normals), _TEXTS_PER_BATCH):
+            for index, number in self._containment.candidates(normals[start : start + _TEXTS_PER_BATCH]):
+                if matches[start + index] is None:
+                    text = self._text(number)
+                    fraction = self._containment.contained_fraction(normals[start + index], _normalize(text))
+                    if fraction:
+                        matches[start + index] = Match("contained", text, fraction)
 
     def _near_candidates(self, normals: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """Yield the indices of texts that may have near-duplicates, each with the numbers of the candidates."""
@@ -163,7 +179,7 @@ class DecontaminationIndex:
         best: Match | None = None
         for number in candidates:
             candidate = self._text(number)
-            similarity = jaccard_similarity(shingles, shingle_set(normalize_for_matching(candidate)))
+            similarity = jaccard_similarity(shingles, shingle_set(_normalize(candidate)))
             if similarity >= self.threshold and (best is None or similarity > best.similarity):
                 best = Match("near-duplicate", candidate, similarity)
         return best
@@ -175,7 +191,7 @@ class DecontaminationIndex:
         begin, end = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
         for number in self._key_texts[begin:end]:
             text = self._text(number)
-            if normalize_for_matching(text) == normal:
+            if _normalize(text) == normal:
                 return text
         return None
 
@@ -193,6 +209,10 @@ class DecontaminationIndex:
 
     def _text(self, number: int) -> str:
         return self._blob[self._ends[number] : self._ends[number + 1]].tobytes().decode("utf-8", "surrogatepass")
+
+
+def _normalize(text: str) -> str:
+    return fold_for_comparison(normalize_for_matching(text))
 
 
 def is_near_duplicate(normal: str, other: str, threshold: float) -> bool:

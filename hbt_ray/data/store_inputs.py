@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER = "tokenizer"  # folder in a store
-SPLIT_BY = "items with a text in common"  # what the split keeps together; stores of an earlier rule have another name
+# How items are held out and left out; stores of earlier rules have another name.
+RULES = "items with a text in common are held out together; texts match that are equal, similar or contained"
 
 
 def store_fingerprint(
@@ -34,7 +35,7 @@ def store_fingerprint(
     """Return 16 hex digits that name the store of these settings, files and evaluation sets."""
     described = {
         "version": hbt_ray.__version__,
-        "split": SPLIT_BY,
+        "rules": RULES,
         "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
         "files": [file_states(Path(shard.location)) for shard in shards],

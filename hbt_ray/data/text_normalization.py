@@ -43,6 +43,23 @@ class _MatchingTable(dict[int, int | None]):
         return self[code]
 
 
+class _FoldingTable(dict[int, int | None]):
+    """Like `_StorageTable`: diacritics of letters are deleted, digits of all scripts become ASCII."""
+
+    def __missing__(self, code: int) -> int | None:
+        character = chr(code)
+        # Accents, and the points of Hebrew and Arabic; not the vowels and voicing marks of other scripts.
+        combining = unicodedata.combining(character)
+        digit = unicodedata.decimal(character, None)
+        if combining >= 200 or 10 <= combining <= 35:
+            self[code] = None
+        else:
+            self[code] = code if digit is None else ord("0") + digit
+        return self[code]
+
+
+_FOLDING_TABLE = _FoldingTable({ord("ı"): ord("i"), ord("ł"): ord("l"), ord("ø"): ord("o"), ord("đ"): ord("d")})
+_UMLAUTS = (("ae", "a"), ("oe", "o"), ("ue", "u"))
 _STORAGE_TABLE = _StorageTable()
 _MATCHING_TABLE = _MatchingTable()
 
@@ -73,6 +90,24 @@ def normalize_for_matching(text: str) -> str:
     folded = unicodedata.normalize("NFKC", folded).casefold()
     folded = unicodedata.normalize("NFKC", folded.translate(_MATCHING_TABLE))
     return " ".join(folded.split())
+
+
+def fold_for_comparison(normal: str) -> str:
+    """Return what spellings of a normalized text have in common: no diacritics, digits in ASCII, "ae" as "a".
+
+    Args:
+        normal: a text normalized by `normalize_for_matching`.
+
+    >>> fold_for_comparison("köln koeln koln ٢"), fold_for_comparison("ガ")
+    ('koln koln koln 2', 'ガ')
+    """
+    folded = normal
+    if not normal.isascii():
+        decomposed = unicodedata.normalize("NFD", normal).translate(_FOLDING_TABLE)
+        folded = unicodedata.normalize("NFC", decomposed)
+    for spelling, letter in _UMLAUTS:
+        folded = folded.replace(spelling, letter)
+    return folded or normal
 
 
 def clean_row(row: CorpusRow) -> CorpusRow | RejectedRow:

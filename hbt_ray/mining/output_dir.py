@@ -19,7 +19,7 @@ from typing import Any
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_inputs import SPLIT_BY, file_states, load_evaluation_sets
+from hbt_ray.data.store_inputs import RULES, file_states, load_evaluation_sets
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
@@ -159,7 +159,7 @@ def _mined_with(
         "model": described.pop("path"),
         **{f"model.{key}": value for key, value in described.items()},
         "model.files": vectors_fingerprint(model, ""),
-        "split": SPLIT_BY,
+        "rules": RULES,
         **{key: value for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{

@@ -43,6 +43,7 @@ INNER_LAYERS = {
     "data": (
         {
             "components",
+            "containment",
             "language_resources",
             "manifest",
             "minhash",

@@ -646,7 +646,7 @@ def test_mined_negatives_have_the_same_files_and_fields(made: Path, tmp_path: Pa
         "model.revision",
         "prepare.near_duplicate_threshold",
         "prepare.validation_share",
-        "split",
+        "rules",
     ]
     assert sorted(summary.pop("files")) == ["numbers/de.jsonl", "numbers/en.jsonl", "rejects.jsonl"]
     assert sorted(fields(summary)) == [

@@ -25,7 +25,8 @@ ALPHABET = string.ascii_lowercase  # 26 characters: 22 shingles of 5, all distin
 
 
 def random_text(generator: random.Random, words: int) -> str:
-    return " ".join("".join(generator.choices(ALPHABET, k=generator.randint(2, 9))) for _ in range(words))
+    letters = ALPHABET.replace("e", "")  # "ae" is compared as "a"
+    return " ".join("".join(generator.choices(letters, k=generator.randint(2, 9))) for _ in range(words))
 
 
 def shingles(text: str) -> set[str]:
@@ -35,6 +36,12 @@ def shingles(text: str) -> set[str]:
 def similarity(one: str, other: str) -> float:
     """Jaccard similarity of two texts' shingles, by Python's sets."""
     return len(shingles(one) & shingles(other)) / len(shingles(one) | shingles(other))
+
+
+def near_duplicate(texts: DecontaminationIndex, queried: str) -> Match | None:
+    """Return the match unless it is by containment, which `test_containment.py` is about."""
+    found = texts.find(queried)
+    return None if found and found.match_type == "contained" else found
 
 
 def changed(text: str, positions: Sequence[int], generator: random.Random) -> str:
@@ -65,7 +72,8 @@ def test_similarity_is_shared_shingles_over_all_shingles():
 def test_similarity_equal_to_the_threshold_matches():
     shorter = ALPHABET[:20]  # 16 of the alphabet's 22 shingles
     assert DecontaminationIndex([ALPHABET], 16 / 22).find(shorter) == Match("near-duplicate", ALPHABET, 16 / 22)
-    assert DecontaminationIndex([ALPHABET], 16 / 22 + 0.001).find(shorter) is None
+    # Also one of which the whole text is a part; 16 of its 16 shingles.
+    assert DecontaminationIndex([ALPHABET], 16 / 22 + 0.001).find(shorter) == Match("contained", ALPHABET, 1.0)
 
 
 def test_is_near_duplicate_follows_the_rule_of_the_index():
@@ -163,7 +171,7 @@ def test_near_duplicates_equal_a_comparison_with_every_text():
             queried = " ".join(words)
             of_text = shingles(queried)
             best = max(len(of_text & other) / len(of_text | other) for other in known)
-            found = texts.find(queried)
+            found = near_duplicate(texts, queried)
             assert (found.similarity if found else 0.0) == pytest.approx(best if best >= 0.8 else 0.0)
             outcomes.add(found is None)
     assert outcomes == {True, False}
@@ -190,7 +198,7 @@ def test_near_duplicates_are_missed_where_datasketch_misses_them(monkeypatch):
         queried = changed(original, generator.sample(range(15), generator.randint(2, 4)), generator)
         listed = [originals[number] for number in index.query(sketch(queried))]
         best = max(listed, key=lambda text: similarity(text, queried), default=None)
-        match = texts.find(queried)
+        match = near_duplicate(texts, queried)
         if best is None or similarity(best, queried) < 0.5:
             assert match is None
             missed += similarity(original, queried) >= 0.5

@@ -95,8 +95,8 @@ def test_pair_keys_are_equal_for_equal_normalized_pairs(tmp_path):
 
 
 def test_near_duplicate_of_an_evaluation_text_is_marked(tmp_path):
-    letters = "abcdefghijklmnopqrstuvwxyz"  # 22 shingles of 5 letters; with one letter more, 22 of 23 are shared
-    shards = write_corpus(tmp_path / "c", {"en": [record(0, "en", context=letters + "0"), record(1, "en")]})
+    letters = "abcdefghijklmnopqrstuvwxyz"  # 22 shingles of 5; with another last letter, 21 of 23 are shared
+    shards = write_corpus(tmp_path / "c", {"en": [record(0, "en", context=letters[:-1] + "0"), record(1, "en")]})
     for threshold, found in ((0.9, ["item-000"]), (0.96, [])):
         rows = read_table(shards, DecontaminationIndex([letters], threshold))
         assert [r["item_id"] for r in rows.to_pylist() if r["occurs_in_evaluation"]] == found
