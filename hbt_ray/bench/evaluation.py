@@ -59,7 +59,7 @@ def compare_with_evaluators(
         benchmark: the retrieval set.
         query_vectors: (Q, D) float32 unit vectors, in the order of the benchmark's queries.
         passage_vectors: (P, D) float32 unit vectors, in the order of the benchmark's passages.
-        scratch: a folder that is emptied first and deleted afterwards.
+        scratch: see `scratch_folder`.
         rounds: at most MAX_ROUNDS of them are run.
 
     Returns:
@@ -67,15 +67,15 @@ def compare_with_evaluators(
         two mAPs of a pool, both over the passages that the baseline looks at.
     """
     vectors = (benchmark, query_vectors, passage_vectors)
-    with scratch_folder(scratch):
+    with scratch_folder(scratch) as folder:
         result = compare_alternating(
-            Contestant(make_metrics_round, (*vectors, scratch / "ours.json"), repeats=REPEATS),
-            Contestant(make_evaluators_round, (*vectors, scratch / "theirs.json")),
+            Contestant(make_metrics_round, (*vectors, folder / "ours.json"), repeats=REPEATS),
+            Contestant(make_evaluators_round, (*vectors, folder / "theirs.json")),
             unit="s",
             rounds=min(rounds, MAX_ROUNDS),
             warm_up=0,
         )
-        ours, theirs = (_read_maps(scratch / name) for name in ("ours.json", "theirs.json"))
+        ours, theirs = (_read_maps(folder / name) for name in ("ours.json", "theirs.json"))
     details = {
         "peer_is": "sentence-transformers' InformationRetrievalEvaluator, once for each pool",
         "evaluations": len(theirs),

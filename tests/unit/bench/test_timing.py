@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.bench import Contestant, compare_alternating
+from hbt_ray.bench.timing import scratch_folder
 from hbt_ray.errors import UserError
 from tests.helpers.timing_contestants import (
     make_memory_round,
@@ -56,3 +57,12 @@ def test_comparison_raises_the_error_of_a_failed_contestant():
     with pytest.raises(ImportError) as raised:
         compare_alternating(Contestant(raise_missing_library), sleeping, unit="steps/s")
     assert raised.value.name == "accelerate"
+
+
+def test_scratch_folder_leaves_a_folder_of_its_name(tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "results.json").touch()
+    with scratch_folder(tmp_path / "search") as scratch:
+        assert list(scratch.iterdir()) == []
+        (scratch / "store").touch()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["search", "search/results.json"]
