@@ -72,6 +72,11 @@ def _start_or_join(address: str | None, options: dict[str, Any]) -> None:
         except Exception as error:
             if address or isinstance(error, ConnectionError | ValueError | RayError):
                 raise
+            if isinstance(error, OSError):
+                raise ClusterError(
+                    f"Ray cannot start on this machine ({error}); it writes below HOME and to /tmp: "
+                    "export HOME=FOLDER with one that can be written, or free space"
+                ) from error
             ray.shutdown()  # ends the processes that did start
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if is_last:

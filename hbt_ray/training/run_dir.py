@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hbt_ray.config import PretrainRunConfig, RunConfig, dump_config
+from hbt_ray.errors import ConfigError
 from hbt_ray.utils.storage import StoragePath
 
 AnyRun = RunConfig | PretrainRunConfig
@@ -103,7 +104,10 @@ def run_dir_of(config: AnyRun, out: str | Path, root: Path | None = None) -> Run
         out: its folder.
         root: folder of the study or search that the run belongs to. In `storage`, the run has the same path below it.
     """
-    path = Path(out).expanduser().resolve()
+    try:
+        path = Path(out).expanduser().resolve()
+    except (ValueError, RuntimeError) as error:  # a NUL in the run's name, or no home
+        raise ConfigError(f"{str(out)!r} cannot be a folder ({error}); write another --out") from None
     if not config.storage:
         return RunDir(path, StoragePath.of(path))
     name = path.relative_to(root.resolve().parent).as_posix() if root else path.name

@@ -46,3 +46,10 @@ def test_cluster_of_an_address_is_tried_once(monkeypatch):
     with pytest.raises(ClusterError, match=r"cannot join the Ray cluster head:6379 \(no one there\)"):
         runtime.connect()
     assert calls == ["head:6379"]
+
+
+def test_home_that_cannot_be_written_is_one_sentence(monkeypatch):
+    calls = fail(monkeypatch, NotADirectoryError(20, "Not a directory", "/dev/null/.ray"))
+    with pytest.raises(ClusterError, match=r"Ray cannot start .*/dev/null/\.ray.*; it writes below HOME"):
+        runtime.connect()
+    assert calls == ["local"]

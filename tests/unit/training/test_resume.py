@@ -66,3 +66,8 @@ def test_run_of_another_stage_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_text(dump_config(PretrainRunConfig()))
     with pytest.raises(ConfigError, match="holds a pretraining; write another --out"):
         open_run(RunConfig(), tmp_path)
+
+
+def test_name_that_no_folder_can_have_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be a folder \(embedded null byte\); write another --out"):
+        open_run(RunConfig(), tmp_path / "a\0b")
