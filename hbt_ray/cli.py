@@ -15,6 +15,7 @@ from hbt_ray.config import EvaluateConfig, PretrainRunConfig, load, load_config,
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 from hbt_ray.utils.command_group import Commands
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
+from hbt_ray.utils.redaction import redact_value
 
 if TYPE_CHECKING:
     from hbt_ray.config import Perturbation, Precision
@@ -226,7 +227,8 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     from hbt_ray.study.report_sections import results_section
 
     source = [name] if name else ["--config", str(config_file)]
-    finished = study_on_cluster(config, folder, shlex.join(["hbt", "study", *source, *overrides, "--out", folder]))
+    repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
+    finished = study_on_cluster(config, folder, repeat)
     Console().print(Markdown("\n".join(results_section(finished.results).lines)))
     click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")
 

@@ -9,8 +9,8 @@ from hbt_ray.config.loading import (
     build,
     build_config,
     config_file,
-    dump_config,
     flatten,
+    flatten_settings,
     full_key,
     load,
     load_config,
@@ -52,6 +52,14 @@ from hbt_ray.config.schema import (
     TrackingConfig,
     TrainConfig,
 )
+from hbt_ray.config.stored import (
+    dump_config,
+    expand_environment,
+    keep_written_variables,
+    redacted_settings,
+    stored_settings,
+    written_variables,
+)
 
 __all__ = [
     "CONFIGS",
@@ -87,15 +95,21 @@ __all__ = [
     "build_config",
     "config_file",
     "dump_config",
+    "expand_environment",
     "flatten",
+    "flatten_settings",
     "full_key",
+    "keep_written_variables",
     "load",
     "load_config",
     "load_with_nested_run",
     "read_override",
     "read_yaml",
+    "redacted_settings",
     "replace_in",
     "set_key",
+    "stored_settings",
     "with_absolute_paths",
     "with_settings",
+    "written_variables",
 ]

@@ -9,8 +9,6 @@ OmegaConf is not used: its `${oc.env:NAME}` is not the `${NAME}` of existing fil
 from __future__ import annotations
 
 import difflib
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -21,12 +19,13 @@ from pydantic_core import ErrorDetails
 
 from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.run import PretrainRunConfig, RunConfig
+from hbt_ray.config.stored import expand_environment, resolved_path
 from hbt_ray.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # files of settings that come with the package
 
 S = TypeVar("S", bound=ConfigSection)
-C = TypeVar("C", RunConfig, PretrainRunConfig)
+C = TypeVar("C", bound=RunConfig | PretrainRunConfig)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -69,7 +68,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
-    settings: dict[str, Any] = _expand_environment(loaded or {})
+    settings: dict[str, Any] = expand_environment(loaded or {})
     return settings
 
 
@@ -83,7 +82,7 @@ def read_override(override: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6")
     try:
-        return key, _expand_environment(yaml.safe_load(text))
+        return key, expand_environment(yaml.safe_load(text))
     except yaml.YAMLError:
         raise ConfigError(f"the value of {override!r} is not valid YAML") from None
 
@@ -152,24 +151,6 @@ def with_settings(config: S, settings: Mapping[str, Any]) -> S:
     return build(type(config), data)
 
 
-def _expand_environment(value: Any) -> Any:
-    """Replace `${NAME}` by the environment variable, so that one file serves machines with different folders."""
-    if isinstance(value, dict):
-        return {key: _expand_environment(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand_environment(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def variable(name: re.Match[str]) -> str:
-        try:
-            return os.environ[name[1]]
-        except KeyError:
-            raise ConfigError(f"{value!r} needs the environment variable {name[1]}; export {name[1]}=...") from None
-
-    return re.sub(r"\$\{(\w+)\}", variable, value)
-
-
 def build_config(data: dict[str, Any]) -> RunConfig:
     """Build a `RunConfig` from plain values; see `build`."""
     return build(RunConfig, data)
@@ -204,20 +185,19 @@ def with_absolute_paths(config: C) -> C:
 
 def absolute_path(path: str | None) -> str | None:
     """Return an absolute path for one that exists; return anything else unchanged."""
-    return str(Path(path).expanduser().resolve()) if path and Path(path).expanduser().exists() else path
+    return resolved_path(path) if path and Path(path).expanduser().exists() else path
 
 
-def dump_config(config: ConfigSection) -> str:
-    """Return the configuration as YAML, from which `load` builds an equal one."""
-    # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
+def flatten(config: ConfigSection) -> dict[str, Any]:
+    """Return every setting by its dotted key, for comparison."""
+    return flatten_settings(config.model_dump(mode="json"))
 
 
-def flatten(config: ConfigSection, prefix: str = "") -> dict[str, Any]:
-    """Return every setting by its dotted key, for tracking and comparison."""
+def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested plain settings by their dotted keys."""
     flat: dict[str, Any] = {}
-    for key, value in config.model_dump(mode="json").items():
-        _flatten_into(flat, prefix + key, value)
+    for key, value in settings.items():
+        _flatten_into(flat, key, value)
     return flat
 
 

@@ -30,6 +30,7 @@ from hbt_ray.study.report_sections import (
 from hbt_ray.study.results import Comparison, StudyResults
 from hbt_ray.utils.atomic_write import atomic_files
 from hbt_ray.utils.plotting import save_figure
+from hbt_ray.utils.redaction import redact
 
 MARKDOWN, PAGE, SUMMARY, TABLE, FIGURES = "report.md", "report.html", "summary.json", "table.csv", "figures"
 NO_MANIFESTS: Manifests = MappingProxyType({})
@@ -68,7 +69,7 @@ def write_study_report(
         limits_section(results.config),
         ReportSection("How to repeat it", ["```bash", command, "```", ""]),
     ]
-    text = _markdown(results, comparisons, sections)
+    text = redact(_markdown(results, comparisons, sections))
     with report_errors(folder), atomic_files(folder, last=SUMMARY) as partial:
         (partial / FIGURES).mkdir()
         for section in sections:

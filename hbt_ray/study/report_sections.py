@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hbt_ray.config import flatten
+from hbt_ray.config import flatten_settings, stored_settings
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.evaluation.metrics import display_name
@@ -146,7 +146,7 @@ def _benchmark_row(results: StudyResults, name: str) -> list[str]:
 def setup_section(config: StudyConfig) -> ReportSection:
     """Describe the settings that all methods share, the methods, and the pretrainings."""
     section = ReportSection("Set-up")
-    shared = flatten(config.run)
+    shared = flatten_settings(stored_settings(config.run))
     settings = [[key, str(shared[key])] for key in _LISTED_SETTINGS if shared.get(key) is not None]
     if config.run.model.path is None:
         settings.insert(0, ["encoder", "random weights, and a tokenizer trained on the corpora"])

@@ -4,7 +4,6 @@ For the driver and Ray's controller, never for a training worker. Every call goe
 explicit URI, so nothing depends on MLflow's active run of a process. `import hbt_ray.tracking` does not import MLflow.
 """
 
-from hbt_ray.tracking.redaction import redact
 from hbt_ray.tracking.run_queries import MlflowRun, download_reports, training_runs
 from hbt_ray.tracking.server import check_reachable, resolve_uri, ui_command
 from hbt_ray.tracking.tracker import RunStatus, Tracker, tracked_name
@@ -15,7 +14,6 @@ __all__ = [
     "Tracker",
     "check_reachable",
     "download_reports",
-    "redact",
     "resolve_uri",
     "tracked_name",
     "training_runs",

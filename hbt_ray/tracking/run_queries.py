@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbt_ray.errors import TrackingError
-from hbt_ray.tracking.redaction import redact
 from hbt_ray.tracking.server import check_reachable, mlflow_client, mlflow_errors, sqlite_file
+from hbt_ray.utils.redaction import redact_value
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,7 +52,7 @@ def training_runs(
         known = next((e for e in experiments if experiment in (e.name, e.experiment_id)), None)
         if known is None:
             others = ", ".join(repr(e.name) for e in experiments) or "none"
-            raise TrackingError(f"{redact(uri)} has no experiment {experiment!r}; there are {others}")
+            raise TrackingError(f"{redact_value(uri)} has no experiment {experiment!r}; there are {others}")
         page_token = None
         while True:
             page = client.search_runs([known.experiment_id], order_by=["start_time ASC"], page_token=page_token)

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import TrackingError
-from hbt_ray.tracking.redaction import redact
+from hbt_ray.utils.redaction import redact, redact_value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,8 +74,8 @@ def ui_command(uri: str) -> str:
     'mlflow ui --backend-store-uri sqlite:////data/runs/mlflow.db'
     """
     if uri.startswith(("http://", "https://")):
-        return f"open {redact(uri)}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(redact(uri))}"
+        return f"open {redact_value(uri)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(redact_value(uri))}"
 
 
 def mlflow_client(uri: str) -> MlflowClient:
@@ -182,21 +182,21 @@ def _error_message(uri: str, doing: str, error: Exception) -> str:
     reason = _connection_failure(error)
     if reason is not None:
         return (
-            f"no MLflow {'server' if server else 'store'} answers at {redact(uri)} ({reason}); start it, as with "
+            f"no MLflow {'server' if server else 'store'} answers at {redact_value(uri)} ({reason}); start it, as with "
             "'mlflow server', or set tracking.uri to another, such as sqlite:////data/mlflow.db"
         )
     message = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
     if server and re.search(r"error code 40[13]\b", message):
         return (
-            f"the MLflow server at {redact(uri)} refuses the credentials; set MLFLOW_TRACKING_USERNAME and "
+            f"the MLflow server at {redact_value(uri)} refuses the credentials; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if server and re.search(r"error code 404\b|not in a valid JSON format", message):
-        return f"{redact(uri)} answers, but not as an MLflow server; correct tracking.uri"
+        return f"{redact_value(uri)} answers, but not as an MLflow server; correct tracking.uri"
     overload = re.search(r"too many (\d+) error responses", message)
     if server and overload:
-        return f"the MLflow server at {redact(uri)} fails with HTTP status {overload[1]}; its log says why"
-    return f"cannot {doing} in MLflow at {redact(uri)}: {textwrap.shorten(message, 400, placeholder=' ...')}"
+        return f"the MLflow server at {redact_value(uri)} fails with HTTP status {overload[1]}; its log says why"
+    return f"cannot {doing} in MLflow at {redact_value(uri)}: {textwrap.shorten(message, 400, placeholder=' ...')}"
 
 
 def sqlite_file(uri: str) -> Path | None:

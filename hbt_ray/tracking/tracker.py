@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import hbt_ray
-from hbt_ray.config import ConfigSection, RunConfig, flatten
+from hbt_ray.config import ConfigSection, RunConfig, flatten_settings, stored_settings
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking.logged_model import log_encoder, register_version
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
-from hbt_ray.tracking.redaction import redact, redacted_value
 from hbt_ray.tracking.server import (
     check_reachable,
     load_mlflow,
@@ -29,6 +28,7 @@ from hbt_ray.tracking.server import (
     short_timeouts,
     sqlite_file,
 )
+from hbt_ray.utils.redaction import redact, redact_value, redacted_value
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Tracker:
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        location = redact(str(source))
+        location = redact_value(str(source))
         scheme = urlsplit(location).scheme
         source_type, key = ("http", "url") if scheme in {"http", "https"} else (scheme or "local", "uri")
         dataset = Dataset(
@@ -284,7 +284,8 @@ def _existing_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
 def _log_params(client: MlflowClient, run: Run, config: ConfigSection) -> None:
     from mlflow.entities import Param, RunTag
 
-    params = {tracked_name(key): redacted_value(key, value)[:MAX_PARAM] for key, value in flatten(config).items()}
+    settings = flatten_settings(stored_settings(config))
+    params = {tracked_name(key): redacted_value(key, value)[:MAX_PARAM] for key, value in settings.items()}
     logged = run.data.params
     new = [Param(key, value) for key, value in params.items() if key not in logged]
     for first in range(0, len(new), PARAMS_PER_BATCH):

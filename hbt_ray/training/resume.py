@@ -7,7 +7,18 @@ from pathlib import Path
 
 import yaml
 
-from hbt_ray.config import PretrainConfig, PretrainRunConfig, RunConfig, TrainConfig, build, flatten
+from hbt_ray.config import (
+    PretrainConfig,
+    PretrainRunConfig,
+    RunConfig,
+    TrainConfig,
+    build,
+    expand_environment,
+    flatten,
+    flatten_settings,
+    redacted_settings,
+    with_absolute_paths,
+)
 from hbt_ray.errors import ConfigError, StorageError
 from hbt_ray.training.previous_run import recover_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir, run_dir_of
@@ -116,7 +127,7 @@ def _is_run(folder: RunDir) -> bool:
 
 def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, object]]:
     """Return the settings that differ and change the result: key, value before, value now."""
-    flat_before, flat_now = flatten(before), flatten(now)
+    flat_before, flat_now = (flatten_settings(redacted_settings(one.model_dump(mode="json"))) for one in (before, now))
     return [
         (key, flat_before.get(key), flat_now.get(key))
         for key in sorted(flat_before.keys() | flat_now.keys())
@@ -135,7 +146,7 @@ def _stored_config(folder: RunDir, expected: AnyRun) -> AnyRun:
         if not isinstance(data, dict):
             raise ConfigError("it holds no settings")
         stored_type: type[AnyRun] = PretrainRunConfig if "pretrain" in data else RunConfig
-        stored = build(stored_type, data)
+        stored = with_absolute_paths(build(stored_type, expand_environment(data, keep_missing=True)))
     except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(
             f"{folder.config} cannot be read ({' '.join(str(error).split())[:200]}), so its run cannot be resumed; "

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from hbt_ray.errors import HbtError, UserError, format_traceback
+from hbt_ray.utils.redaction import redact
 
 DEBUG_VARIABLE = "HBT_DEBUG"
 DEBUG_OPTION = "--debug"
@@ -38,14 +39,13 @@ class Commands(click.Group):
             raise
         except HbtError as error:
             was_caused = error.__cause__ is not None or error.__context__ is not None
-            click.echo(
-                f"hbt: {error}{_show_traceback(error, was_caused and not isinstance(error, UserError))}", err=True
-            )
+            shown = _show_traceback(error, was_caused and not isinstance(error, UserError))
+            click.echo(f"hbt: {redact(str(error))}{shown}", err=True)
             ctx.exit(2)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of a pipe has ended
                 raise
-            reason = " ".join(str(error).split())[:300]
+            reason = redact(" ".join(str(error).split()))[:300]
             click.echo(f"hbt: unexpected {type(error).__name__}: {reason}{_show_traceback(error, True)}", err=True)
             ctx.exit(1)
 
@@ -53,7 +53,7 @@ class Commands(click.Group):
 def _show_traceback(error: Exception, needs_file: bool) -> str:
     """Print or write a traceback; return what the error's line says of it."""
     if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
-        click.echo(format_traceback(error), err=True, nl=False)
+        click.echo(redact(format_traceback(error)), err=True, nl=False)
         return ""
     if not needs_file:
         return ""
@@ -61,7 +61,7 @@ def _show_traceback(error: Exception, needs_file: bool) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="hbt-traceback-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
-            file.write(format_traceback(error))
+            file.write(redact(format_traceback(error)))
     except OSError:  # a full disk
         return f" (with {DEBUG_OPTION}, the traceback is printed)"
     return f" (traceback: {file.name})"

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 
 from hbt_ray.cluster.pipelines.study_runner import StudyRunner
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
-from hbt_ray.config import absolute_path, replace_in, with_absolute_paths
+from hbt_ray.config import absolute_path, dump_config, replace_in, with_absolute_paths
 from hbt_ray.evaluation.report import make_folder
 from hbt_ray.evaluation.retrieval_metrics import judged_queries
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
@@ -72,7 +71,7 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
     check_measures(config, judged)
     connect()
     without_made = replace_in(config, "run.evaluate.benchmarks", given)  # which a study file names in `made` only
-    atomic_write_text(folder / _SETTINGS, yaml.safe_dump(without_made.model_dump(mode="json"), sort_keys=False))
+    atomic_write_text(folder / _SETTINGS, dump_config(without_made))
     run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
     tracker = start_tracker(uri, config.run.tracking.experiment, config.name, config.without_run, run_dir, tags)
     with tracked_run(tracker, "the same command resumes with the unfinished experiments", system_metrics=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,14 @@ from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.task_pool import run_tasks
 from hbt_ray.cluster.tracked_run import best_effort_tracking, print_status, start_tracker
 from hbt_ray.cluster.training.train_run import train_run
-from hbt_ray.config import PretrainRunConfig, RunConfig, replace_in, with_settings
+from hbt_ray.config import (
+    PretrainRunConfig,
+    RunConfig,
+    keep_written_variables,
+    replace_in,
+    with_settings,
+    written_variables,
+)
 from hbt_ray.data.manifest import StoreManifest, read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.evaluation.compare import read_run_metrics
@@ -82,7 +89,8 @@ class StudyRunner:
             request = self._plan_concurrency()
             jobs = []
             for config, store in unfinished:
-                arguments = (config, store, pretraining_dir(self.folder, config), request.threads)
+                run_dir = pretraining_dir(self.folder, config)
+                arguments = (config, store, run_dir, request.threads, written_variables())
                 jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
             for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
                 print_status(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
@@ -102,7 +110,11 @@ class StudyRunner:
                 self._finish(experiment, time.monotonic() - began_s)
             return
         jobs = [
-            (experiment, _experiment_task, (experiment, inputs, experiment.run_dir(self.folder), request.threads))
+            (
+                experiment,
+                _experiment_task,
+                (experiment, inputs, experiment.run_dir(self.folder), request.threads, written_variables()),
+            )
             for experiment, inputs in unfinished
         ]
         for experiment, seconds in run_tasks(jobs, request, "an experiment"):
@@ -201,17 +213,23 @@ class StudyRunner:
         tracker.finish()
 
 
-def _pretraining_task(config: PretrainRunConfig, store: Path, run_dir: RunDir, threads: int) -> None:
+def _pretraining_task(
+    config: PretrainRunConfig, store: Path, run_dir: RunDir, threads: int, variables: Mapping[str, str]
+) -> None:
     """Pretrain in this process, from the newest checkpoint to the finished encoder."""
     configure_task(threads)
+    keep_written_variables(variables)
     pretrain_locally(config, store, run_dir, default_device())
     run_dir.checkpoints.delete()
     mark_pretrained(run_dir)
 
 
-def _experiment_task(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, threads: int) -> None:
+def _experiment_task(
+    experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, threads: int, variables: Mapping[str, str]
+) -> None:
     """Run an experiment in this process."""
     configure_task(threads)
+    keep_written_variables(variables)
     _run_experiment(experiment, inputs, run_dir, functools.partial(evaluate_here, threads=threads))
 
 

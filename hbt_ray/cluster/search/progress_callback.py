@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray import tune
 from rich.console import Console
@@ -16,6 +16,7 @@ from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS, TrialIdentity
 from hbt_ray.cluster.search.algorithms.base import METRICS, STEP
 from hbt_ray.cluster.search.trial import is_finished, trial_dir
 from hbt_ray.cluster.tracked_run import print_status, start_tracker
+from hbt_ray.config import TrackingConfig, replace_in
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value
@@ -27,18 +28,26 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 
+def without_tracking(search: SearchConfig) -> SearchConfig:
+    """Return a search with the default tracking: neither trials nor the files of Tune need the store's URI."""
+    return replace_in(search, "run.tracking", TrackingConfig())
+
+
 class TuneProgressCallback(tune.Callback):
     """Show and track the trials of a search.
 
-    Tune pickles this callback into the experiment's state. Only the constructor's arguments are pickled; trackers and
-    the live table are created again.
+    Tune pickles this callback into a file of the experiment. Only the constructor's arguments are pickled; trackers and
+    the live table are created again. The tracking store is not pickled, because its URI may have a password.
     """
 
+    uri: ClassVar[str]  # of the tracking store of the search that this process runs
+
     def __init__(self, search: SearchConfig, out: Path, uri: str, parent_run_id: str) -> None:
-        self.search = search
+        self.search = without_tracking(search)
         self.out = out
-        self.uri = uri
+        self.experiment = search.run.tracking.experiment
         self.parent_run_id = parent_run_id
+        type(self).uri = uri
         self._reset()
 
     def _reset(self) -> None:
@@ -49,7 +58,7 @@ class TuneProgressCallback(tune.Callback):
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: self.__dict__[key] for key in ("search", "out", "uri", "parent_run_id")}
+        return {key: self.__dict__[key] for key in ("search", "out", "experiment", "parent_run_id")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -108,9 +117,8 @@ class TuneProgressCallback(tune.Callback):
             run_dir.path.mkdir(parents=True, exist_ok=True)
             searched = {f"searched.{key}": value for key, value in identity.candidate.values.items()}
             tags = {"mlflow.parentRunId": self.parent_run_id, "search": self.search.run.name, **searched}
-            experiment = config.tracking.experiment
             try:
-                tracker = start_tracker(self.uri, experiment, identity.name, config, run_dir, tags)
+                tracker = start_tracker(self.uri, self.experiment, identity.name, config, run_dir, tags)
             except TrackingError as error:
                 print_status(f"not tracked: {error}")
                 return None

@@ -17,7 +17,15 @@ from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import trial_dir
 from hbt_ray.cluster.search.tuner import run_trials
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
-from hbt_ray.config import EvaluateConfig, RunConfig, absolute_path, dump_config, with_absolute_paths
+from hbt_ray.config import (
+    EvaluateConfig,
+    RunConfig,
+    absolute_path,
+    dump_config,
+    expand_environment,
+    redacted_settings,
+    with_absolute_paths,
+)
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.types import Benchmark
@@ -99,7 +107,7 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
     dev = dev_set(config.dev, stores[runs[0].store_key], runs[0])
     folder.mkdir(parents=True, exist_ok=True)
     _record_inputs(folder, runs, stores, dev)
-    atomic_write_text(folder / SETTINGS, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    atomic_write_text(folder / SETTINGS, dump_config(config))
 
     tags = {"search": config.run.name, "searched": " ".join(config.space), "algorithm": config.algorithm}
     experiment, run_dir = config.run.tracking.experiment, run_dir_of(config.run, folder)
@@ -148,7 +156,8 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
         before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
         raise ConfigError(f"{file} is damaged, so its search cannot be resumed; write another --out") from None
-    now = config.model_dump(mode="json")
+    before = redacted_settings(expand_environment(before, keep_missing=True))
+    now = redacted_settings(config.model_dump(mode="json"))
     for settings in (before, now):
         settings.get("run", {}).pop("tracking", None)
         for timeout in ("step_timeout_s", "collective_timeout_s"):  # a search from before they existed has neither

@@ -13,7 +13,7 @@ from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import METRICS, SCORE, STEP
 from hbt_ray.cluster.training.train_run import train_run
-from hbt_ray.config import RunConfig, replace_in
+from hbt_ray.config import RunConfig, keep_written_variables, replace_in
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, dev_set_metrics
 from hbt_ray.search.objectives import score
@@ -46,6 +46,7 @@ def run_trial(
     stores: Mapping[str, str],
     models: Mapping[str, str],
     threads: int,
+    variables: Mapping[str, str],
 ) -> None:
     """Train a trial, evaluate it on the dev set and report to Tune; resume it from its newest checkpoint.
 
@@ -56,8 +57,10 @@ def run_trial(
         stores: `store_key` of a run -> its token store.
         models: `model_key` of a run -> its initial encoder.
         threads: of torch.
+        variables: of the driver, see `written_variables`.
     """
     configure_task(threads)
+    keep_written_variables(variables)
     algorithm = TUNE_ALGORITHMS[search.algorithm]
     trial = algorithm.identify(search, params, tune.get_context().get_trial_id())
     config = trial.candidate.config(search.run, trial.seed)

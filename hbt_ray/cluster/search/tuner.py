@@ -14,8 +14,9 @@ from hbt_ray.cluster.errors import find_hbt_error, unwrap_ray_errors
 from hbt_ray.cluster.resources import ResourceRequest
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import Params
-from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
+from hbt_ray.cluster.search.progress_callback import TuneProgressCallback, without_tracking
 from hbt_ray.cluster.search.trial import is_finished, run_trial, trial_dir
+from hbt_ray.config import written_variables
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, Trial
@@ -53,7 +54,13 @@ def run_trials(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     trainable = tune.with_resources(
         tune.with_parameters(
-            run_trial, search=config, out=str(folder), stores=stores, models=models, threads=request.threads
+            run_trial,
+            search=without_tracking(config),
+            out=str(folder),
+            stores=stores,
+            models=models,
+            threads=request.threads,
+            variables=written_variables(),
         ),
         tune.PlacementGroupFactory([request.resources]),
     )

@@ -201,3 +201,18 @@ def test_server_accepts_runs_metrics_artifacts_and_models(
     assert mlflow.artifacts.load_text(f"runs:/{run.run_id}/config.yaml") == "seed: 7"
     assert mlflow.sentence_transformers.load_model(uri).encode(SENTENCES).shape == (3, 16)
     assert ui_command(server_uri) == f"open {server_uri}"
+
+
+def test_secrets_are_redacted_from_parameters_and_tags(start_run: StartRun):
+    config = build_config(
+        {
+            "prepare": {"evaluation_sets": {"hf_token": "abc", "xquad-r": "https://ada:pass@h/x"}},
+            "tracking": {"uri": "http://ada:pass@tracking:5000"},
+        }
+    )
+    tracker = start_run("secret", config)
+    tracker.set_tags({"api_key": "abc", "place": "ftp://ada:pass@h"})
+    run = run_of(tracker)
+    assert run.data.params["prepare.evaluation_sets.hf_token"] == run.data.tags["api_key"] == "***"
+    assert run.data.params["prepare.evaluation_sets.xquad-r"] == "https://***@h/x"
+    assert not any("pass" in value for value in [*run.data.params.values(), *run.data.tags.values()] if "://" in value)
