@@ -73,7 +73,7 @@ def search_of(**settings: object) -> SearchConfig:
 
 def train(search: SearchConfig, params: dict[str, object], made: Path, out: Path) -> None:
     stores, models = {search.run.store_key: str(made / "store")}, {search.run.model_key: str(made / "encoder")}
-    run_trial(params, search=search, out=str(out), stores=stores, models=models, threads=1)
+    run_trial(params, search=search, out=str(out), stores=stores, models=models, threads=1, variables={})
 
 
 def test_listed_trial_reports_each_evaluation_and_again_when_resumed(made: Path, session: Session, tmp_path: Path):
