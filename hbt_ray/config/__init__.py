@@ -15,7 +15,6 @@ from hbt_ray.config.loading import (
     load,
     load_config,
     load_with_nested_run,
-    read_override,
     read_yaml,
     replace_in,
     set_key,
@@ -60,6 +59,7 @@ from hbt_ray.config.stored import (
     stored_settings,
     written_variables,
 )
+from hbt_ray.config.yaml_text import parse_yaml
 
 __all__ = [
     "CONFIGS",
@@ -103,7 +103,7 @@ __all__ = [
     "load",
     "load_config",
     "load_with_nested_run",
-    "read_override",
+    "parse_yaml",
     "read_yaml",
     "redacted_settings",
     "replace_in",

@@ -11,16 +11,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.run import PretrainRunConfig, RunConfig
 from hbt_ray.config.stored import expand_environment, resolved_path
+from hbt_ray.config.yaml_text import parse_yaml, text_value
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.limits import MAX_CONFIG_BYTES, limit
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # files of settings that come with the package
 
@@ -34,20 +36,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def load(config_type: type[S], path: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
-    """Load settings from a YAML file and apply `key=value` overrides, whose values are written as in YAML.
+    """Load settings from a YAML file and apply `key=value` overrides, whose values are texts or YAML.
 
     Args:
         config_type: which settings the file holds.
         path: the file, or the name of a configuration of the package, such as `smoke`; None: all defaults.
-        overrides: applied in order; keys may be shortened.
+        overrides: applied in order; keys may be shortened, and a text is taken as it is written.
 
     Raises:
         ConfigError: the file is missing or not a mapping, a key is unknown, or a value is out of range.
     """
     data = {} if path is None else read_yaml(path)
     for override in overrides:
-        key, value = read_override(override)
-        set_key(data, full_key(key, config_type), value)
+        key, text = split_override(override)
+        _override(data, full_key(key, config_type), text, config_type)
     return build(config_type, data)
 
 
@@ -61,48 +63,83 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or not a mapping.
     """
     try:
-        loaded = yaml.safe_load(config_file(path).read_text(encoding="utf-8"))
+        with config_file(path).open(encoding="utf-8") as file:
+            text = file.read(limit(MAX_CONFIG_BYTES) + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    loaded = parse_yaml(text, path)
     if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
     settings: dict[str, Any] = expand_environment(loaded or {})
     return settings
 
 
-def read_override(override: str) -> tuple[str, Any]:
-    """Split `key=value` and parse the value as YAML.
-
-    Raises:
-        ConfigError: there is no `=`, or the value is not YAML.
-    """
+def split_override(override: str) -> tuple[str, str]:
+    """Split `key=value`. Raise ConfigError if there is no `=`."""
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6")
-    try:
-        return key, expand_environment(yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of {override!r} is not valid YAML") from None
+    return key, text
 
 
-def load_with_nested_run(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _override(data: dict[str, Any], key: Sequence[str], text: str, config_type: type[ConfigSection]) -> None:
+    """Set the setting of a full key to the value of an override: a text as it is written, else YAML."""
+    is_text, optional = _accepts_text(_type_of_setting(config_type, key))
+    value = text_value(text, optional) if is_text else parse_yaml(text, f"the value of {'.'.join(key)}={text}")
+    set_key(data, key, expand_environment(value))
+
+
+def _type_of_setting(section: type[ConfigSection], key: Sequence[str]) -> Any:
+    """Return the annotation of a setting; of an entry of a mapping, that of its values; None for an unknown one."""
+    name, *rest = key
+    field = section.model_fields.get(name)
+    annotation = None if field is None else field.annotation
+    if not rest or annotation is None:
+        return annotation
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    inner = _section_of(annotation)
+    return None if inner is None else _type_of_setting(inner, rest)
+
+
+def _accepts_text(annotation: Any) -> tuple[bool, bool]:
+    """Return whether a setting is a text or one of several words, and whether it may be null."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    words = [choice for choice in choices if choice is not NoneType]
+    is_text = bool(words) and all(
+        word is str or (get_origin(word) is Literal and all(isinstance(one, str) for one in get_args(word)))
+        for word in words
+    )
+    return is_text, NoneType in choices
+
+
+def load_with_nested_run(
+    path: str | Path, overrides: Sequence[str], config_type: type[ConfigSection]
+) -> dict[str, Any]:
     """Load the settings of a search or study, which hold a run's settings under `run`, and apply overrides.
 
     An override of the run begins with `run.`, and the key after it may be shortened. Other keys are written in full.
+
+    Args:
+        path: the file.
+        overrides: applied in order.
+        config_type: of the search or study.
 
     Raises:
         ConfigError: the file cannot be read, or an override is malformed or names no setting of the run.
     """
     data = read_yaml(path)
     run = data.setdefault("run", {})
+    if not isinstance(run, dict):
+        raise ConfigError(f"run of {path} must hold settings as 'key: value', not a {type(run).__name__}")
     for override in overrides:
-        key, value = read_override(override)
+        key, text = split_override(override)
         if key.startswith("run."):
-            set_key(run, full_key(key.removeprefix("run.")), value)
+            _override(run, full_key(key.removeprefix("run.")), text, RunConfig)
         else:
-            set_key(data, key.split("."), value)
+            _override(data, key.split("."), text, config_type)
     return data
 
 

@@ -15,15 +15,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.limits import MAX_GROWTH, MAX_LINE_BYTES, limit, max_decompressed_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 UNREADABLE_FILE, WRONG_ENCODING, BROKEN_JSON = "unreadable file", "wrong encoding", "broken JSON"
 UNANSWERABLE = "marked as unanswerable"  # no fault, so it does not count towards `prepare.max_reject_share`
 READ_ERRORS = (OSError, EOFError, zlib.error)  # of a file that is missing, forbidden, truncated or no gzip file
 _MAX_DETAIL_CHARS = 200
+_CHUNK_BYTES = 1 << 18
 _opened: ContextVar[set[Path] | None] = ContextVar("opened", default=None)
 
 
@@ -55,13 +60,19 @@ def rejected_row(source: str, location: str, reason: str, detail: object = "") -
 def read_lines(path: Path) -> Iterator[TextLine | Fault]:
     """Yield every line, numbered from 1, blank ones included.
 
-    A line that is not UTF-8 is a fault. A file that breaks off ends in a fault at the line after the last whole one.
+    A line that is not UTF-8, or longer than HBT_MAX_LINE_BYTES, is a fault. A file that breaks off, or is decompressed
+    to more than HBT_MAX_GROWTH times its size, ends in a fault at the line after the last whole one.
     """
     number = 0
+    longest = limit(MAX_LINE_BYTES)
     try:
         with open_binary(path) as lines:
-            for number, raw in enumerate(lines, start=1):
+            for number, raw in enumerate(iter(lambda: lines.readline(longest + 1), b""), start=1):
                 location = f"{path.name}:{number}"
+                if len(raw) > longest:
+                    _skip_line(lines, raw)
+                    yield Fault(location, "line too long", f"more than {longest} bytes; raise {MAX_LINE_BYTES}")
+                    continue
                 try:
                     text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
                 except UnicodeDecodeError as error:
@@ -70,6 +81,12 @@ def read_lines(path: Path) -> Iterator[TextLine | Fault]:
                 yield TextLine(number, location, raw, text)
     except READ_ERRORS as error:
         yield Fault(f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
+
+
+def _skip_line(lines: io.BufferedReader, read: bytes) -> None:
+    """Read the rest of a line, in parts."""
+    while read and not read.endswith(b"\n"):
+        read = lines.readline(_CHUNK_BYTES)
 
 
 def parse_json(text: str, location: str) -> object | Fault:
@@ -118,17 +135,41 @@ def _record(path: Path) -> None:
         opened.add(path)
 
 
-def open_binary(path: Path) -> io.BufferedIOBase:
-    """Open a file to read its bytes, decompressed if its name ends in .gz."""
+def open_binary(path: Path) -> io.BufferedReader:
+    """Open a file to read its bytes, decompressed if its name ends in .gz, up to the limit of its growth."""
     _record(path)
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    return io.BufferedReader(_Decompressed(path), _CHUNK_BYTES) if path.name.endswith(".gz") else path.open("rb")
+
+
+class _Decompressed(io.RawIOBase):
+    """Reads a gzipped file; raises OSError where it holds more bytes than the limit of its growth."""
+
+    def __init__(self, path: Path) -> None:
+        self._left = max_decompressed_bytes(path.stat().st_size)
+        self._file = gzip.open(path, "rb")  # noqa: SIM115 (closed with this file)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        content = self._file.read1(len(view))
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError(f"it grows more than its size allows when it is decompressed; raise {MAX_GROWTH}")
+        view[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file, decompressed if its name ends in .gz. Raises READ_ERRORS."""
-    _record(path)
-    content = path.read_bytes()
-    return gzip.decompress(content) if path.name.endswith(".gz") else content
+    with open_binary(path) as file:
+        return file.read()
 
 
 def is_inside(path: Path, folder: Path) -> bool:

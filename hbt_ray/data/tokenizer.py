@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
+import string
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,8 @@ from hbt_ray.errors import ConfigError
 if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode do not need
     from transformers import PreTrainedTokenizerFast
 
+_logger = logging.getLogger(__name__)
+
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -29,6 +33,10 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
+MAX_WORD_CHARS = 1000
+# The pre-tokenizer separates letters from punctuation, so that a long run of either is a word.
+_PUNCTUATION = re.escape(string.punctuation.replace("_", "") + "،。，、！？；：।")
+_LONG_WORD = re.compile(rf"[^\s{_PUNCTUATION}]{{{MAX_WORD_CHARS + 1},}}|[{_PUNCTUATION}]{{{MAX_WORD_CHARS + 1},}}")
 CHARS_PER_TOKEN = 6  # of a text's head: enough in most languages with most tokenizers
 _SPLITTING = {
     "BertPreTokenizer",
@@ -165,17 +173,21 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     """Train a byte-pair encoding (BPE) tokenizer of at most `vocabulary` tokens, deterministically.
 
     BPE merges pairs by their counts, so the result does not depend on the number of threads; that of the
-    expectation-maximization of a Unigram tokenizer does.
+    expectation-maximization of a Unigram tokenizer does. The time is quadratic in the length of a word, so words of
+    more than MAX_WORD_CHARS characters are cut; a warning says how many.
     """
     from transformers import PreTrainedTokenizerFast
 
+    cut = _WordCutter()
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False, max_token_length=16
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(cut, texts), trainer)
+    if cut.words:
+        _logger.warning(f"{cut.words} words were cut to {MAX_WORD_CHARS} characters to train the tokenizer")
     cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
@@ -183,3 +195,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+class _WordCutter:
+    """Cuts the words of texts to MAX_WORD_CHARS characters, and counts those that are longer."""
+
+    def __init__(self) -> None:
+        self.words = 0
+
+    def __call__(self, text: str) -> str:
+        cut, words = _LONG_WORD.subn(lambda word: word[0][:MAX_WORD_CHARS], text)
+        self.words += words
+        return cut

@@ -176,7 +176,7 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
     """
-    data = load_with_nested_run(path, overrides)
+    data = load_with_nested_run(path, overrides, SearchConfig)
     if isinstance(data.get("space"), dict):
         data["space"] = {".".join(full_key(key)): dimension for key, dimension in data["space"].items()}
     return build(SearchConfig, data)

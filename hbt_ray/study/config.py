@@ -152,7 +152,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
     """
-    data = load_with_nested_run(path, overrides)
+    data = load_with_nested_run(path, overrides, StudyConfig)
     for section, config_type in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
         for entry in (data.get(section) or {}).values():
             if isinstance(entry, dict) and isinstance(entry.get("settings"), dict):

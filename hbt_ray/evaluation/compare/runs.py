@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
-from hbt_ray.config import build_config, expand_environment, flatten
+from hbt_ray.config import build_config, expand_environment, flatten, parse_yaml
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.report import read_per_query, read_report
 
@@ -131,9 +130,9 @@ def _method(folder: str) -> str | None:
     """Return a key of a run's training settings without the seed; None where the folder has no settings."""
     file = Path(folder).expanduser() / "run.yaml"
     try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        stored = parse_yaml(file.read_text(encoding="utf-8"), file)
         return _key(flatten(build_config(expand_environment(stored, keep_missing=True))))
-    except (OSError, yaml.YAMLError, ValueError):  # ConfigError is a ValueError
+    except (OSError, ValueError):  # ConfigError is a ValueError
         return None
 
 

@@ -76,6 +76,32 @@ def test_values_of_overrides_are_yaml():
     assert config.corpora == (CorpusConfig(format="jsonl", path="x/y", name="y"),)
 
 
+@pytest.mark.parametrize("text", ["query: ", "no", "1.10", "2024-01-01", "{a: b}", "[x", "#tag", "null", "", "a 'b'"])
+def test_override_of_a_text_is_the_text_as_written(text):
+    config = load_config(None, [f"query_prefix={text}", f"prepare.evaluation_sets.pairs=x{text}"])
+    assert config.text.query_prefix == text
+    assert config.prepare.evaluation_sets == {"pairs": f"x{text}"}
+
+
+@pytest.mark.parametrize(("quoted", "text"), [("'a: b'", "a: b"), ('"a\\tb"', "a\tb"), ("''", "")])
+def test_quoted_override_of_a_text_is_read_as_yaml(quoted, text):
+    assert load_config(None, [f"query_prefix={quoted}"]).text.query_prefix == text
+
+
+def test_override_of_a_text_that_may_be_null_can_be_null():
+    assert [load_config(None, [f"model.path={text}"]).model.path for text in ("null", "", "~", "no")] == [
+        *(None, None, None),
+        "no",
+    ]
+
+
+def test_languages_that_yaml_would_take_for_booleans_are_texts(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("languages: [no, en, zh_CN]")
+    assert load_config(file).languages == ("no", "en", "zh-CN")
+    assert load_config(None, ["languages=[no, on]"]).languages == ("no", "on")
+
+
 def test_benchmarks_and_evaluation_sets_are_named_by_override():
     config = load_config(None, ["evaluate.benchmarks.xquad-r=a/b", "prepare.evaluation_sets.embedded="])
     assert config.evaluate.benchmarks == {"xquad-r": "a/b"}
@@ -88,7 +114,7 @@ def test_benchmarks_and_evaluation_sets_are_named_by_override():
         ("alhpa=0.6", "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
         ("train.stepz=3", "there is no setting 'train.stepz'; did you mean 'train.steps'?"),
         ("alpha", "'alpha' is not an override; write key=value, such as alpha=0.6"),
-        ("alpha=[1", "the value of 'alpha=[1' is not valid YAML"),
+        ("alpha=[1", "the value of mix.alpha=[1 is not valid YAML"),
         ("alpha=2", "mix.alpha is 2: input should be less than or equal to 1"),
         ("alpha=-0.1", "mix.alpha is -0.1: input should be greater than or equal to 0"),
         ("alpha=much", "mix.alpha is 'much': "),
@@ -130,6 +156,10 @@ def test_wrong_override_is_refused_with_its_key_and_a_remedy(override, message):
         ("mix: {alpha: 2}\nseed: -1", "seed is -1"),  # all mistakes are reported at once
         ("- alpha", "must hold settings as 'key: value', not a list"),
         ("mix: [", "is not valid YAML"),
+        ("seed: 1\nmix: {}\nseed: 2", "has the key 'seed' twice in one section; keep one"),
+        ("mix: &m\n  a: *m", "refers to itself by the alias in line"),
+        ("a: " + "[" * 5000, "is nested too deeply"),
+        ("a: " + "x" * 600_000, "has more than 500000 characters; shorten it or raise HBT_MAX_CONFIG_BYTES"),
         ("mix: {alpha: 0.5", "is not valid YAML"),
     ],
 )

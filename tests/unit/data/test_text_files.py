@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hbt_ray.data.text_files import (
 )
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils import limits
 
 
 @pytest.mark.parametrize("name", ["de.txt", "de.txt.gz"])
@@ -68,3 +70,36 @@ def test_link_out_of_its_folder_is_refused(tmp_path: Path):
 def test_detail_of_a_reject_has_at_most_200_characters():
     assert rejected_row("source", "here", "wrong type", "x" * 1000).detail == "x" * 200
     assert len(rejected_row("source", "here", "wrong type", "\ud800" * 1000).detail) == 200
+
+
+def test_line_above_the_limit_is_one_fault_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HBT_MAX_LINE_BYTES", "10")
+    for name in ("a.txt", "a.txt.gz"):
+        content = b"012345678\n" + b"x" * 3_000_000 + b"\n123456789\n"
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        first, second, third = read_lines(tmp_path / name)
+        assert isinstance(first, TextLine)  # 10 bytes with the end of line
+        assert isinstance(second, Fault)
+        assert (second.location, second.reason) == (f"{name}:2", "line too long")
+        assert isinstance(third, TextLine)
+        assert third.number == 3
+
+
+def test_gzip_bomb_is_a_fault_that_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "FREE_GROWTH_BYTES", 1 << 20)
+    file = tmp_path / "de.jsonl.gz"
+    with gzip.open(file, "wb") as bomb:
+        for _ in range(100):
+            bomb.write(bytes(1 << 20))
+    tracemalloc.start()
+    [fault] = read_lines(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(fault, Fault)
+    assert (fault.location, fault.reason) == ("de.jsonl.gz:1", "unreadable file")
+    assert "raise HBT_MAX_GROWTH" in str(fault.detail)
+    assert peak < 80_000_000
+    with pytest.raises(OSError, match="grows more than its size allows"):
+        read_bytes(file)
+    monkeypatch.setenv("HBT_MAX_GROWTH", "2000")
+    assert len(read_bytes(file)) == 100 << 20

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,13 @@ def test_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no tokenizer .*write the folder of a saved model") as error:
         load_tokenizer(ModelConfig(path=str(tmp_path)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("character", ["x", "=", "字", "\u0e31"])
+def test_one_enormous_word_is_cut_and_counted(character: str, caplog: pytest.LogCaptureFixture):
+    texts = [f"item {n} of a list" for n in range(120)]
+    started = time.perf_counter()
+    tokenizer = train_tokenizer([*texts, character * 1_000_000], 300)
+    assert time.perf_counter() - started < 10
+    assert "1 words were cut to 1000 characters to train the tokenizer" in caplog.text
+    assert tokenizer.get_vocab() == train_tokenizer([*texts, character * 1000], 300).get_vocab()

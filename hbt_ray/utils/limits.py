@@ -1,0 +1,40 @@
+"""Limits of what is read, so that a small file cannot fill the memory; each is set by an environment variable.
+
+A megabyte of gzip can hold a line of a gigabyte, and a kilobyte of YAML a billion values. The limits are far above what
+corpora and settings need; they are no settings of a run, because the settings themselves are read under them.
+"""
+
+from __future__ import annotations
+
+import os
+from types import MappingProxyType
+
+from hbt_ray.errors import ConfigError
+
+MAX_LINE_BYTES = "HBT_MAX_LINE_BYTES"
+MAX_GROWTH = "HBT_MAX_GROWTH"
+MAX_CONFIG_BYTES = "HBT_MAX_CONFIG_BYTES"
+MAX_CONFIG_VALUES = "HBT_MAX_CONFIG_VALUES"
+
+DEFAULTS = MappingProxyType(
+    {
+        MAX_LINE_BYTES: 1 << 26,  # of a text file, decompressed
+        MAX_GROWTH: 200,  # bytes that a compressed file may hold, for each of its bytes; text grows by 3 to 30
+        MAX_CONFIG_BYTES: 500_000,  # of a file of settings
+        MAX_CONFIG_VALUES: 100_000,  # in a file of settings, with every repetition by an alias
+    }
+)
+FREE_GROWTH_BYTES = 1 << 24  # to which any compressed file may grow, since small files of one repeated line grow most
+
+
+def limit(variable: str) -> int:
+    """Return a limit. Raises ConfigError if its environment variable is no positive whole number."""
+    text = os.environ.get(variable) or str(DEFAULTS[variable])
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{variable}={text} is no positive whole number; write {variable}={DEFAULTS[variable]}")
+    return int(text)
+
+
+def max_decompressed_bytes(compressed_bytes: int) -> int:
+    """Return the number of bytes that a compressed file may hold."""
+    return max(FREE_GROWTH_BYTES, compressed_bytes * limit(MAX_GROWTH))
