@@ -12,11 +12,13 @@ import hbt_ray
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.data.corpora import CorpusShard
+from hbt_ray.data.corpora.embedded.facts import content_fingerprint
 from hbt_ray.data.decontamination import DecontaminationIndex
 from hbt_ray.data.token_store import SUSPECT, TokenStore
 from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StoreError
+from hbt_ray.utils.storage import file_sha256
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -38,7 +40,7 @@ def store_fingerprint(
         "rules": RULES,
         "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
-        "files": [file_states(Path(shard.location)) for shard in shards],
+        "files": [_content_of(shard) for shard in shards],
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": inputs.text.model_dump(mode="json"),
@@ -46,14 +48,18 @@ def store_fingerprint(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def file_states(path: Path) -> list[tuple[str, int, int]]:
-    """Return (path, size in bytes, modification time in ns) of a file, or of each file in a folder.
+def _content_of(shard: CorpusShard) -> list[tuple[str, str]]:
+    embedded = shard.format == "embedded"
+    return [(shard.location, content_fingerprint())] if embedded else content_checksums(Path(shard.location))
 
-    A path of neither, such as the name of a data set on the hub, has size and time 0.
+
+def content_checksums(path: Path) -> list[tuple[str, str]]:
+    """Return (path, SHA-256 checksum) of a file, or of each file in a folder.
+
+    A path of neither, such as the name of a data set on the hub, has no checksum.
     """
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [(file, file.stat()) for file in files if file.is_file()]
-    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states] or [(str(path), 0, 0)]
+    return [(str(file), file_sha256(file)) for file in files if file.is_file()] or [(str(path), "")]
 
 
 def load_evaluation_sets(inputs: PrepareInputs) -> list[Benchmark]:

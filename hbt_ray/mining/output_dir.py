@@ -18,8 +18,9 @@ from typing import Any
 
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
+from hbt_ray.data.corpora.embedded.facts import content_fingerprint
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_inputs import RULES, file_states, load_evaluation_sets
+from hbt_ray.data.store_inputs import RULES, content_checksums, load_evaluation_sets
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
@@ -167,6 +168,7 @@ def _mined_with(
             for path in dict.fromkeys(Path(shard.location) for shard in shards)
             if path.exists()
         },
+        **({"embedded": content_fingerprint()} if any(shard.format == "embedded" for shard in shards) else {}),
     }
     as_json: dict[str, Any] = json.loads(json.dumps(inputs))
     return as_json
@@ -174,7 +176,7 @@ def _mined_with(
 
 def _file_digest(path: Path) -> str:
     """Return 16 hex digits that change with the file, or with any file of the folder."""
-    return hashlib.sha256(repr(file_states(path)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(content_checksums(path)).encode()).hexdigest()[:16]
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -47,6 +47,11 @@ def test_fingerprint_changes_with_each_input_and_nothing_else(tmp_path):
         store_fingerprint(RunConfig().prepare_inputs, shards, [other], "tokenizer"),
         store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "another"),
     ]
-    os.utime(tmp_path / "c/de.jsonl", ns=(0, 0))
+    file = tmp_path / "c/de.jsonl"
+    state, content = file.stat(), file.read_bytes()
+    os.utime(file, ns=(0, 0))
+    assert store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "tokenizer") == name
+    file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     changed.append(store_fingerprint(RunConfig().prepare_inputs, shards, [benchmark], "tokenizer"))
     assert len({name, *changed}) == 8

@@ -1,4 +1,4 @@
-"""Facts of CLDR, as `babel` ships it, about territories, languages and places; independent of any language.
+"""Facts of CLDR, as `babel` ships it, about territories, languages and places; read by `freeze_cldr.py` only.
 
 The choices are CLDR's: the main language of a territory is the official one that most people know, and the year of a
 currency is the first in which it was in use.
@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
 
 import yaml
 from babel import localedata
 from babel.core import get_global
+
+from hbt_ray.data.corpora.embedded.facts import Entity, Fact
 
 # Scripts in use that are written horizontally; Mongolian, for one, is written from top to bottom.
 _SCRIPTS_OF_DIRECTION = {
@@ -25,24 +26,6 @@ _SCRIPTS_OF_DIRECTION = {
 _DIRECTION_OF_SCRIPT = {
     script: direction for direction, scripts in _SCRIPTS_OF_DIRECTION.items() for script in scripts.split()
 }
-
-
-class Entity(NamedTuple):
-    """Something with a name in CLDR: Entity("territory", "CH")."""
-
-    entity_type: str
-    code: str
-
-
-class Fact(NamedTuple):
-    relation: str  # "currency", the key of its templates
-    subject: Entity
-    value: Entity
-
-    @property
-    def item_id(self) -> str:
-        """Relation and subject, "currency/CH"; for a place, the last part of its time zone's id."""
-        return f"{self.relation}/{self.subject.code.rpartition('/')[2]}"
 
 
 def all_facts() -> list[Fact]:

@@ -1,4 +1,4 @@
-"""Names of entities in a language, from CLDR."""
+"""Names of entities in a language, from CLDR; read by `freeze_cldr.py` only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from functools import cache
 
 from babel import Locale
 
-from hbt_ray.data.corpora.embedded.cldr_facts import Entity, zone_ids
+from hbt_ray.data.corpora.embedded.cldr_facts import zone_ids
+from hbt_ray.data.corpora.embedded.facts import Entity
 
 _IN_LATIN_LETTERS = frozenset({"de", "en", "es", "fr", "sw", "tr", "vi"})
 _ZERO_OF_DIGITS = {"arab": "٠", "arabext": "۰", "beng": "০", "deva": "०", "thai": "๐"}

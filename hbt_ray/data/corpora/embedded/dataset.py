@@ -1,6 +1,6 @@
 """The corpus shipped with the package: a few thousand questions and passages, parallel in many languages.
 
-It is built on first use from CLDR's facts and names (`cldr_facts`, `cldr_names`) and the templates of this folder,
+It is built on first use from facts and names of CLDR (`facts.py`, `cldr.json`) and the templates of this folder,
 without a download. An item is a relation and a subject, "currency/CH", and exists in all languages or in none.
 """
 
@@ -18,8 +18,7 @@ import yaml
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.corpora.embedded.cldr_facts import Entity, Fact, all_facts
-from hbt_ray.data.corpora.embedded.cldr_names import name_in
+from hbt_ray.data.corpora.embedded.facts import Entity, Fact, all_facts, name_in
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 

@@ -4,12 +4,12 @@ import subprocess
 import sys
 import unicodedata
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.embedded import dataset
-from hbt_ray.data.corpora.embedded.cldr_facts import Fact, all_facts
 from hbt_ray.data.corpora.embedded.dataset import (
     LANGUAGES,
     EmbeddedItem,
@@ -17,6 +17,7 @@ from hbt_ray.data.corpora.embedded.dataset import (
     list_shards,
     read_shard,
 )
+from hbt_ray.data.corpora.embedded.facts import Fact, all_facts, content_fingerprint
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.paths import REPOSITORY
@@ -193,3 +194,24 @@ def test_unknown_language_or_split_is_refused():
         list_shards(CorpusConfig(format="embedded", split="dev"))
     with pytest.raises(CorpusError, match=r"no split 'dev'; there are train and test"):
         items("dev")
+
+
+def test_corpus_is_the_same_with_every_babel():
+    digest = hashlib.sha256()
+    for split in dataset.SPLITS:
+        for item in dataset.items(split):
+            digest.update(repr((split, item.item_id, sorted(item.texts.items()))).encode())
+    assert [len(dataset.items(split)) for split in dataset.SPLITS] == [3365, 425]
+    assert digest.hexdigest() == "7505b0398217773860c58637eb2e21e2150dc9b1eb523af1dc14eb952cdb5afe"
+
+
+def test_corpus_is_made_without_babel():
+    code = "import sys\nfrom hbt_ray.data.corpora.embedded import dataset\ndataset.items('test')\n"
+    subprocess.run([sys.executable, "-c", code + "assert 'babel' not in sys.modules"], check=True)
+
+
+def test_fingerprint_changes_with_the_content(monkeypatch: pytest.MonkeyPatch):
+    before = content_fingerprint()
+    assert content_fingerprint() == before
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"other")
+    assert content_fingerprint() != before

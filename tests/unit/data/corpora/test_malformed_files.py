@@ -8,23 +8,30 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hbt_ray.config import CorpusConfig
+from hbt_ray.config import CorpusConfig, config_file, load_config
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.benchmarks import writers as benchmark_writers
 from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.manifest import MANIFEST, write_manifest
 from hbt_ray.data.row_tables import ROWS, read_rows
-from hbt_ray.errors import CorpusError
+from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
+from hbt_ray.errors import ConfigError, CorpusError, StoreError
+from hbt_ray.evaluation.evaluator import check_benchmark
 
-EXAMPLES = 60  # of each property
+EXAMPLES = 1000 if os.environ.get("HBT_SLOW_TESTS") else 60  # of each property
 FORMATS = ("squad", "jsonl", "parquet", "huggingface")
 ITEMS = 6
 settings.register_profile("malformed", deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
@@ -195,3 +202,87 @@ def test_encoding_other_than_utf8_gives_no_row(format: str, encoding: str, tmp_p
     table = read(format, tmp_path)
     check_rows(table)
     assert good_rows(table) == []
+
+
+JUNK = [b"null", b"{}", b"[]", b"-1", b"1.0", b"NaN", b"9" * 400, b"\t", b"\n", b"\xff", b'"', b"[" * 9000]
+
+
+def damaged(content: bytes, data: st.DataObject) -> bytes:
+    """Return the content with a part cut off, overwritten, repeated or replaced by a value of another type."""
+    start = data.draw(st.integers(0, len(content) - 1))
+    end = data.draw(st.integers(start, min(len(content), start + 30)))
+    junk = data.draw(
+        st.binary(max_size=12)
+        | st.sampled_from(
+            [b"null", b"{}", b"[]", b"-1", b"1.0", b"NaN", b"9" * 400, b"\t", b"\n", b"\xff", b'"', b"[" * 9000]
+        )
+    )
+    return data.draw(st.sampled_from([content[:start], content[:start] + junk + content[end:], content + junk]))
+
+
+def write_benchmark_files(format: str, folder: Path) -> None:
+    if format in {"squad", "pairs"}:
+        write("squad" if format == "squad" else "jsonl", folder, records())
+        return
+    items = {str(n): {"de": (f"Wo ist {n}?", f"Hier ist {n}."), "en": (f"Where is {n}?", f"{n}")} for n in range(4)}
+    benchmark_writers.write_benchmark(format, items, items, folder)
+
+
+@pytest.mark.parametrize("format", [*benchmark_writers.FORMATS, "squad", "pairs"])
+@given(data=st.data())
+@settings(settings.get_profile("malformed"))
+def test_damaged_benchmark_is_refused_by_name_or_has_rejects(format: str, data: st.DataObject):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_benchmark_files(format, folder)
+        file = data.draw(st.sampled_from(sorted(path for path in folder.rglob("*") if path.is_file())))
+        content = file.read_bytes()
+        plain = gzip.decompress(content) if file.suffix == ".gz" else content
+        broken = damaged(plain, data)
+        file.write_bytes(gzip.compress(broken) if file.suffix == ".gz" else broken)
+        try:
+            benchmark = load_benchmark(format, name)
+            check_benchmark(benchmark)
+        except CorpusError as error:
+            message = str(error)
+        else:
+            return
+    assert "\n" not in message
+    assert format in message or folder.name in message
+
+
+@pytest.mark.parametrize("name", ["smoke", "real_cpu", "hybrid"])
+@given(data=st.data())
+@settings(settings.get_profile("malformed"))
+def test_damaged_configuration_is_read_or_refused_by_name(name: str, data: st.DataObject):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "damaged.yaml"
+        file.write_bytes(damaged(config_file(name).read_bytes(), data))
+        try:
+            assert load_config(file).prepare_inputs
+        except ConfigError as error:
+            message = str(error)
+        else:
+            return
+    assert "\n" not in message
+
+
+@given(data=st.data())
+@settings(settings.get_profile("malformed"), max_examples=5 * EXAMPLES)
+def test_damaged_manifest_is_read_equal_or_refused_by_name(data: st.DataObject):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        items = [TokenItem(f"i{n}", {"de": np.array([1, n])}, {"de": np.array([2, n])}, {"de": []}) for n in range(3)]
+        shard = write_shard(folder, "source", "train", 0, items, "uint16")
+        write_manifest(folder, [shard], text_fingerprint="0" * 16, token_type="uint16", counts={})
+        whole = (folder / MANIFEST).read_bytes()
+        (folder / MANIFEST).write_bytes(damaged(whole, data))
+        try:
+            store = TokenStore.open(folder)
+            store.verify()
+        except StoreError as error:
+            message = str(error)
+        else:
+            return
+    assert name in message
+    assert "\n" not in message
