@@ -31,7 +31,7 @@ class DualEncoder(nn.Module):
     """Encodes the pairs of a batch in micro-batches, as GradCache does (Gao et al. 2021, arXiv 2101.06983).
 
     1. The *global* batch is cut into chunks of `chunk_pairs` pairs; a rank has whole chunks.
-    2. A chunk of more than `piece_tokens` tokens is cut into several micro-batches.
+    2. A chunk of more than `max_tokens` tokens is cut into several micro-batches.
     3. Dropout of a micro-batch is a function of (seed, step, chunk, its index in the chunk).
 
     So the embeddings of a chunk do not depend on the rank that has it, and a micro-batch can be encoded twice with the
@@ -48,7 +48,7 @@ class DualEncoder(nn.Module):
         seed: of dropout.
         chunk_pairs: pairs of a chunk.
         bf16: compute in bfloat16.
-        piece_tokens: tokens of a micro-batch. A pair with more of them is a micro-batch by itself.
+        max_tokens: tokens of a micro-batch. A pair with more of them is a micro-batch by itself.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class DualEncoder(nn.Module):
         seed: int,
         chunk_pairs: int,
         bf16: bool,
-        piece_tokens: int = 2**30,
+        max_tokens: int = 2**30,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.seed = seed
         self.chunk_pairs = chunk_pairs
-        self.piece_tokens = piece_tokens
+        self.max_tokens = max_tokens
         self.bf16 = bf16
         self._dropout = key_dropout(encoder) if is_packed(encoder) else DropoutKey()
 
@@ -75,7 +75,7 @@ class DualEncoder(nn.Module):
             Float32 unit vectors of the queries (B + S, D), translations last, and of the passages (B * (K + N), D),
             negatives last. B counts the pairs of `micro_batches`.
         """
-        micro_batches = self.pieces(batch) if micro_batches is None else micro_batches
+        micro_batches = self.micro_batches(batch) if micro_batches is None else micro_batches
         encode = self._packed if is_packed(self.encoder) else self._padded
         queries, translations, positives, negatives = [], [], [], []
         # One autocast region for all micro-batches, so that weights are cast once.
@@ -91,18 +91,18 @@ class DualEncoder(nn.Module):
         unit = [nn.functional.normalize(torch.cat(side).float(), dim=-1) for side in sides]
         return unit[0], unit[1]
 
-    def pieces(self, batch: PairBatch) -> list[MicroBatch]:
+    def micro_batches(self, batch: PairBatch) -> list[MicroBatch]:
         """Cut a batch into chunks, and chunks with too many tokens into several micro-batches."""
         positives, negatives = np.split(batch.passage_lengths, [batch.num_pairs * batch.positives])
         tokens_per_pair = batch.query_lengths[: batch.num_pairs] + positives.reshape(batch.num_pairs, -1).sum(1)
         tokens_per_pair = tokens_per_pair + negatives.reshape(batch.num_pairs, -1).sum(1)
-        tokens_per_pair[batch.second_of] += batch.query_lengths[batch.num_pairs :]
+        tokens_per_pair[batch.translation_of] += batch.query_lengths[batch.num_pairs :]
         micro_batches: list[MicroBatch] = []
         tokens = 0
         for pair, pair_tokens in enumerate(tokens_per_pair.tolist()):
             chunk = (batch.first_pair + pair) // self.chunk_pairs
             last = micro_batches[-1] if micro_batches else None
-            if last is not None and last.chunk == chunk and tokens + pair_tokens <= self.piece_tokens:
+            if last is not None and last.chunk == chunk and tokens + pair_tokens <= self.max_tokens:
                 micro_batches[-1] = MicroBatch(last.start, pair + 1, chunk, last.number)
                 tokens += pair_tokens
             else:
@@ -148,7 +148,7 @@ def _passages(batch: PairBatch, micro_batch: MicroBatch) -> tuple[np.ndarray, np
 
 def query_rows(batch: PairBatch, micro_batch: MicroBatch) -> np.ndarray:
     """Return the indices of a micro-batch's queries, then of their translations, among those of the rank."""
-    of_pairs = (batch.second_of >= micro_batch.start) & (batch.second_of < micro_batch.end)
+    of_pairs = (batch.translation_of >= micro_batch.start) & (batch.translation_of < micro_batch.end)
     translations = batch.num_pairs + np.flatnonzero(of_pairs)
     return np.concatenate([np.arange(micro_batch.start, micro_batch.end), translations])
 

@@ -13,10 +13,9 @@ from hbt_ray.pretraining.perplexity import write_before_and_after
 from hbt_ray.pretraining.task import PretrainingTask, make_pretraining_task
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.local_runner import LocalCallbacks, ignore_metrics
+from hbt_ray.training.local_runner import LocalCallbacks, ignore_metrics, run_remaining_steps
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import BatchT, OnMetrics
-from hbt_ray.training.train_loop import run_train_loop
 from hbt_ray.training.train_state import TrainState, should_evaluate
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.storage import StoragePath
@@ -48,7 +47,7 @@ def pretrain_locally(
         TrainingDiverged: more gradients were not finite than allowed.
         CheckpointError: a checkpoint cannot be written.
     """
-    folder.begin(config)
+    folder.write_config(config)
     return _pretrain(make_pretraining_task(config, store_folder, folder), store_folder, folder, device, on_metrics)
 
 
@@ -62,10 +61,7 @@ def _pretrain(
     known = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
     if 0 not in known:
         known[0] = callbacks.evaluate(0)
-    progress = checkpoints.load_newest(trainer)[0] or TrainState()
-    batches_per_step = task.train.gradient_accumulation
-    batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
-    run_train_loop(trainer, progress, batches, task.validation_batches(store), callbacks)
+    run_remaining_steps(callbacks, checkpoints.load_newest(trainer)[0] or TrainState())
     last = checkpoints.final_step(task.train)
     checkpoints.load_weights(last, trainer.checkpointed_module)
     after = known[last] if last in known else callbacks.evaluate(last)

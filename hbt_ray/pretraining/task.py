@@ -86,7 +86,9 @@ class PretrainingTask(ABC, Generic[BatchT]):
         unit = "text" if sampler.draws_whole_texts else "token"
         return f"from {unit} " + ", ".join(f"{place} of {sampler.streams[stream].name}" for stream, place in blocks)
 
-    def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
+    def evaluate_checkpoint(
+        self, store: TokenStore, checkpoints: StoragePath, step: int, device: str
+    ) -> dict[str, float]:
         from hbt_ray.training.checkpoint import CheckpointManager
 
         trainer = self.build_trainer(device)

@@ -30,12 +30,12 @@ class PairBatch:
     query_components: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (B,) int64
     passage_components: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (B * (K + N),) int64
     # (S,) int32, ascending: the index of the question that each is a translation of
-    second_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    translation_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
     @property
     def num_pairs(self) -> int:
         """B."""
-        return len(self.query_lengths) - len(self.second_of)
+        return len(self.query_lengths) - len(self.translation_of)
 
     @property
     def num_negatives(self) -> int:

@@ -26,9 +26,9 @@ def build_batch(
     passage_languages = spec.passage_languages[part.start * spec.positives : part.stop * spec.positives]
     queries = _take(store, spec, "question", query_languages, rows)
     second_languages = spec.second_languages[part]
-    second_of = np.flatnonzero(second_languages != "")
-    if len(second_of):
-        translations = _take(store, spec, "question", second_languages[second_of], rows[second_of])
+    translation_of = np.flatnonzero(second_languages != "")
+    if len(translation_of):
+        translations = _take(store, spec, "question", second_languages[translation_of], rows[translation_of])
         queries = _concatenate([queries, translations])
     passages = _take(store, spec, "passage", passage_languages, np.repeat(rows, spec.positives))
     components = store.components(spec.source, rows, spec.split)
@@ -50,7 +50,7 @@ def build_batch(
         global_pairs=spec.global_pairs,
         kind=spec.kind,
         positives=spec.positives,
-        second_of=second_of.astype(np.int32),
+        translation_of=translation_of.astype(np.int32),
         query_components=components,
         passage_components=passage_components,
     )
@@ -65,7 +65,7 @@ def make_pair_batch(
     global_pairs: int,
     kind: str,
     positives: int = 1,
-    second_of: np.ndarray = NO_TRANSLATIONS,
+    translation_of: np.ndarray = NO_TRANSLATIONS,
     query_components: np.ndarray | None = None,
     passage_components: np.ndarray | None = None,
 ) -> PairBatch:
@@ -73,7 +73,7 @@ def make_pair_batch(
 
     Components are 0 by default: it is not known which texts belong to items with texts in common.
     """
-    num_pairs = len(queries[1]) - len(second_of)
+    num_pairs = len(queries[1]) - len(translation_of)
     originals = (queries[0][: int(queries[1][:num_pairs].sum())], queries[1][:num_pairs])
     return PairBatch(
         step=step,
@@ -87,7 +87,7 @@ def make_pair_batch(
         query_keys=hash_sequences(*originals),
         passage_keys=hash_sequences(*passages),
         positives=positives,
-        second_of=second_of,
+        translation_of=translation_of,
         query_components=np.zeros(num_pairs, np.int64) if query_components is None else query_components,
         passage_components=(np.zeros(len(passages[1]), np.int64) if passage_components is None else passage_components),
     )

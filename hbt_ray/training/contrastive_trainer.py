@@ -54,12 +54,12 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         self.combined_loss = CombinedLoss.from_config(loss, train.temperature)
         bf16 = resolve_bf16(train.precision, encoder.device)
         self.dual = DualEncoder(
-            encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+            encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, max_tokens=train.chunk_tokens
         )
         self.teacher: nn.Module | None = None
         if teacher is not None:
             self.teacher = DualEncoder(
-                teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, piece_tokens=train.chunk_tokens
+                teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, max_tokens=train.chunk_tokens
             ).eval()
         ids = torch.zeros((1, 4), dtype=torch.long, device=encoder.device)
         probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -78,7 +78,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
 
     def _loss_of(self, batch: PairBatch, query_embeddings: Tensor, passage_embeddings: Tensor) -> Tensor:
         device = query_embeddings.device
-        queries, translations = query_embeddings.split([batch.num_pairs, len(batch.second_of)])
+        queries, translations = query_embeddings.split([batch.num_pairs, len(batch.translation_of)])
         global_layout = pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs)
         loss: Tensor = self.combined_loss(
             LossInputs(
@@ -93,7 +93,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
                 ),
                 positives=batch.positives,
                 translation_embeddings=translations,
-                translation_of=torch.tensor(batch.second_of, device=device),
+                translation_of=torch.tensor(batch.translation_of, device=device),
                 teacher=self._teacher_embeddings(batch),
             )
         )

@@ -46,7 +46,7 @@ def backward_with_gradient_cache(
         This rank's loss, without the weight.
     """
     device = dual.encoder.device
-    micro_batches = dual.pieces(batch)
+    micro_batches = dual.micro_batches(batch)
     query_indices = [torch.from_numpy(query_rows(batch, micro_batch)).to(device) for micro_batch in micro_batches]
     passage_indices = [torch.from_numpy(passage_rows(batch, micro_batch)).to(device) for micro_batch in micro_batches]
 

@@ -58,9 +58,15 @@ def train_locally(
             on_metrics(step, metrics)
     if progress.step and callbacks.is_due(progress) and progress.step not in dict(saved):
         callbacks.evaluate(progress)
+    run_remaining_steps(callbacks, progress)
+
+
+def run_remaining_steps(callbacks: LocalCallbacks, progress: TrainState) -> None:
+    """Train from the state's step to the last one."""
+    task, store = callbacks.task, callbacks.store
     batches_per_step = task.train.gradient_accumulation
     batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
-    run_train_loop(trainer, progress, batches, task.validation_batches(store), callbacks)
+    run_train_loop(callbacks.trainer, progress, batches, task.validation_batches(store), callbacks)
 
 
 @dataclass

@@ -90,7 +90,7 @@ class RunDir:
         folder = StoragePath.of(self.path)
         return [*(self.storage / name for name in STORAGE_OUTPUTS), *(folder / name for name in FOLDER_OUTPUTS)]
 
-    def begin(self, config: AnyRun) -> None:
+    def write_config(self, config: AnyRun) -> None:
         """Write the configuration, after all checks that are possible before training."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.config.write_text(dump_config(config))

@@ -63,7 +63,9 @@ class TrainingTask(Protocol[BatchT]):
     def describe_batch(self, store: TokenStore, number: int) -> str:
         """Describe a batch of the sampler for error messages: its kind, source and items."""
 
-    def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
+    def evaluate_checkpoint(
+        self, store: TokenStore, checkpoints: StoragePath, step: int, device: str
+    ) -> dict[str, float]:
         """Return the metrics of a step's checkpoint; at step 0 those of the initial model."""
 
 
@@ -107,6 +109,8 @@ class ContrastiveTask:
         ids = store.item_ids(spec.source, spec.rows, spec.split)
         return f"{spec.kind} batch of {spec.source}, items {' '.join(ids)}"
 
-    def measure(self, store: TokenStore, checkpoints: StoragePath, step: int, device: str) -> dict[str, float]:
+    def evaluate_checkpoint(
+        self, store: TokenStore, checkpoints: StoragePath, step: int, device: str
+    ) -> dict[str, float]:
         encoder = load_checkpointed_encoder(self.config, self.initial_model, checkpoints, step, device)
         return self.evaluate_encoder(encoder, self.config)

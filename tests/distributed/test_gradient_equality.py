@@ -50,7 +50,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
     store = TokenStore.open(Path(folder) / "store")
     found = []
     for negatives, dropout, strategy, caching, consistency in CASES:
-        plan = tiny_corpus.make_plan(
+        plan = tiny_corpus.make_sampler(
             store, second_questions=consistency > 0, strategy=strategy, hard_negatives=negatives
         )
         encoder = tiny_corpus.make_encoder(Path(folder) / "encoder", dropout)
@@ -92,7 +92,7 @@ def found(folder):
     """Return, by number of ranks, (loss, gradient) of every case."""
     from tests.helpers import tiny_corpus
 
-    tiny_corpus.make_store(folder / "store", negatives=2, alone=60)
+    tiny_corpus.make_store(folder / "store", negatives=2, english_only=60)
     tiny_corpus.make_encoder(folder / "encoder")
     for num_ranks in NUM_RANKS:
         run_ranks(_rank_main, num_ranks, folder, "hbt_ray.training.contrastive_trainer")
@@ -132,8 +132,8 @@ def test_one_of_four_ranks_has_no_translated_query(folder, found):
     from tests.helpers import tiny_corpus
 
     store = TokenStore.open(folder / "store")
-    spec = tiny_corpus.make_plan(store, second_questions=True, strategy="x-x", hard_negatives=2).batch(STEP)
-    counts = [len(build_batch(spec, store, rank, 4, 2).second_of) for rank in range(4)]
+    spec = tiny_corpus.make_sampler(store, second_questions=True, strategy="x-x", hard_negatives=2).batch(STEP)
+    counts = [len(build_batch(spec, store, rank, 4, 2).translation_of) for rank in range(4)]
     assert min(counts) == 0
     assert 0 < sum(counts) < 8
     assert not torch.equal(found[1][3][1], found[1][8][1])

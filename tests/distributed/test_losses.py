@@ -71,7 +71,7 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str) -> None:
             weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
         trainer.model.train()
         mix = {"strategy": case.get("strategy", "x-x"), "hard_negatives": case.get("negatives", 0)}
-        plan = tiny_corpus.make_plan(store, second_questions="consistency" in loss, **mix)
+        plan = tiny_corpus.make_sampler(store, second_questions="consistency" in loss, **mix)
         batches = [build_batch(plan.batch(step), store, rank, num_ranks, 2) for step in (5, 6)]
         # Two batches of one step: only the second's gradient makes the ranks agree.
         total = sum(trainer.backward(batch, 0.5, last) for batch, last in zip(batches, (False, True), strict=True))

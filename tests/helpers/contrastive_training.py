@@ -26,7 +26,7 @@ MIXES = [
 def make_stores_and_encoder(folder: Path) -> Path:
     """Write an encoder and two stores; `store-monolingual` also has items in one language only."""
     tiny_corpus.make_store(folder / "store", negatives=1)
-    tiny_corpus.make_store(folder / "store-monolingual", negatives=1, alone=30)
+    tiny_corpus.make_store(folder / "store-monolingual", negatives=1, english_only=30)
     tiny_corpus.make_encoder(folder / "encoder")
     return folder
 
@@ -45,4 +45,4 @@ def make_trainer(
 def batch(folder: Path, step: int, rank: int = 0, num_ranks: int = 1, **mix) -> PairBatch:
     """Build a rank's slice of a batch; with query translations, of `store-monolingual`."""
     store = TokenStore.open(folder / ("store-monolingual" if mix.get("second_questions") else "store"))
-    return build_batch(tiny_corpus.make_plan(store, PAIRS, **mix).batch(step), store, rank, num_ranks)
+    return build_batch(tiny_corpus.make_sampler(store, PAIRS, **mix).batch(step), store, rank, num_ranks)

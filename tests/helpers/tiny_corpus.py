@@ -27,8 +27,8 @@ def passage(language: str, item: int) -> str:
     return f"{language} it is the number {item} " + "so " * (item % 5)
 
 
-def negative(language: str, item: int, place: int) -> str:
-    return f"{language} it is not {item} but {item + place + 1}"
+def negative(language: str, item: int, number: int) -> str:
+    return f"{language} it is not {item} but {item + number + 1}"
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -45,28 +45,32 @@ def tokenization() -> PairTokenizer:
 
 
 def token_item(
-    own: PairTokenizer, item: int, languages: tuple[str, ...] = LANGUAGES, negatives: int = 0, component: int = 0
+    pair_tokenizer: PairTokenizer,
+    item: int,
+    languages: tuple[str, ...] = LANGUAGES,
+    negatives: int = 0,
+    component: int = 0,
 ) -> TokenItem:
     return TokenItem(
         f"item-{item:04d}",
-        {x: own.encode([question(x, item)], "question")[0] for x in languages},
-        {x: own.encode([passage(x, item)], "passage")[0] for x in languages},
-        {x: own.encode([negative(x, item, n) for n in range(negatives)], "passage") for x in languages},
+        {x: pair_tokenizer.encode([question(x, item)], "question")[0] for x in languages},
+        {x: pair_tokenizer.encode([passage(x, item)], "passage")[0] for x in languages},
+        {x: pair_tokenizer.encode([negative(x, item, n) for n in range(negatives)], "passage") for x in languages},
         component,
     )
 
 
 def make_store(
-    folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, alone: int = 0, components: int = 0
+    folder: Path, items: int = 60, shards: int = 2, negatives: int = 0, english_only: int = 0, components: int = 0
 ) -> StoreManifest:
-    """Write a source "numbers" of which every fifth item lacks French, and `alone` more items in English only.
+    """Write a source "numbers" of which every fifth item lacks French, and then `english_only` items in English.
 
     Every second item is in one of some components.
     """
-    own = tokenization()
-    made = [
+    pair_tokenizer = tokenization()
+    all_items = [
         token_item(
-            own,
+            pair_tokenizer,
             i,
             LANGUAGES[:2] if i % 5 == 4 else LANGUAGES,
             negatives,
@@ -74,14 +78,17 @@ def make_store(
         )
         for i in range(items)
     ]
-    made += [token_item(own, i, ("en",), negatives) for i in range(items, items + alone)]
+    all_items += [token_item(pair_tokenizer, i, ("en",), negatives) for i in range(items, items + english_only)]
     written = [
-        write_shard(folder, "numbers", "train", shard, made[shard::shards], own.token_type) for shard in range(shards)
+        write_shard(folder, "numbers", "train", shard, all_items[shard::shards], pair_tokenizer.token_type)
+        for shard in range(shards)
     ]
-    return write_manifest(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+    return write_manifest(
+        folder, written, text_fingerprint=pair_tokenizer.fingerprint(), token_type=pair_tokenizer.token_type
+    )
 
 
-def make_plan(
+def make_sampler(
     store: TokenStore, global_batch_pairs: int = 8, second_questions: bool = False, **mix
 ) -> HybridBatchSampler:
     return HybridBatchSampler(
@@ -111,13 +118,17 @@ def pretrain_config(**settings) -> PretrainRunConfig:
 
 def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20) -> TokenStore:
     """Write the store that `prepare` makes of "numbers" for a pretraining; every fifth item lacks French."""
-    made_by = tokenizer()
-    made_by.save_pretrained(folder / "tokenizer")
-    own = PairTokenizer(made_by, config.prepare_inputs.text)
-    made = [token_item(own, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)]
-    written = [write_shard(folder, "numbers", "train", n, made[n:items:2], own.token_type) for n in range(2)]
-    written.append(write_shard(folder, "numbers", "validation", 0, made[items:], own.token_type))
-    write_manifest(folder, written, text_fingerprint=own.fingerprint(), token_type=own.token_type)
+    base_tokenizer = tokenizer()
+    base_tokenizer.save_pretrained(folder / "tokenizer")
+    pair_tokenizer = PairTokenizer(base_tokenizer, config.prepare_inputs.text)
+    all_items = [
+        token_item(pair_tokenizer, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)
+    ]
+    written = [
+        write_shard(folder, "numbers", "train", n, all_items[n:items:2], pair_tokenizer.token_type) for n in range(2)
+    ]
+    written.append(write_shard(folder, "numbers", "validation", 0, all_items[items:], pair_tokenizer.token_type))
+    write_manifest(folder, written, text_fingerprint=pair_tokenizer.fingerprint(), token_type=pair_tokenizer.token_type)
     return TokenStore.open(folder)
 
 

@@ -107,7 +107,7 @@ def tensors(file: Path) -> list[str]:
 
 
 def content_of(batch: PairBatch) -> list[Any]:
-    own = [batch.step, batch.first_pair, batch.global_pairs, batch.kind, batch.positives, batch.second_of]
+    own = [batch.step, batch.first_pair, batch.global_pairs, batch.kind, batch.positives, batch.translation_of]
     sides = [batch.query_ids, batch.query_lengths, batch.passage_ids, batch.passage_lengths]
     return [*own, *sides, batch.query_keys, batch.passage_keys]
 
@@ -116,7 +116,7 @@ def content_of(batch: PairBatch) -> list[Any]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two token stores and an encoder."""
     folder: Path = tmp_path_factory.mktemp("golden")
-    tiny_corpus.make_store(folder / "store", negatives=2, alone=8)
+    tiny_corpus.make_store(folder / "store", negatives=2, english_only=8)
     tiny_corpus.make_text_store(folder / "texts", tiny_corpus.pretrain_config())
     tiny_corpus.make_encoder(folder / "encoder")
     return folder
@@ -192,7 +192,7 @@ BATCHES: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", PLANS)
 def test_first_batches_are_the_same(store: TokenStore, name: str):
-    plan = tiny_corpus.make_plan(store, **PLANS[name])
+    plan = tiny_corpus.make_sampler(store, **PLANS[name])
     specs = [plan.batch(step) for step in (0, 1, 2, 40)]  # the last is of a later epoch
     planned = [
         [spec.kind, spec.source, spec.epoch, spec.rows, store.item_ids(spec.source, spec.rows)]
@@ -297,7 +297,7 @@ def test_first_losses_are_the_same(made: Path, store: TokenStore, text_store: To
     """They follow from weights, batches, masks and dropout together."""
     encoder = tiny_corpus.make_encoder(made / "encoder", dropout=0.3)
     trainer = ContrastiveTrainer(encoder, TrainConfig(global_batch_pairs=8, chunk_pairs=4, precision="fp32"), seed=3)
-    batch = build_batch(tiny_corpus.make_plan(store).batch(0), store)
+    batch = build_batch(tiny_corpus.make_sampler(store).batch(0), store)
     assert trainer.step(0, [batch]).loss == pytest.approx(2.168295, **CLOSE)
     config = tiny_corpus.pretrain_config(model=tiny_corpus.MODEL.model_copy(update={"dropout": 0.3}))
     job = pretraining_job(config, text_store.folder, run_dir_of(config, tmp_path))
@@ -308,7 +308,7 @@ def test_first_losses_are_the_same(made: Path, store: TokenStore, text_store: To
 def test_an_unpacked_encoders_dropout_key_is_the_same(made: Path, store: TokenStore):
     encoder = tiny_corpus.make_encoder(made / "encoder", dropout=0.0, attention="eager")
     trainer = ContrastiveTrainer(encoder, TrainConfig(global_batch_pairs=8, chunk_pairs=4, precision="fp32"), seed=3)
-    trainer.step(0, [build_batch(tiny_corpus.make_plan(store).batch(0), store)])
+    trainer.step(0, [build_batch(tiny_corpus.make_sampler(store).batch(0), store)])
     assert torch.initial_seed() == 661162336803782255  # that of the last chunk's passages
 
 
@@ -502,7 +502,7 @@ def test_a_runs_folder_has_the_same_files_and_fields(made: Path, store: TokenSto
         }
     )
     folder = run_dir_of(config, tmp_path / "run")
-    folder.begin(config)
+    folder.write_config(config)
     job = ContrastiveTask(config, str(made / "encoder"), lambda encoder, config: {"multi/map": 0.5})
     train_locally(job, store.folder, folder, every=2)
     assert files(tmp_path / "run") == [

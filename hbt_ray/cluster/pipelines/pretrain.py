@@ -88,7 +88,7 @@ def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> Finishe
     tags = {"objective": config.pretrain.objective, "seed": config.seed}
     with starting_over(folder, fresh):
         record_inputs(folder, config, manifest)
-        folder.begin(config)
+        folder.write_config(config)
         tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
         with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
             task = make_pretraining_task(config, store, folder)
@@ -160,7 +160,7 @@ def _evaluate(task: PretrainingTask[Any], store: Path, folder: RunDir, step: int
     from hbt_ray.models.encoder import default_device
 
     configure_logging()
-    return task.measure(TokenStore.open(store), folder.checkpoints, step, default_device())
+    return task.evaluate_checkpoint(TokenStore.open(store), folder.checkpoints, step, default_device())
 
 
 def held_out_table(held_out: Mapping[str, Mapping[str, float]]) -> Table:

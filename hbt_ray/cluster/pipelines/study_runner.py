@@ -173,7 +173,7 @@ class StudyRunner:
         model = str(run_dir.initial_model)
         if not run_dir.initial_model.exists():
             model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
-        run_dir.begin(config)
+        run_dir.write_config(config)
         inputs = ExperimentInputs(store, model)
         self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
         return experiment, inputs

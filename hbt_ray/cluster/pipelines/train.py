@@ -96,7 +96,7 @@ def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
         if changed_input(folder.evaluated_with, evaluated_with, has_begun=folder.config.exists()):
             folder.checkpoint_metrics.delete()  # checkpoints are evaluated again
             mark_done(folder.evaluated_with, evaluated_with)
-        folder.begin(config)
+        folder.write_config(config)
         tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder)
         with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))

@@ -65,7 +65,7 @@ def run_trial(
     trial = algorithm.identify(search, params, tune.get_context().get_trial_id())
     config = trial.candidate.config(search.run, trial.seed)
     run_dir = trial_dir(Path(out), config, trial.name)
-    run_dir.begin(config)
+    run_dir.write_config(config)
     config = algorithm.start_trial(config, run_dir, params)
     store, model = stores[config.store_key], models[config.model_key]
     dev = dev_set(search.dev, store, config)

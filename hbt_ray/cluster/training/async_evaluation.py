@@ -32,7 +32,7 @@ def evaluate_checkpoint(checkpoint: object, step: int, config: WorkerConfig) -> 
     channel = config.channel
     try:
         store = TokenStore.open(config.store)
-        metrics = config.task.measure(store, config.checkpoints, step, default_device())
+        metrics = config.task.evaluate_checkpoint(store, config.checkpoints, step, default_device())
         save_checkpoint_metrics(config.checkpoint_metrics, step, metrics)
         # Wait: once the last of these tasks has ended, the driver reads only what has arrived.
         ray.get(channel.put.remote(CheckpointMetrics(step, metrics)))

@@ -80,7 +80,7 @@ def test_every_form_of_a_password_is_left_out_of_a_file(uri):
 def test_a_variable_with_another_value_is_a_changed_setting(monkeypatch, tmp_path):
     overrides = ["model.path=hf/${HBT_TEST_MODEL}"]
     monkeypatch.setenv("HBT_TEST_MODEL", "one")
-    run_dir_of(config := load_config(None, overrides), tmp_path / "run").begin(config)
+    run_dir_of(config := load_config(None, overrides), tmp_path / "run").write_config(config)
     open_run(load_config(None, ["model.path=hf/one"]), tmp_path / "run")
     monkeypatch.setenv("HBT_TEST_MODEL", "two")
     now = load_config(None, overrides)

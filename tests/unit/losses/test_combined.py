@@ -217,7 +217,7 @@ def make_trainer(
 
 def batch(folder: Path, step: int, **mix) -> PairBatch:
     store = TokenStore.open(folder / "store")
-    return build_batch(tiny_corpus.make_plan(store, 8, strategy="x-x", hard_negatives=1, **mix).batch(step), store)
+    return build_batch(tiny_corpus.make_sampler(store, 8, strategy="x-x", hard_negatives=1, **mix).batch(step), store)
 
 
 def gradient(of: Tensor, trainer: ContrastiveTrainer) -> Tensor:

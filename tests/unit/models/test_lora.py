@@ -53,7 +53,7 @@ def make_trainer(folder: Path, train: dict | None = None, **lora) -> Contrastive
 
 def batch(folder: Path, step: int) -> PairBatch:
     store = TokenStore.open(folder / "store")
-    return build_batch(tiny_corpus.make_plan(store, 8, strategy="x-x", hard_negatives=1).batch(step), store)
+    return build_batch(tiny_corpus.make_sampler(store, 8, strategy="x-x", hard_negatives=1).batch(step), store)
 
 
 def trained(trainer: ContrastiveTrainer, folder: Path, first: int, last: int) -> list[float]:

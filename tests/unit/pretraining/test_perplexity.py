@@ -21,12 +21,12 @@ def test_perplexity_is_reproducible_and_of_the_first_blocks(stores, tmp_path):
     task = make_task(config, stores, tmp_path)
     store = TokenStore.open(stores["mlm"])
     folder = run_dir_of(config, tmp_path)
-    one = task.measure(store, folder.checkpoints, 0, "cpu")
-    assert one == task.measure(store, folder.checkpoints, 0, "cpu")
+    one = task.evaluate_checkpoint(store, folder.checkpoints, 0, "cpu")
+    assert one == task.evaluate_checkpoint(store, folder.checkpoints, 0, "cpu")
     other = dataclasses.replace(task, config=config.model_copy(update={"languages": ("de",), "seed": 9}))
-    assert other.measure(store, folder.checkpoints, 0, "cpu").keys() == {"perplexity/de"}
+    assert other.evaluate_checkpoint(store, folder.checkpoints, 0, "cpu").keys() == {"perplexity/de"}
     more = make_task(tiny_corpus.pretrain_config(held_out_blocks=64), stores, tmp_path)
-    assert more.measure(store, folder.checkpoints, 0, "cpu") != one
+    assert more.evaluate_checkpoint(store, folder.checkpoints, 0, "cpu") != one
 
 
 def test_language_without_held_out_text_is_an_error(tmp_path):

@@ -40,7 +40,7 @@ ARRAYS = [name for name in PairBatch.__dataclass_fields__ if name.startswith(("q
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> TokenStore:
     folder: Path = tmp_path_factory.mktemp("store")
-    tiny_corpus.make_store(folder, shards=3, negatives=2, alone=20)
+    tiny_corpus.make_store(folder, shards=3, negatives=2, english_only=20)
     return TokenStore.open(folder)
 
 
@@ -66,7 +66,7 @@ def tokens(tokenizer: PairTokenizer, side, *texts: str) -> list[list[int]]:
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
-    sampler = tiny_corpus.make_plan(store, 13, **mix)  # 13 pairs: no number of ranks but 1 divides them
+    sampler = tiny_corpus.make_sampler(store, 13, **mix)  # 13 pairs: no number of ranks but 1 divides them
     for step in (0, 5, 11):
         spec = sampler.batch(step)
         whole = build_batch(spec, store)
@@ -80,7 +80,7 @@ def test_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
         queries = [one for count, questions in of_rank for one in questions[:count]]
         seconds = [one for count, questions in of_rank for one in questions[count:]]
         assert queries + seconds == sequences(whole.query_ids, whole.query_lengths)
-        assert [s.first_pair + pair for s in slices for pair in s.second_of] == whole.second_of.tolist()
+        assert [s.first_pair + pair for s in slices for pair in s.translation_of] == whole.translation_of.tolist()
         # The positives of all ranks, then the negatives of all ranks.
         of_rank = [(s.num_pairs * s.positives, sequences(s.passage_ids, s.passage_lengths)) for s in slices]
         positives = [one for count, passages in of_rank for one in passages[:count]]
@@ -94,7 +94,7 @@ def test_slices_of_all_ranks_join_to_the_batch(store, mix, num_ranks):
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_batch_has_the_texts_that_the_spec_names(store, tokenization, mix):
-    sampler = tiny_corpus.make_plan(store, 8, **mix)
+    sampler = tiny_corpus.make_sampler(store, 8, **mix)
     kinds = set()
     for step in range(6):
         spec = sampler.batch(step)
@@ -107,7 +107,7 @@ def test_batch_has_the_texts_that_the_spec_names(store, tokenization, mix):
         translated = [pair for pair, language in enumerate(spec.second_languages) if language]
         questions += [tiny_corpus.question(spec.second_languages[pair], items[pair]) for pair in translated]
         assert sequences(batch.query_ids, batch.query_lengths) == tokens(tokenization, "question", *questions)
-        assert batch.second_of.tolist() == translated
+        assert batch.translation_of.tolist() == translated
         assert batch.num_pairs == len(batch.query_keys) == 8
         found = sequences(batch.passage_ids, batch.passage_lengths)
         assert found[: 8 * spec.positives] == tokens(tokenization, "passage", *passages)
@@ -119,7 +119,7 @@ def test_batch_has_the_texts_that_the_spec_names(store, tokenization, mix):
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_spec_of_a_rank_builds_the_ranks_slice_of_the_batch(store, mix, num_ranks):
-    sampler, other = (tiny_corpus.make_plan(store, 13, **mix) for _ in range(2))
+    sampler, other = (tiny_corpus.make_sampler(store, 13, **mix) for _ in range(2))
     for step in (0, 1, 2, 40, 41, 7):  # of several epochs
         for rank in range(num_ranks):
             expected = build_batch(sampler.batch(step), store, rank, num_ranks, 3)
@@ -129,17 +129,17 @@ def test_spec_of_a_rank_builds_the_ranks_slice_of_the_batch(store, mix, num_rank
 
 
 def test_mixed_batch_has_pairs_of_several_languages(store):
-    spec = tiny_corpus.make_plan(store, 16, strategy="x-x").batch(0)
+    spec = tiny_corpus.make_sampler(store, 16, strategy="x-x").batch(0)
     assert (spec.query_languages == spec.passage_languages).all()
     assert len(set(spec.query_languages)) > 1
-    spec = tiny_corpus.make_plan(store, 16, strategy="x-y", cross_pairs="mixed").batch(0)
+    spec = tiny_corpus.make_sampler(store, 16, strategy="x-y", cross_pairs="mixed").batch(0)
     assert (spec.query_languages != spec.passage_languages).all()
     assert len(set(zip(spec.query_languages, spec.passage_languages, strict=True))) > 2
 
 
 @pytest.mark.parametrize("strategy", ["x-y", "x-x"])
 def test_hard_negatives_follow_the_positives_in_their_language(store, tokenization, strategy):
-    spec = tiny_corpus.make_plan(store, 4, strategy=strategy, hard_negatives=2).batch(3)
+    spec = tiny_corpus.make_sampler(store, 4, strategy=strategy, hard_negatives=2).batch(3)
     batch = build_batch(spec, store)
     assert (batch.num_pairs, batch.num_negatives, len(batch.passage_lengths)) == (4, 2, 4 * 3)
     expected = [
@@ -151,7 +151,7 @@ def test_hard_negatives_follow_the_positives_in_their_language(store, tokenizati
 
 
 def test_hard_negatives_of_several_positives_match_the_query(store, tokenization):
-    spec = tiny_corpus.make_plan(store, 4, strategy="one-to-k", positive_languages=3, hard_negatives=2).batch(3)
+    spec = tiny_corpus.make_sampler(store, 4, strategy="one-to-k", positive_languages=3, hard_negatives=2).batch(3)
     batch = build_batch(spec, store)
     assert (batch.num_pairs, batch.positives, batch.num_negatives, len(batch.passage_lengths)) == (4, 3, 2, 4 * 5)
     expected = [
@@ -163,7 +163,7 @@ def test_hard_negatives_of_several_positives_match_the_query(store, tokenization
 
 
 def test_batch_without_negatives_has_a_passage_for_each_pair(store):
-    batch = build_batch(tiny_corpus.make_plan(store, 6).batch(0), store)
+    batch = build_batch(tiny_corpus.make_sampler(store, 6).batch(0), store)
     assert (batch.num_negatives, len(batch.passage_lengths)) == (0, 6)
 
 
@@ -198,7 +198,7 @@ def test_hashes_of_100_000_sequences_are_distinct():
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_batch_survives_arrow_unchanged(store, mix):
-    spec = tiny_corpus.make_plan(store, 8, **mix).batch(2)
+    spec = tiny_corpus.make_sampler(store, 8, **mix).batch(2)
     for rank in range(2):
         batch = build_batch(spec, store, rank, 2)
         table = dataclass_to_arrow(batch)
@@ -212,9 +212,11 @@ def test_batch_survives_arrow_unchanged(store, mix):
 
 
 def test_arrow_table_holds_batches_with_and_without_translations(store):
-    samplers = [tiny_corpus.make_plan(store, 8, second_questions=seconds, strategy="x-y") for seconds in (False, True)]
+    samplers = [
+        tiny_corpus.make_sampler(store, 8, second_questions=seconds, strategy="x-y") for seconds in (False, True)
+    ]
     batches = [build_batch(sampler.batch(2), store) for sampler in samplers]
-    assert [len(batch.second_of) for batch in batches] == [0, 8]
+    assert [len(batch.translation_of) for batch in batches] == [0, 8]
     table = pa.concat_tables(map(dataclass_to_arrow, batches))
     for place, batch in enumerate(batches):
         back = dataclass_from_arrow(table.slice(place, 1), PairBatch)
@@ -222,11 +224,11 @@ def test_arrow_table_holds_batches_with_and_without_translations(store):
 
 
 def test_items_in_one_language_have_no_translation(store):
-    spec = tiny_corpus.make_plan(store, 16, second_questions=True, strategy="x-x").batch(0)
+    spec = tiny_corpus.make_sampler(store, 16, second_questions=True, strategy="x-x").batch(0)
     batch = build_batch(spec, store)
     is_english_only = [item >= 60 for item in items_of(store, spec)]
     assert 0 < sum(is_english_only) < 16
-    assert batch.second_of.tolist() == [pair for pair in range(16) if not is_english_only[pair]]
+    assert batch.translation_of.tolist() == [pair for pair in range(16) if not is_english_only[pair]]
 
 
 def test_batch_of_the_validation_split_reads_that_split(tmp_path, tokenization):
@@ -260,7 +262,7 @@ def test_batch_has_the_components_of_its_items_and_negatives(tmp_path, mix):
     write_manifest(tmp_path, [shard], text_fingerprint="text", token_type=tokenizer.token_type)
     store = TokenStore.open(tmp_path)
     for step in range(3):
-        spec = tiny_corpus.make_plan(store, 8, **mix).batch(step)
+        spec = tiny_corpus.make_sampler(store, 8, **mix).batch(step)
         batch = build_batch(spec, store)
         numbers = items_of(store, spec)
         assert batch.query_components.tolist() == [n % 3 for n in numbers]

@@ -33,4 +33,4 @@ def test_samplers_have_the_positives_and_translations_configured(tmp_path, consi
     batches = [build_batch(training_sampler(config, held_out.manifest).batch(0), held_out)]
     batches += validation_batches(config, held_out)
     seconds = 8 if consistency else 0
-    assert [(b.num_pairs, b.positives, len(b.second_of)) for b in batches] == [(8, 3, seconds)] * 3
+    assert [(b.num_pairs, b.positives, len(b.translation_of)) for b in batches] == [(8, 3, seconds)] * 3

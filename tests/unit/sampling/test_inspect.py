@@ -26,7 +26,7 @@ def store(tmp_path_factory) -> TokenStore:
 def make_trace(
     store: TokenStore, num_ranks: int = 2, first: int = 0, last: int = 12, accumulated: int = 1, **mix
 ) -> SamplerTrace:
-    return SamplerTrace(tiny_corpus.make_plan(store, **mix), store, first, last, num_ranks, 2, accumulated)
+    return SamplerTrace(tiny_corpus.make_sampler(store, **mix), store, first, last, num_ranks, 2, accumulated)
 
 
 def pairs(trace: SamplerTrace) -> pa.Table:
@@ -36,7 +36,7 @@ def pairs(trace: SamplerTrace) -> pa.Table:
 def test_trace_has_each_ranks_pairs_in_their_order(store):
     for num_ranks in (1, 2, 3, 4):
         table = pairs(make_trace(store, num_ranks)).to_pandas()
-        sampler = tiny_corpus.make_plan(store)
+        sampler = tiny_corpus.make_sampler(store)
         for (step, rank), rows in table.groupby(["step", "rank"]):
             spec = sampler.batch(step)
             batch = build_batch(spec, store, rank, num_ranks, 2)

@@ -179,7 +179,7 @@ def test_embeddings_do_not_depend_on_the_number_of_ranks(folder, mix):
             pairs = slice(own.first_pair, own.first_pair + own.num_pairs)
             own_queries, own_passages = dual(own)
             assert torch.equal(own_queries[: own.num_pairs], queries[pairs])
-            again = (whole.second_of >= pairs.start) & (whole.second_of < pairs.stop)
+            again = (whole.translation_of >= pairs.start) & (whole.translation_of < pairs.stop)
             assert torch.equal(own_queries[own.num_pairs :], queries[PAIRS:][torch.from_numpy(again)])
             right = slice(pairs.start * positives, pairs.stop * positives)
             assert torch.equal(own_passages[: own.num_pairs * positives], passages[right])
@@ -261,7 +261,7 @@ def plain_loss(encoder, one: PairBatch, temperature: float, consistency: float) 
             against = [k, *(j for j in range(len(answers)) if j not in right)]
             terms.append(-torch.log_softmax(passages[against] @ queries[i] / temperature, dim=0)[0])
     divergences = []
-    for again, i in enumerate(one.second_of.tolist()):
+    for again, i in enumerate(one.translation_of.tolist()):
         both = queries[i], queries[one.num_pairs + again]
         p, r = (torch.softmax(passages @ query / temperature, dim=0) for query in both)
         divergences += [(p * (p / r).log()).sum() / 2, (r * (r / p).log()).sum() / 2]
@@ -286,7 +286,7 @@ def test_loss_and_gradient_equal_those_of_a_plain_computation(folder, mix, step,
     consistency = 3.0 if mix.get("second_questions") else 0.0
     trainer = make_trainer(folder, 0.0, attention, consistency, temperature=0.1)
     one = batch(folder, step, **mix)
-    assert bool(len(one.second_of)) == bool(consistency)
+    assert bool(len(one.translation_of)) == bool(consistency)
     found, loss = gradient(trainer, one), float(trainer.loss(one).detach())
     reference = make_trainer(folder, 0.0, "eager")
     reference.model.train()
@@ -302,7 +302,9 @@ def test_loss_and_gradient_equal_those_of_a_plain_computation(folder, mix, step,
 def test_query_translations_have_independent_dropout(folder):
     one = batch(folder, 7, strategy="x-y")
     texts_of = np.concatenate([one.query_ids] * 2), np.concatenate([one.query_lengths] * 2)
-    twice = replace(one, query_ids=texts_of[0], query_lengths=texts_of[1], second_of=np.arange(PAIRS, dtype=np.int32))
+    twice = replace(
+        one, query_ids=texts_of[0], query_lengths=texts_of[1], translation_of=np.arange(PAIRS, dtype=np.int32)
+    )
     for attention in ("packed", "eager"):
         encoder = tiny_corpus.make_encoder(folder / "encoder", 0.3, attention=attention)
         dual = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False)
@@ -328,8 +330,8 @@ def test_micro_batches_divide_chunks_of_many_tokens(folder):
     one = batch(folder, 7, strategy="x-x", hard_negatives=1)
     pairs = one.query_lengths + one.passage_lengths[:PAIRS] + one.passage_lengths[PAIRS:]
     most = int(pairs[:2].sum())
-    dual = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, piece_tokens=most)
-    pieces = dual.pieces(one)
+    dual = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, max_tokens=most)
+    pieces = dual.micro_batches(one)
     assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
     assert (pieces[0].start, pieces[-1].end) == (0, PAIRS)
     assert pieces[0].end == 2
@@ -337,12 +339,12 @@ def test_micro_batches_divide_chunks_of_many_tokens(folder):
         assert piece.end - piece.start == 1 or pairs[piece.start : piece.end].sum() <= most
         assert {pair // 4 for pair in range(piece.start, piece.end)} == {piece.chunk}
     assert len({(piece.chunk, piece.number) for piece in pieces}) == len(pieces)
-    assert [(p.start, p.end) for p in DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False).pieces(one)] == [
+    assert [(p.start, p.end) for p in DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False).micro_batches(one)] == [
         (0, 4),
         (4, 8),
     ]
-    # A pair longer than `piece_tokens` is a micro-batch by itself.
-    single = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, piece_tokens=1).pieces(one)
+    # A pair longer than `max_tokens` is a micro-batch by itself.
+    single = DualEncoder(encoder, seed=5, chunk_pairs=4, bf16=False, max_tokens=1).micro_batches(one)
     assert [(p.start, p.end) for p in single] == [(pair, pair + 1) for pair in range(PAIRS)]
 
 

@@ -23,7 +23,7 @@ def test_run_resumes_only_with_the_same_contents(tmp_path: Path):
     record_inputs(folder, config, manifest)
     record_inputs(folder, config, fake_manifest(shards=((1, 1),)))  # no run has begun
     record_inputs(folder, config, manifest)
-    folder.begin(config)
+    folder.write_config(config)
     record_inputs(folder, config, manifest)
     record_inputs(folder, config, replace(manifest, counts={"s": {"rows_read": 9}}))  # what was left out is not read
     with pytest.raises(ConfigError, match=r"a run whose corpora had another content; .* or --fresh to start over"):
@@ -40,7 +40,7 @@ def test_run_resumes_only_with_the_same_contents(tmp_path: Path):
 def test_run_of_an_earlier_version_gets_digests(tmp_path: Path):
     config = build_config({})
     folder = run_dir_of(config, tmp_path / "run")
-    folder.begin(config)
+    folder.write_config(config)
     record_inputs(folder, config, fake_manifest())
     with pytest.raises(ConfigError, match="corpora had another content"):
         record_inputs(folder, config, fake_manifest(shards=((1, 1),)))

@@ -64,7 +64,7 @@ def run(folder: Path, callbacks: RecordingCallbacks, poisoned: tuple[int, ...] =
     settings = {"steps": 6, "global_batch_pairs": 8, "chunk_pairs": 4, "precision": "fp32", "checkpoint_every": 100}
     trainer = ContrastiveTrainer(tiny_corpus.make_encoder(folder / "encoder"), TrainConfig(**settings | train), seed=5)
     store = TokenStore.open(folder / "store")
-    plan = tiny_corpus.make_plan(store)
+    plan = tiny_corpus.make_sampler(store)
     weight = next(p for p in trainer.encoder.parameters() if p.requires_grad)
     weight.register_hook(lambda g: g * torch.nan if callbacks.step - 1 in poisoned else g)
     batches = (build_batch(plan.batch(step), store) for step in range(100))
