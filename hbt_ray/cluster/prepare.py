@@ -53,6 +53,7 @@ from hbt_ray.data.store_inputs import (
 )
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
 from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.utils.shared_folder import new_shared_folder
 
@@ -166,6 +167,7 @@ def _make_store(
     if tokenizer is None:
         tokenizer = _train_tokenizer(inputs, assigned)
     tokenizer.save_pretrained(folder / TOKENIZER)
+    write_decontaminated(folder, evaluation_sets)
     tokenization = PairTokenizer(tokenizer, inputs.text)
     # 4.
     results = _make_shards(assigned, sum(num_shards.values()), folder, tokenization)

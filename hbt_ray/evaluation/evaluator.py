@@ -81,6 +81,7 @@ class EvalReport:
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
     dimensions: int | None = None  # to which vectors are truncated; None: not truncated
     warnings: tuple[str, ...] = ()  # sentences on what makes the metrics meaningless
+    decontaminated: bool | None = None  # whether the model's training data were, against this benchmark; None: unknown
 
     def metric(self, setting: str, name: str, part: str = "") -> str:
         """Return a metric's full name in this report, with the depth of an approximate index.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,12 +15,15 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.data.types import Benchmark
+from hbt_ray.data.zero_shot import was_decontaminated
 from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, evaluate_benchmark, index_passages
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.evaluation.report import make_folder, write_report
 from hbt_ray.models.encoder import default_device, load_pretrained
 from hbt_ray.models.precision import resolve_bf16
 from hbt_ray.models.text_embedder import TextEmbedder
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -59,8 +63,29 @@ def evaluate_model(
         for variant in variants(benchmark, settings):
             report = evaluate_benchmark(embedder, variant, settings, index)
             report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
+            report = with_zero_shot_check(report, model, benchmark)
             write_report(report, report_folder(variant, settings, out), description(model, embedder), settings)
             yield report
+
+
+def with_zero_shot_check(report: EvalReport, model: str, benchmark: Benchmark) -> EvalReport:
+    """Add to a report whether the model's training data were decontaminated against the benchmark; warn if not.
+
+    Args:
+        report: of the benchmark or a perturbation of it.
+        model: folder or hub name.
+        benchmark: as it was read.
+    """
+    decontaminated = was_decontaminated(model, benchmark)
+    report = replace(report, decontaminated=decontaminated)
+    if decontaminated is not False:
+        return report
+    warning = (
+        f"the training data of {model} were not decontaminated against {benchmark.name} and may contain its texts; "
+        f"train with prepare.evaluation_sets.{benchmark.name} for a zero-shot result"
+    )
+    logger.warning(warning)
+    return replace(report, warnings=(*report.warnings, warning))
 
 
 def variants(benchmark: Benchmark, settings: EvaluateConfig) -> list[Benchmark]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.models.encoder import save_encoder
 from hbt_ray.pretraining.perplexity import write_before_and_after
 from hbt_ray.pretraining.task import PretrainingTask, make_pretraining_task
@@ -67,6 +68,7 @@ def _pretrain(
     after = known[last] if last in known else callbacks.evaluate(last)
     with atomic_folder(folder.model) as partial:
         save_encoder(trainer.encoder, partial)  # without the head
+        keep_decontaminated(store_folder, task.initial_model, partial)
     return write_before_and_after(folder.path, known[0], after)
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from safetensors import SafetensorError
 
 from hbt_ray.config import LoopConfig, RunConfig
+from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text
@@ -243,13 +244,19 @@ def load_checkpointed_encoder(
     return encoder
 
 
-def export_encoder(config: RunConfig, initial_model: str, checkpoints: StoragePath, step: int, folder: Path) -> None:
-    """Write the encoder of `load_checkpointed_encoder` as a sentence-transformers folder, complete or not at all."""
+def export_encoder(
+    config: RunConfig, initial_model: str, store: str | Path, checkpoints: StoragePath, step: int, folder: Path
+) -> None:
+    """Write the encoder of `load_checkpointed_encoder` as a sentence-transformers folder, complete or not at all.
+
+    With it the benchmarks are kept that its store was decontaminated against.
+    """
     from hbt_ray.models.encoder import save_encoder
 
     encoder = load_checkpointed_encoder(config, initial_model, checkpoints, step)
     with atomic_folder(folder) as partial:
         save_encoder(encoder, partial)
+        keep_decontaminated(Path(store), initial_model, partial)
 
 
 def _check(folder: Path) -> None:

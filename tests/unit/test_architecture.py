@@ -56,7 +56,7 @@ INNER_LAYERS = {
         {"benchmarks"},
         {"decontamination", "token_store"},
         {"row_tables", "tokenizer"},
-        {"prepare", "store_inputs"},
+        {"prepare", "store_inputs", "zero_shot"},
     ),
     "cluster": (
         {"errors", "runtime"},

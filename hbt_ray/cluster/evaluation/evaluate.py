@@ -25,6 +25,7 @@ from hbt_ray.evaluation.run_evaluation import (
     open_embedder,
     report_folder,
     variants,
+    with_zero_shot_check,
 )
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
@@ -112,5 +113,6 @@ def evaluate_in_shards(
         with sharded_index(cache / name, windows, settings, edges) as (index, _):
             for variant in variants(benchmark, settings):
                 report = evaluate_benchmark(embedder, variant, settings, index)
+                report = with_zero_shot_check(report, model, benchmark)
                 write_report(report, report_folder(variant, settings, out), described, settings)
                 yield report

@@ -31,6 +31,7 @@ from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import load_tokenizer
+from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.pretraining.task import (
     PretrainingTask,
     check_encoder,
@@ -122,6 +123,7 @@ def _pretrain_and_evaluate(
     CheckpointManager(folder.checkpoints).load_weights(last, trainer.checkpointed_module)
     with atomic_folder(folder.model) as partial:
         save_encoder(trainer.encoder, partial)
+        keep_decontaminated(store, task.initial_model, partial)
     before, after = metrics_before(), metrics_after()
     tracker.log_metrics(before, 0)
     tracker.log_metrics(after | {"train/steps": last}, last)

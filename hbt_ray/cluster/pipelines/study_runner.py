@@ -247,7 +247,7 @@ def _run_experiment(
     config = experiment.config
     if experiment.method.trained and not run_dir.model.exists():
         step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
-        export_encoder(config, inputs.model, run_dir.checkpoints, step, run_dir.model)
+        export_encoder(config, inputs.model, inputs.store, run_dir.checkpoints, step, run_dir.model)
     evaluate(_encoder_of(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations)
 
 

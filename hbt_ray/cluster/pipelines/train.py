@@ -118,7 +118,7 @@ def _train_and_evaluate(
     logger.info("initial encoder: %s", initial)
     steps = train(config, store, initial, folder, metrics_logger(tracker, folder))
     tracker.log_metrics({"train/steps": steps}, steps)
-    export_encoder(config, initial, folder.checkpoints, steps, folder.model)
+    export_encoder(config, initial, store, folder.checkpoints, steps, folder.model)
     logger.info("exported the weights of step %d to %s", steps, folder.model)
     reports = {}
     if config.evaluate.benchmarks:

@@ -116,7 +116,7 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
         progress = TuneProgressCallback(config, folder, uri, parent.run_id)
         trials = run_trials(config, candidates, folder, request, stores, models, progress)
         results = search_results(config, trials, len(dev.passages))
-        results = replace(results, test=_evaluate_chosen(config, results, trials, folder, models, test_sets))
+        results = replace(results, test=_evaluate_chosen(config, results, trials, folder, stores, models, test_sets))
         with report_errors(folder), atomic_files(folder, last=SUMMARY, replaced=FIGURES) as partial:
             write_results(config, results, trials, partial)
             figures = [folder / file.name for file in write_figures(config, results, trials, partial)]
@@ -211,6 +211,7 @@ def _evaluate_chosen(
     results: SearchResults,
     trials: Sequence[Trial],
     folder: Path,
+    stores: Mapping[str, str],
     models: Mapping[str, str],
     test_sets: Mapping[str, str],
 ) -> dict[str, dict[str, list[float]]]:
@@ -231,7 +232,7 @@ def _evaluate_chosen(
                 "benchmarks": dict(test_sets),
             }
             if not is_done(marker, depends_on):
-                _export_model(config, trial, folder, models, out)
+                _export_model(config, trial, folder, stores, models, out)
                 if config.run.evaluate.benchmarks:
                     trust_remote_code = config.run.model.trust_remote_code
                     evaluate_on_cluster(
@@ -255,12 +256,19 @@ def chosen_folder(folder: Path, trial: Trial) -> Path:
     return folder / "chosen" / trial.name
 
 
-def _export_model(config: SearchConfig, trial: Trial, folder: Path, models: Mapping[str, str], out: Path) -> None:
+def _export_model(
+    config: SearchConfig,
+    trial: Trial,
+    folder: Path,
+    stores: Mapping[str, str],
+    models: Mapping[str, str],
+    out: Path,
+) -> None:
     run = trial.candidate.config(config.run, trial.seed)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out / "run.yaml", dump_config(run))
     checkpoints = trial_dir(folder, run, trial.name).checkpoints
-    export_encoder(run, models[run.model_key], checkpoints, trial.step, out / "model")
+    export_encoder(run, models[run.model_key], stores[run.store_key], checkpoints, trial.step, out / "model")
 
 
 def _log_results(

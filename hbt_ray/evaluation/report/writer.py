@@ -102,6 +102,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         **({} if settings is None else {"settings": settings.model_dump(mode="json", exclude={"benchmarks"})}),
         **({"index_recall@10": report.index_recall} if report.index_recall else {}),
         **({"warnings": report.warnings} if report.warnings else {}),
+        **({} if report.decontaminated is None else {"decontaminated": report.decontaminated}),
         "metrics": report.metrics,
         "counts": report.counts,
         "rejects": dict(Counter(reject.reason for reject in report.rejects)),

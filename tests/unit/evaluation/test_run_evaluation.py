@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from hbt_ray.cli import main
 from hbt_ray.config import EvaluateConfig, RunConfig
 from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.mining import open_miner
@@ -47,6 +48,20 @@ def test_mrr_is_that_of_sentence_transformers(tmp_path, kind):
         ranked = [ids[index] for index in np.lexsort((ids, of_pool))[::-1]]
         reciprocal.append(max(1 / (1 + ranked.index(one)) if one in ranked else 0 for one in relevant))
     assert report.metrics["pairs/mono/mrr"] == pytest.approx(np.mean(reciprocal), abs=1e-3)
+
+
+@pytest.mark.parametrize("decontaminated", [True, False, None])
+def test_report_says_if_training_data_were_not_decontaminated(tmp_path, caplog, decontaminated):
+    model, pairs = model_folders.write_bert(tmp_path / "model"), model_folders.write_pairs(tmp_path / "pairs")
+    if decontaminated is not None:
+        write_decontaminated(model, [load_benchmark("pairs", str(pairs))] if decontaminated else [])
+    settings = EvaluateConfig(benchmarks={"pairs": str(pairs)}, figures=False)
+    [report] = evaluate_model(str(model), settings, tmp_path / "report")
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report.decontaminated is written.get("decontaminated") is decontaminated
+    sentence = "were not decontaminated against pairs and may contain its texts"
+    in_report = (tmp_path / "report" / "report.md").read_text()
+    assert (sentence in caplog.text) is (sentence in in_report) is (decontaminated is False)
 
 
 @pytest.fixture(scope="module")
