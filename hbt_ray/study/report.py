@@ -6,13 +6,15 @@ import base64
 import csv
 import html
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import unquote
 
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererProtocol
+from markdown_it.token import Token
 
 from hbt_ray.evaluation.report import make_folder, report_errors
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS
@@ -72,12 +74,11 @@ def write_study_report(
     text = redact(_markdown(results, comparisons, sections))
     with report_errors(folder), atomic_files(folder, last=SUMMARY) as partial:
         (partial / FIGURES).mkdir()
-        for section in sections:
-            for name, figure in section.figures.items():
-                path = partial / FIGURES / f"{name}.png"
-                save_figure(figure, path, dpi=130, bbox_inches="tight", metadata={"Software": None})
+        figures = {f"{FIGURES}/{name}.png": figure for section in sections for name, figure in section.figures.items()}
+        for path, figure in figures.items():
+            save_figure(figure, partial / path, dpi=130, bbox_inches="tight", metadata={"Software": None})
         (partial / MARKDOWN).write_text(text, encoding="utf-8")
-        (partial / PAGE).write_text(_html_page(results.config.title, text, partial), encoding="utf-8")
+        (partial / PAGE).write_text(_html_page(results.config.title, text, partial, figures), encoding="utf-8")
         _write_table(results, partial / TABLE)
         (partial / SUMMARY).write_text(json.dumps(summary(results, comparisons), indent=1) + "\n", encoding="utf-8")
     return folder / PAGE
@@ -127,14 +128,23 @@ def _markdown(results: StudyResults, comparisons: Sequence[Comparison], sections
     return "\n".join(lines)
 
 
-def _html_page(title: str, markdown: str, folder: Path) -> str:
-    """Return the report as one HTML file that holds its figures. HTML in the Markdown is escaped."""
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+def _html_page(title: str, markdown: str, folder: Path, figures: Collection[str]) -> str:
+    """Return the report as one HTML file that holds its figures. HTML in the Markdown is escaped.
 
-    def embed(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / html.unescape(match[1])).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
+    An image that is not one of these figures is replaced by its text: the text of a study file may name any file of
+    this machine, and an image from the network would report who reads the page.
+    """
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
-    body = re.sub(rf'src="({FIGURES}/[^"]+)"', embed, body)
+    def image(_: RendererProtocol, tokens: Sequence[Token], index: int, *__: object) -> str:
+        source, text = str(tokens[index].attrGet("src")), html.escape(tokens[index].content)
+        path = unquote(source)
+        if path not in figures:
+            return text
+        data = base64.b64encode((folder / path).read_bytes()).decode()
+        return f'<img src="data:image/png;base64,{data}" alt="{text}" />'
+
+    reader.add_render_rule("image", image)
+    body = reader.render(markdown)
     environment = Environment(loader=PackageLoader("hbt_ray.study"), autoescape=True, keep_trailing_newline=True)
     return environment.get_template("report.html.jinja").render(title=title, body=body)

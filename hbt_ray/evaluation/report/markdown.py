@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ _NUMBER = re.compile(r"\W*\d|\W*$")  # matches cells that begin with a number, a
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
     """Yield the lines of a report: every metric, headline metrics by language, figures, and counts of rejects."""
     counts = report.counts
-    yield f"# {report.benchmark}"
+    yield f"# {html.escape(report.benchmark, quote=False)}"
     yield ""
     yield (
         f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "

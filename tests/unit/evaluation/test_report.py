@@ -31,6 +31,7 @@ from hbt_ray.evaluation.report import (
     report_fault,
     write_report,
 )
+from hbt_ray.evaluation.report.markdown import markdown_lines
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
 from tests.helpers.damage import flip_bit
@@ -226,6 +227,11 @@ def test_rejects_are_counted_and_listed(tmp_path: Path):
     console = Console(file=StringIO(), width=100)
     print_report(report, console)
     assert "3 times: broken JSON" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_markdown_escapes_html_in_a_benchmarks_name(report: EvalReport):
+    named = replace(report, benchmark="<img src=x onerror=y>")
+    assert next(markdown_lines(named)) == "# &lt;img src=x onerror=y&gt;"
 
 
 def test_markdown_table_aligns_words_left_and_numbers_right():

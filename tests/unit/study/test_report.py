@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -97,3 +99,21 @@ def test_page_escapes_html_in_title_and_text(results: StudyResults, monkeypatch:
     assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in html
     assert "<li>&lt;script&gt;" in html
     assert "<script" not in html
+
+
+def test_page_holds_no_file_or_image_but_its_figures(results: StudyResults, monkeypatch: pytest.MonkeyPatch):
+    secret = results.folder / "secret.txt"
+    secret.write_text("canary", encoding="utf-8")
+    images = (
+        "![a](figures/../../secret.txt)",
+        f"![b]({secret})",
+        "![c](https://example.org/x.png)",
+        "![d](figures/no.png)",
+    )
+    monkeypatch.setattr(results, "config", replace_in(results.config, "limits", images))
+    html = write_study_report(results, {"store": MANIFEST}, "hbt study small").read_text()
+    assert base64.b64encode(b"canary").decode() not in html
+    assert all(f"<li>{text}</li>" in html for text in "abcd")
+    assert re.findall(r'src="(.{22})', html) == ["data:image/png;base64,"] * html.count("<img")
+    assert html.count("<img") == len(list((results.folder / "figures").glob("*.png")))
+    assert "default-src 'none'" in html
