@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.data
 from ray._common.utils import reset_ray_address
+from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution import context as train_context
@@ -46,6 +47,7 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         _forget_dead_cluster()
+        _listen_on_loopback()
     options: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     if address and (level := os.environ.get(LEVEL_VARIABLE)):
         options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
@@ -98,6 +100,16 @@ def _forget_dead_cluster() -> None:
             socket.create_connection((host, int(port)), timeout=1).close()
     except (OSError, ValueError):
         reset_ray_address()
+
+
+def _listen_on_loopback() -> None:
+    """Let the processes of a cluster of this machine listen on 127.0.0.1 only, where Ray listens on all interfaces.
+
+    Ray has this for other systems, by an environment variable that its other processes inherit. `_node_ip_address` of
+    `ray.init` does not do it: a loopback address is replaced by the machine's.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False  # was read from the variable when ray was imported
 
 
 def configure_logging() -> None:
