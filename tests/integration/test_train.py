@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from hbt_ray.cluster.pipelines.train import run
+from hbt_ray.cluster.pipelines.train import export_encoder, run
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ClusterError, ConfigError, CorpusError, HbtError, StorageError, TrackingError
 from hbt_ray.models.encoder import load_for_training, save_encoder
@@ -205,7 +205,7 @@ def test_fresh_checks_first_and_keeps_the_earlier_run_until_a_checkpoint(cluster
     assert not (out / "replaced").exists()
 
 
-def test_second_driver_on_a_folder_is_refused_and_harms_nothing(cluster, corpus, tmp_path):
+def test_second_driver_on_a_folder_is_refused_and_harms_nothing(cluster, corpus, tmp_path, monkeypatch):
     config = tiny_config(corpus, train={"steps": 30, "checkpoint_every": 1}, tracking={"log_model": False})
     out = tmp_path / "run"
     refused = []
@@ -219,9 +219,14 @@ def test_second_driver_on_a_folder_is_refused_and_harms_nothing(cluster, corpus,
             refused.append(str(error.value))
 
     second = threading.Thread(target=run_again)
+
+    def export_once_refused(*arguments: object) -> None:
+        second.join(60)
+        export_encoder(*arguments)
+
+    monkeypatch.setattr("hbt_ray.cluster.pipelines.train.export_encoder", export_once_refused)
     second.start()
     run(config, out)
-    second.join()
     assert len(refused) == 2
     assert all("run is in use by process" in message for message in refused)
     assert len(training_runs(f"sqlite:///{tmp_path}/mlflow.db", "hbt")) == 1
