@@ -60,7 +60,7 @@ def test_no_output_of_a_run_has_a_secret(secret_run: RunConfig, tmp_path: Path):
     assert CANARY in str(secret_run)
     out = tmp_path / "out"
     folder = run_dir_of(secret_run, out / "run")
-    folder.begin(secret_run)
+    folder.write_config(secret_run)
     uri = f"sqlite:///{out}/mlflow.db"
     tracker = Tracker.start(uri, "e", "n", secret_run, StoragePath.of(out / "id"), out / "unsent.jsonl", {})
     tracker.log_text(dump_config(secret_run), "config.yaml")

@@ -47,7 +47,7 @@ def content(place: StoragePath) -> dict[str, str]:
 def start_and_stop(folder: RunDir) -> None:
     """Start a new run over the folder's, which stops before it has a checkpoint."""
     with starting_over(folder, fresh=True):
-        folder.begin(RunConfig())
+        folder.write_config(RunConfig())
         raise KeyboardInterrupt
 
 
@@ -66,7 +66,7 @@ def test_failed_start_puts_the_earlier_run_back(folder):
     def stop() -> None:
         with starting_over(folder, fresh=True):
             assert set(all_of(folder)) == {f"replaced/{name}" for name in FILES}
-            folder.begin(RunConfig())
+            folder.write_config(RunConfig())
             (StoragePath.of(folder.path) / "initial_model" / "weights").write_text("new")
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_earlier_run_is_deleted_at_the_first_checkpoint(folder):
 
     def stop() -> None:
         with starting_over(folder, fresh=True):
-            folder.begin(RunConfig())
+            folder.write_config(RunConfig())
             assert not drop_replaced(folder)
             save_checkpoint(folder)
             assert drop_replaced(folder)
@@ -94,7 +94,7 @@ def test_earlier_run_is_deleted_at_the_first_checkpoint(folder):
 def test_second_fresh_start_keeps_the_run_with_checkpoints(folder):
     write_run(folder)
     previous_run._set_aside(folder)
-    folder.begin(RunConfig())
+    folder.write_config(RunConfig())
     with pytest.raises(KeyboardInterrupt):
         start_and_stop(folder)
     assert all_of(folder) == FILES
