@@ -156,7 +156,7 @@ def test_nsga2_searches_several_objectives_on_a_named_dev_set(cluster, search_co
     )
     finished = search(settings, search_corpus.parent / "nsga2")
     assert [trial.state for trial in finished.trials] == ["finished"] * 2
-    assert any(result.on_front for result in finished.results.results)
+    assert any(result.on_front for result in finished.results.ranked)
     assert all("pairs/multi/rank_distance" in trial.evaluations[-1][1] for trial in finished.trials)
 
 
