@@ -92,7 +92,7 @@ def _name_of(partial: Path) -> str:
 
 def _keep_only(folder: Path, keep: str) -> None:
     """Delete all of a folder but a file; without that file, delete the folder."""
-    for child in folder.iterdir():
+    for child in folder.iterdir() if folder.exists() else ():  # else its absence would hide the error that is raised
         if child.is_dir():
             shutil.rmtree(child, ignore_errors=True)
         elif child.name != keep:

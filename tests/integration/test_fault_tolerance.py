@@ -157,7 +157,10 @@ def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
 
 
 def killed_command(
-    words: list[object], out: Path, inject: Callable[[subprocess.Popen], bool] | None = None
+    words: list[object],
+    out: Path,
+    inject: Callable[[subprocess.Popen], bool] | None = None,
+    deleted_before: Path | None = None,
 ) -> tuple[Path, int]:
     """Call a command undisturbed, and for another folder with faults at random moments of its time.
 
@@ -165,6 +168,7 @@ def killed_command(
         words: of the command, without its folder.
         out: where both folders are made.
         inject: injects a fault and returns whether it did; None: kill the command.
+        deleted_before: a folder that is deleted before each call with a fault.
 
     Returns:
         The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
@@ -185,6 +189,8 @@ def killed_command(
     seconds = time.monotonic() - began_s
     draw, folder, injected, too_late = random.Random(7), out / "faulty", 0, 0
     while injected < TIMES:
+        if deleted_before is not None:
+            shutil.rmtree(deleted_before, ignore_errors=True)
         process = start(folder)
         due_s = time.monotonic() + draw.uniform(0.2, 0.95) * seconds
         while process.poll() is None and time.monotonic() < due_s:
@@ -251,12 +257,13 @@ def test_killed_actor_of_an_evaluation_costs_one_sentence_at_most(dashboard, tmp
     corpus, model = write_corpus(tmp_path, items=range(2000)), tmp_path / "model"
     tiny_corpus.make_encoder(model)
 
-    def inject(process: subprocess.Popen) -> bool:
-        shutil.rmtree(tmp_path / "vectors", ignore_errors=True)  # so that passages are embedded in every call
-        return kill_one(actor)
-
     words: list[object] = ["evaluate", "--shards", "2", "--model", model, "--benchmark", f"pairs={corpus}"]
-    folder, too_late = killed_command(words, tmp_path, inject)
+    folder, too_late = killed_command(
+        words,
+        tmp_path,
+        inject=lambda _: kill_one(actor),
+        deleted_before=tmp_path / "vectors",  # so that passages are embedded in every call
+    )
     patterns = ("report.json", "*.parquet", "*.csv", "*.trec")
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
     print(f"\n{actor}: {TIMES} kills, {too_late} calls ended before theirs")

@@ -65,6 +65,17 @@ def test_of_failed_folders_only_the_newest_rejects_stay(tmp_path):
     assert tree(tmp_path) == {"c.partial/rejects.jsonl"}
 
 
+def test_deleted_folder_does_not_hide_the_error(tmp_path):
+    def fail() -> None:
+        with new_shared_folder(tmp_path / "a", fault_of) as folder:
+            assert folder is not None
+            folder.rmdir()
+            raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        fail()
+
+
 def test_folders_of_killed_processes_are_deleted_and_those_in_work_stay(tmp_path):
     for name in ("a.partial", "b.partial-1234abcd", "b.partial-5678abcd", "c.partial"):
         (tmp_path / name).mkdir()
