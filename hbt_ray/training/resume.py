@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import yaml
-
 from hbt_ray.config import (
     PretrainConfig,
     PretrainRunConfig,
@@ -16,6 +14,7 @@ from hbt_ray.config import (
     expand_environment,
     flatten,
     flatten_settings,
+    parse_yaml,
     redacted_settings,
     with_absolute_paths,
 )
@@ -119,8 +118,8 @@ def _is_run(folder: RunDir) -> bool:
         return False
     if folder.tracking_id.exists():
         return True
-    with contextlib.suppress(yaml.YAMLError, StorageError, UnicodeDecodeError):
-        data = yaml.safe_load(folder.config.read_text())
+    with contextlib.suppress(ConfigError, StorageError, UnicodeDecodeError):
+        data = parse_yaml(folder.config.read_text(), folder.config)
         return isinstance(data, dict) and "corpora" in data and not {"train", "pretrain"}.isdisjoint(data)
     return False
 
@@ -142,12 +141,12 @@ def _stored_config(folder: RunDir, expected: AnyRun) -> AnyRun:
         ConfigError: it cannot be read, or is not of `expected`'s type.
     """
     try:
-        data = yaml.safe_load(folder.config.read_text())
+        data = parse_yaml(folder.config.read_text(), "it")
         if not isinstance(data, dict):
             raise ConfigError("it holds no settings")
         stored_type: type[AnyRun] = PretrainRunConfig if "pretrain" in data else RunConfig
         stored = with_absolute_paths(build(stored_type, expand_environment(data, keep_missing=True)))
-    except (yaml.YAMLError, UnicodeDecodeError, ConfigError) as error:
+    except (UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(
             f"{folder.config} cannot be read ({' '.join(str(error).split())[:200]}), so its run cannot be resumed; "
             "write another --out, or --fresh to start over"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
 from hbt_ray.cluster.prepare import prepare
@@ -23,6 +22,7 @@ from hbt_ray.config import (
     absolute_path,
     dump_config,
     expand_environment,
+    parse_yaml,
     redacted_settings,
     with_absolute_paths,
 )
@@ -153,8 +153,8 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     if not file.exists():
         return
     try:
-        before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
+        before = dict(parse_yaml(file.read_text(encoding="utf-8"), file))
+    except (TypeError, ValueError):  # ConfigError and UnicodeDecodeError are ValueErrors
         raise ConfigError(f"{file} is damaged, so its search cannot be resumed; write another --out") from None
     before = redacted_settings(expand_environment(before, keep_missing=True))
     now = redacted_settings(config.model_dump(mode="json"))

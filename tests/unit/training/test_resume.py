@@ -53,7 +53,7 @@ def test_start_model_in_the_folder_is_refused(tmp_path, fresh, link):
     assert files(out) == {"model/config.json", "run.yaml"}
 
 
-@pytest.mark.parametrize("text", ["", "name: [", "name: x\nno_such_setting: 1\n", "- 1\n", "\0"])
+@pytest.mark.parametrize("text", ["", "name: [", "name: x\nno_such_setting: 1\n", "- 1\n", "\0", "[" * 10_000])
 def test_damaged_run_yaml_is_one_sentence_and_fresh_replaces_it(tmp_path, text):
     write(tmp_path, "mlflow_run_id", "checkpoints/step-000000001/x")
     (tmp_path / "run.yaml").write_text(text)
