@@ -202,7 +202,9 @@ def _evaluators(benchmark: Benchmark) -> Evaluators:
 
 
 def _run_evaluators(evaluators: Evaluators, lookup: Any) -> MapByPool:
-    metrics: dict[Any, Any] = {pool: evaluator.compute_all_metrics(lookup) for pool, evaluator in evaluators.items()}
+    metrics: dict[tuple[str, str | None], Any] = {
+        pool: evaluator.compute_all_metrics(lookup) for pool, evaluator in evaluators.items()
+    }
     return {pool: values["cosine"]["map@k"][DEPTH] for pool, values in metrics.items()}
 
 
@@ -251,8 +253,8 @@ class _VectorLookup:
     def passages(self, texts: Sequence[str]) -> np.ndarray:
         return self._passage_vectors[[self._passage_rows[text] for text in texts]]
 
-    def encode_query(self, ids: Sequence[str], **_: Any) -> torch.Tensor:
+    def encode_query(self, ids: Sequence[str], **_: object) -> torch.Tensor:
         return torch.from_numpy(self._query_vectors[[self._rows[name] for name in ids]])
 
-    def encode_document(self, ids: Sequence[str], **_: Any) -> torch.Tensor:
+    def encode_document(self, ids: Sequence[str], **_: object) -> torch.Tensor:
         return torch.from_numpy(self._passage_vectors[[self._rows[name] for name in ids]])

@@ -24,7 +24,7 @@ class BenchResult:
     spread: tuple[float, float]  # smallest and largest ratio of a round
     details: Mapping[str, Any] = field(default_factory=dict)  # a description of the baseline, peak memory and so on
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the entry of `bench.json`, in which the baseline is called `peer`."""
         return {
             "value": self.value,
@@ -37,7 +37,7 @@ class BenchResult:
 
 
 def summarize_rounds(
-    values: Sequence[float], baselines: Sequence[float], unit: str, details: Mapping[str, Any]
+    values: Sequence[float], baselines: Sequence[float], unit: str, details: Mapping[str, object]
 ) -> BenchResult:
     """Summarize rounds by medians.
 
@@ -91,5 +91,5 @@ def describe_result(name: str, result: BenchResult) -> str:
     )
 
 
-def _format(value: Any) -> str:
+def _format(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ from hbt_ray.bench.timing import scratch_folder
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.sampling import rank_slice
+from hbt_ray.utils.digests import JsonObject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -207,7 +208,7 @@ def feed_rates(store: TokenStore, ranks: Sequence[int], batches: int) -> dict[in
     return rates
 
 
-def describe_assumptions(given: Assumptions) -> dict[str, dict[str, Any]]:
+def describe_assumptions(given: Assumptions) -> dict[str, JsonObject]:
     """Return the value, unit and source of every assumption."""
     return {item.name: {"value": getattr(given, item.name), **item.metadata} for item in fields(given)}
 

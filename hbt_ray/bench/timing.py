@@ -29,7 +29,7 @@ class Contestant:
     """
 
     prepare: Callable[..., RoundFunction]
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[object, ...] = ()
     threads: int | None = None  # of torch; None: torch's default
     repeats: int = 1  # calls in a round, which counts with their mean; for a contestant that is much the faster one
 
@@ -53,7 +53,7 @@ def compare_alternating(
     unit: str,
     rounds: int = 5,
     warm_up: int = 1,
-    details: Mapping[str, Any] | None = None,
+    details: Mapping[str, object] | None = None,
 ) -> BenchResult:
     """Compare the work per second and the peak memory of two contestants in alternating rounds.
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -142,7 +141,7 @@ def make_baseline_round(encoder: str, xquad: str | None, pairs: int, steps: int,
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainerState
 
     batches = _batches(xquad, pairs)
 
@@ -155,11 +154,11 @@ def make_baseline_round(encoder: str, xquad: str | None, pairs: int, steps: int,
     failures: list[BaseException] = []
 
     class PauseBetweenRounds(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
             if state.global_step % steps == 0:
                 round_requested.acquire()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
             if state.global_step % steps == 0:
                 round_done.release()
 

@@ -48,7 +48,7 @@ def connect() -> None:
     if not address:
         _forget_dead_cluster()
         _listen_on_loopback()
-    options: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    options: dict[str, object] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     if address and (level := os.environ.get(LEVEL_VARIABLE)):
         options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
     try:
@@ -61,7 +61,7 @@ def connect() -> None:
     logger.info("connected to the cluster %s: CPUs by node %s", address or "on this machine", node_resources("CPU"))
 
 
-def _start_or_join(address: str | None, options: dict[str, Any]) -> None:
+def _start_or_join(address: str | None, options: dict[str, object]) -> None:
     """Call `ray.init`; on this machine once more if its processes do not start in time, which raises an Exception.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hbt_ray.config.base import ConfigSection
+from hbt_ray.config.base import ConfigSection, Settings
 from hbt_ray.config.run import PretrainRunConfig, RunConfig
 from hbt_ray.config.stored import expand_environment, resolved_path
 from hbt_ray.config.yaml_text import parse_yaml, text_value
@@ -53,7 +53,7 @@ def load(config_type: type[S], path: str | Path | None = None, overrides: Sequen
     return build(config_type, data)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> Settings:
     """Read the settings of a YAML file and replace `${NAME}` by environment variables.
 
     Args:
@@ -72,7 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     loaded = parse_yaml(text, path)
     if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
-    settings: dict[str, Any] = expand_environment(loaded or {})
+    settings: Settings = expand_environment(loaded or {})
     return settings
 
 
@@ -84,7 +84,7 @@ def split_override(override: str) -> tuple[str, str]:
     return key, text
 
 
-def _override(data: dict[str, Any], key: Sequence[str], text: str, config_type: type[ConfigSection]) -> None:
+def _override(data: Settings, key: Sequence[str], text: str, config_type: type[ConfigSection]) -> None:
     """Set the setting of a full key to the value of an override: a text as it is written, else YAML."""
     is_text, optional = _accepts_text(_type_of_setting(config_type, key))
     value = text_value(text, optional) if is_text else parse_yaml(text, f"the value of {'.'.join(key)}={text}")
@@ -104,7 +104,7 @@ def _type_of_setting(section: type[ConfigSection], key: Sequence[str]) -> Any:
     return None if inner is None else _type_of_setting(inner, rest)
 
 
-def _accepts_text(annotation: Any) -> tuple[bool, bool]:
+def _accepts_text(annotation: object) -> tuple[bool, bool]:
     """Return whether a setting is a text or one of several words, and whether it may be null."""
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     words = [choice for choice in choices if choice is not NoneType]
@@ -115,9 +115,7 @@ def _accepts_text(annotation: Any) -> tuple[bool, bool]:
     return is_text, NoneType in choices
 
 
-def load_with_nested_run(
-    path: str | Path, overrides: Sequence[str], config_type: type[ConfigSection]
-) -> dict[str, Any]:
+def load_with_nested_run(path: str | Path, overrides: Sequence[str], config_type: type[ConfigSection]) -> Settings:
     """Load the settings of a search or study, which hold a run's settings under `run`, and apply overrides.
 
     An override of the run begins with `run.`, and the key after it may be shortened. Other keys are written in full.
@@ -159,7 +157,7 @@ def config_file(path: str | Path) -> Path:
     raise ConfigError(f"cannot read the configuration {str(path)!r}: No such file or directory; {hint}")
 
 
-def set_key(data: dict[str, Any], key: Sequence[str], value: Any) -> None:
+def set_key(data: Settings, key: Sequence[str], value: object) -> None:
     """Set a value in nested settings; create the sections on the way."""
     *parents, leaf = key
     section = data
@@ -176,7 +174,7 @@ def replace_in(config: S, key: str, value: object) -> S:
     return config.model_copy(update={name: replace_in(getattr(config, name), rest, value) if rest else value})
 
 
-def with_settings(config: S, settings: Mapping[str, Any]) -> S:
+def with_settings(config: S, settings: Mapping[str, object]) -> S:
     """Return a copy with other values of some settings, by their full keys, and check them.
 
     Raises:
@@ -188,12 +186,12 @@ def with_settings(config: S, settings: Mapping[str, Any]) -> S:
     return build(type(config), data)
 
 
-def build_config(data: dict[str, Any]) -> RunConfig:
+def build_config(data: Settings) -> RunConfig:
     """Build a `RunConfig` from plain values; see `build`."""
     return build(RunConfig, data)
 
 
-def build(section: type[S], data: dict[str, Any]) -> S:
+def build(section: type[S], data: Settings) -> S:
     """Build a section from plain values and check it.
 
     Raises:
@@ -225,20 +223,20 @@ def absolute_path(path: str | None) -> str | None:
     return resolved_path(path) if path and Path(path).expanduser().exists() else path
 
 
-def flatten(config: ConfigSection) -> dict[str, Any]:
+def flatten(config: ConfigSection) -> Settings:
     """Return every setting by its dotted key, for comparison."""
     return flatten_settings(config.model_dump(mode="json"))
 
 
-def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, object]) -> Settings:
     """Return nested plain settings by their dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: Settings = {}
     for key, value in settings.items():
         _flatten_into(flat, key, value)
     return flat
 
 
-def _flatten_into(flat: dict[str, Any], key: str, value: Any) -> None:
+def _flatten_into(flat: Settings, key: str, value: object) -> None:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             _flatten_into(flat, f"{key}.{name}", inner)
@@ -249,7 +247,7 @@ def _flatten_into(flat: dict[str, Any], key: str, value: Any) -> None:
         flat[key] = value
 
 
-def _section_of(annotation: Any) -> type[ConfigSection] | None:
+def _section_of(annotation: object) -> type[ConfigSection] | None:
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, ConfigSection):
             return candidate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -90,7 +90,7 @@ def _values(field: FieldInfo) -> str:
     return ", ".join([_type_name(field.annotation), *bounds]).replace("|", "\\|")
 
 
-def _type_name(annotation: Any) -> str:
+def _type_name(annotation: object) -> str:
     if annotation is None or annotation is type(None):
         return "null"
     section = annotation if isinstance(annotation, type) and issubclass(annotation, ConfigSection) else None
@@ -109,7 +109,8 @@ def _type_name(annotation: Any) -> str:
         return f"mapping of {_type_name(arguments[0])} to {_type_name(arguments[1])}"
     if hasattr(annotation, "__metadata__"):  # Annotated
         return _type_name(arguments[0])
-    return {"str": "text", "bool": "true, false", "Any": "values"}.get(annotation.__name__, annotation.__name__)
+    name = getattr(annotation, "__name__", str(annotation))
+    return {"str": "text", "bool": "true, false", "Any": "values"}.get(name, name)
 
 
 def _default(field: FieldInfo) -> str:
@@ -132,7 +133,7 @@ def _default(field: FieldInfo) -> str:
     return f"`{_number(default)}`" if default != "" else '`""`'
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Write powers of two as `2^63` and floats in their shortest form."""
     if isinstance(value, int) and value >= 2**32 and value & (value - 1) == 0:
         return f"2^{value.bit_length() - 1}"
@@ -145,7 +146,7 @@ def _text(field: FieldInfo) -> str:
     return re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).replace("|", "\\|")
 
 
-def _section_of(annotation: Any) -> type[ConfigSection] | None:
+def _section_of(annotation: object) -> type[ConfigSection] | None:
     """Return the section that a field holds, as itself, as a list's entry or in a union with None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, ConfigSection):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -32,7 +32,7 @@ def _distinct_languages(languages: tuple[str, ...] | None) -> tuple[str, ...] | 
     return spelled
 
 
-def _named_exponent(value: Any) -> Any:
+def _named_exponent(value: object) -> object:
     return {"size": 1.0, "uniform": 0.0}.get(value, value) if isinstance(value, str) else value
 
 
@@ -99,7 +99,7 @@ class CorpusConfig(ConfigSection):
 
     @model_validator(mode="before")
     @classmethod
-    def _set_default_name(cls, data: Any) -> Any:
+    def _set_default_name(cls, data: object) -> object:
         if isinstance(data, dict) and not data.get("name"):
             path_name = Path(str(data.get("path") or "")).name  # "" for "." and "/"
             data = {**data, "name": path_name or str(data.get("format", ""))}

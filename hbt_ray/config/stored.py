@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hbt_ray.config.base import ConfigSection
+from hbt_ray.config.base import ConfigSection, Settings
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.redaction import MASK, is_secret, redact_value
 
@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _written: dict[str, str] = {}
 
 
-def expand_environment(value: Any, *, keep_missing: bool = False) -> Any:
+def expand_environment(value: object, *, keep_missing: bool = False) -> Any:
     """Replace `${NAME}` by the environment variable, so that one file serves machines with different folders.
 
     Args:
@@ -67,9 +67,9 @@ def keep_written_variables(written: Mapping[str, str]) -> None:
     _written.update(written)
 
 
-def stored_settings(config: ConfigSection) -> dict[str, Any]:
+def stored_settings(config: ConfigSection) -> Settings:
     """Return settings as plain values for a file, with `${NAME}` as it was written and with `***` for secrets."""
-    stored: dict[str, Any] = _stored("", config.model_dump(mode="json"), keep_variables=True)
+    stored: Settings = _stored("", config.model_dump(mode="json"), keep_variables=True)
     return stored
 
 
@@ -84,7 +84,7 @@ def dump_config(config: ConfigSection) -> str:
     return yaml.safe_dump(stored_settings(config), sort_keys=False, allow_unicode=False)
 
 
-def _stored(key: str, value: Any, *, keep_variables: bool) -> Any:
+def _stored(key: str, value: object, *, keep_variables: bool) -> Any:
     if isinstance(value, dict):
         return {name: _stored(name, inner, keep_variables=keep_variables) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -130,5 +130,5 @@ def max_positions(config: object) -> int | None:
     return positions
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -152,7 +151,7 @@ def open_embedder(
     )
 
 
-def description(model: str, embedder: TextEmbedder) -> dict[str, Any]:
+def description(model: str, embedder: TextEmbedder) -> dict[str, object]:
     """Describe a model for its report: its path, and all settings that its vectors depend on."""
     pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
     return {

@@ -36,13 +36,14 @@ from hbt_ray.data.row_tables import (
 from hbt_ray.data.store_inputs import index_evaluation_sets
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.digests import JsonObject
 
 _KEPT = ("source", "item_id", "language", "question", "passage", "answer", "answer_start", "place")
 
 
 def read_corpora(
     config: RunConfig, shards: Sequence[CorpusShard], evaluation_sets: Sequence[Benchmark], folder: Path
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[JsonObject, list[str]]:
     """Read the corpora and write the accepted rows of each language, and a table of their items.
 
     - `rows/<language>.arrow`: the rows, with their items numbered in the order in which they were read

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -102,9 +101,9 @@ def _mean(scores: np.ndarray) -> float | None:
 
 def _records(
     rows: LanguageRows, negatives: Sequence[Sequence[str]], language: str, row_indices: Iterable[int]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     for row in row_indices:
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "id": rows.item_ids[row],
             "language": language,
             "question": rows.questions[row],
@@ -116,7 +115,7 @@ def _records(
         yield record
 
 
-def _write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
+def _write_records(file: Path, records: Iterable[dict[str, object]]) -> None:
     """Write JSON Lines; the file exists complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as partial, partial.open("w", encoding="utf-8", newline="\n") as lines:

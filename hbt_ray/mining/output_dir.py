@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
@@ -27,7 +26,7 @@ from hbt_ray.evaluation.run_evaluation import description
 from hbt_ray.mining.corpus_rows import read_corpora
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
-from hbt_ray.utils.digests import damaged_file, file_checksums, with_checksum, without_checksum
+from hbt_ray.utils.digests import JsonObject, damaged_file, file_checksums, with_checksum, without_checksum
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
@@ -43,7 +42,7 @@ class MinedCorpora:
     """A complete folder of mined negatives."""
 
     folder: Path
-    summary: dict[str, Any]  # the content of `mined.json`
+    summary: JsonObject  # the content of `mined.json`
 
     @property
     def corpora(self) -> tuple[CorpusConfig, ...]:
@@ -61,8 +60,8 @@ class MiningRun:
     out: Path
     settings: MineConfig
     near_duplicate_threshold: float
-    mined_with: dict[str, Any]  # all settings and inputs that determine the negatives
-    sources: dict[str, Any]  # numbers of rows read and items left out of each
+    mined_with: JsonObject  # all settings and inputs that determine the negatives
+    sources: JsonObject  # numbers of rows read and items left out of each
     languages: tuple[str, ...]
 
     @property
@@ -124,7 +123,7 @@ def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str
     return MiningRun(out, config.mine, threshold, mined_with, read["sources"], tuple(read["languages"]))
 
 
-def _read_start(file: Path) -> dict[str, Any] | None:
+def _read_start(file: Path) -> JsonObject | None:
     """Read `mined.json`, or what an unfinished call has read; None if that is missing or damaged.
 
     Raises:
@@ -153,7 +152,7 @@ def _mined_with(
     embedder: TextEmbedder,
     shards: Sequence[CorpusShard],
     evaluation_sets: Sequence[Benchmark],
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return all settings and inputs that determine the negatives, by name, as read back from JSON."""
     described = description(absolute_path(model) or model, embedder)
     inputs = {
@@ -170,7 +169,7 @@ def _mined_with(
         },
         **({"embedded": content_fingerprint()} if any(shard.format == "embedded" for shard in shards) else {}),
     }
-    as_json: dict[str, Any] = json.loads(json.dumps(inputs))
+    as_json: JsonObject = json.loads(json.dumps(inputs))
     return as_json
 
 
@@ -179,7 +178,7 @@ def _file_digest(path: Path) -> str:
     return hashlib.sha256(repr(content_checksums(path)).encode()).hexdigest()[:16]
 
 
-def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same(out: Path, before: JsonObject, now: JsonObject) -> None:
     for key in (*now, *before):
         if before.get(key) != now.get(key):
             raise ConfigError(

@@ -199,7 +199,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     packing: Packing | None = None,
-    **others: Any,
+    **others: object,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute attention with the signature that transformers expects.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.config import PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.models.encoder import save_encoder
 from hbt_ray.pretraining.perplexity import write_before_and_after
-from hbt_ray.pretraining.task import PretrainingTask, make_pretraining_task
+from hbt_ray.pretraining.task import AnyPretrainingTask, PretrainingTask, make_pretraining_task
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.local_runner import LocalCallbacks, ignore_metrics, run_remaining_steps
@@ -76,7 +75,7 @@ def _pretrain(
 class _PretrainingCallbacks(LocalCallbacks):
     """Evaluates the checkpoints that `evaluate_every` selects on held-out text."""
 
-    task: PretrainingTask[Any]
+    task: AnyPretrainingTask
     checkpoint_metrics: StoragePath
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -163,7 +163,10 @@ class SimCSETask(PretrainingTask[PairBatch]):
         return held_out_loss(trainer, self.config, store)
 
 
-def make_pretraining_task(config: PretrainRunConfig, store_folder: Path, folder: RunDir) -> PretrainingTask[Any]:
+AnyPretrainingTask = PretrainingTask[Any]  # whose objective, and so the type of its batches, is configured
+
+
+def make_pretraining_task(config: PretrainRunConfig, store_folder: Path, folder: RunDir) -> AnyPretrainingTask:
     """Check a configuration against its store, and return its task.
 
     The objective decides the type of its batches. If no encoder is configured, an untrained one is written to the run's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from hbt_ray.config import (
     full_key,
     load_with_nested_run,
 )
+from hbt_ray.config.base import Settings
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct, word_name
 
@@ -29,7 +30,7 @@ class Method(ConfigSection):
 
     trained: bool = True
     """False: evaluate the encoder that the other methods start from."""
-    settings: dict[str, Any] = Field({})
+    settings: Settings = Field({})
     """Settings of the run, by their keys."""
     pretrained: str | None = None
     """The entry of `pretraining` whose encoder it starts from."""
@@ -47,7 +48,7 @@ class Method(ConfigSection):
 class StudyPretraining(ConfigSection):
     """A pretraining that methods start from. Corpora, model and lengths default to those of the study's run."""
 
-    settings: dict[str, Any] = Field({})
+    settings: Settings = Field({})
     """Settings of a `PretrainRunConfig`, by their keys."""
     after: str | None = None
     """An earlier entry of `pretraining`, from whose encoder this one continues."""

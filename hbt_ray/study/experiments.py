@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hbt_ray.config import PretrainRunConfig, RunConfig, build, replace_in, set_key, with_absolute_paths, with_settings
+from hbt_ray.config.base import Settings
 from hbt_ray.errors import CheckpointError
 from hbt_ray.evaluation.report import report_fault
 from hbt_ray.study.config import Method, StudyConfig
 from hbt_ray.training.run_dir import RunDir, run_dir_of
-from hbt_ray.utils.digests import content_digest, done_with, first_difference, is_done, mark_done
+from hbt_ray.utils.digests import JsonObject, content_digest, done_with, first_difference, is_done, mark_done
 from hbt_ray.utils.file_names import word_name
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
@@ -67,7 +67,7 @@ class Experiment:
         run_dir = self.run_dir(study)
         mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks))
 
-    def _evaluated_with(self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str]) -> dict[str, Any]:
+    def _evaluated_with(self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str]) -> JsonObject:
         reports = sorted(run_dir.evaluations.glob("*/report.json"))
         return {
             "evaluate": self.config.evaluate.fingerprint(),
@@ -118,7 +118,7 @@ def pretraining_config(config: StudyConfig, name: str, seed: int) -> PretrainRun
         ConfigError: a setting is wrong.
     """
     run = config.run
-    data: dict[str, Any] = {
+    data: Settings = {
         "name": name,
         "corpora": [corpus.model_dump(mode="json") for corpus in run.corpora],
         **{

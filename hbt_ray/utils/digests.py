@@ -10,16 +10,18 @@ from typing import Any
 
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
+JsonObject = dict[str, Any]  # a JSON object, by key
+
 _KEY = "sha256"  # of the other keys, in a file that `with_checksum` made
 _DEPENDS_ON = "depends_on"
 
 
-def with_checksum(data: Mapping[str, Any]) -> str:
+def with_checksum(data: Mapping[str, object]) -> str:
     """Return the JSON text of some data and of their checksum, which is the key `sha256`."""
     return json.dumps({**data, _KEY: _checksum(data)}, indent=1, ensure_ascii=False) + "\n"
 
 
-def without_checksum(text: str | bytes) -> dict[str, Any]:
+def without_checksum(text: str | bytes) -> JsonObject:
     """Parse what `with_checksum` returned. Texts of earlier versions, without a checksum, are accepted.
 
     Raises:
@@ -34,7 +36,7 @@ def without_checksum(text: str | bytes) -> dict[str, Any]:
     return data
 
 
-def _checksum(data: Mapping[str, Any]) -> str:
+def _checksum(data: Mapping[str, object]) -> str:
     as_read = json.loads(json.dumps(data))  # whose keys are texts
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
@@ -67,7 +69,7 @@ def content_digest(path: str | Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def mark_done(file: StoragePath, depends_on: Mapping[str, Any]) -> None:
+def mark_done(file: StoragePath, depends_on: Mapping[str, object]) -> None:
     """Write the marker of finished work. Called last, when all files of the work are written.
 
     Args:
@@ -77,13 +79,13 @@ def mark_done(file: StoragePath, depends_on: Mapping[str, Any]) -> None:
     file.write_text(with_checksum({_DEPENDS_ON: dict(depends_on)}))
 
 
-def is_done(file: StoragePath, depends_on: Mapping[str, Any]) -> bool:
+def is_done(file: StoragePath, depends_on: Mapping[str, object]) -> bool:
     """Return whether work is finished that depended on the same; False for a marker that is damaged or older."""
     before = done_with(file)
     return before is not None and first_difference(before, depends_on) is None
 
 
-def done_with(file: StoragePath) -> dict[str, Any] | None:
+def done_with(file: StoragePath) -> JsonObject | None:
     """Return what the finished work of a marker depended on; None if there is no marker, or no valid one."""
     try:
         depends_on = without_checksum(file.read_text()).get(_DEPENDS_ON) if file.exists() else None
@@ -92,7 +94,7 @@ def done_with(file: StoragePath) -> dict[str, Any] | None:
     return depends_on if isinstance(depends_on, dict) else None
 
 
-def changed_input(file: StoragePath, inputs: Mapping[str, Any], *, has_begun: bool) -> str | None:
+def changed_input(file: StoragePath, inputs: Mapping[str, object], *, has_begun: bool) -> str | None:
     """Compare the inputs of work that has begun with those in a marker, or write the marker.
 
     Args:
@@ -111,7 +113,7 @@ def changed_input(file: StoragePath, inputs: Mapping[str, Any], *, has_begun: bo
     return None
 
 
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+def first_difference(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[str, object, object] | None:
     """Return the first key of which the values differ, and both values; None if there is none."""
     now = json.loads(json.dumps(now))
     keys = dict.fromkeys((*now, *before))

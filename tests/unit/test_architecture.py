@@ -107,6 +107,7 @@ BANNED_IN_PROSE = re.compile(
 )
 
 MIN_LINES, MAX_LINES = 30, 500
+MAX_USES_OF_ANY = 60
 
 # Tests of something else than a module of their package.
 OTHER_TESTS = {
@@ -391,6 +392,15 @@ def test_modules_are_neither_tiny_nor_huge():
 
 
 # 10. Tests mirror the package
+
+
+def test_any_is_an_exception_in_annotations():
+    uses = sum(
+        isinstance(node, ast.Name) and node.id == "Any"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+    )
+    assert uses < MAX_USES_OF_ANY
 
 
 def test_unit_tests_mirror_the_package():

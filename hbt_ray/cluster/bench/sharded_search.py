@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -22,6 +22,7 @@ from hbt_ray.retrieval.embedding_cache import EmbeddingCache, write_cache_manife
 from hbt_ray.retrieval.faiss_index import flat_index, top_k
 from hbt_ray.retrieval.passage_index import shard_bounds
 from hbt_ray.retrieval.passage_windows import WindowedPassages
+from hbt_ray.utils.digests import JsonObject
 from hbt_ray.utils.process import run_in_subprocess
 
 SHARDS = (1, 2, 4)
@@ -58,7 +59,7 @@ def compare_shard_counts(
     queries: int = 256,
     shards: Sequence[int] = SHARDS,
     rounds: int = 1,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Search among synthetic passages, in several numbers of shards.
 
     Args:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -33,7 +33,7 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.tokenizer import load_tokenizer
 from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.pretraining.task import (
-    PretrainingTask,
+    AnyPretrainingTask,
     check_encoder,
     check_pretraining,
     make_pretraining_task,
@@ -99,7 +99,7 @@ def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> Finishe
     return FinishedPretraining(folder, held_out, ui_command(uri))
 
 
-def _log_inputs(tracker: Tracker, task: PretrainingTask[Any], store: Path) -> None:
+def _log_inputs(tracker: Tracker, task: AnyPretrainingTask, store: Path) -> None:
     log_inputs(tracker, task.config, store, "pretraining")
     sampler = pretraining_sampler(task.config, read_manifest(store))
     rows = [
@@ -110,7 +110,7 @@ def _log_inputs(tracker: Tracker, task: PretrainingTask[Any], store: Path) -> No
 
 
 def _pretrain_and_evaluate(
-    task: PretrainingTask[Any], store: Path, folder: RunDir, tracker: Tracker
+    task: AnyPretrainingTask, store: Path, folder: RunDir, tracker: Tracker
 ) -> dict[str, dict[str, float]]:
     metrics_before = _start_evaluation(task, store, folder, 0)  # while the workers start
     last = run_training(task, store, folder, metrics_logger(tracker, folder))
@@ -132,7 +132,7 @@ def _pretrain_and_evaluate(
     return held_out
 
 
-def _log_outputs(tracker: Tracker, task: PretrainingTask[Any], folder: RunDir, last: int) -> None:
+def _log_outputs(tracker: Tracker, task: AnyPretrainingTask, folder: RunDir, last: int) -> None:
     for name in ("perplexity.json", "held_out_loss.json"):
         if (folder.path / name).exists():
             tracker.log_artifacts(folder.path / name)
@@ -141,7 +141,7 @@ def _log_outputs(tracker: Tracker, task: PretrainingTask[Any], folder: RunDir, l
 
 
 def _start_evaluation(
-    task: PretrainingTask[Any], store: Path, folder: RunDir, step: int
+    task: AnyPretrainingTask, store: Path, folder: RunDir, step: int
 ) -> Callable[[], dict[str, float]]:
     """Start a task that evaluates a step's checkpoint, unless its metrics are stored; return a function that waits."""
     stored = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
@@ -158,7 +158,7 @@ def _start_evaluation(
     return wait
 
 
-def _evaluate(task: PretrainingTask[Any], store: Path, folder: RunDir, step: int) -> dict[str, float]:
+def _evaluate(task: AnyPretrainingTask, store: Path, folder: RunDir, step: int) -> dict[str, float]:
     from hbt_ray.models.encoder import default_device
 
     configure_logging()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ray import tune
 from rich.console import Console
@@ -23,6 +23,7 @@ from hbt_ray.evaluation.report import format_value
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
+from hbt_ray.utils.digests import JsonObject
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -69,7 +70,7 @@ class TuneProgressCallback(tune.Callback):
         self._show(trial, "running", {})
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: object
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: JsonObject, **info: object
     ) -> None:
         if STEP not in result:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 
@@ -39,7 +38,7 @@ def is_finished(run_dir: RunDir, config: RunConfig) -> bool:
 
 
 def run_trial(
-    params: dict[str, Any],
+    params: dict[str, object],
     *,
     search: SearchConfig,
     out: str,

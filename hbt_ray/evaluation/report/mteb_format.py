@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hbt_ray.evaluation.evaluator import EvalReport
@@ -13,7 +11,7 @@ _FAMILIES = ("ndcg", "map", "recall", "precision", "mrr", "hit_rate")  # of scor
 MAIN_SCORE = "ndcg_at_10"  # of mteb's retrieval tasks
 
 
-def mteb_result(report: EvalReport, model: object = None) -> dict[str, Any]:
+def mteb_result(report: EvalReport, model: object = None) -> dict[str, object]:
     """Build one subset for each language (`de`), ordered pair (`de-en`) and pool of all languages (`de-multi`).
 
     As in mteb, a subset's scores are means over its queries. `map` has no cut-off, unlike mteb's `map_at_k`.

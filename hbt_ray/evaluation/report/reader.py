@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hbt_ray.errors import UserError
-from hbt_ray.utils.digests import damaged_file, without_checksum
+from hbt_ray.utils.digests import JsonObject, damaged_file, without_checksum
 
 REPORT, PER_QUERY = "report.json", "per_query.parquet"
 
 
-def read_report(folder: Path) -> dict[str, Any]:
+def read_report(folder: Path) -> JsonObject:
     """Read a `report.json`.
 
     Raises:

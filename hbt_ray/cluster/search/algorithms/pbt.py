@@ -39,7 +39,7 @@ from hbt_ray.training.checkpoint import CheckpointManager, step_name
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.utils.atomic_write import atomic_write_text
-from hbt_ray.utils.digests import with_checksum, without_checksum
+from hbt_ray.utils.digests import JsonObject, with_checksum, without_checksum
 
 KEY = "mix.alpha"
 ALPHAS = "alphas.json"  # in a member's folder, and in the folder that is handed over
@@ -156,6 +156,6 @@ def _min_and_max(dimension: SearchDimension) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _clip_alpha(low: float, high: float, params: dict[str, Any]) -> dict[str, Any]:
+def _clip_alpha(low: float, high: float, params: JsonObject) -> JsonObject:
     """Keep a perturbed alpha within the searched range."""
     return params | {KEY: round_drawn(min(max(params[KEY], low), high))}

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import yaml
 
@@ -21,6 +20,7 @@ from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.embedded.facts import Entity, Fact, all_facts, name_in
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.digests import JsonObject
 
 LANGUAGES: tuple[str, ...] = (
     "am", "ar", "bn", "de", "el", "en", "es", "fa", "fr", "hi", "ru", "sw", "th", "tr", "vi", "zh",
@@ -155,10 +155,10 @@ def _name(language: str, entity: Entity) -> str | None:
 
 
 @cache
-def _templates(language: str) -> dict[str, Any]:
+def _templates(language: str) -> JsonObject:
     """Return relation -> {"questions": wordings, "passages": wordings}, and the names of the writing directions."""
     text = files(__package__).joinpath("templates", f"{language}.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loaded: JsonObject = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return loaded
 
 

@@ -10,7 +10,9 @@ import hashlib
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from hbt_ray.utils.digests import JsonObject
 
 
 class Entity(NamedTuple):
@@ -59,6 +61,6 @@ def _names(language: str) -> dict[str, str]:
 
 
 @cache
-def _extract() -> dict[str, Any]:
-    extract: dict[str, Any] = json.loads((files(__package__) / "cldr.json").read_text(encoding="utf-8"))
+def _extract() -> JsonObject:
+    extract: JsonObject = json.loads((files(__package__) / "cldr.json").read_text(encoding="utf-8"))
     return extract
