@@ -140,7 +140,7 @@ def test_traceback_of_a_caused_error_is_in_the_file_that_is_named(monkeypatch, t
         raise error from OSError("disk full")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("hbt_ray.cli.load_config", fail)
+    monkeypatch.setattr("hbt_ray.cli.training.load_config", fail)
     result = run("train")
     [line] = result.stderr.splitlines()
     message, _, file = line.removesuffix(")").partition(" (traceback: ")
@@ -165,7 +165,7 @@ def test_every_error_of_the_package_is_one_line(monkeypatch, error):
     def fail(*_: object) -> None:
         raise error("it failed")
 
-    monkeypatch.setattr("hbt_ray.cli.load_config", fail)
+    monkeypatch.setattr("hbt_ray.cli.training.load_config", fail)
     result = run("train")
     assert (result.exit_code, result.stderr, result.stdout) == (2, "hbt: it failed\n", "")
 

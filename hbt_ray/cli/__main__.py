@@ -1,0 +1,5 @@
+"""Runs the command line as `python -m hbt_ray.cli`."""
+
+from hbt_ray.cli import main
+
+main()

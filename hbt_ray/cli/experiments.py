@@ -1,0 +1,66 @@
+"""Commands of many runs: search, study."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from hbt_ray.cli.options import OUT_DEFAULT, out_folder, out_option, overrides_argument
+from hbt_ray.errors import ConfigError
+from hbt_ray.utils.redaction import redact_value
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
+@overrides_argument
+@out_option("The search's folder", "NAME")
+def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> None:
+    """Search settings of a run, such as alpha. A dev set chooses the best run, which is then evaluated.
+
+    KEY=VALUE changes a setting of the search; run.KEY=VALUE changes one that all its runs have in common.
+    """
+    from hbt_ray.search.config import load_search
+
+    config = load_search(config_file, overrides)
+    from rich.console import Console
+
+    from hbt_ray.cluster.search.run_search import search as search_on_cluster
+    from hbt_ray.search.tables import result_tables
+
+    finished = search_on_cluster(config, out_folder(out, config.run.name))
+    for table in result_tables(config, finished.results):
+        Console().print(table)
+    click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")
+
+
+@click.command()
+@click.argument("name", required=False)
+@overrides_argument
+@click.option("--config", "config_file", type=click.Path(), help="Settings of another study, a YAML file.")
+@out_option("The study's folder", "NAME")
+def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
+    """Compare methods of training, each with several seeds. Differences are tested, and a report is written.
+
+    NAME is a study of this package, such as low-resource. KEY=VALUE changes a setting of the study; run.KEY=VALUE
+    changes one that all its methods have in common.
+    """
+    from hbt_ray.study.config import load_study, study_file
+
+    if name is not None and "=" in name:
+        overrides, name = (name, *overrides), None
+    if (name is None) == (config_file is None):
+        raise ConfigError("name a study, such as hbt study low-resource, or write --config FILE")
+    config = load_study(config_file or study_file(str(name)), overrides)
+    folder = out or f"{OUT_DEFAULT}/{config.name}"
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
+    from hbt_ray.study.report_sections import results_section
+
+    source = [name] if name else ["--config", str(config_file)]
+    repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
+    finished = study_on_cluster(config, folder, repeat)
+    Console().print(Markdown("\n".join(results_section(finished.results).lines)))
+    click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")

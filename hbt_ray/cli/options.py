@@ -1,0 +1,34 @@
+"""Options and arguments of several commands, and the folder of all results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+# On a cluster, HBT_RUNS must name a folder that every node sees.
+OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
+
+config_option = click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+fresh_option = click.option("--fresh", is_flag=True, help="Start over if the folder has a run already.")
+
+
+def out_option(folder: str, default: str) -> Callable[[CommandT], CommandT]:
+    """Return the option --out of a command.
+
+    Args:
+        folder: what it names, for the help.
+        default: the default folder, below OUT_DEFAULT.
+    """
+    return click.option("--out", help=f"{folder}. Default: {OUT_DEFAULT}/{default}.")
+
+
+def out_folder(out: str | None, default: str) -> Path:
+    """Return the folder of the option --out, or the default one below OUT_DEFAULT."""
+    return Path(out or f"{OUT_DEFAULT}/{default}").expanduser()

@@ -1,0 +1,79 @@
+"""Commands that train: train, pretrain, quickstart; and mine, which finds negatives for a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hbt_ray.cli.options import OUT_DEFAULT, config_option, fresh_option, out_folder, out_option, overrides_argument
+from hbt_ray.config import PretrainRunConfig, load, load_config
+
+
+@click.command()
+@config_option
+@overrides_argument
+@out_option("The run's folder", "NAME")
+@fresh_option
+def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
+    """Prepare, train, evaluate and track one run."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.pipelines.train import run
+    from hbt_ray.evaluation.report import print_report
+
+    finished = run(config, out_folder(out, config.name), fresh=fresh)
+    for report in finished.reports.values():
+        print_report(report)
+    click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
+
+
+@click.command()
+@config_option
+@overrides_argument
+@out_option("The run's folder", "NAME")
+@fresh_option
+def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
+    """Pretrain an encoder on the texts of corpora. `hbt train model.path=OUT/model` starts from it."""
+    config = load(PretrainRunConfig, config_file, overrides)
+    from rich.console import Console
+
+    from hbt_ray.cluster.pipelines.pretrain import held_out_table
+    from hbt_ray.cluster.pipelines.pretrain import pretrain as pretrain_on_cluster
+
+    finished = pretrain_on_cluster(config, out_folder(out, config.name), fresh=fresh)
+    Console().print(held_out_table(finished.held_out))
+    click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder or hub name of the model that searches.")
+@config_option
+@overrides_argument
+@out_option("Folder of the mined corpora", "NAME-mined")
+def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
+    """Mine hard negatives: passages that a model ranks high and that do not answer."""
+    config = load_config(config_file, overrides)
+    from hbt_ray.cluster.mining import mine_on_cluster
+    from hbt_ray.mining import describe_mined
+
+    mined = mine_on_cluster(config, model, Path(out or f"{OUT_DEFAULT}/{config.name}-mined"))
+    click.echo(describe_mined(mined))
+
+
+@click.command()
+@click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="Of each training. Default: 150.")
+def quickstart(out: str, seed: int, steps: int | None) -> None:
+    """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
+    from rich.console import Console
+
+    from hbt_ray.cluster.pipelines.quickstart import run_quickstart
+    from hbt_ray.evaluation.compare import RunGroup, comparison_table, significance_table
+    from hbt_ray.presets import STEPS
+
+    finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
+    groups = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
+    Console().print(comparison_table(groups))
+    Console().print(significance_table(groups))
+    click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
