@@ -8,11 +8,11 @@ from __future__ import annotations
 import click
 
 from hbt_ray.cli.bench import bench
+from hbt_ray.cli.command_group import Commands
 from hbt_ray.cli.data import plan, prepare
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
 from hbt_ray.cli.training import mine, pretrain, quickstart, train
-from hbt_ray.cli.command_group import Commands
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
 
 ENVIRONMENT = """\b
