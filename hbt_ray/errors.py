@@ -3,7 +3,9 @@
 The command line prints the message; with `HBT_DEBUG=1` it prints the traceback first.
 """
 
+import errno
 import traceback
+from collections.abc import Iterator
 
 
 class HbtError(Exception):
@@ -44,6 +46,32 @@ class ClusterError(HbtError):
 
 class TrackingError(HbtError):
     """An MLflow store that cannot be reached or written."""
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = "No space left on device"  # as C, Arrow, Rust's libraries and Python say it
+
+
+def full_disk_error(error: BaseException) -> StorageError | None:
+    """Return the error for the user if an error is that of a full disk, or wraps one; None otherwise."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            written = f"{cause.filename} cannot be written" if cause.filename else "a file cannot be written"
+            return StorageError(f"{written} ({cause.strerror}); free disk space, and run the same command again")
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and all that it wraps, outermost first; also those that Ray's errors hold."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        cause = pending.pop(0)
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        pending += [cause.__cause__, getattr(cause, "cause", None), *getattr(cause, "worker_failures", {}).values()]
 
 
 def format_traceback(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hbt_ray.errors import HbtError, UserError, format_traceback
+from hbt_ray.errors import HbtError, UserError, format_traceback, full_disk_error
 from hbt_ray.utils.redaction import redact
 
 DEBUG_VARIABLE = "HBT_DEBUG"
@@ -43,6 +43,9 @@ class Commands(click.Group):
             click.echo(f"hbt: {redact(str(error))}{shown}", err=True)
             ctx.exit(2)
         except Exception as error:
+            if full := full_disk_error(error):
+                click.echo(f"hbt: {redact(str(full))}{_show_traceback(error, True)}", err=True)
+                ctx.exit(2)
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of a pipe has ended
                 raise
             reason = redact(" ".join(str(error).split()))[:300]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 
-from hbt_ray.errors import ClusterError, HbtError
+from hbt_ray.errors import ClusterError, HbtError, causes, full_disk_error
 
 
 @contextlib.contextmanager
@@ -19,12 +19,12 @@ def unwrap_ray_errors(action: str) -> Iterator[None]:
         action: what was being done, such as "training", for the message.
 
     Raises:
-        HbtError: the innermost one; ClusterError if Ray failed for another reason.
+        HbtError: the innermost one; StorageError if a disk is full; ClusterError if Ray failed for another reason.
     """
     try:
         yield
     except (RayError, TrainingFailedError, HbtError) as error:
-        if wrapped := find_hbt_error(error):
+        if wrapped := find_hbt_error(error) or full_disk_error(error):
             raise wrapped from None
         last_line = str(error).strip().splitlines()[-1]
         raise ClusterError(f"{action} failed: {last_line}; the workers' output is above") from error
@@ -32,20 +32,7 @@ def unwrap_ray_errors(action: str) -> Iterator[None]:
 
 def find_hbt_error(error: BaseException) -> HbtError | None:
     """Return the error of hbt_ray that an error wraps, without Ray's additions; None if it wraps none."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, HbtError) and not isinstance(cause, RayError):
             return type(cause)(*cause.args)
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and all that it wraps, outermost first."""
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        cause = pending.pop(0)
-        if cause is None or id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        pending += [cause.__cause__, getattr(cause, "cause", None), *getattr(cause, "worker_failures", {}).values()]

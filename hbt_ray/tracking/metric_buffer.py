@@ -74,6 +74,10 @@ class MetricBuffer:
             del self._pending[: len(batch)]
 
     def _append_to_file(self, points: Sequence[MetricPoint]) -> None:
-        if self.file:
+        if self.file is None:
+            return
+        try:
             with self.file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps([self.run_id, *point]) + "\n" for point in points)
+        except OSError as error:  # a full disk
+            logger.warning("%s cannot be written (%s). Metrics are kept in memory.", self.file, error.strerror)

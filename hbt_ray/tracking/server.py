@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hbt_ray.config import TrackingConfig
-from hbt_ray.errors import TrackingError
+from hbt_ray.errors import FULL, TrackingError, full_disk_error
 from hbt_ray.utils.redaction import redact, redact_value
 
 if TYPE_CHECKING:
@@ -178,6 +178,8 @@ def _connection_failure(error: Exception) -> str | None:
 
 
 def _error_message(uri: str, doing: str, error: Exception) -> str:
+    if full_disk_error(error) or "database or disk is full" in str(error):  # the latter is SQLite's
+        return f"cannot {doing} in MLflow at {redact_value(uri)} ({FULL}); free disk space"
     server = uri.startswith(("http://", "https://"))
     reason = _connection_failure(error)
     if reason is not None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import hbt_ray
 from hbt_ray.config import ConfigSection, RunConfig, flatten_settings, stored_settings
-from hbt_ray.errors import TrackingError
+from hbt_ray.errors import StorageError, TrackingError
 from hbt_ray.tracking.logged_model import log_encoder, register_version
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
 from hbt_ray.tracking.server import (
@@ -45,6 +45,7 @@ MAX_DIGEST = 36
 PARAMS_PER_BATCH = 100
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+FOLDER_TAG = "folder"  # of the run: where the file with its id is
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
 
@@ -87,6 +88,8 @@ class Tracker:
     ) -> Tracker:
         """Create a run, or resume the one whose id is in `run_id_file`.
 
+        A copy of a run's folder gets a run of its own; the tag `folder` distinguishes it from a folder that was moved.
+
         Args:
             uri: of the MLflow store.
             experiment: its name; created if it does not exist.
@@ -105,12 +108,12 @@ class Tracker:
             client = mlflow_client(uri)
             run = _existing_run(client, run_id_file)
             if run is None:
-                run = client.create_run(
-                    _experiment_id(client, uri, experiment), run_name=name, tags=_tags(config, tags)
-                )
+                all_tags = _tags(config, tags) | {FOLDER_TAG: _folder_of(run_id_file)}
+                run = client.create_run(_experiment_id(client, uri, experiment), run_name=name, tags=all_tags)
                 run_id_file.write_text(run.info.run_id + "\n")
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
+                client.set_tag(run.info.run_id, FOLDER_TAG, _folder_of(run_id_file))
             _log_params(client, run, config)
         tracker = cls(uri=uri, experiment=experiment, run_id=run.info.run_id, unsent_file=unsent_file)
         tracker._buffer.load()
@@ -278,7 +281,33 @@ def _existing_run(client: MlflowClient, run_id_file: StoragePath) -> Run | None:
     if run is None or run.info.lifecycle_stage != "active":
         logger.warning("MLflow no longer has run %s, named in %s; a new one is made.", run_id, run_id_file)
         return None
+    original = _original_of(run, run_id_file)
+    if original is not None:
+        logger.warning("%s is a copy of %s; a new MLflow run is made for it.", _folder_of(run_id_file), original)
+        return None
     return run
+
+
+def _folder_of(run_id_file: StoragePath) -> str:
+    return redact_value(posixpath.dirname(run_id_file.path))[:MAX_TAG]
+
+
+def _original_of(run: Run, run_id_file: StoragePath) -> str | None:
+    """Return the folder that `run_id_file` was copied from with its folder; None if it was moved, or is where it was.
+
+    1. The run's tag names the folder that wrote to it last. Runs of earlier versions have no tag.
+    2. If that is another folder, and it still holds the run's id, this one is a copy.
+    """
+    # 1.
+    before = run.data.tags.get(FOLDER_TAG)
+    if before is None or before == _folder_of(run_id_file):
+        return None
+    # 2.
+    original = StoragePath(before, run_id_file.query) / posixpath.basename(run_id_file.path)
+    with contextlib.suppress(StorageError):
+        if original.exists() and original.read_text().strip() == run.info.run_id and not original.is_same(run_id_file):
+            return before
+    return None
 
 
 def _log_params(client: MlflowClient, run: Run, config: ConfigSection) -> None:

@@ -81,7 +81,7 @@ def resumable_run(config: AnyRun, out: str | Path, root: Path | None = None) -> 
     """
     folder = run_dir_of(config, out, root)
     if folder.config.exists():
-        changed = changed_settings(_stored_config(folder, config), config)
+        changed = changed_settings(_stored_config(folder, config), config, root)
         if changed:
             key, before, now = changed[0]
             raise ConfigError(
@@ -124,14 +124,27 @@ def _is_run(folder: RunDir) -> bool:
     return False
 
 
-def changed_settings(before: AnyRun, now: AnyRun) -> list[tuple[str, object, object]]:
-    """Return the settings that differ and change the result: key, value before, value now."""
+def changed_settings(before: AnyRun, now: AnyRun, root: Path | None = None) -> list[tuple[str, object, object]]:
+    """Return the settings that differ and change the result: key, value before, value now.
+
+    Args:
+        before: the run in the folder.
+        now: this run.
+        root: folder of the study that the run belongs to. It may have been moved: paths in it are compared from there,
+            as `run_inputs.py` compares what they hold.
+    """
     flat_before, flat_now = (flatten_settings(redacted_settings(one.model_dump(mode="json"))) for one in (before, now))
     return [
         (key, flat_before.get(key), flat_now.get(key))
         for key in sorted(flat_before.keys() | flat_now.keys())
-        if flat_before.get(key) != flat_now.get(key) and not key.startswith(WITHOUT_EFFECT)
+        if not _is_same(flat_before.get(key), flat_now.get(key), root) and not key.startswith(WITHOUT_EFFECT)
     ]
+
+
+def _is_same(before: object, now: object, root: Path | None) -> bool:
+    if root is None or not isinstance(before, str) or not isinstance(now, str) or not Path(now).is_relative_to(root):
+        return before == now
+    return before.endswith(f"/{Path(now).relative_to(root).as_posix()}")
 
 
 def _stored_config(folder: RunDir, expected: AnyRun) -> AnyRun:

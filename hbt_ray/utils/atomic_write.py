@@ -6,11 +6,32 @@ A rename is atomic within one file system. Nothing is synced to the disk: after 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from hbt_ray.errors import DISK_FULL, FULL, HbtError
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """On a full disk, raise an OSError that names `path`: that of a write to an open file names none.
+
+    Libraries in Rust, such as safetensors and tokenizers, raise errors of their own there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if FULL in str(error) and not isinstance(error, HbtError):
+            raise OSError(errno.ENOSPC, FULL, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -23,7 +44,8 @@ def atomic_file(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """
     partial = _partial_path(path, unique)
     try:
-        yield partial
+        with write_errors(path):
+            yield partial
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to raise
@@ -45,7 +67,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     partial, earlier = _partial_path(path), path.with_name(f"{path.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
-    yield partial
+    with write_errors(path):
+        yield partial
     # Renamed before it is deleted, because an interrupted deletion would leave a part of it under its name.
     shutil.rmtree(earlier, ignore_errors=True)
     if path.exists():
@@ -70,7 +93,8 @@ def atomic_files(folder: Path, *, last: str, replaced: Iterable[str] = ()) -> It
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        yield partial
+        with write_errors(folder):
+            yield partial
         (folder / last).unlink(missing_ok=True)
         names = sorted(path.name for path in partial.iterdir())
         for name in {*names, *replaced} - {last}:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hbt_ray.utils.atomic_write import write_errors
 from hbt_ray.utils.folder_lock import lock_folder, try_lock_folder
 
 PARTIAL = ".partial"
@@ -53,7 +54,8 @@ def new_shared_folder(path: Path, find_fault: Callable[[Path], str | None], keep
             path.rename(damaged)
         partial.mkdir(parents=True)
         try:
-            yield partial
+            with write_errors(path):
+                yield partial
         except BaseException:
             _keep_only(partial, keep)
             if partial.exists():

@@ -90,6 +90,12 @@ class StoragePath:
         with self._storage_errors("look for"):
             return filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
+    def is_same(self, other: StoragePath) -> bool:
+        """Return whether both are one file or folder, which in a file system may have several paths."""
+        if self.local and other.local:
+            return self.local.samefile(other.local)
+        return self == other
+
     def read_text(self) -> str:
         """Read a UTF-8 file."""
         filesystem, path = self.arrow()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hbt_ray.config import RunConfig, build_config
+from hbt_ray.config import PretrainRunConfig, RunConfig, build, build_config
 from hbt_ray.search.config import SearchConfig
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
@@ -163,6 +163,20 @@ def tiny_config(corpus: Path, **sections) -> RunConfig:
     for name, settings in sections.items():
         plain[name] = {**plain[name], **settings} if isinstance(plain.get(name), dict) else settings
     return build_config(plain)
+
+
+def tiny_pretraining(corpus: Path, **settings) -> PretrainRunConfig:
+    """Return a pretraining over `corpus` that takes seconds; `settings` replace those of `pretrain`."""
+    run = tiny_config(corpus)
+    loop = {"steps": 20, "block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "learning_rate": 1e-2}
+    plain = {
+        "corpora": [one.model_dump() for one in run.corpora],
+        "text": run.text.model_dump(),
+        "model": run.model.model_dump(),
+        "prepare": {"validation_share": 0.2},
+        "pretrain": {**loop, "precision": "fp32", "checkpoint_every": 5, "threads_per_worker": 1, **settings},
+    }
+    return build(PretrainRunConfig, plain)
 
 
 def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> SearchConfig:

@@ -1,13 +1,31 @@
-"""Killing processes of the tests' cluster, and how far a run is."""
+"""Killing commands and processes of the tests' cluster, how far a run is, and what it wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
+import pytest
+from mlflow import MlflowClient
 
+from hbt_ray.mining import MINED
+from hbt_ray.utils.digests import without_checksum
+from tests.helpers.paths import REPOSITORY
 from tests.integration.conftest import MARK
+
+TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))  # how often each fault is injected
+injects_faults = pytest.mark.skipif(
+    not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault is injected"
+)
 
 
 def processes_of_cluster(name: str) -> Iterator[psutil.Process]:
@@ -31,3 +49,98 @@ def kill_one(name: str) -> bool:
 def newest_step(out: Path) -> int:
     """Return the step of the newest complete checkpoint in a run's folder; 0 if there is none."""
     return max((int(p.parent.name[5:]) for p in out.glob("checkpoints/step-*/complete.json")), default=0)
+
+
+def losses(uri: str, out: Path) -> list[tuple[int, float]]:
+    """Return (step, loss) of each step as MLflow has it; a step that was repeated is there twice."""
+    run_id = (out / "mlflow_run_id").read_text().strip()
+    history = MlflowClient(uri).get_metric_history(run_id, "train/loss")
+    return [(metric.step, metric.value) for metric in history]
+
+
+def repeated_steps(uri: str, out: Path, steps: int) -> int:
+    """Return how many steps MLflow has twice; it must have each of `steps` steps."""
+    logged = [step for step, _ in losses(uri, out)]
+    assert set(logged) == set(range(1, steps + 1)), "a step is missing"
+    return len(logged) - steps
+
+
+def start_command(words: Sequence[object], prefix: Sequence[str] = (), **settings) -> subprocess.Popen:
+    """Start `PREFIX hbt WORDS` in a process group of its own."""
+    command = [*prefix, sys.executable, "-m", "hbt_ray.cli", *map(str, words)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **pipes, **settings)
+
+
+def finish_command(process: subprocess.Popen, code: int = 0) -> str:
+    """Wait for a command, whose exit code must be `code`; return its stderr."""
+    errors = process.communicate(timeout=240)[1].decode()
+    assert process.returncode == code, errors
+    return errors
+
+
+def killed_command(
+    words: Sequence[object],
+    out: Path,
+    times: int,
+    inject: Callable[[subprocess.Popen], bool] | None = None,
+    deleted_before: Path | None = None,
+    relocate: Callable[[Path], Path] | None = None,
+) -> tuple[Path, int]:
+    """Call a command undisturbed, and for another folder with faults at random moments of its time.
+
+    Args:
+        words: of the command, without its folder.
+        out: where both folders are made.
+        times: number of faults.
+        inject: injects a fault and returns whether it did; None: kill the command.
+        deleted_before: a folder that is deleted before each call with a fault.
+        relocate: called with the folder after each fault; returns the folder of the next call.
+
+    Returns:
+        The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
+    """
+    began_s = time.monotonic()
+    finish_command(start_command([*words, "--out", out / "reference"]))
+    seconds = time.monotonic() - began_s
+    draw, folder, injected, too_late = random.Random(7), out / "faulty", 0, 0
+    while injected < times:
+        if deleted_before is not None:
+            shutil.rmtree(deleted_before, ignore_errors=True)
+        process = start_command([*words, "--out", folder])
+        due_s = time.monotonic() + draw.uniform(0.2, 0.95) * seconds
+        while process.poll() is None and time.monotonic() < due_s:
+            time.sleep(0.01)
+        while process.poll() is None and inject is not None and not inject(process):
+            time.sleep(0.01)
+        if process.poll() is not None:
+            finish_command(process)
+            too_late += 1
+            continue
+        injected += 1
+        if inject is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=240)
+        if relocate is not None:
+            folder = relocate(folder)
+    finish_command(start_command([*words, "--out", folder]))
+    return folder, too_late
+
+
+def contents(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
+    """Return the bytes of files; of reports and summaries without the seconds and the checksums that depend on them."""
+    found = {}
+    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        content = file.read_bytes()
+        if file.name in {"report.json", MINED}:
+            data = without_checksum(content)
+            data.pop("seconds", None)
+            if file.name == "report.json":
+                del data["files"]
+            for of_language in data.get("languages", {}).values():
+                of_language.pop("seconds", None)
+            content = json.dumps(data).replace(str(folder), "").encode()
+        found[str(file.relative_to(folder))] = content
+    assert found
+    assert not list(folder.rglob("*.partial")), "a temporary file is left"
+    return found

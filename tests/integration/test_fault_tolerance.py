@@ -21,25 +21,28 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.config import RunConfig, dump_config
-from hbt_ray.mining import MINED
-from hbt_ray.utils.digests import without_checksum
 from tests.helpers import tiny_corpus
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
-from tests.integration.conftest import MARK, tiny_config, write_corpus
-from tests.integration.fault_injection import kill_one, newest_step
+from tests.integration.conftest import MARK, tiny_config, tiny_pretraining, tiny_search, write_corpus
+from tests.integration.fault_injection import (
+    TIMES,
+    contents,
+    injects_faults,
+    kill_one,
+    killed_command,
+    losses,
+    newest_step,
+    repeated_steps,
+)
 
-TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))
 STEPS = 40
 SERVER_START_S = 240  # on a machine with other load
-pytestmark = pytest.mark.skipif(
-    not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault is injected"
-)
+pytestmark = injects_faults
 
 
 def faulty_config(corpus: Path, steps: int = STEPS, **sections) -> RunConfig:
@@ -99,20 +102,6 @@ class FaultInjector(threading.Thread):
                     return
 
 
-def losses(uri: str, out: Path) -> list[tuple[int, float]]:
-    """Return (step, loss) of each step as MLflow has it; a step that was repeated is there twice."""
-    run_id = (out / "mlflow_run_id").read_text().strip()
-    history = MlflowClient(uri).get_metric_history(run_id, "train/loss")
-    return [(metric.step, metric.value) for metric in history]
-
-
-def repeated_steps(uri: str, out: Path, steps: int = STEPS) -> int:
-    """Return how many steps were repeated."""
-    logged = [step for step, _ in losses(uri, out)]
-    assert set(logged) == set(range(1, steps + 1)), "a step is missing"
-    return len(logged) - steps
-
-
 def report(fault: str, injected: list[int], lost: int, during_write: int = 0) -> None:
     print(f"\n{fault}: {len(injected)} faults after steps {injected}, {during_write} during a write, {lost} steps lost")
 
@@ -128,7 +117,7 @@ def test_killed_worker_or_controller_changes_no_weight(reference_run, tmp_path, 
     injector.join()
     assert len(injector.injected) == TIMES
     assert model_of(out) == expected
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, STEPS)
     assert lost <= 2 * TIMES  # the step being computed, and one that was logged before it was saved
     report(fault, injector.injected, lost, injector.during_write)
 
@@ -152,103 +141,72 @@ def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "resuming from the checkpoint of step" in finished.stderr
     assert model_of(out) == expected
-    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out)
+    lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, STEPS)
     report("driver", killed_at, lost)
 
 
-def killed_command(
-    words: list[object],
-    out: Path,
-    inject: Callable[[subprocess.Popen], bool] | None = None,
-    deleted_before: Path | None = None,
-) -> tuple[Path, int]:
-    """Call a command undisturbed, and for another folder with faults at random moments of its time.
-
-    Args:
-        words: of the command, without its folder.
-        out: where both folders are made.
-        inject: injects a fault and returns whether it did; None: kill the command.
-        deleted_before: a folder that is deleted before each call with a fault.
-
-    Returns:
-        The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
-    """
-
-    def start(folder: Path) -> subprocess.Popen:
-        command = [sys.executable, "-m", "hbt_ray.cli", *map(str, words), "--out", str(folder)]
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
-
-    def finish(process: subprocess.Popen) -> None:
-        errors = process.communicate(timeout=240)[1].decode()
-        assert process.returncode == 0, errors
-
-    began_s = time.monotonic()
-    finish(start(out / "reference"))
-    seconds = time.monotonic() - began_s
-    draw, folder, injected, too_late = random.Random(7), out / "faulty", 0, 0
-    while injected < TIMES:
-        if deleted_before is not None:
-            shutil.rmtree(deleted_before, ignore_errors=True)
-        process = start(folder)
-        due_s = time.monotonic() + draw.uniform(0.2, 0.95) * seconds
-        while process.poll() is None and time.monotonic() < due_s:
-            time.sleep(0.01)
-        while process.poll() is None and inject is not None and not inject(process):
-            time.sleep(0.01)
-        if process.poll() is not None:
-            finish(process)
-            too_late += 1
-            continue
-        injected += 1
-        if inject is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=240)
-    finish(start(folder))
-    return folder, too_late
+def command_of(command: str, folder: Path) -> tuple[list[object], tuple[str, ...]]:
+    """Make the inputs of a command; return its words without --out, and patterns of the files that it writes."""
+    corpus, model = write_corpus(folder), folder / "model"
+    tiny_corpus.make_encoder(model)
+    name, *options = command.split()
+    if name == "evaluate":
+        words = [name, *options, "--model", model, "--benchmark", f"pairs={corpus}"]
+        return words, ("report.json", "*.parquet", "*.csv", "*.trec", "*.png")
+    settings: str
+    if name == "pretrain":
+        settings, patterns = dump_config(tiny_pretraining(corpus)), ("perplexity.json", "model/model.safetensors")
+    elif name == "study":
+        settings = json.dumps(study_settings(folder, corpus))
+        patterns = ("summary.json", "table.csv", "figures/*.png", "cells/*/*/model/model.safetensors")
+    elif name == "search":
+        write_corpus(folder, "others", range(1000, 1012))
+        settings = dump_config(tiny_search(corpus, seeds=[0, 1]))
+        patterns = ("summary.json", "best.yaml", "figures/*.png", "chosen/*/model/model.safetensors")
+    else:
+        train = {"steps": 60, "checkpoint_every": 2}
+        settings = dump_config(tiny_config(corpus, train=train) if name == "train" else tiny_config(corpus))
+        options += ["--model", model] if name == "mine" else []
+        patterns = ("*/*.jsonl", "*.jsonl", "*.json") if name == "mine" else ("model/model.safetensors",)
+    (folder / "command.yaml").write_text(settings)
+    return [name, *options, "--config", folder / "command.yaml"], patterns
 
 
-def contents(folder: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
-    """Return the bytes of files; of reports and summaries without the seconds and the checksums that depend on them."""
-    found = {}
-    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
-        content = file.read_bytes()
-        if file.name in {"report.json", MINED}:
-            data = without_checksum(content)
-            data.pop("seconds", None)
-            if file.name == "report.json":
-                del data["files"]
-            for of_language in data.get("languages", {}).values():
-                of_language.pop("seconds", None)
-            content = json.dumps(data).replace(str(folder), "").encode()
-        found[str(file.relative_to(folder))] = content
-    assert found
-    assert not list(folder.rglob("*.partial")), "a temporary file is left"
-    return found
-
-
-@pytest.mark.parametrize("command", ["mine", "evaluate", "evaluate --shards 2", "study"])
+@pytest.mark.parametrize("command", ["mine", "evaluate", "evaluate --shards 2", "pretrain", "search", "study"])
 def test_killed_command_called_again_writes_equal_bytes(dashboard, tmp_path, monkeypatch, command):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    corpus, model = write_corpus(tmp_path), tmp_path / "model"
-    tiny_corpus.make_encoder(model)
-    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(corpus)))
-    name, *options = command.split()
-    words: list[object] = [name, *options]
-    if name == "mine":
-        words += ["--model", model, "--config", tmp_path / "config.yaml"]
-        patterns = ("*/*.jsonl", "*.jsonl", "*.json")
-    elif name == "evaluate":
-        words += ["--model", model, "--benchmark", f"pairs={corpus}"]
-        patterns = ("report.json", "*.parquet", "*.csv", "*.trec", "*.png")
-    else:
-        (tmp_path / "study.yaml").write_text(json.dumps(study_settings(tmp_path, corpus)))
-        words += ["--config", tmp_path / "study.yaml"]
-        patterns = ("summary.json", "table.csv", "figures/*.png", "cells/*/*/model/model.safetensors")
-    folder, too_late = killed_command(words, tmp_path)
+    words, patterns = command_of(command, tmp_path)
+    folder, too_late = killed_command(words, tmp_path, TIMES)
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
     print(f"\n{command}: {TIMES} kills, {too_late} calls ended before theirs")
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+@pytest.mark.parametrize("command", ["train", "mine", "pretrain", "search", "study"])
+def test_killed_command_resumes_in_a_moved_or_copied_folder(dashboard, tmp_path, monkeypatch, command, how):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words, patterns = command_of(command, tmp_path)
+    ids: list[str] = []  # of MLflow runs, in the order of calls
+
+    def record_id(folder: Path) -> None:
+        if (folder / "mlflow_run_id").exists():
+            ids.append((folder / "mlflow_run_id").read_text().strip())
+
+    def relocate(folder: Path) -> Path:
+        record_id(folder)
+        new = tmp_path / f"{folder.name}-{how}"
+        if folder.exists():
+            folder.rename(new) if how == "moved" else shutil.copytree(folder, new)
+        return new
+
+    folder, too_late = killed_command(words, tmp_path, TIMES, relocate=relocate)
+    assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
+    record_id(folder)
+    if how == "moved":
+        assert len(set(ids)) == (command != "mine")  # which has none
+    else:
+        assert command == "mine" or ids[-1] not in ids[:-1]
+    print(f"\n{command}, {how}: {TIMES} kills, {too_late} calls ended before theirs, {len(set(ids))} MLflow runs")
 
 
 @pytest.mark.parametrize("actor", ["_PassageEmbedder", "_IndexOfShards"])
@@ -261,6 +219,7 @@ def test_killed_actor_of_an_evaluation_costs_one_sentence_at_most(dashboard, tmp
     folder, too_late = killed_command(
         words,
         tmp_path,
+        TIMES,
         inject=lambda _: kill_one(actor),
         deleted_before=tmp_path / "vectors",  # so that passages are embedded in every call
     )

@@ -8,7 +8,6 @@ from mlflow import MlflowClient
 from hbt_ray.cluster.pipelines.pretrain import pretrain
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.config import PretrainRunConfig, build
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.pretraining.local_runner import pretrain_locally
@@ -17,25 +16,12 @@ from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.training.task import ContrastiveTask
-from tests.integration.conftest import LANGUAGES, tiny_config
-
-
-def config_of(corpus, **settings) -> PretrainRunConfig:
-    run_config = tiny_config(corpus)
-    loop = {"steps": 20, "block_tokens": 32, "global_batch_blocks": 8, "chunk_blocks": 2, "learning_rate": 1e-2}
-    plain = {
-        "corpora": [one.model_dump() for one in run_config.corpora],
-        "text": run_config.text.model_dump(),
-        "model": run_config.model.model_dump(),
-        "prepare": {"validation_share": 0.2},
-        "pretrain": {**loop, "precision": "fp32", "checkpoint_every": 5, "threads_per_worker": 1, **settings},
-    }
-    return build(PretrainRunConfig, plain)
+from tests.integration.conftest import LANGUAGES, tiny_config, tiny_pretraining
 
 
 def test_pretraining_tracks_a_run_and_writes_a_trainable_model(cluster, corpus, tmp_path):
     out = tmp_path / "runs" / "pretrained"
-    finished = pretrain(config_of(corpus, workers=2, evaluate_every=10), out)
+    finished = pretrain(tiny_pretraining(corpus, workers=2, evaluate_every=10), out)
     assert finished.held_out == json.loads((out / "perplexity.json").read_text())
     assert finished.held_out.keys() == set(LANGUAGES)
     assert all(values["after"] < values["before"] for values in finished.held_out.values())
@@ -48,9 +34,9 @@ def test_pretraining_tracks_a_run_and_writes_a_trainable_model(cluster, corpus, 
     assert [metric.step for metric in sorted(history, key=lambda metric: metric.step)] == [0, 10, 20]
 
     # Called again, it has ended. One process without Ray gives the same, except for the order of sums.
-    assert pretrain(config_of(corpus, workers=2, evaluate_every=10), out).held_out == finished.held_out
+    assert pretrain(tiny_pretraining(corpus, workers=2, evaluate_every=10), out).held_out == finished.held_out
     [store] = [path.parent for path in (tmp_path / "runs" / "stores").glob("*/manifest.json")]
-    config = config_of(corpus)
+    config = tiny_pretraining(corpus)
     local = pretrain_locally(config, store, run_dir_of(config, tmp_path / "local"))
     for language, values in local.items():
         assert values["before"] == pytest.approx(finished.held_out[language]["before"], rel=1e-5)

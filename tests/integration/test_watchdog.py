@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.config import RunConfig
 from tests.integration.conftest import tiny_config, write_corpus
-from tests.integration.fault_injection import newest_step, processes_of_cluster
+from tests.integration.fault_injection import TIMES, newest_step, processes_of_cluster
 
 pytestmark = pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes minutes: set HBT_SLOW_TESTS")
+STOPS = max(TIMES, 1)
 STEP_TIMEOUT_S = 5.0
 COLLECTIVE_TIMEOUT_S = 20.0
 MARGIN_S = 4.0  # for the ranks' stacks, a heartbeat and the driver's poll
@@ -52,7 +55,13 @@ def reference_run(cluster, tmp_path_factory) -> tuple[Path, bytes]:
 
 
 def two_worker_config(corpus: Path, **train: float) -> RunConfig:
-    settings = {"workers": 2, "steps": 60, "checkpoint_every": 10, "step_timeout_s": STEP_TIMEOUT_S}
+    settings = {
+        "workers": 2,
+        "steps": 60 * STOPS,
+        "max_failures": 2 * STOPS,
+        "checkpoint_every": 10,
+        "step_timeout_s": STEP_TIMEOUT_S,
+    }
     return tiny_config(corpus, train=settings | train, tracking={"log_model": False})
 
 
@@ -61,27 +70,31 @@ def model_of(out: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def stopped_worker(out: Path, until: Callable[[], bool], *, resume: bool) -> Iterator[list[float]]:
-    """Stop one worker after the run's first checkpoint; yield the list that will hold when.
+def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Iterator[list[float]]:
+    """Stop one worker after a checkpoint of the run, `STOPS` times; yield the list that will hold when.
 
     Args:
         out: the run's folder.
-        until: a condition that ends the stop.
+        count: returns how many stops have had their effect; each ends then.
         resume: continue the worker then.
     """
     stopped_s: list[float] = []
 
     def stop() -> None:
-        deadline_s = time.monotonic() + 120
-        while newest_step(out) == 0 and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        worker = next(processes_of_cluster("RayTrainWorker"))
-        worker.suspend()
-        stopped_s.append(time.monotonic())
-        while not until() and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-        if resume:
-            worker.resume()
+        step = 0
+        for number in range(STOPS):
+            deadline_s = time.monotonic() + 120
+            while newest_step(out) <= step and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            step = newest_step(out)
+            running = (p for p in processes_of_cluster("RayTrainWorker") if p.status() != psutil.STATUS_STOPPED)
+            worker = random.Random(number).choice(list(running))
+            worker.suspend()
+            stopped_s.append(time.monotonic())
+            while count() <= number and time.monotonic() < deadline_s:
+                time.sleep(0.05)
+            if resume:
+                worker.resume()
 
     thread = threading.Thread(target=stop)
     thread.start()
@@ -96,17 +109,20 @@ def test_watchdog_names_a_stopped_worker_and_the_weights_stay_equal(reference_ru
     def reports() -> list[tuple[float, re.Match[str]]]:
         return [(when_s, match) for when_s, text in notices if (match := REPORT.match(text))]
 
-    with stopped_worker(out, lambda: bool(reports()), resume=True) as stopped_s:
+    with stopped_workers(out, lambda: len(reports()), resume=True) as stopped_s:
         run(two_worker_config(corpus), out)
-    [(reported_s, report)] = reports()
-    assert reported_s - stopped_s[0] <= STEP_TIMEOUT_S + MARGIN_S
-    assert {report["stopped"], report["waiting"]} == {"0", "1"}
-    assert report["stacks"] == str(out / "stacks.txt")
+    assert len(stopped_s) == len(reports()) == STOPS
     stacks = (out / "stacks.txt").read_text()
-    assert f"# rank {report['waiting']}, step" in stacks
+    for when_s, (reported_s, report) in zip(stopped_s, reports(), strict=True):
+        assert reported_s - when_s <= STEP_TIMEOUT_S + MARGIN_S
+        assert {report["stopped"], report["waiting"]} == {"0", "1"}
+        assert report["stacks"] == str(out / "stacks.txt")
+        assert f"# rank {report['waiting']}, step" in stacks
     assert "train_loop_per_worker" in stacks
     assert not any("failed" in text for _, text in notices)
     assert model_of(out) == expected
+    latest_s = max(reported_s - when_s for when_s, (reported_s, _) in zip(stopped_s, reports(), strict=True))
+    print(f"\nstopped and continued: {STOPS} times, named {latest_s:.1f} s later at most")
 
 
 def test_stopped_worker_is_replaced_after_the_collective_timeout(reference_run, tmp_path, notices):
@@ -116,9 +132,12 @@ def test_stopped_worker_is_replaced_after_the_collective_timeout(reference_run, 
     def restarts() -> list[float]:
         return [when_s for when_s, text in notices if "starting again" in text]
 
-    with stopped_worker(out, lambda: bool(restarts()), resume=False) as stopped_s:
+    with stopped_workers(out, lambda: len(restarts()), resume=False) as stopped_s:
         run(two_worker_config(corpus, collective_timeout_s=COLLECTIVE_TIMEOUT_S), out)
-    [restarted_s, *_] = restarts()
-    assert restarted_s - stopped_s[0] <= COLLECTIVE_TIMEOUT_S + 2 * MARGIN_S
-    assert any("resuming from the checkpoint of step" in text for _, text in notices)
+    assert len(stopped_s) == STOPS
+    for when_s, restarted_s in zip(stopped_s, restarts(), strict=True):
+        assert restarted_s - when_s <= COLLECTIVE_TIMEOUT_S + 2 * MARGIN_S
+    resumed = [text for _, text in notices if "resuming from the checkpoint of step" in text]
+    assert len(resumed) == STOPS
     assert model_of(out) == expected
+    print(f"\nstopped for good: {STOPS} times, replaced {STOPS} times; {resumed}")

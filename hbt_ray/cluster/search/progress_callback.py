@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from ray import tune
 from rich.console import Console
@@ -37,18 +37,19 @@ def without_tracking(search: SearchConfig) -> SearchConfig:
 class TuneProgressCallback(tune.Callback):
     """Show and track the trials of a search.
 
-    Tune pickles this callback into a file of the experiment. Only the constructor's arguments are pickled; trackers and
-    the live table are created again. The tracking store is not pickled, because its URI may have a password.
+    Tune pickles this callback into a file of the experiment. Only the search is pickled; trackers and the live table
+    are created again. The class has what is of this call: the folder, which may have been moved or copied since, and
+    the tracking store, whose URI may have a password.
     """
 
-    uri: ClassVar[str]  # of the tracking store of the search that this process runs
+    out: ClassVar[Path]
+    uri: ClassVar[str]
+    parent_run_id: ClassVar[str]
 
     def __init__(self, search: SearchConfig, out: Path, uri: str, parent_run_id: str) -> None:
         self.search = without_tracking(search)
-        self.out = out
         self.experiment = search.run.tracking.experiment
-        self.parent_run_id = parent_run_id
-        type(self).uri = uri
+        type(self).out, type(self).uri, type(self).parent_run_id = out, uri, parent_run_id
         self._reset()
 
     def _reset(self) -> None:
@@ -59,10 +60,11 @@ class TuneProgressCallback(tune.Callback):
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: self.__dict__[key] for key in ("search", "out", "experiment", "parent_run_id")}
+        return {key: self.__dict__[key] for key in ("search", "experiment")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
+        # Searches of earlier versions have more.
+        self.search, self.experiment = cast(SearchConfig, state["search"]), str(state["experiment"])
         self._reset()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:

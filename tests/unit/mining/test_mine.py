@@ -451,6 +451,16 @@ def test_a_model_that_was_trained_on_is_another_model(tmp_path):
         mine(config, str(tmp_path / "model"), tmp_path / "out")
 
 
+def test_negatives_of_a_model_whose_folder_was_moved_are_not_mined_again(tmp_path):
+    config = run(corpus(tmp_path / "c", en=EN), evaluate={"precision": "fp32"})
+    tiny_corpus.make_encoder(tmp_path / "model")
+    mine(config, str(tmp_path / "model"), tmp_path / "out")
+    mined = files_of(tmp_path / "out")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    mine(config, str(tmp_path / "moved"), tmp_path / "out")
+    assert files_of(tmp_path / "out") == mined
+
+
 def test_mining_settings_do_not_prevent_resuming_a_training():
     assert changed_settings(build_config({}), build_config({"mine": {"negatives": 7, "margin": 0.9}})) == []
 

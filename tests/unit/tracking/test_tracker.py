@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,30 @@ def test_run_that_mlflow_lost_is_created_again(start_run: StartRun, runs_dir: Pa
     assert tracker.run_id != "0" * 32
     assert id_file.read_text().strip() == tracker.run_id
     assert "no longer has run" in caplog.text
+
+
+def test_moved_folder_keeps_its_run_and_a_copied_one_gets_its_own(
+    start_run: StartRun, runs_dir: Path, caplog: pytest.LogCaptureFixture
+):
+    first = start_run("original")
+    (runs_dir / "original").rename(runs_dir / "moved")
+    assert start_run("moved").run_id == first.run_id
+    assert run_of(first).data.tags["folder"] == str(runs_dir / "moved")
+    (runs_dir / "link").symlink_to(runs_dir / "moved")
+    assert start_run("link").run_id == first.run_id
+    assert "copy" not in caplog.text
+
+    shutil.copytree(runs_dir / "moved", runs_dir / "copy")
+    copy = start_run("copy")
+    assert copy.run_id != first.run_id
+    assert f"{runs_dir}/copy is a copy of {runs_dir}/link; a new MLflow run is made" in caplog.text
+    assert start_run("copy").run_id == copy.run_id
+    assert start_run("moved").run_id == first.run_id
+
+    shutil.rmtree(runs_dir / "copy")
+    shutil.copytree(runs_dir / "moved", runs_dir / "other-disk")  # as `mv` does between file systems
+    shutil.rmtree(runs_dir / "moved")
+    assert start_run("other-disk").run_id == first.run_id
 
 
 @pytest.mark.parametrize(

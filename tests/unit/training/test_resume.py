@@ -8,7 +8,7 @@ import pytest
 
 from hbt_ray.config import PretrainRunConfig, RunConfig, build_config, dump_config
 from hbt_ray.errors import ConfigError
-from hbt_ray.training.resume import open_run
+from hbt_ray.training.resume import changed_settings, open_run
 
 
 def write(folder: Path, *names: str) -> None:
@@ -60,6 +60,20 @@ def test_damaged_run_yaml_is_one_sentence_and_fresh_replaces_it(tmp_path, text):
     with pytest.raises(ConfigError, match=r"run\.yaml cannot be read \(.*\), so its run cannot be resumed; write"):
         open_run(RunConfig(), tmp_path)
     assert open_run(RunConfig(), tmp_path, fresh=True).path == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "number"),
+    [
+        ("/old/study/pretraining/one/model", "/new/pretraining/one/model", 0),  # the study's folder was /old/study
+        ("/old/study/pretraining/one/model", "/new/pretraining/two/model", 1),
+        ("/old/pretraining/one/model", "/elsewhere/pretraining/one/model", 1),  # not in the study's folder
+        ("/old/xpretraining/one/model", "/new/pretraining/one/model", 1),
+    ],
+)
+def test_paths_in_a_moved_study_are_compared_from_its_folder(before, now, number):
+    configs = (build_config({"model": {"path": path}}) for path in (before, now))
+    assert len(changed_settings(*configs, root=Path("/new"))) == number
 
 
 def test_run_of_another_stage_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -41,6 +42,21 @@ def test_failed_atomic_file_leaves_the_earlier_one(tmp_path):
         fail()
     assert names(tmp_path) == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+def test_error_of_a_full_disk_names_what_was_written(tmp_path, write):
+    target = tmp_path / "model"
+    with (
+        pytest.raises(OSError, match="No space left on device") as raised,
+        write(target),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x")
+    assert raised.value.filename == str(target)
+    with pytest.raises(OSError, match="No space left on device") as raised, write(target):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")  # safetensors
+    assert (raised.value.filename, raised.value.errno) == (str(target), errno.ENOSPC)
 
 
 def test_unique_atomic_files_may_be_written_at_the_same_time(tmp_path):

@@ -16,3 +16,11 @@ def test_the_tracking_store_is_not_pickled():
     state = pickle.dumps(callback)
     assert b"canary" not in state
     assert pickle.loads(state).uri == "http://ada:canary@h"  # of the process
+
+
+def test_resumed_search_writes_to_the_folder_of_this_call():
+    search = searches.search_of()
+    state = pickle.dumps(TuneProgressCallback(search, Path("/before"), "sqlite:////before.db", "parent"))
+    TuneProgressCallback(search, Path("/moved"), "sqlite:////moved.db", "other")
+    resumed = pickle.loads(state)
+    assert (resumed.out, resumed.parent_run_id) == (Path("/moved"), "other")
