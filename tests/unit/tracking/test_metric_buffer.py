@@ -11,6 +11,7 @@ import pytest
 
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
+from tests.helpers.full_disk import no_file_above
 from tests.helpers.ports import free_port
 from tests.unit.tracking.conftest import StartRun, run_of, values_of
 
@@ -77,3 +78,18 @@ def test_more_metrics_than_one_request_holds_are_all_logged(start_run: StartRun)
     metrics = run_of(tracker).data.metrics
     assert len(metrics) == 1001
     assert metrics["pair/1000"] == 500.0
+
+
+def test_full_disk_keeps_unsent_points_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    buffer = MetricBuffer("run", tmp_path / "unsent.jsonl")
+    one, two = (MetricPoint("loss", 1.0, 1000, step) for step in (1, 2))
+
+    def refuse(points: Sequence[MetricPoint]) -> None:
+        raise TrackingError("no answer")
+
+    with no_file_above(0):
+        buffer.log([one], refuse)
+    assert f"{tmp_path}/unsent.jsonl cannot be written (File too large)" in caplog.text
+    sent: list[MetricPoint] = []
+    buffer.log([two], sent.extend)
+    assert sent == [one, two]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import TrackingError
@@ -90,6 +91,15 @@ def test_locked_store_is_one_sentence_within_seconds(tmp_path: Path, monkeypatch
         ):
             check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
     check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full")), OSError(28, "full")]
+)
+def test_full_disk_is_one_sentence(error: Exception):
+    message = r"^cannot log metrics in MLflow at sqlite:///a.db \(No space left on device\); free disk space$"
+    with pytest.raises(TrackingError, match=message), server.mlflow_errors("sqlite:///a.db", "log metrics"):
+        raise error
 
 
 @pytest.mark.parametrize("name", ["100%", "a%20b", "why?", "a?b=c"])
