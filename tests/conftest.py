@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from hypothesis import settings
 # A slow machine is not a failure.
 settings.register_profile("hbt", deadline=None, max_examples=100 if "HBT_SLOW_TESTS" in os.environ else 25)
 settings.load_profile("hbt")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the number of malformed inputs that were tried."""
+    damage = sys.modules.get("tests.helpers.damage")
+    if damage is not None and damage.CASES:
+        terminalreporter.write_line(f"{damage.CASES.total()} malformed inputs in {len(damage.CASES)} tests")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def _pretrain(
     known = dict(load_checkpoint_metrics(folder.checkpoint_metrics))
     if 0 not in known:
         known[0] = callbacks.evaluate(0)
-    run_remaining_steps(callbacks, checkpoints.load_newest(trainer)[0] or TrainState())
+    run_remaining_steps(callbacks, checkpoints.resume(trainer))
     last = checkpoints.final_step(task.train)
     checkpoints.load_weights(last, trainer.checkpointed_module)
     after = known[last] if last in known else callbacks.evaluate(last)

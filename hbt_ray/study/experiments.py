@@ -68,7 +68,7 @@ class Experiment:
         mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks))
 
     def _evaluated_with(self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str]) -> JsonObject:
-        reports = sorted(run_dir.evaluations.glob("*/report.json"))
+        reports = sorted(file for file in run_dir.evaluations.glob("*/report.json") if file.is_file())
         return {
             "evaluate": self.config.evaluate.fingerprint(),
             "benchmarks": dict(benchmarks),

@@ -10,6 +10,7 @@ Ray Train's controller imports this module, so it loads torch only when weights 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -27,7 +28,8 @@ from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text
-from hbt_ray.utils.storage import StoragePath, file_sha256
+from hbt_ray.utils.digests import damaged_file, file_checksums, without_checksum
+from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,6 +40,7 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE)
 COMPLETE = "complete.json"
+_NAME = re.compile(r"step-\d{9,}", re.ASCII)
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +118,11 @@ class CheckpointManager:
         """Load the newest complete checkpoint into a trainer built with the same configuration.
 
         Returns:
-            Its progress, or None if there is no complete checkpoint; and for each newer one why it was skipped.
+            Its progress, or None if there is no complete checkpoint; and why each newer one was skipped, and each
+            name that begins like a checkpoint's.
         """
-        faults: list[str] = []
+        strays = [name for name in self.path.names() if name.startswith("step-") and not _NAME.fullmatch(name)]
+        faults = [f"{self.path / name} is skipped: it has not the name of a checkpoint" for name in strays]
         for step in reversed(self._all_steps()):
             with self._local_copy(step) as folder:
                 fault = validate_checkpoint(folder)
@@ -125,6 +130,13 @@ class CheckpointManager:
                     return _load(folder, trainer), faults
             faults.append(f"{self.path / step_name(step)} is skipped: {fault}")
         return None, faults
+
+    def resume(self, trainer: CheckpointableTrainer) -> TrainState:
+        """Load the newest complete checkpoint, if there is one; return the progress. What is skipped is logged."""
+        progress, faults = self.load_newest(trainer)
+        for fault in faults:
+            logger.warning("%s", fault)
+        return progress or TrainState()
 
     def load(self, step: int, trainer: CheckpointableTrainer) -> TrainState:
         """Load a checkpoint into a trainer built with the same configuration; return its progress.
@@ -150,7 +162,11 @@ class CheckpointManager:
         """Read the progress and the metrics of a checkpoint. Raise CheckpointError if its file is damaged."""
         file = self.path / step_name(step) / STATE
         try:
-            return _parse_state(file.read_text())
+            text = file.read_text()
+            sums = _parse_sums((self.path / step_name(step) / COMPLETE).read_text())
+            if hashlib.sha256(text.encode()).hexdigest() != sums[STATE]:
+                raise ValueError("its checksum does not match")
+            return _parse_state(text)
         except (StorageError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} is damaged; delete the checkpoint to continue without it") from error
 
@@ -193,9 +209,8 @@ class CheckpointManager:
                 (self.path / step_name(step)).delete()
 
     def _all_steps(self) -> list[int]:
-        """Return the steps of complete and incomplete checkpoints, ascending. Folders of other names are ignored."""
-        steps = (int(name[5:]) for name in self.path.names() if re.fullmatch(r"step-\d{9,}", name, re.ASCII))
-        return sorted(steps)
+        """Return the steps of complete and incomplete checkpoints, ascending. Other names are passed over."""
+        return sorted(int(name[5:]) for name in self.path.names() if _NAME.fullmatch(name))
 
     @contextlib.contextmanager
     def _local_copy(self, step: int) -> Iterator[Path]:
@@ -217,15 +232,23 @@ def step_name(step: int) -> str:
 def validate_checkpoint(folder: Path) -> str | None:
     """Return why the checkpoint in a folder is incomplete or damaged, or None if it is complete."""
     try:
-        sums = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        for file in FILES:
-            if file_sha256(folder / file) != sums[file]:
-                return f"the checksum of {file} does not match"
-    except FileNotFoundError as error:
-        return f"it has no {Path(error.filename).name}"
-    except (OSError, ValueError, KeyError, TypeError):
+        sums = _parse_sums((folder / COMPLETE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"it has no {COMPLETE}"
+    except (OSError, ValueError):
         return f"{COMPLETE} cannot be read"
-    return None
+    file = damaged_file(folder, sums)
+    if file is None:
+        return None
+    return f"the checksum of {file} does not match" if (folder / file).is_file() else f"it has no {file}"
+
+
+def _parse_sums(text: str) -> dict[str, str]:
+    """Return the checksum of each file. Raise ValueError if the text is no object with all of them."""
+    sums = without_checksum(text)
+    if not sums.keys() >= set(FILES):
+        raise ValueError("it does not have all files")
+    return {file: sums[file] for file in FILES}
 
 
 def load_checkpointed_encoder(
@@ -288,8 +311,7 @@ def _write(folder: Path, trainer: CheckpointableTrainer, state: CheckpointState)
     _save_weights(trainer.checkpointed_module, folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-    sums = {file: file_sha256(folder / file) for file in FILES}
-    atomic_write_text(folder / COMPLETE, json.dumps(sums, indent=1))
+    atomic_write_text(folder / COMPLETE, json.dumps(file_checksums(folder, FILES), indent=1))
 
 
 def _save_weights(module: nn.Module, file: Path) -> None:

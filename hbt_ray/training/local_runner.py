@@ -50,7 +50,7 @@ def train_locally(
     store = TokenStore.open(store_folder)
     trainer = task.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
-    progress = checkpoints.load_newest(trainer)[0] or TrainState()
+    progress = checkpoints.resume(trainer)
     callbacks = _EvaluatingCallbacks(task, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics, every)
     saved = load_checkpoint_metrics(folder.checkpoint_metrics)
     for step, metrics in saved:

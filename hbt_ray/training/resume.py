@@ -77,9 +77,11 @@ def resumable_run(config: AnyRun, out: str | Path, root: Path | None = None) -> 
         root: folder of the study that the run belongs to.
 
     Raises:
-        ConfigError: the folder holds a run whose settings would give another result.
+        ConfigError: the folder holds a run whose settings would give another result, or checkpoints of no known run.
     """
     folder = run_dir_of(config, out, root)
+    if not folder.config.exists() and folder.checkpoints.exists():
+        raise ConfigError(f"{folder.checkpoints} is there without {folder.config}; {way_out(folder, root)}")
     if folder.config.exists():
         changed = changed_settings(_stored_config(folder, config), config, root)
         if changed:

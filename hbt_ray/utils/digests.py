@@ -27,7 +27,10 @@ def without_checksum(text: str | bytes) -> JsonObject:
     Raises:
         ValueError: it is not a JSON object, or its checksum does not match.
     """
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
     expected = data.pop(_KEY, None)

@@ -97,10 +97,11 @@ class StoragePath:
         return self == other
 
     def read_text(self) -> str:
-        """Read a UTF-8 file."""
+        """Read a UTF-8 file. Raises UnicodeDecodeError for another one."""
         filesystem, path = self.arrow()
         with self._storage_errors("read"), filesystem.open_input_stream(path) as stream:
-            return stream.read().decode()
+            content: bytes = stream.read()
+        return content.decode()
 
     def write_text(self, text: str) -> None:
         """Write a UTF-8 file; it exists complete or not at all."""

@@ -14,7 +14,7 @@ from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback
 from hbt_ray.cluster.search.trial import trial_dir
-from hbt_ray.cluster.search.tuner import run_trials
+from hbt_ray.cluster.search.tuner import TUNE, run_trials
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import (
     EvaluateConfig,
@@ -150,18 +150,21 @@ def _resolve(config: SearchConfig) -> SearchConfig:
 def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     """Raise ConfigError if the folder holds another search; where and how it runs may change."""
     file = folder / SETTINGS
-    if not file.exists():
+    if not file.exists() and not (folder / TUNE).exists():
         return
     try:
         before = dict(parse_yaml(file.read_text(encoding="utf-8"), file))
-    except (TypeError, ValueError):  # ConfigError and UnicodeDecodeError are ValueErrors
-        raise ConfigError(f"{file} is damaged, so its search cannot be resumed; write another --out") from None
+        before["run"]["train"] = dict(before["run"]["train"])
+    except (OSError, TypeError, KeyError, ValueError):  # ConfigError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(
+            f"{file} is missing or damaged, so its search cannot be resumed; write another --out"
+        ) from None
     before = redacted_settings(expand_environment(before, keep_missing=True))
     now = redacted_settings(config.model_dump(mode="json"))
     for settings in (before, now):
-        settings.get("run", {}).pop("tracking", None)
+        settings["run"].pop("tracking", None)
         for timeout in ("step_timeout_s", "collective_timeout_s"):  # a search from before they existed has neither
-            settings.get("run", {}).get("train", {}).pop(timeout, None)
+            settings["run"]["train"].pop(timeout, None)
         settings.pop("concurrent", None)
     changed = next((key for key in now if before.get(key) != now[key]), None)
     if changed is not None:

@@ -13,15 +13,19 @@ from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import METRICS, SCORE, STEP
 from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import RunConfig, keep_written_variables, replace_in
+from hbt_ray.errors import StorageError
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, dev_set_metrics
 from hbt_ray.search.objectives import score
 from hbt_ray.search.results import objective_values
-from hbt_ray.training.checkpoint_metrics import evaluated_steps
+from hbt_ray.training.checkpoint_metrics import Measurement, evaluated_steps, load_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.task import ContrastiveTask
+from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.digests import with_checksum, without_checksum
 
-FINISHED = "finished"  # an empty file in the folder of a trial that was trained to the end
+FINISHED = "finished"  # in the folder of a trial that was trained to the end: the steps of its evaluations
+_EVALUATED = "evaluated"
 
 
 def trial_dir(out: Path, config: RunConfig, name: str) -> RunDir:
@@ -35,6 +39,27 @@ def is_finished(run_dir: RunDir, config: RunConfig) -> bool:
     A scheduler ends a trial when it reports its last step, before it can write FINISHED.
     """
     return (run_dir.path / FINISHED).exists() or config.train.steps in evaluated_steps(run_dir.checkpoint_metrics)
+
+
+def trial_evaluations(run_dir: RunDir) -> list[Measurement]:
+    """Return the evaluations of a trial.
+
+    Raises:
+        StorageError: one is damaged, or one that the finished trial had is missing.
+    """
+    evaluations = load_checkpoint_metrics(run_dir.checkpoint_metrics, can_repeat=False)
+    marker = run_dir.path / FINISHED
+    try:
+        text = marker.read_text(encoding="utf-8") if marker.exists() else ""
+        listed = list(without_checksum(text)[_EVALUATED]) if text else []  # empty in an earlier version
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{marker} is damaged ({error}); write another --out") from None
+    missing = [step for step in listed if step not in dict(evaluations)]
+    if missing:
+        raise StorageError(
+            f"{run_dir.checkpoint_metrics} has not the metrics of step {missing[0]}; write another --out"
+        )
+    return evaluations
 
 
 def run_trial(
@@ -82,7 +107,8 @@ def run_trial(
     config = _checkpoint_at_evaluations(config, search.every)
     task = ContrastiveTask(config, model, functools.partial(dev_set_metrics, dev=search.dev, store=store))
     train_run(task, store, run_dir, every=search.every, on_metrics=report, replay=algorithm.replays_reports)
-    (run_dir.path / FINISHED).touch()
+    evaluated = {_EVALUATED: evaluated_steps(run_dir.checkpoint_metrics)}
+    atomic_write_text(run_dir.path / FINISHED, with_checksum(evaluated))
 
 
 def _checkpoint_at_evaluations(config: RunConfig, every: int) -> RunConfig:

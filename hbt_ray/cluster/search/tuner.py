@@ -15,12 +15,11 @@ from hbt_ray.cluster.resources import ResourceRequest
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import Params
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback, without_tracking
-from hbt_ray.cluster.search.trial import is_finished, run_trial, trial_dir
+from hbt_ray.cluster.search.trial import is_finished, run_trial, trial_dir, trial_evaluations
 from hbt_ray.config import written_variables
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, Trial
-from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
 
 TUNE = "tune"  # folder of Ray Tune's state
 SNAPSHOT_S = 5  # between writes of that state
@@ -107,7 +106,7 @@ def _trial_of(config: SearchConfig, folder: Path, params: Params, path: str, err
         candidate=trial.candidate,
         seed=trial.seed,
         state=state,
-        evaluations=load_checkpoint_metrics(run_dir.checkpoint_metrics, can_repeat=False),
+        evaluations=trial_evaluations(run_dir),
         alphas=algorithm.alphas(run_dir),
         reason="" if error is None else str(find_hbt_error(error) or str(error).strip().splitlines()[-1]),
     )

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from hbt_ray.config import build_config, expand_environment, flatten, parse_yaml
 from hbt_ray.errors import UserError
-from hbt_ray.evaluation.report import read_per_query, read_report
+from hbt_ray.evaluation.report import PER_QUERY, REPORT, has_per_query, read_per_query, read_report
 
-# Paths of reports: in the folder itself, in a folder for each benchmark, in the folder of a training run.
-_REPORTS = ("report.json", "*/report.json", "evaluation/*/report.json")
+# Folders of reports: the folder itself, a folder for each benchmark, the folder of a training run.
+_FOLDERS = ("", "*/", "evaluation/*/")
 _IGNORED_SETTINGS = ("name", "seed", "storage", "tracking.")
 
 
@@ -43,11 +43,9 @@ class RunGroup:
         return float(np.mean(values)) if values else None
 
     def per_query(self, benchmark: str) -> list[pa.Table]:
-        """Read the per-query table of each run on a benchmark; empty where a run has none."""
-        files = [of_run[benchmark] / "per_query.parquet" for of_run in self.reports if benchmark in of_run]
-        if not files or not all(file.exists() for file in files):
-            return []
-        return [read_per_query(file.parent) for file in files]
+        """Read the per-query table of each run on a benchmark; empty where a run was written without one."""
+        folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]
+        return [read_per_query(folder) for folder in folders] if all(map(has_per_query, folders)) else []
 
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""
@@ -66,15 +64,19 @@ def read_run_metrics(folder: str | Path) -> dict[str, float]:
 
 def _read_run(folder: str | Path) -> tuple[dict[str, float], dict[str, Path]]:
     root = Path(folder).expanduser()
-    paths = sorted(path for pattern in _REPORTS for path in root.glob(pattern))
-    if not paths:
+    complete, begun = (
+        {path.parent for pattern in _FOLDERS for path in root.glob(pattern + name)} for name in (REPORT, PER_QUERY)
+    )
+    if incomplete := sorted(begun - complete):
+        raise UserError(f"{str(incomplete[0])!r} holds no complete report (no {REPORT}); evaluate that model again")
+    if not complete:
         raise UserError(f"there is no report in {str(root)!r}; evaluate a model into that folder first")
     metrics: dict[str, float] = {}
     reports: dict[str, Path] = {}
-    for path in paths:
-        report = read_report(path.parent)
+    for one in sorted(complete):
+        report = read_report(one)
         metrics |= report["metrics"]
-        reports[str(report.get("benchmark"))] = path.parent
+        reports[str(report.get("benchmark"))] = one
     return metrics, reports
 
 

@@ -17,7 +17,7 @@ REPORT, PER_QUERY = "report.json", "per_query.parquet"
 
 
 def read_report(folder: Path) -> JsonObject:
-    """Read a `report.json`.
+    """Read a `report.json`. Its `files`, the checksums of the other files, are empty in reports of earlier versions.
 
     Raises:
         UserError: it is no report, or it is not as it was written.
@@ -25,18 +25,23 @@ def read_report(folder: Path) -> JsonObject:
     file = folder / REPORT
     try:
         report = without_checksum(file.read_bytes())
-        if not isinstance(report["metrics"], dict):
+        if not isinstance(report["metrics"], dict) or not isinstance(report.setdefault("files", {}), dict):
             raise TypeError
         report["metrics"] = {str(name): float(value) for name, value in report["metrics"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         reason = f" ({error})" if "checksum" in str(error) else ""
         raise UserError(f"{str(file)!r} is not a report{reason}; evaluate the model again") from None
     return report
 
 
+def has_per_query(folder: Path) -> bool:
+    """Return whether a report was written with a per-query table, even if that is missing now."""
+    return PER_QUERY in read_report(folder)["files"] or (folder / PER_QUERY).exists()
+
+
 def read_per_query(folder: Path) -> pa.Table:
     """Read a report's per-query table. Raise UserError if it is not as it was written."""
-    checksums = read_report(folder).get("files", {})
+    checksums = read_report(folder)["files"]
     file = folder / PER_QUERY
     try:
         if damaged_file(folder, {PER_QUERY: checksums[PER_QUERY]} if PER_QUERY in checksums else {}):
@@ -49,6 +54,6 @@ def read_per_query(folder: Path) -> pa.Table:
 def report_fault(folder: Path) -> str | None:
     """Return which file of a report is missing or damaged, or None if all are as they were written."""
     try:
-        return damaged_file(folder, read_report(folder).get("files", {}))
+        return damaged_file(folder, read_report(folder)["files"])
     except UserError:
         return REPORT

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hbt_ray.data.manifest import Group, WrittenShard, write_manifest
 from hbt_ray.data.token_store import SUSPECT, TokenItem, TokenStore, write_shard
 from hbt_ray.errors import StoreError
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, malformed_cases
 from tests.helpers.full_disk import no_file_above
 
 
@@ -174,6 +175,18 @@ def test_verify_names_every_damaged_shard(tmp_path):
     (tmp_path / shards[2].file).unlink()
     with pytest.raises(StoreError, match=r"00000\.arrow is damaged.*; shard .*00002\.arrow cannot be read"):
         store.verify()
+
+
+def read_all(folder: Path) -> list[object]:
+    store = TokenStore.open(folder)
+    store.verify()
+    rows = np.arange(store.manifest.sources["s"].items())
+    return [store.item_ids("s", rows), *map(np.ndarray.tolist, store.take("s", "passage", "de", rows)), store.manifest]
+
+
+@malformed_cases(5 * EXAMPLES, damage=damages)
+def test_damaged_store_is_read_equal_or_refused_by_name(three_shards, damage: Damage):
+    check_damaged(three_shards[0].folder, damage, read_all)
 
 
 def test_released_shards_are_mapped_again(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from itertools import product
 from pathlib import Path
@@ -31,9 +32,11 @@ from hbt_ray.evaluation.compare import (
     significance_table,
 )
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.report import write_report
 from hbt_ray.evaluation.significance import compare_queries, holm
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.storage import StoragePath
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_and_earlier, malformed_cases
 from tests.unit.evaluation.test_evaluator import parallel_benchmark, topic_embedder
 
 
@@ -248,3 +251,25 @@ def test_folder_without_a_report_is_an_error(tmp_path: Path):
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UserError, match="is not a report"):
         read_run_metrics(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    benchmark = parallel_benchmark(4, ("de", "en"))
+    for seed in (0, 1):
+        report = evaluate_benchmark(topic_embedder(benchmark, noise=seed), benchmark, EvaluateConfig())
+        write_report(
+            replace(report, benchmark=f"made-{seed}"), folder / f"{seed}", settings=EvaluateConfig(figures=False)
+        )
+    return folder
+
+
+@malformed_cases(2 * EXAMPLES, damage=damages_and_earlier)
+def test_damaged_run_is_compared_equal_or_refused_by_name(run: Path, damage: Damage):
+    def compared(folder: Path) -> list[object]:
+        [group] = run_groups_in([str(folder)])
+        names = ("made-0", "made-1")
+        return [group.metrics, *(group.per_query(name) for name in names), *(group.fingerprints(n) for n in names)]
+
+    check_damaged(run, damage, compared)

@@ -27,6 +27,7 @@ from hbt_ray.evaluation.report import (
     markdown_table,
     print_report,
     projection_figure,
+    read_per_query,
     read_report,
     report_fault,
     write_report,
@@ -34,7 +35,7 @@ from hbt_ray.evaluation.report import (
 from hbt_ray.evaluation.report.markdown import markdown_lines
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
-from tests.helpers.damage import flip_bit
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_and_earlier, flip_bit, malformed_cases
 from tests.helpers.full_disk import no_file_above
 
 LANGUAGES = ("de", "en", "tr")
@@ -239,3 +240,19 @@ def test_markdown_table_aligns_words_left_and_numbers_right():
     lines = list(markdown_table(["method", "mAP", "change", "verdict", "often"], rows))
     assert lines[1] == "|---|---:|---:|---|---:|"
     assert lines[2] == "| de | **0.51 ± 0.1** | +3.1 | better | - |"
+
+
+@pytest.fixture(scope="module")
+def written(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(report, tmp_path_factory.mktemp("report"), settings=EvaluateConfig(figures=False))
+
+
+def read_all(folder: Path) -> tuple[object, ...]:
+    if fault := report_fault(folder):
+        raise UserError(f"{folder / fault} is damaged")
+    return read_report(folder)["metrics"], read_per_query(folder)
+
+
+@malformed_cases(3 * EXAMPLES, damage=damages_and_earlier)
+def test_damaged_report_is_read_equal_or_refused_by_name(written: Path, damage: Damage):
+    check_damaged(written, damage, read_all)

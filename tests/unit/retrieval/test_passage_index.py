@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.errors import StoreError, UserError
-from hbt_ray.retrieval.embedding_cache import (
-    EmbeddingCache,
-    vectors_fingerprint,
-    write_cache_manifest,
-    write_embedding_shard,
-)
+from hbt_ray.errors import UserError
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import PassageIndex, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
-from tests.helpers.damage import flip_bit
 
 
 def sharded(vectors: np.ndarray, shards: int, kind: Any = "flat", depth: int | None = None) -> PassageIndex:
@@ -147,53 +139,3 @@ def test_a_span_is_searched_in_the_shards_that_it_holds():
     assert ((columns >= 100) & (columns < 150)).all()
     with pytest.raises(ValueError, match="cut shards at spans"):
         pool.top_k(vectors[:20], 10, (120, 150))
-
-
-def test_vectors_come_back_from_their_files_part_by_part(tmp_path):
-    vectors = np.random.default_rng(0).standard_normal((25, 6)).astype(np.float32)
-    files = [
-        write_embedding_shard(tmp_path, number, vectors[first : first + 10]) for number, first in enumerate((0, 10, 20))
-    ]
-    with pytest.raises(StoreError, match="no complete vectors"):
-        EmbeddingCache(tmp_path)
-    write_cache_manifest(tmp_path, files, 6)
-    found = EmbeddingCache(tmp_path)
-    assert len(found) == 25
-    assert (found.take(np.arange(25)) == vectors).all()
-    assert (found.take(np.array([24, 3, 3, 12])) == vectors[[24, 3, 3, 12]]).all()
-    (tmp_path / files[1].file).write_bytes(b"not Arrow")
-    assert (found.take(np.arange(20, 25)) == vectors[20:]).all()
-    with pytest.raises(StoreError, match=r"part-00001\.arrow is damaged; delete its folder"):
-        found.take(np.arange(8, 21))
-
-
-@pytest.mark.parametrize("damage", ["bit", "swap", "manifest", "earlier"])
-def test_changed_vectors_are_refused_by_name(tmp_path, damage):
-    vectors = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
-    parts = [write_embedding_shard(tmp_path, number, vectors[10 * number :][:10]) for number in (0, 1)]
-    write_cache_manifest(tmp_path, parts, 6)
-    one, other = (tmp_path / part.file for part in parts)
-    manifest, message = tmp_path / "vectors.json", r"part-00000\.arrow is damaged; delete its folder to embed again"
-    if damage == "bit":
-        flip_bit(one)
-    elif damage == "swap":
-        content = one.read_bytes()
-        one.write_bytes(other.read_bytes())
-        other.write_bytes(content)
-    else:
-        message = "no complete vectors in .*; delete it to embed again"
-        plain = {"width": 6, "parts": [{"file": part.file, "size": 10} for part in parts]}
-        changed = manifest.read_text().replace("10", "11", 1)
-        manifest.write_text(changed if damage == "manifest" else json.dumps(plain))
-    with pytest.raises(StoreError, match=message):
-        EmbeddingCache(tmp_path).take(np.arange(10))
-
-
-def test_vectors_are_named_by_all_that_makes_them(tmp_path):
-    (tmp_path / "weights").write_bytes(b"1")
-    name = vectors_fingerprint(str(tmp_path), "texts", "Passage: ")
-    assert name == vectors_fingerprint(str(tmp_path), "texts", "Passage: ")
-    assert name != vectors_fingerprint(str(tmp_path), "texts", "")
-    assert name != vectors_fingerprint(str(tmp_path), "others", "Passage: ")
-    (tmp_path / "weights").write_bytes(b"2")
-    assert name != vectors_fingerprint(str(tmp_path), "texts", "Passage: ")

@@ -22,7 +22,7 @@ from hbt_ray.study.experiments import (
     pretraining_dir,
     pretraining_levels,
 )
-from tests.helpers.damage import flip_bit
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_and_earlier, flip_bit, malformed_cases
 from tests.unit.evaluation.test_evaluator import topic_embedder
 from tests.unit.study.example_study import SETTINGS
 
@@ -124,3 +124,20 @@ def test_pretraining_has_the_runs_text_unless_it_names_another():
     config = StudyConfig.model_validate(SETTINGS | {"pretraining": pretraining, "run": run})
     built = pretraining_config(config, "one", 5)
     assert (built.name, built.seed, built.text.max_query_tokens, built.text.max_passage_tokens) == ("one", 5, 9, 33)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, benchmark: Benchmark) -> tuple[Path, Experiment]:
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, finished_experiment(folder, benchmark)[0]
+
+
+@malformed_cases(3 * EXAMPLES, damage=damages_and_earlier)
+def test_damaged_experiment_is_unfinished_or_refused(finished: tuple[Path, Experiment], damage: Damage):
+    folder, experiment = finished
+    model = str(experiment.run_dir(folder).model)
+
+    def is_finished(folder: Path) -> bool:
+        return experiment.is_finished(folder, model, {"tiny": "1"})
+
+    check_damaged(folder, damage, is_finished, may_be=lambda found: found is False)

@@ -26,6 +26,7 @@ from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.storage import StoragePath, file_sha256
 from tests.helpers import tiny_corpus
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, malformed_cases
 from tests.helpers.full_disk import no_file_above
 
 
@@ -219,13 +220,16 @@ def test_checkpoint_files_are_safetensors_or_json(encoder, tmp_path):
     assert {Path(name).suffix for name in path.names()} == {".safetensors", ".json"}
 
 
-def test_names_that_are_no_step_are_ignored(encoder, checkpoints):
+def test_names_that_are_no_step_are_passed_over_by_name(encoder, checkpoints):
     trainer = make_trainer(encoder)
     checkpoints.save(trainer, TrainState(5), {"loss": 1.0})
-    for name in ("step-000000010.bak", "step-", "step-last", "step-7", "notes"):
+    strays = ["step-", "step-000000010.bak", "step-7", "step-last"]
+    for name in (*strays, "notes"):
         (checkpoints.path / name / COMPLETE).write_text("{}")
     assert checkpoints.steps() == [5]
-    assert checkpoints.load_newest(trainer) == (TrainState(5), [])
+    progress, faults = checkpoints.load_newest(trainer)
+    assert progress == TrainState(5)
+    assert faults == [f"{checkpoints.path / name} is skipped: it has not the name of a checkpoint" for name in strays]
     checkpoints.prune(1, "loss")
 
 
@@ -240,3 +244,43 @@ def test_damaged_older_checkpoint_is_passed_over_by_name(encoder, checkpoints, c
     checkpoints.prune(1, "loss")
     assert checkpoints.steps() == [10, 15]
     assert checkpoints.final_step(TrainConfig(steps=15)) == 15
+
+
+class OneWeight:
+    """The smallest trainer that has checkpoints."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.checkpointed_module = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(self.checkpointed_module.weight, value)
+        self.moments = torch.full((1,), value)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        return {"moments": self.moments}
+
+    def load_optimizer_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.moments = tensors["moments"]
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for step in (5, 10):
+        CheckpointManager(StoragePath.of(folder)).save(OneWeight(step), TrainState(step), {"loss": float(step)})
+    return folder
+
+
+@malformed_cases(4 * EXAMPLES, damage=damages)
+def test_damaged_checkpoint_is_loaded_equal_or_skipped_by_name(two_steps: Path, damage: Damage):
+    def load(folder: Path) -> tuple[object, ...]:
+        checkpoints, trainer = CheckpointManager(StoragePath.of(folder)), OneWeight()
+        progress, faults = checkpoints.load_newest(trainer)
+        is_best = checkpoints.best("loss") is not None and checkpoints.state(checkpoints.best("loss")).progress.step
+        return progress, trainer.checkpointed_module.weight.item(), trainer.moments.item(), is_best, faults
+
+    def is_older(found: tuple[object, ...]) -> bool:
+        progress, weight, moments, best, faults = found
+        steps = [5, 10][: 2 - len(faults)] or [None]
+        value = steps[-1] or 0
+        return (progress and progress.step, weight, moments) == (steps[-1], value, value) and best in (5, 10, False)
+
+    check_damaged(two_steps, damage, load, may_be=is_older)

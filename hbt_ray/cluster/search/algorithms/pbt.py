@@ -95,7 +95,8 @@ class TunePBT(TuneAlgorithm):
 
     def alphas(self, run_dir: RunDir) -> list[tuple[int, float]]:
         file = run_dir.path / ALPHAS
-        return [(batch, alpha) for batch, alpha in _read(file, "alphas")] if file.exists() else []
+        has_begun = file.exists() or run_dir.checkpoint_metrics.names()  # a trial is evaluated after it has a schedule
+        return [(batch, alpha) for batch, alpha in _read(file, "alphas")] if has_begun else []
 
 
 def _write_checkpoint(run_dir: RunDir, step: int, folder: Path) -> None:
@@ -144,7 +145,9 @@ def _read(file: Path, key: str) -> list[Any]:
     """Read a list that this module has written. Raise StorageError if it is not as it was written."""
     try:
         values: list[Any] = without_checksum(file.read_text())[key]
-    except (ValueError, KeyError) as error:
+        if not all(isinstance(value, list) and len(value) == 2 for value in values):
+            raise ValueError("it holds no list of pairs")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{file} is damaged ({error}); write another --out") from None
     return values
 

@@ -10,13 +10,16 @@ import torch
 from ray import tune
 from safetensors.torch import load_file
 
-from hbt_ray.cluster.search.algorithms.pbt import TunePBT
-from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir
+from hbt_ray.cluster.search.algorithms.pbt import ALPHAS, TunePBT
+from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir, trial_evaluations
+from hbt_ray.config import RunConfig
 from hbt_ray.errors import StorageError
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint import step_name
+from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
+from hbt_ray.utils.digests import with_checksum
 from tests.helpers import tiny_corpus
-from tests.helpers.damage import flip_bit
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, flip_bit, malformed_cases
 
 TRAIN = {"steps": 8, "global_batch_pairs": 16, "chunk_pairs": 4, "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -121,3 +124,24 @@ def test_member_of_a_population_continues_from_another_ones_checkpoint(made: Pat
     name = f"checkpoints/{step_name(8)}/weights.safetensors"
     one, other = load_file(bad.path / name), load_file(straight / name)
     assert all(torch.equal(weight, other[key]) for key, weight in one.items())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a search's folder with a finished member of a population."""
+    folder = tmp_path_factory.mktemp("search")
+    run_dir = trial_dir(folder, RunConfig(), "member=0")
+    for step in (4, 8):
+        save_checkpoint_metrics(run_dir.checkpoint_metrics, step, {"dev/mono/map": step / 10})
+    (run_dir.path / ALPHAS).write_text(with_checksum({"alphas": [(0, 0.25), (4, 0.75)]}))
+    (run_dir.path / FINISHED).write_text(with_checksum({"evaluated": [4, 8]}))
+    return folder
+
+
+@malformed_cases(3 * EXAMPLES, damage=damages)
+def test_damaged_trial_is_read_equal_or_refused_by_name(finished: Path, damage: Damage):
+    def read(folder: Path) -> tuple[object, object]:
+        run_dir = trial_dir(folder, RunConfig(), "member=0")
+        return trial_evaluations(run_dir), TunePBT().alphas(run_dir)
+
+    check_damaged(finished, damage, read)

@@ -8,33 +8,29 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hbt_ray.config import CorpusConfig, config_file, load_config
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.benchmarks import writers as benchmark_writers
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.manifest import MANIFEST, write_manifest
 from hbt_ray.data.row_tables import ROWS, read_rows
-from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
-from hbt_ray.errors import ConfigError, CorpusError, StoreError
+from hbt_ray.errors import ConfigError, CorpusError
 from hbt_ray.evaluation.evaluator import check_benchmark
+from hbt_ray.search.config import load_search
+from hbt_ray.study.config import load_study, study_file
+from tests.helpers.damage import JUNK, malformed_cases
 
-EXAMPLES = 1000 if os.environ.get("HBT_SLOW_TESTS") else 60  # of each property
 FORMATS = ("squad", "jsonl", "parquet", "huggingface")
 ITEMS = 6
-settings.register_profile("malformed", deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def records() -> list[dict[str, Any]]:
@@ -116,8 +112,7 @@ def test_well_formed_files_are_read_completely(format: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("format", ["squad", "jsonl"])
-@given(data=st.data())
-@settings(settings.get_profile("malformed"))
+@malformed_cases(data=st.data())
 def test_record_with_a_wrong_value_is_the_only_reject(format: str, data: st.DataObject):
     rows = copy.deepcopy(records())
     key = data.draw(st.sampled_from(["question", "context", "id", "answer_text"]))
@@ -131,8 +126,7 @@ def test_record_with_a_wrong_value_is_the_only_reject(format: str, data: st.Data
 
 
 @pytest.mark.parametrize("format", ["parquet", "huggingface"])
-@given(key=st.sampled_from(["question", "context", "id"]), value=st.sampled_from([None, "", "  ", "\n"]))
-@settings(settings.get_profile("malformed"))
+@malformed_cases(key=st.sampled_from(["question", "context", "id"]), value=st.sampled_from([None, "", "  ", "\n"]))
 def test_record_with_an_empty_cell_is_the_only_reject(format: str, key: str, value: str | None):
     rows = copy.deepcopy(records())
     rows[0][key] = value
@@ -144,8 +138,7 @@ def test_record_with_an_empty_cell_is_the_only_reject(format: str, key: str, val
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@given(column=st.sampled_from(["id", "question", "context"]))
-@settings(settings.get_profile("malformed"), max_examples=3)
+@malformed_cases(3, column=st.sampled_from(["id", "question", "context"]))
 def test_missing_column_gives_no_row(format: str, column: str):
     rows = [{key: value for key, value in row.items() if key != column} for row in records()]
     with tempfile.TemporaryDirectory() as folder:
@@ -159,8 +152,7 @@ def test_missing_column_gives_no_row(format: str, column: str):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@given(data=st.data())
-@settings(settings.get_profile("malformed"))
+@malformed_cases(data=st.data())
 def test_damaged_file_is_refused_or_gives_whole_rows_and_rejects(format: str, data: st.DataObject):
     """Truncate, overwrite or flip bytes anywhere."""
     with tempfile.TemporaryDirectory() as name:
@@ -204,19 +196,11 @@ def test_encoding_other_than_utf8_gives_no_row(format: str, encoding: str, tmp_p
     assert good_rows(table) == []
 
 
-JUNK = [b"null", b"{}", b"[]", b"-1", b"1.0", b"NaN", b"9" * 400, b"\t", b"\n", b"\xff", b'"', b"[" * 9000]
-
-
 def damaged(content: bytes, data: st.DataObject) -> bytes:
     """Return the content with a part cut off, overwritten, repeated or replaced by a value of another type."""
     start = data.draw(st.integers(0, len(content) - 1))
     end = data.draw(st.integers(start, min(len(content), start + 30)))
-    junk = data.draw(
-        st.binary(max_size=12)
-        | st.sampled_from(
-            [b"null", b"{}", b"[]", b"-1", b"1.0", b"NaN", b"9" * 400, b"\t", b"\n", b"\xff", b'"', b"[" * 9000]
-        )
-    )
+    junk = data.draw(st.binary(max_size=12) | st.sampled_from(JUNK))
     return data.draw(st.sampled_from([content[:start], content[:start] + junk + content[end:], content + junk]))
 
 
@@ -229,8 +213,7 @@ def write_benchmark_files(format: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("format", [*benchmark_writers.FORMATS, "squad", "pairs"])
-@given(data=st.data())
-@settings(settings.get_profile("malformed"))
+@malformed_cases(data=st.data())
 def test_damaged_benchmark_is_refused_by_name_or_has_rejects(format: str, data: st.DataObject):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -251,38 +234,23 @@ def test_damaged_benchmark_is_refused_by_name_or_has_rejects(format: str, data: 
     assert format in message or folder.name in message
 
 
-@pytest.mark.parametrize("name", ["smoke", "real_cpu", "hybrid"])
-@given(data=st.data())
-@settings(settings.get_profile("malformed"))
-def test_damaged_configuration_is_read_or_refused_by_name(name: str, data: st.DataObject):
+SETTINGS = {  # file -> what reads it
+    **{config_file(name): load_config for name in ("smoke", "real_cpu", "hybrid")},
+    config_file("search_real_cpu"): load_search,
+    study_file("domain-adaptive"): load_study,
+}
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)
+@malformed_cases(data=st.data())
+def test_damaged_settings_are_read_or_refused(file: Path, data: st.DataObject):
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "damaged.yaml"
-        file.write_bytes(damaged(config_file(name).read_bytes(), data))
+        broken = Path(folder) / "damaged.yaml"
+        broken.write_bytes(damaged(file.read_bytes(), data))
         try:
-            assert load_config(file).prepare_inputs
+            assert SETTINGS[file](broken)
         except ConfigError as error:
             message = str(error)
         else:
             return
-    assert "\n" not in message
-
-
-@given(data=st.data())
-@settings(settings.get_profile("malformed"), max_examples=5 * EXAMPLES)
-def test_damaged_manifest_is_read_equal_or_refused_by_name(data: st.DataObject):
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        items = [TokenItem(f"i{n}", {"de": np.array([1, n])}, {"de": np.array([2, n])}, {"de": []}) for n in range(3)]
-        shard = write_shard(folder, "source", "train", 0, items, "uint16")
-        write_manifest(folder, [shard], text_fingerprint="0" * 16, token_type="uint16", counts={})
-        whole = (folder / MANIFEST).read_bytes()
-        (folder / MANIFEST).write_bytes(damaged(whole, data))
-        try:
-            store = TokenStore.open(folder)
-            store.verify()
-        except StoreError as error:
-            message = str(error)
-        else:
-            return
-    assert name in message
     assert "\n" not in message
