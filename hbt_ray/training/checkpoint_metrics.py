@@ -16,14 +16,12 @@ from hbt_ray.utils.storage import StoragePath
 
 logger = logging.getLogger(__name__)
 
-_STEP = "step"  # of the other keys, so that a file of another step is found; earlier versions did not write it
-
 Measurement = tuple[int, dict[str, float]]  # optimizer step, metrics
 
 
 def save_checkpoint_metrics(folder: StoragePath, step: int, metrics: dict[str, float]) -> None:
     """Write the metrics of a step's checkpoint."""
-    (folder / f"{step}.json").write_text(with_checksum({**metrics, _STEP: step}))
+    (folder / f"{step}.json").write_text(with_checksum(metrics, step=step))
 
 
 def evaluated_steps(folder: StoragePath) -> list[int]:
@@ -57,9 +55,7 @@ def load_checkpoint_metrics(folder: StoragePath, *, can_repeat: bool = True) -> 
 
 def _parse(text: str, step: int) -> dict[str, float]:
     """Return the metrics of a file. Raise ValueError if it is not as it was written, or not of the step."""
-    metrics = without_checksum(text)
-    if metrics.pop(_STEP, step) != step:
-        raise ValueError("they are of another step")
+    metrics = without_checksum(text, step=step)
     if not all(isinstance(value, int | float) for value in metrics.values()):
         raise ValueError("a value is no number")
     return metrics

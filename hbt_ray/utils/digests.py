@@ -16,13 +16,18 @@ _KEY = "sha256"  # of the other keys, in a file that `with_checksum` made
 _DEPENDS_ON = "depends_on"
 
 
-def with_checksum(data: Mapping[str, object]) -> str:
-    """Return the JSON text of some data and of their checksum, which is the key `sha256`."""
-    return json.dumps({**data, _KEY: _checksum(data)}, indent=1, ensure_ascii=False) + "\n"
+def with_checksum(data: Mapping[str, object], **described: object) -> str:
+    """Return the JSON text of some data and of their checksum, which is the key `sha256`.
+
+    `described`, such as the step in the file's name, is part of the checksum and not of the text.
+    """
+    return json.dumps({**data, _KEY: _checksum({**data, **described})}, indent=1, ensure_ascii=False) + "\n"
 
 
-def without_checksum(text: str | bytes) -> JsonObject:
-    """Parse what `with_checksum` returned. Texts of earlier versions, without a checksum, are accepted.
+def without_checksum(text: str | bytes, **described: object) -> JsonObject:
+    """Parse what `with_checksum` returned for the same `described`.
+
+    Texts of earlier versions are accepted, whose checksum is of the data only, or which have none.
 
     Raises:
         ValueError: it is not a JSON object, or its checksum does not match.
@@ -34,7 +39,7 @@ def without_checksum(text: str | bytes) -> JsonObject:
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
     expected = data.pop(_KEY, None)
-    if expected is not None and _checksum(data) != expected:
+    if expected is not None and expected not in (_checksum({**data, **described}), _checksum(data)):
         raise ValueError("its checksum does not match")
     return data
 
