@@ -7,6 +7,7 @@ universal_pathlib would need s3fs and gcsfs as well, and its paths accept creden
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 import urllib.parse
@@ -21,6 +22,14 @@ from hbt_ray.utils.atomic_write import atomic_write_text
 
 _REMOTE = ("s3://", "gs://")
 _SETTINGS = {"endpoint_override", "region", "scheme"}  # of an S3 store
+
+
+@functools.cache
+def _s3_client(query: str) -> pafs.S3FileSystem:
+    """Return the client of the S3 store with these settings; it keeps its connections, and renews its credentials."""
+    settings = dict(urllib.parse.parse_qsl(query))  # region, scheme, endpoint_override
+    # An unreachable store should be reported within seconds.
+    return pafs.S3FileSystem(connect_timeout=10, request_timeout=60, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +82,7 @@ class StoragePath:
         with self._storage_errors("open"):
             if not self.path.startswith("s3://"):
                 return pafs.FileSystem.from_uri(self.path)
-            settings = dict(urllib.parse.parse_qsl(self.query))  # region, scheme, endpoint_override
-            # An unreachable store should be reported within seconds.
-            return pafs.S3FileSystem(connect_timeout=10, request_timeout=60, **settings), self.path[len("s3://") :]
+            return _s3_client(self.query), self.path[len("s3://") :]
 
     def names(self) -> list[str]:
         """Return the names of the files and folders in this folder, sorted; none if it does not exist."""

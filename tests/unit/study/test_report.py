@@ -41,68 +41,77 @@ def recompute(folder: Path, method: str, seed: int) -> dict[str, float]:
     }
 
 
-def test_summary_can_be_recomputed_from_the_per_query_files(results: StudyResults):
+@pytest.fixture(scope="module")
+def written(results: StudyResults) -> Path:
+    """Return the folder of the study, after its report was written."""
     write_study_report(results, {"store": MANIFEST}, "hbt study small")
-    summary = json.loads((results.folder / "summary.json").read_text())
+    return results.folder
+
+
+@pytest.fixture
+def short(results: StudyResults, tmp_path: Path) -> StudyResults:
+    """Return a copy of the study without optional sections, which have most of the figures."""
+    copied = StudyResults(replace_in(results.config, "chapters", ()), tmp_path / "study")
+    shutil.copytree(results.folder / "cells", copied.folder / "cells")
+    return copied
+
+
+def test_summary_can_be_recomputed_from_the_per_query_files(written: Path):
+    summary = json.loads((written / "summary.json").read_text())
     for method in SETTINGS["methods"]:
         for index, seed in enumerate((0, 1, 2)):
-            for metric, value in recompute(results.folder, method, seed).items():
+            for metric, value in recompute(written, method, seed).items():
                 assert summary["measures"][metric][method][index] == pytest.approx(value, abs=1e-12), metric
 
 
-def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(results: StudyResults, tmp_path: Path):
-    copied = StudyResults(results.config, tmp_path / "study")
-    shutil.copytree(results.folder / "cells", copied.folder / "cells")
-    write_study_report(copied, {}, "first command")
+def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(short: StudyResults):
+    write_study_report(short, {}, "first command")
 
     def files() -> dict[str, bytes]:
-        found = (path for path in copied.folder.rglob("*") if path.is_file() and "cells" not in path.parts)
-        return {str(path.relative_to(copied.folder)): path.read_bytes() for path in found}
+        found = (path for path in short.folder.rglob("*") if path.is_file() and "cells" not in path.parts)
+        return {str(path.relative_to(short.folder)): path.read_bytes() for path in found}
 
     before = files()
     sizes = sorted(len(before[name]) for name in ("summary.json", "table.csv", "report.md", "report.html"))
     for size in (0, *(size - 50 for size in sizes)):
         with no_file_above(size), pytest.raises(StorageError, match="the report cannot be written"):
-            write_study_report(copied, {}, "second command")
+            write_study_report(short, {}, "second command")
         assert files() == before, size
-    write_study_report(copied, {}, "second command")
+    write_study_report(short, {}, "second command")
     assert files().keys() == before.keys()
     assert b"second command" in files()["report.html"]
 
 
-def test_reports_of_two_equal_studies_are_equal(results: StudyResults, benchmark: Benchmark, tmp_path: Path):
-    for one in (results, write_reports(tmp_path, benchmark)):
-        write_study_report(one, {"store": MANIFEST}, "hbt study small")
+def test_reports_of_two_equal_studies_are_equal(written: Path, benchmark: Benchmark, tmp_path: Path):
+    write_study_report(write_reports(tmp_path, benchmark), {"store": MANIFEST}, "hbt study small")
     for name in ("summary.json", "table.csv", "report.md", "report.html"):
-        assert (results.folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        assert (written / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_report_has_question_data_methods_tests_limits_and_command(results: StudyResults):
-    page = write_study_report(results, {"store": MANIFEST}, "hbt study small --out here")
-    text = (results.folder / "report.md").read_text()
+def test_report_has_question_data_methods_tests_limits_and_command(written: Path):
+    text = (written / "report.md").read_text()
     wanted = ["Which is better?", "numbers | 7 | 0 | 3 | 2 | 0 | made here", "mix.strategy = x-y", "not fine-tuned"]
-    wanted += ["It is made up.", "hbt study small --out here", "95% confidence", "Holm", "worst-group drop"]
+    wanted += ["It is made up.", "hbt study small", "95% confidence", "Holm", "worst-group drop"]
     for words in wanted:
         assert words in text, words
     shown = {line.rpartition("(")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")}
-    assert shown == {f"figures/{file.name}" for file in (results.folder / "figures").glob("*.png")}
-    html = page.read_text()
+    assert shown == {f"figures/{file.name}" for file in (written / "figures").glob("*.png")}
+    html = (written / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(shown)
     assert 'src="figures' not in html
 
 
-def test_page_escapes_html_in_title_and_text(results: StudyResults, monkeypatch: pytest.MonkeyPatch):
-    config = replace_in(replace_in(results.config, "title", "<b>&</b>"), "limits", ("<script>x</script>",))
-    monkeypatch.setattr(results, "config", config)
-    html = write_study_report(results, {"store": MANIFEST}, "hbt study small").read_text()
+def test_page_escapes_html_in_title_and_text(short: StudyResults):
+    short.config = replace_in(replace_in(short.config, "title", "<b>&</b>"), "limits", ("<script>x</script>",))
+    html = write_study_report(short, {"store": MANIFEST}, "hbt study small").read_text()
     assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in html
     assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in html
     assert "<li>&lt;script&gt;" in html
     assert "<script" not in html
 
 
-def test_page_holds_no_file_or_image_but_its_figures(results: StudyResults, monkeypatch: pytest.MonkeyPatch):
-    secret = results.folder / "secret.txt"
+def test_page_holds_no_file_or_image_but_its_figures(short: StudyResults):
+    secret = short.folder / "secret.txt"
     secret.write_text("canary", encoding="utf-8")
     images = (
         "![a](figures/../../secret.txt)",
@@ -110,10 +119,10 @@ def test_page_holds_no_file_or_image_but_its_figures(results: StudyResults, monk
         "![c](https://example.org/x.png)",
         "![d](figures/no.png)",
     )
-    monkeypatch.setattr(results, "config", replace_in(results.config, "limits", images))
-    html = write_study_report(results, {"store": MANIFEST}, "hbt study small").read_text()
+    short.config = replace_in(short.config, "limits", images)
+    html = write_study_report(short, {"store": MANIFEST}, "hbt study small").read_text()
     assert base64.b64encode(b"canary").decode() not in html
     assert all(f"<li>{text}</li>" in html for text in "abcd")
     assert re.findall(r'src="(.{22})', html) == ["data:image/png;base64,"] * html.count("<img")
-    assert html.count("<img") == len(list((results.folder / "figures").glob("*.png")))
+    assert html.count("<img") == len(list((short.folder / "figures").glob("*.png")))
     assert "default-src 'none'" in html
