@@ -8,12 +8,16 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Read by OpenMP when torch or scikit-learn load it. The tests' tensors are too small to gain from a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from hbt_ray.data.types import Benchmark
 
 # A slow machine is not a failure.
 settings.register_profile("hbt", deadline=None, max_examples=100 if "HBT_SLOW_TESTS" in os.environ else 25)
@@ -34,6 +38,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HBT_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def xquad_r(shared_data: Path) -> Benchmark:
+    """Return the benchmark XQuAD-R; reading its 11 languages takes seconds."""
+    from hbt_ray.data.benchmarks import load_benchmark
+
+    return load_benchmark("xquad-r", str(shared_data / "xquad-r"))
 
 
 @pytest.fixture(scope="session")

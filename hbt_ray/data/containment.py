@@ -49,14 +49,14 @@ class ContainmentIndex:
             of_batch, owners = _fingerprints(texts[start : start + _TEXTS_PER_BATCH])
             keys.append(of_batch)
             numbers.append((owners + start).astype(np.int32))
-        all_keys, all_numbers = np.concatenate(keys), np.concatenate(numbers)
-        # Words that many texts use identify none, and would make each training text a candidate for all of them.
-        _, inverse, uses = np.unique(all_keys, return_inverse=True, return_counts=True)
-        is_rare = uses[inverse] <= MAX_TEXTS_PER_FINGERPRINT
-        all_keys, all_numbers = all_keys[is_rare], all_numbers[is_rare]
-        self._counts = np.bincount(all_numbers, minlength=len(texts)).astype(np.int32)  # (N,)
+        all_keys = np.concatenate(keys)
         order = np.argsort(all_keys, kind="stable")
-        self._keys, self._numbers = all_keys[order], all_numbers[order]  # (F,) sorted by key
+        all_keys, all_numbers = all_keys[order], np.concatenate(numbers)[order]
+        # Words that many texts use identify none, and would make each training text a candidate for all of them.
+        uses = np.unique(all_keys, return_counts=True)[1]
+        is_rare = np.repeat(uses <= MAX_TEXTS_PER_FINGERPRINT, uses)
+        self._keys, self._numbers = all_keys[is_rare], all_numbers[is_rare]  # (F,) sorted by key
+        self._counts = np.bincount(self._numbers, minlength=len(texts)).astype(np.int32)  # (N,)
 
     def candidates(self, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Yield (index of a text, number of an evaluation text) of pairs with enough fingerprints in common."""

@@ -35,6 +35,7 @@ from hbt_ray.data.minhash import (
     jaccard_similarity,
     minhash_signatures,
     shingle_set,
+    sorted_distinct,
 )
 from hbt_ray.data.text_normalization import fold_for_comparison, normalize_for_matching
 from hbt_ray.errors import ConfigError
@@ -96,11 +97,11 @@ class DecontaminationIndex:
         for start in range(0, len(numbers), _TEXTS_PER_BATCH):
             hashes, offsets = hash_shingles([normals[n] for n in numbers[start : start + _TEXTS_PER_BATCH]])
             bands[start : start + _TEXTS_PER_BATCH] = hash_bands(minhash_signatures(hashes, offsets), rows)
-            known.append(np.unique(hashes))
+            known.append(sorted_distinct(hashes))
         order = np.argsort(bands, axis=None, kind="stable")
         self._bands = bands.ravel()[order]  # (K,) sorted
         self._band_texts = np.repeat(np.array(numbers, np.int32), self._bands_per_text)[order]  # (K,)
-        self._fill_filter(np.unique(np.concatenate(known)))
+        self._fill_filter(sorted_distinct(np.concatenate(known)))
 
     def _fill_filter(self, known: np.ndarray) -> None:
         """Build a Bloom filter of one hash function, (2 ** slot_bits,) bits, of the evaluation texts' shingles."""
@@ -166,7 +167,7 @@ class DecontaminationIndex:
         unknown = np.flatnonzero(~(self._taken[slots >> 3] >> (slots & 7).astype(np.uint8) & 1).view(bool))
         texts = np.repeat(np.arange(len(counts)), counts)[unknown]
         # Distinct slots: a lower bound of the distinct unknown shingles.
-        distinct = np.unique((texts << self._slot_bits) | slots[unknown])
+        distinct = sorted_distinct((texts << self._slot_bits) | slots[unknown])
         unknown_counts = np.bincount(distinct >> self._slot_bits, minlength=len(counts))
         return unknown_counts <= (1 - self.threshold) * counts + 0.5  # margin for rounding
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import hashlib
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -31,13 +34,18 @@ def negative(language: str, item: int, number: int) -> str:
     return f"{language} it is not {item} but {item + number + 1}"
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+@functools.cache
+def _trained_tokenizer() -> PreTrainedTokenizerFast:
     texts = [
         f"{TEXT.query_prefix} {question(x, i)} {TEXT.passage_prefix} {passage(x, i)}"
         for x in LANGUAGES
         for i in range(60)
     ]
     return train_tokenizer(texts, MODEL.small.vocabulary)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    return copy.deepcopy(_trained_tokenizer())
 
 
 def tokenization() -> PairTokenizer:
@@ -101,10 +109,28 @@ def make_sampler(
 
 
 def make_encoder(folder: Path, dropout: float = 0.1, seed: int = 1, attention: str = "auto") -> SentenceTransformer:
-    """Return the tiny encoder as training loads it, from a folder where it is made once."""
+    """Return the tiny encoder as training loads it, from a folder where it is made once.
+
+    A folder with the same files is loaded once in a process, then copied in memory.
+    """
     if not folder.exists():
-        save_encoder(init_encoder(MODEL, TEXT, tokenizer(), seed=seed), folder)
-    return load_for_training(MODEL.model_copy(update={"dropout": dropout, "attention": attention}), TEXT, folder)
+        save_encoder(_initial_encoder(seed), folder)
+    files = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode() + file.read_bytes())
+    key = (files.hexdigest(), dropout, attention)
+    if key not in _LOADED:
+        model = MODEL.model_copy(update={"dropout": dropout, "attention": attention})
+        _LOADED[key] = load_for_training(model, TEXT, folder)
+    return copy.deepcopy(_LOADED[key])
+
+
+_LOADED: dict[tuple[str, float, str], SentenceTransformer] = {}
+
+
+@functools.cache
+def _initial_encoder(seed: int) -> SentenceTransformer:
+    return init_encoder(MODEL, TEXT, tokenizer(), seed=seed)
 
 
 def pretrain_config(**settings) -> PretrainRunConfig:

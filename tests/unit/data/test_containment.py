@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.config import CorpusConfig
-from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.containment import ContainmentIndex, Shingles
 from hbt_ray.data.corpora import list_shards, read_shard
 from hbt_ray.data.decontamination import DecontaminationIndex
@@ -113,13 +112,8 @@ def test_a_long_text_that_holds_a_short_evaluation_text_does_not_match():
 
 
 @pytest.fixture(scope="module")
-def xquad(shared_data: Path) -> Benchmark:
-    return load_benchmark("xquad-r", str(shared_data / "xquad-r"))
-
-
-@pytest.fixture(scope="module")
-def index(xquad: Benchmark) -> DecontaminationIndex:
-    return DecontaminationIndex(xquad.texts, 0.8)
+def index(xquad_r: Benchmark) -> DecontaminationIndex:
+    return DecontaminationIndex(xquad_r.texts, 0.8)
 
 
 def halves(benchmark: Benchmark) -> list[str]:
@@ -152,8 +146,8 @@ def with_another_character(benchmark: Benchmark) -> list[str]:
     ("made", "least"),  # before: 8 of 70, 11 of 100, 6 of 100, 24 of 80 and 6 of 100 were found
     [(halves, 70), (joined, 100), (lengthened, 100), (without_umlauts, 80), (with_another_character, 95)],
 )
-def test_changed_texts_of_xquad_r_are_found(xquad, index, made: Callable[[Benchmark], list[str]], least: int):
-    texts = made(xquad)
+def test_changed_texts_of_xquad_r_are_found(xquad_r, index, made: Callable[[Benchmark], list[str]], least: int):
+    texts = made(xquad_r)
     found = index.find_all([normalize_for_matching(text) for text in texts])
     assert sum(match is not None for match in found) >= least
 

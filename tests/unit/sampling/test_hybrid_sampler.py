@@ -29,23 +29,24 @@ STRATEGIES = [
 
 @pytest.mark.parametrize("mix", STRATEGIES, ids=str)
 def test_sampler_batches_are_independent_of_call_order(mix):
-    forwards = [make_sampler(**mix).batch(step) for step in range(60)]
-    other = make_sampler(**mix)
+    one, other = make_sampler(**mix), make_sampler(**mix)
+    forwards = [one.batch(step) for step in range(60)]
     backwards = [other.batch(step) for step in reversed(range(60))][::-1]
     assert all(same_batch(a, b) for a, b in zip(forwards, backwards, strict=True))
 
 
 @pytest.mark.parametrize("mix", STRATEGIES, ids=str)
 def test_sampler_resumes_at_any_step_with_the_same_batches(mix):
-    whole = [make_sampler(**mix).batch(step) for step in range(200)]
+    uninterrupted, resumed = make_sampler(**mix), make_sampler(**mix)
+    whole = [uninterrupted.batch(step) for step in range(200)]
     assert whole[-1].epoch >= 1
-    resumed = make_sampler(**mix)
     assert all(same_batch(resumed.batch(step), whole[step]) for step in range(120, 200))
 
 
 def test_sampler_is_all_monolingual_at_alpha_1_and_never_at_0():
-    assert {make_sampler(alpha=1.0).batch(step).kind for step in range(300)} == {"monolingual"}
-    assert {make_sampler(alpha=0.0).batch(step).kind for step in range(300)} == {"cross-lingual"}
+    one, zero = make_sampler(alpha=1.0), make_sampler(alpha=0.0)
+    assert {one.batch(step).kind for step in range(300)} == {"monolingual"}
+    assert {zero.batch(step).kind for step in range(300)} == {"cross-lingual"}
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.8])

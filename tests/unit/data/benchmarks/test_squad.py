@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
+from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation.evaluator import check_benchmark
 from tests.helpers.benchmark_files import squad_paragraph, write_squad
@@ -68,22 +69,21 @@ def test_question_marked_as_unanswerable_is_no_query(tmp_path: Path):
     assert [reject.reason for reject in benchmark.rejects] == ["marked as unanswerable"]
 
 
-def test_xquad_r_has_its_published_counts(shared_data: Path):
-    benchmark = load_benchmark("xquad-r", str(shared_data / "xquad-r"))
-    check_benchmark(benchmark)
+def test_xquad_r_has_its_published_counts(xquad_r: Benchmark):
+    check_benchmark(xquad_r)
     count = dict.fromkeys(XQUAD_R, 0)
-    for passage in benchmark.passages:
+    for passage in xquad_r.passages:
         count[passage.language] += 1
     assert count == XQUAD_R
-    assert (len(benchmark.passages), benchmark.split) == (13_014, "")
-    languages = [query.language for query in benchmark.queries]
+    assert (len(xquad_r.passages), xquad_r.split) == (13_014, "")
+    languages = [query.language for query in xquad_r.queries]
     assert {language: languages.count(language) for language in set(languages)} == dict.fromkeys(XQUAD_R, 1_190)
     # A passage of each language answers each question.
-    assert {tuple(sorted(passage_id[:2] for passage_id in judged)) for judged in benchmark.judgements.values()} == {
+    assert {tuple(sorted(passage_id[:2] for passage_id in judged)) for judged in xquad_r.judgements.values()} == {
         tuple(XQUAD_R)
     }
-    assert len(benchmark.judgements) == 11 * 1_190
-    assert not benchmark.rejects
+    assert len(xquad_r.judgements) == 11 * 1_190
+    assert not xquad_r.rejects
 
 
 def test_missing_files_are_named(tmp_path: Path):
