@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import json
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
 from markdown_it.token import Token
@@ -31,10 +29,11 @@ from hbt_ray.study.report_sections import (
 )
 from hbt_ray.study.results import Comparison, StudyResults
 from hbt_ray.utils.atomic_write import atomic_files
+from hbt_ray.utils.html_page import PAGE, image_source, render_page
 from hbt_ray.utils.plotting import save_figure
 from hbt_ray.utils.redaction import redact
 
-MARKDOWN, PAGE, SUMMARY, TABLE, FIGURES = "report.md", "report.html", "summary.json", "table.csv", "figures"
+MARKDOWN, SUMMARY, TABLE, FIGURES = "report.md", "summary.json", "table.csv", "figures"
 NO_MANIFESTS: Manifests = MappingProxyType({})
 
 
@@ -141,10 +140,8 @@ def _html_page(title: str, markdown: str, folder: Path, figures: Collection[str]
         path = unquote(source)
         if path not in figures:
             return text
-        data = base64.b64encode((folder / path).read_bytes()).decode()
-        return f'<img src="data:image/png;base64,{data}" alt="{text}" />'
+        return f'<img src="{image_source(folder / path)}" alt="{text}" />'
 
     reader.add_render_rule("image", image)
     body = reader.render(markdown)
-    environment = Environment(loader=PackageLoader("hbt_ray.study"), autoescape=True, keep_trailing_newline=True)
-    return environment.get_template("report.html.jinja").render(title=title, body=body)
+    return render_page("hbt_ray.study", "report.html.jinja", title=title, body=body)

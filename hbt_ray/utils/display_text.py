@@ -1,0 +1,39 @@
+"""Texts of corpora and names as they are shown: on one line, of a sensible length, without control characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Control characters, among them those of terminals; characters that turn the direction of what follows them; halves of
+# surrogate pairs, which cannot be encoded. Marks that have a direction but turn nothing are kept.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]")
+_REPLACEMENT = "\ufffd"
+_MAX_BACK = 24  # characters that are given up to end a text at a blank
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, with U+FFFD for control characters.
+
+    >>> printable("one\n two\x1b[31m")
+    'one two�[31m'
+    """
+    return _CONTROLS.sub(_REPLACEMENT, " ".join(text.split()))
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a printable text of at most `limit` characters, cut at a blank if there is one near, with an ellipsis.
+
+    >>> shorten("to be or not to be", 10), shorten("to be", 10)
+    ('to be or…', 'to be')
+    """
+    shown = printable(text[: 4 * limit])
+    if len(shown) <= limit and len(text) <= 4 * limit:
+        return shown
+    cut = shown[: limit - 1]
+    blank = cut.rfind(" ", max(limit - _MAX_BACK, 1))
+    if blank > 0 and shown[limit - 1 : limit] != " ":
+        cut = cut[:blank]
+    while cut and len(cut) < len(shown) and unicodedata.category(shown[len(cut)])[0] == "M":
+        cut = cut[:-1]  # a mark is not separated from its letter
+    return cut.rstrip() + "…"
