@@ -15,7 +15,7 @@ from hbt_ray.errors import ConfigError, CorpusError, UserError
 
 if TYPE_CHECKING:
     from hbt_ray.config import Perturbation, Precision
-    from hbt_ray.evaluation.compare import RunGroup
+    from hbt_ray.evaluation.compare import RunGroup, TestedDifference
     from hbt_ray.evaluation.evaluator import EvalReport
 
 
@@ -140,7 +140,7 @@ def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
 @click.option("--experiment", help="Compare runs of this MLflow experiment, all or those named, instead of folders.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only runs of the experiment with this tag.")
 @click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
-@click.option("--out", help="Folder for comparison.png.")
+@click.option("--out", help="Folder for report.html and comparison.png.")
 def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], uri: str | None, out: str | None) -> None:
     """Print runs in one table, and the significance of their differences.
 
@@ -154,7 +154,7 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
     from rich.console import Console
 
     from hbt_ray.config import TrackingConfig
-    from hbt_ray.evaluation.compare import comparison_figure, comparison_table, run_groups_in, significance_table
+    from hbt_ray.evaluation.compare import comparison_table, differences, run_groups_in, significance_table
     from hbt_ray.tracking import resolve_uri, ui_command
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -165,16 +165,22 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
             groups = run_groups_in(runs)
         Console().print(comparison_table(groups))
-        if significance := significance_table(groups):
+        tested = differences(groups)
+        if significance := significance_table(groups, tested):
             Console().print(significance)
-    if out:
-        from hbt_ray.evaluation.report import make_folder
-        from hbt_ray.utils.plotting import save_figure
-
-        make_folder(Path(out))
-        save_figure(comparison_figure(groups), Path(out) / "comparison.png")
-        click.echo(f"figure   {Path(out) / 'comparison.png'}")
+        if out:
+            _write_comparison(groups, Path(out), tested)
     click.echo(f"runs     {ui_command(store)}")
+
+
+def _write_comparison(groups: Sequence[RunGroup], folder: Path, tested: Sequence[TestedDifference]) -> None:
+    """Write the page and the figure of a comparison."""
+    from hbt_ray.evaluation.compare import comparison_figure, write_comparison_page
+    from hbt_ray.utils.plotting import save_figure
+
+    page = write_comparison_page(groups, folder, tested=tested)
+    save_figure(comparison_figure(groups), folder / "comparison.png")
+    click.echo(f"figure   {folder / 'comparison.png'}\npage     {page}")
 
 
 def _tracked_groups(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
@@ -21,6 +22,7 @@ from hbt_ray.utils.display_text import printable
 
 PAGE = "report.html"
 _SEQUENTIAL = ("#ffffd9", "#c7e9b4", "#41b6c4", "#225ea8", "#081d58")  # ColorBrewer's YlGnBu, from low to high
+_MAX_LABELLED = 20  # columns of a heat map; above it its cells are too small for numbers
 _DIVERGING = ("#b2182b", "#f4a582", "#f7f7f7", "#92c5de", "#2166ac")  # ColorBrewer's RdBu
 
 
@@ -72,6 +74,55 @@ def _environment(package: str) -> Environment:
 def image_source(file: Path) -> str:
     """Return the `src` of an image that is in the page itself, from a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def heat_map(
+    values: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    low: float,
+    high: float,
+    text_of: Callable[[float], str],
+    note_of: Callable[[str, str, float], str],
+    diverging: bool = False,
+) -> list[list[str | Cell]]:
+    """Return the rows of a table that is a heat map, each with its name first; cells of NaN are empty.
+
+    Args:
+        values: (rows, columns).
+        rows: their names.
+        columns: their names.
+        low: value of the lowest colour, and of all below it.
+        high: value of the highest colour, and of all above it.
+        text_of: text of a value. With more than 20 columns, cells have none.
+        note_of: what is shown while the pointer is on a cell: (row, column, value) -> text.
+        diverging: use a scale with a neutral middle.
+    """
+    found: list[list[str | Cell]] = []
+    for row, of_row in zip(rows, values.tolist(), strict=True):
+        cells: list[str | Cell] = [row]
+        for column, value in zip(columns, of_row, strict=True):
+            text = text_of(value) if len(columns) <= _MAX_LABELLED and not np.isnan(value) else ""
+            share = (value - low) / ((high - low) or 1.0)
+            cells.append(
+                Cell(text="")
+                if np.isnan(value)
+                else heat_cell(text, share, note=note_of(row, column, value), diverging=diverging)
+            )
+        found.append(cells)
+    return found
+
+
+def short_share(value: float, *, sign: bool = False) -> str:
+    """Return a share, or with a sign the difference of two, with two digits and without the zero before the point.
+
+    >>> short_share(0.438), short_share(1.0), short_share(-0.05, sign=True), short_share(0.05, sign=True)
+    ('.44', '1.0', '−.05', '+.05')
+    """
+    size = abs(value)
+    text = f"{size:.2f}".removeprefix("0") if size < 0.995 else f"{size:.1f}"
+    return ("−" if value < 0 else "+" if sign else "") + text
 
 
 def heat_cell(text: str, share: float, *, note: str = "", diverging: bool = False) -> Cell:

@@ -1,11 +1,13 @@
-"""Comparison of runs: tables, significance and a figure."""
+"""Comparison of runs: tables, significance, a figure and a page."""
 
 from hbt_ray.evaluation.compare.figures import comparison_figure
+from hbt_ray.evaluation.compare.page import write_comparison_page
 from hbt_ray.evaluation.compare.runs import RunGroup, TrackedRun, read_run_metrics, run_groups_in, run_groups_of
-from hbt_ray.evaluation.compare.tables import comparison_table, differences, significance_table
+from hbt_ray.evaluation.compare.tables import TestedDifference, comparison_table, differences, significance_table
 
 __all__ = [
     "RunGroup",
+    "TestedDifference",
     "TrackedRun",
     "comparison_figure",
     "comparison_table",
@@ -14,4 +16,5 @@ __all__ = [
     "run_groups_in",
     "run_groups_of",
     "significance_table",
+    "write_comparison_page",
 ]

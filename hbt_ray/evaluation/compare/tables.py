@@ -14,6 +14,9 @@ from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report import format_value, headlines
 from hbt_ray.evaluation.significance import LEVEL, Difference, compare_queries, holm
 
+# (label, full name of the metric, heading, difference, p-value corrected by Holm over all of a comparison)
+TestedDifference = tuple[str, str, str, Difference, float]
+
 
 def headline_metrics(groups: Sequence[RunGroup]) -> list[tuple[str, str, str]]:
     """Return (benchmark, full name, heading) of each headline metric; depths (`map@1000`) are separate metrics."""
@@ -72,11 +75,8 @@ def _best(metric: str, groups: Sequence[RunGroup]) -> float | None:
     return max(means) if find_metric(metric).higher_is_better else min(means)
 
 
-def differences(groups: Sequence[RunGroup]) -> list[tuple[str, str, str, Difference, float]]:
+def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
     """Test every headline metric of every group against the first group's, where both have per-query tables.
-
-    Returns:
-        (label, full name, heading, difference, p-value corrected by Holm over all that are returned).
 
     Raises:
         UserError: two reports of one benchmark have different texts or judgements.
@@ -108,9 +108,14 @@ def _check_same(benchmark: str, one: RunGroup, other: RunGroup) -> None:
         )
 
 
-def significance_table(groups: Sequence[RunGroup]) -> Table | None:
-    """Build a table of `differences`; None where no two groups have per-query tables."""
-    found = differences(groups) if len(groups) > 1 else []
+def significance_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifference] | None = None) -> Table | None:
+    """Build a table of `differences`; None where no two groups have per-query tables.
+
+    Args:
+        groups: the runs.
+        tested: what `differences` returned for them; None: call it, which takes seconds.
+    """
+    found = differences(groups) if tested is None else tested
     if not found:
         return None
     table = Table(title=f"against {groups[0].label}")
@@ -119,11 +124,23 @@ def significance_table(groups: Sequence[RunGroup]) -> Table | None:
         table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=heading != "run")
     labels = [group.label for group in groups]
     for label, metric, heading, difference, p_value in sorted(found, key=lambda entry: labels.index(entry[0])):
-        better = (difference.mean > 0) == find_metric(metric).higher_is_better
-        verdict = ("better" if better else "worse") if p_value < LEVEL else "no difference shown"
         shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]
-        table.add_row(label, heading, shown[0], f"{shown[1]} to {shown[2]}", f"{p_value:.4f}", verdict)
+        table.add_row(
+            label,
+            heading,
+            shown[0],
+            f"{shown[1]} to {shown[2]}",
+            f"{p_value:.4f}",
+            verdict_of(metric, difference, p_value),
+        )
     return table
+
+
+def verdict_of(metric: str, difference: Difference, p_value: float) -> str:
+    """Return what a test shows: better, worse, or no difference."""
+    if p_value >= LEVEL:
+        return "no difference shown"
+    return "better" if (difference.mean > 0) == find_metric(metric).higher_is_better else "worse"
 
 
 def _signed(metric: str, value: float) -> str:
