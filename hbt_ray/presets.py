@@ -35,11 +35,11 @@ def quickstart_config(strategy: Strategy, seed: int = 0, steps: int = STEPS) -> 
         train=TrainConfig(
             steps=steps,
             global_batch_pairs=64,
-            chunk_pairs=32,
+            chunk_pairs=64,
             learning_rate=1e-3,
             temperature=0.05,
-            checkpoint_every=250,
+            checkpoint_every=steps,
         ),
-        evaluate=EvaluateConfig(benchmarks={BENCHMARK: None}),
+        evaluate=EvaluateConfig(benchmarks={BENCHMARK: None}, split="small", figures=False),
         tracking=TrackingConfig(experiment="quickstart"),
     )

@@ -14,6 +14,7 @@ from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
 from hbt_ray.cli.training import mine, pretrain, quickstart, train
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
+from hbt_ray.utils.progress import show_progress
 
 ENVIRONMENT = """\b
 Environment variables:
@@ -29,6 +30,7 @@ def main() -> None:
     """Hybrid batch training of multilingual retrievers."""
     configure_libraries()
     configure_package_log()
+    click.get_current_context().with_resource(show_progress())
 
 
 for _command in (prepare, plan, train, pretrain, mine, quickstart, search, study, evaluate, compare, bench):

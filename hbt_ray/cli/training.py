@@ -65,15 +65,19 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Of each training. Default: 150.")
 def quickstart(out: str, seed: int, steps: int | None) -> None:
-    """Train three strategies on the embedded corpus and compare them. Downloads nothing."""
+    """Train three strategies on the embedded corpus and compare them, in minutes. Downloads nothing."""
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.quickstart import run_quickstart
-    from hbt_ray.evaluation.compare import RunGroup, comparison_table, significance_table
-    from hbt_ray.presets import STEPS
+    from hbt_ray.evaluation.compare import RunGroup, comparison_table
+    from hbt_ray.presets import STEPS, STRATEGIES
+    from hbt_ray.tracking import experiment_link, ui_command
+    from hbt_ray.utils.process import seconds_since_start
 
     finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
     groups = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
-    Console().print(comparison_table(groups))
-    Console().print(significance_table(groups))
-    click.echo(f"summary  {finished.summary}\nruns     {finished.ui_command}")
+    Console().print(comparison_table(groups, tested_against=STRATEGIES[-1]))
+    taken = ", ".join(f"{name} {seconds:.0f}" for name, seconds in finished.seconds.items())
+    click.echo(f"seconds  {seconds_since_start():.0f}: {taken}")
+    click.echo(f"summary  {finished.summary}\nruns     {ui_command(finished.tracking_uri)}")
+    click.echo(f"         {experiment_link(finished.tracking_uri, finished.experiment)}")

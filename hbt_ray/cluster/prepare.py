@@ -55,6 +55,7 @@ from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer,
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import CorpusError, StoreError
+from hbt_ray.utils.progress import stage
 from hbt_ray.utils.shared_folder import new_shared_folder
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, v
     fault_of = functools.partial(fault_of_store, inputs=inputs, verify=verify)
     with new_shared_folder(source.folder, fault_of, keep=REJECTS) as unfinished, unwrap_ray_errors("preparing"):
         if unfinished is not None:
-            _make_store(inputs, source.shards, source.evaluation_sets, source.tokenizer, unfinished, blocks)
+            with stage("preparing the store"):
+                _make_store(inputs, source.shards, source.evaluation_sets, source.tokenizer, unfinished, blocks)
     return source.folder
 
 

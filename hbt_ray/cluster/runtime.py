@@ -20,6 +20,7 @@ from ray.train.v2._internal.execution import context as train_context
 
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
+from hbt_ray.utils.progress import stage
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def connect() -> None:
     if address and (level := os.environ.get(LEVEL_VARIABLE)):
         options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
     try:
-        _start_or_join(address, options)
+        with stage(f"joining Ray at {address}" if address else "starting Ray"):
+            _start_or_join(address, options)
     except (ConnectionError, ValueError, RayError) as error:
         raise ClusterError(
             f"cannot join the Ray cluster {address or 'on this machine'} ({str(error).strip().splitlines()[0]}); "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from hbt_ray.tracking import RunStatus, Tracker, check_reachable
 from hbt_ray.training.previous_run import drop_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir
 from hbt_ray.training.task import OnMetrics
+from hbt_ray.utils.progress import print_line
 
 
 def start_tracker(
@@ -46,7 +46,7 @@ def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = Tr
             yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
-            print_status(f"\nstopped; {resume_hint}")
+            print_line(f"\nstopped; {resume_hint}")
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         best_effort_tracking(tracker, lambda: tracker.finish(status))
         raise
@@ -59,7 +59,7 @@ def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
         check_reachable(tracker.uri)  # takes seconds; MLflow's client would retry for minutes
         log()
     except TrackingError as error:
-        print_status(f"not tracked: {error}")
+        print_line(f"not tracked: {error}")
 
 
 def metrics_logger(tracker: Tracker, folder: RunDir) -> OnMetrics:
@@ -98,8 +98,3 @@ def interrupt_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def print_status(text: str) -> None:
-    """Print a line for the user on stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -14,8 +14,10 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.models.packed_attention import is_packed, packed_vectors
 from hbt_ray.models.padding import padded_vectors
 from hbt_ray.models.saved_settings import excludes_prompt, saved_prompt, similarity_of
+from hbt_ray.utils.progress import Stage, stage
 
 Task = Literal["query", "document"]
+_SIDES = {"query": "queries", "document": "passages"}
 
 _CHARS_PER_TOKEN = 2  # fewer than in most languages, so that a batch is rather too small
 
@@ -78,38 +80,42 @@ class TextEmbedder:
         if not texts:
             return np.empty((0, self.dimensions or self.encoder.get_embedding_dimension() or 1), np.float32)
         # One autocast region for all batches, so that weights are cast once.
-        with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            vectors = self._vectors(texts, task)[:, : self.dimensions]
+        with (
+            torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=self.bf16),
+            stage(f"embedding {_SIDES[task]}", len(texts), "texts") as progress,
+        ):
+            vectors = self._vectors(texts, task, progress)[:, : self.dimensions]
         if self.similarity == "cosine":
             vectors = nn.functional.normalize(vectors, dim=-1)
         return np.asarray(vectors.cpu().numpy())
 
-    def _vectors(self, texts: Sequence[str], task: Task) -> Tensor:
+    def _vectors(self, texts: Sequence[str], task: Task, progress: Stage) -> Tensor:
         """Return (N, D) float32 vectors as the model's modules return them."""
         prefix = self.query_prefix if task == "query" else self.passage_prefix
         if is_packed(self.encoder) and not (prefix and excludes_prompt(self.encoder)):
             tokenizer = self.encoder.tokenizer
             prefixed = [prefix + text for text in texts]
             encoded = tokenizer(prefixed, truncation=True, max_length=self.encoder.max_seq_length)["input_ids"]
-            return self._of_token_ids([list(ids) for ids in encoded])
+            return self._of_token_ids([list(ids) for ids in encoded], progress)
         encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
         max_tokens = min(self.encoder.max_seq_length or self.batch_tokens, self.batch_tokens)
         lengths = np.array([min(len(prefix + text) // _CHARS_PER_TOKEN + 1, max_tokens) for text in texts])
         order = np.argsort(-lengths, kind="stable")
-        found = [
-            encode(
+        found = []
+        for batch in _batches(lengths[order], self.batch_tokens, packed=False):
+            vectors = encode(
                 [texts[index] for index in order[batch]],
                 prompt=prefix,
                 batch_size=batch.stop - batch.start,
                 truncate_dim=self.dimensions,
                 show_progress_bar=False,
                 convert_to_tensor=True,
-            ).float()
-            for batch in _batches(lengths[order], self.batch_tokens, packed=False)
-        ]
+            )
+            found.append(vectors.float())
+            progress.move_to(batch.stop)
         return _in_order(found, order)
 
-    def _of_token_ids(self, encoded: Sequence[Sequence[int]]) -> Tensor:
+    def _of_token_ids(self, encoded: Sequence[Sequence[int]], progress: Stage) -> Tensor:
         """Return (N, D) float32 vectors of texts given as token ids."""
         lengths = np.array([len(ids) for ids in encoded])
         order = np.argsort(-lengths, kind="stable")
@@ -120,6 +126,7 @@ class TextEmbedder:
             texts_of_batch = order[batch]
             flat = np.concatenate([np.asarray(encoded[index]) for index in texts_of_batch])
             found.append(vectors_of(self.encoder, flat, lengths[texts_of_batch]).float())
+            progress.move_to(batch.stop)
         return _in_order(found, order)
 
 
@@ -129,8 +136,8 @@ class TokenIdEmbedder(TextEmbedder):
     def __init__(self, encoder: SentenceTransformer, *, bf16: bool = False, dimensions: int | None = None) -> None:
         super().__init__(encoder, query_prefix="", passage_prefix="", bf16=bf16, dimensions=dimensions)
 
-    def _vectors(self, texts: Sequence[str], task: Task) -> Tensor:
-        return self._of_token_ids([[int(number) for number in text.split()] for text in texts])
+    def _vectors(self, texts: Sequence[str], task: Task, progress: Stage) -> Tensor:
+        return self._of_token_ids([[int(number) for number in text.split()] for text in texts], progress)
 
 
 def _in_order(found: Sequence[Tensor], order: np.ndarray) -> Tensor:

@@ -23,6 +23,7 @@ from hbt_ray.retrieval.faiss_index import (
     sort_by_exact_score,
     top_k,
 )
+from hbt_ray.utils.progress import stage
 
 Span = slice | np.ndarray
 MAX_SCORES_IN_MEMORY = 2**24  # of a shard
@@ -198,7 +199,7 @@ class PassageIndexShard:
                     score_exactly,
                 )
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(os.cpu_count()) as threads, stage("ranking", len(queries), "queries") as progress:
             for first in range(0, len(queries), block):
                 size = len(queries[first : first + block])
                 # 1. One matrix product for all spans.
@@ -209,6 +210,7 @@ class PassageIndexShard:
                 begins = range(0, size, _QUERIES_PER_THREAD)
                 ends = [min(begin + _QUERIES_PER_THREAD, size) for begin in begins]
                 list(threads.map(count, [first] * len(begins), begins, ends))
+                progress.advance(size)
         return counts
 
     def _locate(self, span: Span, passage_indices: np.ndarray) -> _LocalSpan:

@@ -78,6 +78,18 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(redact_value(uri))}"
 
 
+def experiment_link(uri: str, experiment: str) -> str:
+    """Return the address of an experiment's runs in the UI that `ui_command` starts, or of a server.
+
+    Its `workflowType` opens the page on metrics and parameters instead of traces.
+    """
+    server = redact_value(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    with mlflow_errors(uri, "read experiments"):
+        known = mlflow_client(uri).get_experiment_by_name(experiment)
+    page = f"/#/experiments/{known.experiment_id}/runs?workflowType=machine_learning" if known else "/#/experiments"
+    return server + page
+
+
 def mlflow_client(uri: str) -> MlflowClient:
     """Return a client of the store."""
     mlflow = load_mlflow()

@@ -28,6 +28,7 @@ from hbt_ray.tracking.server import (
     short_timeouts,
     sqlite_file,
 )
+from hbt_ray.utils.progress import stage
 from hbt_ray.utils.redaction import redact, redact_value, redacted_value
 from hbt_ray.utils.storage import StoragePath
 
@@ -208,7 +209,7 @@ class Tracker:
         `mlflow.sentence_transformers.load_model` and `mlflow.pyfunc.load_model` load that URI. The artifact folder
         `model.sentence_transformer` is one that `SentenceTransformer` loads.
         """
-        with mlflow_errors(self.uri, f"log the model in {model_dir}"):
+        with mlflow_errors(self.uri, f"log the model in {model_dir}"), stage("logging the model to MLflow"):
             return log_encoder(mlflow_client(self.uri), self.run_id, model_dir, name, step)
 
     def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:

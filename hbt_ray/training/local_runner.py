@@ -14,6 +14,7 @@ from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.task import ContrastiveTask, OnMetrics, TrainingTask, describe_step
 from hbt_ray.training.train_loop import LogBuffer, run_train_loop
 from hbt_ray.training.train_state import TrainState, is_finished
+from hbt_ray.utils.progress import Stage, stage
 from hbt_ray.utils.storage import StoragePath
 
 
@@ -39,7 +40,7 @@ def train_locally(
         folder: of the run.
         every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
             None: evaluate nothing.
-        on_metrics: called with the step and metrics of each evaluation.
+        on_metrics: called with the step and metrics of each evaluation; without evaluations, of each training step.
         device: to train on.
         replay_saved_metrics: first pass the metrics that an earlier call saved to `on_metrics`.
 
@@ -51,6 +52,9 @@ def train_locally(
     trainer = task.build_trainer(device)
     checkpoints = CheckpointManager(folder.checkpoints)
     progress = checkpoints.resume(trainer)
+    if every is None:
+        run_remaining_steps(LocalCallbacks(task, store, trainer, checkpoints, on_metrics), progress)
+        return
     callbacks = _EvaluatingCallbacks(task, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics, every)
     saved = load_checkpoint_metrics(folder.checkpoint_metrics)
     for step, metrics in saved:
@@ -66,7 +70,9 @@ def run_remaining_steps(callbacks: LocalCallbacks, progress: TrainState) -> None
     task, store = callbacks.task, callbacks.store
     batches_per_step = task.train.gradient_accumulation
     batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
-    run_train_loop(callbacks.trainer, progress, batches, task.validation_batches(store), callbacks)
+    with stage("training", task.train.steps, "steps", done=progress.step) as shown:
+        callbacks.stage = shown
+        run_train_loop(callbacks.trainer, progress, batches, task.validation_batches(store), callbacks)
 
 
 @dataclass
@@ -78,13 +84,20 @@ class LocalCallbacks:
     trainer: BaseTrainer[Any]
     checkpoints: CheckpointManager
     on_metrics: OnMetrics
+    stage: Stage = field(init=False)  # shows the progress
 
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
         """Pass the metrics on, with their full names."""
+        self.show(metrics)
         for step in metrics.steps:
             self.on_metrics(step.step, {f"train/{name}": value for name, value in step.by_name().items()})
         if metrics.validation_loss is not None:
             self.on_metrics(progress.step, {"validation/loss": metrics.validation_loss})
+
+    def show(self, metrics: LogBuffer) -> None:
+        """Show the last step and its loss."""
+        if metrics.steps:
+            self.stage.move_to(metrics.steps[-1].step, f"loss {metrics.steps[-1].loss:.3f}")
 
     def log_skipped_step(self, progress: TrainState) -> str:
         """Return a description of the step's batches."""
@@ -114,13 +127,11 @@ class _EvaluatingCallbacks(LocalCallbacks):
 
     task: ContrastiveTask
     checkpoint_metrics: StoragePath
-    every: int | None
+    every: int
     losses: list[float] = field(default_factory=list)  # of the steps since the last evaluation
 
     def is_due(self, progress: TrainState) -> bool:
         """Return True if the step is evaluated."""
-        if self.every is None:
-            return False
         return progress.step % self.every == 0 or is_finished(progress, self.task.train)
 
     def evaluate(self, progress: TrainState) -> None:
@@ -134,6 +145,7 @@ class _EvaluatingCallbacks(LocalCallbacks):
 
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
         """Record the losses."""
+        self.show(metrics)
         self.losses += [step.loss for step in metrics.steps]
 
     def after_save(self, progress: TrainState) -> None:

@@ -1,12 +1,15 @@
-"""Processes: the memory allocator's settings, and running a function in a new process."""
+"""Processes: the memory allocator's settings, running a function in a new process, and the age of this one."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import ParamSpec, TypeVar
+
+import psutil
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,3 +40,8 @@ def run_in_subprocess(function: Callable[P, R], *arguments: P.args, **options: P
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(function, *arguments, **options).result()
+
+
+def seconds_since_start() -> float:
+    """Return how long ago this process began, its imports included."""
+    return time.time() - psutil.Process().create_time()

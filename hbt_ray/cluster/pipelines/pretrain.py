@@ -18,7 +18,7 @@ from hbt_ray.cluster.tracked_run import (
     best_effort_tracking,
     log_inputs,
     metrics_logger,
-    print_status,
+    print_line,
     start_tracker,
     tracked_run,
 )
@@ -85,7 +85,7 @@ def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> Finishe
     store = prepare(config.prepare_inputs, folder.stores)
     manifest = read_manifest(store)
     check_pretraining(config, store_tokenizer(store, config.prepare_inputs), manifest)
-    print_status(describe_store(store, manifest))
+    print_line(describe_store(store, manifest))
     tags = {"objective": config.pretrain.objective, "seed": config.seed}
     with starting_over(folder, fresh):
         record_inputs(folder, config, manifest)

@@ -1,20 +1,29 @@
-"""The quickstart: an untrained encoder and each strategy, one after the other on one cluster."""
+"""The quickstart: an untrained encoder and each strategy on one store, as many at a time as the machine holds."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
-from hbt_ray.cluster.pipelines.train import run
+from hbt_ray.cluster.pipelines.train import run_prepared
 from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.runtime import connect
+from hbt_ray.cluster.resources import plan_concurrency
+from hbt_ray.cluster.runtime import configure_task, connect
+from hbt_ray.cluster.task_pool import run_tasks
+from hbt_ray.cluster.tracked_run import start_tracker, tracked_run
+from hbt_ray.config import RunConfig
 from hbt_ray.data.store_inputs import store_tokenizer
-from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
+from hbt_ray.presets import STRATEGIES, UNTRAINED, quickstart_config
+from hbt_ray.tracking import check_reachable, resolve_uri
 from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.progress import print_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +32,68 @@ class Quickstart:
 
     folders: dict[str, Path]  # with reports, by strategy and of the untrained encoder
     summary: Path
-    ui_command: str
+    tracking_uri: str
+    experiment: str
+    seconds: dict[str, float]  # by stage
 
 
 def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
-    """Evaluate the untrained encoder, then train and evaluate each strategy with the same seed."""
+    """Evaluate the untrained encoder, and train and evaluate each strategy with the same seed."""
+    from hbt_ray.evaluation.compare import read_run_metrics
+    from hbt_ray.evaluation.run_evaluation import check_benchmarks
+
+    began_s = time.monotonic()
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        seconds[name] = time.monotonic() - began_s - sum(seconds.values())
+
+    configs = {name: quickstart_config(name, seed, steps) for name in STRATEGIES}
+    untrained = quickstart_config(STRATEGIES[0], seed).model_copy(update={"name": UNTRAINED})
+    uri = resolve_uri(untrained.tracking, out / UNTRAINED)
+    check_reachable(uri)
+    fingerprints = check_benchmarks(untrained.evaluate)
     connect()
-    metrics = {UNTRAINED: _evaluate_untrained(out, seed)}
-    for strategy in STRATEGIES:
-        finished = run(quickstart_config(strategy, seed, steps), out / strategy, fresh=True)
-        metrics[strategy] = finished.metrics
+    lap("start")
+    store = prepare(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)
+    lap("data")
+    print_line(
+        f"training {', '.join(STRATEGIES)} for {steps} steps each on 16 languages, and evaluating the "
+        f"{UNTRAINED} encoder"
+    )
+    request = plan_concurrency(untrained, len(STRATEGIES))
+    jobs: list[tuple[str, Callable[..., None], tuple[object, ...]]] = [
+        (name, _strategy_task, (config, store, out / name, fingerprints, request.threads))
+        for name, config in configs.items()
+    ]
+    jobs.append((UNTRAINED, _untrained_task, (untrained, store, out / UNTRAINED, request.threads)))
+    for name, taken_s in run_tasks(jobs, request, "strategies"):
+        metrics = read_run_metrics(out / name)
+        print_line(f"{name}: mono mAP {metrics['embedded/mono/map']:.3f} after {taken_s:.0f} s")
+    lap("training and evaluation")
+    names = (UNTRAINED, *STRATEGIES)
     summary = out / "summary.json"
-    atomic_write_text(summary, json.dumps({"seed": seed, "steps": steps, "metrics": metrics}, indent=1) + "\n")
-    return Quickstart({name: out / name for name in metrics}, summary, finished.ui_command)
+    described = {"seed": seed, "steps": steps, "metrics": {name: read_run_metrics(out / name) for name in names}}
+    atomic_write_text(summary, json.dumps(described, indent=1) + "\n")
+    return Quickstart({name: out / name for name in names}, summary, uri, untrained.tracking.experiment, seconds)
 
 
-def _evaluate_untrained(out: Path, seed: int) -> dict[str, float]:
-    config = quickstart_config(STRATEGIES[0], seed)
-    folder = run_dir_of(config, out / UNTRAINED)
-    store = prepare(config.prepare_inputs, folder.stores)
-    model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
-    [report] = evaluate_on_cluster(model, config.evaluate, folder.evaluations)
-    assert report.benchmark == BENCHMARK
-    return report.metrics
+def _strategy_task(config: RunConfig, store: Path, out: Path, fingerprints: Mapping[str, str], threads: int) -> None:
+    """Train and evaluate a strategy in this process."""
+    configure_task(threads)
+    with lock_folder(run_dir_of(config, out).path):
+        run_prepared(config, store, open_run(config, out, fresh=True), fingerprints, fresh=True, threads=threads)
+
+
+def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> None:
+    """Evaluate the initial encoder in this process, as an MLflow run of its own."""
+    from hbt_ray.cluster.evaluation.evaluate import evaluate_here
+
+    folder = run_dir_of(config, out)
+    uri = resolve_uri(config.tracking, folder.path)
+    tags = {"strategy": UNTRAINED}
+    tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder, tags)
+    with tracked_run(tracker, "the same command evaluates again", system_metrics=False):
+        model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
+        for report in evaluate_here(model, config.evaluate, folder.evaluations, threads):
+            tracker.log_metrics(report.metrics, 0)

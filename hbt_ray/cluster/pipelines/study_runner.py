@@ -14,7 +14,7 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import ResourceRequest, plan_concurrency
 from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.task_pool import run_tasks
-from hbt_ray.cluster.tracked_run import best_effort_tracking, print_status, start_tracker
+from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker
 from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import (
     PretrainRunConfig,
@@ -50,6 +50,7 @@ from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.file_names import word_name
+from hbt_ray.utils.progress import print_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class StudyRunner:
                 arguments = (config, store, run_dir, request.threads, written_variables())
                 jobs.append((f"{config.name}, seed {config.seed}", _pretraining_task, arguments))
             for done, (label, seconds) in enumerate(run_tasks(jobs, request, "pretraining"), start=1):
-                print_status(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
+                print_line(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
 
     def run_level(self, experiments: Sequence[Experiment]) -> None:
         """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them."""
@@ -117,7 +118,7 @@ class StudyRunner:
             )
             for experiment, inputs in unfinished
         ]
-        for experiment, seconds in run_tasks(jobs, request, "an experiment"):
+        for experiment, seconds in run_tasks(jobs, request, "experiments", lambda one: one.label):
             self._finish(experiment, seconds)
 
     def _is_finished(self, experiment: Experiment) -> bool:
@@ -201,7 +202,7 @@ class StudyRunner:
         metrics = read_run_metrics(run_dir.path)
         values = [f"{display_name(name)} {metrics[name]:.4g}" for name in self.config.measures if name in metrics]
         progress = f"[{self.num_finished}/{self.num_experiments}]"
-        print_status(f"{progress} {experiment.label}: {', '.join(values[:3])} ({seconds:.0f} s)")
+        print_line(f"{progress} {experiment.label}: {', '.join(values[:3])} ({seconds:.0f} s)")
         best_effort_tracking(self.tracker, functools.partial(self._log_experiment, experiment, metrics))
 
     def _log_experiment(self, experiment: Experiment, metrics: dict[str, float]) -> None:

@@ -16,16 +16,18 @@ from hbt_ray.cluster.tracked_run import (
     best_effort_tracking,
     log_inputs,
     metrics_logger,
-    print_status,
+    print_line,
     start_tracker,
     tracked_run,
 )
 from hbt_ray.cluster.training.driver import train
+from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import RunConfig, with_absolute_paths
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling import HybridBatchSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
@@ -35,6 +37,7 @@ from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.run_inputs import record_inputs
+from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.digests import changed_input, mark_done
 from hbt_ray.utils.folder_lock import lock_folder
 
@@ -74,8 +77,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedR
 
 
 def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
-    uri = resolve_uri(config.tracking, folder.path)
-    check_reachable(uri)
+    check_reachable(resolve_uri(config.tracking, folder.path))
     fingerprints = {}
     if config.evaluate.benchmarks:
         from hbt_ray.evaluation.run_evaluation import check_benchmarks
@@ -84,12 +86,35 @@ def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
     connect()
     resources_per_worker(config.train)
     store = prepare(config.prepare_inputs, folder.stores)
+    print_line(describe_store(store, read_manifest(store)))
+    return run_prepared(config, store, folder, fingerprints, fresh=fresh)
+
+
+def run_prepared(
+    config: RunConfig,
+    store: Path,
+    folder: RunDir,
+    fingerprints: Mapping[str, str],
+    *,
+    fresh: bool,
+    threads: int | None = None,
+) -> FinishedRun:
+    """Train, evaluate and track one run whose store exists. The caller holds the folder's lock.
+
+    Args:
+        config: of the run, with absolute paths.
+        store: folder of its token store.
+        folder: of the run, from `open_run`.
+        fingerprints: of its benchmarks, by name.
+        fresh: the folder may hold an earlier run, which is replaced.
+        threads: torch threads with which to train and evaluate in this process; None: on the cluster.
+    """
+    uri = resolve_uri(config.tracking, folder.path)
     manifest = read_manifest(store)
     sampler = training_sampler(config, manifest)
     validation_sampler(config, manifest)
     tokenizer = store_tokenizer(store, config.prepare_inputs)
     logger.info("built the sampler over %d streams of the store %s", len(sampler.streams), store)
-    print_status(describe_store(store, manifest))
     with starting_over(folder, fresh):
         record_inputs(folder, config, manifest)
         evaluated_with = {"evaluate": config.evaluate.fingerprint(), "benchmarks": fingerprints}
@@ -98,9 +123,10 @@ def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
             mark_done(folder.evaluated_with, evaluated_with)
         folder.write_config(config)
         tracker = start_tracker(uri, config.tracking.experiment, config.name, config, folder)
-        with tracked_run(tracker, f"the same command resumes from the newest checkpoint in {folder.checkpoints}"):
+        hint = f"the same command resumes from the newest checkpoint in {folder.checkpoints}"
+        with tracked_run(tracker, hint, system_metrics=threads is None):
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))
-            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker)
+            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker, threads)
     return FinishedRun(folder, reports, ui_command(uri))
 
 
@@ -112,20 +138,31 @@ def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: Hybri
 
 
 def _train_and_evaluate(
-    config: RunConfig, store: Path, tokenizer: PreTrainedTokenizerFast, folder: RunDir, tracker: Tracker
+    config: RunConfig,
+    store: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: RunDir,
+    tracker: Tracker,
+    threads: int | None,
 ) -> dict[str, EvalReport]:
     initial = prepare_initial_model(config, tokenizer, folder)
     logger.info("initial encoder: %s", initial)
-    steps = train(config, store, initial, folder, metrics_logger(tracker, folder))
+    on_metrics = metrics_logger(tracker, folder)
+    if threads is None:
+        steps = train(config, store, initial, folder, on_metrics)
+    else:
+        task = ContrastiveTask(config, str(initial), benchmark_metrics)
+        steps = train_run(task, store, folder, on_metrics=on_metrics)
     tracker.log_metrics({"train/steps": steps}, steps)
     export_encoder(config, initial, store, folder.checkpoints, steps, folder.model)
     logger.info("exported the weights of step %d to %s", steps, folder.model)
     reports = {}
     if config.evaluate.benchmarks:
-        from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
+        from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
 
+        evaluate = evaluate_on_cluster if threads is None else functools.partial(evaluate_here, threads=threads)
         trust_remote_code = config.model.trust_remote_code
-        for report in evaluate_on_cluster(
+        for report in evaluate(
             str(folder.model), config.evaluate, folder.evaluations, trust_remote_code=trust_remote_code
         ):
             reports[report.benchmark] = report

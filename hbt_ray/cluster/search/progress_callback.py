@@ -15,7 +15,7 @@ from rich.table import Table
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS, TrialIdentity
 from hbt_ray.cluster.search.algorithms.base import METRICS, STEP
 from hbt_ray.cluster.search.trial import is_finished, trial_dir
-from hbt_ray.cluster.tracked_run import print_status, start_tracker
+from hbt_ray.cluster.tracked_run import start_tracker
 from hbt_ray.config import TrackingConfig, replace_in
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name
@@ -24,6 +24,7 @@ from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.digests import JsonObject
+from hbt_ray.utils.progress import print_line
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -109,7 +110,7 @@ class TuneProgressCallback(tune.Callback):
             tracker.set_tags({"state": state})
             tracker.finish("FAILED" if state == "failed" else "FINISHED")
         except TrackingError as error:
-            print_status(f"not tracked: {error}")
+            print_line(f"not tracked: {error}")
 
     def _tracker(self, trial: TuneTrial) -> Tracker | None:
         """Return the tracker of the trial's MLflow run; None, with a warning, while MLflow does not answer."""
@@ -123,7 +124,7 @@ class TuneProgressCallback(tune.Callback):
             try:
                 tracker = start_tracker(self.uri, self.experiment, identity.name, config, run_dir, tags)
             except TrackingError as error:
-                print_status(f"not tracked: {error}")
+                print_line(f"not tracked: {error}")
                 return None
             self._trackers[trial.trial_id] = tracker
         return self._trackers[trial.trial_id]
@@ -140,7 +141,7 @@ class TuneProgressCallback(tune.Callback):
             if is_changed:
                 pairs = zip(self.search.objectives, shown, strict=True)
                 objectives = "  ".join(f"{objective} {value}" for objective, value in pairs)
-                print_status(f"{time.strftime('%H:%M:%S')}  {name}  step {row[1]}  {objectives}  {state}")
+                print_line(f"{time.strftime('%H:%M:%S')}  {name}  step {row[1]}  {objectives}  {state}")
             return
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)

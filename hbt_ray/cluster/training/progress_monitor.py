@@ -21,9 +21,9 @@ from hbt_ray.cluster.training.messages import (
     ValidationLoss,
 )
 from hbt_ray.cluster.training.metrics_channel import Delivery
-from hbt_ray.cluster.training.progress_display import progress_display
 from hbt_ray.cluster.training.watchdog import StepWatchdog
 from hbt_ray.training.task import OnMetrics
+from hbt_ray.utils.progress import Stage, begin_stage, end_stage, print_line
 
 POLL_S = 0.5  # how soon the thread sees that the training has ended; messages wake it at once
 CHANNEL_TIMEOUT_S = 60.0  # for an answer of the metrics channel, which is on this node
@@ -48,21 +48,23 @@ class ProgressMonitor:
         self._latest: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._display = progress_display(steps)
+        self._stage = Stage("training", steps, "steps")
 
     def __enter__(self) -> ProgressMonitor:
+        begin_stage(self._stage)
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         self._poll()
-        self._display.close()
+        end_stage(self._stage, leaves_line=error is None)
 
     def notice(self, text: str) -> None:
-        """Print a line about an event of the training."""
-        self._display.notice(text)
+        """Print a line about an event of the training. What comes before it no longer counts for the time left."""
+        print_line(text)
+        self._stage.restart_rate()
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -105,7 +107,10 @@ class ProgressMonitor:
                 case Saving():
                     pass  # acknowledging it is all that it needs
         if stepped:
-            self._display.update(self._step, self._metrics_text())
+            if not self._stage.done:
+                self._stage.move_to(self._step)
+                self._stage.restart_rate()  # the steps of an earlier call, and the start-up, do not count
+            self._stage.move_to(self._step, self._metrics_text())
 
     def _metrics_text(self) -> str:
         latest = self._latest

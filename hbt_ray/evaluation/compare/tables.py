@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hbt_ray.errors import UserError
@@ -42,17 +43,27 @@ def _depth(name: str, heading: str) -> list[str]:
     return [f"@{depth}"] if depth and not heading.endswith(f"@{depth}") else []
 
 
-def comparison_table(groups: Sequence[RunGroup]) -> Table:
+def comparison_table(groups: Sequence[RunGroup], tested_against: str | None = None) -> Table:
     """Build a table of the headline metrics of each group, the best of each column bold.
 
     A group of several seeds has their mean and standard deviation.
+
+    Args:
+        groups: one row each.
+        tested_against: label of the group that every other one is tested against, with p-values in the cells.
     """
     headlines = headline_metrics(groups)
     benchmarks = list(dict.fromkeys(benchmark for benchmark, _, _ in headlines))
-    table = Table(title=benchmarks[0] if len(benchmarks) == 1 else None)
-    table.add_column("run")
+    table = Table(title=benchmarks[0] if len(benchmarks) == 1 else None, box=SIMPLE_HEAD, pad_edge=False)
+    p_values = {}
+    if tested_against is not None:
+        in_order = sorted(groups, key=lambda group: group.label != tested_against)
+        p_values = {(label, metric): p_value for label, metric, _, _, p_value in differences(in_order)}
+        table.caption = f"p: of the difference from {tested_against} (randomisation test over queries, Holm)"
+        table.caption_justify = "left"
+    table.add_column("run", overflow="fold")
     for _, _, heading in headlines:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     best = {metric: _best(metric, groups) for _, metric, _ in headlines}
     for group in groups:
         cells = []
@@ -62,7 +73,8 @@ def comparison_table(groups: Sequence[RunGroup]) -> Table:
             mark = best[metric] is not None and shown == format_value(metric, best[metric])
             values = group.values(metric)
             spread = f" ±{format_value(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
-            cells.append((f"[bold]{shown}[/bold]" if mark else shown) + spread)
+            tested = f" p {p_values[group.label, metric]:.4f}" if (group.label, metric) in p_values else ""
+            cells.append((f"[bold]{shown}[/bold]" if mark else shown) + spread + tested.replace(" 0.", " ."))
         table.add_row(group.label, *cells)
     return table
 

@@ -108,7 +108,7 @@ def _short(metric: str, value: float) -> str:
 
 def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
     """Draw queries and passages in the plane, a colour for each language; without language bias, colours mix."""
-    points, method = _project(sample.vectors)
+    points = _project(sample.vectors)
     languages = sorted(set(sample.languages))
     figure, axes = new_figure(8.2, 6.4)
     palette = _DISTINCT if len(languages) <= len(_DISTINCT) else tuple(matplotlib.color_sequences["tab20"])
@@ -132,22 +132,13 @@ def projection_figure(benchmark: str, sample: EmbeddingSample) -> Figure:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(MUTED)
-    axes.set_title(f"{benchmark}: questions and the passages that answer them ({method})", loc="left", pad=12)
+    axes.set_title(f"{benchmark}: questions and the passages that answer them (PCA)", loc="left", pad=12)
     return figure
 
 
-def _project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
-    """Project (S, D) vectors to (S, 2) and name the method: t-SNE from 50 distinct points on, else PCA."""
+def _project(vectors: np.ndarray) -> np.ndarray:
+    """Project (S, D) vectors to their first two principal components, (S, 2)."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     plane = (left * lengths)[:, :2]
-    plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
-    if len(np.unique(vectors, axis=0)) < 50 or lengths[0] < 1e-6:
-        return plane, "PCA"
-    # Imported late: scikit-learn takes a second to import, which small reports do not need.
-    from sklearn.manifold import TSNE
-
-    start = plane / plane[:, 0].std() * 1e-4  # the scale of van der Maaten and Hinton 2008, started from the PCA
-    perplexity = min(30, (len(vectors) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init=start, max_iter=500, random_state=0).fit_transform(vectors)
-    return np.asarray(points), "t-SNE"
+    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))

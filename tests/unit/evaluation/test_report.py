@@ -124,17 +124,15 @@ def test_figures_are_pictures(folder: Path):
             assert len(np.unique(np.asarray(image.convert("L")))) > 20, f"{name} is blank"
 
 
-@pytest.mark.parametrize(
-    ("vectors", "method"),
-    [(np.ones((8, 3)), "PCA"), (np.ones((80, 3)), "PCA"), (np.eye(4, 1), "PCA"), (np.eye(90), "t-SNE")],
-)
-def test_projection_of_vectors_that_hardly_differ(vectors: np.ndarray, method: str):
+@pytest.mark.parametrize("vectors", [np.ones((8, 3)), np.eye(4, 1), np.eye(90)])
+def test_projection_of_vectors_that_hardly_differ(vectors: np.ndarray):
     half = len(vectors) // 2
     sample = EmbeddingSample(
         vectors.astype(np.float32), ("de",) * half + ("en",) * half, ("question", "passage") * half
     )
     figure = projection_figure("tiny", sample)
-    assert method in figure.axes[0].get_title(loc="left")
+    points = np.concatenate([np.asarray(one.get_offsets()) for one in figure.axes[0].collections])
+    assert np.isfinite(points).all()
 
 
 def test_one_language_is_reported_too(tmp_path: Path):
