@@ -26,8 +26,20 @@ def unwrap_ray_errors(action: str) -> Iterator[None]:
     except (RayError, TrainingFailedError, HbtError) as error:
         if wrapped := find_hbt_error(error) or full_disk_error(error):
             raise wrapped from None
-        last_line = str(error).strip().splitlines()[-1]
-        raise ClusterError(f"{action} failed: {last_line}; the workers' output is above") from error
+        raise ClusterError(f"{action} failed: {failure_reason(error)}; the workers' output is above") from error
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return why Ray says that a process failed, in one line: lack of memory by name, else its text's last line."""
+    texts = [str(cause) for cause in causes(error)]
+    if any("memory issue" in text or "low on memory" in text for text in texts):
+        return (
+            "Ray ended a process because its machine ran low on memory; use fewer workers or smaller chunks, or a "
+            "machine with more memory"
+        )
+    if any("OOM killer" in text for text in texts):
+        return "a process was killed or crashed; its machine's log (dmesg) says whether for lack of memory"
+    return (texts[0].strip().splitlines() or [type(error).__name__])[-1]
 
 
 def find_hbt_error(error: BaseException) -> HbtError | None:

@@ -97,7 +97,7 @@ def dashboard(tmp_path_factory, bucket) -> str:
 
 
 def _wait_for(url: str, head: subprocess.Popen) -> None:
-    for _ in range(240):
+    for _ in range(960):
         assert head.poll() is None, "ray start ended"
         try:
             urllib.request.urlopen(url, timeout=1)
@@ -106,7 +106,7 @@ def _wait_for(url: str, head: subprocess.Popen) -> None:
             return
         except OSError:
             time.sleep(0.25)
-    raise AssertionError("the dashboard did not come up within 60 s")
+    raise AssertionError("the dashboard did not come up within 240 s")
 
 
 @pytest.fixture(scope="session")

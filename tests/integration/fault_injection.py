@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,14 +68,73 @@ def repeated_steps(uri: str, out: Path, steps: int) -> int:
     return len(logged) - steps
 
 
-def start_command(words: Sequence[object], prefix: Sequence[str] = (), **settings) -> subprocess.Popen:
-    """Start `PREFIX hbt WORDS` in a process group of its own."""
+class ForkedCommand:
+    """`hbt WORDS` in a new process group, forked from a process that has imported `preloaded`.
+
+    As a process of its own it would import for ten seconds of a core. The methods are those of `subprocess.Popen`.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._errors = tempfile.NamedTemporaryFile("rb")  # noqa: SIM115
+        self._process = _FORKS.Process(target=_become_command, args=(words, dict(os.environ), self._errors.name))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self._process.exitcode
+
+    def communicate(self, timeout: float) -> tuple[None, bytes]:
+        """Wait for it, at most `timeout` seconds; return its stderr."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("hbt", timeout)
+        return None, self._errors.read()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.integration.preloaded"])
+
+
+def _become_command(words: Sequence[str], environment: dict[str, str], errors: str) -> None:
+    os.setsid()
+    os.chdir(REPOSITORY)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(errors, os.O_WRONLY), 2)
+    from hbt_ray.cli import main
+
+    try:
+        main(list(words), prog_name="hbt")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+AnyCommand = ForkedCommand | subprocess.Popen
+
+
+def start_command(words: Sequence[object], prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> AnyCommand:
+    """Start `hbt WORDS` in a process group of its own.
+
+    Args:
+        words: of the command.
+        prefix: words of a command that runs it.
+        env: its environment; None: that of this process.
+    """
+    if env is None and not prefix:
+        return ForkedCommand([str(word) for word in words])
     command = [*prefix, sys.executable, "-m", "hbt_ray.cli", *map(str, words)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **pipes, **settings)
+    return subprocess.Popen(command, cwd=REPOSITORY, env=env, start_new_session=True, **pipes)
 
 
-def finish_command(process: subprocess.Popen, code: int = 0) -> str:
+def finish_command(process: AnyCommand, code: int = 0) -> str:
     """Wait for a command, whose exit code must be `code`; return its stderr."""
     errors = process.communicate(timeout=240)[1].decode()
     assert process.returncode == code, errors
@@ -83,7 +145,7 @@ def killed_command(
     words: Sequence[object],
     out: Path,
     times: int,
-    inject: Callable[[subprocess.Popen], bool] | None = None,
+    inject: Callable[[AnyCommand], bool] | None = None,
     deleted_before: Path | None = None,
     relocate: Callable[[Path], Path] | None = None,
 ) -> tuple[Path, int]:

@@ -32,12 +32,14 @@ from tests.integration.conftest import MARK, tiny_config, tiny_pretraining, tiny
 from tests.integration.fault_injection import (
     TIMES,
     contents,
+    finish_command,
     injects_faults,
     kill_one,
     killed_command,
     losses,
     newest_step,
     repeated_steps,
+    start_command,
 )
 
 STEPS = 40
@@ -126,20 +128,19 @@ def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
     corpus, expected = reference_run
     out = tmp_path / "run"
     (tmp_path / "config.yaml").write_text(dump_config(faulty_config(corpus)))
-    words = [sys.executable, "-m", "hbt_ray.cli", "train", "--config", tmp_path / "config.yaml", "--out", out]
+    words: list[object] = ["train", "--config", tmp_path / "config.yaml", "--out", out]
     draw, killed_at = random.Random(5), []
     for _ in range(TIMES):
-        driver = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, start_new_session=True)
+        driver = start_command(words)
         goal = newest_step(out) + draw.randint(1, max(STEPS // (TIMES + 1), 1))
         while newest_step(out) < goal and driver.poll() is None:
             time.sleep(0.01)
-        assert driver.poll() is None, driver.stderr.read().decode()
+        assert driver.poll() is None, "the command ended before its fault"
         killed_at.append(newest_step(out))
         os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    finished = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stderr
-    assert "resuming from the checkpoint of step" in finished.stderr
+        driver.communicate(timeout=60)
+    errors = finish_command(start_command(words))
+    assert "resuming from the checkpoint of step" in errors
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, STEPS)
     report("driver", killed_at, lost)

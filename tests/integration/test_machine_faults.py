@@ -18,6 +18,7 @@ from hbt_ray.config import dump_config
 from tests.integration.conftest import MARK, tiny_config, write_corpus
 from tests.integration.fault_injection import (
     TIMES,
+    AnyCommand,
     finish_command,
     injects_faults,
     newest_step,
@@ -52,7 +53,7 @@ def reference_of(words: list[object], folder: Path) -> bytes:
     return model_of(folder / "reference")
 
 
-def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(out: Path, step: int, process: AnyCommand) -> None:
     while newest_step(out) < step and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() is None, "the command ended before its fault"

@@ -7,8 +7,9 @@ import textwrap
 from ray.actor import ActorHandle
 from ray.train import UserCallback
 
-from hbt_ray.cluster.errors import find_hbt_error
+from hbt_ray.cluster.errors import failure_reason, find_hbt_error
 from hbt_ray.cluster.training.messages import Notice
+from hbt_ray.errors import full_disk_error
 
 
 class RestartReporter(UserCallback):
@@ -22,12 +23,11 @@ class RestartReporter(UserCallback):
         """Report the failures of the ranks in `worker_exceptions`."""
         self.channel.clear_heartbeats.remote()
         for error in worker_exceptions.values():
-            if fatal := find_hbt_error(error):
+            if fatal := find_hbt_error(error) or full_disk_error(error):
                 self.channel.put_fatal_error.remote(fatal)
                 return
         rank, error = min(worker_exceptions.items())
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = textwrap.shorten(lines[-1], 160, placeholder=" ...")
+        reason = textwrap.shorten(failure_reason(error), 160, placeholder=" ...")
         next_step = "starting again" if self.failures_left > 0 else "not started again: see max_failures"
         self.failures_left -= 1
         self.channel.put.remote(Notice(f"worker {rank} failed ({reason}); {next_step}"))

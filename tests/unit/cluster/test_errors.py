@@ -1,7 +1,7 @@
 import pytest
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from hbt_ray.cluster.errors import find_hbt_error, unwrap_ray_errors
+from hbt_ray.cluster.errors import failure_reason, find_hbt_error, unwrap_ray_errors
 from hbt_ray.errors import ClusterError, ConfigError, StoreError
 
 
@@ -31,3 +31,29 @@ def test_find_hbt_error_looks_at_causes():
     outer.__cause__ = raised_by_task(StoreError("a shard is damaged"))
     found = find_hbt_error(outer)
     assert (type(found), str(found)) == (StoreError, "a shard is damaged")
+
+
+@pytest.mark.parametrize(
+    ("ray_says", "reason"),
+    [
+        (  # Ray 2's memory monitor
+            "Task was killed.\nRefer to the documentation on how to address the out of memory issue: https://docs.ray.io/."
+            " To disable worker killing, set the environment variable `RAY_memory_monitor_refresh_ms` to zero.",
+            "Ray ended a process because its machine ran low on memory",
+        ),
+        (
+            "Worker unexpectedly exits with a connection error code 2. Some common causes include: (1) the process was "
+            "killed by the OOM killer due to high memory usage, (2) ray stop --force was called.",
+            "a process was killed or crashed; its machine's log",
+        ),
+        ("first line\nlast line", "last line"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_failure_reason_names_lack_of_memory(ray_says, reason):
+    outer = RuntimeError(ray_says)
+    assert failure_reason(outer).startswith(reason)
+    if "memory" in ray_says:
+        wrapping = RuntimeError("the group failed")
+        wrapping.__cause__ = outer
+        assert failure_reason(wrapping).startswith(reason)
