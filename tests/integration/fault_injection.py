@@ -162,6 +162,7 @@ def killed_command(
     Returns:
         The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
     """
+    finish_command(start_command(["--help"]))  # the first one waits for the imports
     began_s = time.monotonic()
     finish_command(start_command([*words, "--out", out / "reference"]))
     seconds = time.monotonic() - began_s
