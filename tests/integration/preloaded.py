@@ -14,7 +14,9 @@ for _name in (
     "hbt_ray.cluster.pipelines.train",
     "hbt_ray.cluster.search.run_search",
     "hbt_ray.evaluation.run_evaluation",
+    "hbt_ray.study.figures",
     "hbt_ray.training.local_runner",
+    "matplotlib.backends.backend_agg",
     "sentence_transformers",
     "torch.nn.parallel",
 ):
