@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.helpers.forked import forked_process
 from tests.helpers.ports import free_port
 
 
-def run_ranks(main: Callable[[int, int, int, str], None], num_ranks: int, folder: Path, preload: str) -> None:
+def run_ranks(main: Callable[[int, int, int, str], None], num_ranks: int, folder: Path) -> None:
     """Run `main(rank, num_ranks, port, folder)` in `num_ranks` processes and check that each succeeds.
 
     Args:
         main: runs in each process.
         num_ranks: their number.
         folder: passed to `main` as a string.
-        preload: a module that all of them need; it is imported once, then each rank is a fork.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
     port = free_port()
-    ranks = [context.Process(target=main, args=(rank, num_ranks, port, str(folder))) for rank in range(num_ranks)]
+    ranks = [forked_process(main, rank, num_ranks, port, str(folder)) for rank in range(num_ranks)]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -94,7 +94,7 @@ def found(tmp_path_factory):
     tiny_corpus.make_encoder(folder / "encoder")
     tiny_corpus.make_encoder(folder / "teacher", seed=9)
     for num_ranks in NUM_RANKS:
-        run_ranks(_rank_main, num_ranks, folder, "hbt_ray.training.contrastive_trainer")
+        run_ranks(_rank_main, num_ranks, folder)
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 

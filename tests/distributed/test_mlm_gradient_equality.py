@@ -57,7 +57,7 @@ def found(tmp_path_factory):
     for objective in OBJECTIVES:
         tiny_corpus.make_text_store(folder / objective, tiny_corpus.pretrain_config(objective=objective))
     for num_ranks in NUM_RANKS:
-        run_ranks(_rank_main, num_ranks, folder, "hbt_ray.pretraining.mlm_trainer")
+        run_ranks(_rank_main, num_ranks, folder)
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 

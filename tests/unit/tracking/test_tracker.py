@@ -27,9 +27,12 @@ pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+def starting_server(
+    mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """Start an MLflow server; return its URI, process and log. It starts in ten seconds, while other tests run."""
     folder = tmp_path_factory.mktemp("server")
+    shutil.copy(mlflow_tables, folder / "mlflow.db")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
