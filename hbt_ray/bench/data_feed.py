@@ -18,7 +18,7 @@ from hbt_ray.bench.result import BenchResult
 from hbt_ray.bench.timing import Contestant, RoundFunction, compare_alternating, scratch_folder
 from hbt_ray.config import MixConfig, ModelConfig, TextConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.sampling import HybridBatchSampler, rank_slice
+from hbt_ray.sampling import HybridStepSampler, rank_slice
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.utils.arrow import dataclass_to_arrow
 
@@ -102,9 +102,9 @@ def make_batch_builder(store: TokenStore, batches: int, *, rank: int = 0, num_ra
     return build_next
 
 
-def make_sampler(store: TokenStore, num_ranks: int = 1) -> HybridBatchSampler:
+def make_sampler(store: TokenStore, num_ranks: int = 1) -> HybridStepSampler:
     """Return the sampler of the default mix, with PAIRS pairs for each rank."""
-    return HybridBatchSampler(store.manifest, MixConfig(), seed=0, global_batch_pairs=PAIRS * num_ranks)
+    return HybridStepSampler(store.manifest, MixConfig(), seed=0, global_batch_pairs=PAIRS * num_ranks)
 
 
 def make_training_round(store_folder: Path, encoder: str, steps: int) -> RoundFunction:

@@ -150,14 +150,25 @@ def write_manifest(
     token_type: str,
     counts: Mapping[str, SourceCounts] | None = None,
 ) -> StoreManifest:
-    """Write the manifest, which makes the folder a store. The groups of each source are numbered."""
-    ordered = sorted(shards, key=lambda shard: (shard.source, shard.split, shard.number))
-    names = sorted({shard.source for shard in ordered})
-    sources = {name: _source_of([shard for shard in ordered if shard.source == name]) for name in names}
-    manifest = StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
+    """Write the manifest, which makes the folder a store; arguments as of `build_manifest`."""
+    manifest = build_manifest(shards, text_fingerprint=text_fingerprint, token_type=token_type, counts=counts)
     # Written last, so its existence means that the store is complete.
     atomic_write_text(Path(folder) / MANIFEST, with_checksum(json.loads(manifest.to_json())))
     return manifest
+
+
+def build_manifest(
+    shards: Iterable[WrittenShard],
+    *,
+    text_fingerprint: str,
+    token_type: str,
+    counts: Mapping[str, SourceCounts] | None = None,
+) -> StoreManifest:
+    """Return the manifest of some shards, in any order. The groups of each source are numbered."""
+    ordered = sorted(shards, key=lambda shard: (shard.source, shard.split, shard.number))
+    names = sorted({shard.source for shard in ordered})
+    sources = {name: _source_of([shard for shard in ordered if shard.source == name]) for name in names}
+    return StoreManifest(text_fingerprint, token_type, sources, dict(counts or {}))
 
 
 def _source_of(shards: Sequence[WrittenShard]) -> Source:

@@ -93,7 +93,7 @@ def assign_shards(
         # Validation shards have about as many items as training shards.
         shards = num_shards[name[0]]
         shards = max(1, round(shards * validation_fraction)) if is_held_out else shards
-        buckets.append(Bucket(name[0], split, stable_hash64(Salt.SHARD, *name) % shards).to_text())
+        buckets.append(Bucket(name[0], split, shard_number(*name, shards)).to_text())
     negatives = rows.column("negative_keys").combine_chunks()
     of_negatives = components.of_negatives(pc.list_flatten(negatives).to_numpy())
     return (
@@ -109,6 +109,11 @@ def _nested(values: np.ndarray, lists: pa.ListArray) -> list[list[int]]:
     """Divide values into lists of the same lengths as some other lists, which may be null."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     return [part.tolist() for part in np.split(values, np.cumsum(lengths))[:-1]]
+
+
+def shard_number(source: str, item_id: str, num_shards: int) -> int:
+    """Return the number of the shard that an item is in, by a hash of its id."""
+    return stable_hash64(Salt.SHARD, source, item_id) % num_shards
 
 
 def count_shards(counts: RowCounts, items_per_shard: int) -> dict[str, int]:

@@ -9,14 +9,14 @@ Legend: G pairs in a global batch, B pairs in the requested part of it (all of t
 """
 
 from hbt_ray.sampling.batch_kinds import BatchKind, batch_kinds, monolingual_probability
-from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridBatchSampler
+from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridStepSampler
 from hbt_ray.sampling.rank_sharding import pairs_per_rank, rank_slice
 from hbt_ray.sampling.streams import Stream
 
 __all__ = [
     "BatchKind",
     "BatchSpec",
-    "HybridBatchSampler",
+    "HybridStepSampler",
     "Stream",
     "batch_kinds",
     "monolingual_probability",

@@ -10,12 +10,12 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.sampling.hybrid_sampler import HybridBatchSampler
+from hbt_ray.sampling.hybrid_sampler import HybridStepSampler
 
 MIN_VALIDATION_PAIRS = 16
 
 
-def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler:
+def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSampler:
     """Return the sampler of the training batches.
 
     Raises:
@@ -30,7 +30,7 @@ def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchS
     return _sampler(config, manifest, "train", config.train.global_batch_pairs)
 
 
-def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridBatchSampler | None:
+def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSampler | None:
     """Return the sampler of the validation batches, or None if the run has no validation.
 
     It draws from the held-out split with the training mix. If alpha is scheduled, the schedule's last value is used
@@ -77,11 +77,11 @@ def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_
     return [build_batch(spec, store) for spec in sampler.rank_batches(steps, rank, num_ranks, config.train.chunk_pairs)]
 
 
-def _sampler(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridBatchSampler:
+def _sampler(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridStepSampler:
     mix = config.mix
     if split == "validation" and mix.alpha_schedule:
         mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
-    return HybridBatchSampler(
+    return HybridStepSampler(
         manifest,
         mix,
         seed=config.seed,

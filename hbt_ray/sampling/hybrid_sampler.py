@@ -38,7 +38,7 @@ class BatchSpec:
     global_pairs: int  # G
 
 
-class HybridBatchSampler(StepSampler[BatchSpec]):
+class HybridStepSampler(StepSampler[BatchSpec]):
     """Draw batches of question-passage pairs: monolingual with probability alpha, otherwise cross-lingual.
 
     Step s is computed as follows:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, StoreError
-from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridBatchSampler
+from hbt_ray.sampling.hybrid_sampler import BatchSpec, HybridStepSampler
 from hbt_ray.sampling.rank_sharding import pairs_per_rank, rank_slice
 from hbt_ray.utils.atomic_write import atomic_file
 from hbt_ray.utils.plotting import ACCENT, MUTED, draw_heat_map, hide_spines, save_figure
@@ -62,7 +62,7 @@ class StreamEpochs:
 class SamplerTrace:
     """A sampler's batches in a range of steps, divided among ranks."""
 
-    sampler: HybridBatchSampler
+    sampler: HybridStepSampler
     store: TokenStore
     first_step: int
     last_step: int  # exclusive

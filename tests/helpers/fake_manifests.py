@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import MixConfig
 from hbt_ray.data.manifest import Group, ShardInfo, Source, StoreManifest
-from hbt_ray.sampling import BatchSpec, HybridBatchSampler
+from hbt_ray.sampling import BatchSpec, HybridStepSampler
 
 
 def fake_manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
@@ -22,7 +22,7 @@ def fake_manifest(shards=((100, 20), (80, 0)), negatives=0, sources=("s",)):
 
 def make_sampler(pairs=16, languages=None, seed=1, store=None, with_query_translations=False, **mix):
     """Return a sampler over a fake manifest, with settings of the mix as keywords."""
-    return HybridBatchSampler(
+    return HybridStepSampler(
         store or fake_manifest(),
         MixConfig(**mix),
         seed=seed,

@@ -15,7 +15,7 @@ from hbt_ray.data.manifest import StoreManifest, write_manifest
 from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer, train_tokenizer
 from hbt_ray.models.encoder import init_encoder, load_for_training, save_encoder
-from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling import HybridStepSampler
 
 LANGUAGES = ("de", "en", "fr")
 TEXT = TextConfig(max_query_tokens=20, max_passage_tokens=24)
@@ -96,10 +96,20 @@ def make_store(
     )
 
 
+def trainer_rows(items: int = 60) -> list[dict[str, str]]:
+    """Return the items of `make_store` as rows for sentence-transformers, in another order than the store's."""
+    return [
+        {"id": f"item-{item:04d}", "language": x, "anchor": question(x, item), "positive": passage(x, item)}
+        for x in reversed(LANGUAGES)
+        for item in reversed(range(items))
+        if item % 5 < 4 or x in LANGUAGES[:2]
+    ]
+
+
 def make_sampler(
     store: TokenStore, global_batch_pairs: int = 8, second_questions: bool = False, **mix
-) -> HybridBatchSampler:
-    return HybridBatchSampler(
+) -> HybridStepSampler:
+    return HybridStepSampler(
         store.manifest,
         MixConfig(**mix),
         seed=3,

@@ -57,6 +57,8 @@ INNER_LAYERS = {
         {"decontamination", "token_store"},
         {"row_tables", "tokenizer"},
         {"prepare", "store_inputs", "zero_shot"},
+        {"item_order"},
+        {"hybrid_dataset"},
     ),
     "cluster": (
         {"errors", "runtime"},
@@ -278,6 +280,19 @@ for module in {CONTROLLER_LIGHT!r}:
     importlib.import_module(module)
     slow = [name for name in {SLOW_LIBRARIES!r} if name in sys.modules]
     assert not slow, f"{{module}} imports {{slow}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_without_a_cluster_do_not_import_ray():
+    code = """
+import sys
+import hbt_ray
+assert not {"ray", "torch", "numpy", "datasets"} & sys.modules.keys()
+hbt_ray.HybridBatchSampler, hbt_ray.HybridDataset
+assert "ray" not in sys.modules
+assert set(hbt_ray.__all__) <= set(dir(hbt_ray))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr

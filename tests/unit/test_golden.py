@@ -43,7 +43,7 @@ from hbt_ray.pretraining.mlm_model import load_head
 from hbt_ray.pretraining.task import make_pretraining_task as pretraining_job
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint, write_embedding_shard
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest as commit_vectors
-from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.search.algorithms import list_candidates as points_of
@@ -204,7 +204,7 @@ def test_first_batches_are_the_same(store: TokenStore, name: str):
 
 
 def test_the_order_of_the_held_out_split_is_the_same(text_store: TokenStore):
-    plan = HybridBatchSampler(text_store.manifest, MixConfig(), seed=3, global_batch_pairs=4, split="validation")
+    plan = HybridStepSampler(text_store.manifest, MixConfig(), seed=3, global_batch_pairs=4, split="validation")
     assert digest([plan.batch(step).rows for step in range(3)]) == "c242ec4744ad29e2"
 
 

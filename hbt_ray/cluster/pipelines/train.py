@@ -28,7 +28,7 @@ from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
-from hbt_ray.sampling import HybridBatchSampler
+from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
@@ -130,7 +130,7 @@ def run_prepared(
     return FinishedRun(folder, reports, ui_command(uri))
 
 
-def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: HybridBatchSampler) -> None:
+def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: HybridStepSampler) -> None:
     log_inputs(tracker, config, store, "training")
     mix = sampler.realised_mix(0, config.train.steps * config.train.gradient_accumulation)
     rows = [{"of": of, "value": value, "share": fraction} for of, by in mix.items() for value, fraction in by.items()]

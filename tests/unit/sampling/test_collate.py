@@ -14,7 +14,7 @@ from hbt_ray.config import MixConfig
 from hbt_ray.data.manifest import Split, write_manifest
 from hbt_ray.data.token_store import TokenStore, WrittenShard, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
-from hbt_ray.sampling import BatchSpec, HybridBatchSampler, rank_slice
+from hbt_ray.sampling import BatchSpec, HybridStepSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch, hash_sequences
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
@@ -240,7 +240,7 @@ def test_batch_of_the_validation_split_reads_that_split(tmp_path, tokenization):
     shards = [shard("train", range(8)), shard("validation", range(8, 12))]
     write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16")
     held_out = TokenStore.open(tmp_path)
-    sampler = HybridBatchSampler(
+    sampler = HybridStepSampler(
         held_out.manifest, MixConfig(strategy="x-x-mono"), seed=1, global_batch_pairs=4, split="validation"
     )
     spec = sampler.batch(0)

@@ -11,7 +11,7 @@ import pytest
 from hbt_ray.config import AlphaSchedule, MixConfig
 from hbt_ray.data.manifest import Group, ShardInfo, Source, StoreManifest
 from hbt_ray.errors import ConfigError
-from hbt_ray.sampling import HybridBatchSampler, rank_slice
+from hbt_ray.sampling import HybridStepSampler, rank_slice
 from tests.helpers.fake_manifests import fake_manifest, make_sampler, same_batch
 
 STRATEGIES = [
@@ -129,7 +129,7 @@ def test_source_in_one_language_has_only_monolingual_batches():
     store = fake_manifest(sources=("parallel",))
     english = Source((Group(("en",), 0),), {"train": (ShardInfo("e/train-0.arrow", 500, ((0, 500),), ""),)})
     both = StoreManifest("text", "uint16", {**store.sources, "english": english})
-    sampler = HybridBatchSampler(both, MixConfig(alpha=0.5), seed=1, global_batch_pairs=16)
+    sampler = HybridStepSampler(both, MixConfig(alpha=0.5), seed=1, global_batch_pairs=16)
     kinds = {(batch.source, batch.kind) for batch in map(sampler.batch, range(300))}
     assert kinds == {("parallel", "monolingual"), ("parallel", "cross-lingual"), ("english", "monolingual")}
 
