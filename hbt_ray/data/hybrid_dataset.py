@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 ANCHOR, POSITIVE = "anchor", "positive"
 COLUMNS = Columns(question=ANCHOR, passage=POSITIVE)
 
-Rows = datasets.Dataset | Iterable[Mapping[str, Any]]  # a data set, or a dictionary for each row
+Rows: TypeAlias = "datasets.Dataset | Iterable[Mapping[str, Any]]"  # a data set, or a dictionary for each row
 
 
 class PairIndex(int):
@@ -219,7 +219,7 @@ def _table_of_languages(rows: Rows | Mapping[str, Rows], columns: Columns) -> pa
 def _table_of(rows: Rows) -> pa.Table:
     if isinstance(rows, datasets.Dataset):
         return rows.with_format("arrow")[:]
-    listed = list(rows)
+    listed: list[Mapping[str, Any]] = list(rows)
     names = dict.fromkeys(name for row in listed for name in row)  # Arrow's from_pylist reads those of the first row
     return pa.table({name: [row.get(name) for row in listed] for name in names})
 

@@ -62,13 +62,14 @@ class HybridBatchSampler(Sampler[list[int]]):
         num_ranks: int | None = None,
         **settings: Any,
     ) -> None:
-        self.datasets: list[HybridDataset] = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
-        other = next((part for part in self.datasets if not isinstance(part, HybridDataset)), None)
+        parts: list[Any] = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+        other = next((part for part in parts if not isinstance(part, HybridDataset)), None)
         if other is not None:
             raise ConfigError(
                 f"a {type(other).__name__} cannot pair a question with the passage of another row; "
                 "wrap it: hbt_ray.HybridDataset(dataset)"
             )
+        self.datasets: list[HybridDataset] = parts
         if batch_size is None:
             batch_size = next((sampler.batch_size for sampler in batch_samplers or ()), 1)
         self.batch_size = batch_size
@@ -84,7 +85,7 @@ class HybridBatchSampler(Sampler[list[int]]):
         self.languages = tuple(languages) if languages else None
         self.set_epoch(0)
         if isinstance(dataset, ConcatDataset):
-            dataset.set_epoch = self.set_epoch  # type: ignore[attr-defined]  # see HybridDataset.set_epoch
+            vars(dataset)["set_epoch"] = self.set_epoch  # see HybridDataset.set_epoch
 
     @cached_property
     def steps(self) -> HybridStepSampler:
