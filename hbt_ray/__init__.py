@@ -8,16 +8,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hbt_ray.api import RunComparison, compare, evaluate, prepare, train
+    from hbt_ray.cluster.pipelines.train import FinishedRun
+    from hbt_ray.config import Columns, CorpusConfig, EvaluateConfig, MixConfig, RunConfig, build_config, load_config
     from hbt_ray.data.hybrid_dataset import HybridDataset
+    from hbt_ray.errors import HbtError, UserError
+    from hbt_ray.evaluation.evaluator import EvalReport
     from hbt_ray.sampling.batch_sampler import HybridBatchSampler
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Columns",
+    "CorpusConfig",
+    "EvalReport",
+    "EvaluateConfig",
+    "FinishedRun",
+    "HbtError",
+    "HybridBatchSampler",
+    "HybridDataset",
+    "MixConfig",
+    "RunComparison",
+    "RunConfig",
+    "UserError",
+    "__version__",
+    "build_config",
+    "compare",
+    "evaluate",
+    "load_config",
+    "prepare",
+    "train",
+]
 _MODULES = {
+    **dict.fromkeys(("RunComparison", "compare", "evaluate", "prepare", "train"), "hbt_ray.api"),
+    **dict.fromkeys(
+        ("Columns", "CorpusConfig", "EvaluateConfig", "MixConfig", "RunConfig", "build_config", "load_config"),
+        "hbt_ray.config",
+    ),
+    **dict.fromkeys(("HbtError", "UserError"), "hbt_ray.errors"),
+    "EvalReport": "hbt_ray.evaluation.evaluator",
+    "FinishedRun": "hbt_ray.cluster.pipelines.train",
     "HybridBatchSampler": "hbt_ray.sampling.batch_sampler",
     "HybridDataset": "hbt_ray.data.hybrid_dataset",
 }
-__all__ = ["HybridBatchSampler", "HybridDataset", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

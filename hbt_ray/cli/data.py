@@ -18,18 +18,17 @@ from hbt_ray.config import load_config, with_absolute_paths
 def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None, verify: bool) -> None:
     """Turn corpora into a token store. One that is damaged is made again."""
     config = with_absolute_paths(load_config(config_file, overrides))
-    from hbt_ray.cluster.prepare import prepare as prepare_store
-    from hbt_ray.cluster.prepare import verify_store
-    from hbt_ray.cluster.runtime import connect
+    from hbt_ray import api
     from hbt_ray.data.manifest import read_manifest
     from hbt_ray.data.prepare import describe_store
 
     stores = out_folder(out, "stores").resolve()
     if verify:
+        from hbt_ray.cluster.prepare import verify_store
+
         store = verify_store(config.prepare_inputs, stores)
     else:
-        connect()
-        store = prepare_store(config.prepare_inputs, stores, verify=True)
+        store = api.prepare(config, stores)
     click.echo(describe_store(store, read_manifest(store)))
 
 
@@ -61,11 +60,9 @@ def plan(
     first, last = parse_steps(steps, config.train.steps)
     folder = out_folder(out, f"{config.name}-plan").resolve()
     if store is None:
-        from hbt_ray.cluster.prepare import prepare as prepare_store
-        from hbt_ray.cluster.runtime import connect
+        from hbt_ray import api
 
-        connect()
-        opened = TokenStore.open(prepare_store(config.prepare_inputs, folder.parent / "stores"))
+        opened = TokenStore.open(api.prepare(config, folder.parent / "stores", verify=False))
     else:
         opened = TokenStore.open(Path(store).expanduser())
     sampler, ranks = training_sampler(config, opened.manifest), workers or config.train.max_workers

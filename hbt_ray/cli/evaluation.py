@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,8 +15,7 @@ from hbt_ray.errors import ConfigError, CorpusError, UserError
 
 if TYPE_CHECKING:
     from hbt_ray.config import Perturbation, Precision
-    from hbt_ray.evaluation.compare import RunGroup, TestedDifference
-    from hbt_ray.evaluation.evaluator import EvalReport
+    from hbt_ray.evaluation.compare import RunGroup
 
 
 @click.command()
@@ -82,10 +81,9 @@ def evaluate(
     folders = _benchmark_folders(benchmarks)
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
-    from hbt_ray.data.benchmarks import ReadOptions, check_options
+    from hbt_ray import api
     from hbt_ray.evaluation.report import print_report
 
-    check_options(folders, ReadOptions(with_paragraph, split))
     settings = EvaluateConfig(
         benchmarks=folders,
         precision=precision,
@@ -99,20 +97,16 @@ def evaluate(
         index_depth=index_depth,
         dimensions=dimensions,
     )
-    described: dict[str, Any] = {"pooling": pooling, "query_prefix": query_prefix, "passage_prefix": passage_prefix}
-    described["trust_remote_code"] = trust_remote_code
-    if shards:
-        from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
-        from hbt_ray.cluster.runtime import connect
-
-        connect()
-        reports: Iterable[EvalReport] = evaluate_in_shards(model, settings, Path(out).resolve(), **described)
-    else:
-        from hbt_ray.evaluation.run_evaluation import evaluate_model
-
-        reports = evaluate_model(model, settings, Path(out), **described)
-    for report in reports:
-        print_report(report)
+    api.evaluate(
+        model,
+        settings,
+        out,
+        on_report=print_report,
+        pooling=pooling,
+        query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        trust_remote_code=trust_remote_code,
+    )
     click.echo(f"report   {out}")
 
 
@@ -153,34 +147,23 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
         raise UserError("--tag selects tracked runs; write --experiment NAME as well")
     from rich.console import Console
 
+    from hbt_ray import api
     from hbt_ray.config import TrackingConfig
-    from hbt_ray.evaluation.compare import comparison_table, differences, run_groups_in, significance_table
     from hbt_ray.tracking import resolve_uri, ui_command
 
     with tempfile.TemporaryDirectory() as scratch:
         if experiment:
             store = resolve_uri(TrackingConfig(uri=uri), Path(OUT_DEFAULT).expanduser() / "run")
-            groups = _tracked_groups(store, experiment, runs, tags, Path(scratch))
+            compared = api.compare(_tracked_groups(store, experiment, runs, tags, Path(scratch)))
         else:
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
-            groups = run_groups_in(runs)
-        Console().print(comparison_table(groups))
-        tested = differences(groups)
-        if significance := significance_table(groups, tested):
-            Console().print(significance)
+            compared = api.compare(runs)
+        for table in compared.tables():
+            Console().print(table)
         if out:
-            _write_comparison(groups, Path(out), tested)
+            page = compared.write(out)
+            click.echo(f"figure   {page.with_name('comparison.png')}\npage     {page}")
     click.echo(f"runs     {ui_command(store)}")
-
-
-def _write_comparison(groups: Sequence[RunGroup], folder: Path, tested: Sequence[TestedDifference]) -> None:
-    """Write the page and the figure of a comparison."""
-    from hbt_ray.evaluation.compare import comparison_figure, write_comparison_page
-    from hbt_ray.utils.plotting import save_figure
-
-    page = write_comparison_page(groups, folder, tested=tested)
-    save_figure(comparison_figure(groups), folder / "comparison.png")
-    click.echo(f"figure   {folder / 'comparison.png'}\npage     {page}")
 
 
 def _tracked_groups(

@@ -18,10 +18,10 @@ from hbt_ray.config import PretrainRunConfig, load, load_config
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
     """Prepare, train, evaluate and track one run."""
     config = load_config(config_file, overrides)
-    from hbt_ray.cluster.pipelines.train import run
+    from hbt_ray import api
     from hbt_ray.evaluation.report import print_report
 
-    finished = run(config, out_folder(out, config.name), fresh=fresh)
+    finished = api.train(config, out_folder(out, config.name), fresh=fresh)
     for report in finished.reports.values():
         print_report(report)
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")

@@ -17,6 +17,7 @@ import ray
 import ray.data
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
+from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
 from hbt_ray.data.corpora import CorpusShard, list_shards
@@ -95,6 +96,7 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, v
     fault_of = functools.partial(fault_of_store, inputs=inputs, verify=verify)
     with new_shared_folder(source.folder, fault_of, keep=REJECTS) as unfinished, unwrap_ray_errors("preparing"):
         if unfinished is not None:
+            connect()
             with stage("preparing the store"):
                 _make_store(inputs, source.shards, source.evaluation_sets, source.tokenizer, unfinished, blocks)
     return source.folder

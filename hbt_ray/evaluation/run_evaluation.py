@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
-import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hbt_ray.config import EvaluateConfig
@@ -25,8 +26,17 @@ from hbt_ray.models.text_embedder import TextEmbedder
 logger = logging.getLogger(__name__)
 
 
+class LoadOptions(TypedDict, total=False):
+    """How the model of an evaluation is loaded and used."""
+
+    pooling: str
+    query_prefix: str | None
+    passage_prefix: str | None
+    trust_remote_code: bool
+
+
 def evaluate_model(
-    model: str,
+    model: str | SentenceTransformer,
     settings: EvaluateConfig,
     out: Path,
     *,
@@ -38,7 +48,7 @@ def evaluate_model(
     """Evaluate any model that sentence-transformers or transformers loads, benchmark by benchmark.
 
     Args:
-        model: folder or hub name.
+        model: folder or hub name; or a model in memory, on its device.
         settings: the benchmarks and the settings of the evaluation.
         out: where reports are written, see `report_folder`.
         pooling: "mean" or "cls", for a model that does not define it.
@@ -50,6 +60,7 @@ def evaluate_model(
         CorpusError: a benchmark cannot be read; this is checked before any evaluation.
         ConfigError: the model cannot be loaded.
     """
+    path = model if isinstance(model, str) else origin_of(model)
     benchmarks = load_benchmarks(settings)
     make_folder(out)
     embedder = open_embedder(
@@ -62,8 +73,8 @@ def evaluate_model(
         for variant in variants(benchmark, settings):
             report = evaluate_benchmark(embedder, variant, settings, index)
             report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
-            report = with_zero_shot_check(report, model, benchmark)
-            write_report(report, report_folder(variant, settings, out), description(model, embedder), settings)
+            report = with_zero_shot_check(report, path, benchmark)
+            write_report(report, report_folder(variant, settings, out), description(path, embedder), settings)
             yield report
 
 
@@ -132,7 +143,7 @@ def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
 
 
 def open_embedder(
-    model: str,
+    model: str | SentenceTransformer,
     settings: EvaluateConfig,
     pooling: str = "mean",
     query_prefix: str | None = None,
@@ -141,14 +152,25 @@ def open_embedder(
     trust_remote_code: bool = False,
 ) -> TextEmbedder:
     """Load a model for evaluation, on a GPU where this process has one; arguments as in `evaluate_model`."""
-    device = default_device()
+    if isinstance(model, str):
+        encoder = load_pretrained(model, pooling, default_device(), trust_remote_code=trust_remote_code)
+    else:
+        encoder = model
     return TextEmbedder(
-        load_pretrained(model, pooling, device, trust_remote_code=trust_remote_code),
+        encoder,
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
-        bf16=resolve_bf16(settings.precision, torch.device(device)),
+        bf16=resolve_bf16(settings.precision, encoder.device),
         dimensions=settings.dimensions,
     )
+
+
+def origin_of(model: SentenceTransformer) -> str:
+    """Return the folder or hub name that a model in memory was loaded from, or the name of its class."""
+    names = [
+        getattr(getattr(getattr(module, "auto_model", None), "config", None), "name_or_path", "") for module in model
+    ]
+    return next(filter(None, names), type(model).__name__)
 
 
 def description(model: str, embedder: TextEmbedder) -> dict[str, object]:

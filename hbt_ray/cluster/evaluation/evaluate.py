@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import ray
 
@@ -19,6 +19,7 @@ from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
 from hbt_ray.evaluation.report import make_folder, write_report
 from hbt_ray.evaluation.run_evaluation import (
+    LoadOptions,
     description,
     evaluate_model,
     load_benchmarks,
@@ -29,15 +30,6 @@ from hbt_ray.evaluation.run_evaluation import (
 )
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
-
-
-class LoadOptions(TypedDict, total=False):
-    """Arguments of `evaluate_model` that say how a model is loaded."""
-
-    pooling: str
-    query_prefix: str | None
-    passage_prefix: str | None
-    trust_remote_code: bool
 
 
 def evaluate_on_cluster(

@@ -27,6 +27,7 @@ from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
@@ -65,29 +66,45 @@ class FinishedRun:
         return {name: value for report in self.reports.values() for name, value in report.metrics.items()}
 
 
-def run(config: RunConfig, out: str | Path, *, fresh: bool = False) -> FinishedRun:
+def run(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process: bool = False) -> FinishedRun:
     """Prepare, train, evaluate and track one run; called again for the same folder, resume it.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        fresh: start over if the folder has a run already.
+        in_process: train and evaluate in this process; Ray is started only if the store has to be made.
 
     Raises:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
     config = with_absolute_paths(config)
+    if in_process and config.train.max_workers > 1:
+        raise ConfigError("this process is one worker; write train.workers=1, or train on Ray")
+    if in_process and config.train.evaluate_every:
+        raise ConfigError("checkpoints are evaluated during training only on Ray; write train.evaluate_every=0")
     with lock_folder(run_dir_of(config, out).path):
-        return _run(config, open_run(config, out, fresh=fresh), fresh)
+        return _run(config, open_run(config, out, fresh=fresh), fresh, in_process)
 
 
-def _run(config: RunConfig, folder: RunDir, fresh: bool) -> FinishedRun:
+def _run(config: RunConfig, folder: RunDir, fresh: bool, in_process: bool) -> FinishedRun:
     check_reachable(resolve_uri(config.tracking, folder.path))
     fingerprints = {}
     if config.evaluate.benchmarks:
         from hbt_ray.evaluation.run_evaluation import check_benchmarks
 
         fingerprints = check_benchmarks(config.evaluate)
-    connect()
-    resources_per_worker(config.train)
+    threads = None
+    if in_process:
+        import torch
+
+        threads = torch.get_num_threads()
+    else:
+        connect()
+        resources_per_worker(config.train)
     store = prepare(config.prepare_inputs, folder.stores)
     print_line(describe_store(store, read_manifest(store)))
-    return run_prepared(config, store, folder, fingerprints, fresh=fresh)
+    return run_prepared(config, store, folder, fingerprints, fresh=fresh, threads=threads)
 
 
 def run_prepared(
