@@ -12,6 +12,7 @@ from hbt_ray.cli.command_group import Commands
 from hbt_ray.cli.data import plan, prepare
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
+from hbt_ray.cli.explain import explain
 from hbt_ray.cli.training import mine, pretrain, quickstart, train
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
 from hbt_ray.utils.progress import show_progress
@@ -33,5 +34,5 @@ def main() -> None:
     click.get_current_context().with_resource(show_progress())
 
 
-for _command in (prepare, plan, train, pretrain, mine, quickstart, search, study, evaluate, compare, bench):
+for _command in (prepare, plan, train, pretrain, mine, quickstart, search, study, evaluate, explain, compare, bench):
     main.add_command(_command)

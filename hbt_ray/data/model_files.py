@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from hbt_ray.config import parse_yaml
 from hbt_ray.errors import ConfigError
 
 # Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
@@ -58,6 +60,34 @@ def read_model_file(model: str, name: str, subfolder: str = "") -> Any:
         raise ConfigError(
             f"the file {path} of the model {model!r} cannot be read ({error}); save the model again"
         ) from None
+
+
+def base_model_of(model: str) -> str | None:
+    """Return the encoder that a saved model was trained from; None where its files do not say.
+
+    The first that there is of: the settings of the run that left it (`run.yaml` next to its folder), the model card's
+    `base_model`, and the path in the configuration of its transformers model.
+    """
+    folder = Path(model)
+    trained = _mapping(_mapping(_yaml_of(folder.parent / "run.yaml")).get("model")) if folder.is_dir() else {}
+    if "path" in trained:
+        return str(trained["path"] or "random weights")
+    card = _mapping(_yaml_of(folder / "README.md")).get("base_model") if folder.is_dir() else None
+    named = card or _mapping(read_model_file(model, "config.json")).get("_name_or_path")
+    named = named[0] if isinstance(named, list) and named else named
+    return named if isinstance(named, str) and named not in ("", model) else None
+
+
+def _yaml_of(file: Path) -> object:
+    """Read a YAML file, or the YAML that a Markdown file begins with. Return None if there is none."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".md":
+            start, _, text = text.partition("---\n")
+            text = "" if start else text.partition("\n---")[0]
+        return parse_yaml(text, file)
+    except (OSError, ValueError):  # ConfigError is a ValueError
+        return None
 
 
 def check_is_dense(model: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,8 @@ from hbt_ray.evaluation.alignment import alignment_metrics
 from hbt_ray.evaluation.constant_vectors import constant_vector_warnings
 from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans
 from hbt_ray.evaluation.metrics import METRICS
-from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics
+from hbt_ray.evaluation.question_results import LISTED, QuestionResults, question_results
+from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics, run_file_metrics
 from hbt_ray.retrieval.faiss_index import TopK
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
@@ -71,12 +73,15 @@ class EvalReport:
     per_query: pa.Table  # a row for each query in each pool; see evaluation/README.md for the columns
     matrix: np.ndarray  # (L, L) mAP by query and passage language, NaN where no query has a judgement
     run: RankedList
+    results: QuestionResults
+    run_file_metrics: dict[str, float]  # what trec_eval computes from `run`, by metric
     judgements: dict[str, dict[str, int]]
     rejects: tuple[RejectedRow, ...]  # entries of the benchmark's files that could not be used
     sample: EmbeddingSample
     embed_seconds: float
     rank_seconds: float
     split: str = ""  # of the benchmark
+    date: str = ""  # of the evaluation, UTC: 2026-01-31
     depth: int | None = None  # passages of each query that an approximate index lists; None: all
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
     dimensions: int | None = None  # to which vectors are truncated; None: not truncated
@@ -129,12 +134,13 @@ def evaluate_benchmark(
     # 2. Metrics
     result = compute_retrieval_metrics(benchmark, query_vectors, index)
     # 3. The ranking
-    scores, passage_indices = _first_passages(benchmark, index, query_vectors, settings.run_depth)
+    depth = settings.run_depth
+    scores, passage_indices = _first_passages(benchmark, index, query_vectors, max(depth, LISTED))
     run = RankedList(
         query_ids=tuple(query.query_id for query in benchmark.queries),
         passage_ids=tuple(passage.passage_id for passage in benchmark.passages),
-        passage_indices=passage_indices,
-        scores=scores,
+        passage_indices=passage_indices[:, :depth],
+        scores=scores[:, :depth],
     )
     # 4. Parallel texts
     parallel = _parallel_text_metrics(benchmark, run, result, query_vectors, index)
@@ -149,12 +155,15 @@ def evaluate_benchmark(
         per_query=result.per_query,
         matrix=result.matrix,
         run=run,
+        results=question_results(benchmark, result, passage_indices, scores),
+        run_file_metrics=run_file_metrics(benchmark, result, depth),
         judgements=benchmark.judgements,
         rejects=tuple(benchmark.rejects),
         sample=_sample(benchmark, result.relevant.passage_indices, query_vectors, index),
         embed_seconds=embedded - started,
         rank_seconds=ranked - embedded,
         split=benchmark.split,
+        date=datetime.now(UTC).date().isoformat(),
         depth=index.depth,
         index_recall=_index_recall(benchmark, index, query_vectors),
         dimensions=settings.dimensions,

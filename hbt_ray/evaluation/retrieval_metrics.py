@@ -24,6 +24,7 @@ from hbt_ray.evaluation.judgement_arrays import (
     remove_excluded,
 )
 from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, RankedJudgements, Setting, compute_all
+from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex
 from hbt_ray.retrieval.passage_shard import Span, is_within
 
@@ -38,6 +39,8 @@ class RetrievalMetrics:
     per_query: pa.Table  # a row for each query in each pool; see `_per_query_table` for the columns
     matrix: np.ndarray  # (L, L) mAP by query and passage language, NaN where no query has a judgement
     relevant: RelevantPassages
+    ranks: np.ndarray  # (Q, R) of these among all passages; 0 where there is none, NOT_RETRIEVED where it is not found
+    language_ranks: np.ndarray  # (Q, R) the same among the passages of their language
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,30 @@ def compute_retrieval_metrics(benchmark: Benchmark, query_vectors: np.ndarray, i
         per_query=_per_query_table(benchmark, groups),
         matrix=_language_matrix(benchmark.languages, groups),
         relevant=relevant,
+        ranks=ranks[-1],
+        language_ranks=ranks[:-1].sum(axis=0),  # 0 in all languages but one
     )
+
+
+def run_file_metrics(benchmark: Benchmark, result: RetrievalMetrics, depth: int) -> dict[str, float]:
+    """Compute what trec_eval computes from the first `depth` passages of the pool of all languages.
+
+    A relevant passage beyond them counts as never retrieved, and the mean is over the questions that have a judgement.
+
+    Returns:
+        A metric's name -> value, for the metrics that exist in all settings.
+    """
+    judged = np.array([bool(benchmark.judgements.get(query.query_id)) for query in benchmark.queries])
+    relevant = result.relevant
+    ranked = RankedJudgements(
+        ranks=np.where(result.ranks > depth, NOT_RETRIEVED, result.ranks)[judged],
+        grades=relevant.grades[judged],
+        passage_languages=relevant.passage_languages[judged],
+        is_in_pool=relevant.passage_indices[judged] >= 0,
+        query_language="",
+    )
+    names = [metric for metric in METRICS.values() if set(metric.settings) == set(SETTINGS)]
+    return {metric.name: float(metric.compute(ranked).mean()) for metric in names} if judged.any() else {}
 
 
 class _FirstRanks(PassageIndex):

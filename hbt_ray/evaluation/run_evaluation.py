@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
+from hbt_ray.data.model_files import base_model_of
 from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import was_decontaminated
 from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, evaluate_benchmark, index_passages
@@ -179,6 +180,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, object]:
     return {
         "path": model,
         "revision": next((revision_of(module) for module in embedder.encoder if revision_of(module)), None),
+        **({"base_model": base} if (base := base_model_of(model)) else {}),
         "pooling": " ".join(map(str, pooling)),
         "max_tokens": embedder.encoder.max_seq_length,
         "query_prefix": embedder.query_prefix,

@@ -40,6 +40,9 @@ class Cell:
     colour: str = ""
 
 
+Rows = list[list[str | Cell]]  # of a table; the first cell of a row is its heading
+
+
 def render_page(package: str, template: str, **values: object) -> str:
     """Render a template of a package's folder `templates`, which extends `base.html.jinja`.
 
@@ -86,7 +89,7 @@ def heat_map(
     text_of: Callable[[float], str],
     note_of: Callable[[str, str, float], str],
     diverging: bool = False,
-) -> list[list[str | Cell]]:
+) -> Rows:
     """Return the rows of a table that is a heat map, each with its name first; cells of NaN are empty.
 
     Args:
@@ -99,7 +102,7 @@ def heat_map(
         note_of: what is shown while the pointer is on a cell: (row, column, value) -> text.
         diverging: use a scale with a neutral middle.
     """
-    found: list[list[str | Cell]] = []
+    found: Rows = []
     for row, of_row in zip(rows, values.tolist(), strict=True):
         cells: list[str | Cell] = [row]
         for column, value in zip(columns, of_row, strict=True):

@@ -191,7 +191,7 @@ def killed_command(
 
 
 def contents(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
-    """Return the bytes of files; of reports and summaries without the seconds and the checksums that depend on them."""
+    """Return the bytes of files; of reports and summaries without date, seconds and their checksums."""
     found = {}
     for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
         content = file.read_bytes()
@@ -199,7 +199,7 @@ def contents(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
             data = without_checksum(content)
             data.pop("seconds", None)
             if file.name == "report.json":
-                del data["files"]
+                del data["files"], data["date"]
             for of_language in data.get("languages", {}).values():
                 of_language.pop("seconds", None)
             content = json.dumps(data).replace(str(folder), "").encode()

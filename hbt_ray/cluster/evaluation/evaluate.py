@@ -94,7 +94,9 @@ def evaluate_in_shards(
     described = description(model, embedder)
     # Actors may have other devices than the driver; "auto" is resolved once for all.
     settings = settings.model_copy(update={"precision": described["precision"]})
-    vector_settings = {key: value for key, value in described.items() if key not in {"path", "query_prefix"}}
+    vector_settings = {
+        key: value for key, value in described.items() if key not in {"path", "base_model", "query_prefix"}
+    }
     for benchmark in benchmarks:
         name = vectors_fingerprint(model, benchmark.fingerprint(), vector_settings, settings.window_chars)
         windows = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)

@@ -17,9 +17,7 @@ from hbt_ray.evaluation.report.settings import described_report
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
 from hbt_ray.evaluation.significance import CONFIDENCE, RESAMPLES
 from hbt_ray.utils.atomic_write import atomic_write_text
-from hbt_ray.utils.html_page import PAGE, Cell, heat_map, render_page, short_share
-
-Rows = list[list[str | Cell]]
+from hbt_ray.utils.html_page import PAGE, Cell, Rows, heat_map, render_page, short_share
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,8 @@ import pyarrow as pa
 
 from hbt_ray.config import build_config, expand_environment, flatten, parse_yaml
 from hbt_ray.errors import UserError
-from hbt_ray.evaluation.report import PER_QUERY, REPORT, has_per_query, read_per_query, read_report
+from hbt_ray.evaluation.report import find_reports, has_per_query, read_per_query, read_report
 
-# Folders of reports: the folder itself, a folder for each benchmark, the folder of a training run.
-_FOLDERS = ("", "*/", "evaluation/*/")
 _IGNORED_SETTINGS = ("name", "seed", "storage", "tracking.")
 
 
@@ -63,17 +61,9 @@ def read_run_metrics(folder: str | Path) -> dict[str, float]:
 
 
 def _read_run(folder: str | Path) -> tuple[dict[str, float], dict[str, Path]]:
-    root = Path(folder).expanduser()
-    complete, begun = (
-        {path.parent for pattern in _FOLDERS for path in root.glob(pattern + name)} for name in (REPORT, PER_QUERY)
-    )
-    if incomplete := sorted(begun - complete):
-        raise UserError(f"{str(incomplete[0])!r} holds no complete report (no {REPORT}); evaluate that model again")
-    if not complete:
-        raise UserError(f"there is no report in {str(root)!r}; evaluate a model into that folder first")
     metrics: dict[str, float] = {}
     reports: dict[str, Path] = {}
-    for one in sorted(complete):
+    for one in find_reports(Path(folder).expanduser()):
         report = read_report(one)
         metrics |= report["metrics"]
         reports[str(report.get("benchmark"))] = one

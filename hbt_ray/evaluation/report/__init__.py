@@ -2,11 +2,12 @@
 
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_table
+from hbt_ray.evaluation.report.questions import QuestionCollection
 from hbt_ray.evaluation.report.reader import (
-    PER_QUERY,
-    REPORT,
+    find_reports,
     has_per_query,
     read_per_query,
+    read_question_results,
     read_report,
     report_fault,
 )
@@ -14,9 +15,9 @@ from hbt_ray.evaluation.report.tables import format_value, headlines, print_repo
 from hbt_ray.evaluation.report.writer import make_folder, report_errors, write_report
 
 __all__ = [
-    "PER_QUERY",
-    "REPORT",
+    "QuestionCollection",
     "bias_figure",
+    "find_reports",
     "format_value",
     "has_per_query",
     "headlines",
@@ -26,6 +27,7 @@ __all__ = [
     "print_report",
     "projection_figure",
     "read_per_query",
+    "read_question_results",
     "read_report",
     "report_errors",
     "report_fault",

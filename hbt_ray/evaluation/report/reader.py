@@ -11,9 +11,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hbt_ray.errors import UserError
+from hbt_ray.evaluation.question_results import QuestionResults
 from hbt_ray.utils.digests import JsonObject, damaged_file, without_checksum
 
 REPORT, PER_QUERY = "report.json", "per_query.parquet"
+QUESTIONS, PASSAGES = "questions.parquet", "passages.parquet"
+# Folders of reports: the folder itself, a folder for each benchmark, the folder of a training run.
+_FOLDERS = ("", "*/", "evaluation/*/")
+
+
+def find_reports(folder: Path) -> list[Path]:
+    """Return the folders of the reports of a folder or a run, sorted.
+
+    Raises:
+        UserError: there is none, or one is not complete.
+    """
+    complete, begun = (
+        {path.parent for pattern in _FOLDERS for path in folder.glob(pattern + name)} for name in (REPORT, PER_QUERY)
+    )
+    if incomplete := sorted(begun - complete):
+        raise UserError(f"{str(incomplete[0])!r} holds no complete report (no {REPORT}); evaluate that model again")
+    if not complete:
+        raise UserError(f"there is no report in {str(folder)!r}; evaluate a model into that folder first")
+    return sorted(complete)
 
 
 def read_report(folder: Path) -> JsonObject:
@@ -41,10 +61,21 @@ def has_per_query(folder: Path) -> bool:
 
 def read_per_query(folder: Path) -> pa.Table:
     """Read a report's per-query table. Raise UserError if it is not as it was written."""
+    return _read_table(folder, PER_QUERY)
+
+
+def read_question_results(folder: Path) -> QuestionResults:
+    """Read the results of a report's questions. Raise UserError if there are none, or damaged ones."""
+    if QUESTIONS not in read_report(folder)["files"]:
+        raise UserError(f"the report in {str(folder)!r} is of an earlier version; evaluate the model again")
+    return QuestionResults(_read_table(folder, QUESTIONS), _read_table(folder, PASSAGES))
+
+
+def _read_table(folder: Path, name: str) -> pa.Table:
     checksums = read_report(folder)["files"]
-    file = folder / PER_QUERY
+    file = folder / name
     try:
-        if damaged_file(folder, {PER_QUERY: checksums[PER_QUERY]} if PER_QUERY in checksums else {}):
+        if damaged_file(folder, {name: checksums[name]} if name in checksums else {}):
             raise OSError("its checksum does not match")
         return pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:

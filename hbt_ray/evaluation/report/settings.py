@@ -25,8 +25,10 @@ def described_report(report: Mapping[str, object]) -> list[tuple[str, str]]:
     described.append(("data", ", ".join(data)))
     if "decontaminated" in report:
         described.append(("training data decontaminated against it", "yes" if report["decontaminated"] else "no"))
-    described += [_shown(key, value) for key, value in settings.items() if _is_given(value) and key != "figures"]
-    described += [(name, str(report[key])) for key, name in (("date", "date"), ("version", "hbt_ray")) if key in report]
+    unused = {"figures", *(() if settings.get("shards") else ("index", "index_depth"))}
+    described += [_shown(key, value) for key, value in settings.items() if _is_given(value) and key not in unused]
+    named = (("date", "date"), ("version", "hbt_ray version"))
+    described += [(name, str(report[key])) for key, name in named if report.get(key)]
     return described
 
 

@@ -1,4 +1,4 @@
-"""The files of a report: JSON, Parquet, CSV, TREC's formats, Markdown and figures."""
+"""The files of a report: JSON, Parquet, CSV, TREC's formats, Markdown, HTML and figures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from hbt_ray import __version__
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import StorageError
 from hbt_ray.evaluation.evaluator import EvalReport, RankedList
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_lines
 from hbt_ray.evaluation.report.mteb_format import mteb_result
-from hbt_ray.evaluation.report.reader import PER_QUERY, REPORT
+from hbt_ray.evaluation.report.page import report_page
+from hbt_ray.evaluation.report.reader import PASSAGES, PER_QUERY, QUESTIONS, REPORT
 from hbt_ray.utils.atomic_write import atomic_files
 from hbt_ray.utils.digests import file_checksums, with_checksum
+from hbt_ray.utils.html_page import PAGE
 from hbt_ray.utils.plotting import save_figure
 
 _OPTIONAL = ("rejects.jsonl", "matrix.png", "bias.png", "projection.png")
@@ -77,6 +80,8 @@ def write_report(
 
 def _write_files(report: EvalReport, folder: Path, model: object, settings: EvaluateConfig | None) -> None:
     pq.write_table(report.per_query, folder / PER_QUERY)
+    pq.write_table(report.results.questions, folder / QUESTIONS, compression="zstd")
+    pq.write_table(report.results.passages, folder / PASSAGES, compression="zstd")
     _write_lines(folder / "matrix.csv", _matrix_lines(report))
     _write_lines(folder / "run.trec", _run_lines(report.run))
     _write_lines(folder / "qrels.trec", _qrels_lines(report.judgements))
@@ -94,7 +99,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
             folder / "rejects.jsonl", (json.dumps(reject.record(), ensure_ascii=False) for reject in report.rejects)
         )
     (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
-    summary = {
+    summary: dict[str, object] = {
         "benchmark": report.benchmark,
         "fingerprint": report.fingerprint,
         "split": report.split,
@@ -103,12 +108,17 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         **({"index_recall@10": report.index_recall} if report.index_recall else {}),
         **({"warnings": report.warnings} if report.warnings else {}),
         **({} if report.decontaminated is None else {"decontaminated": report.decontaminated}),
+        "version": __version__,
+        "date": report.date,
         "metrics": report.metrics,
+        "run.trec": report.run_file_metrics,
         "counts": report.counts,
         "rejects": dict(Counter(reject.reason for reject in report.rejects)),
         "seconds": {"embed": report.embed_seconds, "rank": report.rank_seconds},
-        "files": file_checksums(folder, sorted(path.name for path in folder.iterdir())),
     }
+    page = report_page(report, summary, folder / "projection.png" if with_figures else None)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    summary["files"] = file_checksums(folder, sorted(path.name for path in folder.iterdir()))
     (folder / REPORT).write_text(with_checksum(summary), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hbt_ray.config import ModelConfig, TextConfig
-from hbt_ray.data.model_files import check_trainable, max_positions, read_model_file
+from hbt_ray.data.model_files import base_model_of, check_trainable, max_positions, read_model_file
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer
 from hbt_ray.errors import ConfigError
 from tests.helpers import model_folders
@@ -63,3 +63,22 @@ def test_training_lowercases_where_the_model_does(tmp_path):
     tokenizer = PairTokenizer(load_tokenizer(ModelConfig(path=str(folder))), TextConfig())
     upper, lower = tokenizer.encode(["IT IS THE NUMBER", "it is the number"], "question")
     assert upper.tolist() == lower.tolist()
+
+
+@pytest.mark.parametrize(
+    ("files", "base"),
+    [
+        ({"../run.yaml": "model: {path: org/base}", "README.md": "---\nbase_model: org/card\n---\n"}, "org/base"),
+        ({"../run.yaml": "model: {path: null}"}, "random weights"),
+        ({"README.md": "---\nbase_model:\n- org/card\n---\nA model."}, "org/card"),
+        ({"README.md": "base_model: org/card\n---\n", "config.json": '{"_name_or_path": "org/config"}'}, "org/config"),
+        ({"README.md": "---\n: [\n---\n", "config.json": "{}"}, None),
+        ({}, None),
+    ],
+)
+def test_base_model_is_named_by_the_run_the_card_or_the_configuration(tmp_path, files, base):
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    for name, text in files.items():
+        (model / name).write_text(text)
+    assert base_model_of(str(model)) == base

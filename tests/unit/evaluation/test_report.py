@@ -28,6 +28,7 @@ from hbt_ray.evaluation.report import (
     print_report,
     projection_figure,
     read_per_query,
+    read_question_results,
     read_report,
     report_fault,
     write_report,
@@ -248,7 +249,8 @@ def written(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def read_all(folder: Path) -> tuple[object, ...]:
     if fault := report_fault(folder):
         raise UserError(f"{folder / fault} is damaged")
-    return read_report(folder)["metrics"], read_per_query(folder)
+    results = read_question_results(folder)
+    return read_report(folder)["metrics"], read_per_query(folder), results.questions, results.passages
 
 
 @malformed_cases(3 * EXAMPLES, damage=damages_and_earlier)
