@@ -31,7 +31,8 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     finished = search_on_cluster(config, out_folder(out, config.run.name))
     for table in result_tables(config, finished.results):
         Console().print(table)
-    click.echo(f"best     {finished.folder / 'best.yaml'}\nruns     {finished.ui_command}")
+    page = finished.folder / "report.html"
+    click.echo(f"best     {finished.folder / 'best.yaml'}\npage     {page}\nruns     {finished.ui_command}")
 
 
 @click.command()

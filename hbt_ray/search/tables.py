@@ -19,30 +19,38 @@ def result_tables(search: SearchConfig, results: SearchResults) -> Iterator[Tabl
         is_text = heading in ("configuration", "")
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading == "configuration")
     for result in results.ranked:
-        cells = [_cell(name, result.mean.get(name), result.deviation.get(name, 0.0)) for name in search.objectives]
+        cells = [
+            format_spread(name, result.mean.get(name), result.deviation.get(name, 0.0)) for name in search.objectives
+        ]
         roles = results.roles_of(result) + (["front"] if result.on_front else [])
         table.add_row(result.name, *cells, f"{result.score:.4f}", ", ".join(roles))
     yield table
+    for benchmark, headings, rows in benchmark_rows(results):
+        table = Table(title=f"{benchmark}, only the chosen configurations")
+        for heading in headings:
+            is_text = heading == headings[0]
+            table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
+        for row in rows:
+            table.add_row(*row)
+        yield table
+
+
+def benchmark_rows(results: SearchResults) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield the name of each test benchmark, with headings and rows: the headline metrics of the chosen candidates."""
     for benchmark in dict.fromkeys(name.partition("/")[0] for metrics in results.test.values() for name in metrics):
-        yield _test_table(results, benchmark)
+        shown = {
+            f"{benchmark}/{setting}/{metric}": heading
+            for (setting, metric), heading in headlines(benchmark).items()
+            if any(f"{benchmark}/{setting}/{metric}" in metrics for metrics in results.test.values())
+        }
+        rows = []
+        for name, metrics in results.test.items():
+            spreads = (mean_and_deviation(metrics[metric]) if metric in metrics else (None, 0.0) for metric in shown)
+            rows.append([name, *(format_spread(m, *spread) for m, spread in zip(shown, spreads, strict=True))])
+        yield benchmark, ["configuration", *shown.values()], rows
 
 
-def _test_table(results: SearchResults, benchmark: str) -> Table:
-    shown = {
-        f"{benchmark}/{setting}/{metric}": heading
-        for (setting, metric), heading in headlines(benchmark).items()
-        if any(f"{benchmark}/{setting}/{metric}" in metrics for metrics in results.test.values())
-    }
-    table = Table(title=f"{benchmark}, only the chosen configurations")
-    table.add_column("configuration", no_wrap=True)
-    for heading in shown.values():
-        table.add_column(heading, justify="right")
-    for name, metrics in results.test.items():
-        spreads = (mean_and_deviation(metrics[metric]) if metric in metrics else (None, 0.0) for metric in shown)
-        table.add_row(name, *(_cell(metric, *spread) for metric, spread in zip(shown, spreads, strict=True)))
-    return table
-
-
-def _cell(metric: str, mean: float | None, deviation: float) -> str:
+def format_spread(metric: str, mean: float | None, deviation: float) -> str:
+    """Format the mean of a metric or objective over seeds, with the standard deviation unless that is 0."""
     full_name = metric if metric.count("/") > 1 else f"/{metric}"
     return format_value(full_name, mean) + (f" ±{format_value(full_name, deviation)}" if deviation else "")

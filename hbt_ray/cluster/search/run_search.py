@@ -41,6 +41,7 @@ from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set
 from hbt_ray.search.figures import FILES as FIGURES
 from hbt_ray.search.figures import write_figures
+from hbt_ray.search.page import write_search_page
 from hbt_ray.search.results import (
     SUMMARY,
     CandidateResult,
@@ -58,6 +59,7 @@ from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_files, atomic_write_text
 from hbt_ray.utils.digests import changed_input, content_digest, is_done, mark_done
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.html_page import PAGE
 from hbt_ray.utils.storage import StoragePath
 
 SETTINGS = "search.yaml"
@@ -81,8 +83,8 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     3. Run the trials.
     4. Choose by the dev set, and evaluate the chosen candidates on the test benchmarks.
 
-    Writes `best.yaml`, `trials.parquet`, `summary.json` and figures to the folder; `trials/` with a run's folder for
-    each trial; and `chosen/` with the models that were evaluated on the test benchmarks.
+    Writes `best.yaml`, `trials.parquet`, `summary.json`, `report.html` and figures to the folder; `trials/` with the
+    folder of a run for each trial; and `chosen/` with the models that were evaluated on the test benchmarks.
 
     Raises:
         UserError: a setting, file or resource is missing or wrong. All that can be checked before the trials is.
@@ -119,7 +121,17 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
         results = replace(results, test=_evaluate_chosen(config, results, trials, folder, stores, models, test_sets))
         with report_errors(folder), atomic_files(folder, last=SUMMARY, replaced=FIGURES) as partial:
             write_results(config, results, trials, partial)
-            figures = [folder / file.name for file in write_figures(config, results, trials, partial)]
+            written = write_figures(config, results, trials, partial)
+            write_search_page(
+                config,
+                results,
+                trials,
+                written,
+                partial,
+                passages=len(dev.passages),
+                fingerprints={config.dev_name: dev.fingerprint(), **test_sets},
+            )
+            figures = [folder / file.name for file in written]
         best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
     return FinishedSearch(results, tuple(trials), folder, ui_command(uri))
 
@@ -292,7 +304,7 @@ def _log_results(
     parent.log_metrics({name: value for name, value in test.items() if name.count("/") == 2}, step)
     parent.log_params(best_config(config, best, trials))  # as the trials have them, so that MLflow's columns match
     parent.set_tags({f"best.{key}": value for key, value in best.values.items()})
-    for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json"):
+    for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json", folder / PAGE):
         parent.log_artifacts(file)
     for figure in figures:
         parent.log_artifacts(figure, "figures")

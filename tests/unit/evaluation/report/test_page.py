@@ -118,7 +118,7 @@ def test_page_of_11_languages_with_long_texts_is_under_one_megabyte():
     report = evaluate_benchmark(WholeNumbers(), benchmark, EvaluateConfig())
     html = report_page(report, {})
     assert len(html.encode()) < 1_000_000
-    assert html.count('class="question"') >= 11 * 10
+    assert html.count('class="question"') > 11 * 5
 
 
 def test_equal_reports_have_equal_pages(folder: Path, tmp_path: Path):
