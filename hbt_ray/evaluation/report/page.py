@@ -178,7 +178,9 @@ def trec_rows(report: EvalReport) -> list[list[str]]:
     unequal = len({report.counts[f"queries/{language}"] for language in query_languages(report)}) > 1
     rows = []
     for name, value in report.run_file_metrics.items():
-        metric, ours = METRICS[name], report.metrics[report.metric("multi", name)]
+        metric, ours = METRICS[name], report.metrics.get(report.metric("multi", name))
+        if ours is None:
+            continue
         cut_off = int(name.partition("@")[2] or 0)
         depth = report.run.passage_indices.shape[1]
         reasons = [

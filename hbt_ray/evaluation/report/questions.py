@@ -91,7 +91,7 @@ class QuestionCollection:
     def sampled(self, language: str, count: int) -> list[QuestionResult]:
         """Return evenly spaced questions in the order of their ids, so that translations are sampled together."""
         rows = self._rows(language)
-        chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)) if rows else []
+        chosen: list[int] = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)).tolist()
         return [self._question(rows[number]) for number in chosen]
 
     def find(self, query_id: str) -> QuestionResult:
