@@ -120,12 +120,12 @@ def heat_map(
 def short_share(value: float, *, sign: bool = False) -> str:
     """Return a share, or with a sign the difference of two, with two digits and without the zero before the point.
 
-    >>> short_share(0.438), short_share(1.0), short_share(-0.05, sign=True), short_share(0.05, sign=True)
-    ('.44', '1.0', '−.05', '+.05')
+    >>> short_share(0.438), short_share(1.0), short_share(-0.05, sign=True), short_share(0.004, sign=True)
+    ('.44', '1.0', '−.05', '.00')
     """
     size = abs(value)
     text = f"{size:.2f}".removeprefix("0") if size < 0.995 else f"{size:.1f}"
-    return ("−" if value < 0 else "+" if sign else "") + text
+    return text if text == ".00" else ("−" if value < 0 else "+" if sign else "") + text
 
 
 def heat_cell(text: str, share: float, *, note: str = "", diverging: bool = False) -> Cell:

@@ -19,6 +19,8 @@ from hbt_ray.evaluation.significance import CONFIDENCE, RESAMPLES
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.html_page import PAGE, Cell, Rows, heat_map, render_page, short_share
 
+_FULL_COLOUR = 0.1  # the least difference of mAP that has the full colour, so that noise looks like noise
+
 
 @dataclass(frozen=True, slots=True)
 class _PageTable:
@@ -180,7 +182,9 @@ def _pair_maps(metrics: Mapping[str, str], groups: Sequence[RunGroup]) -> list[_
     for group, values in zip(groups, maps, strict=True):
         is_first = group is groups[0]
         shown = values[:, columns] if is_first else (values - maps[0])[:, columns]
-        widest = 1.0 if is_first else max((abs(v) for v in np.ravel(shown) if not np.isnan(v)), default=1.0) or 1.0
+        widest = (
+            1.0 if is_first else max((abs(v) for v in np.ravel(shown) if abs(v) > _FULL_COLOUR), default=_FULL_COLOUR)
+        )
         rows = heat_map(
             shown,
             rows=languages,

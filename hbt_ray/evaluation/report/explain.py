@@ -51,7 +51,7 @@ def explain_question(question: QuestionResult) -> RenderableType:
             _text(f"✓ {best.language}, {rank if best.passage_id else 'not in the pool'}{of_language}", "green")
         )
         if best.text:
-            lines.append(Padding(_text(best.text), (0, 0, 0, 2)))
+            lines.append(Padding(_text(best.text), (0, 0, 0, 2), expand=False))
     if len(question.ranks_by_language) > 1:
         ranks = (f"{language} {rank:,}" if rank else f"{language} –" for language, rank in question.ranks_by_language)
         lines.append(_text(f"best rank by language: {', '.join(ranks)}", "dim"))
@@ -75,7 +75,7 @@ def _languages_table(questions: QuestionCollection) -> Table:
     for language, of_row in zip(questions.languages, shares, strict=True):
         number, mean, found = questions.totals(language)
         most = Counter(dict(zip(languages, of_row.tolist(), strict=True))).most_common(3)
-        first = ", ".join(f"{name} {share:.0%}" for name, share in most if share > 0)
+        first = ", ".join(f"{name} {share:.0%}" for name, share in most if share >= 0.005)
         table.add_row(_text(language), f"{number:,}", f"{mean:.4f}", f"{found:.1%}", _text(first))
     return table
 
