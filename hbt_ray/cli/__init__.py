@@ -9,7 +9,7 @@ import click
 
 from hbt_ray.cli.bench import bench
 from hbt_ray.cli.command_group import Commands
-from hbt_ray.cli.data import plan, prepare
+from hbt_ray.cli.data import inspect, plan, prepare
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
 from hbt_ray.cli.explain import explain
@@ -36,3 +36,4 @@ def main() -> None:
 
 for _command in (prepare, plan, train, pretrain, mine, quickstart, search, study, evaluate, explain, compare, bench):
     main.add_command(_command)
+main.add_command(inspect)

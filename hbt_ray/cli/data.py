@@ -1,13 +1,50 @@
-"""Commands that read corpora and show batches: prepare, plan."""
+"""Commands that read corpora and show batches: inspect, prepare, plan."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import click
 
-from hbt_ray.cli.options import config_option, out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import check_corpora, config_option, out_folder, out_option, overrides_argument
 from hbt_ray.config import load_config, with_absolute_paths
+from hbt_ray.errors import ConfigError
+from hbt_ray.utils.atomic_write import atomic_write_text
+
+_INSPECT_EXAMPLES = """\b
+Examples:
+  hbt inspect faq
+  hbt inspect faq.csv language=en columns.question=Title --write faq.yaml
+  hbt inspect sentence-transformers/natural-questions language=en
+"""
+
+
+@click.command(epilog=_INSPECT_EXAMPLES)
+@click.argument("path")
+@overrides_argument
+@click.option("--write", "file", type=click.Path(dir_okay=False), help="Also write the output to this new file.")
+@click.option("--items", type=click.IntRange(0), default=2, show_default=True, help="Number of items to show.")
+def inspect(path: str, overrides: tuple[str, ...], file: str | None, items: int) -> None:
+    """Find out what corpus PATH is, and print its configuration.
+
+    PATH is a file, a folder or a data set of the hub, in CSV, TSV, JSON, Parquet, SQuAD, MS MARCO, bitext or TMX.
+    Only the first rows are read. The output is a configuration; what was found is in its comments.
+    """
+    from hbt_ray.data.inspection import describe_sample, sample_corpus
+
+    if file is not None and Path(file).exists():
+        raise ConfigError(f"{file} exists; name a new file, or delete it")
+    sample = sample_corpus(path, overrides)
+    written = file or f"{Path(path).name.partition('.')[0] or 'corpus'}.yaml"
+    again = ["hbt", "inspect", path, *overrides, "--write", written]
+    next_command = shlex.join(again if file is None else ["hbt", "prepare", "--config", file])
+    width = max(60, min(shutil.get_terminal_size().columns, 100))
+    text = describe_sample(sample, next_command=next_command, shown_items=items, width=width)
+    if file is not None:
+        atomic_write_text(Path(file), text + "\n")
+    click.echo(text)
 
 
 @click.command()
@@ -17,7 +54,9 @@ from hbt_ray.config import load_config, with_absolute_paths
 @click.option("--verify", is_flag=True, help="Make nothing; check the files of the store that there is.")
 def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None, verify: bool) -> None:
     """Turn corpora into a token store. One that is damaged is made again."""
-    config = with_absolute_paths(load_config(config_file, overrides))
+    config = load_config(config_file, overrides)
+    check_corpora(config)
+    config = with_absolute_paths(config)
     from hbt_ray import api
     from hbt_ray.data.manifest import read_manifest
     from hbt_ray.data.prepare import describe_store
@@ -30,6 +69,8 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     else:
         store = api.prepare(config, stores)
     click.echo(describe_store(store, read_manifest(store)))
+    options = ["--config", config_file] if config_file else []
+    click.echo(f"next     {shlex.join(['hbt', 'train', *options, *overrides])}")
 
 
 @click.command()
@@ -50,7 +91,10 @@ def plan(
     out: str | None,
 ) -> None:
     """Show which worker gets which pair at which step, without training."""
-    config = with_absolute_paths(load_config(config_file, overrides))
+    config = load_config(config_file, overrides)
+    if store is None:
+        check_corpora(config)
+    config = with_absolute_paths(config)
     from rich.console import Console
 
     from hbt_ray.data.token_store import TokenStore

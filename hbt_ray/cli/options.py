@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import click
 
+from hbt_ray.config import PretrainRunConfig, RunConfig
+from hbt_ray.errors import ConfigError
+
 # On a cluster, HBT_RUNS must name a folder that every node sees.
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
@@ -27,6 +30,24 @@ def out_option(folder: str, default: str) -> Callable[[CommandT], CommandT]:
         default: the default folder, below OUT_DEFAULT.
     """
     return click.option("--out", help=f"{folder}. Default: {OUT_DEFAULT}/{default}.")
+
+
+def check_corpora(config: RunConfig | PretrainRunConfig) -> None:
+    """Check, before anything is started, that corpora are configured and have the configured languages.
+
+    Raises:
+        ConfigError: the settings name no corpora, or a language that the corpora do not have.
+        CorpusError: there is nothing to read.
+    """
+    if "corpora" not in config.model_fields_set:
+        raise ConfigError(
+            "no corpora are configured; `hbt inspect FOLDER` prints the settings for your files, and "
+            "corpora='[{format: embedded}]' takes the small corpus that comes with the package"
+        )
+    if config.languages is not None:
+        from hbt_ray.data.corpora import check_languages_of_run
+
+        check_languages_of_run(config.languages, config.corpora)
 
 
 def out_folder(out: str | None, default: str) -> Path:

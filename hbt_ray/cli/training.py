@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from hbt_ray.cli.options import OUT_DEFAULT, config_option, fresh_option, out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import (
+    OUT_DEFAULT,
+    check_corpora,
+    config_option,
+    fresh_option,
+    out_folder,
+    out_option,
+    overrides_argument,
+)
 from hbt_ray.config import PretrainRunConfig, load, load_config
 
 
@@ -18,6 +27,7 @@ from hbt_ray.config import PretrainRunConfig, load, load_config
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
     """Prepare, train, evaluate and track one run."""
     config = load_config(config_file, overrides)
+    check_corpora(config)
     from hbt_ray import api
     from hbt_ray.evaluation.report import print_report
 
@@ -25,6 +35,10 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
     for report in finished.reports.values():
         print_report(report)
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
+    if config_file is not None and not config.evaluate.benchmarks and Path(config_file).is_file():
+        model, report_folder = str(finished.folder.model), f"{finished.folder.path}-report"
+        words = ["hbt", "evaluate", "--model", model, "--benchmark", f"pairs={config_file}", "--out", report_folder]
+        click.echo(f"next     {shlex.join(words)}\n         (on the pairs of the training; pairs=FOLDER takes others)")
 
 
 @click.command()
@@ -35,6 +49,7 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
     """Pretrain an encoder on the texts of corpora. `hbt train model.path=OUT/model` starts from it."""
     config = load(PretrainRunConfig, config_file, overrides)
+    check_corpora(config)
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.pretrain import held_out_table
@@ -53,6 +68,7 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
 def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Mine hard negatives: passages that a model ranks high and that do not answer."""
     config = load_config(config_file, overrides)
+    check_corpora(config)
     from hbt_ray.cluster.mining import mine_on_cluster
     from hbt_ray.mining import describe_mined
 

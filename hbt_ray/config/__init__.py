@@ -3,6 +3,11 @@
 from hbt_ray.config.base import (
     ConfigSection,
 )
+from hbt_ray.config.corpora import (
+    CORPUS_READERS,
+    Columns,
+    CorpusConfig,
+)
 from hbt_ray.config.loading import (
     CONFIGS,
     absolute_path,
@@ -27,11 +32,8 @@ from hbt_ray.config.run import (
     RunConfig,
 )
 from hbt_ray.config.schema import (
-    CORPUS_READERS,
     AlphaSchedule,
     Attention,
-    Columns,
-    CorpusConfig,
     DistillationConfig,
     EarlyStoppingConfig,
     EvaluateConfig,

@@ -80,7 +80,9 @@ def split_override(override: str) -> tuple[str, str]:
     """Split `key=value`. Raise ConfigError if there is no `=`."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6")
+        is_path = Path(override).expanduser().exists()
+        hint = f"; `hbt inspect {override}` prints the settings for these files" if is_path else ""
+        raise ConfigError(f"{override!r} is not an override; write key=value, such as alpha=0.6{hint}")
     return key, text
 
 

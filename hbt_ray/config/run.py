@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from hbt_ray.config.base import ConfigSection
+from hbt_ray.config.corpora import CorpusConfig, Languages
 from hbt_ray.config.schema import (
-    CorpusConfig,
     EvaluateConfig,
-    Languages,
     LossConfig,
     MineConfig,
     MixConfig,

@@ -6,14 +6,12 @@ The text under a field is its documentation: `python -m hbt_ray.config.reference
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hbt_ray.config.base import ConfigSection, Fraction
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct
-from hbt_ray.utils.language_codes import spell_code
 
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -23,13 +21,6 @@ Count = Annotated[int, Field(ge=1)]
 Workers = Count | tuple[Count, Count]
 
 UNLIMITED_TOKENS = 2**20  # more than any text has
-
-
-def _distinct_languages(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    spelled = None if languages is None else tuple(map(spell_code, languages))
-    if spelled is not None and len(set(spelled)) < max(len(spelled), 1):
-        raise ValueError("name at least one language, and each once")
-    return spelled
 
 
 def _named_exponent(value: object) -> object:
@@ -42,74 +33,11 @@ def _distinct_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
     return widths
 
 
-Languages = Annotated[tuple[str, ...] | None, AfterValidator(_distinct_languages)]
 # A weight of count ** exponent. "size" is exponent 1, "uniform" is 0, a temperature T is exponent 1 / T.
 Sampling = Annotated[float, BeforeValidator(_named_exponent), Field(ge=0, le=1)]
 
 
 # Data
-
-
-class Columns(ConfigSection):
-    """Column names of a JSON Lines, Parquet or Hugging Face corpus."""
-
-    id: str = "id"
-    question: str = "question"
-    passage: str = "context"
-    language: str = "language"
-    """Needed only where one file or data set holds several languages."""
-    negatives: str = "negatives"
-    """Optional list of strings."""
-    answer_text: str = "answer_text"
-    """Optional; with `answer_start` >= 0 the passage must contain it at that offset."""
-    answer_start: str = "answer_start"
-
-
-# Format of a corpus -> module of its `CorpusReader` (hbt_ray/data/corpora/base.py), imported on first use.
-CORPUS_READERS = {
-    "embedded": "hbt_ray.data.corpora.embedded.dataset",
-    "squad": "hbt_ray.data.corpora.squad",
-    "jsonl": "hbt_ray.data.corpora.jsonl",
-    "parquet": "hbt_ray.data.corpora.parquet",
-    "huggingface": "hbt_ray.data.corpora.huggingface",
-    "text": "hbt_ray.data.corpora.plain_text",
-}
-if TYPE_CHECKING:
-    CorpusFormat = str
-else:
-    CorpusFormat = Literal[tuple(CORPUS_READERS)]
-
-
-class CorpusConfig(ConfigSection):
-    """One source of parallel question-passage pairs, or of plain text."""
-
-    format: CorpusFormat
-    """`text`: plain lines, for pretraining only."""
-    name: str = ""
-    """The source's name in the store. Default: the folder's or file's name, or the format."""
-    path: str | None = None
-    """A folder or file; for `huggingface` a data set's name or a folder saved to disk."""
-    languages: Languages = None
-    """None: all that are found."""
-    columns: Columns = Columns()
-    subset: str | None = None
-    """`huggingface`: the name of the data set's configuration."""
-    split: str = "train"
-    """`huggingface` and `embedded`: which split."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _set_default_name(cls, data: object) -> object:
-        if isinstance(data, dict) and not data.get("name"):
-            path_name = Path(str(data.get("path") or "")).name  # "" for "." and "/"
-            data = {**data, "name": path_name or str(data.get("format", ""))}
-        return data
-
-    @model_validator(mode="after")
-    def _check_path(self) -> CorpusConfig:
-        if self.format != "embedded" and not self.path:
-            raise ValueError(f"a corpus of format {self.format!r} needs a path: a folder or file to read")
-        return self
 
 
 class PrepareConfig(ConfigSection):

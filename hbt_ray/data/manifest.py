@@ -69,6 +69,11 @@ class Source:
         """Count the items of a split."""
         return sum(shard.items for shard in self.shards.get(split, ()))
 
+    def parallel_items(self) -> int:
+        """Count the items of all splits that are in two or more languages."""
+        runs = (run for shards in self.shards.values() for shard in shards for run in shard.runs)
+        return sum(items for group, items in runs if len(self.groups[group].languages) > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class StoreManifest:

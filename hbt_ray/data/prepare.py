@@ -239,9 +239,12 @@ def describe_store(folder: Path, manifest: StoreManifest) -> str:
             (len(counts["items_dropped_as_repeated"]), "repeated items"),
         ]
         without = ", ".join(f"{number} {description}" for number, description in left_out if number)
+        items, parallel = source.items() + source.items("validation"), source.parallel_items()
+        question = " - do ids agree between files?" if not parallel and len(source.languages) > 1 else ""
         lines.append(
             f"  {name}: {source.items()} items to train on, {source.items('validation')} held out, "
             f"{len(source.languages)} languages ({' '.join(source.languages)})"
+            + f"; {parallel} of {items} items in two or more languages{question}"
             + (f"; left out {without}" if without else "")
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def store_fingerprint(
         "rules": RULES,
         "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
-        "files": [_content_of(shard) for shard in shards],
+        "files": _contents_of(shards),
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": inputs.text.model_dump(mode="json"),
@@ -48,9 +49,16 @@ def store_fingerprint(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _content_of(shard: CorpusShard) -> list[tuple[str, str]]:
-    embedded = shard.format == "embedded"
-    return [(shard.location, content_fingerprint())] if embedded else content_checksums(Path(shard.location))
+def _contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:
+    """Return the checksums of the files of each shard; a file of several shards is read once."""
+    checksums = functools.cache(content_checksums)
+
+    def of_shard(shard: CorpusShard) -> list[tuple[str, str]]:
+        if shard.format == "embedded":
+            return [(shard.location, content_fingerprint())]
+        return [entry for path in (shard.location, *shard.other_files) for entry in checksums(Path(path))]
+
+    return [of_shard(shard) for shard in shards]
 
 
 def content_checksums(path: Path) -> list[tuple[str, str]]:

@@ -58,10 +58,10 @@ def language_code(text: str) -> str | None:
 def language_of_name(name: str) -> str | None:
     """Return the language that a file or folder is named by; None if its name is another word.
 
-    >>> language_of_name("pt-br"), language_of_name("dev")
-    ('pt-BR', None)
+    >>> language_of_name("pt-br"), language_of_name("dev"), language_of_name("dev_de")
+    ('pt-BR', None, None)
     """
-    return None if name.lower() in _FILE_WORDS.split() else language_code(name)
+    return None if re.split("[-_]", name.lower())[0] in _FILE_WORDS.split() else language_code(name)
 
 
 def language_at_end(name: str) -> str | None:
@@ -72,6 +72,18 @@ def language_at_end(name: str) -> str | None:
     """
     parts = name.split("-")
     return next(filter(None, (language_of_name("-".join(parts[start:])) for start in range(len(parts)))), None)
+
+
+def language_by_english_name(name: str) -> str | None:
+    """Return the code of a language by its English name, in any case; None if there is no such language.
+
+    >>> language_by_english_name("german"), language_by_english_name("Klingon")
+    ('de', 'tlh')
+    """
+    from babel import Locale
+
+    names = Locale("en").languages
+    return next((spell_code(code) for code, english in names.items() if english.lower() == name.lower()), None)
 
 
 def same_language(first: str, second: str) -> bool:

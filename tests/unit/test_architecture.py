@@ -55,7 +55,7 @@ INNER_LAYERS = {
         },
         {"corpora"},
         {"benchmarks"},
-        {"decontamination", "token_store"},
+        {"decontamination", "inspection", "token_store"},
         {"row_tables", "tokenizer"},
         {"prepare", "store_inputs", "zero_shot"},
         {"item_order"},
@@ -463,7 +463,7 @@ def test_every_corpus_reader_is_registered_and_configurable():
     from hbt_ray.config import CorpusConfig
     from hbt_ray.data.corpora import READERS
 
-    helpers = {"base", "file_discovery", "record_parsing"}
+    helpers = {"base", "column_names", "detection", "file_discovery", "record_files", "record_parsing"}
     assert registered_modules("data/corpora", helpers) == {module.split(".")[3] for module in READERS.values()}
     assert set(get_args(CorpusConfig.model_fields["format"].annotation)) == set(READERS)
 

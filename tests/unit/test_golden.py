@@ -707,7 +707,9 @@ SETTINGS: dict[str, str] = {
     "run": """
         corpora corpora.columns corpora.columns.answer_start corpora.columns.answer_text corpora.columns.id
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
-        corpora.format corpora.format=embedded|squad|jsonl|parquet|huggingface|text corpora.languages corpora.name
+        corpora.format
+        corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.max_negatives corpora.name
         corpora.path corpora.split corpora.subset evaluate evaluate.benchmarks evaluate.dimensions evaluate.figures
         evaluate.index evaluate.index=flat|hnsw|ivfpq evaluate.index_depth evaluate.perturbations
         evaluate.perturbations=typos|case|accents|translation evaluate.precision evaluate.precision=auto|bf16|fp32
@@ -738,7 +740,9 @@ SETTINGS: dict[str, str] = {
     "pretraining": """
         corpora corpora.columns corpora.columns.answer_start corpora.columns.answer_text corpora.columns.id
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
-        corpora.format corpora.format=embedded|squad|jsonl|parquet|huggingface|text corpora.languages corpora.name
+        corpora.format
+        corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.max_negatives corpora.name
         corpora.path corpora.split corpora.subset languages model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
         model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small
@@ -769,7 +773,10 @@ SETTINGS: dict[str, str] = {
         made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
         made.corpus.columns.language made.corpus.columns.negatives made.corpus.columns.passage
         made.corpus.columns.question made.corpus.format
-        made.corpus.format=embedded|squad|jsonl|parquet|huggingface|text made.corpus.languages made.corpus.name
+
+        made.corpus.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
+        made.corpus.ids made.corpus.ids=column|rows|unique made.corpus.language made.corpus.languages
+        made.corpus.max_negatives made.corpus.name
         made.corpus.path made.corpus.split made.corpus.subset made.items made.questions measures methods
         methods.mined_with methods.pretrained methods.settings methods.taught_by methods.trained name pretraining
         pretraining.after pretraining.settings question reference seeds title

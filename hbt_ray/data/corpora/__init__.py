@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +12,10 @@ from hbt_ray.config import CORPUS_READERS, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
 from hbt_ray.data.corpora.file_discovery import name_unread_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.errors import ConfigError
+from hbt_ray.utils.language_codes import language_code
 
-__all__ = ["READERS", "CorpusReader", "CorpusShard", "list_shards", "read_shard", "reader_of"]
+__all__ = ["READERS", "CorpusReader", "CorpusShard", "check_languages_of_run", "list_shards", "read_shard", "reader_of"]
 
 READERS = CORPUS_READERS  # defined with the settings, which accept exactly its formats
 
@@ -35,13 +37,32 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
             language, a missing one cannot be seen here.
     """
     shards = reader_of(corpus.format).list_shards(corpus)
-    read = [Path(shard.location) for shard in shards]
+    read = [Path(path) for shard in shards for path in (shard.location, *shard.other_files)]
     if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
         name_unread_files(corpus.name, read[0].parent, read)
     if languages is None:
         return shards
     narrowed = (_narrow(shard, frozenset(languages)) for shard in shards)
     return [shard for shard in narrowed if shard is not None]
+
+
+def check_languages_of_run(languages: Collection[str], corpora: Sequence[CorpusConfig]) -> None:
+    """Check that the corpora have the languages of a run, as far as this can be seen without reading rows.
+
+    Raises:
+        ConfigError: a language is no code, or none of the corpora has it.
+        CorpusError: a corpus cannot be listed.
+    """
+    shards = [shard for corpus in corpora for shard in list_shards(corpus)]
+    found = sorted({shard.language for shard in shards if shard.language is not None})
+    missing = sorted(set(languages) - set(found))
+    named_by_rows = any(shard.language is None for shard in shards)
+    if named_by_rows:
+        missing = [language for language in missing if language_code(language) is None]
+    if missing:
+        there = "" if named_by_rows else f"; there are {', '.join(found)}"
+        what = "is no language code" if language_code(missing[0]) is None else "is not in the corpora"
+        raise ConfigError(f"languages: {missing[0]!r} {what}{there}")
 
 
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:

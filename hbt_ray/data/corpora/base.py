@@ -20,6 +20,8 @@ class CorpusShard:
     language: str | None  # None: each row names its language in a column
     languages: tuple[str, ...] | None = None  # those to read if rows name theirs; None: all
     columns: Columns = field(default_factory=Columns)  # names of the columns, if rows have columns
+    row_ids: str | None = None  # None: a column has the ids; otherwise an id is this text and the row's number
+    other_files: tuple[str, ...] = ()  # that are read besides the location
     options: Mapping[str, Any] = field(default_factory=dict)  # of this format only, such as a range of rows
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from hbt_ray.config import Columns, CorpusConfig
+from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.text_files import check_inside
 from hbt_ray.errors import CorpusError
@@ -15,30 +15,6 @@ from hbt_ray.utils.logging import warn_once
 
 _logger = logging.getLogger(__name__)
 _NAMED_FILES = 8  # of those that are not read
-
-
-def list_record_shards(corpus: CorpusConfig, suffixes: Sequence[str]) -> list[CorpusShard]:
-    """List the shards of a format whose rows have columns.
-
-    - A folder with files `<language><suffix>`: one shard for each of these.
-    - Another folder, or a file: one shard for each file; its rows name their language in a column.
-
-    Raises:
-        CorpusError: the path does not exist, has no such file, or lacks a language of `corpus.languages`.
-    """
-    root = existing_path(corpus.name, corpus.path)
-    files = [root] if root.is_file() else files_in(root, suffixes)
-    by_language = {} if root.is_file() else _files_by_language(files, suffixes)
-    if by_language:
-        chosen = _choose_languages(corpus.name, corpus.path, corpus.languages, by_language)
-        return [language_shard(corpus, file, language, corpus.columns) for language, file in chosen.items()]
-    if not files:
-        raise nothing_to_read(corpus.name, corpus.path, suffixes)
-    languages = None if corpus.languages is None else tuple(sorted(corpus.languages))
-    return [
-        CorpusShard(corpus.format, corpus.name, str(file), None, languages=languages, columns=corpus.columns)
-        for file in files
-    ]
 
 
 def language_files(
@@ -56,15 +32,15 @@ def language_files(
         CorpusError: the path does not exist, has no such file, or lacks a language.
     """
     root = existing_path(name, path)
-    by_language = _files_by_language([root] if root.is_file() else files_in(root, suffixes), suffixes)
+    by_language = files_by_language([root] if root.is_file() else files_in(root, suffixes), suffixes)
     if not by_language:
         raise nothing_to_read(name, path, suffixes)
-    return _choose_languages(name, path, languages, by_language)
+    return choose_languages(name, path, languages, by_language)
 
 
-def language_shard(corpus: CorpusConfig, file: Path, language: str, columns: Columns | None = None) -> CorpusShard:
+def language_shard(corpus: CorpusConfig, file: Path, language: str) -> CorpusShard:
     """Return the shard of a file in one language."""
-    return CorpusShard(corpus.format, corpus.name, str(file), language, columns=columns or Columns())
+    return CorpusShard(corpus.format, corpus.name, str(file), language)
 
 
 def check_languages(name: str, path: object, languages: Collection[str] | None, found: Collection[str]) -> None:
@@ -96,6 +72,12 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return paths
 
 
+def language_folders(folder: Path) -> list[Path]:
+    """List the folders in a folder that are named by a language, sorted; none of a file."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in entries if entry.is_dir() and language_of_name(entry.name)]
+
+
 def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool = False) -> None:
     """Warn of the files in a folder that are not read, by name, once in each process. Hidden files do not count.
 
@@ -107,7 +89,7 @@ def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool
     """
     if not root.is_dir():
         return
-    known = {path.absolute() for path in read}
+    known = {entry for path in read for entry in (path.absolute(), *path.absolute().parents)}
     found = sorted(path for path in root.rglob("*") if path.is_file()) if below else sorted(root.iterdir())
     paths = [path.relative_to(root) for path in found if path.absolute() not in known]
     names = [str(path) for path in paths if not any(part.startswith(".") for part in path.parts)]
@@ -125,11 +107,16 @@ def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusE
     )
 
 
-def _files_by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
+def stem_of(file: Path, suffixes: Sequence[str]) -> str:
+    """Return the name of a file without its suffix; "" if it has none of the suffixes."""
+    return next((file.name.removesuffix(suffix) for suffix in suffixes if file.name.endswith(suffix)), "")
+
+
+def files_by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
+    """Map each language to the file that is named by just that language. Raises CorpusError if there are two."""
     by_language: dict[str, Path] = {}
     for file in files:
-        stem = next((file.name.removesuffix(s) for s in suffixes if file.name.endswith(s)), "")
-        language = language_of_name(stem)
+        language = language_of_name(stem_of(file, suffixes))
         if language is None:
             continue
         if language in by_language:
@@ -139,8 +126,9 @@ def _files_by_language(files: Sequence[Path], suffixes: Sequence[str]) -> dict[s
     return by_language
 
 
-def _choose_languages(
+def choose_languages(
     name: str, path: object, languages: Collection[str] | None, by_language: dict[str, Path]
 ) -> dict[str, Path]:
+    """Return the files of the chosen languages, sorted; of all for None. Raises CorpusError if one is missing."""
     check_languages(name, path, languages, by_language)
     return {language: by_language[language] for language in sorted(by_language if languages is None else languages)}

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from hbt_ray.config import CorpusConfig
+from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.corpora.column_names import has_column, list_names, missing_column, resolve_columns
 from hbt_ray.data.corpora.file_discovery import check_languages, existing_path
 from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
 from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
@@ -57,7 +58,11 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     first, end = shard.options["rows"] or (0, None)
     number = first
     try:
+        if shard.options.get("streaming"):
+            yield from _read_stream(shard)
+            return
         dataset = _load(shard)
+        shard = _resolved(shard, dataset.column_names)
         dataset = dataset.select_columns(present_columns(shard.columns, dataset.column_names))
         dataset = dataset.select(range(first, len(dataset) if end is None else end))
         class_names = {name: label.names for name, label in dataset.features.items() if hasattr(label, "int2str")}
@@ -66,13 +71,36 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
                 number += 1
                 if class_names and isinstance(record, dict):
                     record = _with_class_names(record, class_names)
-                row = parse_record(record, shard, f"{name}:{number}")
+                row = parse_record(record, shard, f"{name}:{number}", number)
                 if row is not None:
                     yield row
     except CorpusError:
         raise
     except _DAMAGE_ERRORS as error:
         yield rejected_row(shard.source, f"{name}:{number + 1}", UNREADABLE_FILE, error)
+
+
+def with_columns(shard: CorpusShard) -> CorpusShard:
+    """Return the shard with the names of its columns, to be read row by row, without a download of the whole data set.
+
+    Raises:
+        CorpusError: the data set cannot be loaded, or a column is missing.
+    """
+    if not shard.options["on_disk"]:
+        shard = replace(shard, options={**shard.options, "streaming": True})
+    dataset = _load(shard)
+    return _resolved(shard, list(dataset.column_names or next(iter(dataset), {})))
+
+
+def _read_stream(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield a row or reject for each row of a data set that is downloaded while it is read."""
+    dataset = _load(shard)
+    class_names = {name: label.names for name, label in (dataset.features or {}).items() if hasattr(label, "int2str")}
+    name = Path(shard.location).name
+    for number, record in enumerate(dataset, start=1):
+        row = parse_record(_with_class_names(record, class_names), shard, f"{name}:{number}", number)
+        if row is not None:
+            yield row
 
 
 def _with_class_names(record: dict[str, object], class_names: dict[str, list[str]]) -> dict[str, object]:
@@ -113,14 +141,35 @@ def _list_shards_on_disk(corpus: CorpusConfig, folder: Path, root: Path) -> list
         raise CorpusError(
             f"the corpus {corpus.name!r} at {str(folder)!r} cannot be loaded ({_one_line(error)}); save it again"
         ) from None
-    if corpus.columns.language not in dataset.column_names:
-        raise CorpusError(
-            f"the corpus {corpus.name!r} at {str(folder)!r} has no column {corpus.columns.language!r}; "
-            f"set columns.language to one of {', '.join(dataset.column_names)}"
-        )
+    _resolved(_shard(corpus, folder), dataset.column_names)
     starts = range(0, len(dataset), _ROWS_PER_SHARD)
     ranges = [(start, min(start + _ROWS_PER_SHARD, len(dataset))) for start in starts]
     return [_shard(corpus, folder, rows=rows, on_disk=True) for rows in ranges]
+
+
+def _resolved(shard: CorpusShard, names: list[str]) -> CorpusShard:
+    """Return the shard with the names of its columns; without one of ids, an id is the number of the row.
+
+    Raises:
+        CorpusError: a column is missing, or no column names the language and the settings do not.
+    """
+    location, configured = Path(shard.location).name, shard.columns
+    if shard.language is None and not has_column(configured, "language", names):
+        if configured.language != Columns().language:
+            raise missing_column(shard.source, location, "language", configured.language, names)
+        raise CorpusError(
+            f"corpus {shard.source!r}: no column of {location} names a language (columns: {list_names(names)}); write "
+            f"language: en for all rows, or columns: {{language: NAME}}"
+        )
+    columns = resolve_columns(configured, names, shard.source, location)
+    ids = shard.options["ids"]
+    if ids == "column" and not has_column(configured, "id", names):
+        raise missing_column(shard.source, location, "id", configured.id, names)
+    if ids in ("rows", "unique") or not has_column(configured, "id", names):
+        subset = shard.options["subset"]
+        # Subsets of languages are parallel only if the settings say so: their rows cannot be counted before.
+        return replace(shard, columns=columns, row_ids="" if ids == "rows" else f"{subset or location}:")
+    return replace(shard, columns=columns)
 
 
 def _list_shards_of_hub(corpus: CorpusConfig) -> list[CorpusShard]:
@@ -145,10 +194,10 @@ def _shard(
         corpus.format,
         corpus.name,
         str(location),
-        language=None,
-        languages=None if corpus.languages is None else tuple(sorted(corpus.languages)),
+        language=corpus.language,
+        languages=None if corpus.languages is None or corpus.language else tuple(sorted(corpus.languages)),
         columns=corpus.columns,
-        options={"rows": rows, "subset": subset, "split": corpus.split, "on_disk": on_disk},
+        options={"rows": rows, "subset": subset, "split": corpus.split, "on_disk": on_disk, "ids": corpus.ids},
     )
 
 
@@ -162,13 +211,16 @@ def _subsets(corpus: CorpusConfig) -> list[str]:
     return names
 
 
-def _load(shard: CorpusShard) -> Dataset:
+def _load(shard: CorpusShard) -> Dataset:  # an IterableDataset if it is streamed
     import datasets
 
     if shard.options["on_disk"]:
         return datasets.load_from_disk(shard.location)
     try:
-        return datasets.load_dataset(shard.location, shard.options["subset"], split=shard.options["split"])
+        subset, split = shard.options["subset"], shard.options["split"]
+        if shard.options.get("streaming"):
+            return datasets.load_dataset(shard.location, subset, split=split, streaming=True)
+        return datasets.load_dataset(shard.location, subset, split=split)
     except Exception as error:  # many types; the remedy is the same for all
         raise _not_found(shard.location, error) from None
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hbt_ray.config import CorpusConfig
+from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.corpora.file_discovery import list_record_shards
+from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
 from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
 from hbt_ray.data.text_files import UNREADABLE_FILE, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
@@ -27,9 +27,10 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     """List the shards by file and range of row groups.
 
     Raises:
-        CorpusError: there is no file, or a language is missing.
+        CorpusError: there is no file, or a language or column is missing.
     """
-    return [shard for file in list_record_shards(corpus, (".parquet",)) for shard in _split_file(file)]
+    files = list_record_shards(corpus, RecordFormat((".parquet",), column_names, _count_rows))
+    return [shard for file in files for shard in _split_file(file)]
 
 
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
@@ -43,7 +44,7 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
             for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups and range(*groups), columns=columns):
                 for record in records_of_table(batch):
                     number += 1
-                    row = parse_record(record, shard, f"{path.name}:{number}")
+                    row = parse_record(record, shard, f"{path.name}:{number}", number)
                     if row is not None:
                         yield row
     except _DAMAGE_ERRORS as error:
@@ -63,3 +64,18 @@ def _split_file(file: CorpusShard) -> Iterator[CorpusShard]:
         if rows >= _ROWS_PER_SHARD or group == metadata.num_row_groups - 1:
             yield replace(file, options={"row_groups": (first_group, group + 1), "first_row": first_row})
             first_group, first_row, rows = group + 1, first_row + rows, 0
+
+
+def column_names(path: Path, columns: Columns) -> Sequence[str]:
+    """Return the names of a file's columns; none of a file that cannot be read."""
+    try:
+        return [str(name) for name in pq.read_schema(path).names]
+    except _DAMAGE_ERRORS:
+        return []
+
+
+def _count_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except _DAMAGE_ERRORS:
+        return 0

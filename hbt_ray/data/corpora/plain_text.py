@@ -1,16 +1,18 @@
 """Plain text, one text a line, in files whose lines with equal numbers are translations of each other.
 
-Two layouts:
+Three layouts:
 
 - a folder of `<language>.txt[.gz]`: all files share items, and the line's number is the item's id, "17";
 - pairs of files as OPUS names them, `NAME.de-en.de[.gz]` and `NAME.de-en.en[.gz]`: only the two files of a pair share
-  items, "NAME.de-en:17".
+  items, "NAME.de-en:17";
+- files as Moses names them, `NAME.de[.gz]` and `NAME.en[.gz]`: the files with one name share items, "NAME:17".
 
 A blank line is a missing translation.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from hbt_ray.data.corpora.file_discovery import (
 )
 from hbt_ray.data.text_files import Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
-from hbt_ray.utils.language_codes import language_code
+from hbt_ray.utils.language_codes import language_code, language_of_name
 
 _SUFFIXES = (".txt", ".txt.gz")
 
@@ -39,16 +41,31 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     if any(file.name.endswith(_SUFFIXES) for file in files):
         by_language = language_files(corpus.name, corpus.path, _SUFFIXES, corpus.languages)
         return [language_shard(corpus, file, language) for language, file in by_language.items()]
-    opus_files = [(file, *parsed) for file in files if (parsed := _parse_opus_name(file.name))]
-    if not opus_files:
+    parsed = [
+        (file, *names) for file in files if (names := _parse_opus_name(file.name) or _parse_moses_name(file.name))
+    ]
+    common = Counter(name for _, name, _ in parsed)
+    aligned = [(file, name, language) for file, name, language in parsed if common[name] > 1]
+    if not aligned:
         raise nothing_to_read(corpus.name, corpus.path, _SUFFIXES)
-    languages = {language for _, _, language in opus_files}
+    languages = {language for _, _, language in aligned}
     check_languages(corpus.name, corpus.path, corpus.languages, languages)
     return [
-        replace(language_shard(corpus, file, language), options={"item_prefix": f"{pair}:"})
-        for file, pair, language in opus_files
+        replace(language_shard(corpus, file, language), options={"item_prefix": f"{name}:"})
+        for file, name, language in aligned
         if language in (corpus.languages or languages)
     ]
+
+
+def _parse_moses_name(name: str) -> tuple[str, str] | None:
+    """Return the name that aligned files share and the language of this one; None for other files.
+
+    >>> _parse_moses_name("train.tok.en"), _parse_moses_name("model.bin")
+    (('train.tok', 'en'), None)
+    """
+    common, _, language = name.removesuffix(".gz").rpartition(".")
+    code = language_of_name(language)
+    return (common, code) if common and code else None
 
 
 def _parse_opus_name(name: str) -> tuple[str, str] | None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
 
 from hbt_ray.config import Columns
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.text_files import UNANSWERABLE, WRONG_ENCODING, id_text, is_unanswerable, rejected_row
+from hbt_ray.data.corpora.column_names import numbered_columns
+from hbt_ray.data.text_files import (
+    READ_ERRORS,
+    UNANSWERABLE,
+    UNREADABLE_FILE,
+    WRONG_ENCODING,
+    id_text,
+    is_unanswerable,
+    read_bytes,
+    rejected_row,
+)
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.language_codes import language_code, same_language
 
@@ -29,15 +41,32 @@ class InvalidRow(Exception):
         return rejected_row(source, location, self.reason, self.detail)
 
 
-def parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRow | RejectedRow | None:
-    """Return the row of a record with the shard's columns; None if its language is not one of the shard's."""
+def load_document(path: Path) -> object:
+    """Return the value of a whole JSON file. Raises InvalidRow if it cannot be read."""
     try:
-        return _parse_record(record, shard, location)
+        return json.loads(read_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InvalidRow(UNREADABLE_FILE, f"not UTF-8: {error}") from None
+    except (*READ_ERRORS, ValueError, RecursionError) as error:
+        raise InvalidRow(UNREADABLE_FILE, error) from None
+
+
+def parse_record(record: object, shard: CorpusShard, location: str, number: int) -> CorpusRow | RejectedRow | None:
+    """Return the row of a record with the shard's columns; None if its language is not one of the shard's.
+
+    Args:
+        record: the fields by column.
+        shard: names the columns.
+        location: of the record, such as "de.csv:17".
+        number: of the record in its file, from 1; its id if no column has ids.
+    """
+    try:
+        return _parse_record(record, shard, location, number)
     except InvalidRow as invalid:
         return invalid.reject(shard.source, location)
 
 
-def _parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRow | None:
+def _parse_record(record: object, shard: CorpusShard, location: str, number: int) -> CorpusRow | None:
     if isinstance(record, UnicodeDecodeError):
         raise InvalidRow(WRONG_ENCODING, record)
     fields = record_of(record)
@@ -52,7 +81,7 @@ def _parse_record(record: object, shard: CorpusShard, location: str) -> CorpusRo
     answer, start = parse_answer(passage, fields.get(columns.answer_text), fields.get(columns.answer_start))
     return CorpusRow(
         source=shard.source,
-        item_id=parse_id(fields, columns.id),
+        item_id=parse_id(fields, columns.id) if shard.row_ids is None else f"{shard.row_ids}{number}",
         language=language,
         question=parse_text(fields, columns.question, "question"),
         passage=passage,
@@ -174,16 +203,22 @@ def _value_of(scalar: pa.Scalar) -> object:
 def present_columns(columns: Columns, names: Collection[str]) -> list[str]:
     """Return the columns that are read, in the order of the file."""
     wanted = {*columns.model_dump().values(), "is_impossible", "answers"}  # the last two: see `is_unanswerable`
+    wanted.update(numbered_columns(columns.negatives, names))
     return [name for name in names if name in wanted]
 
 
 def _parse_negatives(record: Record, column: str) -> tuple[str, ...]:
-    value = record.get(column)
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise InvalidRow("wrong type", f"{column!r} is a {type(value).__name__}, not a list")
-    return tuple(_check_text(negative, column) for negative in value if negative is not None)
+    """Return the negatives of a list, of a single text, and of the numbered columns; what is null or "" is none."""
+    negatives: list[object] = []
+    for name in (column, *numbered_columns(column, record)):
+        value = record.get(name)
+        if isinstance(value, list):
+            negatives += value
+        elif value is not None and not isinstance(value, str):
+            raise InvalidRow("wrong type", f"{name!r} is a {type(value).__name__}, not a text or a list of texts")
+        elif value:
+            negatives.append(value)
+    return tuple(_check_text(negative, column) for negative in negatives if negative is not None)
 
 
 def _check_text(value: object, column: str) -> str:

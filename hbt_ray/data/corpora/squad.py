@@ -6,7 +6,6 @@ begins; otherwise it is the whole context. Only the first of several answers is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hbt_ray.data.corpora.file_discovery import language_files, language_shard
 from hbt_ray.data.corpora.record_parsing import (
     InvalidRow,
     Record,
+    load_document,
     parse_answer,
     parse_id,
     parse_text,
@@ -23,11 +23,8 @@ from hbt_ray.data.corpora.record_parsing import (
     whole_number,
 )
 from hbt_ray.data.text_files import (
-    READ_ERRORS,
     UNANSWERABLE,
-    UNREADABLE_FILE,
     is_unanswerable,
-    read_bytes,
     rejected_row,
 )
 from hbt_ray.data.types import CorpusRow, RejectedRow
@@ -45,7 +42,7 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row or reject for each question, located as "de.json.gz:data[3].paragraphs[0].qas[2]"."""
     path = Path(shard.location)
     try:
-        document = _load(path)
+        document = load_document(path)
     except InvalidRow as invalid:
         yield invalid.reject(shard.source, path.name)
         return
@@ -58,15 +55,6 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
             yield _parse_question(shard, location, paragraph, question)
         except InvalidRow as invalid:
             yield invalid.reject(shard.source, location)
-
-
-def _load(path: Path) -> object:
-    try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InvalidRow(UNREADABLE_FILE, f"not UTF-8: {error}") from None
-    except (*READ_ERRORS, ValueError, RecursionError) as error:
-        raise InvalidRow(UNREADABLE_FILE, error) from None
 
 
 def _questions_of(

@@ -27,7 +27,7 @@ from hbt_ray.errors import (
     UserError,
 )
 
-COMMANDS = ("prepare", "mine", "train", "evaluate", "compare", "quickstart")
+COMMANDS = ("inspect", "prepare", "mine", "train", "evaluate", "compare", "quickstart")
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,14 @@ USER_ERRORS = [
     (("train", "alpha=2"), "mix.alpha is 2: input should be less than or equal to 1"),
     (("train", "alhpa=0.5"), "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
     (("prepare", "alpha"), "'alpha' is not an override; write key=value"),
+    (("train", "alpha=0.5"), "no corpora are configured; `hbt inspect FOLDER` prints the settings for your files"),
+    (("pretrain",), "no corpora are configured"),
+    (
+        ("train", "--config", "smoke", "languages=[en,xx]"),
+        "languages: 'xx' is no language code; there are am, ar, bn, de",
+    ),
+    (("prepare", "--config", "smoke", "languages=[en,pl]"), "languages: 'pl' is not in the corpora; there are am, ar"),
+    (("inspect", "absent"), "there is nothing at 'absent'; correct the path"),
     (("mine", "--model", "x", "mine.depht=3"), "there is no setting 'mine.depht'; did you mean 'mine.depth'?"),
     (
         ("mine", "--model", "x", "depth=5", "skip_first=2"),
@@ -114,6 +122,20 @@ def test_user_error_is_one_line_on_stderr_and_exit_code_2(arguments, message):
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert not Path("o").exists()
+
+
+def test_inspect_writes_what_it_prints_and_names_the_next_command():
+    for language in ("de", "en"):
+        Path(f"faq-{language}.csv").write_text("query,answer\nWo?,Dort.\nWer?,Ich.\n")
+    printed = run("inspect", ".", "name=faq")
+    assert (printed.exit_code, printed.stdout.splitlines()[-1]) == (
+        0, "# next: hbt inspect . name=faq --write corpus.yaml"
+    )  # fmt: skip
+    written = run("inspect", ".", "name=faq", "--write", "faq.yaml")
+    assert Path("faq.yaml").read_text() == written.stdout
+    assert written.stdout.splitlines()[-1] == "# next: hbt prepare --config faq.yaml"
+    assert "faq.yaml exists" in run("inspect", ".", "--write", "faq.yaml").stderr
+    assert "`hbt inspect .` prints the settings for these files" in run("prepare", ".").stderr
 
 
 def test_debug_prints_the_traceback_before_the_message(monkeypatch):

@@ -73,3 +73,13 @@ def test_manifest_of_another_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 0}')
     with pytest.raises(StoreError, match="written by another version of hbt_ray; prepare it again"):
         read_manifest(tmp_path)
+
+
+def test_items_in_two_or_more_languages_are_counted_over_all_splits(tmp_path):
+    items = [item(1), item(2, ("de",)), item(3, ("en",))]
+    shards = [
+        write_shard(tmp_path, "s", "train", 0, items, "uint16"),
+        write_shard(tmp_path, "s", "validation", 0, [item(4)], "uint16"),
+    ]
+    manifest = write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16")
+    assert manifest.sources["s"].parallel_items() == 2

@@ -44,3 +44,15 @@ def test_files_that_no_reader_opens_are_named(tmp_path: Path, caplog: pytest.Log
     write(tmp_path / "more" / "fr.jsonl", "")
     load("pairs", tmp_path)
     assert f"'pairs' does not read dev.jsonl, more/fr.jsonl in {str(tmp_path)!r}" in caplog.text
+
+
+def test_corpora_of_any_format_are_a_benchmark(tmp_path: Path):
+    folder = tmp_path / "faq"
+    folder.mkdir()
+    for language in ("de", "en"):
+        (folder / f"{language}.csv").write_text(f"id,query,answer\n1,{language} a?,{language} A.\n2,,B.\n")
+    (tmp_path / "faq.yaml").write_text(f"corpora: [{{format: csv, path: {folder}, languages: [en]}}]")
+    benchmark = load("pairs", folder)
+    assert benchmark.judgements == {query: {"de:1": 1, "en:1": 1} for query in ("de:1", "en:1")}
+    assert reasons(benchmark) == {"missing question": 2}
+    assert load("pairs", tmp_path / "faq.yaml").judgements == {"en:1": {"en:1": 1}}

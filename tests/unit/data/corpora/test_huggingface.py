@@ -65,7 +65,9 @@ def test_missing_split_or_language_column_is_named(tmp_path: Path):
     folder = saved(tmp_path / "set")
     with pytest.raises(CorpusError, match="no split 'test'; choose among train, dev"):
         list_shards(corpus("huggingface", folder, split="test"))
-    with pytest.raises(CorpusError, match=r"no column 'lang'; set columns\.language to one of id, .*language"):
+    with pytest.raises(
+        CorpusError, match=r"no column 'lang', but has 'id', .*did you mean columns: \{language: language\}\?"
+    ):
         list_shards(corpus("huggingface", folder, columns={"language": "lang"}))
 
 
@@ -109,3 +111,24 @@ def test_failed_download_is_an_error_and_no_reject(monkeypatch: pytest.MonkeyPat
     [shard] = list_shards(corpus("huggingface", Path("somebody/set")))
     with pytest.raises(CorpusError, match=r"'somebody/set' cannot be loaded \(no route to host\)"):
         list(read_shard(shard))
+
+
+def test_data_set_without_languages_or_ids_is_read_with_the_settings(tmp_path: Path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    (folder / "train.csv").write_text("anchor,positive,negative\nWhere?,There.,Here.\nWho?,Me.,You.\n")
+    config = corpus("huggingface", folder, language="en")
+    rows = [row for row in read(config) if isinstance(row, CorpusRow)]
+    assert [(row.item_id, row.language, row.question, row.passage, row.negatives) for row in rows] == [
+        ("pairs:1", "en", "Where?", "There.", ("Here.",)),
+        ("pairs:2", "en", "Who?", "Me.", ("You.",)),
+    ]
+    assert [
+        row.item_id
+        for row in read(corpus("huggingface", folder, language="en", ids="rows"))
+        if isinstance(row, CorpusRow)
+    ] == ["1", "2"]
+    with pytest.raises(CorpusError, match=r"no column of pairs names a language \(columns: 'anchor', 'positive', 'neg"):
+        read(corpus("huggingface", folder))
+    with pytest.raises(CorpusError, match="no column 'id', but has 'anchor'"):
+        read(corpus("huggingface", folder, language="en", ids="column"))

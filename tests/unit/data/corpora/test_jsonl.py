@@ -61,7 +61,7 @@ def test_single_file_is_read_by_the_language_of_its_rows(tmp_path: Path):
         ({**GOOD, "question": " \n"}, "missing question"),
         ({**GOOD, "question": ["Wo?"]}, "wrong type"),
         ({"id": "a", "question": "Wo?"}, "missing passage"),
-        ({**GOOD, "negatives": "Hier."}, "wrong type"),
+        ({**GOOD, "negatives": 5}, "wrong type"),
         ({**GOOD, "negatives": [5]}, "wrong type"),
         ({**GOOD, "is_impossible": True}, "marked as unanswerable"),
         ({**GOOD, "answers": {"text": [], "answer_start": []}}, "marked as unanswerable"),
@@ -125,8 +125,8 @@ def test_every_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
 @settings(max_examples=200, deadline=None)
 def test_every_record_gives_one_row_or_reject_in_valid_utf8(record: dict[str, Any]):
     with tempfile.TemporaryDirectory() as folder:
-        write_lines(Path(folder) / "all.jsonl", record)
-        [row] = read(corpus("jsonl", Path(folder) / "all.jsonl"))
+        write_lines(Path(folder) / "all.jsonl", {**GOOD, "language": "de"}, record)
+        [_, row] = read(corpus("jsonl", Path(folder) / "all.jsonl"))
     texts = [row.detail] if isinstance(row, RejectedRow) else [row.item_id, row.question, row.passage, *row.negatives]
     assert all(text.encode("utf-8") is not None for text in texts)
 

@@ -10,6 +10,7 @@ import pytest
 
 from hbt_ray.data.corpora import list_shards, parquet, read_shard
 from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import corpus, only_reject, read, table
 
 
@@ -42,11 +43,10 @@ def test_shards_of_a_large_parquet_file_add_up_to_all_rows(tmp_path: Path, monke
     assert len(whole) == 10
 
 
-def test_parquet_rows_without_columns_are_rejected_each(tmp_path: Path):
+def test_missing_parquet_columns_are_an_error_that_lists_those_there_are(tmp_path: Path):
     pq.write_table(pa.table({"other": [1, 2]}), tmp_path / "de.parquet")
-    assert [row.reason for row in read(corpus("parquet", tmp_path)) if isinstance(row, RejectedRow)] == [
-        "missing passage"
-    ] * 2
+    with pytest.raises(CorpusError, match=r"de\.parquet has no column 'question', but has 'other'"):
+        list_shards(corpus("parquet", tmp_path))
 
 
 def test_only_the_parquet_row_that_is_not_utf8_is_rejected(tmp_path: Path):

@@ -1,0 +1,196 @@
+"""CSV and TSV: a folder of `<language>.csv`, or files whose rows name their language. The first record is the header.
+
+Read with Python's `csv`: a field in quotes may contain delimiters, quotes and line ends. The delimiter of CSV is found
+in the first lines; TSV has tabs, and quotes in it are text if the file has no fields in quotes, as in MS MARCO.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from hbt_ray.config import Columns, CorpusConfig
+from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
+from hbt_ray.data.corpora.record_parsing import parse_record
+from hbt_ray.data.text_files import READ_ERRORS, UNREADABLE_FILE, Fault, TextLine, open_binary, read_lines
+from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.utils.limits import MAX_LINE_BYTES, limit
+
+_SUFFIXES = {"csv": (".csv", ".csv.gz"), "tsv": (".tsv", ".tsv.gz", ".tab")}
+_DELIMITERS = {"csv": (",", ";", "\t", "|"), "tsv": ("\t",)}
+_SAMPLED_LINES = 200
+
+
+class _Dialect(NamedTuple):
+    delimiter: str
+    quotes: bool  # whether a field may be in quotes
+
+
+class DelimitedRecord(NamedTuple):
+    number: int  # from 0, so that 0 is the header; blank ones count
+    location: str  # "de.csv:17", the line in which it begins
+    fields: list[str]
+
+
+def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
+    """List a shard for each file, sorted. Raises CorpusError if there is none, or a language or column is missing."""
+    format = RecordFormat(_SUFFIXES[corpus.format], header_names, _count_rows)
+    return list_record_shards(corpus, format)
+
+
+def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield a row or reject for each record that is not blank, in order."""
+    path = Path(shard.location)
+    first = 0 if is_headerless(shard.columns) else 1
+    names: list[str] = []
+    for record in read_records(path):
+        if isinstance(record, Fault) and first and not names:  # the next record is no header
+            yield Fault(record.location, UNREADABLE_FILE, f"its header: {record.detail}").reject(shard.source)
+            return
+        if isinstance(record, Fault):
+            yield record.reject(shard.source)
+            continue
+        if not names:
+            names = _names_of(record.fields, shard.columns)
+            if first:
+                continue
+        if not any(map(str.strip, record.fields)):
+            continue
+        if len(record.fields) != len(names):
+            detail = f"{len(record.fields)} instead of {len(names)}: {record.fields}"
+            yield Fault(record.location, "wrong number of columns", detail).reject(shard.source)
+            continue
+        fields = dict(zip(names, record.fields, strict=True))
+        row = parse_record(_with_numbers(fields, shard.columns), shard, record.location, record.number + 1 - first)
+        if row is not None:
+            yield row
+
+
+def header_names(path: Path, columns: Columns) -> Sequence[str]:
+    """Return the names of a file's columns; "1", "2" ... of a file without a header; none of a damaged one."""
+    record = next(read_records(path), None)
+    return _names_of(record.fields, columns) if isinstance(record, DelimitedRecord) else []
+
+
+def is_headerless(columns: Columns) -> bool:
+    """Return True if the columns of question and passage are numbers: the file has no header."""
+    return columns.question.isdecimal() and columns.passage.isdecimal()
+
+
+def _names_of(fields: Sequence[str], columns: Columns) -> list[str]:
+    if is_headerless(columns):
+        return [str(number) for number in range(1, len(fields) + 1)]
+    return [field.strip() for field in fields]
+
+
+def _with_numbers(fields: dict[str, str], columns: Columns) -> dict[str, object]:
+    """Return the fields with the offset of the answer as a number; "" is none."""
+    start = fields.get(columns.answer_start, "").strip()
+    if columns.answer_start not in fields:
+        return dict(fields)
+    return {**fields, columns.answer_start: int(start) if start.lstrip("-").isdecimal() else (start or None)}
+
+
+def _count_rows(path: Path) -> int:
+    """Return the number of the last record that is not blank, counted without a check of every line."""
+    dialect = _find_dialect(path)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
+    last = 0
+    try:
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8", errors="replace", newline="") as lines:
+            for number, fields in enumerate(csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting)):
+                if any(fields):
+                    last = number
+    except (*READ_ERRORS, csv.Error):  # which reading the rows rejects
+        pass
+    return last
+
+
+def read_records(path: Path) -> Iterator[DelimitedRecord | Fault]:
+    """Yield every record of a file, the header and blank ones included.
+
+    A line that cannot be decoded or is too long is a fault; with it, the record that it is in the middle of.
+    """
+    csv.field_size_limit(limit(MAX_LINE_BYTES))
+    dialect = _find_dialect(path)
+    lines = _Lines(path)
+    reader = csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
+    )
+    number = -1
+    while True:
+        lines.begin_record()
+        number += 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            yield from lines.faults
+            return
+        except csv.Error as error:  # a field that is too long
+            yield Fault(lines.location, "line too long", error)
+            continue
+        yield from lines.faults
+        if lines.is_broken:
+            continue
+        number += len(lines.faults)  # each was a record, so that row numbers agree with those of a parallel file
+        yield DelimitedRecord(number, lines.location, fields)
+
+
+class _Lines:
+    """Iterates over the texts of a file's lines, and keeps the faults and the location of the current record."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = read_lines(path)
+        self._name = path.name
+        self.begin_record()
+
+    def begin_record(self) -> None:
+        self.faults: list[Fault] = []
+        self.location = ""  # of the record's first line; "" before it is read
+        self.is_broken = False  # whether a line in the middle of the record is a fault
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        for line in self._lines:
+            if isinstance(line, TextLine):
+                self.location = self.location or line.location
+                return line.text
+            self.faults.append(line)
+            self.is_broken = bool(self.location)
+        raise StopIteration
+
+
+def _find_dialect(path: Path) -> _Dialect:
+    """Return the dialect with which most of the first records have as many fields as the header, and the most fields.
+
+    Quotes are recognized unless more records fit without them, because a stray quote joins lines.
+    """
+    format = "tsv" if path.name.endswith(_SUFFIXES["tsv"]) else "csv"
+    texts = [line.text for line in itertools.islice(read_lines(path), _SAMPLED_LINES) if isinstance(line, TextLine)]
+    candidates = [_Dialect(delimiter, quotes) for quotes in (True, False) for delimiter in _DELIMITERS[format]]
+    return max(candidates, key=lambda dialect: _fit(texts, dialect))
+
+
+def _fit(texts: Sequence[str], dialect: _Dialect) -> tuple[bool, float, int]:
+    """Return (whether there are several columns, the share of lines in records of the header's width, the width)."""
+    reader = csv.reader(
+        texts, delimiter=dialect.delimiter, quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
+    )
+    width = fitting = read = 0
+    try:
+        for fields in reader:
+            width = width or len(fields)
+            fitting += (reader.line_num - read) * (len(fields) in (0, width))
+            read = reader.line_num
+    except csv.Error:
+        return False, 0.0, 0
+    return width > 1, fitting / max(read, 1), width

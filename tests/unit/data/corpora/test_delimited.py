@@ -1,0 +1,157 @@
+"""CSV and TSV: dialects, quotes, and the rows and rejects of any bytes."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.errors import CorpusError
+from tests.helpers.corpus_files import corpus, only_reject, read
+
+HEADER = ["id", "question", "context"]
+
+
+def texts(folder: Path, format: str = "csv", **settings: object) -> list[tuple[str, str, str]]:
+    rows = read(corpus(format, folder, **settings))
+    assert all(isinstance(row, CorpusRow) for row in rows), rows
+    return [(row.item_id, row.question or "", row.passage) for row in rows if isinstance(row, CorpusRow)]
+
+
+def test_csv_of_excel_with_quotes_commas_and_line_ends_is_read(tmp_path: Path):
+    content = '\ufeffid,question,context\r\n1,"Wo, bitte?","Er sagt ""dort"".\r\nOder hier."\r\n\r\n2,Wer?,Ich.\r\n'
+    (tmp_path / "de.csv").write_bytes(content.encode())
+    rows = [row for row in read(corpus("csv", tmp_path)) if isinstance(row, CorpusRow)]
+    assert [(row.question, row.passage) for row in rows] == [
+        ("Wo, bitte?", 'Er sagt "dort".\r\nOder hier.'),
+        ("Wer?", "Ich."),
+    ]
+    assert [row.location for row in rows] == ["de.csv:2", "de.csv:5"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiter_of_csv_is_found(delimiter: str, tmp_path: Path):
+    lines = [HEADER, ["1", "Wo?", "Dort, hier; da."], ["2", "Wer?", "Ich."]]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(lines)
+    (tmp_path / "de.csv.gz").write_bytes(gzip.compress(text.getvalue().encode()))
+    assert texts(tmp_path) == [("1", "Wo?", "Dort, hier; da."), ("2", "Wer?", "Ich.")]
+
+
+def test_stray_quotes_in_tsv_are_text(tmp_path: Path):
+    (tmp_path / "de.tsv").write_text('id\tquestion\tcontext\n1\t"Wo\tDort.\n2\tWer?\t"Ich" sage ich\n')
+    assert texts(tmp_path, "tsv") == [("1", '"Wo', "Dort."), ("2", "Wer?", '"Ich" sage ich')]
+
+
+def test_quoted_fields_of_tsv_are_unquoted(tmp_path: Path):
+    (tmp_path / "de.tsv").write_text('id\tquestion\tcontext\n1\t"Wo,\tgenau?"\t"Dort.\nHier."\n2\tWer?\tIch.\n')
+    assert texts(tmp_path, "tsv") == [("1", "Wo,\tgenau?", "Dort.\nHier."), ("2", "Wer?", "Ich.")]
+
+
+def test_columns_of_a_file_without_header_are_numbers(tmp_path: Path):
+    (tmp_path / "en.tsv").write_text("Where?\tThere.\nWho?\tMe.\n")
+    columns = {"question": "1", "passage": "2"}
+    assert texts(tmp_path, "tsv", columns=columns) == [("en.tsv:1", "Where?", "There."), ("en.tsv:2", "Who?", "Me.")]
+
+
+def test_record_of_another_width_is_rejected_and_the_next_is_read(tmp_path: Path):
+    (tmp_path / "de.csv").write_text("id,question,context\n1,Wo?\n2,Wer?,Ich.\n3,a,b,c\n")
+    first, second, third = read(corpus("csv", tmp_path))
+    assert isinstance(second, CorpusRow)
+    for bad, location in ((first, "de.csv:2"), (third, "de.csv:4")):
+        assert isinstance(bad, RejectedRow)
+        assert (bad.location, bad.reason) == (location, "wrong number of columns")
+
+
+def test_line_that_is_not_utf8_is_a_reject_and_keeps_row_numbers(tmp_path: Path):
+    (tmp_path / "de.csv").write_bytes(b"question,context\nWo?,\xff\nWer?,Ich.\n")
+    (tmp_path / "en.csv").write_bytes(b"question,context\nWhere?,There.\nWho?,Me.\n")
+    bad, german, _, english = read(corpus("csv", tmp_path))
+    assert isinstance(bad, RejectedRow)
+    assert bad.reason == "wrong encoding"
+    assert isinstance(german, CorpusRow)
+    assert isinstance(english, CorpusRow)
+    assert german.item_id == english.item_id == "2"
+
+
+def test_record_around_a_broken_line_is_not_read(tmp_path: Path):
+    (tmp_path / "de.csv").write_bytes(b'id,question,context\n1,Wo?,"a\n\xff\nb"\n2,Wer?,Ich.\n')
+    bad, good = read(corpus("csv", tmp_path))
+    assert isinstance(bad, RejectedRow)
+    assert isinstance(good, CorpusRow)
+    assert good.item_id == "2"
+
+
+def test_field_longer_than_the_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HBT_MAX_LINE_BYTES", "50")
+    good = "".join(f"{n},Wo?,Dort.\n" for n in range(250))
+    (tmp_path / "de.csv").write_text("id,question,context\n" + good + '999,Wo?,"' + "lang\n" * 30 + '"\n')
+    rows = read(corpus("csv", tmp_path))
+    assert sum(isinstance(row, CorpusRow) for row in rows) == 250
+    assert {row.reason for row in rows if isinstance(row, RejectedRow)} >= {"line too long"}
+
+
+def test_answer_offsets_are_numbers_in_csv(tmp_path: Path):
+    (tmp_path / "de.csv").write_text(
+        "id,question,context,answer_text,answer_start\n1,Wo?,Ja dort.,dort,3\n2,Wer?,Ich.,,\n"
+    )
+    first, second = read(corpus("csv", tmp_path))
+    assert isinstance(first, CorpusRow)
+    assert isinstance(second, CorpusRow)
+    assert (first.answer_start, second.answer_start) == (3, -1)
+
+
+def test_wrong_column_is_answered_with_those_there_are(tmp_path: Path):
+    (tmp_path / "de.csv").write_text("Frage,Antwort\nWo?,Dort.\n")
+    with pytest.raises(
+        CorpusError, match=r"no column 'question', but has 'Frage', 'Antwort'; write columns: \{question"
+    ):
+        list_shards(corpus("csv", tmp_path))
+    with pytest.raises(CorpusError, match=r"no column 'Fragen', .*; did you mean columns: \{question: Frage\}\?"):
+        list_shards(corpus("csv", tmp_path, columns={"question": "Fragen", "passage": "Antwort"}))
+
+
+@given(
+    st.lists(st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=9)] * 2), max_size=9)
+)
+@settings(max_examples=100, deadline=None)
+def test_every_record_that_csv_writes_is_read_back(pairs: list[tuple[str, str]]):
+    with tempfile.TemporaryDirectory() as name:
+        with (Path(name) / "de.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([HEADER, *([str(n), *pair] for n, pair in enumerate(pairs))])
+        rows = read(corpus("csv", Path(name)))
+    kept = [(row.question, row.passage) for row in rows if isinstance(row, CorpusRow)]
+    assert kept == [pair for pair in pairs if all(map(str.strip, pair))]
+    assert len(rows) == len(pairs)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_give_rows_and_rejects(content: bytes):
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "de.csv").write_bytes(b"id,question,context\n" + content)
+        assert all(row.location for row in read(corpus("csv", Path(name))))
+
+
+def test_truncated_file_ends_in_a_reject(tmp_path: Path):
+    whole = gzip.compress(b"id,question,context\n" + b"".join(b"%d,q%d,c%d\n" % (n, n, n) for n in range(5000)))
+    (tmp_path / "de.csv.gz").write_bytes(whole[: len(whole) // 2])
+    *rows, last = read(corpus("csv", tmp_path))
+    assert rows
+    assert only_reject([last]).reason == "unreadable file"
+
+
+def test_header_in_another_encoding_is_no_row(tmp_path: Path):
+    (tmp_path / "de.csv").write_bytes("Größe,question,context\n1,Wo?,Dort.\n2,Wer?,Ich.\n".encode("cp1252"))
+    assert only_reject(read(corpus("csv", tmp_path))).detail.startswith("its header: 'utf-8' codec can't decode")
+    (tmp_path / "de.csv").write_text("question,context\nWo?,Dort.\n", encoding="utf-16-le")
+    with pytest.raises(CorpusError, match=r"de\.csv is not UTF-8, perhaps UTF-16; save it as UTF-8"):
+        list_shards(corpus("csv", tmp_path))

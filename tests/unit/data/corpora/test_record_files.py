@@ -1,0 +1,103 @@
+"""Languages, columns and ids of files whose rows have columns, from what is in them and in their names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.types import CorpusRow
+from hbt_ray.errors import CorpusError
+from tests.helpers.corpus_files import GOOD, corpus, read, write_lines
+
+PAIR = {"query": "Wo?", "answer": "Dort."}
+
+
+def items(folder: Path, **settings: Any) -> dict[str, list[str]]:
+    """Return the languages of each item."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in read(corpus("jsonl", folder, **settings)):
+        assert isinstance(row, CorpusRow), row
+        found[row.item_id].append(row.language)
+    return dict(found)
+
+
+def test_rows_with_equal_numbers_are_translations_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for language in ("de", "en"):
+        write_lines(tmp_path / f"{language}.jsonl", PAIR, PAIR)
+    assert items(tmp_path) == {"1": ["de", "en"], "2": ["de", "en"]}
+    assert "de.jsonl, en.jsonl have 2 rows each: rows with equal numbers are taken as translations" in caplog.text
+    assert items(tmp_path, ids="unique") == {
+        "de.jsonl:1": ["de"], "de.jsonl:2": ["de"], "en.jsonl:1": ["en"], "en.jsonl:2": ["en"]
+    }  # fmt: skip
+
+
+def test_files_with_unequal_numbers_of_rows_are_not_parallel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_lines(tmp_path / "de.jsonl", PAIR)
+    write_lines(tmp_path / "en.jsonl", PAIR, PAIR)
+    assert set(items(tmp_path)) == {"de.jsonl:1", "en.jsonl:1", "en.jsonl:2"}
+    assert "the numbers of rows differ (de.jsonl 1, en.jsonl 2)" in caplog.text
+    with pytest.raises(
+        CorpusError, match=r"ids: rows needs files with equally many rows, not de\.jsonl 1, en\.jsonl 2"
+    ):
+        list_shards(corpus("jsonl", tmp_path, ids="rows"))
+    with pytest.raises(CorpusError, match=r"has no column 'id', but has 'query', 'answer'"):
+        list_shards(corpus("jsonl", tmp_path, ids="column"))
+
+
+def test_blank_lines_at_the_end_do_not_count_as_rows(tmp_path: Path):
+    write_lines(tmp_path / "de.jsonl", PAIR, b"", b"")
+    write_lines(tmp_path / "en.jsonl", PAIR)
+    assert items(tmp_path) == {"1": ["de", "en"]}
+
+
+def test_language_of_a_file_is_at_the_end_of_its_name(tmp_path: Path):
+    for name in ("train-de", "train-en", "dev_de", "dev_en", "dev.pt-BR"):
+        write_lines(tmp_path / f"{name}.jsonl", *[PAIR] * (1 + name.startswith("train")))
+    assert items(tmp_path) == {
+        "dev:1": ["pt-BR", "de", "en"], "train:1": ["de", "en"], "train:2": ["de", "en"]
+    }  # fmt: skip
+    assert set(items(tmp_path, languages=["en"])) == {"train-en.jsonl:1", "train-en.jsonl:2", "dev_en.jsonl:1"}
+
+
+def test_column_of_languages_comes_before_the_name_of_the_file(tmp_path: Path):
+    write_lines(tmp_path / "faq-de.jsonl", {**GOOD, "lang": "fr"})
+    assert items(tmp_path) == {"a": ["fr"]}
+
+
+def test_language_setting_is_that_of_every_row(tmp_path: Path):
+    write_lines(tmp_path / "all.jsonl", GOOD)
+    assert items(tmp_path / "all.jsonl", language="pt_br") == {"a": ["pt-BR"]}
+    with pytest.raises(CorpusError, match=r"neither the name of all\.jsonl nor a column names a language .*'context'"):
+        list_shards(corpus("jsonl", tmp_path))
+    with pytest.raises(CorpusError, match="has no de; choose languages among en"):
+        list_shards(corpus("jsonl", tmp_path, language="en", languages=["de"]))
+    (tmp_path / "all.jsonl").rename(tmp_path / "de.jsonl")
+    with pytest.raises(CorpusError, match="named by another language than language: en"):
+        list_shards(corpus("jsonl", tmp_path, language="en"))
+
+
+def test_one_file_without_ids_is_said_to_have_no_translations(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_lines(tmp_path / "all.jsonl", {**PAIR, "lang": "de"}, {**PAIR, "lang": "en"})
+    assert items(tmp_path) == {"all.jsonl:1": ["de"], "all.jsonl:2": ["en"]}
+    assert "no column of ids, so a row is an item of one language" in caplog.text
+
+
+def test_negatives_are_a_list_a_text_or_numbered_columns(tmp_path: Path):
+    records = ({**PAIR, "negative_1": "Hier.", "negative_2": ""}, {**PAIR, "negative_1": "Da.", "negative_2": "Fern."})
+    write_lines(tmp_path / "de.jsonl", *records)
+    rows = read(corpus("jsonl", tmp_path))
+    assert [row.negatives for row in rows if isinstance(row, CorpusRow)] == [("Hier.",), ("Da.", "Fern.")]
+
+
+def test_folders_named_by_a_language_are_read(tmp_path: Path):
+    for language in ("de", "en"):
+        (tmp_path / language).mkdir()
+        write_lines(tmp_path / language / "train.jsonl", PAIR)
+    assert items(tmp_path) == {"1": ["de", "en"]}
+    assert items(tmp_path, languages=["en"]) == {"en/train.jsonl:1": ["en"]}
+    write_lines(tmp_path / "de" / "train.jsonl", PAIR, PAIR)
+    assert set(items(tmp_path)) == {"de/train.jsonl:1", "de/train.jsonl:2", "en/train.jsonl:1"}
