@@ -82,7 +82,7 @@ def folder(tmp_path_factory) -> Path:
     tiny_corpus.make_store(folder / "store", shards=1)
     tiny_corpus.make_encoder(folder / "encoder")
     for num_ranks in {of_layout for of_layout, _ in LAYOUTS.values()}:
-        run_ranks(_rank_main, num_ranks, folder, "sentence_transformers")
+        run_ranks(_rank_main, num_ranks, folder)
     return folder
 
 
@@ -110,3 +110,59 @@ def test_trainer_sees_the_plans_batches_from_its_first_step_on(folder, name, res
     for rank in range(num_ranks):
         seen = torch.load(folder / f"{num_ranks}-{rank}.pt", weights_only=True)[name, resume]
         assert seen[: STEPS - first] == [step[rank] for step in planned]
+
+
+def test_a_hundred_steps_have_the_losses_of_our_trainer(folder, tmp_path, one_thread):
+    """Without dropout, and with the same optimizer; no two items of the corpus share a text, which only ours masks."""
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    from hbt_ray import HybridBatchSampler, HybridDataset
+    from hbt_ray.config import LossConfig, TrainConfig
+    from hbt_ray.data.token_store import TokenStore
+    from hbt_ray.sampling.collate import build_batch
+    from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
+    from hbt_ray.training.lr_schedule import learning_rate
+
+    train = TrainConfig(steps=100, global_batch_pairs=8, precision="fp32", learning_rate=5e-3, temperature=0.05)
+    ours = ContrastiveTrainer(
+        tiny_corpus.make_encoder(folder / "encoder", dropout=0.0), train, seed=5, loss=LossConfig()
+    )
+    store = TokenStore.open(folder / "store")
+    planned = tiny_corpus.make_sampler(store, 8)
+    expected = [float(ours.step(step, [build_batch(planned.batch(step), store)]).loss) for step in range(100)]
+
+    model = SentenceTransformer(str(folder / "encoder"), device="cpu")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, weight_decay=train.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(step, train) / train.learning_rate
+    )
+    trainer = SentenceTransformerTrainer(
+        model,
+        TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8,
+            batch_sampler=partial(HybridBatchSampler, alpha=0.5),
+            prompts={"anchor": tiny_corpus.TEXT.query_prefix, "positive": tiny_corpus.TEXT.passage_prefix},
+            seed=3,
+            max_steps=100,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        train_dataset=HybridDataset(tiny_corpus.trainer_rows(), name="numbers"),
+        loss=MultipleNegativesRankingLoss(model, scale=1 / train.temperature),
+        optimizers=(optimizer, schedule),
+    )
+    trainer.train()
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 100
+    assert max(abs(loss - other) for loss, other in zip(losses, expected, strict=True)) < 1e-3
