@@ -107,7 +107,8 @@ def evaluate(
         passage_prefix=passage_prefix,
         trust_remote_code=trust_remote_code,
     )
-    click.echo(f"report   {out}")
+    page = Path(out) / "report.html"  # in a folder for each benchmark where there are several
+    click.echo(f"report   {page if page.exists() else out}")
 
 
 def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
