@@ -129,10 +129,9 @@ class RunComparison:
 
     def tables(self) -> list[Table]:
         """Return the metrics, and the tests if there are any, as tables for a terminal."""
-        from hbt_ray.evaluation.compare import comparison_table, significance_table
+        from hbt_ray.evaluation.compare import comparison_table, significance_tables
 
-        tested = significance_table(self.groups, self.differences)
-        return [comparison_table(self.groups), *([tested] if tested else [])]
+        return [comparison_table(self.groups), *significance_tables(self.groups, self.differences)]
 
     def write(self, folder: str | Path) -> Path:
         """Write `report.html` and `comparison.png`; return the path of the page.

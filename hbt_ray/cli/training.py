@@ -85,15 +85,18 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.quickstart import run_quickstart
-    from hbt_ray.evaluation.compare import RunGroup, comparison_table
-    from hbt_ray.presets import STEPS, STRATEGIES
+    from hbt_ray.evaluation.compare import RunGroup, comparison_table, differences, write_comparison_page
+    from hbt_ray.presets import STEPS
     from hbt_ray.tracking import experiment_link, ui_command
     from hbt_ray.utils.process import seconds_since_start
 
-    finished = run_quickstart(Path(out).expanduser().resolve(), seed=seed, steps=steps or STEPS)
-    groups = [RunGroup.of_run(name, folder) for name, folder in finished.folders.items()]
-    Console().print(comparison_table(groups, tested_against=STRATEGIES[-1]))
+    folder = Path(out).expanduser().resolve()
+    finished = run_quickstart(folder, seed=seed, steps=steps or STEPS)
+    groups = [RunGroup.of_run(name, of_run) for name, of_run in finished.folders.items()]
+    tested = differences(groups)
+    page = write_comparison_page(groups, folder, title="Quickstart", tested=tested)
+    Console().print(comparison_table(groups, tested))
     taken = ", ".join(f"{name} {seconds:.0f}" for name, seconds in finished.seconds.items())
     click.echo(f"seconds  {seconds_since_start():.0f}: {taken}")
-    click.echo(f"summary  {finished.summary}\nruns     {ui_command(finished.tracking_uri)}")
+    click.echo(f"page     {page}\nsummary  {finished.summary}\nruns     {ui_command(finished.tracking_uri)}")
     click.echo(f"         {experiment_link(finished.tracking_uri, finished.experiment)}")

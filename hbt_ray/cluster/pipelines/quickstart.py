@@ -30,7 +30,7 @@ from hbt_ray.utils.progress import print_line
 class Quickstart:
     """Where the quickstart's results are."""
 
-    folders: dict[str, Path]  # with reports, by strategy and of the untrained encoder
+    folders: dict[str, Path]  # with reports, by strategy, hybrid first; and of the untrained encoder
     summary: Path
     tracking_uri: str
     experiment: str
@@ -71,7 +71,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
         metrics = read_run_metrics(out / name)
         print_line(f"{name}: mono mAP {metrics['embedded/mono/map']:.3f} after {taken_s:.0f} s")
     lap("training and evaluation")
-    names = (UNTRAINED, *STRATEGIES)
+    names = (*reversed(STRATEGIES), UNTRAINED)
     summary = out / "summary.json"
     described = {"seed": seed, "steps": steps, "metrics": {name: read_run_metrics(out / name) for name in names}}
     atomic_write_text(summary, json.dumps(described, indent=1) + "\n")

@@ -3,7 +3,7 @@
 from hbt_ray.evaluation.compare.figures import comparison_figure
 from hbt_ray.evaluation.compare.page import write_comparison_page
 from hbt_ray.evaluation.compare.runs import RunGroup, TrackedRun, read_run_metrics, run_groups_in, run_groups_of
-from hbt_ray.evaluation.compare.tables import TestedDifference, comparison_table, differences, significance_table
+from hbt_ray.evaluation.compare.tables import TestedDifference, comparison_table, differences, significance_tables
 
 __all__ = [
     "RunGroup",
@@ -15,6 +15,6 @@ __all__ = [
     "read_run_metrics",
     "run_groups_in",
     "run_groups_of",
-    "significance_table",
+    "significance_tables",
     "write_comparison_page",
 ]

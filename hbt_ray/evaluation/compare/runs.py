@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ def _read_run(folder: str | Path) -> tuple[dict[str, float], dict[str, Path]]:
 def run_groups_in(folders: Sequence[str]) -> list[RunGroup]:
     """Read the runs of some folders; runs that differ only in their seed form one group.
 
+    A run is labelled by its path below the folder that all have in common.
+
     Raises:
         UserError: a folder has no report, or one cannot be read.
     """
@@ -80,7 +83,11 @@ def run_groups_in(folders: Sequence[str]) -> list[RunGroup]:
     twice = next((folder for folder, path in zip(folders, paths, strict=True) if paths.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"{twice!r} is named twice; name each run once")
-    return _by_method({folder: (_method(folder) or folder, *_read_run(folder)) for folder in folders})
+    common = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    labels = [os.path.relpath(path, common) for path in paths]
+    return _by_method(
+        {label: (_method(one) or label, *_read_run(one)) for label, one in zip(labels, folders, strict=True)}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,23 +44,21 @@ def _depth(name: str, heading: str) -> list[str]:
     return [f"@{depth}"] if depth and not heading.endswith(f"@{depth}") else []
 
 
-def comparison_table(groups: Sequence[RunGroup], tested_against: str | None = None) -> Table:
-    """Build a table of the headline metrics of each group, the best of each column bold.
+def comparison_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifference] = ()) -> Table:
+    """Build a table of the headline metrics of each group, the best of each column bold. It fits 80 columns.
 
     A group of several seeds has their mean and standard deviation.
 
     Args:
         groups: one row each.
-        tested_against: label of the group that every other one is tested against, with p-values in the cells.
+        tested: what `differences` returned for them; their p-values are in the cells.
     """
     headlines = headline_metrics(groups)
     benchmarks = list(dict.fromkeys(benchmark for benchmark, _, _ in headlines))
     table = Table(title=benchmarks[0] if len(benchmarks) == 1 else None, box=SIMPLE_HEAD, pad_edge=False)
-    p_values = {}
-    if tested_against is not None:
-        in_order = sorted(groups, key=lambda group: group.label != tested_against)
-        p_values = {(label, metric): p_value for label, metric, _, _, p_value in differences(in_order)}
-        table.caption = f"p: of the difference from {tested_against} (randomisation test over queries, Holm)"
+    p_values = {(label, metric): p_value for label, metric, _, _, p_value in tested}
+    if p_values:
+        table.caption = f"p: of the difference from {groups[0].label} (randomisation test over queries, Holm)"
         table.caption_justify = "left"
     table.add_column("run", overflow="fold")
     for _, _, heading in headlines:
@@ -73,8 +72,9 @@ def comparison_table(groups: Sequence[RunGroup], tested_against: str | None = No
             mark = best[metric] is not None and shown == format_value(metric, best[metric])
             values = group.values(metric)
             spread = f" ±{format_value(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
-            tested = f" p {p_values[group.label, metric]:.4f}" if (group.label, metric) in p_values else ""
-            cells.append((f"[bold]{shown}[/bold]" if mark else shown) + spread + tested.replace(" 0.", " ."))
+            p_value = p_values.get((group.label, metric))
+            note = "" if p_value is None else f" p {p_value:.4f}".replace(" 0.", " .")
+            cells.append((f"[bold]{shown}[/bold]" if mark else shown) + spread + note)
         table.add_row(group.label, *cells)
     return table
 
@@ -120,38 +120,34 @@ def _check_same(benchmark: str, one: RunGroup, other: RunGroup) -> None:
         )
 
 
-def significance_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifference] | None = None) -> Table | None:
-    """Build a table of `differences`; None where no two groups have per-query tables.
+def significance_tables(groups: Sequence[RunGroup], tested: Sequence[TestedDifference]) -> list[Table]:
+    """Build a table for each group that was tested against the first; each fits 80 columns.
 
     Args:
         groups: the runs.
-        tested: what `differences` returned for them; None: call it, which takes seconds.
+        tested: what `differences` returned for them.
     """
-    found = differences(groups) if tested is None else tested
-    if not found:
-        return None
-    table = Table(title=f"against {groups[0].label}")
-    for heading in ("run", "measure", "difference", "95% interval", "p (Holm)", ""):
-        words = heading in {"run", "measure", ""}
-        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=heading != "run")
-    labels = [group.label for group in groups]
-    for label, metric, heading, difference, p_value in sorted(found, key=lambda entry: labels.index(entry[0])):
-        shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]
-        table.add_row(
-            label,
-            heading,
-            shown[0],
-            f"{shown[1]} to {shown[2]}",
-            f"{p_value:.4f}",
-            verdict_of(metric, difference, p_value),
+    tables = []
+    for group in groups[1:]:
+        of_group = [entry for entry in tested if entry[0] == group.label]
+        table = Table(
+            title=f"{group.label} against {groups[0].label}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
         )
-    return table
+        for heading in ("metric", "difference", "95% interval", "p (Holm)", ""):
+            justify: Literal["left", "right"] = "left" if heading in {"metric", ""} else "right"
+            table.add_column(heading, justify=justify, no_wrap=heading != "metric")
+        for _, metric, heading, difference, p_value in of_group:
+            shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]
+            verdict = verdict_of(metric, difference, p_value)
+            table.add_row(heading, shown[0], f"{shown[1]} to {shown[2]}", f"{p_value:.4f}", verdict)
+        tables += [table] if of_group else []
+    return tables
 
 
 def verdict_of(metric: str, difference: Difference, p_value: float) -> str:
     """Return what a test shows: better, worse, or no difference."""
     if p_value >= LEVEL:
-        return "no difference shown"
+        return "not shown"
     return "better" if (difference.mean > 0) == find_metric(metric).higher_is_better else "worse"
 
 

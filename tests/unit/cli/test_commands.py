@@ -221,7 +221,7 @@ def test_compare_prints_one_row_a_report():
     write_report("two/evaluation/tiny", mono=0.25, multi=0.125)
     result = run("compare", "one", "two")
     assert result.exit_code == 0
-    lines = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("│")}
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert "0.75" in lines["one"]
     assert "0.50" in lines["one"]
     assert "0.25" in lines["two"]

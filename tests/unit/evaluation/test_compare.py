@@ -29,7 +29,7 @@ from hbt_ray.evaluation.compare import (
     read_run_metrics,
     run_groups_in,
     run_groups_of,
-    significance_table,
+    significance_tables,
 )
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
 from hbt_ray.evaluation.report import write_report
@@ -147,15 +147,15 @@ def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path):
     ]
     contenders = run_groups_in(folders)
     assert [len(contender.metrics) for contender in contenders] == [2, 2]
-    assert contenders[0].label == f"{folders[0]} and 1 more seeds"
+    assert contenders[0].label == f"{Path(folders[0]).name} and 1 more seeds"
     shown = comparison_table(contenders)
     assert all("±" in cell for column in shown.columns[1:] for cell in column.cells)
     found = {metric: difference for _, metric, _, difference, _ in differences(contenders)}
     mean = [contender.mean("tiny/mono/map") for contender in contenders]
     assert found["tiny/mono/map"].mean == pytest.approx(mean[1] - mean[0])
     assert found["tiny/mono/map"].groups == 90
-    console = Console(file=StringIO(), width=200)
-    console.print(significance_table(contenders))
+    console = Console(file=StringIO(), width=80)
+    console.print(*significance_tables(contenders, differences(contenders)))
     assert "better" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -175,7 +175,8 @@ def test_tracked_runs_are_grouped_by_their_parameters():
     }
     first, second = run_groups_of(runs)
     assert (first.label, first.mean("t/mono/map"), second.label) == ("a 1 and 1 more seeds", pytest.approx(0.3), "b 1")
-    assert significance_table([first, second]) is None
+    assert differences([first, second]) == []
+    assert significance_tables([first, second], []) == []
     assert comparison_table([]).row_count == 0
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
 from hbt_ray.errors import StorageError, UserError
-from hbt_ray.evaluation.compare import read_run_metrics, run_groups_in, significance_table
+from hbt_ray.evaluation.compare import differences, read_run_metrics, run_groups_in
 from hbt_ray.evaluation.evaluator import EmbeddingSample, EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
 from hbt_ray.evaluation.report import (
@@ -195,7 +195,7 @@ def test_files_that_are_not_of_the_report_are_refused(report: EvalReport, tmp_pa
     assert len(run_groups_in([str(one), str(two)])) == 2
     (one / "per_query.parquet").write_bytes((two / "per_query.parquet").read_bytes())
     with pytest.raises(UserError, match=r"per_query\.parquet' is damaged \(its checksum does not match\)"):
-        significance_table(run_groups_in([str(one), str(two)]))
+        differences(run_groups_in([str(one), str(two)]))
     flip_bit(two / "report.json", (two / "report.json").read_text().index('"metrics"') + 20)
     with pytest.raises(UserError, match=r"report\.json' is not a report \(its checksum does not match\)"):
         run_groups_in([str(two)])
