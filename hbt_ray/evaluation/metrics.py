@@ -388,3 +388,41 @@ def _per_relevant(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Divide by the number of relevant passages: (Q,), 0 where there is none."""
     relevant = (ranks != 0).sum(axis=1)
     return np.divide(values, relevant, where=relevant > 0, out=np.zeros(len(ranks)))
+
+
+# Of a benchmark, the most important first; with those of training a run has at most 30 metrics.
+_TRACKED = (
+    *("mono/map", "cross/map", "multi/map", "multi/rank_distance", "gap/map", "multi/ndcg@10"),
+    *("multi/consistency", "mono/ndcg@10", "cross/ndcg@10"),
+)
+MAX_TRACKED = 20
+
+
+def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Select the metrics of reports that are logged one by one, at most MAX_TRACKED; all others are in the reports.
+
+    With several benchmarks, the first metric of each comes before the second of any.
+
+    Args:
+        metrics: by full name, such as "xquad-r/mono/map", of one or several benchmarks. The name may have the depth
+            of an approximate index.
+    """
+    ranked = []
+    for name in metrics:
+        _, _, short = name.partition("/")
+        candidates = (short, short.partition("@")[0])
+        priority = next((_TRACKED.index(one) for one in candidates if one in _TRACKED), None)
+        if priority is not None:
+            ranked.append((priority, name))
+    chosen = {name for _, name in sorted(ranked, key=lambda entry: entry[0])[:MAX_TRACKED]}
+    return {name: value for name, value in metrics.items() if name in chosen}
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, object]]:
+    """Return a row for each metric of reports, with its benchmark, setting, name, part and value."""
+    rows: list[dict[str, object]] = []
+    for name, value in metrics.items():
+        benchmark, setting, metric_name, *part = name.split("/")
+        row = {"benchmark": benchmark, "setting": setting, "metric": metric_name, "of": "/".join(part), "value": value}
+        rows.append(row)
+    return rows

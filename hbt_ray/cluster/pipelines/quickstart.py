@@ -88,6 +88,7 @@ def _strategy_task(config: RunConfig, store: Path, out: Path, fingerprints: Mapp
 def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> None:
     """Evaluate the initial encoder in this process, as an MLflow run of its own."""
     from hbt_ray.cluster.evaluation.evaluate import evaluate_here
+    from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
 
     folder = run_dir_of(config, out)
     uri = resolve_uri(config.tracking, folder.path)
@@ -96,4 +97,6 @@ def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> 
     with tracked_run(tracker, "the same command evaluates again", system_metrics=False):
         model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
         for report in evaluate_here(model, config.evaluate, folder.evaluations, threads):
-            tracker.log_metrics(report.metrics, 0)
+            tracker.log_metrics(tracked_metrics(report.metrics), 0)
+            tracker.log_table("metrics", metric_rows(report.metrics))
+            tracker.log_artifacts(folder.evaluations / report.benchmark, f"evaluation/{report.benchmark}")

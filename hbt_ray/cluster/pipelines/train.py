@@ -176,6 +176,7 @@ def _train_and_evaluate(
     reports = {}
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
+        from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
 
         evaluate = evaluate_on_cluster if threads is None else functools.partial(evaluate_here, threads=threads)
         trust_remote_code = config.model.trust_remote_code
@@ -183,8 +184,10 @@ def _train_and_evaluate(
             str(folder.model), config.evaluate, folder.evaluations, trust_remote_code=trust_remote_code
         ):
             reports[report.benchmark] = report
-            tracker.log_metrics(report.metrics, steps)
             best_effort_tracking(tracker, functools.partial(_log_report, config, report, folder, tracker))
+        metrics = {name: value for report in reports.values() for name, value in report.metrics.items()}
+        tracker.log_metrics(tracked_metrics(metrics), steps)
+        best_effort_tracking(tracker, lambda: tracker.log_table("metrics", metric_rows(metrics)))
     if config.tracking.log_model:
         best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, step=steps))
     return reports

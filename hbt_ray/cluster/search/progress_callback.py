@@ -18,7 +18,7 @@ from hbt_ray.cluster.search.trial import is_finished, trial_dir
 from hbt_ray.cluster.tracked_run import start_tracker
 from hbt_ray.config import TrackingConfig, replace_in
 from hbt_ray.errors import TrackingError
-from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.metrics import display_name, tracked_metrics
 from hbt_ray.evaluation.report import format_value
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
@@ -81,7 +81,10 @@ class TuneProgressCallback(tune.Callback):
         tracker = self._tracker(trial)
         tracked_steps = self._tracked_steps.setdefault(trial.trial_id, set())
         if tracker is not None and step not in tracked_steps:
-            tracker.log_metrics(metrics | self._algorithm.logged_values(trial.config), step)
+            objectives = {f"{self.search.dev_name}/{name}" for name in self.search.objectives}
+            of_training = {name: v for name, v in metrics.items() if name.startswith("train/") or name in objectives}
+            logged = tracked_metrics(metrics) | of_training | self._algorithm.logged_values(trial.config)
+            tracker.log_metrics(logged, step)
         tracked_steps.add(step)
         self._show(trial, "running", metrics, step)
 

@@ -31,7 +31,7 @@ from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.compare import read_run_metrics
-from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.metrics import display_name, tracked_metrics
 from hbt_ray.evaluation.report import report_errors
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
@@ -301,7 +301,7 @@ def _log_results(
     parent.log_metrics({f"{config.dev_name}/{name}": value for name, value in best.mean.items()}, step)
     parent.log_metrics({"search/score": best.score, "search/steps": results.steps}, step)
     test = {name: float(np.mean(values)) for name, values in results.test.get(best.name, {}).items()}
-    parent.log_metrics({name: value for name, value in test.items() if name.count("/") == 2}, step)
+    parent.log_metrics(tracked_metrics(test), step)
     parent.log_params(best_config(config, best, trials))  # as the trials have them, so that MLflow's columns match
     parent.set_tags({f"best.{key}": value for key, value in best.values.items()})
     for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json", folder / PAGE):

@@ -11,6 +11,7 @@ from ir_measures import AP, RR, R, Success, nDCG
 
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation import metrics
+from hbt_ray.evaluation.metrics import MAX_TRACKED, metric_rows, tracked_metrics
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
@@ -162,3 +163,27 @@ def test_metric_columns_are_unique():
 )
 def test_display_name_is_the_registered_one(full_name: str, shown: str):
     assert metrics.display_name(full_name) == shown
+
+
+def test_tracked_metrics_are_few_and_spread_over_benchmarks():
+    metrics = {
+        f"{benchmark}/{setting}/{name}{part}": 0.5
+        for benchmark in map(str, range(8))
+        for setting in ("mono", "cross", "multi", "gap")
+        for name in ("map", "ndcg@10", "recall@1", "rank_distance")
+        for part in ("", "/de", "/de-en")
+    }
+    tracked = tracked_metrics(metrics)
+    assert len(tracked) == MAX_TRACKED
+    assert {f"{benchmark}/{setting}/map" for benchmark in range(8) for setting in ("mono", "cross")} <= tracked.keys()
+    assert not [name for name in tracked if name.count("/") > 2]
+
+
+def test_tracked_metrics_of_an_approximate_index_have_its_depth():
+    assert tracked_metrics({"a/mono/map@100": 0.5, "a/mono/recall@100": 0.6}) == {"a/mono/map@100": 0.5}
+
+
+def test_metric_rows_divide_names():
+    assert metric_rows({"a/cross/map/de-en": 0.5}) == [
+        {"benchmark": "a", "setting": "cross", "metric": "map", "of": "de-en", "value": 0.5}
+    ]
