@@ -15,6 +15,7 @@ import ray.data
 from ray._common.utils import reset_ray_address
 from ray._private import ray_constants
 from ray._private.utils import read_ray_address
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution import context as train_context
 
@@ -46,6 +47,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    _read_authentication()
     if not address:
         _forget_dead_cluster()
         _listen_on_loopback()
@@ -61,6 +63,15 @@ def connect() -> None:
             "start one with `ray start --head`, or unset RAY_ADDRESS to use only this machine"
         ) from None
     logger.info("connected to the cluster %s: CPUs by node %s", address or "on this machine", node_resources("CPU"))
+
+
+def _read_authentication() -> None:
+    """Let Ray read RAY_AUTH_MODE again: a program may have imported Ray before this package, which sets the variable.
+
+    The processes of a new cluster would require a token that this process does not send.
+    """
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start_or_join(address: str | None, options: dict[str, object]) -> None:

@@ -11,11 +11,10 @@ from tests.helpers.paths import REPOSITORY
 LISTENING = """
 import ipaddress
 import psutil
+import ray  # before the package, which sets what Ray reads when it is imported
 from hbt_ray.cluster.runtime import connect
 
 connect()
-import ray  # after the package, which sets what Ray reads when it is imported
-
 ray.get(ray.remote(lambda: None).remote())
 process = psutil.Process()
 for each in [process, *process.children(recursive=True)]:

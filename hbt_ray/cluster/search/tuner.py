@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,13 @@ from hbt_ray.cluster.search.algorithms.base import Params
 from hbt_ray.cluster.search.progress_callback import TuneProgressCallback, without_tracking
 from hbt_ray.cluster.search.trial import is_finished, run_trial, trial_dir, trial_evaluations
 from hbt_ray.config import written_variables
+from hbt_ray.errors import ConfigError
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, Trial
 
 TUNE = "tune"  # folder of Ray Tune's state
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 SNAPSHOT_S = 5  # between writes of that state
 
 
@@ -63,33 +67,78 @@ def run_trials(
         ),
         tune.PlacementGroupFactory([request.resources]),
     )
-    state = str(folder / TUNE)
-    if tune.Tuner.can_restore(state):
-        tuner = tune.Tuner.restore(state, trainable, resume_unfinished=True, restart_errored=True)
-    else:
-        algorithm = TUNE_ALGORITHMS[config.algorithm]
-        tuner = tune.Tuner(
-            trainable,
-            param_space=algorithm.param_space(config, candidates),
-            tune_config=algorithm.tune_config(config, request.max_concurrent),
-            run_config=tune.RunConfig(
-                name=TUNE,
-                storage_path=str(folder),
-                failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                callbacks=[progress],
-                verbose=0,
-            ),
-        )
-    # PopulationBasedTraining draws from the global generators.
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    with unwrap_ray_errors("searching"):
+    with _no_write_by_others(), unwrap_ray_errors("searching"):
+        if tune.Tuner.can_restore(str(folder / TUNE)):
+            tuner = restore(folder / TUNE, trainable)
+        else:
+            algorithm = TUNE_ALGORITHMS[config.algorithm]
+            tuner = tune.Tuner(
+                trainable,
+                param_space=algorithm.param_space(config, candidates),
+                tune_config=algorithm.tune_config(config, request.max_concurrent),
+                run_config=tune.RunConfig(
+                    name=TUNE,
+                    storage_path=str(folder),
+                    failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                    callbacks=[progress],
+                    verbose=0,
+                ),
+            )
+        # PopulationBasedTraining draws from the global generators.
+        random.seed(config.seed)
+        np.random.seed(config.seed)
         results = tuner.fit()
     trials = [_trial_of(config, folder, result.config, result.path, result.error) for result in results]
     # Tuner.fit() catches KeyboardInterrupt and returns as usual, with unfinished trials.
     if any(trial.status not in ("TERMINATED", "ERROR") for trial in results._experiment_analysis.trials):
         raise KeyboardInterrupt
     return trials
+
+
+@contextlib.contextmanager
+def _no_write_by_others() -> Iterator[None]:
+    """Write files that only this user can write, whatever the umask; else `check_trusted` would refuse them later."""
+    before = os.umask(0)
+    os.umask(before | _OTHERS_WRITE)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def restore(state: Path, trainable: object) -> tune.Tuner:
+    """Load the state of a search that was stopped, the folder `tune`.
+
+    Raises:
+        ConfigError: another user may have written it, or it is of another version.
+    """
+    check_trusted(state)
+    try:
+        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
+    except Exception as error:  # of what was pickled: of any class
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(
+            f"the search in {state.parent} cannot be resumed, as one of another version of hbt_ray or Ray ({reason}); "
+            "write another --out, or delete it"
+        ) from error
+
+
+def check_trusted(state: Path) -> None:
+    """Check that only this user, or root, can have written what is unpickled: that can run any code.
+
+    As sshd does it with its keys: owner and mode of the folder and of the files in it. What another user puts in the
+    place of the folder belongs to that user, so the folders above need no check.
+
+    Raises:
+        ConfigError: another user can have written it.
+    """
+    for path in (state, *(path for path in state.iterdir() if not path.is_dir())):
+        found = path.lstat()
+        code = f"{path}, and resuming a search runs the code that it holds; if you trust it"
+        if found.st_uid not in (os.geteuid(), 0):
+            raise ConfigError(f"another user owns {code}, chown {state} and its files, or write another --out")
+        if found.st_mode & _OTHERS_WRITE:
+            raise ConfigError(f"other users may write {code}, chmod go-w {state} {state}/*, or write another --out")
 
 
 def _trial_of(config: SearchConfig, folder: Path, params: Params, path: str, error: Exception | None) -> Trial:
