@@ -15,7 +15,7 @@ import ray.data
 from ray._common.utils import reset_ray_address
 from ray._private import ray_constants
 from ray._private.utils import read_ray_address
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution import context as train_context
 
