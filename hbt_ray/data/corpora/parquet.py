@@ -15,9 +15,12 @@ from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
 from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
 from hbt_ray.data.text_files import UNREADABLE_FILE, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
+from hbt_ray.utils.limits import MAX_GROWTH, max_decompressed_bytes
 
 _ROWS_PER_SHARD = 65_536  # a shard ends with the row group that reaches this number
 _ROWS_PER_BATCH = 1024
+_MAX_BATCH_BYTES = 1 << 30
+_STORED_BYTES = 16  # of a value, on average: below, a column's values are short or stored once and repeated
 
 # The errors of Arrow for a damaged file: a truncated footer is an ArrowInvalid, a damaged page an OSError.
 _DAMAGE_ERRORS = (OSError, pa.ArrowException, ValueError, MemoryError)
@@ -40,8 +43,12 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     try:
         with pq.ParquetFile(path) as file:
             columns = present_columns(shard.columns, file.schema_arrow.names)
-            groups = shard.options["row_groups"]
-            for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups and range(*groups), columns=columns):
+            groups = range(*(shard.options["row_groups"] or (0, file.num_row_groups)))
+            left = max_decompressed_bytes(path.stat().st_size)
+            _check_growth(left - sum(file.metadata.row_group(group).total_byte_size for group in groups))
+            for batch in file.iter_batches(_rows_per_batch(file.metadata, groups), row_groups=groups, columns=columns):
+                left -= batch.nbytes  # more than the sizes in the metadata where values are repeated
+                _check_growth(left)
                 for record in records_of_table(batch):
                     number += 1
                     row = parse_record(record, shard, f"{path.name}:{number}", number)
@@ -49,6 +56,22 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
                         yield row
     except _DAMAGE_ERRORS as error:
         yield rejected_row(shard.source, f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
+
+
+def _check_growth(left: int) -> None:
+    """Raise OSError if a file holds more bytes than the limit of its growth."""
+    if left < 0:
+        raise OSError(f"it grows more than its size allows when it is decompressed; raise {MAX_GROWTH}")
+
+
+def _rows_per_batch(metadata: pq.FileMetaData, groups: range) -> int:
+    """Return the rows to decode at a time: a value that is stored once may be repeated in each of them."""
+    largest = 1
+    for group in groups:
+        chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
+        repeated = [one for one in chunks if one.total_uncompressed_size < _STORED_BYTES * one.num_values]
+        largest = max(largest, sum(one.total_uncompressed_size for one in repeated))
+    return max(1, min(_ROWS_PER_BATCH, _MAX_BATCH_BYTES // largest))
 
 
 def _split_file(file: CorpusShard) -> Iterator[CorpusShard]:

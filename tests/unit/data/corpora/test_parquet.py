@@ -71,3 +71,13 @@ def test_truncated_parquet_file_is_one_reject(kept: float, tmp_path: Path):
     pq.write_table(table(rows=100), file)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     assert only_reject(read(corpus("parquet", tmp_path))).reason == "unreadable file"
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_parquet_file_that_grows_beyond_the_limit_is_one_reject(tmp_path: Path, use_dictionary: bool):
+    rows = {"id": [f"{n}" for n in range(300)], "question": ["q" * 100_000] * 300, "context": ["c"] * 300}  # 30 MB
+    pq.write_table(pa.table(rows), tmp_path / "de.parquet", compression="zstd", use_dictionary=use_dictionary)
+    assert (tmp_path / "de.parquet").stat().st_size < 30_000
+    reject = only_reject(read(corpus("parquet", tmp_path)))
+    assert reject.reason == "unreadable file"
+    assert "raise HBT_MAX_GROWTH" in reject.detail
