@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hbt_ray.errors import TrackingError
 
@@ -61,11 +61,17 @@ class MetricBuffer:
         """Make the points pending that an earlier process of this run could not send."""
         if self.file is None or not self.file.exists():
             return
-        for line in self.file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short when its writer was killed
-                run_id, *values = json.loads(line)
-                if run_id == self.run_id:  # not of a run that used the folder before
-                    self._pending.append(MetricPoint(*values))
+        damaged = 0
+        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                run_id, *values = _parse(line)
+            except (ValueError, TypeError, RecursionError):  # or cut short when its writer was killed
+                damaged += 1
+                continue
+            if run_id == self.run_id:  # not of a run that used the folder before
+                self._pending.append(MetricPoint(*values))
+        if damaged:
+            logger.warning("%s has %d damaged lines, which are not sent", self.file, damaged)
 
     def _send_pending(self, send: SendFn) -> None:
         while self._pending:
@@ -78,6 +84,31 @@ class MetricBuffer:
             return
         try:
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps([self.run_id, *point]) + "\n" for point in points)
+                file.writelines(_line([self.run_id, *point]) for point in points)
         except OSError as error:  # a full disk
             logger.warning("%s cannot be written (%s). Metrics are kept in memory.", self.file, error.strerror)
+
+
+def _line(values: list[object]) -> str:
+    """Return the line of a run's id and a point; the last value is a digest of the others."""
+    return json.dumps([*values, _digest(values)]) + "\n"
+
+
+def _parse(line: str) -> list[Any]:
+    """Return a run's id and the fields of a point. Lines of earlier versions have no digest.
+
+    Raises:
+        ValueError: the line is not as it was written.
+        TypeError: it is no list.
+    """
+    values = list(json.loads(line))
+    num_values = 1 + len(MetricPoint._fields)
+    if len(values) == num_values + 1 and values.pop() != _digest(values):
+        raise ValueError("its digest does not match")
+    if len(values) != num_values:
+        raise ValueError("it has another number of values")
+    return values
+
+
+def _digest(values: list[object]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

@@ -314,7 +314,7 @@ def test_lost_mlflow_server_costs_a_warning(reference_run, tmp_path, capfd):
     assert model_of(out) == expected
     assert "not tracked: no MLflow server answers" in capfd.readouterr().err
     kept = [json.loads(line) for line in (out / "unsent_metrics.jsonl").read_text().splitlines()]
-    assert any(name == "train/loss" and step == STEPS for _, name, _, _, step in kept)
+    assert any(name == "train/loss" and step == STEPS for _, name, _, _, step, _ in kept)
 
 
 def several_nodes(scenario: str, folder: Path) -> dict:

@@ -11,6 +11,7 @@ import pytest
 
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_of, malformed_cases
 from tests.helpers.full_disk import no_file_above
 from tests.helpers.ports import free_port
 from tests.unit.tracking.conftest import StartRun, run_of, values_of
@@ -28,7 +29,7 @@ def test_buffer_appends_failed_points_to_its_file_and_deletes_it_once_sent(tmp_p
 
     buffer.log([one], refuse)
     buffer.log([two], refuse)
-    assert [json.loads(line) for line in file.read_text().splitlines()] == [["run", *one], ["run", *two]]
+    assert [json.loads(line)[:-1] for line in file.read_text().splitlines()] == [["run", *one], ["run", *two]]
 
     sent: list[MetricPoint] = []
     next_process = MetricBuffer("run", file)
@@ -93,3 +94,25 @@ def test_full_disk_keeps_unsent_points_in_memory(tmp_path: Path, caplog: pytest.
     sent: list[MetricPoint] = []
     buffer.log([two], sent.extend)
     assert sent == [one, two]
+
+
+@malformed_cases(2 * EXAMPLES, damage=damages_of("cut", "flip", "delete", "empty", "insert", "overwrite", "value"))
+def test_damaged_metrics_are_sent_as_logged_or_not_at_all(tmp_path_factory: pytest.TempPathFactory, damage: Damage):
+    folder = tmp_path_factory.getbasetemp() / "kept"
+    folder.mkdir(exist_ok=True)
+    points = [MetricPoint("loss", step / 7, 1000 + step, step) for step in range(5)]
+    file = folder / "unsent.jsonl"
+
+    def refuse(points: Sequence[MetricPoint]) -> None:
+        raise TrackingError("no answer")
+
+    file.unlink(missing_ok=True)
+    MetricBuffer("run", file).log(points, refuse)
+
+    def send(folder: Path) -> list[MetricPoint]:
+        buffer, sent = MetricBuffer("run", folder / "unsent.jsonl"), list[MetricPoint]()
+        buffer.load()
+        buffer._send_pending(sent.extend)
+        return sent
+
+    check_damaged(folder, damage, send, may_be=lambda found: all(point in points for point in found))
