@@ -111,6 +111,7 @@ def load_mlflow() -> ModuleType:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # tracebacks of errors that are raised as well
     return mlflow
 
 

@@ -5,9 +5,7 @@ Each disk is filled `HBT_FAULT_TIMES` times, to different sizes; see `test_fault
 
 from __future__ import annotations
 
-import random
 import shutil
-import time
 from pathlib import Path
 
 from hbt_ray.config import dump_config
@@ -131,40 +129,3 @@ def test_full_disk_in_train_keeps_complete_checkpoints(dashboard, tmp_path):
             fails_for_lack_of_space([*words, disk.folder, "--fresh"], disk)
             assert bytes_of(disk.folder) == before
     report("train", outcomes)
-
-
-def test_full_disk_of_mlflow_loses_no_metric(dashboard, tmp_path):
-    """Before the training it is an error; during it, metrics are kept and the next call sends them."""
-    train = {"steps": 60, "checkpoint_every": 2}
-    draw, outcomes = random.Random(11), []
-    with small_disk(tmp_path / "disk") as disk:
-        uri = f"sqlite:///{disk.folder}/mlflow.db"
-        config = tiny_config(write_corpus(tmp_path), train=train, tracking={"uri": uri, "log_model": False})
-        (tmp_path / "config.yaml").write_text(dump_config(config))
-        words: list[object] = ["train", "--config", tmp_path / "config.yaml", "--out"]
-        succeeds(*words, tmp_path / "reference")
-        expected = (tmp_path / "reference/model/model.safetensors").read_bytes()
-        size = (disk.folder / "mlflow.db").stat().st_size
-        for number, share in enumerate(SHARES):
-            out = tmp_path / f"run-{number}"
-            shutil.rmtree(disk.folder / "mlartifacts")
-            (disk.folder / "mlflow.db").unlink()
-            disk.leave(int(share * size))
-            fails_for_lack_of_space([*words, out], disk)
-            assert not list(disk.folder.iterdir())
-            disk.make_space()
-            running = start_command([*words, out])
-            full_at = draw.randint(2, 40)
-            while newest_step(out) < full_at and running.poll() is None:
-                time.sleep(0.01)
-            disk.leave(0)
-            errors = finish_command(running)
-            assert "no space left" in errors.lower()
-            points = len((out / "unsent_metrics.jsonl").read_text().splitlines())
-            outcomes.append(f"full after step {newest_step(out)}: {points} values kept")
-            disk.make_space()
-            succeeds(*words, out)
-            assert not (out / "unsent_metrics.jsonl").exists()
-            assert repeated_steps(uri, out, 60) == 0
-            assert (out / "model/model.safetensors").read_bytes() == expected
-    report("MLflow's store", outcomes)

@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from hbt_ray.errors import TrackingError
 from hbt_ray.tracking import Tracker, check_reachable, tracked_name, training_runs, ui_command
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers.ports import free_port
+from tests.helpers.slow import slow
+from tests.helpers.small_disk import small_disk
 from tests.unit.tracking.conftest import CONFIG, SENTENCES, StartRun, run_of, values_of
 
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
@@ -244,3 +247,47 @@ def test_secrets_are_redacted_from_parameters_and_tags(start_run: StartRun):
     assert run.data.params["prepare.evaluation_sets.hf_token"] == run.data.tags["api_key"] == "***"
     assert run.data.params["prepare.evaluation_sets.xquad-r"] == "https://***@h/x"
     assert not any("pass" in value for value in [*run.data.params.values(), *run.data.tags.values()] if "://" in value)
+
+
+DISK_IS_FULL = r"^cannot .* in MLflow at sqlite:///.*/disk/mlflow.db \(No space left on device\); free disk space"
+
+
+@slow
+def test_full_disk_of_the_store_is_one_sentence_and_loses_no_metric(
+    tmp_path: Path, create_mlflow_tables: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hbt_ray.tracking.server._create_sqlite", create_mlflow_tables)
+    draw, sent = random.Random(11), []
+    with small_disk(tmp_path / "disk") as disk:
+        uri = f"sqlite:///{disk.folder}/mlflow.db"
+
+        def start(name: str) -> Tracker:
+            folder = tmp_path / name
+            return Tracker.start(uri, "e", name, CONFIG, StoragePath.of(folder / "id"), folder / "unsent.jsonl")
+
+        check_reachable(uri)
+        size = disk.used
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9):  # before a run: no part of a store is left
+            other = disk.folder / f"mlflow-{share}.db"
+            disk.leave(int(share * size))
+            with pytest.raises(TrackingError, match=r"mlflow-.*No space left on device\); free disk space"):
+                check_reachable(f"sqlite:///{other}")
+            assert [path.name for path in disk.folder.iterdir()] == ["mlflow.db"]
+        disk.make_space()
+        check_reachable(f"sqlite:///{other}")
+        for name in "abcde":  # during a run: values wait in a file, and the next call sends them
+            tracker, steps, full_at = start(name), 60, draw.randint(2, 50)
+            for step in range(steps):
+                if step == full_at:
+                    disk.leave(0)
+                tracker.log_metrics({f"m{number}": 0.5 for number in range(40)}, step)
+            with pytest.raises(TrackingError, match=DISK_IS_FULL):
+                tracker.finish()
+            kept = len((tmp_path / name / "unsent.jsonl").read_text().splitlines())
+            disk.make_space()
+            resumed = start(name)
+            assert resumed.run_id == tracker.run_id
+            assert values_of(resumed, "m7") == [(step, 0.5) for step in range(steps)]
+            assert not (tmp_path / name / "unsent.jsonl").exists()
+            sent.append((full_at, kept))
+    print(f"\nMLflow's disk full: (before step, values kept) {sent}")
