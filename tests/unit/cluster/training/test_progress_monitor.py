@@ -16,14 +16,18 @@ def step_metrics(step: int, loss: float) -> dict[str, float]:
     return {"step": step, "loss": loss, "pairs_per_s": 100.0, "data_wait_share": 0.01}
 
 
+def monitor_of(tmp_path: Path, *messages, on_metrics=lambda step, metrics: None) -> ProgressMonitor:
+    """Return a monitor of 10 steps that has handled some messages."""
+    watchdog = StepWatchdog(600, str(tmp_path / "stacks.txt"))
+    monitor = ProgressMonitor(None, 10, on_metrics, watchdog, tmp_path / "stacks.txt")
+    monitor._handle(messages)
+    return monitor
+
+
 def handled(tmp_path: Path, *messages) -> list[tuple[int, dict[str, float]]]:
     """Return the arguments with which a monitor calls its metrics callback."""
     logged: list[tuple[int, dict[str, float]]] = []
-    watchdog = StepWatchdog(600, str(tmp_path / "stacks.txt"))
-    monitor = ProgressMonitor(
-        None, 10, lambda step, metrics: logged.append((step, metrics)), watchdog, tmp_path / "stacks.txt"
-    )
-    monitor._handle(messages)
+    monitor_of(tmp_path, *messages, on_metrics=lambda step, metrics: logged.append((step, metrics)))
     return logged
 
 
@@ -44,13 +48,11 @@ def test_monitor_passes_an_evaluation_on_as_it_is(tmp_path):
 
 
 def test_monitor_shows_notices_and_the_newest_step(tmp_path, capsys):
-    handled(
+    stage = monitor_of(
         tmp_path, Notice("worker 1 failed"), StepMetricsMessage([step_metrics(10, 2.0)]), ValidationLoss(10, 2.5, 2.5)
-    )
-    assert capsys.readouterr().err.splitlines() == [
-        "worker 1 failed",
-        "step 10/10  loss 2.000  validation 2.500  100 pairs/s  data wait 1.0%",
-    ]
+    )._stage
+    assert capsys.readouterr().err == "worker 1 failed\n"
+    assert (stage.done, stage.detail) == (10, "loss 2.000  validation 2.500  100 pairs/s  data wait 1.0%")
 
 
 def test_monitor_appends_stacks_to_one_file(tmp_path):
