@@ -115,6 +115,7 @@ MAX_USES_OF_ANY = 60
 # Tests of something else than a module of their package.
 OTHER_TESTS = {
     *("test_architecture", "test_docs", "test_golden", "test_security"),
+    "test_notebooks",  # jobs/notebooks
     "cli/test_commands",  # every command
     "data/corpora/test_malformed_files",  # every reader
     *("data/benchmarks/test_registry", "data/corpora/test_registry"),  # the packages' `__init__`
