@@ -34,6 +34,9 @@ def main() -> None:
     click.get_current_context().with_resource(show_progress())
 
 
-for _command in (prepare, plan, train, pretrain, mine, quickstart, search, study, evaluate, explain, compare, bench):
+_COMMANDS = (
+    *(inspect, prepare, plan, train, pretrain, mine, quickstart),
+    *(search, study, evaluate, explain, compare, bench),
+)
+for _command in _COMMANDS:
     main.add_command(_command)
-main.add_command(inspect)
