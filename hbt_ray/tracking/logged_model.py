@@ -52,6 +52,7 @@ def log_encoder(client: MlflowClient, run_id: str, model_dir: Path, name: str, s
 def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> None:
     """Write an MLflow model folder around a sentence-transformers one.
 
+    `mlflow.pyfunc` embeds with `encode`, so the prompt of queries becomes its default; `encode_document` has its own.
     Its requirements are the installed versions of the packages that it needs; MLflow would infer them by loading it.
     """
     from sentence_transformers import SentenceTransformer
@@ -63,8 +64,11 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> Non
         warnings.simplefilter("ignore")  # MLflow's, about its own types
         import mlflow.sentence_transformers
 
+        encoder = SentenceTransformer(str(model_dir), device="cpu", local_files_only=True)
+        if encoder.prompts.get("query"):
+            encoder.default_prompt_name = "query"
         mlflow.sentence_transformers.save_model(
-            SentenceTransformer(str(model_dir), device="cpu", local_files_only=True),
+            encoder,
             str(folder),
             mlflow_model=description,
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages],

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import logging
+import os
 import posixpath
 import re
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +51,7 @@ PARAMS_PER_BATCH = 100
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 FOLDER_TAG = "folder"  # of the run: where the file with its id is
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets in a submitted job
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
 
@@ -337,7 +342,19 @@ def _tags(config: ConfigSection, given: Mapping[str, object] | None) -> dict[str
         if config.mix.strategy == "hybrid":
             tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
     tags |= {tracked_name(key): redacted_value(key, value)[:MAX_TAG] for key, value in (given or {}).items()}
-    return tags | _git_tags(Path(hbt_ray.__file__).parent)
+    return tags | _source_tags() | _git_tags(Path(hbt_ray.__file__).parent)
+
+
+def _source_tags() -> dict[str, str]:
+    """Return the tags that MLflow's pages show as user and source: the command, with secrets redacted."""
+    arguments = [Path(sys.argv[0]).name, *map(redact_value, sys.argv[1:])]
+    tags = {
+        "mlflow.source.name": shlex.join(arguments)[:MAX_TAG],
+        "mlflow.source.type": "JOB" if _JOB_VARIABLE in os.environ else "LOCAL",
+    }
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
 
 
 def _git_tags(package: Path) -> dict[str, str]:

@@ -39,3 +39,22 @@ def test_logged_model_embeds_as_the_model_that_was_logged(
         np.testing.assert_array_equal(loaded.encode(SENTENCES, device="cpu"), expected)
     served = mlflow.pyfunc.load_model(uri).predict(SENTENCES)
     np.testing.assert_allclose(served, expected, rtol=0, atol=1e-6)
+
+
+def test_served_model_applies_the_prompt_of_queries(
+    sqlite_uri: str, start_run: StartRun, model_dir: Path, tmp_path: Path, set_tracking_uri
+):
+    import mlflow
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(model_dir), device="cpu", prompts={"query": "who ", "document": ""})
+    encoder.save(str(tmp_path / "prompted"))
+    uri = start_run("prompted").log_model(tmp_path / "prompted")
+    set_tracking_uri(sqlite_uri)
+    served = mlflow.pyfunc.load_model(uri).predict(SENTENCES)
+    np.testing.assert_allclose(served, encoder.encode_query(SENTENCES), rtol=0, atol=1e-6)
+    assert np.abs(served - encoder.encode_document(SENTENCES)).max() > 1e-3
+    loaded = mlflow.sentence_transformers.load_model(uri)
+    np.testing.assert_allclose(
+        loaded.encode_document(SENTENCES, device="cpu"), encoder.encode_document(SENTENCES), rtol=0, atol=1e-6
+    )
