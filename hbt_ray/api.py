@@ -142,8 +142,9 @@ class RunComparison:
         from hbt_ray.evaluation.compare import comparison_figure, write_comparison_page
         from hbt_ray.utils.plotting import save_figure
 
-        page = write_comparison_page(self.groups, Path(folder), tested=self.differences)
-        save_figure(comparison_figure(self.groups), Path(folder) / "comparison.png")
+        out = Path(folder).expanduser()
+        page = write_comparison_page(self.groups, out, tested=self.differences)
+        save_figure(comparison_figure(self.groups), out / "comparison.png")
         return page
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from hbt_ray.cli.options import OUT_DEFAULT, out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import out_folder, out_option, overrides_argument
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.redaction import redact_value
 
@@ -53,7 +53,7 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     if (name is None) == (config_file is None):
         raise ConfigError("name a study, such as hbt study low-resource, or write --config FILE")
     config = load_study(config_file or study_file(str(name)), overrides)
-    folder = out or f"{OUT_DEFAULT}/{config.name}"
+    folder = str(out_folder(out, config.name))
     from rich.console import Console
     from rich.markdown import Markdown
 

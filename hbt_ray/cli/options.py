@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from hbt_ray.errors import ConfigError
 # On a cluster, HBT_RUNS must name a folder that every node sees.
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets in a submitted job
+
+logger = logging.getLogger(__name__)
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 config_option = click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")
@@ -51,5 +55,17 @@ def check_corpora(config: RunConfig | PretrainRunConfig) -> None:
 
 
 def out_folder(out: str | None, default: str) -> Path:
-    """Return the folder of the option --out, or the default one below OUT_DEFAULT."""
-    return Path(out or f"{OUT_DEFAULT}/{default}").expanduser()
+    """Return the folder of the option --out, or the default one below OUT_DEFAULT.
+
+    A warning names a folder in the working directory of a Ray job: that directory is deleted after the job.
+    """
+    folder = Path(out or f"{OUT_DEFAULT}/{default}").expanduser()
+    if _JOB_VARIABLE in os.environ and folder.resolve().is_relative_to(Path.cwd()):
+        logger.warning(
+            "--out %s is in the working directory of this job, which Ray deletes; write a folder outside of it, such "
+            "as %s/%s",
+            folder,
+            OUT_DEFAULT,
+            default,
+        )
+    return folder

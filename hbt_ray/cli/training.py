@@ -72,7 +72,7 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
     from hbt_ray.cluster.mining import mine_on_cluster
     from hbt_ray.mining import describe_mined
 
-    mined = mine_on_cluster(config, model, Path(out or f"{OUT_DEFAULT}/{config.name}-mined"))
+    mined = mine_on_cluster(config, model, out_folder(out, f"{config.name}-mined"))
     click.echo(describe_mined(mined))
 
 
