@@ -29,8 +29,14 @@ _FIRST_POSITION_AFTER_PADDING = {
 }
 
 
-def read_model_file(model: str, name: str, subfolder: str = "") -> Any:
+def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_only: bool = False) -> Any:
     """Read a JSON file of a model, from a folder or the hub.
+
+    Args:
+        model: folder or hub name.
+        name: of the file.
+        subfolder: of the model, that the file is in.
+        local_files_only: of a name on the hub, read only what was downloaded.
 
     Returns:
         Its content; None if the model has no such file.
@@ -45,6 +51,7 @@ def read_model_file(model: str, name: str, subfolder: str = "") -> Any:
             model,
             name,
             subfolder=subfolder,
+            local_files_only=local_files_only,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_connection_errors=False,
@@ -73,7 +80,8 @@ def base_model_of(model: str) -> str | None:
     if "path" in trained:
         return str(trained["path"] or "random weights")
     card = _mapping(_yaml_of(folder / "README.md")).get("base_model") if folder.is_dir() else None
-    named = card or _mapping(read_model_file(model, "config.json")).get("_name_or_path")
+    config = _mapping(read_model_file(model, "config.json", local_files_only=True))  # the model was loaded before
+    named = card or config.get("_name_or_path")
     named = named[0] if isinstance(named, list) and named else named
     return named if isinstance(named, str) and named not in ("", model) else None
 

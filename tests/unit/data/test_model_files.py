@@ -82,3 +82,11 @@ def test_base_model_is_named_by_the_run_the_card_or_the_configuration(tmp_path, 
     for name, text in files.items():
         (model / name).write_text(text)
     assert base_model_of(str(model)) == base
+
+
+def test_base_model_of_a_hub_name_is_read_without_a_request(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a request was sent")
+
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", refuse)
+    assert base_model_of("somebody/never-downloaded") is None
