@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 # A slow machine is not a failure.
 settings.register_profile("hbt", deadline=None, max_examples=100 if "HBT_SLOW_TESTS" in os.environ else 25)
 settings.load_profile("hbt")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the objects of imported libraries out of garbage collection, which took seconds of each minute."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

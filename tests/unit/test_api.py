@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import hbt_ray
 from hbt_ray import api
 from hbt_ray.cli import main
+from hbt_ray.models.encoder import load_pretrained
 from tests.helpers import tiny_corpus
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reports(folder):
     """Return the reports of the encoder by its folder, and of the same encoder in memory."""
-    encoder = tiny_corpus.make_encoder(folder / "encoder").train()
+    encoder = load_pretrained(str(folder / "encoder"), device="cpu").train()
     shown = []
     pairs = {"pairs": str(folder / "pairs")}
     by_folder = hbt_ray.evaluate(folder / "encoder", pairs, folder / "one", on_report=shown.append)
