@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import json
 import logging
@@ -204,9 +205,15 @@ class Tracker:
             source=json.dumps({key: location}),
             profile=json.dumps(dict(profile), ensure_ascii=False),
         )
+        used_as = InputTag("mlflow.data.context", context)
         with mlflow_errors(self.uri, f"log the data set {name}"):
-            used_as = InputTag("mlflow.data.context", context)
-            mlflow_client(self.uri).log_inputs(self.run_id, [DatasetInput(dataset, [used_as])])
+            log = functools.partial(mlflow_client(self.uri).log_inputs, self.run_id, [DatasetInput(dataset, [used_as])])
+            try:
+                log()
+            except Exception as error:
+                if "UNIQUE constraint" not in str(error):
+                    raise
+                log()  # another run added the data set between MLflow's query and its insertion; now it is found
 
     def log_model(self, model_dir: Path, name: str = "model", step: int = 0) -> str:
         """Log a sentence-transformers folder and return its URI, `models:/<id>`.

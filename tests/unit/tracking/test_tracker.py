@@ -249,6 +249,24 @@ def test_secrets_are_redacted_from_parameters_and_tags(start_run: StartRun):
     assert not any("pass" in value for value in [*run.data.params.values(), *run.data.tags.values()] if "://" in value)
 
 
+def test_data_set_that_another_run_adds_meanwhile_is_logged(start_run: StartRun, monkeypatch: pytest.MonkeyPatch):
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    tracker, calls = start_run("race"), []
+    log_inputs = mlflow.MlflowClient.log_inputs
+
+    def log_second_time(client: mlflow.MlflowClient, *arguments: object, **options: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
+        log_inputs(client, *arguments, **options)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", log_second_time)
+    tracker.log_dataset("embedded", "abc", "embedded", {"queries": 3}, "evaluation")
+    assert [one.dataset.name for one in run_of(tracker).inputs.dataset_inputs] == ["embedded"]
+
+
 DISK_IS_FULL = r"^cannot .* in MLflow at sqlite:///.*/disk/mlflow.db \(No space left on device\); free disk space"
 
 
