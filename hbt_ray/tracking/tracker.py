@@ -53,6 +53,7 @@ PARAMS_PER_BATCH = 100
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 FOLDER_TAG = "folder"  # of the run: where the file with its id is
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets in a submitted job
+_COMMAND_VARIABLE = "HBT_COMMAND"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
 
@@ -352,13 +353,24 @@ def _tags(config: ConfigSection, given: Mapping[str, object] | None) -> dict[str
     return tags | _source_tags() | _git_tags(Path(hbt_ray.__file__).parent)
 
 
+def keep_command() -> None:
+    """Hand this process's command on to the processes that it starts, for `mlflow.source.name`."""
+    os.environ.setdefault(_COMMAND_VARIABLE, _command())
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *map(redact_value, sys.argv[1:])])[:MAX_TAG]
+
+
 def _source_tags() -> dict[str, str]:
-    """Return the tags that MLflow's pages show as user and source: the command, with secrets redacted."""
-    arguments = [Path(sys.argv[0]).name, *map(redact_value, sys.argv[1:])]
-    tags = {
-        "mlflow.source.name": shlex.join(arguments)[:MAX_TAG],
-        "mlflow.source.type": "JOB" if _JOB_VARIABLE in os.environ else "LOCAL",
-    }
+    """Return the tags that MLflow's pages show as user and source: the command, with secrets redacted.
+
+    A task's process has its command from the driver (`keep_command`), or none.
+    """
+    tags = {"mlflow.source.type": "JOB" if _JOB_VARIABLE in os.environ else "LOCAL"}
+    command = os.environ.get(_COMMAND_VARIABLE, "" if Path(sys.argv[0]).name == "default_worker.py" else _command())
+    if command:
+        tags["mlflow.source.name"] = command
     with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return tags

@@ -17,7 +17,7 @@ from hbt_ray.cluster.tracked_run import start_tracker, tracked_run
 from hbt_ray.config import RunConfig
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.presets import STRATEGIES, UNTRAINED, quickstart_config
-from hbt_ray.tracking import check_reachable, resolve_uri
+from hbt_ray.tracking import check_reachable, keep_command, resolve_uri
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
@@ -53,6 +53,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     uri = resolve_uri(untrained.tracking, out / UNTRAINED)
     check_reachable(uri)
     fingerprints = check_benchmarks(untrained.evaluate)
+    keep_command()
     connect()
     lap("start")
     store = prepare(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)

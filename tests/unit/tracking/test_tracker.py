@@ -249,6 +249,22 @@ def test_secrets_are_redacted_from_parameters_and_tags(start_run: StartRun):
     assert not any("pass" in value for value in [*run.data.params.values(), *run.data.tags.values()] if "://" in value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "handed_on", "source"),
+    [
+        (["/bin/hbt", "train", "--out", "https://ada:pass@h/x"], None, "hbt train --out 'https://***@h/x'"),
+        (["/lib/default_worker.py", "--id=3"], "hbt quickstart", "hbt quickstart"),
+        (["/lib/default_worker.py", "--id=3"], None, ""),
+    ],
+)
+def test_source_of_a_run_is_the_users_command(start_run: StartRun, monkeypatch, arguments, handed_on, source):
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.delenv("HBT_COMMAND", raising=False)
+    if handed_on:
+        monkeypatch.setenv("HBT_COMMAND", handed_on)
+    assert run_of(start_run(f"source-{len(source)}")).data.tags.get("mlflow.source.name", "") == source
+
+
 def test_data_set_that_another_run_adds_meanwhile_is_logged(start_run: StartRun, monkeypatch: pytest.MonkeyPatch):
     import mlflow
     from mlflow.exceptions import MlflowException
