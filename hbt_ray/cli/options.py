@@ -12,11 +12,11 @@ import click
 
 from hbt_ray.config import PretrainRunConfig, RunConfig
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.process import is_submitted_job
 
 # On a cluster, HBT_RUNS must name a folder that every node sees.
 OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets in a submitted job
 
 logger = logging.getLogger(__name__)
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
@@ -60,7 +60,7 @@ def out_folder(out: str | None, default: str) -> Path:
     A warning names a folder in the working directory of a Ray job: that directory is deleted after the job.
     """
     folder = Path(out or f"{OUT_DEFAULT}/{default}").expanduser()
-    if _JOB_VARIABLE in os.environ and folder.resolve().is_relative_to(Path.cwd()):
+    if is_submitted_job() and folder.resolve().is_relative_to(Path.cwd()):
         logger.warning(
             "--out %s is in the working directory of this job, which Ray deletes; write a folder outside of it, such "
             "as %s/%s",

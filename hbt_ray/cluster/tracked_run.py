@@ -62,6 +62,14 @@ def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
         print_line(f"not tracked: {error}")
 
 
+def log_report_metrics(tracker: Tracker, metrics: Mapping[str, float], step: int) -> None:
+    """Log the headline metrics of a run's reports one by one, and all of them as the table `metrics`."""
+    from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
+
+    tracker.log_metrics(tracked_metrics(metrics), step)
+    best_effort_tracking(tracker, lambda: tracker.log_table("metrics", metric_rows(metrics)))
+
+
 def metrics_logger(tracker: Tracker, folder: RunDir) -> OnMetrics:
     """Return a function that logs metrics, and deletes the run that `folder` held before once it is replaced."""
     is_dropped = False

@@ -33,6 +33,7 @@ from hbt_ray.tracking.server import (
     short_timeouts,
     sqlite_file,
 )
+from hbt_ray.utils.process import is_submitted_job
 from hbt_ray.utils.progress import stage
 from hbt_ray.utils.redaction import redact, redact_value, redacted_value
 from hbt_ray.utils.storage import StoragePath
@@ -52,7 +53,6 @@ PARAMS_PER_BATCH = 100
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 FOLDER_TAG = "folder"  # of the run: where the file with its id is
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets in a submitted job
 _COMMAND_VARIABLE = "HBT_COMMAND"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow looks for the tables it shows
 
@@ -367,7 +367,7 @@ def _source_tags() -> dict[str, str]:
 
     A task's process has its command from the driver (`keep_command`), or none.
     """
-    tags = {"mlflow.source.type": "JOB" if _JOB_VARIABLE in os.environ else "LOCAL"}
+    tags = {"mlflow.source.type": "JOB" if is_submitted_job() else "LOCAL"}
     command = os.environ.get(_COMMAND_VARIABLE, "" if Path(sys.argv[0]).name == "default_worker.py" else _command())
     if command:
         tags["mlflow.source.name"] = command

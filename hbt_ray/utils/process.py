@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -40,6 +41,11 @@ def run_in_subprocess(function: Callable[P, R], *arguments: P.args, **options: P
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(function, *arguments, **options).result()
+
+
+def is_submitted_job() -> bool:
+    """Return True in a job that `ray job submit` started."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def seconds_since_start() -> float:

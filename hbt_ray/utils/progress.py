@@ -11,6 +11,7 @@ import contextlib
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -165,7 +166,7 @@ def show_progress() -> Iterator[None]:
 _display_lock = threading.Lock()
 
 
-class _Display:
+class _Display(ABC):
     """Prints a line for each stage that was shown and has ended."""
 
     def __init__(self) -> None:
@@ -183,13 +184,15 @@ class _Display:
         self._seen |= active
         self.show(stages)
 
+    @abstractmethod
     def show(self, stages: Sequence[Stage]) -> None:
         """Show the active stages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, one: Stage) -> None:
         """Show a stage no longer."""
 
+    @abstractmethod
     def close(self) -> None:
         """Show nothing more."""
 
@@ -210,6 +213,9 @@ class _LineDisplay(_Display):
 
     def remove(self, one: Stage) -> None:
         self._next_line_s.pop(id(one), None)
+
+    def close(self) -> None:
+        pass  # every line is complete
 
 
 class _BarDisplay(_Display):

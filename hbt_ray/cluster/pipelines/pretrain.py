@@ -18,7 +18,6 @@ from hbt_ray.cluster.tracked_run import (
     best_effort_tracking,
     log_inputs,
     metrics_logger,
-    print_line,
     start_tracker,
     tracked_run,
 )
@@ -47,6 +46,7 @@ from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.progress import print_line
 
 if TYPE_CHECKING:
     from rich.table import Table

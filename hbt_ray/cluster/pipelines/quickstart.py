@@ -13,10 +13,11 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import configure_task, connect
 from hbt_ray.cluster.task_pool import run_tasks
-from hbt_ray.cluster.tracked_run import start_tracker, tracked_run
+from hbt_ray.cluster.tracked_run import log_report_metrics, start_tracker, tracked_run
 from hbt_ray.config import RunConfig
+from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
-from hbt_ray.presets import STRATEGIES, UNTRAINED, quickstart_config
+from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 from hbt_ray.tracking import check_reachable, keep_command, resolve_uri
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.resume import open_run
@@ -59,8 +60,8 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     store = prepare(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)
     lap("data")
     print_line(
-        f"training {', '.join(STRATEGIES)} for {steps} steps each on 16 languages, and evaluating the "
-        f"{UNTRAINED} encoder"
+        f"training {', '.join(STRATEGIES)} for {steps} steps each on {len(read_manifest(store).languages)} languages, "
+        f"and evaluating the {UNTRAINED} encoder"
     )
     request = plan_concurrency(untrained, len(STRATEGIES))
     jobs: list[tuple[str, Callable[..., None], tuple[object, ...]]] = [
@@ -68,13 +69,14 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
         for name, config in configs.items()
     ]
     jobs.append((UNTRAINED, _untrained_task, (untrained, store, out / UNTRAINED, request.threads)))
+    metrics = {}
     for name, taken_s in run_tasks(jobs, request, "strategies"):
-        metrics = read_run_metrics(out / name)
-        print_line(f"{name}: mono mAP {metrics['embedded/mono/map']:.3f} after {taken_s:.0f} s")
+        metrics[name] = read_run_metrics(out / name)
+        print_line(f"{name}: mono mAP {metrics[name][f'{BENCHMARK}/mono/map']:.3f} after {taken_s:.0f} s")
     lap("training and evaluation")
     names = (*reversed(STRATEGIES), UNTRAINED)
     summary = out / "summary.json"
-    described = {"seed": seed, "steps": steps, "metrics": {name: read_run_metrics(out / name) for name in names}}
+    described = {"seed": seed, "steps": steps, "metrics": {name: metrics[name] for name in names}}
     atomic_write_text(summary, json.dumps(described, indent=1) + "\n")
     return Quickstart({name: out / name for name in names}, summary, uri, untrained.tracking.experiment, seconds)
 
@@ -89,7 +91,6 @@ def _strategy_task(config: RunConfig, store: Path, out: Path, fingerprints: Mapp
 def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> None:
     """Evaluate the initial encoder in this process, as an MLflow run of its own."""
     from hbt_ray.cluster.evaluation.evaluate import evaluate_here
-    from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
 
     folder = run_dir_of(config, out)
     uri = resolve_uri(config.tracking, folder.path)
@@ -98,6 +99,5 @@ def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> 
     with tracked_run(tracker, "the same command evaluates again", system_metrics=False):
         model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), folder)
         for report in evaluate_here(model, config.evaluate, folder.evaluations, threads):
-            tracker.log_metrics(tracked_metrics(report.metrics), 0)
-            tracker.log_table("metrics", metric_rows(report.metrics))
+            log_report_metrics(tracker, report.metrics, 0)
             tracker.log_artifacts(folder.evaluations / report.benchmark, f"evaluation/{report.benchmark}")

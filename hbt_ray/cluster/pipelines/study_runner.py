@@ -14,7 +14,7 @@ from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import ResourceRequest, plan_concurrency
 from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.task_pool import run_tasks
-from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker
+from hbt_ray.cluster.tracked_run import best_effort_tracking, log_report_metrics, start_tracker
 from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import (
     PretrainRunConfig,
@@ -28,7 +28,7 @@ from hbt_ray.data.manifest import StoreManifest, read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
-from hbt_ray.evaluation.metrics import display_name, metric_rows, tracked_metrics
+from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
@@ -210,8 +210,7 @@ class StudyRunner:
         parent, config, run_dir = self.tracker, experiment.config, experiment.run_dir(self.folder)
         tags = {"mlflow.parentRunId": parent.run_id, "study": self.config.name, "method": experiment.method_name}
         tracker = start_tracker(parent.uri, parent.experiment, experiment.label, config, run_dir, tags)
-        tracker.log_metrics(tracked_metrics(metrics), config.train.steps if experiment.method.trained else 0)
-        tracker.log_table("metrics", metric_rows(metrics))
+        log_report_metrics(tracker, metrics, config.train.steps if experiment.method.trained else 0)
         tracker.finish()
 
 

@@ -15,8 +15,8 @@ from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.tracked_run import (
     best_effort_tracking,
     log_inputs,
+    log_report_metrics,
     metrics_logger,
-    print_line,
     start_tracker,
     tracked_run,
 )
@@ -41,6 +41,7 @@ from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.digests import changed_input, mark_done
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.progress import print_line
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.
@@ -176,7 +177,6 @@ def _train_and_evaluate(
     reports = {}
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
-        from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
 
         evaluate = evaluate_on_cluster if threads is None else functools.partial(evaluate_here, threads=threads)
         trust_remote_code = config.model.trust_remote_code
@@ -186,8 +186,7 @@ def _train_and_evaluate(
             reports[report.benchmark] = report
             best_effort_tracking(tracker, functools.partial(_log_report, config, report, folder, tracker))
         metrics = {name: value for report in reports.values() for name, value in report.metrics.items()}
-        tracker.log_metrics(tracked_metrics(metrics), steps)
-        best_effort_tracking(tracker, lambda: tracker.log_table("metrics", metric_rows(metrics)))
+        log_report_metrics(tracker, metrics, steps)
     if config.tracking.log_model:
         best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, step=steps))
     return reports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,18 +88,19 @@ def _direction(name: str) -> str:
     return "higher is better" if metric.higher_is_better else "lower is fairer"
 
 
+# A heat map of shares, from 0 to 1
+_share_map = functools.partial(heat_map, low=0, high=1, text_of=short_share)
+
+
 def _pair_map(report: EvalReport) -> tuple[list[str], Rows]:
     """Return headings and rows of mAP by the language of the question and of the passage."""
     rows = [report.languages.index(language) for language in query_languages(report)]
     columns = [n for n, language in enumerate(report.languages) if report.counts[f"passages/{language}"]]
     names = [report.languages[n] for n in columns]
-    return ["question ↓ passage →", *names], heat_map(
+    return ["question ↓ passage →", *names], _share_map(
         report.matrix[np.ix_(rows, columns)],
         rows=query_languages(report),
         columns=names,
-        low=0,
-        high=1,
-        text_of=short_share,
         note_of=lambda row, column, value: f"question {row}, passage {column}: mAP {value:.4f}",
     )
 
@@ -106,13 +108,10 @@ def _pair_map(report: EvalReport) -> tuple[list[str], Rows]:
 def _first_languages(questions: QuestionCollection) -> tuple[list[str], Rows]:
     """Return headings and rows of the languages of the first passages, by question language."""
     languages, shares = questions.first_languages()
-    return ["question ↓ passage →", *languages], heat_map(
+    return ["question ↓ passage →", *languages], _share_map(
         shares,
         rows=questions.languages,
         columns=languages,
-        low=0,
-        high=1,
-        text_of=short_share,
         note_of=lambda row, column, value: f"question {row}: {value:.1%} of the first passages are {column}",
     )
 

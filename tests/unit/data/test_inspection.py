@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from hbt_ray.config import RunConfig, load_config
 from hbt_ray.data import inspection
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.inspection import describe_sample, sample_corpus
+from hbt_ray.data.inspection import CorpusSample, describe_sample, sample_corpus
 from hbt_ray.data.manifest import StoreManifest, write_manifest
 from hbt_ray.data.prepare import assign_shards, count_items, count_shards, describe_store, make_shard, tokenizer_texts
 from hbt_ray.data.row_tables import check_languages, check_rejects, count_rows, count_rows_read, read_rows, rejects_of
@@ -52,12 +52,17 @@ def prepare_in_this_process(config: RunConfig, store: Path) -> StoreManifest:
     )
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_inspected_configuration_prepares_a_store_to_train_on(name: str, tmp_path: Path):
+def sample_of(name: str, tmp_path: Path) -> CorpusSample:
+    """Write one of FOLDERS, and return what is found in it."""
     folder = tmp_path / name
     folder.mkdir()
     FOLDERS[name](folder)
-    sample = sample_corpus(str(folder))
+    return sample_corpus(str(folder))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_inspected_configuration_prepares_a_store_to_train_on(name: str, tmp_path: Path):
+    sample = sample_of(name, tmp_path)
     file = tmp_path / "run.yaml"
     file.write_text(describe_sample(sample, next_command="hbt prepare"), encoding="utf-8")
     config = load_config(file)
@@ -75,10 +80,7 @@ def test_inspected_configuration_prepares_a_store_to_train_on(name: str, tmp_pat
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_item_of_every_format_has_its_texts(name: str, tmp_path: Path):
-    folder = tmp_path / name
-    folder.mkdir()
-    FOLDERS[name](folder)
-    sample = sample_corpus(str(folder))
+    sample = sample_of(name, tmp_path)
     sides = (1, 1) if sample.corpus.format in ("bitext", "tmx") else (0, 1)
     texts = {
         language: sorted((row[language].question, row[language].passage) for row in sample.items.values())
