@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hbt_ray.config import (
     CONFIGS,
@@ -25,19 +25,28 @@ from hbt_ray.utils.file_names import benchmark_slug, check_distinct, word_name
 SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
 
 
+def _with_full_keys(settings: Settings, config_type: type[ConfigSection]) -> Settings:
+    return {".".join(full_key(key, config_type)): value for key, value in settings.items()}
+
+
 class Method(ConfigSection):
     """One way to train an encoder."""
 
     trained: bool = True
     """False: evaluate the encoder that the other methods start from."""
     settings: Settings = Field({})
-    """Settings of the run, by their keys."""
+    """Settings of the run, by their keys, which may be shortened."""
     pretrained: str | None = None
     """The entry of `pretraining` whose encoder it starts from."""
     mined_with: str | None = None
     """Another method, whose encoder of the same seed mines hard negatives for this one."""
     taught_by: str | None = None
     """Another method, whose encoder of the same seed is the teacher of `loss.distillation`."""
+
+    @field_validator("settings")
+    @classmethod
+    def _complete_keys(cls, settings: Settings) -> Settings:
+        return _with_full_keys(settings, RunConfig)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -49,9 +58,14 @@ class StudyPretraining(ConfigSection):
     """A pretraining that methods start from. Corpora, model and lengths default to those of the study's run."""
 
     settings: Settings = Field({})
-    """Settings of a `PretrainRunConfig`, by their keys."""
+    """Settings of a `PretrainRunConfig`, by their keys, which may be shortened."""
     after: str | None = None
     """An earlier entry of `pretraining`, from whose encoder this one continues."""
+
+    @field_validator("settings")
+    @classmethod
+    def _complete_keys(cls, settings: Settings) -> Settings:
+        return _with_full_keys(settings, PretrainRunConfig)
 
 
 class SyntheticBenchmark(ConfigSection):
@@ -154,11 +168,5 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
         ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
     """
     data = load_with_nested_run(path, overrides, StudyConfig)
-    for section, config_type in (("methods", RunConfig), ("pretraining", PretrainRunConfig)):
-        for entry in (data.get(section) or {}).values():
-            if isinstance(entry, dict) and isinstance(entry.get("settings"), dict):
-                entry["settings"] = {
-                    ".".join(full_key(key, config_type)): value for key, value in entry["settings"].items()
-                }
     data["run"].setdefault("name", data.get("name", "study"))
     return build(StudyConfig, data)

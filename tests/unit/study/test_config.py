@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from hbt_ray.config import CONFIGS, build
 from hbt_ray.errors import ConfigError
@@ -49,6 +52,17 @@ def test_keys_of_methods_and_pretrainings_may_be_shortened(tmp_path):
     assert config.methods["hybrid"].settings == {"mix.alpha": 0.3}
     assert config.pretraining["one"].settings == {"pretrain.steps": 7}
     assert config.run.name == "s"
+
+
+@pytest.mark.parametrize("value", ["generation", "3", "[a]", "{hybrid: text}", "{hybrid: {settings: text}}"])
+@pytest.mark.parametrize("section", StudyConfig.model_fields)
+def test_a_section_of_another_type_is_read_or_refused_in_a_line(section: str, value: str, tmp_path: Path):
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS | {section: yaml.safe_load(value)}))
+    try:
+        assert load_study(file)
+    except ConfigError as error:
+        assert section in str(error) and "\n" not in str(error)
 
 
 def test_unknown_study_is_refused_with_the_names_of_the_others():
