@@ -21,14 +21,27 @@ def constant_vector_warnings(benchmark: Benchmark, query_vectors: np.ndarray, in
         query_vectors: (Q, D).
         index: has the passages' vectors.
     """
+    effect = "these numbers only show how ties are ordered"
     found = [
-        _warning("queries", [query.text for query in benchmark.queries], lambda rows: query_vectors[rows]),
-        _warning("passages", [passage.text for passage in benchmark.passages], index.vectors_of),
+        constant_vector_warning(
+            "queries", [query.text for query in benchmark.queries], lambda rows: query_vectors[rows], effect
+        ),
+        constant_vector_warning("passages", [passage.text for passage in benchmark.passages], index.vectors_of, effect),
     ]
     return tuple(warning for warning in found if warning is not None)
 
 
-def _warning(side: str, texts: Sequence[str], vectors_of: Callable[[np.ndarray], np.ndarray]) -> str | None:
+def constant_vector_warning(
+    side: str, texts: Sequence[str], vectors_of: Callable[[np.ndarray], np.ndarray], effect: str
+) -> str | None:
+    """Return a sentence if the vectors of different texts are all equal, else None.
+
+    Args:
+        side: what the texts are, "queries" or "passages".
+        texts: (N,).
+        vectors_of: row indices (S,) -> vectors (S, D).
+        effect: what it means for the result.
+    """
     different = np.array(list({text: row for row, text in enumerate(texts)}.values()))
     if len(different) < 2:
         return None
@@ -38,4 +51,4 @@ def _warning(side: str, texts: Sequence[str], vectors_of: Callable[[np.ndarray],
     if longest and float(np.abs(vectors - vectors[0]).max()) > _TOLERANCE * longest:
         return None
     equal = f"the vector of all {side} is the same" if longest else f"the vector of all {side} is 0"
-    return f"{equal}: the model does not distinguish texts, and these numbers only show how ties are ordered"
+    return f"{equal}: the model does not distinguish texts, and {effect}"

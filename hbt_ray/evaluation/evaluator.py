@@ -5,6 +5,7 @@ Legend: Q queries, P passages, D width, K passages listed for each query, S samp
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from hbt_ray.retrieval.faiss_index import TopK
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
 from hbt_ray.retrieval.passage_windows import window_passages
+
+logger = logging.getLogger(__name__)
 
 CONSISTENCY_DEPTH = 100  # passages of a ranking that are compared
 _INDEX_RECALL_QUERIES = 200  # from which the recall of an approximate index is computed
@@ -174,10 +177,14 @@ def evaluate_benchmark(
 def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark) -> dict[str, float]:
     """Compute the metrics of steps 1 and 2 of `evaluate_benchmark`, for repeated evaluation during a search.
 
+    A model that maps all texts to one vector is warned of.
+
     Raises:
         UserError: the vectors hold NaN.
     """
     query_vectors, index = embed_queries(embedder, benchmark), index_passages(embedder, benchmark)
+    for warning in constant_vector_warnings(benchmark, query_vectors, index):
+        logger.warning("%s: %s", benchmark.name, warning)
     return compute_retrieval_metrics(benchmark, query_vectors, index).metrics
 
 

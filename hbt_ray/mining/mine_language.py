@@ -13,6 +13,7 @@ import numpy as np
 
 from hbt_ray.data.decontamination import is_near_duplicate
 from hbt_ray.data.text_normalization import normalize_for_matching
+from hbt_ray.evaluation.constant_vectors import constant_vector_warning
 from hbt_ray.evaluation.evaluator import Embedder
 from hbt_ray.mining.corpus_rows import LanguageRows
 from hbt_ray.mining.negative_selection import candidate_pool, hard_negatives, text_keys
@@ -60,6 +61,11 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
     passage_vectors, passage_rows = _embed_distinct(embed.passages, rows.passages)
     check_vectors(question_vectors, passage_vectors)
     queries, pool = question_vectors[question_rows], passage_vectors[passage_rows[pool_rows]]
+    effect = "the negatives are those that ties put first"
+    warnings = [
+        constant_vector_warning("queries", rows.questions, queries.__getitem__, effect),
+        constant_vector_warning("passages", [rows.passages[row] for row in pool_rows], pool.__getitem__, effect),
+    ]
     # 3. Negatives
     positive_scores = exact_scores(queries, passage_vectors, np.arange(len(queries)), passage_rows)
     found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, is_known, is_near)
@@ -81,6 +87,7 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
         "mean_gold_score": _mean(positive_scores),
         "mean_negative_score": _mean(scores[found >= 0]),
         "seconds": time.perf_counter() - started,
+        "warnings": [warning for warning in warnings if warning is not None],
         "files": file_checksums(mining.out, files),
     }
     StoragePath.of(mining.summary_of(language)).write_text(with_checksum(summary))

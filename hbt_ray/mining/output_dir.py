@@ -230,6 +230,7 @@ def describe_mined(mined: MinedCorpora) -> str:
             f"  {language}: {found['negatives']} for {found['items']} questions among {found['passages']} passages, "
             f"{found['items_with_fewer']} with fewer than {requested}; mean score {negative}, of the right ones {gold}"
         )
+        lines += [f"  {language}: warning: {warning}" for warning in found.get("warnings", ())]
     corpora = [{"format": one.format, "name": one.name, "path": one.path} for one in mined.corpora]
     return "\n".join(
         [*lines, f"train on  corpora='{json.dumps(corpora, ensure_ascii=False)}' hard_negatives={requested}"]

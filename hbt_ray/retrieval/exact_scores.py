@@ -20,8 +20,9 @@ import numpy as np
 from hbt_ray.errors import UserError
 
 _MIN_THRESHOLDS_TO_SORT = 3  # of a query: from here on, sorting its scores is faster than comparing them with each
-_SCORE_ALL_DIVISOR = 8  # where more than N / 8 passages are near a threshold, all N are scored exactly, once
+_SCORE_ALL_DIVISOR = 8  # where more than N / 8 passages are near a query's thresholds, all N are scored exactly
 _PAIRS_PER_BLOCK = 1024  # scored exactly: few enough to stay in a cache of the processor
+PASSAGES_PER_BLOCK = 4096  # multiplied in float64
 
 NOT_RETRIEVED = -1  # the rank of a relevant passage that is not in the pool: it counts as relevant, and as never found
 
@@ -34,16 +35,60 @@ def exact_scores(
     Args:
         queries: (Q, D) float32.
         passages: (P, D) float32.
-        rows: (N,) the query of each pair; or (1,), one query for all pairs.
+        rows: (N,) the query of each pair.
         passage_indices: (N,) the passage of each pair.
     """
     scores = np.empty(len(passage_indices), np.float32)
     for first in range(0, len(passage_indices), _PAIRS_PER_BLOCK):
         part = slice(first, first + _PAIRS_PER_BLOCK)
-        of_pairs = queries[rows if len(rows) == 1 else rows[part]]
+        of_pairs = queries[rows[part]]
         # Summed along contiguous rows: the order of the additions depends only on D.
-        scores[part] = np.add.reduce(of_pairs.astype(np.float64) * passages[passage_indices[part]], axis=1)
+        # Adding 0 turns -0 into 0.
+        scores[part] = np.add.reduce(of_pairs.astype(np.float64) * passages[passage_indices[part]], axis=1) + 0.0
     return scores
+
+
+def exact_scores_of_all(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
+    """Return what `exact_scores` returns for all pairs: (B, D), (N, D) -> (B, N) float32.
+
+    1. Multiply in float64. Products of float32 values are exact there, so two orders of summation differ by at most
+       2 D u |q| |p|, with u = 2^-53 (Higham 2002, section 3.1).
+    2. Where all sums within that distance round to one float32, it is the score.
+    3. Score the other pairs, which are few, by `exact_scores`.
+    """
+    scores = np.empty((len(queries), len(passages)), np.float32)
+    wide_queries = queries.astype(np.float64)
+    unit = (queries.shape[1] + 8) * 2.0**-52  # 8: rounding errors of the bound itself
+    query_lengths = unit * np.linalg.norm(wide_queries, axis=1)[:, None]
+    for first in range(0, len(passages), PASSAGES_PER_BLOCK):
+        wide_passages = passages[first : first + PASSAGES_PER_BLOCK].astype(np.float64)
+        products = wide_queries @ wide_passages.T
+        error = query_lengths * np.linalg.norm(wide_passages, axis=1)
+        low, high = (products - error).astype(np.float32), (products + error).astype(np.float32)
+        rows, columns = np.nonzero(low != high)
+        low[rows, columns] = exact_scores(queries, passages, rows, first + columns)
+        scores[:, first : first + PASSAGES_PER_BLOCK] = low + np.float32(0)
+    return scores
+
+
+def rank_keys(scores: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return int64 keys in the order of ranks: of equal scores the greater position has the greater key.
+
+    Args:
+        scores: float32, none of them -0.
+        positions: integers from -2^31 to 2^31 - 1; broadcast to the shape of the scores.
+    """
+    bits = scores.view(np.int32)
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # as integers in the order of the float32 values
+    keys: np.ndarray = (ordered.astype(np.int64) << 32) + positions
+    return keys
+
+
+def scores_of_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores, float32, and positions, int64 and 0 or more, of `rank_keys`."""
+    ordered = (keys >> 32).astype(np.int32)
+    bits = ordered ^ ((ordered >> 31) & np.int32(0x7FFFFFFF))
+    return bits.view(np.float32), keys & 0xFFFFFFFF
 
 
 def float32_error_bound(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
@@ -67,13 +112,14 @@ def count_higher_scoring(
     is_here: np.ndarray,
     error_bound: np.ndarray,
     score_exactly: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score_all: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Count the passages among N that rank above given ones whose exact scores are known: (B, R) int64.
 
     1. Count the approximate scores above threshold + bound: these rank above for certain.
     2. Where only the given passage itself is within the bound, that is all.
     3. Elsewhere score the passages within the bound exactly, and compare; ties go by position.
-    4. In rows where more than N / 8 passages are within the bound, score all N exactly instead.
+    4. In rows where more than N / 8 passages are within the bounds, score all N exactly instead.
 
     Args:
         approximate: (B, N) scores within `error_bound` of the exact ones.
@@ -81,19 +127,19 @@ def count_higher_scoring(
         positions: (B, R) of the given passages among the N: of equal scores, larger positions rank above.
         is_here: (B, R) bool, whether the given passages are among the N themselves.
         error_bound: (B,) see `float32_error_bound`.
-        score_exactly: (rows, positions) -> exact scores of pairs of a query and a passage; of one query and several
-            passages where there is one row.
+        score_exactly: (rows, positions) -> exact scores of pairs of a query and a passage.
+        score_all: (rows,) -> exact scores of the queries with all passages (rows, N).
     """
     is_given = ~np.isnan(thresholds)
     low, high = thresholds - error_bound[:, None], thresholds + error_bound[:, None]
     # 1. Those above for certain.
-    if np.count_nonzero(is_given.any(axis=0)) >= _MIN_THRESHOLDS_TO_SORT:
-        above, not_below = _counts_by_sorting(approximate, low, high, is_given)
-    else:
-        above, not_below = _counts_by_comparing(approximate, low, high, is_given)
+    many = np.count_nonzero(is_given.any(axis=0)) >= _MIN_THRESHOLDS_TO_SORT
+    count = _counts_by_sorting if many else _counts_by_comparing
+    above, not_below = count(approximate, low, high, is_given)
     # 2. Those within the bound.
     near = not_below - above
-    crowded = near.max(axis=1, initial=0) * _SCORE_ALL_DIVISOR > approximate.shape[1]
+    width = approximate.shape[1]
+    crowded = near.sum(axis=1) > is_here.sum(axis=1) + width / _SCORE_ALL_DIVISOR
     unsettled = (near > is_here) & ~crowded[:, None]
     # 3. Exact scores of those.
     slots_to_settle = np.flatnonzero(unsettled.any(axis=0))
@@ -108,12 +154,11 @@ def count_higher_scoring(
         ranks_above = (scores > threshold) | ((scores == threshold) & wins_tie)
         np.add.at(above, (rows[ranks_above], slots[ranks_above]), 1)
     # 4. Exact scores of all, where many are within the bound.
-    for row in np.flatnonzero(crowded & is_given.any(axis=1)):
-        everything = np.arange(approximate.shape[1])
-        scores = score_exactly(np.array([row]), everything)
-        for slot in np.flatnonzero(is_given[row]):
-            tied = (scores == thresholds[row, slot]) & (everything > positions[row, slot])
-            above[row, slot] = np.count_nonzero(tied | (scores > thresholds[row, slot]))
+    rows = np.flatnonzero(crowded)
+    if len(rows):
+        keys = rank_keys(score_all(rows), np.arange(width))
+        given = rank_keys(thresholds[rows].astype(np.float32), np.clip(positions[rows], -1, width))
+        above[rows], _ = count(keys, given, given, is_given[rows])
     return above
 
 

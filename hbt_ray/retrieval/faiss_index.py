@@ -11,7 +11,14 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from hbt_ray.retrieval.exact_scores import exact_scores, float32_error_bound
+from hbt_ray.retrieval.exact_scores import (
+    PASSAGES_PER_BLOCK,
+    exact_scores,
+    exact_scores_of_all,
+    float32_error_bound,
+    rank_keys,
+    scores_of_keys,
+)
 
 IndexType = Literal["flat", "hnsw", "ivfpq"]
 TopK = tuple[np.ndarray, np.ndarray]  # scores (Q, k) float32 and passage indices (Q, k) int64, best first
@@ -28,7 +35,7 @@ def top_k(query_vectors: np.ndarray, passage_vectors: np.ndarray, k: int) -> Top
 
     1. Search for k + 8 candidates in float32, and score them exactly.
     2. A query is finished when the last candidate, plus twice the error bound, is below its k-th exact score.
-    3. Search twice as deep for the others.
+    3. Score all passages exactly for the others.
 
     Args:
         query_vectors: (Q, D) float32.
@@ -44,21 +51,32 @@ def top_k(query_vectors: np.ndarray, passage_vectors: np.ndarray, k: int) -> Top
     scores = np.empty((len(queries), k), np.float32)
     indices = np.empty((len(queries), k), np.int64)
     margin = 2 * float32_error_bound(queries, passages)
-    unfinished, depth = np.arange(len(queries)), k + _EXTRA_CANDIDATES
-    while len(unfinished):
-        depth = min(depth, len(passages))
-        still_unfinished = []
-        for first in range(0, len(unfinished), _QUERIES_PER_BLOCK):
-            rows = unfinished[first : first + _QUERIES_PER_BLOCK]
-            approximate, found = faiss.knn(queries[rows], passages, depth, metric=faiss.METRIC_INNER_PRODUCT)
-            sorted_scores, sorted_indices = sort_by_exact_score(queries[rows], passages, found)
-            # A passage that was not found scores at most as high as the last candidate.
-            complete = (approximate[:, -1] + margin[rows] < sorted_scores[:, k - 1]) | (depth == len(passages))
-            scores[rows[complete]] = sorted_scores[complete, :k]
-            indices[rows[complete]] = sorted_indices[complete, :k]
-            still_unfinished.append(rows[~complete])
-        unfinished, depth = np.concatenate(still_unfinished), 2 * depth
+    depth = min(k + _EXTRA_CANDIDATES, len(passages))
+    # 1. Candidates.
+    is_complete = np.empty(len(queries), bool)
+    for first in range(0, len(queries), _QUERIES_PER_BLOCK):
+        rows = slice(first, first + _QUERIES_PER_BLOCK)
+        approximate, found = faiss.knn(queries[rows], passages, depth, metric=faiss.METRIC_INNER_PRODUCT)
+        sorted_scores, sorted_indices = sort_by_exact_score(queries[rows], passages, found)
+        scores[rows], indices[rows] = sorted_scores[:, :k], sorted_indices[:, :k]
+        # 2. A passage that was not found scores at most as high as the last candidate.
+        is_complete[rows] = (approximate[:, -1] + margin[rows] < sorted_scores[:, k - 1]) | (depth == len(passages))
+    # 3. All passages.
+    unfinished = np.flatnonzero(~is_complete)
+    for first in range(0, len(unfinished), _QUERIES_PER_BLOCK):
+        of_block = unfinished[first : first + _QUERIES_PER_BLOCK]
+        scores[of_block], indices[of_block] = _top_k_of_all(queries[of_block], passages, k)
     return scores, indices
+
+
+def _top_k_of_all(queries: np.ndarray, passages: np.ndarray, k: int) -> TopK:
+    """Return what `top_k` returns, from the exact scores of all passages."""
+    best = np.empty((len(queries), 0), np.int64)
+    for first in range(0, len(passages), PASSAGES_PER_BLOCK):
+        scores = exact_scores_of_all(queries, passages[first : first + PASSAGES_PER_BLOCK])
+        keys = np.concatenate([best, rank_keys(scores, np.arange(first, first + scores.shape[1]))], axis=1)
+        best = np.partition(keys, -k, axis=1)[:, -k:] if keys.shape[1] > k else keys
+    return scores_of_keys(-np.sort(-best, axis=1))
 
 
 def sort_by_exact_score(queries: np.ndarray, passages: np.ndarray, indices: np.ndarray) -> TopK:

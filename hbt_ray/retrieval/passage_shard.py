@@ -14,7 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hbt_ray.retrieval.exact_scores import check_vectors, count_higher_scoring, exact_scores, float32_error_bound
+from hbt_ray.retrieval.exact_scores import (
+    check_vectors,
+    count_higher_scoring,
+    exact_scores,
+    exact_scores_of_all,
+    float32_error_bound,
+)
 from hbt_ray.retrieval.faiss_index import (
     MIN_APPROXIMATE_VECTORS,
     ApproximateIndex,
@@ -190,6 +196,9 @@ class PassageIndexShard:
                 def score_exactly(in_block: np.ndarray, positions: np.ndarray, local: _LocalSpan = local) -> np.ndarray:
                     return self._exact_scores(queries, rows.start + in_block, local.passages[positions])
 
+                def score_all(in_block: np.ndarray, local: _LocalSpan = local) -> np.ndarray:
+                    return self._exact_scores_of_all(queries[rows.start + in_block], local.passages)
+
                 counts[number, rows] = count_higher_scoring(
                     approximate[begin:end, local.selection],
                     thresholds,
@@ -197,6 +206,7 @@ class PassageIndexShard:
                     local.is_here[rows],
                     error_bound[rows],
                     score_exactly,
+                    score_all,
                 )
 
         with ThreadPoolExecutor(os.cpu_count()) as threads, stage("ranking", len(queries), "queries") as progress:
@@ -243,13 +253,25 @@ class PassageIndexShard:
         """Run `exact_scores` on passages of this shard, counted from 0; a passage in windows has its best score."""
         if self._window_offsets is None:
             return exact_scores(queries, self._vectors, rows, passages)
-        begins, sizes = self._window_offsets[passages], np.diff(self._window_offsets)[passages]
-        first = np.cumsum(sizes) - sizes
-        windows = np.arange(sizes.sum()) + np.repeat(begins - first, sizes)
-        rows_of_windows = rows if len(rows) == 1 else np.repeat(rows, sizes)
-        scores = exact_scores(queries, self._vectors, rows_of_windows, windows)
+        windows, first, sizes = self._windows_of(passages, self._window_offsets)
+        scores = exact_scores(queries, self._vectors, np.repeat(rows, sizes), windows)
         best: np.ndarray = np.maximum.reduceat(scores, first) if len(first) else scores
         return best
+
+    def _exact_scores_of_all(self, queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
+        """Return the exact scores of queries (B, D) with passages of this shard, counted from 0: (B, N)."""
+        if self._window_offsets is None:
+            return exact_scores_of_all(queries, self._vectors[passages])
+        windows, first, _ = self._windows_of(passages, self._window_offsets)
+        best: np.ndarray = np.maximum.reduceat(exact_scores_of_all(queries, self._vectors[windows]), first, axis=1)
+        return best
+
+    @staticmethod
+    def _windows_of(passages: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the windows of N passages, one passage after another; where each passage begins (N,); sizes (N,)."""
+        begins, sizes = offsets[passages], np.diff(offsets)[passages]
+        first = np.cumsum(sizes) - sizes
+        return np.arange(sizes.sum()) + np.repeat(begins - first, sizes), first, sizes
 
     def vectors_of(self, passage_indices: np.ndarray) -> np.ndarray:
         """Return the vectors of some passages: (N,) -> (N, D) float32.

@@ -304,6 +304,16 @@ def test_summary_has_counts_and_inputs(tmp_path, angles):
     assert "  en: 3 for 3 questions among 3 passages, 3 with fewer than 2" in describe_mined(mined)
 
 
+@pytest.mark.parametrize(("scale", "same"), [(0, "0"), (1, "the same")])
+def test_a_model_with_equal_vectors_is_warned_of(tmp_path, angles, monkeypatch, scale, same):
+    equal = lambda texts: np.full((len(texts), 2), scale, np.float32)  # noqa: E731
+    monkeypatch.setattr(angles, "passages", equal)
+    mined = mine(run(corpus(tmp_path / "c", en=EN)), "angles", tmp_path / "out")
+    sentence = f"the vector of all passages is {same}: the model does not distinguish texts, and the negatives are"
+    assert f"  en: warning: {sentence}" in describe_mined(mined)
+    assert "queries" not in describe_mined(mined).partition("warning")[2]
+
+
 def test_the_folder_trains_with_its_negatives_in_the_batch(tmp_path):
     tiny_corpus.make_encoder(tmp_path / "model")
     items = range(60)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.errors import UserError
+from hbt_ray.retrieval import exact_scores
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import PassageIndex, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
@@ -81,6 +82,41 @@ def test_equal_passages_tie_exactly():
     passages = np.tile(rng.standard_normal((1, 100), dtype=np.float32), (1_001, 1))
     relevant = np.tile(np.array([0, 500, 1_000]), (300, 1))
     assert (PassageIndex.of(PassageIndexShard(passages)).ranks(queries, relevant)[0] == [1_001, 501, 1]).all()
+
+
+@pytest.mark.parametrize("noise", [0, 1e-8])
+def test_few_pairs_of_a_tie_of_all_passages_are_summed_one_by_one(monkeypatch, noise: float):
+    summed = []  # numbers of pairs
+
+    def counted(queries, passages, rows, columns):
+        summed.append(len(columns))
+        return exact_scores.exact_scores(queries, passages, rows, columns)
+
+    for module in ("faiss_index", "passage_shard"):
+        monkeypatch.setattr(f"hbt_ray.retrieval.{module}.exact_scores", counted)
+    rng = np.random.default_rng(0)
+    queries, vector = rng.standard_normal((60, 32), dtype=np.float32), rng.standard_normal(32)
+    passages = (vector + noise * rng.standard_normal((2_000, 32))).astype(np.float32)
+    relevant = rng.integers(0, 2_000, (60, 4))
+    index = PassageIndex.of(PassageIndexShard(passages))
+    assert index.ranks(queries, relevant)[0].tolist() == ranks_by_sorting(queries, passages, relevant, np.arange(2_000))
+    assert index.top_k(queries, 10)[1].tolist() == [
+        line[:10] for line in by_sorting(queries, passages, np.arange(2_000))
+    ]
+    assert sum(summed) <= 60 * (4 + 18)  # the relevant passages, and the first candidates of a list
+
+
+def test_exact_scores_of_all_pairs_are_the_sums_bit_for_bit():
+    rng = np.random.default_rng(1)
+    queries, passages = (rng.standard_normal((n, 384)).astype(np.float32) for n in (20, 5_000))
+    scores = exact_scores.exact_scores_of_all(queries, passages)
+    rows, columns = (places.ravel() for places in np.indices(scores.shape))
+    assert (scores.ravel() == exact_scores.exact_scores(queries, passages, rows, columns)).all()
+    keys = exact_scores.rank_keys(scores, np.arange(5_000))
+    assert (np.argsort(keys[0]) == np.lexsort((np.arange(5_000), scores[0]))).all()
+    back, positions = exact_scores.scores_of_keys(keys)
+    assert (back == scores).all()
+    assert (positions == np.arange(5_000)).all()
 
 
 def test_vectors_that_are_not_numbers_are_refused():

@@ -80,3 +80,13 @@ def test_killed_trial_resumes_to_the_same_metrics_and_weights(store: TokenStore,
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert CheckpointManager(one.checkpoints).steps() == [6, 8]
     assert train_trial(store, tmp_path / "killed") == [2, 4, 6, 8]  # finished: it only reports again
+
+
+def test_a_trial_whose_model_collapsed_is_warned_of(store: TokenStore, tmp_path: Path, caplog):
+    encoder = tiny_corpus.make_encoder(tmp_path / "made")
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.zero_()
+    config, search = build_config({}), search_of(dev={"items": 4})
+    dev_metrics(encoder, dev_set(search.dev, store.folder, config), search.dev, config)
+    assert "held-out: the vector of all passages is 0: the model does not distinguish texts" in caplog.text
