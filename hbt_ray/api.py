@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from hbt_ray.evaluation.run_evaluation import LoadOptions
 
 
-def prepare(config: RunConfig, stores: str | Path, *, verify: bool = True) -> Path:
-    """Turn the corpora of a run into a token store; return its folder. Ray is started only if there is none yet.
+def prepare(config: RunConfig, stores: str | Path, *, verify: bool = True, in_process: bool = False) -> Path:
+    """Turn the corpora of a run into a token store; return its folder.
 
     Args:
         config: of the run.
         stores: folder of stores, each named by what it is made of.
         verify: compare the checksums of a store that exists; a damaged one is made again.
+        in_process: make it in this process, which is faster for corpora that fit in memory several times. By default
+            Ray maps the steps over its cluster, and is started if the store does not exist yet.
 
     Raises:
         ConfigError: the model cannot be trained, has no tokenizer, or takes shorter texts.
@@ -38,9 +40,14 @@ def prepare(config: RunConfig, stores: str | Path, *, verify: bool = True) -> Pa
         StoreError: the store cannot be written.
     """
     config = with_absolute_paths(config)
+    folder = Path(stores).expanduser().resolve()
+    if in_process:
+        from hbt_ray.data.store_maker import prepare_here
+
+        return prepare_here(config.prepare_inputs, folder, verify=verify)
     from hbt_ray.cluster.prepare import prepare as prepare_store
 
-    return prepare_store(config.prepare_inputs, Path(stores).expanduser().resolve(), verify=verify)
+    return prepare_store(config.prepare_inputs, folder, verify=verify)
 
 
 def train(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process: bool = False) -> FinishedRun:
@@ -50,8 +57,7 @@ def train(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process
         config: of the run.
         out: its folder.
         fresh: start over if the folder has a run already.
-        in_process: train in this process, with its first GPU or all its cores, instead of with workers of Ray. Ray only
-            makes the store, if there is none yet.
+        in_process: prepare and train in this process, with its first GPU or all its cores, instead of on Ray.
 
     Raises:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.

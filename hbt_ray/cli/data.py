@@ -63,7 +63,7 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
 
     stores = out_folder(out, "stores").resolve()
     if verify:
-        from hbt_ray.cluster.prepare import verify_store
+        from hbt_ray.data.store_maker import verify_store
 
         store = verify_store(config.prepare_inputs, stores)
     else:

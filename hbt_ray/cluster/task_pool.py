@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -14,10 +13,8 @@ from ray.exceptions import RayError
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import ResourceRequest
-from hbt_ray.utils.progress import Stage, active_stages, begin_stage, end_stage, stage
-
-REPORT_EVERY_S = 1.0
-_BOARD_TIMEOUT_S = 10.0  # for an answer of the progress board
+from hbt_ray.utils.progress import stage
+from hbt_ray.utils.stage_mirror import REPORT_EVERY_S, StageMirror, StageState, report_stages
 
 KeyT = TypeVar("KeyT")
 
@@ -46,7 +43,7 @@ def run_tasks(
     waiting = list(jobs)
     running: dict[ray.ObjectRef, tuple[KeyT, float]] = {}
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
-    mirror = _StageMirror(board)
+    mirror = _BoardMirror(board)
     try:
         with unwrap_ray_errors(description), stage(description, len(jobs)) as overall:
             while waiting or running:
@@ -71,16 +68,6 @@ def run_tasks(
         ray.kill(board)
 
 
-class StageState(NamedTuple):
-    """A stage of a task, as it is sent to the driver."""
-
-    name: str
-    total: int | None
-    unit: str
-    done: int
-    detail: str
-
-
 class ProgressBoard:
     """An actor that holds the active stages of each task."""
 
@@ -99,50 +86,26 @@ class ProgressBoard:
 def _run_and_report(
     function: Callable[..., None], arguments: tuple[object, ...], label: str, board: ActorHandle
 ) -> None:
-    """Run a job in a task; a thread writes the active stages to the board every second."""
-    ended = threading.Event()
-
-    def report() -> None:
-        while not ended.wait(REPORT_EVERY_S):
-            stages = [StageState(one.name, one.total, one.unit, one.done, one.detail) for one in active_stages()]
-            board.write.remote(label, stages)
-
-    thread = threading.Thread(target=report, name="progress", daemon=True)
-    thread.start()
-    try:
+    """Run a job in a task, which writes its active stages to the board every second."""
+    with report_stages(lambda stages: board.write.remote(label, stages)):
         function(*arguments)
-    finally:
-        ended.set()
-        thread.join()
-        board.write.remote(label, [])
 
 
-class _StageMirror:
-    """Keeps stages of this process like those of the tasks."""
+class _BoardMirror:
+    """Keeps stages of this process like those on the board; never waits for it."""
 
     def __init__(self, board: ActorHandle) -> None:
         self._board = board
         self._reply = board.read.remote()
-        self._stages: dict[tuple[str, str], Stage] = {}  # by label and name
+        self._mirror = StageMirror()
 
     def update(self) -> None:
-        """Begin, advance and end stages as the board has them; never wait for it."""
+        """Begin, advance and end stages as the board has them."""
         with contextlib.suppress(RayError):  # progress is not worth a failure
             if ray.wait([self._reply], timeout=0)[0]:
-                by_label: dict[str, list[StageState]] = ray.get(self._reply)
+                self._mirror.set(ray.get(self._reply))
                 self._reply = self._board.read.remote()
-                self._set({(label, state.name): state for label, states in by_label.items() for state in states})
 
     def end(self) -> None:
         """End all stages."""
-        for one in self._stages.values():
-            end_stage(one, leaves_line=False)
-
-    def _set(self, states: dict[tuple[str, str], StageState]) -> None:
-        for key in self._stages.keys() - states.keys():
-            end_stage(self._stages.pop(key), leaves_line=False)
-        for key, state in states.items():
-            if key not in self._stages:
-                self._stages[key] = Stage(": ".join(key), state.total, state.unit, state.done)
-                begin_stage(self._stages[key])
-            self._stages[key].move_to(state.done, state.detail)
+        self._mirror.set({})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hbt_ray.config import PretrainRunConfig, RunConfig, build, build_config
+from hbt_ray.config import PretrainRunConfig, build
 from hbt_ray.search.config import SearchConfig
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
+from tests.helpers.tiny_runs import tiny_config, write_corpus
 from tests.integration import worker_fork_server as fork_server
 
 if TYPE_CHECKING:
@@ -117,52 +117,9 @@ def cluster(dashboard):
     connect()
 
 
-LANGUAGES = ("de", "en", "fr")
-
-
 @pytest.fixture
 def corpus(tmp_path) -> Path:
     return write_corpus(tmp_path)
-
-
-def write_corpus(parent: Path, name: str = "numbers", items: range = range(120)) -> Path:
-    """Write a folder of 120 parallel items, or others, in three languages; every fifth lacks French."""
-    folder = parent / name
-    folder.mkdir()
-    for language in LANGUAGES:
-        rows = [
-            {
-                "id": f"item-{item}",
-                "question": f"{language} what is {'abcdefghij'[item % 10]}{item}",
-                "context": f"{language} it is the number {item} " + "so " * (item % 5),
-            }
-            for item in items
-            if language != "fr" or item % 5 != 4
-        ]
-        (folder / f"{language}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def tiny_config(corpus: Path, **sections) -> RunConfig:
-    """Return a run over `corpus` that trains in seconds; `sections` replace settings."""
-    plain = {
-        "name": "tiny",
-        "corpora": [{"format": "jsonl", "path": str(corpus)}],
-        "text": {"max_query_tokens": 20, "max_passage_tokens": 24},
-        "model": {"small": {"layers": 1, "width": 16, "heads": 2, "vocabulary": 300}},
-        "train": {
-            "steps": 10,
-            "global_batch_pairs": 16,
-            "chunk_pairs": 4,
-            "learning_rate": 1e-3,
-            "precision": "fp32",
-            "checkpoint_every": 3,
-            "threads_per_worker": 1,
-        },
-    }
-    for name, settings in sections.items():
-        plain[name] = {**plain[name], **settings} if isinstance(plain.get(name), dict) else settings
-    return build_config(plain)
 
 
 def tiny_pretraining(corpus: Path, **settings) -> PretrainRunConfig:

@@ -1,22 +1,21 @@
-"""The quickstart: an untrained encoder and each strategy on one store, as many at a time as the machine holds."""
+"""The quickstart: an untrained encoder and each strategy on one store, in processes of this machine without Ray."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hbt_ray.cluster.pipelines.train import run_prepared
-from hbt_ray.cluster.prepare import prepare
-from hbt_ray.cluster.resources import plan_concurrency
-from hbt_ray.cluster.runtime import configure_task, connect
-from hbt_ray.cluster.task_pool import run_tasks
+from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.tracked_run import log_report_metrics, start_tracker, tracked_run
 from hbt_ray.config import RunConfig
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.store_maker import prepare_here
 from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
 from hbt_ray.tracking import check_reachable, keep_command, resolve_uri
 from hbt_ray.training.initial_model import prepare_initial_model
@@ -24,6 +23,7 @@ from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.process_pool import run_in_processes, start_importing
 from hbt_ray.utils.progress import print_line
 
 
@@ -49,28 +49,28 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     def lap(name: str) -> None:
         seconds[name] = time.monotonic() - began_s - sum(seconds.values())
 
+    start_importing("hbt_ray.cluster.pipelines.preload")
     configs = {name: quickstart_config(name, seed, steps) for name in STRATEGIES}
     untrained = quickstart_config(STRATEGIES[0], seed).model_copy(update={"name": UNTRAINED})
     uri = resolve_uri(untrained.tracking, out / UNTRAINED)
     check_reachable(uri)
     fingerprints = check_benchmarks(untrained.evaluate)
     keep_command()
-    connect()
     lap("start")
-    store = prepare(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)
+    store = prepare_here(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)
     lap("data")
     print_line(
         f"training {', '.join(STRATEGIES)} for {steps} steps each on {len(read_manifest(store).languages)} languages, "
         f"and evaluating the {UNTRAINED} encoder"
     )
-    request = plan_concurrency(untrained, len(STRATEGIES))
+    # All at a time: with fewer, a core would be idle while the last one trains.
+    threads = max(1, len(os.sched_getaffinity(0)) // len(STRATEGIES))
     jobs: list[tuple[str, Callable[..., None], tuple[object, ...]]] = [
-        (name, _strategy_task, (config, store, out / name, fingerprints, request.threads))
-        for name, config in configs.items()
+        (name, _train_strategy, (config, store, out / name, fingerprints, threads)) for name, config in configs.items()
     ]
-    jobs.append((UNTRAINED, _untrained_task, (untrained, store, out / UNTRAINED, request.threads)))
+    jobs.append((UNTRAINED, _evaluate_untrained, (untrained, store, out / UNTRAINED, threads)))
     metrics = {}
-    for name, taken_s in run_tasks(jobs, request, "strategies"):
+    for name, taken_s in run_in_processes(jobs, "strategies", len(jobs)):
         metrics[name] = read_run_metrics(out / name)
         print_line(f"{name}: mono mAP {metrics[name][f'{BENCHMARK}/mono/map']:.3f} after {taken_s:.0f} s")
     lap("training and evaluation")
@@ -81,14 +81,14 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     return Quickstart({name: out / name for name in names}, summary, uri, untrained.tracking.experiment, seconds)
 
 
-def _strategy_task(config: RunConfig, store: Path, out: Path, fingerprints: Mapping[str, str], threads: int) -> None:
+def _train_strategy(config: RunConfig, store: Path, out: Path, fingerprints: Mapping[str, str], threads: int) -> None:
     """Train and evaluate a strategy in this process."""
     configure_task(threads)
     with lock_folder(run_dir_of(config, out).path):
         run_prepared(config, store, open_run(config, out, fresh=True), fingerprints, fresh=True, threads=threads)
 
 
-def _untrained_task(config: RunConfig, store: Path, out: Path, threads: int) -> None:
+def _evaluate_untrained(config: RunConfig, store: Path, out: Path, threads: int) -> None:
     """Evaluate the initial encoder in this process, as an MLflow run of its own."""
     from hbt_ray.cluster.evaluation.evaluate import evaluate_here
 

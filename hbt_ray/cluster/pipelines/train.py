@@ -27,6 +27,7 @@ from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.store_maker import prepare_here
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling import HybridStepSampler
@@ -74,7 +75,7 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process: 
         config: of the run.
         out: its folder.
         fresh: start over if the folder has a run already.
-        in_process: train and evaluate in this process; Ray is started only if the store has to be made.
+        in_process: prepare, train and evaluate in this process, without Ray.
 
     Raises:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
@@ -100,10 +101,11 @@ def _run(config: RunConfig, folder: RunDir, fresh: bool, in_process: bool) -> Fi
         import torch
 
         threads = torch.get_num_threads()
+        store = prepare_here(config.prepare_inputs, folder.stores)
     else:
         connect()
         resources_per_worker(config.train)
-    store = prepare(config.prepare_inputs, folder.stores)
+        store = prepare(config.prepare_inputs, folder.stores)
     print_line(describe_store(store, read_manifest(store)))
     return run_prepared(config, store, folder, fingerprints, fresh=fresh, threads=threads)
 

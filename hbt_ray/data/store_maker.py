@@ -1,0 +1,398 @@
+"""From corpora to a token store, in this process or mapped over a cluster.
+
+`make_store` has the steps. They run on an `Engine`: `ThisProcess`, or Ray Data in `cluster/prepare.py`. The store does
+not depend on which.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hbt_ray.config import PrepareInputs
+from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
+from hbt_ray.data.corpora import CorpusShard, list_shards
+from hbt_ray.data.manifest import SourceCounts, write_manifest
+from hbt_ray.data.model_files import check_trainable
+from hbt_ray.data.prepare import (
+    ASSIGNED_ROWS,
+    ShardResult,
+    assign_shards,
+    count_items,
+    count_shards,
+    make_shard,
+    shard_from_json,
+    shard_to_json,
+    tokenizer_texts,
+)
+from hbt_ray.data.row_tables import (
+    REJECTS,
+    ItemKey,
+    check_languages,
+    check_rejects,
+    count_rows,
+    count_rows_read,
+    find_duplicate_items,
+    read_rows,
+    write_rejects,
+)
+from hbt_ray.data.store_inputs import (
+    TOKENIZER,
+    fault_of_store,
+    index_evaluation_sets,
+    load_evaluation_sets,
+    store_fingerprint,
+)
+from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
+from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.data.zero_shot import write_decontaminated
+from hbt_ray.errors import CorpusError, StoreError
+from hbt_ray.utils.progress import stage
+from hbt_ray.utils.shared_folder import new_shared_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Shared = TypeVar("Shared")
+KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that are compared in memory at a time
+
+
+class RowTables(ABC):
+    """A large table in parts, and how functions are applied to its parts."""
+
+    @abstractmethod
+    def map(self, function: Callable[[pa.Table], pa.Table]) -> RowTables:
+        """Apply a function to each part."""
+
+    @abstractmethod
+    def map_groups(self, column: str, function: Callable[[pa.Table], pa.Table], groups: int) -> RowTables:
+        """Apply a function to all rows with one value of a column, for each of about `groups` values."""
+
+    @abstractmethod
+    def compute(self) -> RowTables:
+        """Return the parts, computed once however often they are used."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield the parts."""
+
+
+class Engine(ABC):
+    """Where tables are made and functions run."""
+
+    @abstractmethod
+    def read(self, shards: int, read: Callable[[Sequence[int]], Iterator[pa.Table]]) -> RowTables:
+        """Read shards of corpora: call `read` with the numbers of some of them, until each was given once."""
+
+    @abstractmethod
+    def share(self, value: Shared) -> Callable[[], Shared]:
+        """Return how a function that runs on the engine gets a large value, which each process receives once."""
+
+
+class TablesHere(RowTables):
+    """Tables in the memory of this process."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._tables = list(tables)
+
+    def map(self, function: Callable[[pa.Table], pa.Table]) -> TablesHere:
+        return TablesHere(map(function, self._tables))
+
+    def map_groups(self, column: str, function: Callable[[pa.Table], pa.Table], groups: int) -> TablesHere:
+        rows = pa.concat_tables(self._tables)
+        values = sorted(pc.unique(rows.column(column)).to_pylist())
+        return TablesHere(function(rows.filter(pc.equal(rows.column(column), value))) for value in values)
+
+    def compute(self) -> TablesHere:
+        return self
+
+    def count(self) -> int:
+        return sum(table.num_rows for table in self._tables)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return iter(self._tables)
+
+
+class ThisProcess(Engine):
+    """Runs everything in this process, which suits corpora that fit in memory several times."""
+
+    def read(self, shards: int, read: Callable[[Sequence[int]], Iterator[pa.Table]]) -> TablesHere:
+        return TablesHere(read(range(shards)))
+
+    def share(self, value: Shared) -> Callable[[], Shared]:
+        return lambda: value
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSource:
+    """What a store is made of."""
+
+    inputs: PrepareInputs
+    shards: list[CorpusShard]
+    evaluation_sets: list[Benchmark]
+    tokenizer: PreTrainedTokenizerFast | None  # None: one is trained
+    folder: Path  # of the store
+
+    def new_folder(self, *, verify: bool) -> AbstractContextManager[Path | None]:
+        """Yield a folder to make the store in; None if there is one already that is not damaged.
+
+        Args:
+            verify: compare the checksums of a store that exists.
+        """
+        fault_of = functools.partial(fault_of_store, inputs=self.inputs, verify=verify)
+        return new_shared_folder(self.folder, fault_of, keep=REJECTS)
+
+
+def list_source(inputs: PrepareInputs, stores: Path) -> StoreSource:
+    """List the corpora's shards, read the evaluation sets and the tokenizer, and name the store of them.
+
+    Args:
+        inputs: corpora, settings and evaluation sets.
+        stores: folder of stores. Each is named by its fingerprint, so runs share them.
+
+    Raises:
+        ConfigError: the model cannot be trained, has no tokenizer, or takes shorter texts.
+        CorpusError: a corpus or evaluation set cannot be read.
+    """
+    shards = [shard for corpus in inputs.corpora for shard in list_shards(corpus)]
+    evaluation_sets = load_evaluation_sets(inputs)
+    tokenizer = None
+    if inputs.model.path is not None:
+        check_trainable(inputs.model.path, (inputs.text.query_prefix, inputs.text.passage_prefix))
+        tokenizer = load_tokenizer(inputs.model)
+    if tokenizer and not inputs.whole_texts:
+        check_lengths(tokenizer, inputs.text)
+    tokenization = PairTokenizer(tokenizer, inputs.text) if tokenizer else None
+    described = tokenization.fingerprint() if tokenization else f"trained, {inputs.model.small.vocabulary} pieces"
+    name = store_fingerprint(inputs, shards, evaluation_sets, described)
+    return StoreSource(inputs, shards, evaluation_sets, tokenizer, stores / name)
+
+
+def prepare_here(inputs: PrepareInputs, stores: Path, *, verify: bool = False) -> Path:
+    """Return the store of some inputs, made in this process if it does not exist; see `cluster.prepare.prepare`."""
+    source = list_source(inputs, stores)
+    with source.new_folder(verify=verify) as unfinished:
+        if unfinished is not None:
+            make_store(source, unfinished, ThisProcess())
+    return source.folder
+
+
+def verify_store(inputs: PrepareInputs, stores: Path) -> Path:
+    """Compare all checksums of the store of some inputs, and change nothing; return its folder.
+
+    Raises:
+        StoreError: there is no such store, or it is damaged; the message names all that is.
+        CorpusError: a corpus or evaluation set cannot be read.
+    """
+    folder = list_source(inputs, stores).folder
+    fault = fault_of_store(folder, inputs, verify=True)
+    if fault is not None:
+        raise StoreError(fault)
+    return folder
+
+
+def make_store(source: StoreSource, folder: Path, engine: Engine) -> None:
+    """Make a store: shards, manifest, tokenizer and `rejects.jsonl`.
+
+    1. Read the corpora; check the number of rejected rows and the languages.
+    2. Find the items to leave out and those with texts in common, and assign items to splits and shards.
+    3. Train a tokenizer if the model has none.
+    4. Write the shards; check the rejected rows again.
+    5. Write the manifest.
+
+    Args:
+        source: what the store is made of.
+        folder: an empty one.
+        engine: that the steps run on.
+
+    Raises:
+        CorpusError: a corpus cannot be read, too many of its rows are rejected, or no item is left.
+        StoreError: a shard cannot be written.
+    """
+    with stage("preparing the store"):
+        # 1.
+        inputs, max_share = source.inputs, source.inputs.prepare.max_reject_share
+        rows = _read(source, engine)
+        summary = _summarize_rows(rows)
+        rows_read = count_rows_read(summary.counts)
+        write_rejects(folder / REJECTS, summary.rejects)
+        check_rejects(rows_read, summary.rejects, max_share, folder / REJECTS)
+        check_languages(inputs.corpora, summary.counts)
+        # 2.
+        repeated = _find_duplicates(rows)
+        num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
+        left_out = set(summary.contaminated) | repeated
+        shared = engine.share((left_out, _find_components(rows, summary.texts)))
+        assigned = _assign_shards(
+            rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
+        )
+        if not assigned.count():
+            raise CorpusError(
+                f"no item is left to train on: {len(summary.contaminated)} occur in evaluation sets, "
+                f"{len(repeated)} are repeated"
+            )
+        # 3.
+        tokenizer = source.tokenizer if source.tokenizer is not None else _train_tokenizer(inputs, assigned)
+        tokenizer.save_pretrained(folder / TOKENIZER)
+        write_decontaminated(folder, source.evaluation_sets)
+        tokenization = PairTokenizer(tokenizer, inputs.text)
+        # 4.
+        results = _make_shards(assigned, sum(num_shards.values()), folder, engine.share(tokenization))
+        rejects = summary.rejects + [reject for result in results for reject in result.rejects]
+        write_rejects(folder / REJECTS, rejects)
+        check_rejects(rows_read, rejects, max_share, folder / REJECTS)
+        # 5.
+        write_manifest(
+            folder,
+            [result.shard for result in results],
+            text_fingerprint=tokenization.fingerprint(),
+            token_type=tokenization.token_type,
+            counts=_source_counts(summary, rejects, repeated - set(summary.contaminated)),
+        )
+
+
+def _read(source: StoreSource, engine: Engine) -> RowTables:
+    """Read the corpora into tables of `ROWS`."""
+    threshold, shards = source.inputs.prepare.near_duplicate_threshold, source.shards
+    evaluation = engine.share(index_evaluation_sets(source.evaluation_sets, threshold))
+    return engine.read(len(shards), lambda numbers: read_rows([shards[number] for number in numbers], evaluation()))
+
+
+@dataclass(slots=True)
+class _RowSummary:
+    """The counts of all rows, the rejected ones, and the items that occur in evaluation sets."""
+
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
+    rejects: list[RejectedRow] = field(default_factory=list)
+    contaminated: dict[ItemKey, str] = field(default_factory=dict)  # item -> `occurs_in_evaluation`
+    texts: int = 0  # questions, passages and negatives
+
+
+def _summarize_rows(rows: RowTables) -> _RowSummary:
+    rejected = ["source", "place", "rejected", "detail"]
+    occurring = ["source", "item_id", "occurs_in_evaluation"]
+
+    def list_valid(table: pa.Table, columns: list[str]) -> list[list[str]]:
+        selected = table.filter(pc.is_valid(table.column(columns[2]))).select(columns)
+        return [list(row.values()) for row in selected.to_pylist()]
+
+    def summarize(table: pa.Table) -> pa.Table:
+        counts = [[*key, number] for key, number in count_rows(table).items()]
+        texts = 2 * table.num_rows + len(pc.list_flatten(table.column("negatives")))
+        valid = [list_valid(table, columns) for columns in (rejected, occurring)]
+        return pa.table({"summary": [json.dumps([counts, *valid, texts])]})
+
+    summary = _RowSummary()
+    for text in _strings(rows.map(summarize), "summary"):
+        counts, rejects, contaminated, texts = json.loads(text)
+        summary.texts += texts
+        for source, language, reason, number in counts:
+            summary.counts[source, language, reason] += number
+        summary.rejects += [RejectedRow(*fields) for fields in rejects]
+        summary.contaminated |= {(source, item_id): text for source, item_id, text in contaminated}
+    return summary
+
+
+def _strings(tables: RowTables, column: str) -> Iterator[str]:
+    for table in tables:
+        yield from table.column(column).to_pylist()
+
+
+def _find_duplicates(rows: RowTables) -> set[ItemKey]:
+    """Find the items that `find_duplicate_items` finds, in buckets of pair keys."""
+    buckets = -(-rows.count() // KEYS_PER_BUCKET)
+
+    def select_keys(table: pa.Table) -> pa.Table:
+        accepted = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
+        keys = accepted.column("pair_key").to_numpy() % buckets
+        return accepted.append_column("bucket", pa.array(keys, pa.int64()))
+
+    found = _map_buckets(rows.map(select_keys), find_duplicate_items, buckets)
+    return {(row["source"], row["item_id"]) for table in found for row in table.to_pylist()}
+
+
+def _find_components(rows: RowTables, texts: int) -> ItemComponents:
+    """Find the items that have texts in common, in buckets of text keys; this process receives only links."""
+    buckets = max(1, -(-texts // KEYS_PER_BUCKET))
+
+    def select_keys(table: pa.Table) -> pa.Table:
+        keys = list_text_keys(table)
+        bucket = keys.column("key").to_numpy() % np.uint64(buckets)
+        return keys.append_column("bucket", pa.array(bucket.astype(np.int64)))
+
+    return find_components(_map_buckets(rows.map(select_keys), link_items, buckets))
+
+
+def _map_buckets(rows: RowTables, function: Callable[[pa.Table], pa.Table], buckets: int) -> RowTables | list[pa.Table]:
+    """Apply a function to the rows of each bucket; one bucket needs no shuffle."""
+    return [function(pa.concat_tables(rows))] if buckets == 1 else rows.map_groups("bucket", function, buckets)
+
+
+def _assign_shards(
+    rows: RowTables,
+    shared: Callable[[], tuple[set[ItemKey], ItemComponents]],
+    num_shards: dict[str, int],
+    validation_fraction: float,
+    num_items: int,
+) -> RowTables:
+    def assign(table: pa.Table) -> pa.Table:
+        left_out, components = shared()
+        return assign_shards(table, left_out, num_shards, validation_fraction, components, num_items)
+
+    return rows.map(assign).compute()
+
+
+def _train_tokenizer(inputs: PrepareInputs, assigned: RowTables) -> PreTrainedTokenizerFast:
+    rows = assigned.map(lambda table: table.filter(pc.match_substring(table.column("bucket"), '"train"')))
+    texts = tokenizer_texts(pa.concat_tables(rows), (inputs.text.query_prefix, inputs.text.passage_prefix))
+    return train_tokenizer(texts, inputs.model.small.vocabulary)
+
+
+def _make_shards(
+    assigned: RowTables, num_shards: int, folder: Path, tokenization: Callable[[], PairTokenizer]
+) -> list[ShardResult]:
+    """Write the shards, each from the rows of one bucket."""
+
+    def make(rows: pa.Table) -> pa.Table:
+        result = make_shard(rows.cast(ASSIGNED_ROWS), folder, tokenization())
+        return pa.table({"shard": [shard_to_json(*result)]})
+
+    return [shard_from_json(text) for text in _strings(assigned.map_groups("bucket", make, num_shards), "shard")]
+
+
+def _source_counts(
+    summary: _RowSummary, rejects: Sequence[RejectedRow], repeated: set[ItemKey]
+) -> Mapping[str, SourceCounts]:
+    """Return the manifest's counts of each source."""
+    rows_read = count_rows_read(summary.counts)
+    rejected: dict[str, Counter[str]] = {source: Counter() for source in rows_read}
+    for reject in rejects:
+        rejected[reject.source][reject.reason] += 1
+    return {
+        name: {
+            "rows_read": rows_read[name],
+            "rows_rejected": dict(sorted(rejected[name].items())),
+            "items_dropped_for_evaluation": [
+                {"item": item_id, "found": text}
+                for (source, item_id), text in sorted(summary.contaminated.items())
+                if source == name
+            ],
+            "items_dropped_as_repeated": sorted(item_id for source, item_id in repeated if source == name),
+        }
+        for name in sorted(rows_read)
+    }

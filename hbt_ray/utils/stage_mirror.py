@@ -1,0 +1,59 @@
+"""Stages of other processes, shown as stages of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from hbt_ray.utils.progress import Stage, active_stages, begin_stage, end_stage
+
+REPORT_EVERY_S = 1.0
+
+
+class StageState(NamedTuple):
+    """A stage of another process, as it is sent."""
+
+    name: str
+    total: int | None
+    unit: str
+    done: int
+    detail: str
+
+
+@contextlib.contextmanager
+def report_stages(send: Callable[[list[StageState]], object]) -> Iterator[None]:
+    """Send the active stages of this process every second while the block runs, and none after it."""
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(REPORT_EVERY_S):
+            send([StageState(one.name, one.total, one.unit, one.done, one.detail) for one in active_stages()])
+
+    thread = threading.Thread(target=report, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        send([])
+
+
+class StageMirror:
+    """Keeps stages of this process like those of others."""
+
+    def __init__(self) -> None:
+        self._stages: dict[tuple[str, str], Stage] = {}  # by label and name
+
+    def set(self, by_label: Mapping[str, Sequence[StageState]]) -> None:
+        """Begin, advance and end stages so that they are those of the other processes, given by label."""
+        states = {(label, state.name): state for label, of_process in by_label.items() for state in of_process}
+        for key in self._stages.keys() - states.keys():
+            end_stage(self._stages.pop(key), leaves_line=False)
+        for key, state in states.items():
+            if key not in self._stages:
+                self._stages[key] = Stage(": ".join(key), state.total, state.unit, state.done)
+                begin_stage(self._stages[key])
+            self._stages[key].move_to(state.done, state.detail)
