@@ -41,10 +41,14 @@ def prepare(config: RunConfig, stores: str | Path, *, verify: bool = True, in_pr
     """
     config = with_absolute_paths(config)
     folder = Path(stores).expanduser().resolve()
+    from hbt_ray.cluster import preflight
+
+    preflight.check_models(config)
     if in_process:
         from hbt_ray.data.store_maker import prepare_here
 
         return prepare_here(config.prepare_inputs, folder, verify=verify)
+    preflight.check_cluster_address()
     from hbt_ray.cluster.prepare import prepare as prepare_store
 
     return prepare_store(config.prepare_inputs, folder, verify=verify)
@@ -62,6 +66,10 @@ def train(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process
     Raises:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.
     """
+    from hbt_ray.cluster import preflight
+
+    check = preflight.check_models if in_process else preflight.check_before_start
+    check(config)
     from hbt_ray.cluster.pipelines.train import run
 
     return run(config, Path(out).expanduser(), fresh=fresh, in_process=in_process)
@@ -88,9 +96,16 @@ def evaluate(
         CorpusError: a benchmark cannot be read; this is checked before any evaluation.
         ConfigError: the model cannot be loaded, or is in memory and `shards` is set.
     """
+    if isinstance(model, str | Path):
+        from hbt_ray.data.model_files import check_model_exists
+
+        check_model_exists(str(model), "model")
     settings = build_settings(benchmarks)
     folder = Path(out).expanduser()
     if settings.shards:
+        from hbt_ray.cluster.preflight import check_cluster_address
+
+        check_cluster_address()
         from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
         from hbt_ray.cluster.runtime import connect
 

@@ -16,6 +16,7 @@ from hbt_ray.errors import ConfigError, CorpusError, UserError
 if TYPE_CHECKING:
     from hbt_ray.config import Perturbation, Precision
     from hbt_ray.evaluation.compare import RunGroup
+    from hbt_ray.evaluation.evaluator import EvalReport
 
 
 @click.command()
@@ -82,7 +83,6 @@ def evaluate(
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
     from hbt_ray import api
-    from hbt_ray.evaluation.report import print_report
 
     settings = EvaluateConfig(
         benchmarks=folders,
@@ -101,7 +101,7 @@ def evaluate(
         model,
         settings,
         out,
-        on_report=print_report,
+        on_report=_print_report,
         pooling=pooling,
         query_prefix=query_prefix,
         passage_prefix=passage_prefix,
@@ -109,6 +109,12 @@ def evaluate(
     )
     page = Path(out) / "report.html"  # in a folder for each benchmark where there are several
     click.echo(f"report   {page if page.exists() else out}")
+
+
+def _print_report(report: EvalReport) -> None:
+    from hbt_ray.evaluation.report import print_report  # takes seconds to import
+
+    print_report(report)
 
 
 def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,8 @@ import shlex
 
 import click
 
-from hbt_ray.cli.options import out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import check_corpora, out_folder, out_option, overrides_argument
+from hbt_ray.data.model_files import check_model_exists
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.redaction import redact_value
 
@@ -23,6 +24,12 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     from hbt_ray.search.config import load_search
 
     config = load_search(config_file, overrides)
+    check_corpora(config.run)
+    from hbt_ray.cluster.preflight import check_before_start
+
+    check_before_start(config.run)
+    for model in getattr(config.space.get("model.path"), "values", None) or ():
+        check_model_exists(str(model), "space.model.path")
     from rich.console import Console
 
     from hbt_ray.cluster.search.run_search import search as search_on_cluster
@@ -53,6 +60,15 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     if (name is None) == (config_file is None):
         raise ConfigError("name a study, such as hbt study low-resource, or write --config FILE")
     config = load_study(config_file or study_file(str(name)), overrides)
+    if not all("corpora" in method.settings for method in config.methods.values()):
+        check_corpora(config.run)
+    from hbt_ray.cluster.preflight import check_before_start
+
+    check_before_start(config.run)
+    for entry in (*config.methods.values(), *config.pretraining.values()):
+        for key in ("model.path", "loss.distillation.teacher"):
+            if isinstance(path := entry.settings.get(key), str):
+                check_model_exists(path, key)
     folder = str(out_folder(out, config.name))
     from rich.console import Console
     from rich.markdown import Markdown

@@ -17,6 +17,7 @@ from hbt_ray.cli.options import (
     overrides_argument,
 )
 from hbt_ray.config import PretrainRunConfig, load, load_config
+from hbt_ray.data.model_files import check_model_exists
 
 
 @click.command()
@@ -28,10 +29,16 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
     """Prepare, train, evaluate and track one run."""
     config = load_config(config_file, overrides)
     check_corpora(config)
+    folder = out_folder(out, config.name)
+    if not fresh:
+        from hbt_ray.training.completed_run import check_not_completed
+
+        check_not_completed(config, folder)
     from hbt_ray import api
+
+    finished = api.train(config, folder, fresh=fresh)
     from hbt_ray.evaluation.report import print_report
 
-    finished = api.train(config, out_folder(out, config.name), fresh=fresh)
     for report in finished.reports.values():
         print_report(report)
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
@@ -50,12 +57,20 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
     """Pretrain an encoder on the texts of corpora. `hbt train model.path=OUT/model` starts from it."""
     config = load(PretrainRunConfig, config_file, overrides)
     check_corpora(config)
+    folder = out_folder(out, config.name)
+    if not fresh:
+        from hbt_ray.training.completed_run import check_not_completed
+
+        check_not_completed(config, folder)
+    from hbt_ray.cluster.preflight import check_before_start
+
+    check_before_start(config)
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.pretrain import held_out_table
     from hbt_ray.cluster.pipelines.pretrain import pretrain as pretrain_on_cluster
 
-    finished = pretrain_on_cluster(config, out_folder(out, config.name), fresh=fresh)
+    finished = pretrain_on_cluster(config, folder, fresh=fresh)
     Console().print(held_out_table(finished.held_out))
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
 
@@ -69,6 +84,10 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
     """Mine hard negatives: passages that a model ranks high and that do not answer."""
     config = load_config(config_file, overrides)
     check_corpora(config)
+    check_model_exists(model, "--model")
+    from hbt_ray.cluster.preflight import check_cluster_address
+
+    check_cluster_address()
     from hbt_ray.cluster.mining import mine_on_cluster
     from hbt_ray.mining import describe_mined
 

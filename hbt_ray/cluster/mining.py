@@ -7,8 +7,8 @@ from pathlib import Path
 import ray
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.resources import max_units_per_worker
 from hbt_ray.cluster.runtime import configure_task, connect, node_resources
+from hbt_ray.cluster.worker_counts import max_units_per_worker
 from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
 from hbt_ray.utils.folder_lock import lock_folder

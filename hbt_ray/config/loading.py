@@ -9,6 +9,7 @@ OmegaConf is not used: its `${oc.env:NAME}` is not the `${NAME}` of existing fil
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -25,6 +26,8 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.utils.limits import MAX_CONFIG_BYTES, limit
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # files of settings that come with the package
+
+_UNION_MEMBER = re.compile(r"constrained-\w+|tuple\[.*\]")
 
 S = TypeVar("S", bound=ConfigSection)
 C = TypeVar("C", bound=RunConfig | PretrainRunConfig)
@@ -202,7 +205,9 @@ def build(section: type[S], data: Settings) -> S:
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe_error(detail, section) for detail in error.errors())) from None
+        first = {_location(detail): detail for detail in reversed(error.errors())}  # of those of one union
+        faults = [_describe_error(location, detail, section) for location, detail in reversed(first.items())]
+        raise ConfigError("; ".join(faults)) from None
 
 
 def with_absolute_paths(config: C) -> C:
@@ -299,8 +304,12 @@ def _suggest(key: str, names: Sequence[str]) -> str:
     return f"; did you mean {by_leaf[close[0]]!r}?" if close else f"; there are {', '.join(names[:12])}, ..."
 
 
-def _describe_error(detail: ErrorDetails, whole: type[ConfigSection]) -> str:
-    location = tuple(detail["loc"])
+def _location(detail: ErrorDetails) -> tuple[int | str, ...]:
+    """Return where an error is, without pydantic's names of a union's members."""
+    return tuple(part for part in detail["loc"] if not _UNION_MEMBER.fullmatch(str(part)))
+
+
+def _describe_error(location: Sequence[int | str], detail: ErrorDetails, whole: type[ConfigSection]) -> str:
     name = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         section = whole

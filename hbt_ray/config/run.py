@@ -49,6 +49,7 @@ class PrepareInputs:
     model: ModelConfig  # its tokenizer is used, or the size of the one to train
     evaluation_sets: tuple[tuple[str, str | None], ...]  # name and folder of the benchmarks that it must not contain
     evaluation_split: str | None = None  # of these benchmarks
+    languages: tuple[str, ...] | None = None  # that the corpora must have; the store has all
     whole_texts: bool = False  # texts may be longer than the model takes, because they are cut into blocks later
 
 
@@ -102,6 +103,7 @@ class RunConfig(ConfigSection):
             self.model,
             evaluation_sets=_zero_shot_sets(self.evaluate.benchmarks, self.prepare.evaluation_sets),
             evaluation_split=self.evaluate.split,
+            languages=self.languages,
         )
 
     @property
@@ -159,5 +161,6 @@ class PretrainRunConfig(ConfigSection):
             text,
             self.model,
             evaluation_sets=_zero_shot_sets(self.prepare.evaluation_sets),
+            languages=self.languages,
             whole_texts=True,
         )

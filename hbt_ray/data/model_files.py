@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from hbt_ray.errors import ConfigError
 
 # Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
 _TRAINABLE = {"Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling"}
+# Of which a folder with a saved model has one.
+_MODEL_FILES = ("config.json", "modules.json", "tokenizer_config.json", "adapter_config.json")
 # Families of transformers models whose first position is the one after the padding token's.
 _FIRST_POSITION_AFTER_PADDING = {
     "camembert",
@@ -27,6 +31,72 @@ _FIRST_POSITION_AFTER_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+
+_HUB_NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+", re.ASCII)
+_HUB_TIMEOUT_S = 3.0
+
+
+def check_model_exists(model: str, setting: str) -> None:
+    """Check that a model is a folder, or on the hub; a typo in a path is no name to ask the hub for.
+
+    1. A folder is a model if it has a configuration file.
+    2. What begins or ends like a path, or is in a folder that exists, is a path.
+    3. Other names are on the hub if their files are in its cache, or if the hub says so within 3 seconds.
+
+    Args:
+        model: folder or hub name.
+        setting: that names it, for the message.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    path = Path(model).expanduser()
+    way_out = "write the folder of a saved model, or the name of one on the hub"
+    if path.is_dir():
+        if any((path / name).is_file() for name in _MODEL_FILES):
+            return
+        raise ConfigError(f"{setting}: the folder {model!r} holds no saved model, which has a config.json; {way_out}")
+    if path.exists():
+        raise ConfigError(f"{setting}: {model!r} is a file; write the folder that it is in")
+    if _is_path(model):
+        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"did you mean {str(path.with_name(close[0]))!r}?" if close else way_out
+        raise ConfigError(f"{setting}: there is no folder {model!r}; {hint}")
+    fault = _hub_fault(model)
+    if fault is not None:
+        raise ConfigError(f"{setting}: there is no folder {model!r}, and {fault}; {way_out}")
+
+
+def _is_path(model: str) -> bool:
+    """Return whether a model that is not there can only be a path: no hub name, or inside of a folder that is there."""
+    parent, slash, _ = model.partition("/")
+    return not _HUB_NAME.fullmatch(model) or parent in (".", "..") or (bool(slash) and Path(parent).is_dir())
+
+
+def _hub_fault(model: str) -> str | None:
+    """Return why a name on the hub cannot be loaded; None if it can be, or the hub's answer does not say."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        if any(isinstance(try_to_load_from_cache(model, name), str) for name in _MODEL_FILES):
+            return None
+        if constants.HF_HUB_OFFLINE:
+            return "it was not downloaded from the hub, which HF_HUB_OFFLINE excludes"
+        HfApi().model_info(model, timeout=_HUB_TIMEOUT_S)
+    except HFValidationError:
+        return "it is no name that the hub can have"
+    except GatedRepoError:
+        return "the hub gives that model only to users who have accepted its terms: log in with `hf auth login`"
+    except RepositoryNotFoundError:
+        return "the hub has no such model, or not for you"
+    except HfHubHTTPError:
+        return None
+    except Exception as error:  # of the network: of any class
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        return f"the hub cannot be reached ({reason})"
+    return None
 
 
 def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_only: bool = False) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -205,8 +205,13 @@ def check_rejects(
             )
 
 
-def check_languages(corpora: Sequence[CorpusConfig], counts: RowCounts) -> None:
+def check_languages(corpora: Sequence[CorpusConfig], counts: RowCounts, wanted: Collection[str] = ()) -> None:
     """Check that each corpus, and each language that is configured for it, has an accepted row.
+
+    Args:
+        corpora: the sources.
+        counts: of their rows.
+        wanted: languages of a run, which some corpus must have.
 
     Raises:
         CorpusError: one has none, or a language has two spellings.
@@ -223,6 +228,10 @@ def check_languages(corpora: Sequence[CorpusConfig], counts: RowCounts) -> None:
             lacks = f"no row in {missing[0]!r}" if missing else "no row that can be used"
             available = f"; it has {', '.join(sorted(found))}" if found else ""
             raise CorpusError(f"corpus {corpus.name!r} has {lacks}{available}")
+    found = {language for _, language, reason in counts if not reason}
+    absent = sorted(set(wanted) - found)
+    if absent:
+        raise CorpusError(f"languages: {absent[0]!r} is not in the corpora; there are {', '.join(sorted(found))}")
 
 
 def find_duplicate_items(rows: pa.Table) -> pa.Table:

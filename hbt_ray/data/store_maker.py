@@ -232,7 +232,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine) -> None:
         rows_read = count_rows_read(summary.counts)
         write_rejects(folder / REJECTS, summary.rejects)
         check_rejects(rows_read, summary.rejects, max_share, folder / REJECTS)
-        check_languages(inputs.corpora, summary.counts)
+        check_languages(inputs.corpora, summary.counts, inputs.languages or ())
         # 2.
         repeated = _find_duplicates(rows)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)

@@ -19,6 +19,7 @@ from hbt_ray.config import (
     with_absolute_paths,
 )
 from hbt_ray.errors import ConfigError, StorageError
+from hbt_ray.training import extension
 from hbt_ray.training.previous_run import recover_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir, run_dir_of
 from hbt_ray.training.run_inputs import way_out
@@ -83,13 +84,38 @@ def resumable_run(config: AnyRun, out: str | Path, root: Path | None = None) -> 
     if not folder.config.exists() and folder.checkpoints.exists():
         raise ConfigError(f"{folder.checkpoints} is there without {folder.config}; {way_out(folder, root)}")
     if folder.config.exists():
-        changed = changed_settings(_stored_config(folder, config), config, root)
+        stored = _stored_config(folder, config)
+        changed = changed_settings(stored, config, root)
+        if root is None and changed:
+            changed = _without_extension(changed, stored, config, folder)
         if changed:
             key, before, now = changed[0]
             raise ConfigError(
                 f"{folder.storage} holds a run with {key}={before}, and this one has {now}; {way_out(folder, root)}"
             )
     return folder
+
+
+def _without_extension(
+    changed: list[tuple[str, object, object]], stored: AnyRun, config: AnyRun, folder: RunDir
+) -> list[tuple[str, object, object]]:
+    """Return the changed settings without those that extend the run to more steps.
+
+    Raises:
+        ConfigError: nothing else has changed, and a run of more steps would have another result.
+    """
+    before, now = (run.train if isinstance(run, RunConfig) else run.pretrain for run in (stored, config))
+    extending = [f"{now.section}.{name}" for name in extension.SETTINGS]
+    others = [change for change in changed if change[0] not in extending]
+    if now.steps <= before.steps or others:
+        return changed
+    fault = extension.extension_fault(before, now)
+    if fault is not None:
+        raise ConfigError(
+            f"the run of {before.steps} steps in {folder.storage} cannot be extended to {now.steps}: {fault}; or write "
+            f"model.path={folder.model} and another --out to train its model further, or --fresh to start over"
+        )
+    return []
 
 
 def _check_outputs(config: AnyRun, folder: RunDir) -> None:

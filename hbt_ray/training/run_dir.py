@@ -18,6 +18,7 @@ STORAGE_OUTPUTS = (
 )
 FOLDER_OUTPUTS = (
     *("initial_model", "model", "evaluation", "perplexity.json", "held_out_loss.json"),
+    "completed.json",
     *("unsent_metrics.jsonl", "stacks.txt"),
 )
 

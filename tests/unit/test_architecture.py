@@ -62,8 +62,8 @@ INNER_LAYERS = {
         {"hybrid_dataset"},
     ),
     "cluster": (
-        {"errors", "runtime"},
-        {"resources", "task_pool", "tracked_run"},
+        {"errors", "runtime", "worker_counts"},
+        {"preflight", "resources", "task_pool", "tracked_run"},
         {"prepare"},
         {"training"},
         {"evaluation"},

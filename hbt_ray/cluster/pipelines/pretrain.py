@@ -40,6 +40,7 @@ from hbt_ray.pretraining.task import (
 )
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
+from hbt_ray.training.completed_run import mark_completed
 from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir, run_dir_of
@@ -95,7 +96,8 @@ def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> Finishe
             task = make_pretraining_task(config, store, folder)
             logger.info("initial encoder: %s", task.initial_model)
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
-            held_out = _pretrain_and_evaluate(task, store, folder, tracker)
+            held_out, step = _pretrain_and_evaluate(task, store, folder, tracker)
+    mark_completed(folder, config, step)
     return FinishedPretraining(folder, held_out, ui_command(uri))
 
 
@@ -111,7 +113,8 @@ def _log_inputs(tracker: Tracker, task: AnyPretrainingTask, store: Path) -> None
 
 def _pretrain_and_evaluate(
     task: AnyPretrainingTask, store: Path, folder: RunDir, tracker: Tracker
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Return the held-out metrics, and the step whose weights the model has."""
     metrics_before = _start_evaluation(task, store, folder, 0)  # while the workers start
     last = run_training(task, store, folder, metrics_logger(tracker, folder))
     metrics_after = _start_evaluation(task, store, folder, last)
@@ -129,7 +132,7 @@ def _pretrain_and_evaluate(
     tracker.log_metrics(after | {"train/steps": last}, last)
     held_out = write_before_and_after(folder.path, before, after)
     best_effort_tracking(tracker, lambda: _log_outputs(tracker, task, folder, last))
-    return held_out
+    return held_out, last
 
 
 def _log_outputs(tracker: Tracker, task: AnyPretrainingTask, folder: RunDir, last: int) -> None:

@@ -34,6 +34,7 @@ from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
 from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.completed_run import mark_completed
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
@@ -146,7 +147,8 @@ def run_prepared(
         hint = f"the same command resumes from the newest checkpoint in {folder.checkpoints}"
         with tracked_run(tracker, hint, system_metrics=threads is None):
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))
-            reports = _train_and_evaluate(config, store, tokenizer, folder, tracker, threads)
+            reports, step = _train_and_evaluate(config, store, tokenizer, folder, tracker, threads)
+    mark_completed(folder, config, step)
     return FinishedRun(folder, reports, ui_command(uri))
 
 
@@ -164,7 +166,8 @@ def _train_and_evaluate(
     folder: RunDir,
     tracker: Tracker,
     threads: int | None,
-) -> dict[str, EvalReport]:
+) -> tuple[dict[str, EvalReport], int]:
+    """Return the reports, and the step whose weights the model has."""
     initial = prepare_initial_model(config, tokenizer, folder)
     logger.info("initial encoder: %s", initial)
     on_metrics = metrics_logger(tracker, folder)
@@ -191,7 +194,7 @@ def _train_and_evaluate(
         log_report_metrics(tracker, metrics, steps)
     if config.tracking.log_model:
         best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, step=steps))
-    return reports
+    return reports, steps
 
 
 def _log_report(config: RunConfig, report: EvalReport, folder: RunDir, tracker: Tracker) -> None:

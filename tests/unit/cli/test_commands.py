@@ -114,6 +114,8 @@ USER_ERRORS = [
 
 @pytest.mark.parametrize(("arguments", "message"), USER_ERRORS, ids=[" ".join(a) for a, _ in USER_ERRORS])
 def test_user_error_is_one_line_on_stderr_and_exit_code_2(arguments, message):
+    Path("x").mkdir()
+    Path("x/config.json").touch()
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("hbt: ")
@@ -204,7 +206,7 @@ def test_missing_model_is_reported_in_one_line(monkeypatch):
     result = run("evaluate", "--benchmark", "embedded", "--model", "./absent", "--out", "o")
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()
-    assert line.startswith("hbt: the model './absent' cannot be loaded")
+    assert line.startswith("hbt: model: there is no folder './absent'; write")
 
 
 @pytest.mark.parametrize("arguments", [("trian",), ("evaluate",), ("quickstart", "--steps", "0"), ("train", "--fersh")])

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from hbt_ray.config import ModelConfig, TextConfig
-from hbt_ray.data.model_files import base_model_of, check_trainable, max_positions, read_model_file
+from hbt_ray.data import model_files
+from hbt_ray.data.model_files import (
+    base_model_of,
+    check_model_exists,
+    check_trainable,
+    max_positions,
+    read_model_file,
+)
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer
 from hbt_ray.errors import ConfigError
 from tests.helpers import model_folders
@@ -90,3 +97,85 @@ def test_base_model_of_a_hub_name_is_read_without_a_request(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", refuse)
     assert base_model_of("somebody/never-downloaded") is None
+
+
+# Whether there is a model
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """Record the names that the hub is asked for; it has none of them."""
+    names: list[str] = []
+
+    def ask(model: str) -> str:
+        names.append(model)
+        return "the hub has no such model, or not for you"
+
+    monkeypatch.setattr(model_files, "_hub_fault", ask)
+    return names
+
+
+def fault_of(model: str) -> str:
+    with pytest.raises(ConfigError) as raised:
+        check_model_exists(model, "model.path")
+    return str(raised.value)
+
+
+def test_folder_of_a_saved_model_exists(tmp_path, asked):
+    folder = model_folders.KINDS["static embedding"](tmp_path / "model")
+    check_model_exists(str(folder), "model.path")
+    (tmp_path / "empty").mkdir()
+    assert "holds no saved model, which has a config.json" in fault_of(str(tmp_path / "empty"))
+    assert "is a file; write the folder that it is in" in fault_of(str(folder / "modules.json"))
+    assert not asked
+
+
+def test_path_with_a_typo_is_no_name_for_the_hub(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "e5-small").mkdir(parents=True)
+    assert fault_of("models/e5-smal") == (
+        "model.path: there is no folder 'models/e5-smal'; did you mean 'models/e5-small'?"
+    )
+    for path in ("./x", "../x", "~/no/x", "/no/x", "a/b/c", "x/", "models/x", "a b", "C:\\x", "ä/x"):
+        assert fault_of(path).startswith(f"model.path: there is no folder {path!r}; ")
+    assert not asked
+
+
+@pytest.mark.parametrize("name", ["intfloat/multilingual-e5-small", "bert-base-uncased", "modles/e5"])
+def test_other_names_are_asked_for_on_the_hub(tmp_path, monkeypatch, asked, name):
+    monkeypatch.chdir(tmp_path)
+    assert fault_of(name) == (
+        f"model.path: there is no folder {name!r}, and the hub has no such model, or not for you; write the folder of "
+        "a saved model, or the name of one on the hub"
+    )
+    assert asked == [name]
+
+
+def test_hub_is_asked_only_for_models_that_were_not_downloaded(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: "/cache/file")
+    assert model_files._hub_fault("a/b") is None
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert model_files._hub_fault("a/b") == "it was not downloaded from the hub, which HF_HUB_OFFLINE excludes"
+
+
+def test_answers_of_the_hub_are_told_apart(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def answer(error: Exception | None) -> str | None:
+        def ask(self: object, name: str, timeout: float) -> None:
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", ask)
+        return model_files._hub_fault("an-organization/of-no-model")
+
+    assert answer(None) is None
+    assert answer(TimeoutError("timed out")) == "the hub cannot be reached (timed out)"
+    assert model_files._hub_fault("a--b") == "it is no name that the hub can have"

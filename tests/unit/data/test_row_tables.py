@@ -168,6 +168,9 @@ def test_corpus_or_language_without_an_accepted_row_is_refused():
         check_languages([configured("s", "de", "fr")], counts)
     with pytest.raises(CorpusError, match=r"corpus 't' has no row that can be used$"):
         check_languages([configured("t")], counts)
+    check_languages([configured("s")], counts, ("de",))
+    with pytest.raises(CorpusError, match="languages: 'fr' is not in the corpora; there are de, en"):
+        check_languages([configured("s")], counts, ("de", "fr"))
 
 
 # Duplicates
