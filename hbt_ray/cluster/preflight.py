@@ -46,8 +46,8 @@ def check_cluster_address() -> None:
     address = os.environ.get(ADDRESS, "")
     if address.startswith(("http://", "https://")):
         raise ClusterError(
-            f"{ADDRESS}={address} is a dashboard, which takes jobs: `ray job submit -- hbt ...`; unset {ADDRESS} to use "
-            "only this machine, or write the cluster's HOST:6379"
+            f"{ADDRESS}={address} is a dashboard, which takes jobs: `ray job submit -- hbt ...`; unset {ADDRESS} to "
+            "use only this machine, or write the cluster's HOST:6379"
         )
     server = host_and_port(address, _DEFAULT_PORTS)
     if server is not None and not answers(*server):
@@ -72,8 +72,8 @@ def check_machine(loop: LoopConfig) -> None:
         return
     if (cpu_version := torch_without_gpu()) is not None:
         raise ClusterError(
-            f"{loop.section}.gpu=true, and torch {cpu_version} computes on CPUs only; install torch with CUDA, or write "
-            f"{loop.section}.gpu=false"
+            f"{loop.section}.gpu=true, and torch {cpu_version} computes on CPUs only; install torch with CUDA, or "
+            f"write {loop.section}.gpu=false"
         )
     gpus = list_gpus()
     if gpus is not None:

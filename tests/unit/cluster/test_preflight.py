@@ -33,8 +33,9 @@ def refusal(**sections: object) -> str:
 
 def test_more_workers_than_cpus_are_refused():
     check_before_start(build_config({"train": {"workers": 2}}))
-    assert "8 workers with 1 CPU each do not fit this machine, which holds at most 2 of them; write train.workers=2" in (
-        refusal(train={"workers": 8, "chunk_pairs": 8})
+    assert (
+        "8 workers with 1 CPU each do not fit this machine, which holds at most 2 of them; write train.workers=2"
+        in (refusal(train={"workers": 8, "chunk_pairs": 8}))
     )
     assert "write train.threads_per_worker=2" in refusal(train={"threads_per_worker": 4})
 
@@ -57,7 +58,9 @@ def test_cluster_that_does_not_answer_is_refused_and_its_machines_are_not_judged
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{server.getsockname()[1]}")
         check_before_start(build_config({"train": {"workers": 8, "chunk_pairs": 8, "gpu": True}}))
-    with pytest.raises(ClusterError, match=f"no Ray cluster answers at RAY_ADDRESS={address}; start one with `ray start"):
+    with pytest.raises(
+        ClusterError, match=f"no Ray cluster answers at RAY_ADDRESS={address}; start one with `ray start"
+    ):
         check_cluster_address()
 
 
@@ -91,7 +94,9 @@ def test_commands_refuse_mistakes_without_loading_torch_or_ray(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     *messages, last = result.stderr.splitlines()
-    assert [expected for message, (_, expected) in zip(messages, MISTAKES, strict=True) if expected not in message] == []
+    assert [
+        expected for message, (_, expected) in zip(messages, MISTAKES, strict=True) if expected not in message
+    ] == []
     assert last == f"[] {[2] * len(MISTAKES)}"
     assert not list(tmp_path.iterdir())
 

@@ -46,7 +46,7 @@ def test_run_that_can_be_extended_is_answered_with_more_steps(config, tmp_path):
     folder = run_dir_of(config, tmp_path / "run")
     folder.write_config(config)
     mark_completed(folder, with_absolute_paths(config), 600)
-    with pytest.raises(ConfigError, match="To train longer, raise train.steps above 600; write another --out"):
+    with pytest.raises(ConfigError, match=r"To train longer, raise train\.steps above 600; write another --out"):
         check_not_completed(config, folder.path)
 
 

@@ -34,7 +34,11 @@ def loop(**settings: object) -> TrainConfig:
         ({"steps": 600, "warmup_share": 0.1}, {"steps": 1200, "warmup_share": 0.05}, None),  # 60 steps of warm-up
         ({"steps": 600, "warmup_share": 0.1}, {"steps": 1200}, "took 60 steps; write train.warmup_share=0.05 for as"),
         ({"steps": 600}, {"steps": 900, "warmup_share": 0.1}, "took 0 steps; write train.warmup_share=0 for as many"),
-        ({"steps": 600, "schedule": "linear"}, {"steps": 900}, "of train.schedule=linear depend on the number of steps"),
+        (
+            {"steps": 600, "schedule": "linear"},
+            {"steps": 900},
+            "of train.schedule=linear depend on the number of steps",
+        ),
         ({"steps": 600, "schedule": "cosine"}, {"steps": 900}, "of train.schedule=cosine depend"),
         (
             {"steps": 10, "validation_every": 4, "early_stopping": {"patience": 2}},
@@ -114,8 +118,8 @@ def test_refusal_names_the_ways_out_and_changes_nothing(tmp_path):
         open_run(run_of(8, schedule="linear"), tmp_path)
     assert str(raised.value) == (
         f"the run of 4 steps in {tmp_path} cannot be extended to 8: the learning rates of train.schedule=linear depend "
-        f"on the number of steps; or write model.path={tmp_path}/model and another --out to train its model further, or "
-        "--fresh to start over"
+        f"on the number of steps; or write model.path={tmp_path}/model and another --out to train its model further, "
+        "or --fresh to start over"
     )
     assert (tmp_path / "run.yaml").read_bytes() == written
 
