@@ -65,9 +65,10 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
     from hbt_ray.cluster.preflight import check_before_start
 
     check_before_start(config.run)
-    for entry in (*config.methods.values(), *config.pretraining.values()):
+    by_method, by_pretraining = ([one.settings for one in of.values()] for of in (config.methods, config.pretraining))
+    for settings in (*by_method, *by_pretraining):
         for key in ("model.path", "loss.distillation.teacher"):
-            if isinstance(path := entry.settings.get(key), str):
+            if isinstance(path := settings.get(key), str):
                 check_model_exists(path, key)
     folder = str(out_folder(out, config.name))
     from rich.console import Console
