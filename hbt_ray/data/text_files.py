@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
-from hbt_ray.utils.limits import MAX_GROWTH, MAX_LINE_BYTES, limit, max_decompressed_bytes
+from hbt_ray.utils.limits import MAX_LINE_BYTES, check_growth, limit, max_decompressed_bytes
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -155,8 +155,7 @@ class _Decompressed(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         content = self._file.read1(len(view))
         self._left -= len(content)
-        if self._left < 0:
-            raise OSError(f"it grows more than its size allows when it is decompressed; raise {MAX_GROWTH}")
+        check_growth(self._left)
         view[: len(content)] = content
         return len(content)
 

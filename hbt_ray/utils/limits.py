@@ -38,3 +38,9 @@ def limit(variable: str) -> int:
 def max_decompressed_bytes(compressed_bytes: int) -> int:
     """Return the number of bytes that a compressed file may hold."""
     return max(FREE_GROWTH_BYTES, compressed_bytes * limit(MAX_GROWTH))
+
+
+def check_growth(left: int) -> None:
+    """Raise OSError if a file has fewer than 0 bytes left of what it may hold when it is decompressed."""
+    if left < 0:
+        raise OSError(f"it grows more than its size allows when it is decompressed; raise {MAX_GROWTH}")

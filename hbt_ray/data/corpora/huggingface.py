@@ -7,6 +7,7 @@ Rows name their language in a column. A data set with a subset for each language
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from hbt_ray.config import Columns, CorpusConfig
+from hbt_ray.data.arrow_growth import check_arrow_growth
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.column_names import has_column, list_names, missing_column, resolve_columns
 from hbt_ray.data.corpora.file_discovery import check_languages, existing_path
@@ -133,11 +135,14 @@ def _list_shards_on_disk(corpus: CorpusConfig, folder: Path, root: Path) -> list
     import datasets
 
     files = _read_json(corpus, folder / "state.json").get("_data_files")
-    for file in files if isinstance(files, list) else ():
-        _check_inside(corpus, folder / str(file["filename"]), root)
+    paths = [folder / str(file["filename"]) for file in (files if isinstance(files, list) else ())]
+    for path in paths:
+        _check_inside(corpus, path, root)
     try:
+        for path in paths:
+            check_arrow_growth(path)
         dataset = datasets.load_from_disk(str(folder))
-    except _DAMAGE_ERRORS as error:
+    except (*_DAMAGE_ERRORS, struct.error) as error:
         raise CorpusError(
             f"the corpus {corpus.name!r} at {str(folder)!r} cannot be loaded ({_one_line(error)}); save it again"
         ) from None

@@ -15,7 +15,7 @@ from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
 from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
 from hbt_ray.data.text_files import UNREADABLE_FILE, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
-from hbt_ray.utils.limits import MAX_GROWTH, max_decompressed_bytes
+from hbt_ray.utils.limits import check_growth, max_decompressed_bytes
 
 _ROWS_PER_SHARD = 65_536  # a shard ends with the row group that reaches this number
 _ROWS_PER_BATCH = 1024
@@ -45,10 +45,10 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
             columns = present_columns(shard.columns, file.schema_arrow.names)
             groups = range(*(shard.options["row_groups"] or (0, file.num_row_groups)))
             left = max_decompressed_bytes(path.stat().st_size)
-            _check_growth(left - sum(file.metadata.row_group(group).total_byte_size for group in groups))
+            check_growth(left - sum(file.metadata.row_group(group).total_byte_size for group in groups))
             for batch in file.iter_batches(_rows_per_batch(file.metadata, groups), row_groups=groups, columns=columns):
                 left -= batch.nbytes  # more than the sizes in the metadata where values are repeated
-                _check_growth(left)
+                check_growth(left)
                 for record in records_of_table(batch):
                     number += 1
                     row = parse_record(record, shard, f"{path.name}:{number}", number)
@@ -56,12 +56,6 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
                         yield row
     except _DAMAGE_ERRORS as error:
         yield rejected_row(shard.source, f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
-
-
-def _check_growth(left: int) -> None:
-    """Raise OSError if a file holds more bytes than the limit of its growth."""
-    if left < 0:
-        raise OSError(f"it grows more than its size allows when it is decompressed; raise {MAX_GROWTH}")
 
 
 def _rows_per_batch(metadata: pq.FileMetaData, groups: range) -> int:
