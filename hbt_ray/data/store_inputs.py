@@ -19,7 +19,7 @@ from hbt_ray.data.token_store import SUSPECT, TokenStore
 from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StoreError
-from hbt_ray.utils.storage import file_sha256
+from hbt_ray.utils.digests import content_checksums
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -50,24 +50,21 @@ def store_fingerprint(
 
 
 def _contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:
-    """Return the checksums of the files of each shard; a file of several shards is read once."""
-    checksums = functools.cache(content_checksums)
+    """Return (path, checksum) of the files of each shard; a file of several shards is read once."""
+    checksums = functools.cache(path_checksums)
 
     def of_shard(shard: CorpusShard) -> list[tuple[str, str]]:
         if shard.format == "embedded":
             return [(shard.location, content_fingerprint())]
-        return [entry for path in (shard.location, *shard.other_files) for entry in checksums(Path(path))]
+        return [entry for path in (shard.location, *shard.other_files) for entry in checksums(path)]
 
     return [of_shard(shard) for shard in shards]
 
 
-def content_checksums(path: Path) -> list[tuple[str, str]]:
-    """Return (path, SHA-256 checksum) of a file, or of each file in a folder.
-
-    A path of neither, such as the name of a data set on the hub, has no checksum.
-    """
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(file), file_sha256(file)) for file in files if file.is_file()] or [(str(path), "")]
+def path_checksums(path: str | Path) -> list[tuple[str, str]]:
+    """Return (path, SHA-256 checksum) of a file, or of each file in a folder; (path, "") of a path of neither."""
+    found = content_checksums(path).items()
+    return [(str(Path(path) / name), checksum) for name, checksum in found] or [(str(path), "")]
 
 
 def load_evaluation_sets(inputs: PrepareInputs) -> list[Benchmark]:

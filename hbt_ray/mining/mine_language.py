@@ -62,10 +62,11 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
     check_vectors(question_vectors, passage_vectors)
     queries, pool = question_vectors[question_rows], passage_vectors[passage_rows[pool_rows]]
     effect = "the negatives are those that ties put first"
-    warnings = [
+    constant = [
         constant_vector_warning("queries", rows.questions, queries.__getitem__, effect),
         constant_vector_warning("passages", [rows.passages[row] for row in pool_rows], pool.__getitem__, effect),
     ]
+    warnings = [warning for warning in constant if warning is not None]
     # 3. Negatives
     positive_scores = exact_scores(queries, passage_vectors, np.arange(len(queries)), passage_rows)
     found, scores = hard_negatives(queries, positive_scores, pool, mining.settings, is_known, is_near)
@@ -87,7 +88,7 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
         "mean_gold_score": _mean(positive_scores),
         "mean_negative_score": _mean(scores[found >= 0]),
         "seconds": time.perf_counter() - started,
-        "warnings": [warning for warning in warnings if warning is not None],
+        **({"warnings": warnings} if warnings else {}),
         "files": file_checksums(mining.out, files),
     }
     StoragePath.of(mining.summary_of(language)).write_text(with_checksum(summary))

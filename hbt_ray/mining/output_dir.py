@@ -19,14 +19,20 @@ from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, f
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.embedded.facts import content_fingerprint
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_inputs import RULES, content_checksums, load_evaluation_sets
+from hbt_ray.data.store_inputs import RULES, load_evaluation_sets, path_checksums
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
 from hbt_ray.mining.corpus_rows import read_corpora
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
-from hbt_ray.utils.digests import JsonObject, damaged_file, file_checksums, with_checksum, without_checksum
+from hbt_ray.utils.digests import (
+    JsonObject,
+    damaged_file,
+    file_checksums,
+    with_checksum,
+    without_checksum,
+)
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
@@ -163,7 +169,7 @@ def _mined_with(
         **{key: value for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
-            f"file {path}": _file_digest(path)
+            f"file {path}": hashlib.sha256(repr(path_checksums(path)).encode()).hexdigest()[:16]
             for path in dict.fromkeys(Path(shard.location) for shard in shards)
             if path.exists()
         },
@@ -171,11 +177,6 @@ def _mined_with(
     }
     as_json: JsonObject = json.loads(json.dumps(inputs))
     return as_json
-
-
-def _file_digest(path: Path) -> str:
-    """Return 16 hex digits that change with the file, or with any file of the folder."""
-    return hashlib.sha256(repr(content_checksums(path)).encode()).hexdigest()[:16]
 
 
 def _check_same(out: Path, before: JsonObject, now: JsonObject) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.atomic_write import atomic_file, atomic_write_text
-from hbt_ray.utils.digests import with_checksum, without_checksum
+from hbt_ray.utils.digests import content_checksums, with_checksum, without_checksum
 from hbt_ray.utils.storage import file_sha256
 
 MANIFEST = "vectors.json"
@@ -30,12 +30,8 @@ def vectors_fingerprint(model: str, texts: str, *described: object) -> str:
         described: what else the vectors depend on, such as prefix and precision.
     """
     digest = hashlib.sha256(repr((texts, *described)).encode())
-    folder = Path(model).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    for path in files:
-        digest.update(f"{path.relative_to(folder)} {file_sha256(path)}".encode())
-    if not files:
-        digest.update(model.encode())
+    parts = [f"{name} {checksum}" for name, checksum in content_checksums(model).items()] or [model]
+    digest.update("".join(parts).encode())
     return digest.hexdigest()[:16]
 
 

@@ -65,15 +65,23 @@ def damaged_file(folder: Path, checksums: Mapping[str, str]) -> str | None:
     return None
 
 
+def content_checksums(path: str | Path) -> dict[str, str]:
+    """Return the SHA-256 checksums of the files in a folder, by their names in it; of a file, by the name `.`.
+
+    A path of neither, such as the name of a data set on the hub, has none.
+    """
+    root = Path(path).expanduser()
+    files = [root] if root.is_file() else sorted(root.rglob("*"))
+    return file_checksums(root, (str(file.relative_to(root)) for file in files if file.is_file()))
+
+
 def content_digest(path: str | Path) -> str:
     """Return 16 hex digits that change with the content of a file or of any file of a folder, or with its name.
 
     Of a path that does not exist, such as the name of a model on the hub, the name is hashed. Where a folder is does
     not matter, nor when its files were written.
     """
-    root = Path(path).expanduser()
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
-    parts = [f"{file.relative_to(root)} {file_sha256(file)}" for file in files] or [str(path)]
+    parts = [f"{name} {checksum}" for name, checksum in content_checksums(path).items()] or [str(path)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

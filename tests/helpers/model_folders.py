@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import (
     Transformer,
     WeightedLayerPooling,
 )
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import BertModel, RobertaModel
 
 from tests.helpers import tiny_corpus
 
@@ -30,42 +30,30 @@ WIDTH = 16
 _tokenizer = functools.cache(tiny_corpus.tokenizer)
 
 
-def write_bert(folder: Path, *, seed: int = 2, **settings: Any) -> Path:
+def write_transformer(
+    folder: Path, family: type[BertModel | RobertaModel] = BertModel, *, seed: int = 2, **settings: Any
+) -> Path:
     """Write a transformers model and its tokenizer, with weights large enough that vectors differ in length."""
     tokenizer = _tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.5,
-        **settings,
-    )
+    defaults = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.5,
+    }
     torch.manual_seed(seed)
-    BertModel(config).save_pretrained(folder)
+    family(family.config_class(**defaults | settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def write_roberta(folder: Path, positions: int) -> Path:
-    """Write a model of the RoBERTa family whose tokenizer has no `model_max_length`."""
-    tokenizer = _tokenizer()
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=positions,
-        pad_token_id=1,
-        type_vocab_size=1,
-    )
-    RobertaModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """Write a model whose tokenizer has no `model_max_length`; its first position is 2, after that of padding."""
+    return write_transformer(folder, RobertaModel, max_position_embeddings=positions, pad_token_id=1, type_vocab_size=1)
 
 
 def save(folder: Path, modules: list[Any], **settings: Any) -> Path:
@@ -77,7 +65,7 @@ def save(folder: Path, modules: list[Any], **settings: Any) -> Path:
 
 
 def _transformer(folder: Path, **settings: Any) -> Transformer:
-    return Transformer(str(write_bert(folder.with_name(f"{folder.name}-bert"), **settings)))
+    return Transformer(str(write_transformer(folder.with_name(f"{folder.name}-bert"), **settings)))
 
 
 def _dense(seed: int, *, width: int = 12, **settings: Any) -> Dense:

@@ -9,8 +9,8 @@ from pathlib import Path
 from hbt_ray.data.benchmarks.base import HubSource
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.digests import damaged_file, file_checksums
 from hbt_ray.utils.file_names import file_name
-from hbt_ray.utils.storage import file_sha256
 
 CHECKSUMS = "sha256.json"
 
@@ -76,14 +76,14 @@ def _downloaded_files(folder: Path) -> list[Path]:
 
 def _write_checksums(folder: Path) -> None:
     """Write the checksums, last of all files, so that their existence means that the download is complete."""
-    sums = {str(path.relative_to(folder)): file_sha256(path) for path in _downloaded_files(folder)}
+    sums = file_checksums(folder, (str(path.relative_to(folder)) for path in _downloaded_files(folder)))
     atomic_write_text(folder / CHECKSUMS, json.dumps(sums, indent=1))
 
 
 def _verify_checksums(folder: Path) -> None:
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        changed = next((file for file, known in sums.items() if file_sha256(folder / file) != known), None)
+        changed = damaged_file(folder, sums)
     except (OSError, ValueError, AttributeError) as error:
         raise CorpusError(
             f"the benchmark in {folder} cannot be checked ({error}); delete it to fetch it anew"

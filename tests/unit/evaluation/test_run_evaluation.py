@@ -52,7 +52,7 @@ def test_mrr_is_that_of_sentence_transformers(tmp_path, kind):
 
 @pytest.mark.parametrize("decontaminated", [True, False, None])
 def test_report_says_if_training_data_were_not_decontaminated(tmp_path, caplog, decontaminated):
-    model, pairs = model_folders.write_bert(tmp_path / "model"), model_folders.write_pairs(tmp_path / "pairs")
+    model, pairs = model_folders.write_transformer(tmp_path / "model"), model_folders.write_pairs(tmp_path / "pairs")
     if decontaminated is not None:
         write_decontaminated(model, [load_benchmark("pairs", str(pairs))] if decontaminated else [])
     settings = EvaluateConfig(benchmarks={"pairs": str(pairs)}, figures=False)
@@ -67,7 +67,7 @@ def test_report_says_if_training_data_were_not_decontaminated(tmp_path, caplog, 
 @pytest.fixture(scope="module")
 def with_code(tmp_path_factory) -> Path:
     """Return a model whose classes are in its folder."""
-    folder: Path = model_folders.write_bert(tmp_path_factory.mktemp("code") / "model")
+    folder: Path = model_folders.write_transformer(tmp_path_factory.mktemp("code") / "model")
     (folder / "ours.py").write_text(CODE)
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "ours", "auto_map": {"AutoConfig": "ours.OurConfig", "AutoModel": "ours.OurModel"}}
