@@ -88,7 +88,7 @@ def mine_language(mining: MiningRun, language: str, embed: Embedder) -> None:
         "mean_gold_score": _mean(positive_scores),
         "mean_negative_score": _mean(scores[found >= 0]),
         "seconds": time.perf_counter() - started,
-        **({"warnings": warnings} if warnings else {}),
+        "warnings": warnings,
         "files": file_checksums(mining.out, files),
     }
     StoragePath.of(mining.summary_of(language)).write_text(with_checksum(summary))

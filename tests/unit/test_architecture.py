@@ -49,7 +49,7 @@ INNER_LAYERS = {
             "manifest",
             "minhash",
             "model_files",
-            "text_files",
+            "text_files arrow_growth",
             "text_normalization",
             "types",
         },
