@@ -43,13 +43,14 @@ LAYERS = (
 INNER_LAYERS = {
     "data": (
         {
+            "arrow_growth",
             "components",
             "containment",
             "language_resources",
             "manifest",
             "minhash",
             "model_files",
-            "text_files arrow_growth",
+            "text_files",
             "text_normalization",
             "types",
         },
