@@ -106,7 +106,6 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     from hbt_ray.cluster.pipelines.quickstart import run_quickstart
     from hbt_ray.evaluation.compare import RunGroup, comparison_table, differences, write_comparison_page
     from hbt_ray.presets import STEPS
-    from hbt_ray.tracking import experiment_link, ui_command
     from hbt_ray.utils.process import seconds_since_start
 
     folder = Path(out).expanduser().resolve()
@@ -117,5 +116,4 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
     Console().print(comparison_table(groups, tested))
     taken = ", ".join(f"{name} {seconds:.0f}" for name, seconds in finished.seconds.items())
     click.echo(f"seconds  {seconds_since_start():.0f}: {taken}")
-    click.echo(f"page     {page}\nsummary  {finished.summary}\nruns     {ui_command(finished.tracking_uri)}")
-    click.echo(f"         {experiment_link(finished.tracking_uri, finished.experiment)}")
+    click.echo(f"page     {page}\nsummary  {finished.summary}\nruns     {finished.ui_command}")

@@ -63,11 +63,12 @@ def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
 
 
 def log_report_metrics(tracker: Tracker, metrics: Mapping[str, float], step: int) -> None:
-    """Log the headline metrics of a run's reports one by one, and all of them as the table `metrics`."""
-    from hbt_ray.evaluation.metrics import metric_rows, tracked_metrics
+    """Log the tracked metrics of a run's reports one by one, all as the table `metrics`, and describe the run."""
+    from hbt_ray.evaluation.metrics import headline_metrics, metric_rows, tracked_metrics
 
     tracker.log_metrics(tracked_metrics(metrics), step)
     best_effort_tracking(tracker, lambda: tracker.log_table("metrics", metric_rows(metrics)))
+    best_effort_tracking(tracker, lambda: tracker.present_results(headline_metrics(metrics)))
 
 
 def metrics_logger(tracker: Tracker, folder: RunDir) -> OnMetrics:

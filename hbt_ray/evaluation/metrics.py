@@ -418,6 +418,17 @@ def tracked_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name in chosen}
 
 
+def headline_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return mAP in the three settings and rank distance: benchmark -> metric, such as "mono/map" -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for name in _TRACKED[:4]:
+        for full_name, value in metrics.items():
+            benchmark, _, short = full_name.partition("/")
+            if short.partition("@")[0] == name:
+                found.setdefault(benchmark, {})[short] = value
+    return found
+
+
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, object]]:
     """Return a row for each metric of reports, with its benchmark, setting, name, part and value."""
     rows: list[dict[str, object]] = []

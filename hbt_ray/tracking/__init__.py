@@ -5,7 +5,7 @@ explicit URI, so nothing depends on MLflow's active run of a process. `import hb
 """
 
 from hbt_ray.tracking.run_queries import MlflowRun, download_reports, training_runs
-from hbt_ray.tracking.server import check_reachable, experiment_link, resolve_uri, ui_command
+from hbt_ray.tracking.server import check_reachable, resolve_uri, ui_command, ui_guide
 from hbt_ray.tracking.tracker import RunStatus, Tracker, keep_command, tracked_name
 
 __all__ = [
@@ -14,10 +14,10 @@ __all__ = [
     "Tracker",
     "check_reachable",
     "download_reports",
-    "experiment_link",
     "keep_command",
     "resolve_uri",
     "tracked_name",
     "training_runs",
     "ui_command",
+    "ui_guide",
 ]

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import FULL, TrackingError, full_disk_error
+from hbt_ray.tracking.presentation import VIEW, VIEW_TAG
 from hbt_ray.utils.redaction import redact, redact_value
 
 if TYPE_CHECKING:
@@ -78,16 +79,27 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(redact_value(uri))}"
 
 
+def ui_guide(uri: str, experiment: str) -> str:
+    """Return `ui_command`, and in a second line the address of an experiment's runs, if MLflow answers."""
+    try:
+        return f"{ui_command(uri)}\n         {experiment_link(uri, experiment)}"
+    except TrackingError:
+        return ui_command(uri)
+
+
 def experiment_link(uri: str, experiment: str) -> str:
     """Return the address of an experiment's runs in the UI that `ui_command` starts, or of a server.
 
-    Its `workflowType` opens the page on metrics and parameters instead of traces.
+    Its `workflowType` opens the page on metrics and parameters instead of traces, its `viewStateShareKey` with the
+    columns and charts of `presentation.save_runs_view`.
     """
     server = redact_value(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    with mlflow_errors(uri, "read experiments"):
+    with mlflow_errors(uri, "read experiments"), short_timeouts():
         known = mlflow_client(uri).get_experiment_by_name(experiment)
-    page = f"/#/experiments/{known.experiment_id}/runs?workflowType=machine_learning" if known else "/#/experiments"
-    return server + page
+    if not known:
+        return f"{server}/#/experiments"
+    view = f"&viewStateShareKey={VIEW}" if VIEW_TAG in known.tags else ""
+    return f"{server}/#/experiments/{known.experiment_id}/runs?workflowType=machine_learning{view}"
 
 
 def mlflow_client(uri: str) -> MlflowClient:

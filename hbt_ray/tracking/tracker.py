@@ -25,6 +25,7 @@ from hbt_ray.config import ConfigSection, RunConfig, flatten_settings, stored_se
 from hbt_ray.errors import StorageError, TrackingError
 from hbt_ray.tracking.logged_model import log_encoder, register_version
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
+from hbt_ray.tracking.presentation import describe_run, save_runs_view
 from hbt_ray.tracking.server import (
     check_reachable,
     load_mlflow,
@@ -33,7 +34,8 @@ from hbt_ray.tracking.server import (
     short_timeouts,
     sqlite_file,
 )
-from hbt_ray.utils.process import is_submitted_job
+from hbt_ray.utils.file_names import word_name
+from hbt_ray.utils.process import job_metadata
 from hbt_ray.utils.progress import stage
 from hbt_ray.utils.redaction import redact, redact_value, redacted_value
 from hbt_ray.utils.storage import StoragePath
@@ -149,6 +151,19 @@ class Tracker:
             client = mlflow_client(self.uri)
             _log_params(client, client.get_run(self.run_id), config)
 
+    def present_results(self, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Show results in the run's description, and as columns and charts of the experiment's runs.
+
+        Args:
+            results: row, such as a benchmark -> metric, such as "mono/map" -> value. `<row>/<metric>` is its full name.
+        """
+        names = [tracked_name(f"{row}/{metric}") for row, of_row in results.items() for metric in of_row]
+        with mlflow_errors(self.uri, "describe the run"):
+            client = mlflow_client(self.uri)
+            run = client.get_run(self.run_id)
+            client.set_tag(self.run_id, "mlflow.note.content", describe_run(run, results)[:MAX_TAG])
+            save_runs_view(client, run.info.experiment_id, names)
+
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set or replace tags."""
         from mlflow.entities import RunTag
@@ -216,14 +231,16 @@ class Tracker:
                     raise
                 log()  # another run added the data set between MLflow's query and its insertion; now it is found
 
-    def log_model(self, model_dir: Path, name: str = "model", step: int = 0) -> str:
+    def log_model(self, model_dir: Path, name: str, step: int = 0) -> str:
         """Log a sentence-transformers folder and return its URI, `models:/<id>`.
+
+        Its name is `word_name(name)`, such as the run's: MLflow allows fewer characters.
 
         `mlflow.sentence_transformers.load_model` and `mlflow.pyfunc.load_model` load that URI. The artifact folder
         `model.sentence_transformer` is one that `SentenceTransformer` loads.
         """
         with mlflow_errors(self.uri, f"log the model in {model_dir}"), stage("logging the model to MLflow"):
-            return log_encoder(mlflow_client(self.uri), self.run_id, model_dir, name, step)
+            return log_encoder(mlflow_client(self.uri), self.run_id, model_dir, word_name(name), step)
 
     def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:
         """Make a logged model, `models:/<id>`, a version in the Model Registry, and set the alias to it.
@@ -367,7 +384,8 @@ def _source_tags() -> dict[str, str]:
 
     A task's process has its command from the driver (`keep_command`), or none.
     """
-    tags = {"mlflow.source.type": "JOB" if is_submitted_job() else "LOCAL"}
+    # Of another type MLflow's pages show only what comes after the last slash.
+    tags = {"mlflow.source.type": "JOB"}
     command = os.environ.get(_COMMAND_VARIABLE, "" if Path(sys.argv[0]).name == "default_worker.py" else _command())
     if command:
         tags["mlflow.source.name"] = command
@@ -377,7 +395,12 @@ def _source_tags() -> dict[str, str]:
 
 
 def _git_tags(package: Path) -> dict[str, str]:
-    """Return the commit of the package's repository as tags; none if the package is installed, or git is missing."""
+    """Return the commit of the package's repository as tags; none if the package is installed, or git is missing.
+
+    Ray uploads no repository with a job's working directory: there, `git_commit` of the job's metadata is the commit.
+    """
+    if "git_commit" in (submitted := job_metadata()):
+        return {"mlflow.source.git.commit": submitted["git_commit"]}
     try:
         git = ["git", "-C", str(package)]
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True, timeout=5)

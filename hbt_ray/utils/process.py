@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import time
@@ -14,6 +15,7 @@ import psutil
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's, of submitted jobs
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
@@ -45,7 +47,16 @@ def run_in_subprocess(function: Callable[P, R], *arguments: P.args, **options: P
 
 def is_submitted_job() -> bool:
     """Return True in a job that `ray job submit` started."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return _JOB_VARIABLE in os.environ
+
+
+def job_metadata() -> dict[str, str]:
+    """Return what `ray job submit --metadata-json` was given, with Ray's entries; empty in no submitted job."""
+    try:
+        metadata = json.loads(os.environ.get(_JOB_VARIABLE, "{}")).get("metadata")
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in (metadata or {}).items()}
 
 
 def seconds_since_start() -> float:

@@ -38,7 +38,7 @@ from hbt_ray.pretraining.task import (
     make_pretraining_task,
     pretraining_sampler,
 )
-from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.completed_run import mark_completed
 from hbt_ray.training.previous_run import starting_over
@@ -98,7 +98,7 @@ def _pretrain(config: PretrainRunConfig, folder: RunDir, fresh: bool) -> Finishe
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, task, store))
             held_out, step = _pretrain_and_evaluate(task, store, folder, tracker)
     mark_completed(folder, config, step)
-    return FinishedPretraining(folder, held_out, ui_command(uri))
+    return FinishedPretraining(folder, held_out, ui_guide(uri, config.tracking.experiment))
 
 
 def _log_inputs(tracker: Tracker, task: AnyPretrainingTask, store: Path) -> None:
@@ -140,7 +140,7 @@ def _log_outputs(tracker: Tracker, task: AnyPretrainingTask, folder: RunDir, las
         if (folder.path / name).exists():
             tracker.log_artifacts(folder.path / name)
     if task.config.tracking.log_model:
-        tracker.log_model(folder.model, step=last)
+        tracker.log_model(folder.model, task.config.name, last)
 
 
 def _start_evaluation(

@@ -17,7 +17,7 @@ from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.store_maker import prepare_here
 from hbt_ray.presets import BENCHMARK, STRATEGIES, UNTRAINED, quickstart_config
-from hbt_ray.tracking import check_reachable, keep_command, resolve_uri
+from hbt_ray.tracking import check_reachable, keep_command, resolve_uri, ui_guide
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
@@ -33,8 +33,7 @@ class Quickstart:
 
     folders: dict[str, Path]  # with reports, by strategy, hybrid first; and of the untrained encoder
     summary: Path
-    tracking_uri: str
-    experiment: str
+    ui_command: str  # that shows the runs in MLflow, and their address
     seconds: dict[str, float]  # by stage
 
 
@@ -78,7 +77,9 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     summary = out / "summary.json"
     described = {"seed": seed, "steps": steps, "metrics": {name: metrics[name] for name in names}}
     atomic_write_text(summary, json.dumps(described, indent=1) + "\n")
-    return Quickstart({name: out / name for name in names}, summary, uri, untrained.tracking.experiment, seconds)
+    return Quickstart(
+        {name: out / name for name in names}, summary, ui_guide(uri, untrained.tracking.experiment), seconds
+    )
 
 
 def _train_strategy(config: RunConfig, store: Path, out: Path, fingerprints: Mapping[str, str], threads: int) -> None:

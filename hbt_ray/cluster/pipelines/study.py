@@ -19,7 +19,7 @@ from hbt_ray.study.experiments import dependency_levels, list_experiments
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
 from hbt_ray.study.results import StudyResults, check_measures
 from hbt_ray.study.synthetic_benchmarks import make_benchmark
-from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.file_names import word_name
@@ -82,7 +82,7 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         results = StudyResults(config, folder)
         page = write_study_report(results, runner.trained_on, command, runner.pretrained_on)
         best_effort_tracking(tracker, lambda: _log_results(results, tracker))
-    return FinishedStudy(page, results, ui_command(uri))
+    return FinishedStudy(page, results, ui_guide(uri, config.run.tracking.experiment))
 
 
 def _with_made_benchmarks(config: StudyConfig, folder: Path) -> StudyConfig:

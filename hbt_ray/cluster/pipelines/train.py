@@ -32,7 +32,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
-from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.completed_run import mark_completed
 from hbt_ray.training.initial_model import prepare_initial_model
@@ -149,7 +149,7 @@ def run_prepared(
             best_effort_tracking(tracker, lambda: _log_inputs(tracker, config, store, sampler))
             reports, step = _train_and_evaluate(config, store, tokenizer, folder, tracker, threads)
     mark_completed(folder, config, step)
-    return FinishedRun(folder, reports, ui_command(uri))
+    return FinishedRun(folder, reports, ui_guide(uri, config.tracking.experiment))
 
 
 def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: HybridStepSampler) -> None:

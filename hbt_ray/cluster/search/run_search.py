@@ -52,7 +52,7 @@ from hbt_ray.search.results import (
     trials_table,
     write_results,
 )
-from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_command
+from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.initial_model import prepare_initial_model
 from hbt_ray.training.run_dir import run_dir_of
@@ -133,7 +133,7 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
             )
             figures = [folder / file.name for file in written]
         best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
-    return FinishedSearch(results, tuple(trials), folder, ui_command(uri))
+    return FinishedSearch(results, tuple(trials), folder, ui_guide(uri, config.run.tracking.experiment))
 
 
 def _resolve(config: SearchConfig) -> SearchConfig:
@@ -302,6 +302,7 @@ def _log_results(
     parent.log_metrics({"search/score": best.score, "search/steps": results.steps}, step)
     test = {name: float(np.mean(values)) for name, values in results.test.get(best.name, {}).items()}
     parent.log_metrics(tracked_metrics(test), step)
+    parent.present_results({config.dev_name: best.mean})
     parent.log_params(best_config(config, best, trials))  # as the trials have them, so that MLflow's columns match
     parent.set_tags({f"best.{key}": value for key, value in best.values.items()})
     for file in (folder / "best.yaml", folder / "trials.parquet", folder / "summary.json", folder / PAGE):
@@ -313,7 +314,7 @@ def _log_results(
     columns = ["trial", *objectives, *config.space, "seed", "state", "step"]  # MLflow compares by the second one
     parent.log_table("trials", table.select([name for name in columns if name in table.column_names]).to_pylist())
     if config.run.tracking.log_model:
-        logged = parent.log_model(chosen_folder(folder, first_seed) / "model", step=step)
+        logged = parent.log_model(chosen_folder(folder, first_seed) / "model", config.run.name, step)
         means = ", ".join(f"{display_name(name)} {value:.4g}" for name, value in best.mean.items())
         description = f"{best.name}, the choice among {len(results.ranked)} configurations; {config.dev_name}: {means}"
         parent.register_model(logged, config.register_as or config.run.name, "best", description)

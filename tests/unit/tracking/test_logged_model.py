@@ -20,7 +20,7 @@ def test_logged_model_embeds_as_the_model_that_was_logged(
     from sentence_transformers import SentenceTransformer
 
     tracker = start_run("model")
-    uri = tracker.log_model(model_dir, step=600)
+    uri = tracker.log_model(model_dir, "Tiny: one", step=600)
     logged = MlflowClient(sqlite_uri).get_logged_model(uri.removeprefix("models:/"))
     assert logged.source_run_id == tracker.run_id
     assert [output.model_id for output in run_of(tracker).outputs.model_outputs] == [logged.model_id]
@@ -34,7 +34,7 @@ def test_logged_model_embeds_as_the_model_that_was_logged(
     assert "mlflow==3.17.2" in requirements
 
     set_tracking_uri(sqlite_uri)
-    for model_uri in (uri, f"runs:/{tracker.run_id}/model"):
+    for model_uri in (uri, f"runs:/{tracker.run_id}/tiny-one"):
         loaded = mlflow.sentence_transformers.load_model(model_uri)
         np.testing.assert_array_equal(loaded.encode(SENTENCES, device="cpu"), expected)
     served = mlflow.pyfunc.load_model(uri).predict(SENTENCES)
@@ -49,7 +49,7 @@ def test_served_model_applies_the_prompt_of_queries(
 
     encoder = SentenceTransformer(str(model_dir), device="cpu", prompts={"query": "who ", "document": ""})
     encoder.save(str(tmp_path / "prompted"))
-    uri = start_run("prompted").log_model(tmp_path / "prompted")
+    uri = start_run("prompted").log_model(tmp_path / "prompted", "prompted")
     set_tracking_uri(sqlite_uri)
     served = mlflow.pyfunc.load_model(uri).predict(SENTENCES)
     np.testing.assert_allclose(served, encoder.encode_query(SENTENCES), rtol=0, atol=1e-6)

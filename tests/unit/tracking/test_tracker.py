@@ -218,7 +218,7 @@ def test_server_accepts_runs_metrics_artifacts_and_models(
     tracker.log_metrics({"loss": 1.0, "xquad-r/mono/ndcg@10": 0.25, "nothing": math.nan}, step=1)
     tracker.log_dataset("small", "0123456789abcdef", "/data/store", {"items": 3}, "training")
     tracker.log_text("seed: 7", "config.yaml")
-    uri = tracker.log_model(model_dir)
+    uri = tracker.log_model(model_dir, "tiny")
     with tracker.system_metrics(interval_s=0.1):
         time.sleep(0.3)
     tracker.finish()
@@ -263,6 +263,12 @@ def test_source_of_a_run_is_the_users_command(start_run: StartRun, monkeypatch, 
     if handed_on:
         monkeypatch.setenv("HBT_COMMAND", handed_on)
     assert run_of(start_run(f"source-{len(source)}")).data.tags.get("mlflow.source.name", "") == source
+
+
+def test_commit_of_a_submitted_job_is_in_its_metadata(start_run: StartRun, monkeypatch: pytest.MonkeyPatch):
+    job = {"metadata": {"job_submission_id": "raysubmit_1", "git_commit": "f00d"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert run_of(start_run("job")).data.tags["mlflow.source.git.commit"] == "f00d"
 
 
 def test_data_set_that_another_run_adds_meanwhile_is_logged(start_run: StartRun, monkeypatch: pytest.MonkeyPatch):
