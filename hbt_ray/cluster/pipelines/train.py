@@ -193,7 +193,7 @@ def _train_and_evaluate(
         metrics = {name: value for report in reports.values() for name, value in report.metrics.items()}
         log_report_metrics(tracker, metrics, steps)
     if config.tracking.log_model:
-        best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, step=steps))
+        best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, config.name, steps))
     return reports, steps
 
 
