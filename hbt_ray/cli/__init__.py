@@ -9,7 +9,9 @@ import click
 
 from hbt_ray.cli.bench import bench
 from hbt_ray.cli.command_group import Commands
+from hbt_ray.cli.config import config
 from hbt_ray.cli.data import inspect, plan, prepare
+from hbt_ray.cli.doctor import doctor
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
 from hbt_ray.cli.explain import explain
@@ -17,15 +19,30 @@ from hbt_ray.cli.training import mine, pretrain, quickstart, train
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
 from hbt_ray.utils.progress import show_progress
 
-ENVIRONMENT = """\b
+EPILOG = """\b
+Examples:
+  hbt quickstart                                  see all of it, in minutes
+  hbt inspect faq --write faq.yaml                begin with files of your own
+  hbt train --config faq.yaml alpha=0.6
+  hbt evaluate --model ~/hbt_runs/faq/model --benchmark pairs=faq.yaml --out x
+
+\b
+Shell completion of commands, options, settings and configurations:
+  eval "$(_HBT_COMPLETE=bash_source hbt)"         in ~/.bashrc; or zsh_source
+
+\b
 Environment variables:
   HBT_RUNS       Folder of all results. Default: ~/hbt_runs.
-  HBT_DEBUG      1: print the traceback of an error, as --debug does, instead of writing it to a file.
+  HBT_DEBUG      1: print the traceback of an error, as --debug does.
   HBT_LOG_LEVEL  debug, info, warning or error. Default: warning.
 """
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=ENVIRONMENT)
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 80},
+    epilog=EPILOG,
+)
 @click.version_option(package_name="hbt_ray")
 def main() -> None:
     """Hybrid batch training of multilingual retrievers."""
@@ -35,8 +52,8 @@ def main() -> None:
 
 
 _COMMANDS = (
-    *(inspect, prepare, plan, train, pretrain, mine, quickstart),
-    *(search, study, evaluate, explain, compare, bench),
+    *(quickstart, doctor, inspect, config, prepare, plan, train, evaluate, explain, compare),
+    *(mine, pretrain, search, study, bench),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import click
 
-from hbt_ray.cli.options import out_folder, out_option
+from hbt_ray.cli.options import examples, out_folder, out_option
 from hbt_ray.errors import ConfigError, UserError
 
 
-@click.command()
+@click.command(epilog=examples("hbt bench --quick", "hbt bench --part train_step --part feed --rounds 9"))
 @click.option("--part", "parts", multiple=True, metavar="NAME", help="Repeatable. Default: all.")
 @out_option("Folder for bench.json", "bench")
 @click.option("--model", help="Folder or hub name of the encoder. Default: a random one of MiniLM's size.")

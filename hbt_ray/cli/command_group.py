@@ -32,6 +32,9 @@ class Commands(click.Group):
             os.environ[DEBUG_VARIABLE] = "1"
         return super().main(given, *others, **settings)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which a new user needs them
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)

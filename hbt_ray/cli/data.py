@@ -8,20 +8,26 @@ from pathlib import Path
 
 import click
 
-from hbt_ray.cli.options import check_corpora, config_option, out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import (
+    check_corpora,
+    config_option,
+    examples,
+    out_folder,
+    out_option,
+    overrides_argument,
+)
 from hbt_ray.config import load_config, with_absolute_paths
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.atomic_write import atomic_write_text
 
-_INSPECT_EXAMPLES = """\b
-Examples:
-  hbt inspect faq
-  hbt inspect faq.csv language=en columns.question=Title --write faq.yaml
-  hbt inspect sentence-transformers/natural-questions language=en
-"""
 
-
-@click.command(epilog=_INSPECT_EXAMPLES)
+@click.command(
+    epilog=examples(
+        "hbt inspect faq",
+        "hbt inspect faq.csv language=en columns.question=Title --write faq.yaml",
+        "hbt inspect sentence-transformers/natural-questions language=en",
+    )
+)
 @click.argument("path")
 @overrides_argument
 @click.option("--write", "file", type=click.Path(dir_okay=False), help="Also write the output to this new file.")
@@ -47,7 +53,9 @@ def inspect(path: str, overrides: tuple[str, ...], file: str | None, items: int)
     click.echo(text)
 
 
-@click.command()
+@click.command(
+    epilog=examples("hbt prepare --config faq.yaml", "hbt prepare --config faq.yaml validation_share=0.05 --verify")
+)
 @config_option
 @overrides_argument
 @out_option("Folder of stores", "stores")
@@ -73,7 +81,7 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     click.echo(f"next     {shlex.join(['hbt', 'train', *options, *overrides])}")
 
 
-@click.command()
+@click.command(epilog=examples("hbt plan --config smoke --steps 0:40", "hbt plan --config smoke alpha=1 --workers 4"))
 @config_option
 @overrides_argument
 @click.option("--workers", type=click.IntRange(1), help="Default: the configuration's.")
@@ -90,7 +98,10 @@ def plan(
     store: str | None,
     out: str | None,
 ) -> None:
-    """Show which worker gets which pair at which step, without training."""
+    """Show which worker gets which pair at which step.
+
+    Nothing is trained.
+    """
     config = load_config(config_file, overrides)
     if store is None:
         check_corpora(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hbt_ray.cli.options import OUT_DEFAULT
+from hbt_ray.cli.options import OUT_DEFAULT, examples
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from hbt_ray.evaluation.evaluator import EvalReport
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt evaluate --model ~/hbt_runs/smoke/model --benchmark embedded --out report",
+        "hbt evaluate --model intfloat/multilingual-e5-small --benchmark miracl/sw \\",
+        "    --benchmark xquad-r=data/xquad-r --out report",
+        "hbt evaluate --model ~/hbt_runs/faq/model --benchmark pairs=faq.yaml --out report",
+    )
+)
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")
 @click.option(
     "--benchmark",
@@ -78,7 +85,10 @@ def evaluate(
     run_depth: int,
     dimensions: int | None,
 ) -> None:
-    """Evaluate a model on benchmarks, in this process. With --shards, on a Ray cluster."""
+    """Evaluate any model on benchmarks.
+
+    In this process; with --shards, on a Ray cluster.
+    """
     folders = _benchmark_folders(benchmarks)
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
@@ -136,14 +146,19 @@ def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
     return folders
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt compare ~/hbt_runs/one ~/hbt_runs/other --out comparison",
+        "hbt compare --experiment quickstart --uri sqlite:///mlflow.db",
+    )
+)
 @click.argument("runs", nargs=-1)
 @click.option("--experiment", help="Compare runs of this MLflow experiment, all or those named, instead of folders.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only runs of the experiment with this tag.")
-@click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file beside the runs.")
+@click.option("--uri", help="The MLflow store. Default: MLFLOW_TRACKING_URI, or the SQLite file next to the runs.")
 @click.option("--out", help="Folder for report.html and comparison.png.")
 def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], uri: str | None, out: str | None) -> None:
-    """Print runs in one table, and the significance of their differences.
+    """Compare runs in a table, and test their differences.
 
     RUNS are folders of runs or reports; with --experiment, names or ids of tracked runs. Runs that differ only in
     their seed are one row; every other row is tested against the first.

@@ -6,18 +6,39 @@ import shlex
 
 import click
 
-from hbt_ray.cli.options import check_corpora, out_folder, out_option, overrides_argument
+from hbt_ray.cli.options import (
+    check_corpora,
+    complete_config,
+    examples,
+    out_folder,
+    out_option,
+    overrides_argument,
+)
 from hbt_ray.data.model_files import check_model_exists
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.redaction import redact_value
 
 
-@click.command()
-@click.option("--config", "config_file", type=click.Path(), required=True, help="The search's settings, a YAML file.")
+@click.command(
+    epilog=examples(
+        "hbt search --config search_alpha",
+        "hbt search --config search_alpha run.train.steps=50 seeds='[0]' --out short",
+    )
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(),
+    shell_complete=complete_config,
+    required=True,
+    help="The search's settings: a YAML file, or search_alpha.",
+)
 @overrides_argument
 @out_option("The search's folder", "NAME")
 def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> None:
-    """Search settings of a run, such as alpha. A dev set chooses the best run, which is then evaluated.
+    """Search settings of a run, such as alpha.
+
+    A dev set chooses the best run, which is then evaluated.
 
     KEY=VALUE changes a setting of the search; run.KEY=VALUE changes one that all its runs have in common.
     """
@@ -42,13 +63,21 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     click.echo(f"best     {finished.folder / 'best.yaml'}\npage     {page}\nruns     {finished.ui_command}")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt study low-resource",
+        "hbt study low-resource seeds='[0]' run.train.steps=50 --out short",
+        "hbt study --config my-study.yaml",
+    )
+)
 @click.argument("name", required=False)
 @overrides_argument
 @click.option("--config", "config_file", type=click.Path(), help="Settings of another study, a YAML file.")
 @out_option("The study's folder", "NAME")
 def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
-    """Compare methods of training, each with several seeds. Differences are tested, and a report is written.
+    """Compare methods of training, each with several seeds.
+
+    Differences are tested, and a report is written.
 
     NAME is a study of this package, such as low-resource. KEY=VALUE changes a setting of the study; run.KEY=VALUE
     changes one that all its methods have in common.

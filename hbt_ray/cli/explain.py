@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hbt_ray.cli.options import examples
 from hbt_ray.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt explain ~/hbt_runs/smoke",
+        "hbt explain report --language de",
+        "hbt explain report --query 57290ee2",
+    )
+)
 @click.argument("report")
 @click.option("--query", metavar="ID", help="Only the question with this id.")
 @click.option("--language", metavar="CODE", help="Only questions in this language.")
 def explain(report: str, query: str | None, language: str | None) -> None:
-    """Show questions with their relevant passage and the first passages that a model found.
+    """Show questions with what a model found for them.
 
     REPORT is the folder of a report, or of a run with one report. Without an option: the languages, and the worst
     question of each.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from hbt_ray.config import PretrainRunConfig, RunConfig
+from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, setting_keys
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.process import is_submitted_job
 
@@ -21,8 +22,34 @@ OUT_DEFAULT = os.environ.get("HBT_RUNS", "~/hbt_runs")
 logger = logging.getLogger(__name__)
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
-config_option = click.option("--config", "config_file", type=click.Path(), help="Settings, a YAML file.")
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+
+def examples(*commands: str) -> str:
+    """Return the epilog of a command's help with lines to copy."""
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
+
+def complete_override(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the keys of settings that begin with a text, for the shell."""
+    by_length = sorted(setting_keys(RunConfig), key=len)
+    shortest = {key[-1]: ".".join(key) for key in reversed(by_length)}
+    keys = {*shortest, *map(".".join, by_length)}
+    return [CompletionItem(f"{key}=") for key in sorted(keys) if key.startswith(incomplete)]
+
+
+def complete_config(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the package's configurations and the files that begin with a text, for the shell."""
+    packaged = [file.stem for file in sorted(CONFIGS.glob("*.yaml")) if file.stem.startswith(incomplete)]
+    return [*map(CompletionItem, packaged), CompletionItem(incomplete, type="file")]
+
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(),
+    shell_complete=complete_config,
+    help="Settings: a YAML file, or the name of one of the package, such as smoke.",
+)
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)
 fresh_option = click.option("--fresh", is_flag=True, help="Start over if the folder has a run already.")
 
 

@@ -11,6 +11,7 @@ from hbt_ray.cli.options import (
     OUT_DEFAULT,
     check_corpora,
     config_option,
+    examples,
     fresh_option,
     out_folder,
     out_option,
@@ -20,13 +21,23 @@ from hbt_ray.config import PretrainRunConfig, load, load_config
 from hbt_ray.data.model_files import check_model_exists
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt train --config smoke",
+        "hbt train --config faq.yaml alpha=0.6 train.steps=2000 --out ~/hbt_runs/faq",
+        "hbt train --config faq.yaml model.path=intfloat/multilingual-e5-small",
+    )
+)
 @config_option
 @overrides_argument
 @out_option("The run's folder", "NAME")
 @fresh_option
 def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
-    """Prepare, train, evaluate and track one run."""
+    """Prepare, train, evaluate and track one run.
+
+    KEY=VALUE changes a setting; `hbt config explain KEY` says what it means. The same command resumes a run that was
+    interrupted.
+    """
     config = load_config(config_file, overrides)
     check_corpora(config)
     folder = out_folder(out, config.name)
@@ -48,13 +59,22 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
         click.echo(f"next     {shlex.join(words)}\n         (on the pairs of the training; pairs=FOLDER takes others)")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt pretrain --config faq.yaml --out ~/hbt_runs/pretrained",
+        "hbt pretrain --config faq.yaml objective=contrastive dropout=0.1",
+        "hbt train --config faq.yaml model.path=~/hbt_runs/pretrained/model",
+    )
+)
 @config_option
 @overrides_argument
 @out_option("The run's folder", "NAME")
 @fresh_option
 def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | None, fresh: bool) -> None:
-    """Pretrain an encoder on the texts of corpora. `hbt train model.path=OUT/model` starts from it."""
+    """Pretrain an encoder on the texts of corpora.
+
+    `hbt train model.path=OUT/model` starts from it.
+    """
     config = load(PretrainRunConfig, config_file, overrides)
     check_corpora(config)
     folder = out_folder(out, config.name)
@@ -75,13 +95,21 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hbt mine --config faq.yaml --model ~/hbt_runs/faq/model",
+        "hbt mine --config faq.yaml --model intfloat/multilingual-e5-small mine.depth=50",
+    )
+)
 @click.option("--model", required=True, help="Folder or hub name of the model that searches.")
 @config_option
 @overrides_argument
 @out_option("Folder of the mined corpora", "NAME-mined")
 def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
-    """Mine hard negatives: passages that a model ranks high and that do not answer."""
+    """Mine hard negatives for a training.
+
+    These are passages that a model ranks high and that do not answer.
+    """
     config = load_config(config_file, overrides)
     check_corpora(config)
     check_model_exists(model, "--model")
@@ -95,12 +123,15 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
     click.echo(describe_mined(mined))
 
 
-@click.command()
-@click.option("--out", default=f"{OUT_DEFAULT}/quickstart", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.command(epilog=examples("hbt quickstart", "hbt quickstart --steps 50 --out ~/hbt_runs/short"))
+@click.option("--out", default=f"{OUT_DEFAULT}/quickstart", help="Folder of the runs and of report.html.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of batches and initial weights.")
 @click.option("--steps", type=click.IntRange(1), help="Of each training. Default: 150.")
 def quickstart(out: str, seed: int, steps: int | None) -> None:
-    """Train three strategies on the embedded corpus and compare them, in minutes. Downloads nothing."""
+    """Train and compare three strategies, in minutes.
+
+    The corpus comes with the package; nothing is downloaded.
+    """
     from rich.console import Console
 
     from hbt_ray.cluster.pipelines.quickstart import run_quickstart

@@ -23,6 +23,7 @@ from hbt_ray.config.loading import (
     read_yaml,
     replace_in,
     set_key,
+    setting_keys,
     with_absolute_paths,
     with_settings,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "redacted_settings",
     "replace_in",
     "set_key",
+    "setting_keys",
     "stored_settings",
     "with_absolute_paths",
     "with_settings",

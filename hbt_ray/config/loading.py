@@ -261,12 +261,13 @@ def _section_of(annotation: object) -> type[ConfigSection] | None:
     return None
 
 
-def _keys(section: type[ConfigSection], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def setting_keys(section: type[ConfigSection], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the full keys of all settings, sections before what they hold."""
     for name, field in section.model_fields.items():
         yield (*prefix, name)
         inner = _section_of(field.annotation)
         if inner is not None and get_origin(field.annotation) is not tuple:  # a list's entries have no keys
-            yield from _keys(inner, (*prefix, name))
+            yield from setting_keys(inner, (*prefix, name))
 
 
 def full_key(key: str, config_type: type[ConfigSection] = RunConfig) -> tuple[str, ...]:
@@ -279,7 +280,7 @@ def full_key(key: str, config_type: type[ConfigSection] = RunConfig) -> tuple[st
         ConfigError: there is no such setting, or several are equally deep.
     """
     parts = tuple(key.split("."))
-    known = list(_keys(config_type))
+    known = list(setting_keys(config_type))
     if parts in known:
         return parts
     if any(parts[: len(k)] == k and k[-1] in {"evaluation_sets", "benchmarks"} for k in known):

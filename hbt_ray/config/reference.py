@@ -29,12 +29,12 @@ def reference() -> str:
         "",
     ]
     for name, field in RunConfig.model_fields.items():
-        section = _section_of(field.annotation)
+        section = section_of(field.annotation)
         if section is not None and name != "train":
             lines += _section(name, section)
     lines += ["## train and pretrain: the training loop", "", *_table(LoopConfig, LoopConfig.model_fields), ""]
     for run, name in ((RunConfig, "train"), (PretrainRunConfig, "pretrain")):
-        section = _section_of(run.model_fields[name].annotation)
+        section = section_of(run.model_fields[name].annotation)
         assert section is not None
         lines += [f"## {name}: its own settings", "", str(section.__doc__), "", *_table(section, _added(section)), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -56,7 +56,7 @@ def _section(name: str, section: type[ConfigSection]) -> Iterator[str]:
         "",
     ]
     for key, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         if inner is not None:
             text = " ".join(str(inner.__doc__).split())
             yield from [f"### {name}.{key}", "", text, "", *_table(inner, inner.model_fields), ""]
@@ -75,11 +75,14 @@ def _added(section: type[ConfigSection]) -> dict[str, FieldInfo]:
 def _table(section: type[ConfigSection], fields: dict[str, FieldInfo]) -> list[str]:
     return [
         *_HEADER,
-        *(f"| `{name}` | {_values(field)} | {_default(field)} | {_text(field)} |" for name, field in fields.items()),
+        *(
+            f"| `{name}` | {values_of(field)} | {default_of(field)} | {meaning_of(field)} |"
+            for name, field in fields.items()
+        ),
     ]
 
 
-def _values(field: FieldInfo) -> str:
+def values_of(field: FieldInfo) -> str:
     """Describe the accepted values: `int ≥ 1`, or the words of a Literal."""
     bounds = [
         form.format(_number(value))
@@ -113,7 +116,8 @@ def _type_name(annotation: object) -> str:
     return {"str": "text", "bool": "true, false", "Any": "values"}.get(name, name)
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """Describe the default of a setting, as Markdown."""
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"
@@ -140,13 +144,14 @@ def _number(value: object) -> object:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _text(field: FieldInfo) -> str:
-    section = _section_of(field.annotation)
+def meaning_of(field: FieldInfo) -> str:
+    """Return the documentation of a setting, or the first line of its section's."""
+    section = section_of(field.annotation)
     text = field.description or (str(section.__doc__).partition("\n")[0] if section is not None else "")
     return re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).replace("|", "\\|")
 
 
-def _section_of(annotation: object) -> type[ConfigSection] | None:
+def section_of(annotation: object) -> type[ConfigSection] | None:
     """Return the section that a field holds, as itself, as a list's entry or in a union with None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, ConfigSection):

@@ -16,7 +16,8 @@ from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.training.task import ContrastiveTask
-from tests.integration.conftest import LANGUAGES, tiny_config, tiny_pretraining
+from tests.helpers.tiny_runs import LANGUAGES, tiny_config
+from tests.integration.conftest import tiny_pretraining
 
 
 def test_pretraining_tracks_a_run_and_writes_a_trainable_model(cluster, corpus, tmp_path):

@@ -65,6 +65,7 @@ INNER_LAYERS = {
     "cluster": (
         {"errors", "runtime", "worker_counts"},
         {"preflight", "resources", "task_pool", "tracked_run"},
+        {"diagnosis"},
         {"prepare"},
         {"training"},
         {"evaluation"},

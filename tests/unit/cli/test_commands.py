@@ -55,7 +55,7 @@ def write_report(folder: str, **metrics: float) -> None:
 def test_help_lists_every_command_with_its_purpose(option):
     result = run(option)
     assert result.exit_code == 0
-    commands = result.stdout.partition("Commands:")[2].partition("Environment variables:")[0]
+    commands = result.stdout.partition("Commands:\n")[2].partition("\n\n")[0]
     listed = {line.split()[0]: line for line in commands.splitlines() if line.strip()}
     assert set(COMMANDS) <= set(listed)
     assert all(len(line.split()) > 3 for line in listed.values())

@@ -1,0 +1,71 @@
+"""`hbt config`: show, check, explain and init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from hbt_ray.cli import main
+from hbt_ray.config import build_config, load_config
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["config", *arguments])
+
+
+def test_show_prints_all_settings_as_they_are_resolved():
+    shown = run("show", "smoke", "alpha=0.6")
+    assert build_config(yaml.safe_load(shown.stdout)) == load_config("smoke", ["alpha=0.6"])
+
+
+def test_show_changed_prints_what_differs_from_the_defaults():
+    Path("run.yaml").write_text("name: faq\ntrain: {steps: 600, workers: 2}\n")
+    assert run("show", "run.yaml", "alpha=0.25", "--changed").stdout.splitlines() == [
+        "name: faq",
+        "mix.alpha: 0.25",
+        "train.workers: 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "of"), [("low-resource", "methods"), ("search_alpha", "space"), ("pretraining.yaml", "pretrain")]
+)
+def test_show_knows_studies_searches_and_pretrainings(file, of):
+    Path("pretraining.yaml").write_text("pretrain: {steps: 7}\n")
+    assert of in yaml.safe_load(run("show", file).stdout)
+
+
+def test_check_names_the_mistake_or_says_that_there_is_none():
+    assert run("check", "smoke").stdout.startswith("smoke is valid; ")
+    failed = run("check", "smoke", "model.path=./absent")
+    assert (failed.exit_code, failed.stderr.partition(";")[0]) == (
+        2, "hbt: model.path: there is no folder './absent'"
+    )  # fmt: skip
+    assert "name the file first, such as hbt config show smoke alpha=1" in run("check", "alpha=1").stderr
+
+
+def test_explain_takes_shortened_keys_of_runs_and_pretrainings():
+    lines = run("explain", "alpha", "mask_share").stdout.splitlines()
+    assert (lines[0], lines[lines.index("") + 1]) == ("mix.alpha", "pretrain.mask_share")
+    assert "did you mean 'mix.alpha'?" in run("explain", "alhpa").stderr
+
+
+def test_explain_without_a_key_lists_all_sections():
+    assert {"mix", "train", "evaluate"} <= set(run("explain").stdout.splitlines())
+
+
+def test_init_writes_a_new_file_that_is_valid():
+    written = run("init", "faq.yaml")
+    assert written.stdout.splitlines() == ["settings  faq.yaml", "next      hbt config check faq.yaml"]
+    assert load_config("faq.yaml") == load_config(None)
+    assert "faq.yaml exists; name a new file" in run("init", "faq.yaml").stderr
+    assert run("init").stdout == Path("faq.yaml").read_text()
