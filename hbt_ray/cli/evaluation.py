@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
-        "hbt evaluate --model ~/hbt_runs/smoke/model --benchmark embedded --out report",
+        "hbt evaluate --model ~/hbt_runs/smoke/model --benchmark embedded --out x",
         "hbt evaluate --model intfloat/multilingual-e5-small --benchmark miracl/sw \\",
         "    --benchmark xquad-r=data/xquad-r --out report",
-        "hbt evaluate --model ~/hbt_runs/faq/model --benchmark pairs=faq.yaml --out report",
+        "hbt evaluate --model ~/hbt_runs/faq/model --benchmark pairs=faq.yaml --out x",
     )
 )
 @click.option("--model", required=True, help="Folder or hub name of any sentence-transformers or transformers model.")

@@ -98,7 +98,7 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
 @click.command(
     epilog=examples(
         "hbt mine --config faq.yaml --model ~/hbt_runs/faq/model",
-        "hbt mine --config faq.yaml --model intfloat/multilingual-e5-small mine.depth=50",
+        "hbt mine --config faq.yaml --model intfloat/multilingual-e5-small depth=50",
     )
 )
 @click.option("--model", required=True, help="Folder or hub name of the model that searches.")
