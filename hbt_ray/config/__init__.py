@@ -56,6 +56,7 @@ from hbt_ray.config.schema import (
 )
 from hbt_ray.config.stored import (
     dump_config,
+    dump_yaml,
     expand_environment,
     keep_written_variables,
     redacted_settings,
@@ -98,6 +99,7 @@ __all__ = [
     "build_config",
     "config_file",
     "dump_config",
+    "dump_yaml",
     "expand_environment",
     "flatten",
     "flatten_settings",

@@ -88,6 +88,8 @@ class CorpusConfig(ConfigSection):
     """`column`: of the column `columns.id`. `rows`: the row number, rows with equal numbers are translations. `unique`:
     the row number and the file, no rows are translations. None: the column if there is one, `rows` if files of several
     languages have equally many rows, else `unique`."""
+    licence: str | None = Field(None, exclude_if=_is_none)
+    """For the model's card, such as `cc-by-sa-4.0`."""
     columns: Columns = Columns()
     max_negatives: int = Field(MAX_NEGATIVES, ge=0, exclude_if=lambda value: value == MAX_NEGATIVES)
     """`msmarco`: hard negatives of a pair; of more, the first ones are read."""

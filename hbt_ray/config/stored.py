@@ -80,8 +80,13 @@ def redacted_settings(settings: Any) -> Any:
 
 def dump_config(config: ConfigSection) -> str:
     """Return the configuration as YAML, from which `load` builds an equal one, except for secrets."""
+    return dump_yaml(stored_settings(config))
+
+
+def dump_yaml(settings: Settings) -> str:
+    """Return settings as YAML, in their order."""
     # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
-    return yaml.safe_dump(stored_settings(config), sort_keys=False, allow_unicode=False)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=False)
 
 
 def _stored(key: str, value: object, *, keep_variables: bool) -> Any:

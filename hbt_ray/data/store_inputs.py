@@ -39,7 +39,7 @@ def store_fingerprint(
     described = {
         "version": hbt_ray.__version__,
         "rules": RULES,
-        "corpora": [corpus.model_dump(mode="json") for corpus in inputs.corpora],
+        "corpora": [corpus.model_dump(mode="json", exclude={"licence"}) for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
         "files": _contents_of(shards),
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],

@@ -35,8 +35,8 @@ def keep_decontaminated(store: Path, initial_model: str | Path, folder: Path) ->
         initial_model: folder or hub name of the encoder that it started from.
         folder: of the model.
     """
-    earlier = _read(Path(initial_model))
-    found = _read(store) or {}
+    earlier = read_decontaminated(Path(initial_model))
+    found = read_decontaminated(store) or {}
     _write(folder, found if earlier is None else {key: found[key] for key in found if key in earlier})
 
 
@@ -45,7 +45,7 @@ def was_decontaminated(model: str | Path, benchmark: Benchmark) -> bool | None:
 
     The embedded benchmark is never decontaminated: its pool contains the training passages on purpose.
     """
-    record = _read(Path(model))
+    record = read_decontaminated(Path(model))
     return None if record is None or benchmark.name == "embedded" else queries_digest(benchmark) in record
 
 
@@ -53,7 +53,12 @@ def _write(folder: Path, record: dict[str, str]) -> None:
     atomic_write_text(folder / DECONTAMINATED, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-def _read(folder: Path) -> dict[str, str] | None:
+def read_decontaminated(folder: Path) -> dict[str, str] | None:
+    """Return the record of a store or model, digest of a benchmark's queries -> its name; None if it has none.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     file = folder / DECONTAMINATED
     try:
         record = json.loads(file.read_text(encoding="utf-8"))

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hbt_ray.utils.atomic_write import make_readable
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
@@ -74,6 +76,7 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> Non
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages],
             create_model_card=False,
         )
+    make_readable(folder)
 
 
 def register_version(client: MlflowClient, run_id: str, model_uri: str, name: str, alias: str, description: str) -> str:

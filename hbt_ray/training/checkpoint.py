@@ -27,7 +27,7 @@ from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
-from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text, make_readable
 from hbt_ray.utils.digests import damaged_file, file_checksums, without_checksum
 from hbt_ray.utils.storage import StoragePath
 
@@ -311,6 +311,7 @@ def _write(folder: Path, trainer: CheckpointableTrainer, state: CheckpointState)
     _save_weights(trainer.checkpointed_module, folder / WEIGHTS)
     save_file(trainer.optimizer_state(), folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    make_readable(folder)
     atomic_write_text(folder / COMPLETE, json.dumps(file_checksums(folder, FILES), indent=1))
 
 

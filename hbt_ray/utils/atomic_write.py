@@ -69,12 +69,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     with write_errors(path):
         yield partial
+    make_readable(partial)
     # Renamed before it is deleted, because an interrupted deletion would leave a part of it under its name.
     shutil.rmtree(earlier, ignore_errors=True)
     if path.exists():
         path.rename(earlier)
     partial.rename(path)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def make_readable(folder: Path) -> None:
+    """Let those read a folder's files who may read the folder: safetensors makes files that only their owner reads."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
 
 
 @contextlib.contextmanager

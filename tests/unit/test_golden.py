@@ -711,7 +711,7 @@ SETTINGS: dict[str, str] = {
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
         corpora.format
         corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
-        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.max_negatives corpora.name
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence corpora.max_negatives corpora.name
         corpora.path corpora.split corpora.subset evaluate evaluate.benchmarks evaluate.dimensions evaluate.figures
         evaluate.index evaluate.index=flat|hnsw|ivfpq evaluate.index_depth evaluate.perturbations
         evaluate.perturbations=typos|case|accents|translation evaluate.precision evaluate.precision=auto|bf16|fp32
@@ -744,7 +744,7 @@ SETTINGS: dict[str, str] = {
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
         corpora.format
         corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
-        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.max_negatives corpora.name
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence corpora.max_negatives corpora.name
         corpora.path corpora.split corpora.subset languages model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
         model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small

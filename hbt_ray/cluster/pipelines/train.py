@@ -180,6 +180,8 @@ def _train_and_evaluate(
     export_encoder(config, initial, store, folder.checkpoints, steps, folder.model)
     logger.info("exported the weights of step %d to %s", steps, folder.model)
     reports = {}
+    from hbt_ray.evaluation.model_card import write_model_card
+
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
 
@@ -192,6 +194,7 @@ def _train_and_evaluate(
             best_effort_tracking(tracker, functools.partial(_log_report, config, report, folder, tracker))
         metrics = {name: value for report in reports.values() for name, value in report.metrics.items()}
         log_report_metrics(tracker, metrics, steps)
+    write_model_card(folder.model, config, read_manifest(store), reports)
     if config.tracking.log_model:
         best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, config.name, steps))
     return reports, steps

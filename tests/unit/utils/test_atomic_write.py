@@ -136,3 +136,10 @@ def test_interrupted_deletion_leaves_no_part_of_a_folder(tmp_path, monkeypatch):
         (partial / "new").touch()
     assert names(tmp_path / "model") == ["new"]
     assert "model" not in deleted
+
+
+def test_files_of_a_folder_get_its_readers(tmp_path: Path):
+    with atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir(mode=0o755)
+        (partial / "weights").touch(mode=0o600)
+    assert (tmp_path / "model/weights").stat().st_mode & 0o777 == 0o644
