@@ -709,61 +709,56 @@ SETTINGS: dict[str, str] = {
     "run": """
         corpora corpora.columns corpora.columns.answer_start corpora.columns.answer_text corpora.columns.id
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
-        corpora.format
-        corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
-        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence corpora.max_negatives corpora.name
-        corpora.path corpora.split corpora.subset evaluate evaluate.benchmarks evaluate.dimensions evaluate.figures
-        evaluate.index evaluate.index=flat|hnsw|ivfpq evaluate.index_depth evaluate.perturbations
-        evaluate.perturbations=typos|case|accents|translation evaluate.precision evaluate.precision=auto|bf16|fp32
-        evaluate.run_depth evaluate.shards evaluate.split evaluate.window_chars evaluate.with_paragraph languages loss
-        loss.consistency loss.distillation loss.distillation.teacher loss.distillation.temperature
-        loss.distillation.weight loss.matryoshka loss.symmetric mine mine.depth mine.margin mine.negatives
-        mine.skip_first mix mix.alpha mix.alpha_schedule mix.alpha_schedule.between
+        corpora.format corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence
+        corpora.max_negatives corpora.name corpora.path corpora.split corpora.subset evaluate evaluate.benchmarks
+        evaluate.dimensions evaluate.figures evaluate.index evaluate.index=flat|hnsw|ivfpq evaluate.index_depth
+        evaluate.perturbations evaluate.perturbations=typos|case|accents|translation evaluate.precision
+        evaluate.precision=auto|bf16|fp32 evaluate.run_depth evaluate.shards evaluate.split evaluate.window_chars
+        evaluate.with_paragraph languages loss loss.consistency loss.distillation loss.distillation.teacher
+        loss.distillation.temperature loss.distillation.weight loss.matryoshka loss.symmetric mine mine.depth
+        mine.margin mine.negatives mine.skip_first mix mix.alpha mix.alpha_schedule mix.alpha_schedule.between
         mix.alpha_schedule.between=hold|linear|cosine mix.alpha_schedule.points mix.cross_pairs
         mix.cross_pairs=one|mixed mix.hard_negatives mix.language_sampling mix.positive_languages mix.source_sampling
         mix.strategy mix.strategy=x-x-mono|x-y|x-x|hybrid|one-to-k model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
-        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small
-        model.small.heads model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name
-        prepare prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share
-        prepare.near_duplicate_threshold prepare.validation_share seed storage text text.max_passage_tokens
-        text.max_query_tokens text.passage_prefix text.query_prefix tracking tracking.experiment tracking.log_model
-        tracking.uri train train.best_by train.best_by=validation_loss|loss train.checkpoint_every
-        train.checkpoint_minutes train.checkpoints_kept train.chunk_pairs train.chunk_tokens train.collective_timeout_s
-        train.early_stopping
+        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small model.small.heads
+        model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name prepare
+        prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share prepare.near_duplicate_threshold
+        prepare.validation_share seed storage text text.max_passage_tokens text.max_query_tokens text.passage_prefix
+        text.query_prefix tracking tracking.experiment tracking.log_model tracking.uri train train.best_by
+        train.best_by=validation_loss|loss train.checkpoint_every train.checkpoint_minutes train.checkpoints_kept
+        train.chunk_pairs train.chunk_tokens train.collective_timeout_s train.early_stopping
         train.early_stopping.min_change train.early_stopping.patience train.evaluate_every train.gather_negatives
         train.global_batch_pairs train.gpu train.gradient_accumulation train.gradient_caching
         train.gradient_checkpointing train.learning_rate train.max_failures train.max_gradient_norm
         train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.schedule
         train.schedule=linear|cosine|constant train.step_timeout_s train.steps train.temperature
-        train.threads_per_worker
-        train.validation_batches train.validation_every train.warmup_share train.weight_decay train.workers
+        train.threads_per_worker train.validation_batches train.validation_every train.warmup_share train.weight_decay
+        train.workers
     """,
     "pretraining": """
         corpora corpora.columns corpora.columns.answer_start corpora.columns.answer_text corpora.columns.id
         corpora.columns.language corpora.columns.negatives corpora.columns.passage corpora.columns.question
-        corpora.format
-        corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
-        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence corpora.max_negatives corpora.name
-        corpora.path corpora.split corpora.subset languages model model.attention
+        corpora.format corpora.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
+        corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence
+        corpora.max_negatives corpora.name corpora.path corpora.split corpora.subset languages model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
-        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small
-        model.small.heads model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name
-        prepare prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share
-        prepare.near_duplicate_threshold prepare.validation_share pretrain pretrain.best_by
-        pretrain.best_by=validation_loss|loss pretrain.block_tokens pretrain.checkpoint_every
-        pretrain.checkpoint_minutes pretrain.checkpoints_kept pretrain.chunk_blocks pretrain.collective_timeout_s
-        pretrain.early_stopping
-        pretrain.early_stopping.min_change pretrain.early_stopping.patience pretrain.evaluate_every
-        pretrain.global_batch_blocks pretrain.gpu pretrain.gradient_accumulation pretrain.held_out_blocks
-        pretrain.language_sampling pretrain.learning_rate pretrain.mask_share pretrain.max_failures
-        pretrain.max_gradient_norm pretrain.non_finite_allowed pretrain.objective
-        pretrain.objective=mlm|tlm|contrastive pretrain.precision pretrain.precision=auto|bf16|fp32 pretrain.schedule
-        pretrain.schedule=linear|cosine|constant pretrain.step_timeout_s pretrain.steps pretrain.temperature
-        pretrain.threads_per_worker
-        pretrain.validation_batches pretrain.validation_every pretrain.warmup_share pretrain.weight_decay
-        pretrain.workers seed storage text text.max_passage_tokens text.max_query_tokens text.passage_prefix
-        text.query_prefix tracking tracking.experiment tracking.log_model tracking.uri
+        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls model.small model.small.heads
+        model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name prepare
+        prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share prepare.near_duplicate_threshold
+        prepare.validation_share pretrain pretrain.best_by pretrain.best_by=validation_loss|loss pretrain.block_tokens
+        pretrain.checkpoint_every pretrain.checkpoint_minutes pretrain.checkpoints_kept pretrain.chunk_blocks
+        pretrain.collective_timeout_s pretrain.early_stopping pretrain.early_stopping.min_change
+        pretrain.early_stopping.patience pretrain.evaluate_every pretrain.global_batch_blocks pretrain.gpu
+        pretrain.gradient_accumulation pretrain.held_out_blocks pretrain.language_sampling pretrain.learning_rate
+        pretrain.mask_share pretrain.max_failures pretrain.max_gradient_norm pretrain.non_finite_allowed
+        pretrain.objective pretrain.objective=mlm|tlm|contrastive pretrain.precision pretrain.precision=auto|bf16|fp32
+        pretrain.schedule pretrain.schedule=linear|cosine|constant pretrain.step_timeout_s pretrain.steps
+        pretrain.temperature pretrain.threads_per_worker pretrain.validation_batches pretrain.validation_every
+        pretrain.warmup_share pretrain.weight_decay pretrain.workers seed storage text text.max_passage_tokens
+        text.max_query_tokens text.passage_prefix text.query_prefix tracking tracking.experiment tracking.log_model
+        tracking.uri
     """,
     "search": """
         algorithm algorithm=grid|random|tpe|nsga2|pbt concurrent configurations dev dev.benchmarks dev.items
