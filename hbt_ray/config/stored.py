@@ -83,7 +83,7 @@ def dump_config(config: ConfigSection) -> str:
     return dump_yaml(stored_settings(config))
 
 
-def dump_yaml(settings: Settings) -> str:
+def dump_yaml(settings: Mapping[str, object]) -> str:
     """Return settings as YAML, in their order."""
     # Escaped, because YAML takes some characters, such as U+0085, for ends of lines.
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=False)

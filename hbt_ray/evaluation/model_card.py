@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
@@ -57,7 +56,7 @@ def write_model_card(
         ],
         decontaminated=sorted((read_decontaminated(folder) or {}).values()),
         left_out=sum(len(counts.get("items_dropped_for_evaluation", ())) for counts in manifest.counts.values()),
-        settings=dump_yaml(_without_folders(settings)),
+        settings=dump_yaml({key: _without_folders(value) for key, value in settings.items()}),
         evaluations=[_describe(report) for report in reports.values()],
     )
     metadata = _metadata(config, manifest, reports).to_yaml()
@@ -66,14 +65,14 @@ def write_model_card(
 
 def _base_of(config: RunConfig) -> str | None:
     """Return the hub name of the encoder that was trained, or the last part of its path; None: random weights."""
-    return None if config.model.path is None else _without_folders(config.model.path)
+    return None if config.model.path is None else str(_without_folders(config.model.path))
 
 
-def _without_folders(settings: Any) -> Any:
-    """Shorten absolute paths in settings to their last part: a card is published."""
-    if isinstance(settings, dict):
-        return {key: _without_folders(value) for key, value in settings.items()}
-    return Path(settings).name if isinstance(settings, str) and settings.startswith(("/", "~")) else settings
+def _without_folders(setting: object) -> object:
+    """Shorten absolute paths in a setting or section to their last part: a card is published."""
+    if isinstance(setting, dict):
+        return {key: _without_folders(value) for key, value in setting.items()}
+    return Path(setting).name if isinstance(setting, str) and setting.startswith(("/", "~")) else setting
 
 
 def _cell(value: object) -> str:

@@ -773,7 +773,7 @@ SETTINGS: dict[str, str] = {
 
         made.corpus.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
         made.corpus.ids made.corpus.ids=column|rows|unique made.corpus.language made.corpus.languages
-        made.corpus.max_negatives made.corpus.name
+        made.corpus.licence made.corpus.max_negatives made.corpus.name
         made.corpus.path made.corpus.split made.corpus.subset made.items made.questions measures methods
         methods.mined_with methods.pretrained methods.settings methods.taught_by methods.trained name pretraining
         pretraining.after pretraining.settings question reference seeds title
