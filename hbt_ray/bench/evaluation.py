@@ -22,6 +22,7 @@ from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.evaluation.retrieval_metrics import compute_retrieval_metrics
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
+from hbt_ray.utils.limits import load_json
 
 ALL_LANGUAGES = None  # as a passage language: the pool of all languages
 MAX_ROUNDS = 2  # the baseline takes long, and differs little from round to round
@@ -177,7 +178,7 @@ def _write_maps(maps: MapByPool, path: Path) -> None:
 
 
 def _read_maps(path: Path) -> MapByPool:
-    return {(query, passage): value for query, passage, value in json.loads(path.read_text(encoding="utf-8"))}
+    return {(query, passage): value for query, passage, value in load_json(path.read_text(encoding="utf-8"))}
 
 
 def _maps_to_depth(per_query: pa.Table) -> MapByPool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hbt_ray.errors import UserError
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.limits import load_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def write_results(results: Mapping[str, BenchResult], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = load_json(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); move it away, or write another --out") from None
     known |= {name: result.as_json() for name, result in results.items()}

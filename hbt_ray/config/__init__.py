@@ -61,6 +61,7 @@ from hbt_ray.config.stored import (
     keep_written_variables,
     redacted_settings,
     stored_settings,
+    stored_text,
     written_variables,
 )
 from hbt_ray.config.yaml_text import parse_yaml
@@ -115,6 +116,7 @@ __all__ = [
     "set_key",
     "setting_keys",
     "stored_settings",
+    "stored_text",
     "with_absolute_paths",
     "with_settings",
     "written_variables",

@@ -73,6 +73,14 @@ def stored_settings(config: ConfigSection) -> Settings:
     return stored
 
 
+def stored_text(text: str) -> str:
+    """Return a setting, or a path below one, as it is written to files: with `${NAME}`, and with `***` for secrets."""
+    for expanded, written in _written.items():
+        if text == expanded or text.startswith(f"{expanded}/"):
+            return redact_value(written + text.removeprefix(expanded))
+    return redact_value(text)
+
+
 def redacted_settings(settings: Any) -> Any:
     """Return plain settings with `***` for secrets, which a file of `stored_settings` is compared with."""
     return _stored("", settings, keep_variables=False)

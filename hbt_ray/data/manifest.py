@@ -196,5 +196,5 @@ def read_manifest(folder: str | Path) -> StoreManifest:
         return StoreManifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run `hbt prepare` first") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise StoreError(f"the manifest {path} cannot be read; prepare the store again ({error})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from hbt_ray.config import parse_yaml
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.limits import load_json
 
 # Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
 _TRAINABLE = {"Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling"}
@@ -132,7 +132,7 @@ def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_o
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return load_json(file.read())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the file {path} of the model {model!r} cannot be read ({error}); save the model again"

@@ -24,6 +24,7 @@ from hbt_ray.data.token_store import TokenItem, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
+from hbt_ray.utils.limits import load_json
 
 MAX_TOKENIZER_TEXTS = 200_000  # that a tokenizer is trained on
 _KEYS = ("pair_key", "question_key", "passage_key", "negative_keys")  # not needed once items are assigned
@@ -60,7 +61,7 @@ class Bucket:
     @staticmethod
     def from_text(text: str) -> Bucket:
         """Parse a value of the column."""
-        return Bucket(*json.loads(text))
+        return Bucket(*load_json(text))
 
 
 def assign_shards(
@@ -219,7 +220,7 @@ def shard_to_json(shard: WrittenShard, rejects: Sequence[RejectedRow]) -> str:
 
 def shard_from_json(text: str) -> ShardResult:
     """Parse what `shard_to_json` returns."""
-    data = json.loads(text)
+    data = load_json(text)
     source, split, number, file, num_items, runs, sha256 = data["shard"]
     groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
     tokens = {column: tuple(of_runs) for column, of_runs in data["tokens"].items()}

@@ -58,6 +58,7 @@ from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer,
 from hbt_ray.data.types import Benchmark, RejectedRow
 from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import CorpusError, StoreError
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.progress import stage
 from hbt_ray.utils.shared_folder import new_shared_folder
 
@@ -299,7 +300,7 @@ def _summarize_rows(rows: RowTables) -> _RowSummary:
 
     summary = _RowSummary()
     for text in _strings(rows.map(summarize), "summary"):
-        counts, rejects, contaminated, texts = json.loads(text)
+        counts, rejects, contaminated, texts = load_json(text)
         summary.texts += texts
         for source, language, reason, number in counts:
             summary.counts[source, language, reason] += number

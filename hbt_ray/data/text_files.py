@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
-from hbt_ray.utils.limits import MAX_LINE_BYTES, check_growth, limit, max_decompressed_bytes
+from hbt_ray.utils.limits import MAX_LINE_BYTES, check_growth, limit, load_json, max_decompressed_bytes
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -92,8 +91,8 @@ def _skip_line(lines: io.BufferedReader, read: bytes) -> None:
 def parse_json(text: str, location: str) -> object | Fault:
     """Return the value of a text in JSON, or the fault."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return load_json(text)
+    except ValueError as error:
         return Fault(location, BROKEN_JSON, error)
 
 

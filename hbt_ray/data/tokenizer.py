@@ -19,6 +19,7 @@ from hbt_ray.config import ModelConfig, TextConfig
 from hbt_ray.data.manifest import TextField
 from hbt_ray.data.model_files import lowercases, max_positions, read_model_file
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.limits import load_json
 
 if TYPE_CHECKING:  # transformers takes seconds to import, which tasks that only encode do not need
     from transformers import PreTrainedTokenizerFast
@@ -98,7 +99,7 @@ class PairTokenizer:
     @cached_property
     def _splits_at_spaces(self) -> bool:
         """Whether the tokens before a space do not depend on the text after it."""
-        definition = json.loads(self.definition)
+        definition = load_json(self.definition)
         pre_tokenizer = definition["pre_tokenizer"] or {}
         steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
         one_word_tokens = all(len(token["content"].split()) == 1 for token in definition["added_tokens"])
@@ -113,7 +114,7 @@ class PairTokenizer:
 
 def _definition(tokenizer: PreTrainedTokenizerFast) -> str:
     """Serialize a tokenizer as JSON, without the truncation and padding that earlier calls set."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition = load_json(tokenizer.backend_tokenizer.to_str())
     definition["truncation"] = definition["padding"] = None
     return json.dumps(definition, sort_keys=True)
 
@@ -137,7 +138,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
             max_tokens = max_positions(
                 AutoConfig.from_pretrained(model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code)
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"model.path {model.path!r} holds no tokenizer that transformers can load ({reason}); "

@@ -10,6 +10,7 @@ from pathlib import Path
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.limits import load_json
 
 DECONTAMINATED = "decontaminated.json"  # in a store and in a model's folder: digest of a benchmark's queries -> name
 
@@ -61,7 +62,7 @@ def read_decontaminated(folder: Path) -> dict[str, str] | None:
     """
     file = folder / DECONTAMINATED
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = load_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

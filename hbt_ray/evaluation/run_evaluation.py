@@ -12,7 +12,7 @@ from typing import TypedDict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from hbt_ray.config import EvaluateConfig
+from hbt_ray.config import EvaluateConfig, stored_text
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
 from hbt_ray.data.model_files import base_model_of
 from hbt_ray.data.types import Benchmark
@@ -92,8 +92,8 @@ def with_zero_shot_check(report: EvalReport, model: str, benchmark: Benchmark) -
     if decontaminated is not False:
         return report
     warning = (
-        f"the training data of {model} were not decontaminated against {benchmark.name} and may contain its texts; "
-        f"train with prepare.evaluation_sets.{benchmark.name} for a zero-shot result"
+        f"the training data of {stored_text(model)} were not decontaminated against {benchmark.name} and may contain "
+        f"its texts; train with prepare.evaluation_sets.{benchmark.name} for a zero-shot result"
     )
     logger.warning(warning)
     return replace(report, warnings=(*report.warnings, warning))
@@ -178,7 +178,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, object]:
     """Describe a model for its report: its path, and all settings that its vectors depend on."""
     pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
     return {
-        "path": model,
+        "path": stored_text(model),
         "revision": next((revision_of(module) for module in embedder.encoder if revision_of(module)), None),
         **({"base_model": base} if (base := base_model_of(model)) else {}),
         "pooling": " ".join(map(str, pooling)),

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, with_absolute_paths
+from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, stored_text, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.embedded.facts import content_fingerprint
+from hbt_ray.data.corpora.mined_files import MINED
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import RULES, load_evaluation_sets, path_checksums
 from hbt_ray.data.types import Benchmark
@@ -37,7 +38,6 @@ from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
 
-MINED = "mined.json"
 _STARTED = "_begun.json"  # cannot be a language's summary
 _PARTIAL = "mining.partial"  # cannot be a source's folder: their names have no dot
 _MINED_WITH = ("corpora.", "languages", "mine.", "prepare.near_duplicate_threshold", "prepare.validation_share")
@@ -166,10 +166,10 @@ def _mined_with(
         **{f"model.{key}": value for key, value in described.items()},
         "model.files": vectors_fingerprint(model, ""),
         "rules": RULES,
-        **{key: value for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
+        **{key: _stored(value) for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
-            f"file {path}": hashlib.sha256(repr(path_checksums(path)).encode()).hexdigest()[:16]
+            f"file {stored_text(str(path))}": hashlib.sha256(repr(path_checksums(path)).encode()).hexdigest()[:16]
             for path in dict.fromkeys(Path(shard.location) for shard in shards)
             if path.exists()
         },
@@ -177,6 +177,10 @@ def _mined_with(
     }
     as_json: JsonObject = json.loads(json.dumps(inputs))
     return as_json
+
+
+def _stored(value: object) -> object:
+    return stored_text(value) if isinstance(value, str) else value
 
 
 def _check_same(out: Path, before: JsonObject, now: JsonObject) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbt_ray.errors import TrackingError
+from hbt_ray.utils.limits import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class MetricBuffer:
         for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 run_id, *values = _parse(line)
-            except (ValueError, TypeError, RecursionError):  # or cut short when its writer was killed
+            except (ValueError, TypeError):  # or cut short when its writer was killed
                 damaged += 1
                 continue
             if run_id == self.run_id:  # not of a run that used the folder before
@@ -101,7 +102,7 @@ def _parse(line: str) -> list[Any]:
         ValueError: the line is not as it was written.
         TypeError: it is no list.
     """
-    values = list(json.loads(line))
+    values = list(load_json(line))
     num_values = 1 + len(MetricPoint._fields)
     if len(values) == num_values + 1 and values.pop() != _digest(values):
         raise ValueError("its digest does not match")

@@ -35,6 +35,7 @@ from hbt_ray.tracking.server import (
     sqlite_file,
 )
 from hbt_ray.utils.file_names import word_name
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.process import job_metadata
 from hbt_ray.utils.progress import stage
 from hbt_ray.utils.redaction import redact, redact_value, redacted_value
@@ -192,7 +193,7 @@ class Tracker:
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), file)
         with mlflow_errors(self.uri, f"log the table {name}"):
             client = mlflow_client(self.uri)
-            listed = json.loads(client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
+            listed = load_json(client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
             entry = {"path": file, "type": "table"}
             if entry not in listed:
                 client.set_tag(self.run_id, TABLES_TAG, json.dumps([*listed, entry]))

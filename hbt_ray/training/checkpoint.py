@@ -29,6 +29,7 @@ from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text, make_readable
 from hbt_ray.utils.digests import damaged_file, file_checksums, without_checksum
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _load(folder: Path, trainer: CheckpointableTrainer) -> TrainState:
 
 
 def _parse_state(text: str) -> CheckpointState:
-    data = json.loads(text)
+    data = load_json(text)
     return CheckpointState(TrainState(**data["progress"]), data["metrics"])
 
 

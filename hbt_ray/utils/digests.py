@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
 JsonObject = dict[str, Any]  # a JSON object, by key
@@ -32,14 +33,15 @@ def without_checksum(text: str | bytes, **described: object) -> JsonObject:
     Raises:
         ValueError: it is not a JSON object, or its checksum does not match.
     """
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    data = load_json(text)
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
     expected = data.pop(_KEY, None)
-    if expected is not None and expected not in (_checksum({**data, **described}), _checksum(data)):
+    try:
+        matches = expected is None or expected in (_checksum({**data, **described}), _checksum(data))
+    except RecursionError:  # what can just be parsed cannot be written
+        matches = False
+    if not matches:
         raise ValueError("its checksum does not match")
     return data
 

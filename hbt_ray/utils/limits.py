@@ -6,8 +6,10 @@ corpora and settings need; they are no settings of a run, because the settings t
 
 from __future__ import annotations
 
+import json
 import os
 from types import MappingProxyType
+from typing import Any
 
 from hbt_ray.errors import ConfigError
 
@@ -33,6 +35,18 @@ def limit(variable: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{variable}={text} is no positive whole number; write {variable}={DEFAULTS[variable]}")
     return int(text)
+
+
+def load_json(text: str | bytes) -> Any:
+    """Parse JSON that another may have written: any file or answer.
+
+    Raises:
+        ValueError: it is no JSON, or is nested so deeply that the parser's recursion ends.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def max_decompressed_bytes(compressed_bytes: int) -> int:

@@ -118,6 +118,7 @@ MAX_USES_OF_ANY = 60
 OTHER_TESTS = {
     *("test_architecture", "test_docs", "test_golden", "test_security"),
     "test_notebooks",  # jobs/notebooks
+    "test_nested_json",  # every reader of JSON
     "cli/test_commands",  # every command
     "data/corpora/test_malformed_files",  # every reader
     *("data/benchmarks/test_registry", "data/corpora/test_registry"),  # the packages' `__init__`

@@ -32,6 +32,14 @@ def test_nothing_read_is_run(file: Path):
             assert set(re.findall(r"\w*Loader", loader)) <= {"BaseLoader", "CSafeLoader", "SafeLoader"}
 
 
+def test_json_is_parsed_in_one_function():
+    for file in FILES:
+        for name, call in calls(file):
+            if name in ("json.load", "json.loads") and file.name != "limits.py":
+                written_here = ("json.dumps(", "manifest.to_json()", "(files(__package__)")
+                assert ast.unparse(call.args[0]).startswith(written_here), f"use load_json in {file}:{call.lineno}"
+
+
 def test_code_from_a_hub_runs_only_where_it_is_asked_for_by_name():
     assert RunConfig().model.trust_remote_code is False
     for file in FILES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from ray import tune
 from rich.console import Console
@@ -38,18 +38,19 @@ def without_tracking(search: SearchConfig) -> SearchConfig:
 class TuneProgressCallback(tune.Callback):
     """Show and track the trials of a search.
 
-    Tune pickles this callback into a file of the experiment. Only the search is pickled; trackers and the live table
-    are created again. The class has what is of this call: the folder, which may have been moved or copied since, and
-    the tracking store, whose URI may have a password.
+    Tune pickles this callback into a file of the experiment. Nothing of it is pickled: the class has what is of this
+    call, the settings, which may have secrets, the folder, which may have been moved or copied since, and the tracking
+    store; trackers and the live table are created again.
     """
 
+    search: ClassVar[SearchConfig]
+    experiment: ClassVar[str]
     out: ClassVar[Path]
     uri: ClassVar[str]
     parent_run_id: ClassVar[str]
 
     def __init__(self, search: SearchConfig, out: Path, uri: str, parent_run_id: str) -> None:
-        self.search = without_tracking(search)
-        self.experiment = search.run.tracking.experiment
+        type(self).search, type(self).experiment = without_tracking(search), search.run.tracking.experiment
         type(self).out, type(self).uri, type(self).parent_run_id = out, uri, parent_run_id
         self._reset()
 
@@ -61,12 +62,10 @@ class TuneProgressCallback(tune.Callback):
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: self.__dict__[key] for key in ("search", "experiment")}
+        return {}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        # Searches of earlier versions have more.
-        self.search, self.experiment = cast(SearchConfig, state["search"]), str(state["experiment"])
-        self._reset()
+        self._reset()  # the state of earlier versions has settings
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._tracker(trial)

@@ -24,6 +24,7 @@ from hbt_ray.config import (
     expand_environment,
     parse_yaml,
     redacted_settings,
+    stored_text,
     with_absolute_paths,
 )
 from hbt_ray.data.manifest import read_manifest
@@ -192,7 +193,7 @@ def _record_inputs(folder: Path, runs: Sequence[RunConfig], stores: Mapping[str,
     inputs = {f"corpora {n}": read_manifest(store).content_fingerprint() for n, store in enumerate(stores.values())}
     teachers = (run.loss.distillation.teacher for run in runs if run.loss.distillation is not None)
     paths = dict.fromkeys((*(run.model.path for run in runs), *teachers))
-    inputs |= {path: content_digest(path) for path in paths if path is not None}
+    inputs |= {stored_text(path): content_digest(path) for path in paths if path is not None}
     inputs["dev set"] = dev.fingerprint()
     file = StoragePath.of(folder / "inputs.json")
     changed = changed_input(file, inputs, has_begun=(folder / SETTINGS).exists())

@@ -11,6 +11,7 @@ from hbt_ray.errors import CorpusError
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.digests import damaged_file, file_checksums
 from hbt_ray.utils.file_names import file_name
+from hbt_ray.utils.limits import load_json
 
 CHECKSUMS = "sha256.json"
 
@@ -82,7 +83,7 @@ def _write_checksums(folder: Path) -> None:
 
 def _verify_checksums(folder: Path) -> None:
     try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        sums = load_json((folder / CHECKSUMS).read_text(encoding="utf-8"))
         changed = damaged_file(folder, sums)
     except (OSError, ValueError, AttributeError) as error:
         raise CorpusError(

@@ -11,6 +11,7 @@ from typing import cast
 from hbt_ray.config import CORPUS_READERS, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
 from hbt_ray.data.corpora.file_discovery import name_unread_files
+from hbt_ray.data.corpora.mined_files import check_mined_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.language_codes import language_code
@@ -33,13 +34,14 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
         languages: keep only these, as far as the corpus has them; a corpus with none of them has no shards.
 
     Raises:
-        CorpusError: there is nothing to read, or a language of `corpus.languages` is missing. If rows name their
-            language, a missing one cannot be seen here.
+        CorpusError: there is nothing to read, a file of mined negatives is not as it was written, or a language of
+            `corpus.languages` is missing. If rows name their language, a missing one cannot be seen here.
     """
     shards = reader_of(corpus.format).list_shards(corpus)
     read = [Path(path) for shard in shards for path in (shard.location, *shard.other_files)]
     if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
         name_unread_files(corpus.name, read[0].parent, read)
+    check_mined_files(corpus.name, read)
     if languages is None:
         return shards
     narrowed = (_narrow(shard, frozenset(languages)) for shard in shards)

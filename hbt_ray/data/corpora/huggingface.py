@@ -6,7 +6,6 @@ Rows name their language in a column. A data set with a subset for each language
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.language_codes import spell_code
+from hbt_ray.utils.limits import load_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +33,16 @@ _ROWS_PER_SHARD = 65_536
 _ROWS_PER_BATCH = 1024
 
 # The errors of `datasets` for files that it did not write itself, or that are damaged.
-_DAMAGE_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, AttributeError)
+_DAMAGE_ERRORS = (
+    OSError,
+    pa.ArrowException,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
@@ -239,7 +248,7 @@ def _not_found(path: str, error: Exception) -> CorpusError:
 
 def _read_json(corpus: CorpusConfig, file: Path) -> dict[str, object]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CorpusError(f"{str(file)!r} of the corpus {corpus.name!r} is damaged ({error}); save it again") from None
     if not isinstance(content, dict):

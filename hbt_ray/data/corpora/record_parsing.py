@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -24,6 +23,7 @@ from hbt_ray.data.text_files import (
 )
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.language_codes import language_code, same_language
+from hbt_ray.utils.limits import load_json
 
 Record = Mapping[str, object]
 
@@ -44,10 +44,10 @@ class InvalidRow(Exception):
 def load_document(path: Path) -> object:
     """Return the value of a whole JSON file. Raises InvalidRow if it cannot be read."""
     try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
+        return load_json(read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidRow(UNREADABLE_FILE, f"not UTF-8: {error}") from None
-    except (*READ_ERRORS, ValueError, RecursionError) as error:
+    except (*READ_ERRORS, ValueError) as error:
         raise InvalidRow(UNREADABLE_FILE, error) from None
 
 

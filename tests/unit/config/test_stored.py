@@ -13,6 +13,7 @@ from hbt_ray.config import (
     keep_written_variables,
     load_config,
     stored_settings,
+    stored_text,
     with_absolute_paths,
     written_variables,
 )
@@ -70,6 +71,15 @@ def test_no_output_of_a_run_has_a_secret(secret_run: RunConfig, tmp_path: Path):
     assert files_with(CANARY, out) == []
     # The run resumes, and a secret is no difference.
     assert open_run(secret_run, out / "run").path == folder.path
+
+
+def test_paths_below_a_variable_are_stored_with_it(monkeypatch):
+    monkeypatch.setenv("HBT_TEST_FOLDER", f"/data/{CANARY}")
+    load_config(None, ["model.path=${HBT_TEST_FOLDER}"])
+    assert stored_text(f"/data/{CANARY}/de.jsonl") == "${HBT_TEST_FOLDER}/de.jsonl"
+    assert stored_text(f"/data/{CANARY}") == "${HBT_TEST_FOLDER}"
+    assert stored_text(f"/data/{CANARY}-2") == f"/data/{CANARY}-2"
+    assert stored_text(URIS[3]) == "mysql://tracking/runs?passwd=***"
 
 
 @pytest.mark.parametrize("uri", URIS)

@@ -10,12 +10,15 @@ from hbt_ray.config import replace_in
 from tests.unit.search import searches
 
 
-def test_the_tracking_store_is_not_pickled():
+def test_no_setting_is_pickled():
     search = replace_in(searches.search_of(), "run.tracking.uri", "http://ada:canary@h")
+    search = replace_in(search, "run.model.path", "/canary/model")
     callback = TuneProgressCallback(search, Path("out"), "http://ada:canary@h", "parent")
     state = pickle.dumps(callback)
     assert b"canary" not in state
-    assert pickle.loads(state).uri == "http://ada:canary@h"  # of the process
+    resumed = pickle.loads(state)
+    assert resumed.uri == "http://ada:canary@h"  # of the process
+    assert resumed.search.run.model.path == "/canary/model"
 
 
 def test_resumed_search_writes_to_the_folder_of_this_call():
