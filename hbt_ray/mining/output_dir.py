@@ -18,7 +18,7 @@ from pathlib import Path
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, stored_text, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.embedded.facts import content_fingerprint
-from hbt_ray.data.corpora.mined_files import MINED
+from hbt_ray.data.mined_files import MINED
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import RULES, load_evaluation_sets, path_checksums
 from hbt_ray.data.types import Benchmark

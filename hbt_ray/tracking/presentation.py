@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from hbt_ray.utils.limits import load_json
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -32,7 +34,7 @@ def describe_run(run: Run, results: Mapping[str, Mapping[str, float]]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     used = []
     for given in run.inputs.dataset_inputs if run.inputs else ():
-        profile = json.loads(given.dataset.profile or "{}")
+        profile = load_json(given.dataset.profile or "{}")
         languages = profile.get("languages")
         counted = [
             f"{value:,} {key}" for key, value in profile.items() if isinstance(value, int) and value and "/" not in key
@@ -56,7 +58,7 @@ def save_runs_view(client: MlflowClient, experiment_id: str, metrics: Sequence[s
         metrics: names as MLflow has them.
     """
     tags = client.get_experiment(experiment_id).tags
-    before = json.loads(tags[VIEW_TAG])["metrics"] if VIEW_TAG in tags else []
+    before = load_json(tags[VIEW_TAG])["metrics"] if VIEW_TAG in tags else []
     shown = list(dict.fromkeys([*before, *metrics]))[:_MAX_METRICS]
     if shown == before:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import time
@@ -12,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import psutil
+
+from hbt_ray.utils.limits import load_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +54,7 @@ def is_submitted_job() -> bool:
 def job_metadata() -> dict[str, str]:
     """Return what `ray job submit --metadata-json` was given, with Ray's entries; empty in no submitted job."""
     try:
-        metadata = json.loads(os.environ.get(_JOB_VARIABLE, "{}")).get("metadata")
+        metadata = load_json(os.environ.get(_JOB_VARIABLE, "{}")).get("metadata")
     except ValueError:
         return {}
     return {str(key): str(value) for key, value in (metadata or {}).items()}

@@ -48,6 +48,7 @@ INNER_LAYERS = {
             "containment",
             "language_resources",
             "manifest",
+            "mined_files",
             "minhash",
             "model_files",
             "text_files",

@@ -11,7 +11,7 @@ from typing import cast
 from hbt_ray.config import CORPUS_READERS, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
 from hbt_ray.data.corpora.file_discovery import name_unread_files
-from hbt_ray.data.corpora.mined_files import check_mined_files
+from hbt_ray.data.mined_files import check_mined_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.language_codes import language_code

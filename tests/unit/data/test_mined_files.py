@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.corpora.mined_files import MINED
+from hbt_ray.data.mined_files import MINED
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.digests import file_checksums, with_checksum
 from tests.helpers.corpus_files import corpus, read
