@@ -48,9 +48,9 @@ def bench(
     settings = BenchSettings(folder, model, xquad, rounds, quick, assumed)
     outcome = run_parts(parts, settings, click.echo)
     if "scale" in outcome.results:
-        from rich.console import Console
+        from hbt_ray.utils.terminal_table import print_tables
 
-        Console().print(format_predictions(outcome.results["scale"]))
+        print_tables([format_predictions(outcome.results["scale"])])
     click.echo(f"results  {folder / 'bench.json'}")
     if outcome.failed:
         raise UserError(f"no result of {', '.join(outcome.failed)}; see above")

@@ -106,11 +106,10 @@ def plan(
     if store is None:
         check_corpora(config)
     config = with_absolute_paths(config)
-    from rich.console import Console
-
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.sampling.factory import training_sampler
     from hbt_ray.sampling.inspect import SamplerTrace, parse_steps, trace_tables, write_trace
+    from hbt_ray.utils.terminal_table import print_tables
 
     first, last = parse_steps(steps, config.train.steps)
     folder = out_folder(out, f"{config.name}-plan").resolve()
@@ -124,6 +123,5 @@ def plan(
     batches = (config.train.chunk_pairs, config.train.gradient_accumulation)
     trace = SamplerTrace(sampler, opened, first, last, ranks, *batches)
     write_trace(trace, folder)
-    for table in trace_tables(trace):
-        Console().print(table)
+    print_tables(trace_tables(trace))
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")

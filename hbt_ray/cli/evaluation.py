@@ -167,11 +167,10 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
     if tags and not experiment:
         raise UserError("--tag selects tracked runs; write --experiment NAME as well")
-    from rich.console import Console
-
     from hbt_ray import api
     from hbt_ray.config import TrackingConfig
     from hbt_ray.tracking import resolve_uri, ui_command
+    from hbt_ray.utils.terminal_table import print_tables
 
     with tempfile.TemporaryDirectory() as scratch:
         if experiment:
@@ -180,8 +179,7 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
         else:
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
             compared = api.compare(runs)
-        for table in compared.tables():
-            Console().print(table)
+        print_tables(compared.tables())
         if out:
             page = compared.write(out)
             click.echo(f"figure   {page.with_name('comparison.png')}\npage     {page}")

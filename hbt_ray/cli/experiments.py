@@ -51,14 +51,12 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     check_before_start(config.run)
     for model in getattr(config.space.get("model.path"), "values", None) or ():
         check_model_exists(str(model), "space.model.path")
-    from rich.console import Console
-
     from hbt_ray.cluster.search.run_search import search as search_on_cluster
     from hbt_ray.search.tables import result_tables
+    from hbt_ray.utils.terminal_table import print_tables
 
     finished = search_on_cluster(config, out_folder(out, config.run.name))
-    for table in result_tables(config, finished.results):
-        Console().print(table)
+    print_tables(result_tables(config, finished.results))
     page = finished.folder / "report.html"
     click.echo(f"best     {finished.folder / 'best.yaml'}\npage     {page}\nruns     {finished.ui_command}")
 
@@ -100,14 +98,12 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
             if isinstance(path := settings.get(key), str):
                 check_model_exists(path, key)
     folder = str(out_folder(out, config.name))
-    from rich.console import Console
-    from rich.markdown import Markdown
-
     from hbt_ray.cluster.pipelines.study import study as study_on_cluster
     from hbt_ray.study.report_sections import results_section
+    from hbt_ray.utils.terminal_table import print_markdown
 
     source = [name] if name else ["--config", str(config_file)]
     repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
     finished = study_on_cluster(config, folder, repeat)
-    Console().print(Markdown("\n".join(results_section(finished.results).lines)))
+    print_markdown(results_section(finished.results).lines)
     click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")

@@ -85,13 +85,12 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
     from hbt_ray.cluster.preflight import check_before_start
 
     check_before_start(config)
-    from rich.console import Console
-
     from hbt_ray.cluster.pipelines.pretrain import held_out_table
     from hbt_ray.cluster.pipelines.pretrain import pretrain as pretrain_on_cluster
+    from hbt_ray.utils.terminal_table import print_tables
 
     finished = pretrain_on_cluster(config, folder, fresh=fresh)
-    Console().print(held_out_table(finished.held_out))
+    print_tables([held_out_table(finished.held_out)])
     click.echo(f"model    {finished.folder.model}\nruns     {finished.ui_command}")
 
 
@@ -132,19 +131,18 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
 
     The corpus comes with the package; nothing is downloaded.
     """
-    from rich.console import Console
-
     from hbt_ray.cluster.pipelines.quickstart import run_quickstart
     from hbt_ray.evaluation.compare import RunGroup, comparison_table, differences, write_comparison_page
     from hbt_ray.presets import STEPS
     from hbt_ray.utils.process import seconds_since_start
+    from hbt_ray.utils.terminal_table import print_tables
 
     folder = Path(out).expanduser().resolve()
     finished = run_quickstart(folder, seed=seed, steps=steps or STEPS)
     groups = [RunGroup.of_run(name, of_run) for name, of_run in finished.folders.items()]
     tested = differences(groups)
     page = write_comparison_page(groups, folder, title="Quickstart", tested=tested)
-    Console().print(comparison_table(groups, tested))
+    print_tables([comparison_table(groups, tested)])
     taken = ", ".join(f"{name} {seconds:.0f}" for name, seconds in finished.seconds.items())
     click.echo(f"seconds  {seconds_since_start():.0f}: {taken}")
     click.echo(f"page     {page}\nsummary  {finished.summary}\nruns     {finished.ui_command}")

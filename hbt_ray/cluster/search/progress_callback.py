@@ -25,6 +25,7 @@ from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.digests import JsonObject
 from hbt_ray.utils.progress import print_line
+from hbt_ray.utils.terminal_table import fit_table
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -148,7 +149,7 @@ class TuneProgressCallback(tune.Callback):
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
             self._live.start()
-        self._live.update(self._table(), refresh=True)
+        self._live.update(fit_table(self._table(), self._live.console.width), refresh=True)
 
     def _table(self) -> Table:
         table = Table(title=f"search by {self.search.algorithm}")

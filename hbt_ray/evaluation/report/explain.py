@@ -13,6 +13,7 @@ from rich.text import Text
 from hbt_ray.evaluation.question_results import LISTED
 from hbt_ray.evaluation.report.questions import EXAMPLES, QuestionCollection, QuestionResult
 from hbt_ray.utils.display_text import printable
+from hbt_ray.utils.terminal_table import fit_table
 
 
 def explain_report(questions: QuestionCollection) -> Iterator[RenderableType]:
@@ -83,7 +84,7 @@ def _languages_table(questions: QuestionCollection) -> Table:
 def print_explained(console: Console, blocks: Iterator[RenderableType]) -> None:
     """Print blocks without the highlighting of numbers."""
     for block in blocks:
-        console.print(block, highlight=False)
+        console.print(fit_table(block, console.width) if isinstance(block, Table) else block, highlight=False)
 
 
 def _text(text: str, style: str = "") -> Text:

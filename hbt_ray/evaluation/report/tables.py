@@ -12,6 +12,7 @@ from rich.table import Table
 from hbt_ray.evaluation.evaluator import EvalReport
 from hbt_ray.evaluation.metrics import METRICS, SETTINGS, Metric, display_name, find_metric
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.utils.terminal_table import print_tables
 
 # Benchmarks whose passages are judged language by language: their authors report other numbers first.
 _JUDGED_POOLS = ("miracl", "mrtydi", "beir", "mldr")
@@ -28,7 +29,7 @@ def headlines(benchmark: str) -> dict[tuple[str, str], str]:
 def print_report(report: EvalReport, console: Console | None = None) -> None:
     """Print every metric in the three settings, and the headline metrics of each language."""
     console = console or Console()
-    console.print(_metrics_table(report), _languages_table(report))
+    print_tables([_metrics_table(report), _languages_table(report)], console)
     console.print(
         f"{report.counts['queries']:,} queries, {report.counts['passages']:,} passages; "
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
