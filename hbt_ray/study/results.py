@@ -73,6 +73,7 @@ class StudyResults:
     def methods(self) -> list[str]:
         return list(self.config.methods)
 
+    @lru_cached_method(maxsize=None)
     def report(self, method: str, seed: int, benchmark: str) -> StoredReport:
         """Return an experiment's report. Raises UserError if it was not evaluated on the benchmark."""
         data = read_report(self._folder(method, seed, benchmark))

@@ -81,8 +81,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trainer")
     tiny_corpus.make_store(folder / "store", shards=1)
     tiny_corpus.make_encoder(folder / "encoder")
-    for num_ranks in {of_layout for of_layout, _ in LAYOUTS.values()}:
-        run_ranks(_rank_main, num_ranks, folder)
+    run_ranks(_rank_main, {num_ranks for num_ranks, _ in LAYOUTS.values()}, folder)
     return folder
 
 

@@ -94,8 +94,7 @@ def found(folder):
 
     tiny_corpus.make_store(folder / "store", negatives=2, english_only=60)
     tiny_corpus.make_encoder(folder / "encoder")
-    for num_ranks in NUM_RANKS:
-        run_ranks(_rank_main, num_ranks, folder)
+    run_ranks(_rank_main, NUM_RANKS, folder)
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 

@@ -93,8 +93,7 @@ def found(tmp_path_factory):
     tiny_corpus.make_store(folder / "store", negatives=2, components=6)
     tiny_corpus.make_encoder(folder / "encoder")
     tiny_corpus.make_encoder(folder / "teacher", seed=9)
-    for num_ranks in NUM_RANKS:
-        run_ranks(_rank_main, num_ranks, folder)
+    run_ranks(_rank_main, NUM_RANKS, folder)
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in NUM_RANKS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 # Not Ray, which one of the tests does without.
@@ -15,8 +16,13 @@ PRELOADED = [
 ]
 
 
-def forked_process(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    """Return a process to start: `target(*arguments)` with the imports of a server that runs from the first one on."""
+def fork_server() -> ForkServerContext:
+    """Return the server, which runs from the first process on."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    return context.Process(target=target, args=arguments)
+    return context
+
+
+def forked_process(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Return a process to start: `target(*arguments)` with the imports of the server."""
+    return fork_server().Process(target=target, args=arguments)

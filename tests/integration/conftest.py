@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import secrets
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,97 +12,66 @@ import pytest
 
 from hbt_ray.config import PretrainRunConfig, build
 from hbt_ray.search.config import SearchConfig
-from tests.helpers.paths import REPOSITORY
-from tests.helpers.ports import free_port
+from tests.helpers.background import BackgroundWork
 from tests.helpers.tiny_runs import tiny_config, write_corpus
-from tests.integration import worker_fork_server as fork_server
+from tests.integration import background
+from tests.integration.cluster import MARK, NUM_CPUS, LocalCluster
 
 if TYPE_CHECKING:
     from hbt_ray.cluster.search.run_search import FinishedSearch
 
+__all__ = ["MARK", "NUM_CPUS", "tiny_config", "write_corpus"]
+
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by Ray when it is imported
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # runs here save more often than they compute
 
-MARK = "HBT_TEST_CLUSTER"
-NUM_CPUS = 4  # slots, not cores: two workers, and tasks next to them
-# A process takes seconds to start: none does before a task asks for it, and idle ones stay for other tests' tasks.
-FEW_STARTS = {
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_num_workers_soft_limit": "16",
-}
+CLUSTER, WORK = pytest.StashKey[LocalCluster](), pytest.StashKey[BackgroundWork]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the cluster and the work of fixtures, if a test needs them; they start while other tests run."""
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "dashboard" not in needed or session.config.option.collectonly:
+        return
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    cluster = session.config.stash[CLUSTER] = LocalCluster(factory.mktemp("ray"))
+    session.config.add_cleanup(cluster.stop)
+    tables = factory.mktemp("mlflow_of_work") / "mlflow.db"
+    prepare = functools.partial(background.prepare_driver, cluster.dashboard, tables)
+    work = session.config.stash[WORK] = BackgroundWork(prepare, cluster.environment)
+    session.config.add_cleanup(work.stop)
+    submit = functools.partial(background.submit_job, cluster.dashboard, tables)
+    for name, function in {"submitted_job": submit, **background.WORK}.items():
+        if name in needed:
+            # Searches are next to each other, so that they share corpora and a token store.
+            folder = factory.getbasetemp() / name.replace("killed_search", "finished_search")
+            folder.mkdir(exist_ok=True)
+            work.start(name, function, folder)
 
 
 @pytest.fixture(scope="session")
-def dashboard(tmp_path_factory, bucket) -> str:
-    """Start a cluster and yield the address of its dashboard; RAY_ADDRESS names the cluster meanwhile.
+def work(request: pytest.FixtureRequest) -> BackgroundWork:
+    """Return the work of other processes."""
+    return request.config.stash[WORK]
 
-    Its processes inherit the keys of `bucket`'s server.
+
+@pytest.fixture(scope="session")
+def dashboard(request: pytest.FixtureRequest, work: BackgroundWork, bucket: object) -> Iterator[str]:
+    """Yield the address of the cluster's dashboard; RAY_ADDRESS names the cluster meanwhile.
+
+    No work is left then: some tests kill workers, and count those that run.
     """
-    port, dashboard_port = free_port(), free_port()
-    folder = tmp_path_factory.mktemp("ray")
-    log = (folder / "head.log").open("wb")
-    token = folder / "auth_token"  # a machine may have none, and `ray start` makes none
-    token.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    os.environ[MARK] = str(port)  # inherited by every process of this cluster, and by no other's
-    os.environ[fork_server.SOCKET] = str(folder / "fork_server")
-    command = [sys.executable, "-m", fork_server.__name__, "serve", os.environ[fork_server.SOCKET]]
-    worker_server = subprocess.Popen(command, cwd=REPOSITORY)
-    interpreter = str(folder / "python")
-    fork_server.write_interpreter(interpreter)
-    ray_script = f"import sys; sys.executable = {interpreter!r}; from ray.scripts.scripts import main; main()"
-    head = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            ray_script,
-            "start",
-            "--head",
-            "--block",
-            "--num-cpus",
-            str(NUM_CPUS),
-            "--port",
-            str(port),
-        ]
-        + ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
-        # The agent takes submitted jobs; its usual port may be held by another cluster of this machine.
-        + ["--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port())]
-        + ["--disable-usage-stats", "--object-store-memory", str(400 * 2**20)],
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | FEW_STARTS,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-    _wait_for(f"http://127.0.0.1:{dashboard_port}/api/version", head)
-    yield f"http://127.0.0.1:{dashboard_port}"
+    work.finish()
+    cluster = request.config.stash[CLUSTER]
+    cluster.wait()
+    os.environ.update(cluster.environment)
+    yield cluster.dashboard
     import ray as ray_module
 
     ray_module.shutdown()
-    os.killpg(head.pid, signal.SIGTERM)
-    try:
-        head.wait(3)
-    except subprocess.TimeoutExpired:
-        os.killpg(head.pid, signal.SIGKILL)
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", fork_server.SOCKET):
+    cluster.stop()
+    for name in cluster.environment:
         del os.environ[name]
-    worker_server.kill()
-    worker_server.wait()
-    log.close()
-
-
-def _wait_for(url: str, head: subprocess.Popen) -> None:
-    for _ in range(960):
-        assert head.poll() is None, "ray start ended"
-        try:
-            urllib.request.urlopen(url, timeout=1)
-            return
-        except urllib.error.HTTPError:  # it answers, and requires the token
-            return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError("the dashboard did not come up within 240 s")
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +80,14 @@ def cluster(dashboard):
     from hbt_ray.cluster.runtime import connect
 
     connect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_counted_tokens() -> Iterator[None]:
+    """Estimate token frequencies from little text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hbt_ray.pretraining.collate.COUNTED_TOKENS", background.FEW_TOKENS)
+        yield
 
 
 @pytest.fixture
@@ -154,19 +127,23 @@ def tiny_search(corpus: Path, *, experiment: str = "others", **settings) -> Sear
     return SearchConfig.model_validate(plain | settings)
 
 
-@pytest.fixture(scope="session")
-def search_corpus(tmp_path_factory) -> Path:
-    """Return one corpus for all searches, so that their results can be compared."""
-    folder = tmp_path_factory.mktemp("corpora")
+def write_search_corpora(folder: Path) -> Path:
+    """Write the corpora of all searches to a folder; return it."""
     write_corpus(folder, "others", range(1000, 1012))
     write_corpus(folder, "dev", range(2000, 2012))
-    return write_corpus(folder)
+    write_corpus(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def finished_search(cluster, search_corpus) -> FinishedSearch:
-    """Run a search over two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
-    from hbt_ray.cluster.search.run_search import search
+def search_corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one corpus for all searches, so that their results can be compared."""
+    if any("finished_search" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        return request.getfixturevalue("finished_search").folder.parent / "numbers"
+    return write_search_corpora(tmp_path_factory.mktemp("corpora")) / "numbers"
 
-    # Next to the corpus, as the other searches, so that they share a token store.
-    return search(tiny_search(search_corpus, experiment="hbt", seeds=[0, 1]), search_corpus.parent / "grid")
+
+@pytest.fixture(scope="session")
+def finished_search(cluster: None, work: BackgroundWork) -> FinishedSearch:
+    """Return a search over two alphas with two seeds each; its MLflow store is `mlflow.db` next to its folder."""
+    return work.result("finished_search")

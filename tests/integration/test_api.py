@@ -11,11 +11,16 @@ from tests.integration.conftest import tiny_config
 from tests.unit.test_docs import code_blocks
 
 
-def test_training_in_this_process_gives_the_weights_of_a_worker(cluster, corpus, one_thread, tmp_path):
-    config = tiny_config(corpus, train={"steps": 3})
-    on_ray = hbt_ray.train(config, tmp_path / "ray")
-    here = hbt_ray.train(config, tmp_path / "here", in_process=True)
-    one, other = (load_file(run.folder.model / "model.safetensors") for run in (on_ray, here))
+@pytest.fixture
+def run_on_ray(cluster, work):
+    """Return the folder in which a run was trained by a worker, as `ray`, and its settings."""
+    return work.result("run_on_ray")
+
+
+def test_training_in_this_process_gives_the_weights_of_a_worker(run_on_ray, one_thread):
+    folder, config = run_on_ray
+    hbt_ray.train(config, folder / "here", in_process=True)
+    one, other = (load_file(folder / name / "model" / "model.safetensors") for name in ("ray", "here"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import pytest
 
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.background import BackgroundWork
 
 LISTENING = """
 import ipaddress
@@ -25,12 +23,13 @@ for each in [process, *process.children(recursive=True)]:
 """
 
 
-def test_cluster_of_one_machine_listens_on_loopback_only():
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-c", LISTENING]
-    found = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=True
-    )
-    sockets = [line.split() for line in found.stdout.splitlines()]
+@pytest.fixture
+def listening_sockets(dashboard: str, work: BackgroundWork) -> str:
+    """Return the lines that LISTENING prints."""
+    return work.result("listening_sockets")
+
+
+def test_cluster_of_one_machine_listens_on_loopback_only(listening_sockets: str) -> None:
+    sockets = [line.split() for line in listening_sockets.splitlines()]
     assert {"gcs_server", "raylet"} <= {process for _, process in sockets}
     assert {address for address, _ in sockets} == {"127.0.0.1"}

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
@@ -24,7 +18,6 @@ from hbt_ray.config import load_config
 from hbt_ray.errors import ClusterError, ConfigError
 from hbt_ray.search.config import SearchDimension
 from hbt_ray.tracking import training_runs
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.slow import slow
 from tests.integration.conftest import NUM_CPUS, tiny_search
 
@@ -82,20 +75,16 @@ def test_mlflow_has_the_search_its_trials_and_the_model(finished_search):
     assert "held-out/mono/map" in table["columns"]
 
 
-def test_killed_search_resumes_to_the_same_table(cluster, search_corpus, finished_search, tmp_path):
+@pytest.fixture
+def killed_search(finished_search, work) -> dict[Path, int]:
+    """Return the last results of a search's trials when it was killed, and when they were written."""
+    return work.result("killed_search")
+
+
+def test_killed_search_resumes_to_the_same_table(killed_search, search_corpus, finished_search):
     settings = tiny_search(search_corpus, seeds=[0, 1])
-    file = tmp_path / "search.yaml"
-    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     out = search_corpus.parent / "killed"
-    command = [sys.executable, "-m", "hbt_ray.cli", "search", "--config", file, "--out", out]
-    driver = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
-    for _ in range(6000):  # 5 minutes, for slow machines
-        if list(out.glob("trials/*/finished")) or driver.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.killpg(driver.pid, signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-    finished = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/measured/6.json")}
+    finished = killed_search
     assert 1 <= len(finished) < 4
     search(settings, out)
     assert (out / "summary.json").read_text() == (finished_search.folder / "summary.json").read_text()

@@ -14,8 +14,9 @@ from hbt_ray.config import load_config, replace_in
 from hbt_ray.errors import ConfigError
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.tracking import training_runs
+from tests.helpers.background import BackgroundWork
 from tests.helpers.slow import slow
-from tests.integration.conftest import tiny_config, write_corpus
+from tests.integration.conftest import tiny_config
 
 COMMAND = "hbt study tiny"
 METHODS = ("untrained", "hybrid", "mined", "taught", "pretrained")
@@ -62,17 +63,14 @@ def tiny_study(folder: Path, **settings) -> StudyConfig:
     return StudyConfig.model_validate(plain | settings)
 
 
-@pytest.fixture(scope="module")
-def finished(cluster, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("studies")
-    write_corpus(folder)
-    write_corpus(folder, "others", range(1000, 1020))
-    study(tiny_study(folder), folder / "tiny", COMMAND)
-    return folder
+@pytest.fixture(scope="session")
+def finished_study(cluster: None, work: BackgroundWork) -> Path:
+    """Return the folder of the tiny study and of its corpora."""
+    return work.result("finished_study")
 
 
-def test_study_writes_a_report_and_a_folder_per_experiment(finished: Path):
-    folder = finished / "tiny"
+def test_study_writes_a_report_and_a_folder_per_experiment(finished_study: Path):
+    folder = finished_study / "tiny"
     text = (folder / "report.md").read_text()
     for words in (
         "Does training help?",
@@ -98,8 +96,8 @@ def test_study_writes_a_report_and_a_folder_per_experiment(finished: Path):
     assert config.model.path == str(pretrained / "second/seed-1/model")
 
 
-def test_experiments_are_mlflow_runs_below_the_study(finished: Path):
-    uri = f"sqlite:///{finished}/mlflow.db"
+def test_experiments_are_mlflow_runs_below_the_study(finished_study: Path):
+    uri = f"sqlite:///{finished_study}/mlflow.db"
     runs = {run.name: run for run in training_runs(uri, "studies")}
     parent = runs.pop("tiny")
     assert runs.keys() == {f"{m}, seed {s}" for m in METHODS for s in (0, 1)}
@@ -111,43 +109,45 @@ def test_experiments_are_mlflow_runs_below_the_study(finished: Path):
     assert {"report.html", "report.md", "summary.json", "table.csv", "figures"} <= files
 
 
-def test_resumed_study_repeats_only_what_is_missing(finished: Path):
-    folder = finished / "tiny"
+def test_resumed_study_repeats_only_what_is_missing(finished_study: Path):
+    folder = finished_study / "tiny"
     before = (folder / "summary.json").read_bytes()
     lost = folder / "cells/hybrid/seed-1"
     shutil.rmtree(lost)
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/evaluation/xm3600/report.json")}
     assert len(kept) == 2 * len(METHODS) - 1
-    study(tiny_study(finished), folder, COMMAND)
+    study(tiny_study(finished_study), folder, COMMAND)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert (lost / "model").exists()
     assert (folder / "summary.json").read_bytes() == before
 
 
-def test_study_refuses_experiments_trained_with_other_settings(finished: Path):
-    other = tiny_study(finished)
+def test_study_refuses_experiments_trained_with_other_settings(finished_study: Path):
+    other = tiny_study(finished_study)
     other = replace_in(other, "run.train.learning_rate", 0.5)
     with pytest.raises(ConfigError, match=r"holds a run with train.learning_rate=0.001, and this one has 0.5"):
-        study(other, finished / "tiny", COMMAND)
+        study(other, finished_study / "tiny", COMMAND)
 
 
-def test_study_refuses_a_pretraining_with_other_settings(finished: Path):
+def test_study_refuses_a_pretraining_with_other_settings(finished_study: Path):
     other = {"settings": PRETRAINING | {"pretrain.steps": 3}}
     second = {"after": "first", "settings": PRETRAINING | {"languages": ["de"]}}
     with pytest.raises(ConfigError, match=r"steps=2, and this one has 3; write another --out, or delete .*first"):
-        study(tiny_study(finished, pretraining={"first": other, "second": second}), finished / "tiny", COMMAND)
+        study(
+            tiny_study(finished_study, pretraining={"first": other, "second": second}), finished_study / "tiny", COMMAND
+        )
 
 
-def test_study_refuses_metrics_without_a_value_before_it_trains(finished: Path, tmp_path: Path):
-    made = {"miracl": {"corpus": {"format": "jsonl", "path": str(finished / "others")}, "questions": 10}}
-    settings = tiny_study(finished, made=made, measures=["miracl/multi/rank_distance"])
+def test_study_refuses_metrics_without_a_value_before_it_trains(finished_study: Path, tmp_path: Path):
+    made = {"miracl": {"corpus": {"format": "jsonl", "path": str(finished_study / "others")}, "questions": 10}}
+    settings = tiny_study(finished_study, made=made, measures=["miracl/multi/rank_distance"])
     with pytest.raises(ConfigError, match="miracl/multi/rank_distance, which has no value on miracl"):
         study(settings, tmp_path / "tiny", COMMAND)
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"benchmarks"}
 
 
-def test_changed_benchmark_is_measured_again_and_nothing_is_trained_again(finished: Path):
-    folder, file = finished / "tiny", finished / "others" / "de.jsonl"
+def test_changed_benchmark_is_measured_again_and_nothing_is_trained_again(finished_study: Path):
+    folder, file = finished_study / "tiny", finished_study / "others" / "de.jsonl"
     content, before = file.read_text(), json.loads((folder / "summary.json").read_text())
     models = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/*/model/model.safetensors")}
     questions = [json.loads(line) for line in content.splitlines()]
@@ -155,8 +155,8 @@ def test_changed_benchmark_is_measured_again_and_nothing_is_trained_again(finish
         row["question"] = other["question"]
     file.write_text("\n".join(map(json.dumps, questions)))
     with pytest.raises(ConfigError, match=r"mined with evaluation_sets\.xm3600="):  # which mining leaves out
-        study(tiny_study(finished), folder, COMMAND)
-    plain = tiny_study(finished)
+        study(tiny_study(finished_study), folder, COMMAND)
+    plain = tiny_study(finished_study)
     plain = plain.model_copy(update={"methods": {k: v for k, v in plain.methods.items() if k != "mined"}})
     study(plain, folder, COMMAND)
     changed = json.loads((folder / "summary.json").read_text())["measures"]
@@ -164,19 +164,19 @@ def test_changed_benchmark_is_measured_again_and_nothing_is_trained_again(finish
         changed[metric][method] != before["measures"][metric][method] for metric in changed for method in plain.methods
     )
     file.write_text(content)
-    study(tiny_study(finished), folder, COMMAND)
+    study(tiny_study(finished_study), folder, COMMAND)
     assert json.loads((folder / "summary.json").read_text()) == before
     assert {path: path.stat().st_mtime_ns for path in models} == models
 
 
 @slow
-def test_two_workers_per_experiment_equal_one_process(finished: Path, tmp_path: Path):
-    plain = replace_in(tiny_study(finished), "run.train.workers", 2)
+def test_two_workers_per_experiment_equal_one_process(finished_study: Path, tmp_path: Path):
+    plain = replace_in(tiny_study(finished_study), "run.train.workers", 2)
     methods = {name: plain.methods[name] for name in ("untrained", "hybrid")}
     update = {"methods": methods, "pretraining": {}, "seeds": (0,), "concurrent": None}
     study(plain.model_copy(update=update), tmp_path / "tiny", COMMAND)
     of_two = json.loads((tmp_path / "tiny/summary.json").read_text())["measures"]
-    of_one = json.loads((finished / "tiny/summary.json").read_text())["measures"]
+    of_one = json.loads((finished_study / "tiny/summary.json").read_text())["measures"]
     for method, measure in ((method, measure) for method in methods for measure in of_two):
         assert of_two[measure][method][0] == pytest.approx(of_one[measure][method][0], rel=1e-3), (method, measure)
     assert not (tmp_path / "tiny/cells/hybrid/seed-0/checkpoints").exists()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,12 @@ import torch
 
 from hbt_ray.bench.embedding import bench_embedding
 from hbt_ray.bench.fixtures import bench_encoder
-from hbt_ray.bench.registry import BENCHES, BenchSettings, load_part
+from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import Contestant, peak_mib
 from hbt_ray.bench.training import bench_train_step, count_linear_weights, gradient_caching_error, make_matmul_round
-from hbt_ray.cli import main
-from tests.helpers.forked import forked_process
 from tests.helpers.paths import REPOSITORY
+from tests.unit.bench.conftest import COMMAND
 
 
 @pytest.fixture(scope="module")
@@ -29,48 +26,10 @@ def encoder(tmp_path_factory) -> str:
     return bench_encoder(None, tmp_path_factory.mktemp("encoder"), quick=True)
 
 
-@pytest.fixture(scope="module")
-def without_ray(tmp_path_factory) -> Path:
-    """Return a folder to import from first, in which importing Ray fails."""
-    folder: Path = tmp_path_factory.mktemp("imports")
-    (folder / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')\n")
-    return folder
-
-
-COMMAND = [sys.executable, "-m", "hbt_ray.cli", "bench", "--quick", "--rounds", "1"]
-
-
 def check_result(result: dict[str, Any], unit: str) -> None:
     assert result["unit"] == unit
     assert result["ratio"] == pytest.approx(result["value"] / result["peer"], rel=1e-6)
     assert result["details"]["peak_mib"] > 100
-
-
-def run_without_ray(folder: Path, out: Path) -> None:
-    """Import every part that needs no Ray, and run one; run in a new process, whose last line of output is "done"."""
-    output = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1), os.dup2(output, 2)
-    assert "ray" not in sys.modules
-    sys.path.insert(0, str(folder))
-    for name, function in BENCHES.items():
-        if not function.startswith("hbt_ray.cluster"):
-            load_part(name)
-    main(["bench", "--quick", "--rounds", "1", "--part", "feed_40m", "--out", str(out)], standalone_mode=False)
-    print("done", flush=True)
-
-
-def test_command_runs_where_ray_is_not_installed(without_ray, tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{without_ray}:{REPOSITORY}"}
-    refused = subprocess.run([*COMMAND, "--part", "start_up"], env=environment, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.strip().endswith("hbt: start_up needs ray; pip install 'hbt_ray[bench]'")
-    out = tmp_path / "out"
-    process = forked_process(run_without_ray, without_ray, out)
-    process.start()
-    process.join(60)
-    assert (tmp_path / "out.log").read_text().splitlines()[-1] == "done"
-    assert json.loads((out / "bench.json").read_text())["feed_40m"]["unit"] == "batches/s"
-    assert [path.name for path in out.iterdir()] == ["bench.json"]  # no scratch is left
 
 
 @pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes half a minute: set HBT_SLOW_TESTS")
@@ -123,3 +82,13 @@ def test_matrix_product_counts_two_operations_per_term():
 
 def test_gradient_caching_error_is_a_rounding_error(encoder):
     assert gradient_caching_error(encoder, None, 32) < 1e-5
+
+
+def test_command_runs_where_ray_is_not_installed(refused_start_up, part_without_ray):
+    assert refused_start_up.communicate()[1].strip().endswith("hbt: start_up needs ray; pip install 'hbt_ray[bench]'")
+    assert refused_start_up.returncode == 2
+    finish, out = part_without_ray
+    finish()
+    assert out.with_suffix(".log").read_text().splitlines()[-1] == "done"
+    assert json.loads((out / "bench.json").read_text())["feed_40m"]["unit"] == "batches/s"
+    assert [path.name for path in out.iterdir()] == ["bench.json"]  # no scratch is left

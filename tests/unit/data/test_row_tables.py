@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.config import CorpusConfig
@@ -190,7 +190,6 @@ def test_item_is_no_duplicate_of_itself():
     assert repeated(table(("s", "1", 7), ("s", "1", 7))) == set()
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("0123"), st.integers(0, 5)), max_size=20),
     buckets=st.integers(1, 3),

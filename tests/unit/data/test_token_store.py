@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.data.manifest import Group, WrittenShard, write_manifest
@@ -88,7 +88,6 @@ def test_group_has_the_minimum_number_of_negatives():
     assert [i.group.negatives for i in (three, fewer, none)] == [3, 1, 0]
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.integers(0, 31), max_size=40), language=st.sampled_from(["de", "en"]))
 def test_any_rows_are_read_as_written(three_shards, rows, language):
     store, items = three_shards

@@ -31,7 +31,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(TEXTS, 400)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(st.text(max_size=60), max_size=5),
     prefix=st.sampled_from(["", "Query: ", "query:"]),

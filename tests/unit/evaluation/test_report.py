@@ -100,7 +100,7 @@ def test_written_scores_come_back_bit_for_bit(tmp_path: Path):
         passages = queries
 
     report = evaluate_benchmark(Reals(), _benchmark(), EvaluateConfig(run_depth=9))
-    write_report(report, tmp_path)
+    write_report(report, tmp_path, settings=EvaluateConfig(figures=False))
     lines = [line.split() for line in (tmp_path / "run.trec").read_text().splitlines()]
     assert (np.array([line[4] for line in lines]).astype(np.float32) == report.run.scores.ravel()).all()
     assert [line[3] for line in lines[:10]] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "1"]
@@ -191,7 +191,10 @@ def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(report: EvalRe
 def test_files_that_are_not_of_the_report_are_refused(report: EvalReport, tmp_path: Path):
     other = evaluate_benchmark(WholeNumbers(7), _benchmark(), EvaluateConfig(run_depth=100))
     settings = EvaluateConfig(figures=False)
-    one, two = (write_report(report, tmp_path / "one", settings=settings), write_report(other, tmp_path / "two"))
+    one, two = (
+        write_report(report, tmp_path / "one", settings=settings),
+        write_report(other, tmp_path / "two", settings=settings),
+    )
     assert len(run_groups_in([str(one), str(two)])) == 2
     (one / "per_query.parquet").write_bytes((two / "per_query.parquet").read_bytes())
     with pytest.raises(UserError, match=r"per_query\.parquet' is damaged \(its checksum does not match\)"):
@@ -207,7 +210,7 @@ def test_metrics_of_an_approximate_index_are_named_by_depth(tmp_path: Path):
     passages = embedder.passages([passage.text for passage in benchmark.passages])
     shards = [PassageIndexShard(passages[span], span.start) for span in language_spans(benchmark).values()]
     report = evaluate_benchmark(embedder, benchmark, EvaluateConfig(), PassageIndex.of(*shards, depth=7))
-    write_report(report, tmp_path, settings=EvaluateConfig(index_depth=1000))
+    write_report(report, tmp_path, settings=EvaluateConfig(index_depth=1000, figures=False))
     written = (tmp_path / "report.md").read_text()
     assert "| map@7 |" in written
     assert "mono nDCG@10" in written
@@ -220,7 +223,7 @@ def test_metrics_of_an_approximate_index_are_named_by_depth(tmp_path: Path):
 def test_rejects_are_counted_and_listed(tmp_path: Path):
     rejects = [RejectedRow("tiny", f"corpus.jsonl:{n}", "broken JSON", "{") for n in range(3)]
     report = evaluate_benchmark(WholeNumbers(), replace(_benchmark(), rejects=rejects), EvaluateConfig())
-    write_report(report, tmp_path)
+    write_report(report, tmp_path, settings=EvaluateConfig(figures=False))
     assert json.loads((tmp_path / "report.json").read_text())["rejects"] == {"broken JSON": 3}
     listed = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
     assert [entry["place"] for entry in listed] == ["corpus.jsonl:0", "corpus.jsonl:1", "corpus.jsonl:2"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.models.padding import pad
@@ -16,7 +16,6 @@ def test_pad_fills_each_row_after_its_tokens():
     assert ids.dtype == mask.dtype == np.int64
 
 
-@settings(max_examples=100, deadline=None)
 @given(texts=SEQUENCES.filter(any))
 def test_tokens_under_the_mask_are_the_sequences(texts):
     lengths = np.array([len(text) for text in texts])

@@ -19,6 +19,7 @@ from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch, hash_sequences
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
+from tests.helpers.slow import SLOW_TESTS
 
 MIXES = [
     {"strategy": "x-x-mono"},
@@ -170,7 +171,7 @@ def test_batch_without_negatives_has_a_passage_for_each_pair(store):
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 if SLOW_TESTS else 50)
 @given(texts=SEQUENCES)
 def test_hashes_are_equal_for_equal_sequences_only(texts):
     ids = np.array([one for text in texts for one in text], np.int32)

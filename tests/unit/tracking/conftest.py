@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hbt_ray.config import RunConfig, build_config
-from hbt_ray.tracking import Tracker
+from hbt_ray.errors import TrackingError
+from hbt_ray.tracking import Tracker, check_reachable
 from hbt_ray.utils.storage import StoragePath
+from tests.helpers.ports import free_port
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -83,6 +92,44 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = SentenceTransformer(modules=[encoder, Pooling(16, "mean"), Normalize()], device="cpu")
     whole.save(str(folder / "whole"), create_model_card=False)
     return folder / "whole"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def starting_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, subprocess.Popen[bytes], Path] | None]:
+    """Start an MLflow server; return its URI, process and log. It starts in ten seconds, while other tests run."""
+    if not any("server_uri" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(request.getfixturevalue("mlflow_tables"), folder / "mlflow.db")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield f"http://127.0.0.1:{port}", server, folder / "log"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.fixture(scope="package")
+def server_uri(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> str:
+    uri, server, log = starting_server
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            check_reachable(uri)
+            return uri
+        except TrackingError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def run_of(tracker: Tracker) -> Run:

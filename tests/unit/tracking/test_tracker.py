@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,47 +18,11 @@ from hbt_ray.config import RunConfig, build_config
 from hbt_ray.errors import TrackingError
 from hbt_ray.tracking import Tracker, check_reachable, tracked_name, training_runs, ui_command
 from hbt_ray.utils.storage import StoragePath
-from tests.helpers.ports import free_port
 from tests.helpers.slow import slow
 from tests.helpers.small_disk import small_disk
 from tests.unit.tracking.conftest import CONFIG, SENTENCES, StartRun, run_of, values_of
 
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def starting_server(
-    mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """Start an MLflow server; return its URI, process and log. It starts in ten seconds, while other tests run."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(mlflow_tables, folder / "mlflow.db")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield f"http://127.0.0.1:{port}", server, folder / "log"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def server_uri(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> str:
-    uri, server, log = starting_server
-    end = time.monotonic() + 60
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            check_reachable(uri)
-            return uri
-        except TrackingError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def test_import_does_not_load_mlflow():

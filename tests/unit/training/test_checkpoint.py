@@ -61,6 +61,13 @@ def checkpoints(request, tmp_path) -> CheckpointManager:
     return CheckpointManager(request.getfixturevalue("bucket") / tmp_path.name)
 
 
+# What is in a file does not depend on where it is: one file in the object store shows that it is read from there.
+IN_STORAGE = ["checkpoints"]
+OF_EACH_FILE = pytest.mark.parametrize(
+    ("checkpoints", "file"), [*(("folder", x) for x in (*FILES, COMPLETE)), ("s3", COMPLETE)], indirect=IN_STORAGE
+)
+
+
 def overwrite(path: StoragePath, file: str, content: bytes) -> None:
     filesystem, file_path = (path / file).arrow()
     with filesystem.open_output_stream(file_path) as stream:
@@ -90,7 +97,7 @@ def test_load_newest_without_a_checkpoint_returns_none(encoder, checkpoints):
     assert checkpoints.load_newest(make_trainer(encoder)) == (None, [])
 
 
-@pytest.mark.parametrize("file", [*FILES, COMPLETE])
+@OF_EACH_FILE
 def test_load_newest_skips_and_names_an_incomplete_checkpoint(encoder, checkpoints, file):
     trainer = make_trainer(encoder)
     checkpoints.save(trainer, TrainState(5), {})
@@ -114,7 +121,7 @@ def test_has_ended_at_the_last_step_or_by_early_stopping(encoder, checkpoints):
     assert checkpoints.has_ended(TrainConfig(steps=6))
 
 
-@pytest.mark.parametrize("file", [*FILES, COMPLETE])
+@OF_EACH_FILE
 def test_has_ended_is_false_if_the_last_checkpoint_is_damaged(encoder, checkpoints, file):
     path = checkpoints.save(make_trainer(encoder), TrainState(10), {})
     assert checkpoints.has_ended(TrainConfig(steps=10))
@@ -122,7 +129,9 @@ def test_has_ended_is_false_if_the_last_checkpoint_is_damaged(encoder, checkpoin
     assert not checkpoints.has_ended(TrainConfig(steps=10))
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    ("checkpoints", "file"), [*(("folder", x) for x in FILES), ("s3", WEIGHTS)], indirect=IN_STORAGE
+)
 def test_load_detects_one_changed_bit(encoder, checkpoints, file):
     trainer = make_trainer(encoder)
     path = checkpoints.save(trainer, TrainState(5), {})
@@ -136,7 +145,7 @@ def test_load_detects_one_changed_bit(encoder, checkpoints, file):
     assert torch.equal(weights_of(trainer), before)
 
 
-@pytest.mark.parametrize("file", [*FILES, COMPLETE])
+@OF_EACH_FILE
 def test_load_newest_skips_a_checkpoint_without_one_of_its_files(encoder, checkpoints, file):
     path = checkpoints.save(make_trainer(encoder), TrainState(5), {})
     (path / file).delete()
@@ -233,7 +242,12 @@ def test_names_that_are_no_step_are_passed_over_by_name(encoder, checkpoints):
     checkpoints.prune(1, "loss")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"progress": {}}', '{"progress": {"stepp": 1}, "metrics": {}}'])
+@pytest.mark.parametrize(
+    ("checkpoints", "content"),
+    [("folder", x) for x in ("", "{", "[]", '{"progress": {}}', '{"progress": {"stepp": 1}, "metrics": {}}')]
+    + [("s3", "{")],
+    indirect=IN_STORAGE,
+)
 def test_damaged_older_checkpoint_is_passed_over_by_name(encoder, checkpoints, content, caplog):
     trainer = make_trainer(encoder)
     for step, loss in ((5, 1.0), (10, 2.0), (15, 3.0)):

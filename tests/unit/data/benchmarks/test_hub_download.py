@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.errors import UserError
 
 
 def packed(line: object) -> bytes:
@@ -101,59 +102,46 @@ class HubServer(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """Run the server, and let the hub's library, which reads its address when it is imported, use it."""
     server = HubServer()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HBT_BENCHMARKS", str(tmp_path))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
 
 
-def load(name: str, hub: HubServer, home: Path) -> subprocess.CompletedProcess[str]:
-    """Load a benchmark in a subprocess, because the hub's library reads the address when it is imported."""
-    code = (
-        "import sys; from hbt_ray.data.benchmarks import load_benchmark; from hbt_ray.errors import UserError\n"
-        "try: print(load_benchmark(sys.argv[1], None).judgements)\n"
-        "except UserError as error: sys.exit(str(error))"
-    )
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
-        "HBT_BENCHMARKS": str(home),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    environment.pop("HF_HUB_OFFLINE", None)
-    return subprocess.run(
-        [sys.executable, "-c", code, name], env=environment, capture_output=True, text=True, timeout=60
-    )
-
-
 def test_benchmark_is_downloaded_once_and_then_checked(hub: HubServer, tmp_path: Path):
-    first = load("beir/tiny", hub, tmp_path)
-    assert first.stdout.strip() == "{'q': {'p': 1}}", first.stderr
+    first = load_benchmark("beir/tiny", None).judgements
+    assert first == {"q": {"p": 1}}
+    assert hub.requests
     assert not [path for path in hub.requests if "huge.bin" in path]
     hub.requests.clear()
-    assert load("beir/tiny", hub, tmp_path).stdout == first.stdout
+    assert load_benchmark("beir/tiny", None).judgements == first
     assert hub.requests == []
     corpus = tmp_path / "beir-tiny-test" / "corpus.jsonl.gz"
     corpus.write_bytes(corpus.read_bytes()[:-1])
-    again = load("beir/tiny", hub, tmp_path)
-    assert again.returncode == 1
-    assert "corpus.jsonl.gz is not as it was fetched; delete" in again.stderr
+    with pytest.raises(UserError, match=r"corpus.jsonl.gz is not as it was fetched; delete"):
+        load_benchmark("beir/tiny", None)
 
 
 @pytest.mark.parametrize(
     ("name", "judgements", "files"),
     [
-        ("miracl/sw", "{'sw:q': {'sw:p': 1}}", {"topics.miracl-v1.0-sw-dev.tsv", "qrels.miracl-v1.0-sw-dev.tsv"}),
-        ("mrtydi/sw", "{'sw:q': {'sw:p': 1}}", {"test.jsonl.gz"}),
-        ("mldr/de", "{'de:q': {'de:p': 1}}", {"test.jsonl.gz"}),
+        ("miracl/sw", {"sw:q": {"sw:p": 1}}, {"topics.miracl-v1.0-sw-dev.tsv", "qrels.miracl-v1.0-sw-dev.tsv"}),
+        ("mrtydi/sw", {"sw:q": {"sw:p": 1}}, {"test.jsonl.gz"}),
+        ("mldr/de", {"de:q": {"de:p": 1}}, {"test.jsonl.gz"}),
     ],
 )
 def test_only_the_files_of_the_language_are_downloaded(
-    hub: HubServer, tmp_path: Path, name: str, judgements: str, files: set[str]
+    hub: HubServer, tmp_path: Path, name: str, judgements: dict[str, dict[str, int]], files: set[str]
 ):
-    loaded = load(name, hub, tmp_path)
-    assert loaded.stdout.strip() == judgements, loaded.stderr
+    assert load_benchmark(name, None).judgements == judgements
     kept = json.loads(next(tmp_path.rglob("sha256.json")).read_text())
     passages = "docs-0.jsonl.gz" if name == "miracl/sw" else "corpus.jsonl.gz"
     assert {Path(file).name for file in kept} == {*files, passages}
@@ -163,14 +151,14 @@ def test_only_the_files_of_the_language_are_downloaded(
     ("name", "languages"),
     [("miracl/swahili", "ar, bn, de"), ("mrtydi/swahili", "ar, bn, en"), ("mldr/sw", "ar, de, en")],
 )
-def test_unknown_language_is_refused_without_a_request(hub: HubServer, tmp_path: Path, name: str, languages: str):
-    error = load(name, hub, tmp_path).stderr
-    assert f"there is no benchmark {name!r}; languages of {name.partition('/')[0]}: {languages}" in error
+def test_unknown_language_is_refused_without_a_request(hub: HubServer, name: str, languages: str):
+    family = name.partition("/")[0]
+    with pytest.raises(UserError, match=f"there is no benchmark {name!r}; languages of {family}: {languages}"):
+        load_benchmark(name, None)
     assert hub.requests == []
 
 
 def test_missing_data_set_is_named(hub: HubServer, tmp_path: Path):
-    missing = load("beir/none", hub, tmp_path)
-    assert "cannot be fetched from BeIR/none" in missing.stderr
-    assert "write beir/none=FOLDER" in missing.stderr
+    with pytest.raises(UserError, match=r"(?s)cannot be fetched from BeIR/none.*write beir/none=FOLDER"):
+        load_benchmark("beir/none", None)
     assert not list(tmp_path.rglob("sha256.json"))

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.data.corpora import list_shards
@@ -122,7 +122,6 @@ def test_wrong_column_is_answered_with_those_there_are(tmp_path: Path):
 @given(
     st.lists(st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=9)] * 2), max_size=9)
 )
-@settings(max_examples=100, deadline=None)
 def test_every_record_that_csv_writes_is_read_back(pairs: list[tuple[str, str]]):
     with tempfile.TemporaryDirectory() as name:
         with (Path(name) / "de.csv").open("w", encoding="utf-8", newline="") as file:
@@ -134,7 +133,6 @@ def test_every_record_that_csv_writes_is_read_back(pairs: list[tuple[str, str]])
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
 def test_any_bytes_give_rows_and_rejects(content: bytes):
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "de.csv").write_bytes(b"id,question,context\n" + content)

@@ -17,6 +17,7 @@ from hbt_ray.config import Columns
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from tests.helpers.corpus_files import GOOD, corpus, json_values, only_reject, read, write_lines
+from tests.helpers.slow import SLOW_TESTS
 
 
 def test_json_line_becomes_a_row_with_its_location(tmp_path: Path):
@@ -113,7 +114,6 @@ def test_truncated_gzip_file_keeps_its_rows_and_ends_in_a_reject(tmp_path: Path)
 
 
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")) | st.sampled_from([json.dumps(GOOD).encode()])))
-@settings(max_examples=100, deadline=None)
 def test_every_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
     with tempfile.TemporaryDirectory() as folder:
         write_lines(Path(folder) / "de.jsonl", *lines)
@@ -122,7 +122,7 @@ def test_every_line_of_any_bytes_gives_one_row_or_reject(lines: list[bytes]):
 
 
 @given(st.dictionaries(st.sampled_from([*Columns().model_dump().values()]), json_values))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 if SLOW_TESTS else 50)
 def test_every_record_gives_one_row_or_reject_in_valid_utf8(record: dict[str, Any]):
     with tempfile.TemporaryDirectory() as folder:
         write_lines(Path(folder) / "all.jsonl", {**GOOD, "language": "de"}, record)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.data.types import CorpusRow, RejectedRow
@@ -90,7 +90,6 @@ def test_missing_lists_are_rejected_with_their_location(tmp_path: Path):
 
 
 @given(json_values, st.lists(json_values), st.lists(json_values))
-@settings(max_examples=100, deadline=None)
 def test_any_values_give_one_row_or_reject_for_each_question(context: Any, questions: list[Any], breaks: list[Any]):
     with tempfile.TemporaryDirectory() as folder:
         write_squad(Path(folder) / "de.json", context, *questions, sentence_breaks=breaks)
