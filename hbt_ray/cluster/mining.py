@@ -12,6 +12,7 @@ from hbt_ray.cluster.worker_counts import max_units_per_worker
 from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.mining import MinedCorpora, MiningRun, finish_mining, mine_language, open_miner, start_mining
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.progress import track
 
 
 def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
@@ -41,7 +42,7 @@ def _mine_on_cluster(config: RunConfig, model: str, out: Path) -> MinedCorpora:
         connect()
         gpu = max(node_resources("GPU"), default=0) >= 1
         if not gpu and len(node_resources("CPU")) == 1:
-            for language in languages:
+            for language in track(languages, "mining", "languages"):
                 mine_language(mining, language, embedder)
         else:
             # Nodes may have other devices than the driver; "auto" is resolved once for all.
@@ -49,8 +50,10 @@ def _mine_on_cluster(config: RunConfig, model: str, out: Path) -> MinedCorpora:
             config = replace_in(config, "evaluate.precision", precision)
             cpus = 1 if gpu else max_units_per_worker(node_resources("CPU"), len(languages))
             task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_mine)
+            tasks = [task.remote(mining, config, model, language, cpus) for language in languages]
             with unwrap_ray_errors("mining"):
-                ray.get([task.remote(mining, config, model, language, cpus) for language in languages])
+                for mined in track(tasks, "mining", "languages"):
+                    ray.get(mined)
     return finish_mining(mining)
 
 

@@ -24,6 +24,7 @@ from hbt_ray.data.corpora.detection import detect_corpus, list_sample_shards
 from hbt_ray.data.text_normalization import clean_row, normalize_for_storage
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.progress import track
 
 ROWS_PER_FILE = 1000
 MAX_ROWS = 20_000  # of all files
@@ -100,7 +101,7 @@ def sample_corpus(path: str, overrides: Sequence[str] = ()) -> CorpusSample:
         rejects: list[RejectedRow] = []
         is_whole = len(shards) <= MAX_FILES
         most = _rows_per_file(len(shards))
-        for shard in shards[:MAX_FILES]:
+        for shard in track(shards[:MAX_FILES], "looking at files", "files"):
             read = read_shard(shard)
             for row in itertools.islice(read, most):
                 checked = clean_row(row) if isinstance(row, CorpusRow) else row

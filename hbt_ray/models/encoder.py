@@ -28,6 +28,7 @@ from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
 from hbt_ray.models.packed_attention import can_pack, is_packed, register_packed_attention, transformer_of
 from hbt_ray.models.saved_settings import similarity_of, takes_token_ids, use_as_trained
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
+from hbt_ray.utils.progress import stage
 
 
 def load_for_training(
@@ -112,7 +113,7 @@ def load_pretrained(
         model_kwargs["attn_implementation"] = attention
     check_is_dense(path)
     try:
-        with without_progress_bars():
+        with without_progress_bars(), stage(f"loading {path}"):
             if is_sentence_transformer_model(path):
                 encoder = SentenceTransformer(
                     path, device=device, trust_remote_code=trust_remote_code, model_kwargs=model_kwargs

@@ -72,7 +72,7 @@ class Stage:
         if self.detail:
             parts.append(self.detail)
         if self.total is not None and rate > 0:
-            parts.append(f"{_minutes((self.total - self.done) / rate)} left")
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
         elif self.total is None or self.done == before:
             parts.append(f"{now_s - self.began_s:.0f} s")
         return "  ".join(parts)
@@ -272,7 +272,12 @@ def _rounded(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, with hours if there are any.
+
+    >>> duration(75), duration(3661)
+    ('1:15', '1:01:01')
+    """
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -18,13 +18,14 @@ from hbt_ray.cluster.search.trial import is_finished, trial_dir
 from hbt_ray.cluster.tracked_run import start_tracker
 from hbt_ray.config import TrackingConfig, replace_in
 from hbt_ray.errors import TrackingError
-from hbt_ray.evaluation.metrics import display_name, tracked_metrics
+from hbt_ray.evaluation.metrics import display_name, find_metric, tracked_metrics
 from hbt_ray.evaluation.report import format_value
+from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.digests import JsonObject
-from hbt_ray.utils.progress import print_line
+from hbt_ray.utils.progress import duration, print_line
 from hbt_ray.utils.terminal_table import fit_table
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class TuneProgressCallback(tune.Callback):
         self._trackers: dict[str, Tracker] = {}
         self._tracked_steps: dict[str, set[int]] = {}  # of each trial, since this driver started
         self._rows: dict[str, tuple[str, ...]] = {}
+        self._values: dict[str, float] = {}  # of each trial, the newest of the first objective
+        self._began_s = time.monotonic()
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -139,20 +142,40 @@ class TuneProgressCallback(tune.Callback):
         shown = [format_value(f"/{objective}", values.get(objective)) for objective in self.search.objectives]
         row = (name, f"{step}/{self.search.run.train.steps}", *shown, state)
         is_changed = self._rows.get(trial.trial_id) != row
+        if (value := values.get(next(iter(self.search.objectives)))) is not None:
+            self._values[trial.trial_id] = value
         self._rows[trial.trial_id] = row
         if not sys.stderr.isatty():
             if is_changed:
                 pairs = zip(self.search.objectives, shown, strict=True)
                 objectives = "  ".join(f"{objective} {value}" for objective, value in pairs)
                 print_line(f"{time.strftime('%H:%M:%S')}  {name}  step {row[1]}  {objectives}  {state}")
+                if state != "running":
+                    print_line(f"{time.strftime('%H:%M:%S')}  {self._summary()}")
             return
         if self._live is None:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
             self._live.start()
         self._live.update(fit_table(self._table(), self._live.console.width), refresh=True)
 
+    def _summary(self) -> str:
+        """Return how many trials have ended, the best so far by the first objective, and the time left."""
+        ended = sum(row[-1] != "running" for row in self._rows.values())
+        candidates = len(list_candidates(self.search)) or self.search.configurations
+        total = max(candidates * len(self.search.seeds), len(self._rows))
+        parts = [f"{ended} of {total} trials"]
+        if self._values:
+            objective = next(iter(self.search.objectives))
+            choose = max if find_metric(f"/{objective}").higher_is_better else min
+            best = choose(self._values, key=self._values.__getitem__)
+            shown = format_value(f"/{objective}", self._values[best])
+            parts.append(f"best {display_name(objective)} so far {shown} ({self._rows[best][0]})")
+        if 0 < ended < total:
+            parts.append(f"{duration((time.monotonic() - self._began_s) / ended * (total - ended))} left")
+        return ", ".join(parts)
+
     def _table(self) -> Table:
-        table = Table(title=f"search by {self.search.algorithm}")
+        table = Table(title=f"search by {self.search.algorithm}", caption=self._summary())
         for number, heading in enumerate(("trial", "step", *map(display_name, self.search.objectives), "state")):
             table.add_column(heading, justify="left" if number == 0 else "right")
         for row in self._rows.values():

@@ -12,6 +12,7 @@ from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.digests import damaged_file, file_checksums
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.limits import load_json
+from hbt_ray.utils.progress import stage
 
 CHECKSUMS = "sha256.json"
 
@@ -41,7 +42,8 @@ def download_benchmark(name: str, source: HubSource, split: str | None = None) -
     if (folder / CHECKSUMS).exists():
         _verify_checksums(folder)
         return str(folder)
-    _download(name, source, split, folder)
+    with stage(f"fetching {name} from the hub"):
+        _download(name, source, split, folder)
     _write_checksums(folder)
     return str(folder)
 

@@ -23,6 +23,7 @@ from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, r
 from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils import progress
 from hbt_ray.utils.language_codes import spell_code
 from hbt_ray.utils.limits import load_json
 
@@ -234,7 +235,8 @@ def _load(shard: CorpusShard) -> Dataset:  # an IterableDataset if it is streame
         subset, split = shard.options["subset"], shard.options["split"]
         if shard.options.get("streaming"):
             return datasets.load_dataset(shard.location, subset, split=split, streaming=True)
-        return datasets.load_dataset(shard.location, subset, split=split)
+        with progress.stage(f"fetching {shard.location} from the hub"):
+            return datasets.load_dataset(shard.location, subset, split=split)
     except Exception as error:  # many types; the remedy is the same for all
         raise _not_found(shard.location, error) from None
 

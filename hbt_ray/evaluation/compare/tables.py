@@ -15,6 +15,7 @@ from hbt_ray.evaluation.compare.runs import RunGroup
 from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report import format_value, headlines
 from hbt_ray.evaluation.significance import LEVEL, Difference, compare_queries, holm
+from hbt_ray.utils.progress import track
 
 # (label, full name of the metric, heading, difference, p-value corrected by Holm over all of a comparison)
 TestedDifference = tuple[str, str, str, Difference, float]
@@ -102,7 +103,7 @@ def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
         for group, of_group in zip(others, tables[benchmark][1:], strict=True):
             if tables[benchmark][0] and of_group:
                 _check_same(benchmark, first, group)
-    for benchmark, metric, heading in headlines:
+    for benchmark, metric, heading in track(headlines, "testing differences", "metrics"):
         within_benchmark = metric.partition("/")[2]
         one, *rest = tables[benchmark]
         for group, other in zip(others, rest, strict=True):
