@@ -138,8 +138,8 @@ class MixConfig(ConfigSection):
     """`hybrid`: probability that a batch is monolingual; otherwise it is cross-lingual."""
     alpha_schedule: AlphaSchedule | None = None
     """`hybrid`: alpha that changes during training, such as {points: [[0, 0.9], [600, 0.1]], between: linear}."""
-    cross_pairs: Literal["one", "mixed"] = "one"
-    """`one`: a cross-lingual batch has one ordered language pair. `mixed`: each row has its own."""
+    cross_pairs: Literal["one", "mixed"] = "mixed"
+    """`mixed`: each row of a cross-lingual batch has two languages of its own. `one`: all rows have the same two."""
     positive_languages: int = Field(2, ge=2)
     """`one-to-k`: passages per question, each in another language."""
     language_sampling: Sampling = 0.0

@@ -101,7 +101,7 @@ def test_translations_are_drawn_without_changing_the_batch(
     assert np.concatenate([part.second_languages for part in parts]).tolist() == batch.second_languages.tolist()
 
 
-@pytest.mark.parametrize("mix", [{"strategy": "x-x-mono"}, {"strategy": "x-y"}], ids=str)
+@pytest.mark.parametrize("mix", [{"strategy": "x-x-mono"}, {"strategy": "x-y", "cross_pairs": "one"}], ids=str)
 def test_translations_of_a_monolingual_batch_have_one_language(mix):
     sampler = make_sampler(store=groups_manifest("abc")[0], with_query_translations=True, **mix)
     drawn = {}
