@@ -131,9 +131,10 @@ class ItemComponents:
 
 
 def find_components(links: Iterable[pa.Table]) -> ItemComponents:
-    """Join links to components. The memory needed is that of MAX_LINKS links and of the items that have links.
+    """Join links to components. The memory needed is that of MAX_LINKS links or of twice the items that have links.
 
-    1. Collect links; when there are MAX_LINKS, replace them by one link of each item to its component.
+    1. Collect links; when there are MAX_LINKS, replace them by one link of each item to its component. Do so again when
+       there are twice as many as that left, so that the links of N items are joined log2(N / MAX_LINKS) times.
     2. Name each component by an item's key. The choice is by another hash of the keys: the smallest key itself would be
        held out the more often, the larger a component is.
 
@@ -142,6 +143,7 @@ def find_components(links: Iterable[pa.Table]) -> ItemComponents:
     """
     # 1.
     collected: list[np.ndarray] = []  # (2, links) each
+    limit = MAX_LINKS
     negative_keys, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for table in links:
         pairs = np.stack([table.column(name).to_numpy() for name in ("item", "other")])
@@ -149,8 +151,9 @@ def find_components(links: Iterable[pa.Table]) -> ItemComponents:
         is_negative = table.column("negative_key").is_valid().to_numpy()
         negative_keys.append(table.column("negative_key").drop_null().to_numpy())
         owners.append(pairs[0, is_negative])
-        if sum(one.shape[1] for one in collected) > MAX_LINKS:
+        if sum(one.shape[1] for one in collected) > limit:
             collected = [np.stack(_join(np.concatenate(collected, axis=1)))]
+            limit = max(MAX_LINKS, 2 * collected[0].shape[1])
     # 2.
     items, components = _join(np.concatenate([np.empty((2, 0), np.uint64), *collected], axis=1))
     _, numbers, counts = np.unique(components, return_inverse=True, return_counts=True)

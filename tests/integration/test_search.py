@@ -86,6 +86,10 @@ def test_killed_search_resumes_to_the_same_table(killed_search, search_corpus, f
     out = search_corpus.parent / "killed"
     finished = killed_search
     assert 1 <= len(finished) < 4
+    (out / "tune").chmod(0o777)
+    with pytest.raises(ConfigError, match=r"other users may write .*/tune, .* chmod go-w .*, or write another --out"):
+        search(settings, out)
+    (out / "tune").chmod(0o755)
     search(settings, out)
     assert (out / "summary.json").read_text() == (finished_search.folder / "summary.json").read_text()
     one, other = (load_config(folder / "best.yaml") for folder in (out, finished_search.folder))

@@ -83,6 +83,24 @@ def test_components_equal_a_plain_search_for_any_blocks(texts: list[TextKey], bu
         assert getattr(again, name).tolist() == getattr(found, name).tolist()
 
 
+def test_links_of_many_items_are_joined_few_times(monkeypatch):
+    joined = []  # numbers of links
+
+    def counted(links, join=components._join):
+        joined.append(links.shape[1])
+        return join(links)
+
+    monkeypatch.setattr(components, "MAX_LINKS", 100)
+    monkeypatch.setattr(components, "_join", counted)
+    # 800 pairs of items, in tables of 10 links
+    items = np.arange(1, 1601, dtype=np.uint64)
+    links = pa.table([items[::2], items[1::2], pa.nulls(800, pa.uint64())], components.LINKS)
+    found = find_components(pa.Table.from_batches([batch]) for batch in links.to_batches(10))
+    assert len(set(found.components.tolist())) == 800
+    # 110 links are joined to 220, one of each item; with 230 more to 680. The last join is of the 1,140 at the end.
+    assert joined == [110, 450, 1140]
+
+
 # Splits
 
 
