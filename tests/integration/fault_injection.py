@@ -26,6 +26,7 @@ from tests.helpers.paths import REPOSITORY
 from tests.integration.conftest import MARK
 
 TIMES = int(os.environ.get("HBT_FAULT_TIMES", "0"))  # how often each fault is injected
+COMMAND_S = 600  # in which a command must end
 injects_faults = pytest.mark.skipif(
     not TIMES, reason="takes minutes: set HBT_FAULT_TIMES to how often each fault is injected"
 )
@@ -136,7 +137,7 @@ def start_command(words: Sequence[object], prefix: Sequence[str] = (), env: dict
 
 def finish_command(process: AnyCommand, code: int = 0) -> str:
     """Wait for a command, whose exit code must be `code`; return its stderr."""
-    errors = process.communicate(timeout=240)[1].decode()
+    errors = process.communicate(timeout=COMMAND_S)[1].decode()
     assert process.returncode == code, errors
     return errors
 
@@ -183,7 +184,7 @@ def killed_command(
         injected += 1
         if inject is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=240)
+        process.communicate(timeout=COMMAND_S)
         if relocate is not None:
             folder = relocate(folder)
     finish_command(start_command([*words, "--out", folder]))
