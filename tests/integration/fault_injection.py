@@ -180,6 +180,7 @@ def killed_command(
         if process.poll() is not None:
             finish_command(process)
             too_late += 1
+            shutil.rmtree(folder)  # a finished run is not run again
             continue
         injected += 1
         if inject is None:
