@@ -15,6 +15,7 @@ from hbt_ray.cli.doctor import doctor
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
 from hbt_ray.cli.explain import explain
+from hbt_ray.cli.export import export
 from hbt_ray.cli.training import mine, pretrain, quickstart, train
 from hbt_ray.utils.logging import configure_libraries, configure_package_log
 from hbt_ray.utils.progress import show_progress
@@ -53,7 +54,7 @@ def main() -> None:
 
 _COMMANDS = (
     *(quickstart, doctor, inspect, config, prepare, plan, train, evaluate, explain, compare),
-    *(mine, pretrain, search, study, bench),
+    *(export, mine, pretrain, search, study, bench),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

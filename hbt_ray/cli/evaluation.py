@@ -89,7 +89,7 @@ def evaluate(
 
     In this process; with --shards, on a Ray cluster.
     """
-    folders = _benchmark_folders(benchmarks)
+    folders = benchmark_folders(benchmarks)
     if index != "flat" and not shards:
         raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
     from hbt_ray import api
@@ -127,7 +127,7 @@ def _print_report(report: EvalReport) -> None:
     print_report(report)
 
 
-def _benchmark_folders(options: Sequence[str]) -> dict[str, str]:
+def benchmark_folders(options: Sequence[str]) -> dict[str, str]:
     """Parse each --benchmark: NAME=FOLDER, or the name of a benchmark that needs no folder.
 
     Raises:

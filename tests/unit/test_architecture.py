@@ -30,6 +30,7 @@ LAYERS = (
     {"pretraining"},
     {"retrieval"},
     {"evaluation"},
+    {"export"},
     {"mining"},
     {"tracking"},
     {"search"},
@@ -87,6 +88,8 @@ LIBRARY_OWNERS = {
     "optuna": ("cluster/search/**/*.py", "cluster/search/*.py"),
     "peft": ("models/lora.py",),
     "datasketch": ("data/minhash.py",),
+    "onnxruntime": ("export/conversion.py",),
+    "openvino": ("export/conversion.py",),
 }
 PRIVATE_RAY = re.compile(r"\bray\.(\w+\.)*(_private|_common|_internal)\b|\bray\.train\.v2\b")
 

@@ -18,7 +18,7 @@ from hbt_ray.errors import StorageError
 from hbt_ray.evaluation.evaluator import EvalReport, RankedList
 from hbt_ray.evaluation.report.figures import bias_figure, matrix_figure, projection_figure
 from hbt_ray.evaluation.report.markdown import markdown_lines
-from hbt_ray.evaluation.report.mteb_format import mteb_result
+from hbt_ray.evaluation.report.mteb_format import mteb_model_meta, mteb_result
 from hbt_ray.evaluation.report.page import report_page
 from hbt_ray.evaluation.report.reader import PASSAGES, PER_QUERY, QUESTIONS, REPORT
 from hbt_ray.utils.atomic_write import atomic_files
@@ -26,7 +26,7 @@ from hbt_ray.utils.digests import file_checksums, with_checksum
 from hbt_ray.utils.html_page import PAGE
 from hbt_ray.utils.plotting import save_figure
 
-_OPTIONAL = ("rejects.jsonl", "matrix.png", "bias.png", "projection.png")
+_OPTIONAL = ("model_meta.json", "rejects.jsonl", "matrix.png", "bias.png", "projection.png")
 
 
 def make_folder(folder: Path) -> None:
@@ -99,6 +99,9 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
             folder / "rejects.jsonl", (json.dumps(reject.record(), ensure_ascii=False) for reject in report.rejects)
         )
     (folder / "mteb.json").write_text(json.dumps(mteb_result(report, model), indent=1) + "\n", encoding="utf-8")
+    if isinstance(model, dict):
+        meta = json.dumps(mteb_model_meta(report, model), indent=1)
+        (folder / "model_meta.json").write_text(meta + "\n", encoding="utf-8")
     summary: dict[str, object] = {
         "benchmark": report.benchmark,
         "fingerprint": report.fingerprint,

@@ -1,0 +1,103 @@
+"""The command that writes an encoder for other engines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hbt_ray.cli.evaluation import benchmark_folders
+from hbt_ray.cli.options import examples
+from hbt_ray.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hbt_ray.export import Exported, ExportFormat, ExportPrecision
+
+
+@click.command(
+    epilog=examples(
+        "hbt export ~/hbt_runs/faq/model --out faq-onnx",
+        "hbt export ~/hbt_runs/faq/model --format onnx --precision int8 \\",
+        "    --benchmark xquad-r=data/xquad-r --out faq-onnx",
+    )
+)
+@click.argument("model")
+@click.option("--out", required=True, help="Folder for a copy of the model with the exported files.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["onnx", "openvino"]), help="Default: both.")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Default: both.")
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    multiple=True,
+    help="NAME=FOLDER, or embedded, on which mAP is compared language by language. Repeatable.",
+)
+def export(
+    model: str,
+    out: str,
+    formats: Sequence[ExportFormat],
+    precisions: Sequence[ExportPrecision],
+    benchmarks: Sequence[str],
+) -> None:
+    """Write an encoder as ONNX and OpenVINO, and compare it with the original.
+
+    The folder is one that sentence-transformers loads, with backend="onnx" or "openvino" or without.
+    """
+    settings = EvaluateConfig(
+        benchmarks=benchmark_folders(benchmarks), split="small" if "embedded" in benchmarks else None
+    )
+    from hbt_ray.data.model_files import check_model_exists
+    from hbt_ray.export import FORMATS, PRECISIONS, check_export, check_libraries, export_encoder, sample_texts
+    from hbt_ray.utils.terminal_table import print_tables
+
+    formats, precisions = formats or FORMATS, precisions or PRECISIONS
+    check_model_exists(model, "MODEL")
+    check_libraries(formats, precisions)
+    from hbt_ray.evaluation.run_evaluation import load_benchmarks
+    from hbt_ray.models.encoder import load_pretrained, save_encoder
+
+    loaded = load_benchmarks(settings)
+    encoder = load_pretrained(model, device="cpu", attention="sdpa")
+    folder = Path(out).expanduser()
+    if folder.resolve() != Path(model).expanduser().resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_encoder(encoder, folder)
+        for name in ("README.md", "decontaminated.json"):
+            if (source := Path(model).expanduser() / name).is_file():
+                shutil.copy(source, folder / name)
+    files = export_encoder(encoder, folder, formats, precisions)
+    texts = sample_texts(loaded)
+    found = {" ".join(key): check_export(encoder, file, texts, loaded) for key, file in files.items()}
+    print_tables([_vectors_table(found, len(texts)), *(_map_table(found, one.name) for one in loaded)])
+    click.echo(f"model    {folder}")
+    for one in found.values():
+        click.echo(f"         {one.file.relative_to(folder)}")
+
+
+def _vectors_table(found: dict[str, Exported], texts: int) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Exported encoder", caption=f"differences of the vectors of {texts} texts")
+    for heading in ("file", "MB", "largest difference", "smallest cosine"):
+        table.add_column(heading, justify="left" if heading == "file" else "right")
+    for name, one in found.items():
+        table.add_row(name, f"{one.megabytes:,.1f}", f"{one.max_difference:.1e}", f"{one.min_cosine:.6f}")
+    return table
+
+
+def _map_table(found: dict[str, Exported], benchmark: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{benchmark}: mAP within a language", caption="of the original, and the change of each file")
+    table.add_column("language")
+    for heading in ("original", *found):
+        table.add_column(heading, justify="right")
+    languages = next(iter(found.values())).map_by_language[benchmark]
+    for language, (original, _) in languages.items():
+        changes = (one.map_by_language[benchmark][language] for one in found.values())
+        table.add_row(language, f"{original:.4f}", *(f"{after - before:+.4f}" for before, after in changes))
+    return table

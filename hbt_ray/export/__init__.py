@@ -1,0 +1,25 @@
+"""Encoders as ONNX and OpenVINO files, and what these change in vectors and mAP. Needs the extra `export`."""
+
+from hbt_ray.export.check import Exported, check_export, sample_texts
+from hbt_ray.export.conversion import (
+    FORMATS,
+    PRECISIONS,
+    ExportFormat,
+    ExportPrecision,
+    check_libraries,
+    export_encoder,
+    with_exported,
+)
+
+__all__ = [
+    "FORMATS",
+    "PRECISIONS",
+    "ExportFormat",
+    "ExportPrecision",
+    "Exported",
+    "check_export",
+    "check_libraries",
+    "export_encoder",
+    "sample_texts",
+    "with_exported",
+]
