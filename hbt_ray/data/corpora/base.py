@@ -21,6 +21,7 @@ class CorpusShard:
     languages: tuple[str, ...] | None = None  # those to read if rows name theirs; None: all
     columns: Columns = field(default_factory=Columns)  # names of the columns, if rows have columns
     row_ids: str | None = None  # None: a column has the ids; otherwise an id is this text and the row's number
+    may_lack_texts: bool = False  # a row without question and passage is passed over, not rejected
     other_files: tuple[str, ...] = ()  # that are read besides the location
     options: Mapping[str, Any] = field(default_factory=dict)  # of this format only, such as a range of rows
 

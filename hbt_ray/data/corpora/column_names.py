@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hbt_ray.config import Columns
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.language_codes import language_code
 from hbt_ray.utils.logging import warn_once
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 GRADES = ("label", "score", "labels", "similarity", "similarity_score")  # of pairs that may be no positive pairs
 _NUMBERED = re.compile(r"[_-]?[0-9]+")
+_SEPARATORS = re.compile(r"[ _.(\[-]+")
 _DEFAULTS = Columns()
 
 
@@ -73,6 +75,46 @@ def resolve_columns(columns: Columns, names: Sequence[str], corpus: str, locatio
             f"remove the rows that are none",
         )
     return resolved
+
+
+def columns_by_language(columns: Columns, names: Sequence[str]) -> dict[str, Columns]:
+    """Return the columns of each language where a row has its texts in several: question_en, context_en, question_de.
+
+    Names end in a code, after `_`, `-`, `.` or a blank, or in brackets. Without it they are the configured or usual
+    ones. A language has columns of question and passage; other columns of a language may be missing.
+
+    Returns:
+        Language -> its columns, in the order of the file; empty if there are columns of question and passage
+        without a language, or no language has both.
+    """
+    if has_column(columns, "question", names) and has_column(columns, "passage", names):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        base, language = _split_language(name)
+        if language is None:
+            continue
+        for meaning in _DEFAULTS.model_dump():
+            if meaning not in ("id", "language") and has_column(columns, meaning, [base]):
+                found.setdefault(language, {}).setdefault(meaning, name)
+    return {
+        language: columns.model_copy(update=of_language)
+        for language, of_language in found.items()
+        if {"question", "passage"} <= of_language.keys()
+    }
+
+
+def _split_language(name: str) -> tuple[str, str | None]:
+    """Return what comes before the code of a language at the end of a column's name, and the language if there is one.
+
+    >>> _split_language("context_pt_BR"), _split_language("Answer (sw)"), _split_language("context")
+    (('context', 'pt-BR'), ('Answer', 'sw'), ('context', None))
+    """
+    for separator in _SEPARATORS.finditer(name):
+        language = language_code(name[separator.end() :].rstrip(")]"))
+        if language and separator.start():
+            return name[: separator.start()], language
+    return name, None
 
 
 def has_column(columns: Columns, meaning: str, names: Sequence[str]) -> bool:

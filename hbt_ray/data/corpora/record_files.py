@@ -5,12 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
-from hbt_ray.data.corpora.column_names import has_column, list_names, missing_column, resolve_columns
+from hbt_ray.data.corpora.column_names import (
+    columns_by_language,
+    has_column,
+    list_names,
+    missing_column,
+    resolve_columns,
+)
 from hbt_ray.data.corpora.file_discovery import (
     check_languages,
     choose_languages,
@@ -42,6 +48,7 @@ class _File:
     path: Path
     language: str | None  # None: rows name theirs
     names: Sequence[str]  # of its columns; empty: unknown
+    columns: Mapping[str, Columns] = field(default_factory=dict)  # of each language, if a row has several
 
 
 def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[CorpusShard]:
@@ -51,7 +58,8 @@ def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[Corpu
     2. Otherwise, files of a folder that are named `<language><suffix>` are read, and no others; in a folder without
        files, those of its folders that are named by a language.
     3. Otherwise every file is read. Its language is in the column of languages, or at the end of its name: faq-de.csv.
-    4. The columns of a file have their configured or usual names.
+    4. The columns of a file have their configured or usual names. A file with columns for each language, such as
+       question_en and question_de, is a shard for each: rows are items in these languages.
     5. Without a column of ids, an id is the number of a row; see `CorpusConfig.ids`.
 
     Raises:
@@ -70,14 +78,15 @@ def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[Corpu
             )
     columns = {
         file.path: resolve_columns(corpus.columns, file.names, corpus.name, file.path.name)
-        if file.names
+        if file.names and not file.columns
         else corpus.columns
         for file in files
     }
     prefixes = _row_id_prefixes(corpus, files, format)
     languages = None if corpus.languages is None else tuple(sorted(corpus.languages))
-    return [
-        CorpusShard(
+    shards = []
+    for file in files:
+        shard = CorpusShard(
             corpus.format,
             corpus.name,
             str(file.path),
@@ -86,8 +95,11 @@ def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[Corpu
             columns=columns[file.path],
             row_ids=prefixes.get(file.path),
         )
-        for file in files
-    ]
+        for language, of_language in file.columns.items():
+            if languages is None or language in languages:
+                shards.append(replace(shard, language=language, columns=of_language, may_lack_texts=True))
+        shards += [] if file.columns else [shard]
+    return shards
 
 
 def _chosen_files(corpus: CorpusConfig, root: Path, paths: Sequence[Path], format: RecordFormat) -> list[_File]:
@@ -106,8 +118,9 @@ def _chosen_files(corpus: CorpusConfig, root: Path, paths: Sequence[Path], forma
         chosen = choose_languages(corpus.name, corpus.path, corpus.languages, by_language)
         return [_File(path, code, format.column_names(path, corpus.columns)) for code, path in chosen.items()]
     files = [_file_with_language(corpus, path, format) for path in paths]
-    if all(file.language for file in files):
-        check_languages(corpus.name, corpus.path, corpus.languages, [str(file.language) for file in files])
+    if all(file.language or file.columns for file in files):
+        named = [language for file in files for language in file.columns or (str(file.language),)]
+        check_languages(corpus.name, corpus.path, corpus.languages, named)
     return [file for file in files if not (file.language and corpus.languages) or file.language in corpus.languages]
 
 
@@ -118,6 +131,10 @@ def _file_with_language(corpus: CorpusConfig, path: Path, format: RecordFormat) 
         return _File(path, language_of_name(path.parent.name), names)
     if not names or has_column(corpus.columns, "language", names):
         return _File(path, None, names)
+    if by_language := columns_by_language(corpus.columns, names):
+        listed = ", ".join(by_language)
+        warn_once(_logger, f"corpus {corpus.name!r}: a row of {path.name} is an item in {listed}, by its columns")
+        return _File(path, None, names, by_language)
     if corpus.columns.language != Columns().language:
         raise missing_column(corpus.name, path.name, "language", corpus.columns.language, names)
     language = language_at_end(_hyphenated(stem_of(path, format.suffixes) or path.stem))
@@ -176,6 +193,8 @@ def _label(corpus: CorpusConfig, file: _File) -> str:
 def _is_parallel(corpus: CorpusConfig, group: Sequence[_File], format: RecordFormat) -> bool:
     """Return True if rows with equal numbers are translations, and log what was decided, unless it is configured."""
     names = ", ".join(_label(corpus, file) for file in group[:4]) + (" ..." if len(group) > 4 else "")
+    if any(file.columns for file in group):
+        return len(group) == 1
     if len(group) < 2 or len({file.language for file in group}) < len(group):
         if corpus.ids is None:
             warn_once(

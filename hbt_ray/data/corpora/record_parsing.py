@@ -75,6 +75,8 @@ def _parse_record(record: object, shard: CorpusShard, location: str, number: int
     check_same_language(language, fields.get(columns.language))
     if shard.language is None and shard.languages is not None and language not in shard.languages:
         return None
+    if shard.may_lack_texts and not any(fields.get(name) for name in (columns.question, columns.passage)):
+        return None
     if is_unanswerable(fields):
         raise InvalidRow(UNANSWERABLE, fields.get(columns.question))
     passage = parse_text(fields, columns.passage, "passage")
