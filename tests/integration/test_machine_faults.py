@@ -30,7 +30,6 @@ from tests.integration.test_fault_tolerance import command_of
 
 pytestmark = injects_faults
 STEPS = 60
-LONG = STEPS * 20  # a run that lasts while a second command starts and ends, each time
 FAKETIME = sorted(
     [*Path(os.environ.get("HBT_LIBFAKETIME", "/none")).parent.glob("libfaketimeMT.so.1")]
     or Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
@@ -54,9 +53,9 @@ def reference_of(words: list[object], folder: Path) -> bytes:
     return model_of(folder / "reference")
 
 
-def long_training(folder: Path) -> tuple[list[object], Path, bytes]:
+def long_training(folder: Path, steps: int) -> tuple[list[object], Path, bytes]:
     """Return the words of a long training, the folder that it is to be called with, and its undisturbed weights."""
-    words = training(folder, LONG)
+    words = training(folder, steps)
     return words, folder / "run", reference_of(words, folder)
 
 
@@ -72,7 +71,8 @@ def own_cluster() -> dict[str, str]:
 
 
 def test_second_command_on_a_folder_is_refused_and_harms_nothing(dashboard, tmp_path):
-    words, out, expected = long_training(tmp_path)
+    steps = 80 * (TIMES + 1)  # at least; a second command ends within them
+    words, out, expected = long_training(tmp_path, steps)
     first, draw, struck_at = start_command([*words, out]), random.Random(13), []
     for time_ in range(TIMES):
         wait_for_step(out, newest_step(out) + draw.randint(1, 20), first)
@@ -82,14 +82,15 @@ def test_second_command_on_a_folder_is_refused_and_harms_nothing(dashboard, tmp_
         assert first.poll() is None, "the first command ended before the second was refused"
     finish_command(first)
     assert model_of(out) == expected
-    assert repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, LONG) == 0
+    assert repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, steps) == 0
     print(f"\nsecond command: {TIMES} refused, after steps {struck_at}")
 
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed; HBT_LIBFAKETIME names it elsewhere")
 def test_clock_that_jumps_a_day_changes_nothing(dashboard, tmp_path):
     """All processes of a cluster see the clock of a file, which jumps forwards and backwards by a day and more."""
-    words, out, expected = long_training(tmp_path)
+    steps = 160 * (TIMES + 1)
+    words, out, expected = long_training(tmp_path, steps)
     clock = tmp_path / "clock"
     clock.write_text("+0")
     faked = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
@@ -105,7 +106,7 @@ def test_clock_that_jumps_a_day_changes_nothing(dashboard, tmp_path):
         assert f"{out} is in use by process {running.pid} on" in errors
     finish_command(running)
     assert model_of(out) == expected
-    assert repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, LONG) == 0
+    assert repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, steps) == 0
     print(f"\nclock: {TIMES} jumps (to, after step) {jumps}")
 
 
