@@ -142,6 +142,12 @@ def finish_command(process: AnyCommand, code: int = 0) -> str:
     return errors
 
 
+def finish_or_refuse(process: AnyCommand) -> None:
+    """Wait for a command, which may find that the run was finished when it was killed."""
+    errors = process.communicate(timeout=COMMAND_S)[1].decode()
+    assert process.returncode == 0 or (process.returncode == 2 and "this run is finished" in errors), errors
+
+
 def killed_command(
     words: Sequence[object],
     out: Path,
@@ -178,7 +184,7 @@ def killed_command(
         while process.poll() is None and inject is not None and not inject(process):
             time.sleep(0.01)
         if process.poll() is not None:
-            finish_command(process)
+            finish_or_refuse(process)
             too_late += 1
             shutil.rmtree(folder)  # a finished run is not run again
             continue
@@ -188,7 +194,7 @@ def killed_command(
         process.communicate(timeout=COMMAND_S)
         if relocate is not None:
             folder = relocate(folder)
-    finish_command(start_command([*words, "--out", folder]))
+    finish_or_refuse(start_command([*words, "--out", folder]))
     return folder, too_late
 
 
