@@ -93,7 +93,7 @@ def test_clock_that_jumps_a_day_changes_nothing(dashboard, tmp_path):
     words, out, expected = long_training(tmp_path, steps)
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    faked = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    faked = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1"}
     # The clock of waits, and of files: a jump of the real clock moves neither.
     faked |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
     environment = own_cluster() | faked
