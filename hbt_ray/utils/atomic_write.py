@@ -63,13 +63,18 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield the path of a folder to make, which replaces the folder `path` after the block.
 
-    If the block raises, `path` is unchanged. What an interrupted call left behind is deleted first.
+    If the block raises, `path` is unchanged and nothing is left of the new folder; what a killed call left behind is
+    deleted first.
     """
     partial, earlier = _partial_path(path), path.with_name(f"{path.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
-    with write_errors(path):
-        yield partial
-    make_readable(partial)
+    try:
+        with write_errors(path):
+            yield partial
+            make_readable(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what is left takes space from the next attempt
+        raise
     # Renamed before it is deleted, because an interrupted deletion would leave a part of it under its name.
     shutil.rmtree(earlier, ignore_errors=True)
     if path.exists():

@@ -143,3 +143,12 @@ def test_files_of_a_folder_get_its_readers(tmp_path: Path):
         partial.mkdir(mode=0o755)
         (partial / "weights").touch(mode=0o600)
     assert (tmp_path / "model/weights").stat().st_mode & 0o777 == 0o644
+
+
+def test_failed_atomic_folder_leaves_only_the_earlier_one(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "weights").touch()
+        raise OSError(errno.ENOSPC, "disk full")
+    assert names(tmp_path) == ["model"]
