@@ -146,9 +146,13 @@ def test_files_of_a_folder_get_its_readers(tmp_path: Path):
 
 
 def test_failed_atomic_folder_leaves_only_the_earlier_one(tmp_path: Path):
+    def fill_disk() -> None:
+        with atomic_folder(tmp_path / "model") as partial:
+            partial.mkdir()
+            (partial / "weights").touch()
+            raise OSError(errno.ENOSPC, "disk full")
+
     (tmp_path / "model").mkdir()
-    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "model") as partial:
-        partial.mkdir()
-        (partial / "weights").touch()
-        raise OSError(errno.ENOSPC, "disk full")
+    with pytest.raises(OSError, match="disk"):
+        fill_disk()
     assert names(tmp_path) == ["model"]
