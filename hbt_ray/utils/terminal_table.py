@@ -37,13 +37,13 @@ def fit_table(table: Table, width: int) -> RenderableType:
     widths = [max(map(_width, (column.header, *column.cells)), default=0) for column in table.columns]
     legend: list[str] = []
     first = list(table.columns[0].cells)
-    if _total(widths) > width and widths[0] > width // 3 and len(first) <= _MAX_LABELLED:
+    if _total(widths, table) > width and widths[0] > width // 3 and len(first) <= _MAX_LABELLED:
         labels = [chr(ord("A") + number) for number in range(len(first))]
         legend = [f"{label}  {_plain(name)}" for label, name in zip(labels, first, strict=True)]
         widths[0] = max(_width(table.columns[0].header), 1)
         first = list(labels)
     parts: list[RenderableType] = [Text(_plain(table.title), style="italic")] if table.title else []
-    for numbers in _distribute(widths, width):
+    for numbers in _distribute(widths, width, table):
         parts.append(_part(table, numbers, first, width, widths))
     parts += [Text(line, overflow="fold") for line in legend]
     if table.caption:
@@ -51,11 +51,11 @@ def fit_table(table: Table, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _distribute(widths: Sequence[int], width: int) -> list[list[int]]:
+def _distribute(widths: Sequence[int], width: int, table: Table) -> list[list[int]]:
     """Return the columns of each part, the first column left out."""
     parts: list[list[int]] = [[]]
     for number in range(1, len(widths)):
-        if parts[-1] and _total([widths[0], *(widths[n] for n in parts[-1]), widths[number]]) > width:
+        if parts[-1] and _total([widths[0], *(widths[n] for n in parts[-1]), widths[number]], table) > width:
             parts.append([])
         parts[-1].append(number)
     return parts
@@ -67,7 +67,7 @@ def _part(
     part = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding, show_header=table.show_header)
     for number in (0, *numbers):
         column: Column = table.columns[number]
-        fits = _total([widths[0], widths[number]] if number else [widths[0]]) <= width
+        fits = _total([widths[0], widths[number]] if number else [widths[0]], table) <= width
         part.add_column(
             column.header, justify=column.justify, style=column.style, no_wrap=fits, overflow="fold", min_width=1
         )
@@ -77,8 +77,9 @@ def _part(
     return part
 
 
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + _SEPARATOR * len(widths) + 1
+def _total(widths: Sequence[int], table: Table) -> int:
+    """Return the width of a table with columns of some widths, padding and lines included."""
+    return sum(widths) + _SEPARATOR * len(widths) + (1 if table.pad_edge else -1)
 
 
 def _width(cell: RenderableType) -> int:
