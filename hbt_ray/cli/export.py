@@ -43,7 +43,7 @@ def export(
     precisions: Sequence[ExportPrecision],
     benchmarks: Sequence[str],
 ) -> None:
-    """Write an encoder as ONNX and OpenVINO, and compare it with the original.
+    """Write an encoder as ONNX and OpenVINO.
 
     The folder is one that sentence-transformers loads, with backend="onnx" or "openvino" or without.
     """
