@@ -51,7 +51,7 @@ def export(
         benchmarks=benchmark_folders(benchmarks), split="small" if "embedded" in benchmarks else None
     )
     from hbt_ray.data.model_files import check_model_exists
-    from hbt_ray.export import FORMATS, PRECISIONS, check_export, check_libraries, export_encoder, sample_texts
+    from hbt_ray.export import FORMATS, PRECISIONS, check_exports, check_libraries, export_encoder, sample_texts
     from hbt_ray.utils.terminal_table import print_tables
 
     formats, precisions = formats or FORMATS, precisions or PRECISIONS
@@ -71,7 +71,7 @@ def export(
                 shutil.copy(source, folder / name)
     files = export_encoder(encoder, folder, formats, precisions)
     texts = sample_texts(loaded)
-    found = {" ".join(key): check_export(encoder, file, texts, loaded) for key, file in files.items()}
+    found = dict(zip(map(" ".join, files), check_exports(encoder, files.values(), texts, loaded), strict=True))
     print_tables([_vectors_table(found, len(texts)), *(_map_table(found, one.name) for one in loaded)])
     click.echo(f"model    {folder}")
     for one in found.values():

@@ -1,6 +1,6 @@
 """Encoders as ONNX and OpenVINO files, and what these change in vectors and mAP. Needs the extra `export`."""
 
-from hbt_ray.export.check import Exported, check_export, sample_texts
+from hbt_ray.export.check import Exported, check_exports, sample_texts
 from hbt_ray.export.conversion import (
     FORMATS,
     PRECISIONS,
@@ -17,7 +17,7 @@ __all__ = [
     "ExportFormat",
     "ExportPrecision",
     "Exported",
-    "check_export",
+    "check_exports",
     "check_libraries",
     "export_encoder",
     "sample_texts",

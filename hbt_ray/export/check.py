@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,30 +45,42 @@ def sample_texts(benchmarks: Sequence[Benchmark]) -> list[str]:
     return texts[:: max(1, len(texts) // _MAX_TEXTS)][:_MAX_TEXTS] or list(_SENTENCES)
 
 
-def check_export(
-    encoder: SentenceTransformer, file: Path, texts: Sequence[str], benchmarks: Sequence[Benchmark]
-) -> Exported:
-    """Compare an exported file with its encoder.
+def check_exports(
+    encoder: SentenceTransformer, files: Iterable[Path], texts: Sequence[str], benchmarks: Sequence[Benchmark]
+) -> list[Exported]:
+    """Compare exported files with their encoder, which is evaluated once.
 
     Args:
         encoder: on the CPU.
-        file: from `export_encoder`.
+        files: from `export_encoder`.
         texts: whose vectors are compared.
-        benchmarks: on which both are evaluated.
+        benchmarks: on which all are evaluated.
     """
-    original, exported = TextEmbedder(encoder), TextEmbedder(with_exported(encoder, file))
-    one, other = original.passages(texts), exported.passages(texts)
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosine = (one * other).sum(axis=1) / np.maximum(norms, 1e-12)
-    size = sum(os.path.getsize(part) for part in {file, file.with_suffix(".bin")} if part.exists())
-    by_language = {benchmark.name: _compare(original, exported, benchmark) for benchmark in benchmarks}
-    return Exported(file, size / 1e6, float(np.abs(one - other).max()), float(cosine.min()), by_language)
+    original = TextEmbedder(encoder)
+    vectors = original.passages(texts)
+    before = _map_by_language(original, benchmarks)
+    found = []
+    for file in files:
+        exported = TextEmbedder(with_exported(encoder, file))
+        other = exported.passages(texts)
+        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(other, axis=1)
+        cosine = (vectors * other).sum(axis=1) / np.maximum(norms, 1e-12)
+        size = sum(os.path.getsize(part) for part in {file, file.with_suffix(".bin")} if part.exists())
+        after = _map_by_language(exported, benchmarks)
+        changes = {
+            name: {part: (value, after[name][part]) for part, value in by_language.items()}
+            for name, by_language in before.items()
+        }
+        found.append(Exported(file, size / 1e6, float(np.abs(vectors - other).max()), float(cosine.min()), changes))
+    return found
 
 
-def _compare(original: TextEmbedder, exported: TextEmbedder, benchmark: Benchmark) -> dict[str, tuple[float, float]]:
-    settings = EvaluateConfig(figures=False)
-    reports = [evaluate_benchmark(embedder, benchmark, settings) for embedder in (original, exported)]
-    one, other = (report.metrics for report in reports)
-    name = reports[0].metric("mono", "map")
-    found = {language: f"{name}/{language}" for language in reports[0].languages} | {"all": name}
-    return {part: (one[full], other[full]) for part, full in found.items() if full in one}
+def _map_by_language(embedder: TextEmbedder, benchmarks: Sequence[Benchmark]) -> dict[str, dict[str, float]]:
+    """Return benchmark -> language, and "all" -> mAP within the language."""
+    found = {}
+    for benchmark in benchmarks:
+        report = evaluate_benchmark(embedder, benchmark, EvaluateConfig(figures=False))
+        name = report.metric("mono", "map")
+        names = {language: f"{name}/{language}" for language in report.languages} | {"all": name}
+        found[benchmark.name] = {part: report.metrics[full] for part, full in names.items() if full in report.metrics}
+    return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.packed_attention import transformer_of
-from hbt_ray.utils.atomic_write import atomic_file
+from hbt_ray.utils.atomic_write import atomic_files
 from hbt_ray.utils.progress import stage
 
 ExportFormat = Literal["onnx", "openvino"]
@@ -65,19 +67,21 @@ def export_encoder(
     wanted = {(one, precision): folder / _FILES[one, precision] for one in formats for precision in precisions}
     for file in wanted.values():
         file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as written:
-        partial = {key: written.enter_context(_atomic_model(file)) for key, file in wanted.items()}
-        scratch = partial.get(("onnx", "fp32")) or written.enter_context(_scratch(folder / "fp32.onnx.partial"))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        traced = Path(scratch, "model.onnx")
         # 1.
         with stage("tracing the encoder to ONNX"):
-            _write_onnx(encoder, scratch)
+            _write_onnx(encoder, traced)
         # 2.
-        for (one, precision), file in partial.items():
-            with stage(f"writing {one}, {precision}"):
+        for (one, precision), file in wanted.items():
+            # OpenVINO's weights are in a second file.
+            with stage(f"writing {one}, {precision}"), atomic_files(file.parent, last=file.name) as partial:
                 if one == "openvino":
-                    _write_openvino(scratch, file, precision)
+                    _write_openvino(traced, partial / file.name, precision)
                 elif precision == "int8":
-                    _quantize_onnx(scratch, file)
+                    _quantize_onnx(traced, partial / file.name)
+                else:
+                    shutil.copyfile(traced, partial / file.name)
     return wanted
 
 
@@ -197,31 +201,6 @@ def _open_openvino(file: Path) -> Callable[[Arrays], np.ndarray]:
     compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [one.get_any_name() for one in compiled.inputs]
     return lambda arrays: np.array(compiled({name: arrays[name] for name in names})[0])
-
-
-@contextlib.contextmanager
-def _atomic_model(file: Path) -> Iterator[Path]:
-    """Yield a temporary path for a model, which replaces `file`; OpenVINO's weights are in a second file next to it."""
-    if file.suffix != ".xml":
-        with atomic_file(file) as partial:
-            yield partial
-        return
-    partial = file.with_name(f"partial-{file.name}")
-    try:
-        yield partial
-        partial.with_suffix(".bin").replace(file.with_suffix(".bin"))
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial.with_suffix(".bin").unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _scratch(file: Path) -> Iterator[Path]:
-    try:
-        yield file
-    finally:
-        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hbt_ray.data.types import Benchmark, Passage
-from hbt_ray.export import check_export, sample_texts
+from hbt_ray.export import check_exports, sample_texts
 from tests.unit.evaluation.report.by_hand import BENCHMARK
 
 
@@ -31,7 +31,7 @@ def test_differences_are_those_of_the_vectors(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("hbt_ray.export.check.TextEmbedder", lambda encoder: next(embedders))
     monkeypatch.setattr("hbt_ray.export.check.with_exported", lambda encoder, file: encoder)
     (tmp_path / "model.onnx").write_bytes(bytes(2_500_000))
-    found = check_export(None, tmp_path / "model.onnx", ["a", "b"], [])
+    [found] = check_exports(None, [tmp_path / "model.onnx"], ["a", "b"], [])
     assert (found.megabytes, found.max_difference, found.min_cosine) == (2.5, pytest.approx(0.6), pytest.approx(0.8))
 
 
@@ -51,8 +51,8 @@ def test_map_is_compared_by_language(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("hbt_ray.export.check.TextEmbedder", lambda encoder: next(embedders))
     monkeypatch.setattr("hbt_ray.export.check.with_exported", lambda encoder, file: encoder)
     (tmp_path / "model.onnx").touch()
-    by_language = check_export(None, tmp_path / "model.onnx", ["a"] * 4, [BENCHMARK]).map_by_language["paper"]
-    assert by_language == {"de": (1.0, 1.0), "en": (1.0, 0.5), "all": (1.0, 0.75)}
+    [found] = check_exports(None, [tmp_path / "model.onnx"], ["a"] * 4, [BENCHMARK])
+    assert found.map_by_language["paper"] == {"de": (1.0, 1.0), "en": (1.0, 0.5), "all": (1.0, 0.75)}
 
 
 def test_texts_are_spread_over_the_passages():
