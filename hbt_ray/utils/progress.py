@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -146,24 +146,33 @@ def show_progress() -> Iterator[None]:
         return
     with _display_lock:
         display = _BarDisplay() if sys.stderr.isatty() else _LineDisplay()
-        ended = threading.Event()
-
-        def run() -> None:
-            while not ended.wait(POLL_S):
-                display.update(active_stages())
+        try:
+            with repeated(lambda: display.update(active_stages()), POLL_S):
+                yield
+        finally:
             display.update(active_stages())
             display.close()
 
-        thread = threading.Thread(target=run, name="progress", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
 
 _display_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def repeated(call: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Call a function in a thread, again and again while the block runs; it has returned when the block ends."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(every_s):
+            call()
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Display(ABC):

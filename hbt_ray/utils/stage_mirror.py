@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from hbt_ray.utils.progress import Stage, active_stages, begin_stage, end_stage
+from hbt_ray.utils.progress import Stage, active_stages, begin_stage, end_stage, repeated
 
 REPORT_EVERY_S = 1.0
 
@@ -25,19 +24,14 @@ class StageState(NamedTuple):
 @contextlib.contextmanager
 def report_stages(send: Callable[[list[StageState]], object]) -> Iterator[None]:
     """Send the active stages of this process every second while the block runs, and none after it."""
-    ended = threading.Event()
 
     def report() -> None:
-        while not ended.wait(REPORT_EVERY_S):
-            send([StageState(one.name, one.total, one.unit, one.done, one.detail) for one in active_stages()])
+        send([StageState(one.name, one.total, one.unit, one.done, one.detail) for one in active_stages()])
 
-    thread = threading.Thread(target=report, name="progress", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(report, REPORT_EVERY_S):
+            yield
     finally:
-        ended.set()
-        thread.join()
         send([])
 
 
