@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.machine import count_cpus
 from hbt_ray.utils.process_pool import run_in_processes, start_importing
 from hbt_ray.utils.progress import print_line
 
@@ -63,7 +63,7 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
         f"and evaluating the {UNTRAINED} encoder"
     )
     # All at a time: with fewer, a core would be idle while the last one trains.
-    threads = max(1, len(os.sched_getaffinity(0)) // len(STRATEGIES))
+    threads = max(1, count_cpus().usable // len(STRATEGIES))
     jobs: list[tuple[str, Callable[..., None], tuple[object, ...]]] = [
         (name, _train_strategy, (config, store, out / name, fingerprints, threads)) for name, config in configs.items()
     ]
