@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -13,14 +11,12 @@ from ray.exceptions import RayError
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import ResourceRequest
-from hbt_ray.utils.progress import stage
+from hbt_ray.utils.job_loop import Job, KeyT, run_jobs
 from hbt_ray.utils.stage_mirror import REPORT_EVERY_S, StageMirror, StageState, report_stages
-
-KeyT = TypeVar("KeyT")
 
 
 def run_tasks(
-    jobs: Sequence[tuple[KeyT, Callable[..., None], tuple[object, ...]]],
+    jobs: Sequence[Job[KeyT]],
     request: ResourceRequest,
     description: str,
     label: Callable[[KeyT], str] = str,
@@ -40,27 +36,32 @@ def run_tasks(
         HbtError: a job raised it; ClusterError if Ray failed. The other jobs are cancelled.
     """
     options = {"num_cpus": request.threads, "num_gpus": request.resources.get("GPU", 0), "max_retries": 2}
-    waiting = list(jobs)
-    running: dict[ray.ObjectRef, tuple[KeyT, float]] = {}
+    running: dict[ray.ObjectRef, KeyT] = {}
     board = ray.remote(num_cpus=0)(ProgressBoard).remote()
     mirror = _BoardMirror(board)
+
+    def start(job: Job[KeyT]) -> ray.ObjectRef:
+        key, function, arguments = job
+        return ray.remote(**options)(_run_and_report).remote(function, arguments, label(key), board)
+
+    def wait() -> Iterator[ray.ObjectRef]:
+        ended, _ = ray.wait(list(running), num_returns=1, timeout=REPORT_EVERY_S)
+        mirror.update()
+        for one in ended:
+            ray.get(one)
+            yield one
+
     try:
-        with unwrap_ray_errors(description), stage(description, len(jobs)) as overall:
-            while waiting or running:
-                while waiting and len(running) < request.max_concurrent:
-                    key, function, arguments = waiting.pop(0)
-                    task = ray.remote(**options)(_run_and_report)
-                    running[task.remote(function, arguments, label(key), board)] = (key, time.monotonic())
-                overall.detail = ", ".join(label(key) for key, _ in running.values())
-                if waiting:
-                    overall.detail += f"; next {label(waiting[0][0])}"
-                ended, _ = ray.wait(list(running), num_returns=1, timeout=REPORT_EVERY_S)
-                mirror.update()
-                for one in ended:
-                    key, began_s = running.pop(one)
-                    ray.get(one)
-                    overall.advance()
-                    yield key, time.monotonic() - began_s
+        with unwrap_ray_errors(description):
+            yield from run_jobs(
+                jobs,
+                running,
+                start,
+                wait,
+                description=description,
+                max_concurrent=request.max_concurrent,
+                label=label,
+            )
     finally:
         mirror.end()
         for unfinished in running:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
 
 from hbt_ray.errors import HbtError
-from hbt_ray.utils.progress import stage
+from hbt_ray.utils.job_loop import Job, KeyT, run_jobs
 from hbt_ray.utils.stage_mirror import StageMirror, StageState, report_stages
-
-KeyT = TypeVar("KeyT")
 
 
 def start_importing(module: str) -> None:
@@ -23,9 +19,7 @@ def start_importing(module: str) -> None:
     forkserver.ensure_running()
 
 
-def run_in_processes(
-    jobs: Sequence[tuple[KeyT, Callable[..., None], tuple[object, ...]]], description: str, max_concurrent: int
-) -> Iterator[tuple[KeyT, float]]:
+def run_in_processes(jobs: Sequence[Job[KeyT]], description: str, max_concurrent: int) -> Iterator[tuple[KeyT, float]]:
     """Run each job in a process of this machine. Their stages become stages of this process.
 
     Args:
@@ -41,46 +35,43 @@ def run_in_processes(
             killed then.
     """
     context = multiprocessing.get_context("forkserver")
-    waiting = list(jobs)
-    running: dict[connection.Connection, tuple[KeyT, BaseProcess, float]] = {}
+    running: dict[connection.Connection, KeyT] = {}
+    processes: dict[connection.Connection, BaseProcess] = {}
     stages: dict[str, Sequence[StageState]] = {}
     mirror = StageMirror()
+
+    def start(job: Job[KeyT]) -> connection.Connection:
+        _, function, arguments = job
+        receiver, sender = context.Pipe(duplex=False)
+        processes[receiver] = context.Process(target=_run_and_report, args=(sender, function, arguments), daemon=True)
+        processes[receiver].start()
+        sender.close()
+        return receiver
+
+    def wait() -> Iterator[connection.Connection]:
+        ready = connection.wait(list(running))
+        for receiver in [one for one in running if one in ready]:
+            try:
+                message = receiver.recv()
+            except EOFError:
+                processes[receiver].join()
+                code = processes[receiver].exitcode
+                raise HbtError(f"the process of {running[receiver]} ended with code {code}") from None
+            if isinstance(message, list):
+                stages[str(running[receiver])] = message
+            elif message is not None:
+                raise message
+            else:
+                stages.pop(str(running[receiver]), None)
+                yield receiver
+        mirror.set(stages)
+
     try:
-        with stage(description, len(jobs)) as overall:
-            while waiting or running:
-                while waiting and len(running) < max_concurrent:
-                    key, function, arguments = waiting.pop(0)
-                    receiver, sender = context.Pipe(duplex=False)
-                    started = context.Process(target=_run_and_report, args=(sender, function, arguments), daemon=True)
-                    started.start()
-                    sender.close()
-                    running[receiver] = (key, started, time.monotonic())
-                overall.detail = ", ".join(str(key) for key, *_ in running.values())
-                if waiting:
-                    overall.detail += f"; next {waiting[0][0]}"
-                ready = connection.wait(list(running))
-                for receiver, (key, process, began_s) in list(running.items()):
-                    if receiver not in ready:
-                        continue
-                    try:
-                        message = receiver.recv()
-                    except EOFError:
-                        process.join()
-                        raise HbtError(f"the process of {key} ended with code {process.exitcode}") from None
-                    if isinstance(message, list):
-                        stages[str(key)] = message
-                        continue
-                    if message is not None:
-                        raise message
-                    del running[receiver]
-                    stages.pop(str(key), None)
-                    overall.advance()
-                    yield key, time.monotonic() - began_s
-                mirror.set(stages)
+        yield from run_jobs(jobs, running, start, wait, description=description, max_concurrent=max_concurrent)
     finally:
         mirror.set({})
-        for _, left, _ in running.values():
-            left.kill()
+        for left in running:
+            processes[left].kill()
 
 
 def _run_and_report(

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from hbt_ray.utils.job_loop import run_jobs
+from hbt_ray.utils.progress import active_stages
+
+
+def test_jobs_start_in_order_and_no_more_than_the_limit():
+    running: dict[int, str] = {}
+    started: list[str] = []
+    shown: list[str] = []
+
+    def start(job) -> int:
+        started.append(job[0])
+        return len(started)
+
+    def wait() -> list[int]:
+        assert len(running) <= 2
+        shown.append(active_stages()[0].detail)
+        return [max(running)]
+
+    jobs = [(name, print, ()) for name in "abc"]
+    ended = [key for key, _ in run_jobs(jobs, running, start, wait, description="jobs", max_concurrent=2)]
+    assert (started, ended, running) == (["a", "b", "c"], ["b", "c", "a"], {})
+    assert shown == ["a, b; next c", "a, c", "a"]
+
+
+def test_jobs_that_run_at_an_error_are_left_to_the_caller():
+    running: dict[int, str] = {}
+
+    def fail() -> list[int]:
+        raise ValueError("a job failed")
+
+    jobs = [(name, print, ()) for name in "abc"]
+    with pytest.raises(ValueError, match="a job failed"):
+        list(run_jobs(jobs, running, lambda job: ord(job[0]), fail, description="jobs", max_concurrent=2))
+    assert list(running.values()) == ["a", "b"]
+    assert active_stages() == []
