@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +20,9 @@ from hbt_ray.cli.options import (
 from hbt_ray.data.model_files import check_model_exists
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.redaction import redact_value
+
+if TYPE_CHECKING:
+    from hbt_ray.study.config import StudyConfig
 
 
 @click.command(
@@ -65,14 +71,24 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
     epilog=examples(
         "hbt study low-resource",
         "hbt study low-resource seeds='[0]' run.train.steps=50 --out short",
+        "hbt study paper --preset real-cpu --dry-run",
         "hbt study --config my-study.yaml",
     )
 )
 @click.argument("name", required=False)
 @overrides_argument
 @click.option("--config", "config_file", type=click.Path(), help="Settings of another study, a YAML file.")
+@click.option("--preset", help="Alternative settings of the study, by their name in its file.")
+@click.option("--dry-run", is_flag=True, help="Check the settings, data and models, and print what would be done.")
 @out_option("The study's folder", "NAME")
-def study(name: str | None, overrides: tuple[str, ...], config_file: str | None, out: str | None) -> None:
+def study(
+    name: str | None,
+    overrides: tuple[str, ...],
+    config_file: str | None,
+    preset: str | None,
+    dry_run: bool,
+    out: str | None,
+) -> None:
     """Compare methods of training, each with several seeds.
 
     Differences are tested, and a report is written.
@@ -86,9 +102,34 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
         overrides, name = (name, *overrides), None
     if (name is None) == (config_file is None):
         raise ConfigError("name a study, such as hbt study low-resource, or write --config FILE")
-    config = load_study(config_file or study_file(str(name)), overrides)
+    config = load_study(config_file or study_file(str(name)), overrides, preset)
     if not all("corpora" in method.settings for method in config.methods.values()):
         check_corpora(config.run)
+    if dry_run:
+        from hbt_ray.study.checks import check_study, describe_study
+        from hbt_ray.utils.terminal_table import print_markdown
+
+        with tempfile.TemporaryDirectory() as folder_of_benchmarks:
+            print_markdown(describe_study(check_study(config, Path(folder_of_benchmarks))))
+    _check_models(config)
+    if dry_run:
+        click.echo("checked  settings, corpora, benchmarks, metrics, models and this machine; nothing was written")
+        return
+    folder = str(out_folder(out, config.name))
+    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
+    from hbt_ray.study.report_sections import results_section
+    from hbt_ray.utils.terminal_table import print_markdown
+
+    source = [name] if name else ["--config", str(config_file)]
+    source += ["--preset", preset] if preset else []
+    repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
+    finished = study_on_cluster(config, folder, repeat)
+    print_markdown(results_section(finished.results).lines)
+    click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")
+
+
+def _check_models(config: StudyConfig) -> None:
+    """Check that the models of a study exist, and that this machine or the named cluster can run its workers."""
     from hbt_ray.cluster.preflight import check_before_start
 
     check_before_start(config.run)
@@ -97,13 +138,3 @@ def study(name: str | None, overrides: tuple[str, ...], config_file: str | None,
         for key in ("model.path", "loss.distillation.teacher"):
             if isinstance(path := settings.get(key), str):
                 check_model_exists(path, key)
-    folder = str(out_folder(out, config.name))
-    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
-    from hbt_ray.study.report_sections import results_section
-    from hbt_ray.utils.terminal_table import print_markdown
-
-    source = [name] if name else ["--config", str(config_file)]
-    repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
-    finished = study_on_cluster(config, folder, repeat)
-    print_markdown(results_section(finished.results).lines)
-    click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")

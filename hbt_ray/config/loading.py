@@ -49,7 +49,7 @@ def load(config_type: type[S], path: str | Path | None = None, overrides: Sequen
     Raises:
         ConfigError: the file is missing or not a mapping, a key is unknown, or a value is out of range.
     """
-    data = {} if path is None else read_yaml(path)
+    data = {} if path is None else expand_environment(read_yaml(path))
     for override in overrides:
         key, text = split_override(override)
         _override(data, full_key(key, config_type), text, config_type)
@@ -57,7 +57,7 @@ def load(config_type: type[S], path: str | Path | None = None, overrides: Sequen
 
 
 def read_yaml(path: str | Path) -> Settings:
-    """Read the settings of a YAML file and replace `${NAME}` by environment variables.
+    """Return the settings of a YAML file as they are written, with `${NAME}`.
 
     Args:
         path: a file, or the name of a configuration of the package, such as `smoke`.
@@ -75,8 +75,7 @@ def read_yaml(path: str | Path) -> Settings:
     loaded = parse_yaml(text, path)
     if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path} must hold settings as 'key: value', not a {type(loaded).__name__}")
-    settings: Settings = expand_environment(loaded or {})
-    return settings
+    return loaded or {}
 
 
 def split_override(override: str) -> tuple[str, str]:
@@ -120,20 +119,33 @@ def _accepts_text(annotation: object) -> tuple[bool, bool]:
     return is_text, NoneType in choices
 
 
-def load_with_nested_run(path: str | Path, overrides: Sequence[str], config_type: type[ConfigSection]) -> Settings:
+def load_with_nested_run(
+    path: str | Path, overrides: Sequence[str], config_type: type[ConfigSection], preset: str | None = None
+) -> Settings:
     """Load the settings of a search or study, which hold a run's settings under `run`, and apply overrides.
 
-    An override of the run begins with `run.`, and the key after it may be shortened. Other keys are written in full.
+    1. Read the file. Its section `presets` has alternative settings by name.
+    2. Merge the settings of the chosen preset into the others.
+    3. Apply the overrides. One of the run begins with `run.`, and the key after it may be shortened; other keys are
+       written in full.
 
     Args:
         path: the file.
         overrides: applied in order.
         config_type: of the search or study.
+        preset: name of the preset; None: none.
 
     Raises:
-        ConfigError: the file cannot be read, or an override is malformed or names no setting of the run.
+        ConfigError: the file cannot be read, has no such preset, or an override is malformed or names no setting of
+            the run.
     """
     data = read_yaml(path)
+    presets = data.pop("presets", None) or {}
+    if not isinstance(presets, dict) or not all(isinstance(settings, dict) for settings in presets.values()):
+        raise ConfigError(f"presets of {path} must hold settings by name, such as {{small: {{seeds: [0]}}}}")
+    if preset is not None and preset not in presets:
+        raise ConfigError(f"there is no preset {preset!r} in {path}; it has {', '.join(presets) or 'none'}")
+    data = expand_environment(_merged(data, presets.get(preset, {})))
     run = data.setdefault("run", {})
     if not isinstance(run, dict):
         raise ConfigError(f"run of {path} must hold settings as 'key: value', not a {type(run).__name__}")
@@ -144,6 +156,21 @@ def load_with_nested_run(path: str | Path, overrides: Sequence[str], config_type
         else:
             _override(data, key.split("."), text, config_type)
     return data
+
+
+def _merged(settings: Settings, changes: Settings) -> Settings:
+    """Return nested settings with other values, of which mappings are merged and everything else is replaced.
+
+    null removes a setting, which then has its default.
+
+    >>> _merged({"a": {"b": 1, "c": 2}, "d": [1], "e": 0}, {"a": {"b": 3}, "d": [2], "e": None})
+    {'a': {'b': 3, 'c': 2}, 'd': [2]}
+    """
+    both = {
+        key: _merged(settings[key], value) if isinstance(value, dict) and isinstance(settings.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {key: value for key, value in (settings | both).items() if key not in both or value is not None}
 
 
 def config_file(path: str | Path) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import graphlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from hbt_ray.config import (
     build,
     full_key,
     load_with_nested_run,
+    replace_in,
 )
 from hbt_ray.config.base import Settings
 from hbt_ray.errors import ConfigError
@@ -42,6 +44,10 @@ class Method(ConfigSection):
     """Another method, whose encoder of the same seed mines hard negatives for this one."""
     taught_by: str | None = None
     """Another method, whose encoder of the same seed is the teacher of `loss.distillation`."""
+    encoder_of: str | None = None
+    """Another method, whose encoder of the same seed is evaluated. Needs `trained: false`."""
+    tokens_of: str | None = None
+    """Another method. As many steps as encode as many tokens as that one's `train.steps`, rounded up."""
 
     @field_validator("settings")
     @classmethod
@@ -51,7 +57,13 @@ class Method(ConfigSection):
     @property
     def needs(self) -> tuple[str, ...]:
         """The methods whose encoders this one uses."""
-        return tuple(name for name in (self.mined_with, self.taught_by) if name is not None)
+        return tuple(name for name in (self.mined_with, self.taught_by, self.encoder_of) if name is not None)
+
+    @model_validator(mode="after")
+    def _check_untrained(self) -> Method:
+        if self.trained and self.encoder_of:
+            raise ValueError(f"encoder_of {self.encoder_of!r} is evaluated as it is; write trained: false")
+        return self
 
 
 class StudyPretraining(ConfigSection):
@@ -78,6 +90,17 @@ class SyntheticBenchmark(ConfigSection):
     """Number of these items whose questions are the queries."""
 
 
+class PublishedValues(ConfigSection):
+    """Values that others have published, which the report cites."""
+
+    source: str
+    """Authors, year and address."""
+    encoder: str
+    """Which they trained."""
+    values: dict[str, dict[str, float]] = Field(min_length=1)
+    """Method -> full metric name -> value."""
+
+
 class StudySettings(ConfigSection):
     """All settings of a study except those of its runs."""
 
@@ -96,6 +119,10 @@ class StudySettings(ConfigSection):
     chapters: tuple[SectionName, ...] = ()
     """Sections of the report in addition to those of every study."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    optional_benchmarks: tuple[str, ...] = ()
+    """Names in `run.evaluate.benchmarks` that are left out, with their metrics, where their folder does not exist."""
+    published: tuple[PublishedValues, ...] = ()
+    """Values of others, cited in the report."""
     licences: dict[str, str] = Field({})
     """Corpus or benchmark -> its licence."""
     limits: tuple[str, ...] = ()
@@ -122,10 +149,30 @@ class StudySettings(ConfigSection):
             if method.pretrained is not None and method.pretrained not in self.pretraining:
                 names = ", ".join(self.pretraining) or "none"
                 raise ValueError(f"{name} starts from {method.pretrained!r}, which is not in pretraining: {names}")
-            for needed in method.needs:
-                if needed == name or needed not in self.methods or self.methods[needed].needs:
-                    raise ValueError(f"{name} needs {needed!r}, which must be another method that needs none itself")
+            if method.tokens_of is not None and (
+                method.tokens_of == name
+                or method.tokens_of not in self.methods
+                or self.methods[method.tokens_of].tokens_of
+                or self.methods[method.tokens_of].needs
+                or not (method.trained and self.methods[method.tokens_of].trained)
+            ):
+                raise ValueError(
+                    f"{name} takes the tokens of {method.tokens_of!r}, which must be another trained method with steps "
+                    "of its own"
+                )
+            unknown = next((needed for needed in method.needs if needed not in self.methods), None)
+            if unknown is not None:
+                raise ValueError(f"{name} needs {unknown!r}, which is no method; there are {', '.join(self.methods)}")
+        try:
+            graphlib.TopologicalSorter({name: method.needs for name, method in self.methods.items()}).prepare()
+        except graphlib.CycleError as error:
+            raise ValueError(f"methods need each other's encoders: {', '.join(error.args[1])}") from None
         return self
+
+
+def depth_of(methods: Mapping[str, Method], name: str) -> int:
+    """Return how many methods must be finished one after another before a method can begin."""
+    return max((1 + depth_of(methods, needed) for needed in methods[name].needs), default=0)
 
 
 class StudyConfig(StudySettings):
@@ -161,12 +208,42 @@ def study_file(name: str) -> Path:
     raise ConfigError(f"there is no study {name!r}; there are {names}, and --config FILE is for another one")
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_study(path: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> StudyConfig:
     """Load a study from a YAML file and apply `key=value` overrides; those of its run begin with `run.`.
 
+    Args:
+        path: the file.
+        overrides: applied in order.
+        preset: name of settings in the file's section `presets`, which replace the others; None: none.
+
     Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
+        ConfigError: the file cannot be read, has no such preset, a key is unknown, or a value is out of range.
     """
-    data = load_with_nested_run(path, overrides, StudyConfig)
+    data = load_with_nested_run(path, overrides, StudyConfig, preset)
     data["run"].setdefault("name", data.get("name", "study"))
     return build(StudyConfig, data)
+
+
+def without_absent_benchmarks(config: StudyConfig) -> tuple[StudyConfig, list[str]]:
+    """Leave out the optional benchmarks whose folder does not exist, and their metrics.
+
+    Returns:
+        The settings, and the benchmarks that were left out.
+
+    Raises:
+        ConfigError: no metric is left.
+    """
+    benchmarks = config.run.evaluate.benchmarks
+    absent = [
+        name
+        for name in config.optional_benchmarks
+        if (folder := benchmarks.get(name)) and not Path(folder).expanduser().exists()
+    ]
+    if not absent:
+        return config, []
+    slugs = set(map(benchmark_slug, absent))
+    measures = tuple(metric for metric in config.measures if slugs.isdisjoint(metric.split("/")[:2]))
+    if not measures:
+        raise ConfigError(f"none of the benchmarks {', '.join(absent)} is there; write the folder of one of them")
+    present = {name: folder for name, folder in benchmarks.items() if name not in absent}
+    return replace_in(replace_in(config, "run.evaluate.benchmarks", present), "measures", measures), absent

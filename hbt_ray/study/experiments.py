@@ -10,7 +10,7 @@ from hbt_ray.config import PretrainRunConfig, RunConfig, build, replace_in, set_
 from hbt_ray.config.base import Settings
 from hbt_ray.errors import CheckpointError
 from hbt_ray.evaluation.report import report_fault
-from hbt_ray.study.config import Method, StudyConfig
+from hbt_ray.study.config import Method, StudyConfig, depth_of
 from hbt_ray.training.run_dir import RunDir, run_dir_of
 from hbt_ray.utils.digests import JsonObject, content_digest, done_with, first_difference, is_done, mark_done
 from hbt_ray.utils.file_names import word_name
@@ -81,6 +81,14 @@ def _marker(run_dir: RunDir) -> StoragePath:
     return StoragePath.of(run_dir.path / _FINISHED)
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingTokens:
+    """The size of an experiment's training."""
+
+    steps: int
+    encoded_tokens: int
+
+
 def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) -> list[Experiment]:
     """Return all experiments by method and seed; those that need another method's encoder come last.
 
@@ -98,14 +106,15 @@ def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) 
         for name, method in config.methods.items()
         for seed in config.seeds
     ]
-    return sorted(experiments, key=lambda experiment: bool(experiment.method.needs))
+    return sorted(experiments, key=lambda experiment: depth_of(config.methods, experiment.method_name))
 
 
-def dependency_levels(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+def dependency_levels(config: StudyConfig, experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     """Group experiments that do not depend on each other: first those that need no other method's encoder."""
-    independent = [experiment for experiment in experiments if not experiment.method.needs]
-    dependent = [experiment for experiment in experiments if experiment.method.needs]
-    return [level for level in (independent, dependent) if level]
+    levels: dict[int, list[Experiment]] = {}
+    for experiment in experiments:
+        levels.setdefault(depth_of(config.methods, experiment.method_name), []).append(experiment)
+    return [levels[depth] for depth in sorted(levels)]
 
 
 # Pretrainings

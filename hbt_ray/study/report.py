@@ -7,7 +7,6 @@ import html
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
@@ -17,13 +16,14 @@ from markdown_it.token import Token
 from hbt_ray.evaluation.report import make_folder, report_errors
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS
 from hbt_ray.study.report_sections import (
-    Manifests,
     ReportSection,
+    StudyInputs,
     answer,
     bias_section,
     comparison_section,
     data_section,
     limits_section,
+    published_section,
     results_section,
     setup_section,
 )
@@ -34,21 +34,17 @@ from hbt_ray.utils.plotting import save_figure
 from hbt_ray.utils.redaction import redact
 
 MARKDOWN, SUMMARY, TABLE, FIGURES = "report.md", "summary.json", "table.csv", "figures"
-NO_MANIFESTS: Manifests = MappingProxyType({})
 
 
-def write_study_report(
-    results: StudyResults, trained_on: Manifests, command: str, pretrained_on: Manifests = NO_MANIFESTS
-) -> Path:
+def write_study_report(results: StudyResults, inputs: StudyInputs, command: str) -> Path:
     """Write `report.md`, `report.html`, `figures/`, `table.csv` and, last, `summary.json` to the study's folder.
 
     They replace those of an earlier report in one step: if writing fails, the earlier report remains.
 
     Args:
         results: of the study.
-        trained_on: manifests of the token stores of the training.
+        inputs: what the experiments were trained on.
         command: that repeats the study.
-        pretrained_on: manifests of the token stores of the pretraining.
 
     Returns:
         The HTML file.
@@ -61,9 +57,10 @@ def write_study_report(
     make_folder(folder)
     comparisons = results.comparisons(results.config.measures)
     sections = [
-        data_section(results, trained_on, pretrained_on),
-        setup_section(results.config),
+        data_section(results, inputs),
+        setup_section(results.config, inputs),
         results_section(results),
+        *([published_section(results.config)] if results.config.published else []),
         comparison_section(results, comparisons),
         bias_section(results),
         *(OPTIONAL_SECTIONS[name](results) for name in results.config.chapters),

@@ -12,6 +12,7 @@ from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value, markdown_table
 from hbt_ray.evaluation.significance import LEVEL
 from hbt_ray.study.config import Method, StudyConfig
+from hbt_ray.study.experiments import TrainingTokens
 from hbt_ray.study.figures import change_figure, scatter_figure
 from hbt_ray.study.results import Comparison, Estimate, StudyResults, higher_is_better, without_drop
 from hbt_ray.utils.plotting import Figure
@@ -25,6 +26,16 @@ _LISTED_SETTINGS = (
     *("text.max_query_tokens", "text.max_passage_tokens"),
 )
 _NO_LICENCE = "not stated"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInputs:
+    """What the experiments of a study were trained on, and how much; for the report."""
+
+    trained_on: Manifests = field(default_factory=dict)  # token stores of the training
+    pretrained_on: Manifests = field(default_factory=dict)  # of the pretraining
+    training_tokens: Mapping[tuple[str, int], TrainingTokens] = field(default_factory=dict)  # by method and seed
+    absent_benchmarks: tuple[str, ...] = ()  # optional ones that were not there
 
 
 @dataclass(slots=True)
@@ -82,10 +93,10 @@ def answer(results: StudyResults, comparisons: Sequence[Comparison]) -> str:
     return f"In {display_name(metric)} {reference} has {mean}; " + "; ".join(parts) + "."
 
 
-def data_section(results: StudyResults, trained_on: Manifests, pretrained_on: Manifests) -> ReportSection:
+def data_section(results: StudyResults, inputs: StudyInputs) -> ReportSection:
     """Describe the corpora and the benchmarks: sizes, languages, left-out items, licences."""
     section = ReportSection("Data")
-    for purpose, manifests in (("Trained on", trained_on), ("Pretrained on", pretrained_on)):
+    for purpose, manifests in (("Trained on", inputs.trained_on), ("Pretrained on", inputs.pretrained_on)):
         if manifests or purpose == "Trained on":
             section.add_table(
                 [
@@ -105,6 +116,8 @@ def data_section(results: StudyResults, trained_on: Manifests, pretrained_on: Ma
         [_benchmark_row(results, name) for name in results.config.run.evaluate.benchmarks],
         caption="Evaluated on:",
     )
+    if inputs.absent_benchmarks:
+        section.add_text(f"Not evaluated on {', '.join(inputs.absent_benchmarks)}: the files were not there.")
     return section
 
 
@@ -143,19 +156,25 @@ def _benchmark_row(results: StudyResults, name: str) -> list[str]:
     ]
 
 
-def setup_section(config: StudyConfig) -> ReportSection:
-    """Describe the settings that all methods share, the methods, and the pretrainings."""
+def setup_section(config: StudyConfig, inputs: StudyInputs) -> ReportSection:
+    """Describe the settings that all methods share, the methods with the size of their training, and pretrainings."""
     section = ReportSection("Set-up")
     shared = flatten_settings(stored_settings(config.run))
     settings = [[key, str(shared[key])] for key in _LISTED_SETTINGS if shared.get(key) is not None]
     if config.run.model.path is None:
         settings.insert(0, ["encoder", "random weights, and a tokenizer trained on the corpora"])
     section.add_table(["setting", "value"], settings, caption="All methods share:")
-    section.add_table(
-        ["method", "description"],
-        [[name, "; ".join(_describe_method(method))] for name, method in config.methods.items()],
-        caption="They differ in:",
-    )
+    rows = [[name, "; ".join(_describe_method(method))] for name, method in config.methods.items()]
+    if inputs.training_tokens:
+        for row in rows:
+            sizes = [
+                inputs.training_tokens[row[0], seed]
+                for seed in config.seeds
+                if (row[0], seed) in inputs.training_tokens
+            ]
+            row += [_range([size.steps for size in sizes]), _range([size.encoded_tokens for size in sizes])]
+    headings = ["method", "description", *(("steps", "encoded tokens") if inputs.training_tokens else ())]
+    section.add_table(headings, rows, caption="They differ in:")
     for name, pretraining in config.pretraining.items():
         parts = [f"continues from “{pretraining.after}”"] if pretraining.after else []
         parts += [f"{key} = {_setting_text(value)}" for key, value in pretraining.settings.items()]
@@ -163,12 +182,20 @@ def setup_section(config: StudyConfig) -> ReportSection:
     return section
 
 
+def _range(values: Sequence[int]) -> str:
+    """Return the least and the largest of the seeds' values; "" without any."""
+    bounds = sorted({min(values, default=0), max(values, default=0)})
+    return " to ".join(f"{bound:,}" for bound in bounds) if values else ""
+
+
 def _describe_method(method: Method) -> list[str]:
-    parts = [] if method.trained else ["not fine-tuned"]
+    parts = [] if method.trained or method.encoder_of else ["not fine-tuned"]
     parts += [f"{key} = {_setting_text(value)}" for key, value in method.settings.items()]
     parts += [f"starts from the pretraining “{method.pretrained}”"] if method.pretrained else []
     parts += [f"hard negatives mined with {method.mined_with}"] if method.mined_with else []
     parts += [f"distilled from {method.taught_by}"] if method.taught_by else []
+    parts += [f"the encoder of {method.encoder_of}"] if method.encoder_of else []
+    parts += [f"as many encoded tokens as {method.tokens_of}"] if method.tokens_of else []
     return parts or ["the shared settings"]
 
 
@@ -199,6 +226,22 @@ def results_section(results: StudyResults) -> ReportSection:
     seeds = ", ".join(map(str, results.config.seeds))
     section.add_text(f"Means over the seeds {seeds}, with 95% confidence intervals by Student's t. The best are bold.")
     section.add_table(["method", *headings], [list(row) for row in zip(results.methods, *columns, strict=True)])
+    return section
+
+
+def published_section(config: StudyConfig) -> ReportSection:
+    """Cite the values of others by the study's metrics, as far as they published them."""
+    section = ReportSection("Published values")
+    section.add_text("They are cited for comparison. Data, encoders and seeds differ from those of this study.")
+    for published in config.published:
+        metrics = [metric for metric in config.measures if any(metric in row for row in published.values.values())]
+        rows = [
+            [method, *(format_metric(metric, row[metric]) if metric in row else "" for metric in metrics)]
+            for method, row in published.values.items()
+        ]
+        if metrics:
+            caption = f"{published.encoder}, {published.source}:"
+            section.add_table(["method", *map(display_name, metrics)], rows, caption=caption)
     return section
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
 
 from hbt_ray.cluster.pipelines.study_runner import StudyRunner
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
-from hbt_ray.config import absolute_path, dump_config, replace_in, with_absolute_paths
+from hbt_ray.config import dump_config, replace_in
 from hbt_ray.evaluation.report import make_folder
-from hbt_ray.evaluation.retrieval_metrics import judged_queries
-from hbt_ray.evaluation.run_evaluation import check_benchmarks
+from hbt_ray.study.checks import check_study
 from hbt_ray.study.config import StudyConfig
-from hbt_ray.study.experiments import dependency_levels, list_experiments
+from hbt_ray.study.experiments import dependency_levels
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
-from hbt_ray.study.results import StudyResults, check_measures
-from hbt_ray.study.synthetic_benchmarks import make_benchmark
+from hbt_ray.study.report_sections import StudyInputs
+from hbt_ray.study.results import StudyResults
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
-from hbt_ray.utils.file_names import word_name
 from hbt_ray.utils.folder_lock import lock_folder
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = "study.yaml"
 
@@ -61,44 +60,29 @@ def study(config: StudyConfig, out: str | Path, command: str) -> FinishedStudy:
 
 def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
     make_folder(folder)
-    given = config.run.evaluate.benchmarks
-    config = _with_made_benchmarks(config, folder)
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
-    experiments = list_experiments(config, config.run.evaluate.benchmarks)
-    judged: dict[str, pa.Table] = {}
-    check_benchmarks(config.run.evaluate, lambda benchmark: judged.update({benchmark.name: judged_queries(benchmark)}))
-    check_measures(config, judged)
+    checked = check_study(config, folder)
+    for name in checked.absent_benchmarks:
+        logger.warning("the benchmark %s is not there and is left out", name)
+    # As it was given, without the benchmarks that were made and with those that were left out.
+    given = replace_in(checked.config, "run.evaluate.benchmarks", config.run.evaluate.benchmarks)
+    given = replace_in(given, "measures", config.measures)
+    config = checked.config
     connect()
-    without_made = replace_in(config, "run.evaluate.benchmarks", given)  # which a study file names in `made` only
-    atomic_write_text(folder / _SETTINGS, dump_config(without_made))
+    atomic_write_text(folder / _SETTINGS, dump_config(given))
     run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
     tracker = start_tracker(uri, config.run.tracking.experiment, config.name, config.without_run, run_dir, tags)
     with tracked_run(tracker, "the same command resumes with the unfinished experiments", system_metrics=False):
-        runner = StudyRunner(config, folder, len(experiments), tracker)
+        runner = StudyRunner(config, folder, len(checked.experiments), tracker)
         runner.pretrain()
-        for level in dependency_levels(experiments):
+        for level in dependency_levels(config, checked.experiments):
             runner.run_level(level)
         results = StudyResults(config, folder)
-        page = write_study_report(results, runner.trained_on, command, runner.pretrained_on)
+        inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
+        page = write_study_report(results, inputs, command)
         best_effort_tracking(tracker, lambda: _log_results(results, tracker))
     return FinishedStudy(page, results, ui_guide(uri, config.run.tracking.experiment))
-
-
-def _with_made_benchmarks(config: StudyConfig, folder: Path) -> StudyConfig:
-    """Return the study with absolute paths, after making its benchmarks and adding them to those evaluated."""
-    run = with_absolute_paths(config.run)
-    sources = {
-        name: replace_in(source, "corpus.path", absolute_path(source.corpus.path))
-        for name, source in config.made.items()
-    }
-    benchmarks = dict(run.evaluate.benchmarks)
-    for name, source in sources.items():
-        path = folder / "benchmarks" / word_name(name)
-        make_benchmark(name, source, path)
-        benchmarks[name] = str(path)
-    config = replace_in(config, "run", replace_in(run, "evaluate.benchmarks", benchmarks))
-    return replace_in(config, "made", sources)
 
 
 def _log_results(results: StudyResults, tracker: Tracker) -> None:

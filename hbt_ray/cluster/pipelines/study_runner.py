@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from hbt_ray.config import (
 )
 from hbt_ray.data.manifest import StoreManifest, read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
@@ -33,10 +35,13 @@ from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
+from hbt_ray.sampling.token_counts import encoded_tokens, steps_of_tokens
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import (
     Experiment,
+    TrainingTokens,
     is_pretrained,
+    list_experiments,
     mark_pretrained,
     pretraining_config,
     pretraining_dir,
@@ -49,6 +54,7 @@ from hbt_ray.training.resume import resumable_run
 from hbt_ray.training.run_dir import RunDir
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.training.task import ContrastiveTask
+from hbt_ray.utils.digests import content_digest
 from hbt_ray.utils.file_names import word_name
 from hbt_ray.utils.progress import print_line
 
@@ -75,6 +81,8 @@ class StudyRunner:
         self.num_finished = 0
         self.trained_on: dict[str, StoreManifest] = {}  # by the store's folder
         self.pretrained_on: dict[str, StoreManifest] = {}
+        self.training_tokens: dict[tuple[str, int], TrainingTokens] = {}  # by method and seed; see Method.tokens_of
+        self._counts_tokens = any(method.tokens_of for method in config.methods.values())
         self._stores: dict[str, Path] = {}  # by `store_key`
         self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> its encoder, which may not exist yet
         self._benchmarks: dict[str, dict[str, str]] = {}  # fingerprints, by the settings that choose what is read
@@ -97,10 +105,37 @@ class StudyRunner:
                 print_line(f"[{done}/{len(unfinished)}] pretraining {label} ({seconds:.0f} s)")
 
     def run_level(self, experiments: Sequence[Experiment]) -> None:
-        """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them."""
+        """Finish experiments that do not depend on each other, concurrently as far as the cluster holds them.
+
+        An encoder that no method trains is the same with every seed if it is a saved one. It is evaluated once.
+        """
         prepared = [self._prepare(experiment) for experiment in experiments]
-        unfinished = [(experiment, inputs) for experiment, inputs in prepared if not self._is_finished(experiment)]
-        self.num_finished += len(experiments) - len(unfinished)
+        all_unfinished = [(experiment, inputs) for experiment, inputs in prepared if not self._is_finished(experiment)]
+        self.num_finished += len(experiments) - len(all_unfinished)
+        unfinished, repeated = self._without_repeated(all_unfinished)
+        self._run(unfinished)
+        for experiment, first in repeated:
+            reports = experiment.run_dir(self.folder).evaluations
+            shutil.copytree(first.run_dir(self.folder).evaluations, reports, dirs_exist_ok=True)
+            self._finish(experiment, 0.0)
+
+    def _without_repeated(
+        self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]
+    ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
+        """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
+        first_of: dict[tuple[str, str], Experiment] = {}
+        different, repeated = [], []
+        for experiment, inputs in unfinished:
+            key = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+            first = experiment if experiment.method.trained else first_of.setdefault(key, experiment)
+            if first is experiment:
+                different.append((experiment, inputs))
+            else:
+                repeated.append((experiment, first))
+        return different, repeated
+
+    def _run(self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]) -> None:
+        """Train and evaluate experiments."""
         if not unfinished:
             return
         request = self._plan_concurrency()
@@ -164,17 +199,21 @@ class StudyRunner:
         experiment = replace(experiment, config=self._with_results_of_others(experiment))
         config, run_dir = experiment.config, experiment.run_dir(self.folder)
         resumable_run(config, run_dir.path, root=self.folder)
-        store = self._stores.get(config.store_key) or prepare(config.prepare_inputs, self.folder / "stores")
-        self._stores[config.store_key] = store
+        store = self._store_of(config)
         manifest = read_manifest(store)
         self.trained_on[str(store)] = manifest
         record_inputs(run_dir, config, manifest, root=self.folder)
         training_sampler(config, manifest)  # raises if the store cannot serve the configuration
         validation_sampler(config, manifest)
-        model = str(run_dir.initial_model)
-        if not run_dir.initial_model.exists():
+        encoder_of = experiment.method.encoder_of
+        model = str(run_dir.initial_model) if encoder_of is None else self._encoders[encoder_of, experiment.seed]
+        if encoder_of is None and not run_dir.initial_model.exists():
             model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
         run_dir.write_config(config)
+        if experiment.method.trained and self._counts_tokens:
+            tokens = encoded_tokens(config, TokenStore.open(store))
+            key = experiment.method_name, experiment.seed
+            self.training_tokens[key] = TrainingTokens(config.train.steps, tokens)
         inputs = ExperimentInputs(store, model)
         self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
         return experiment, inputs
@@ -190,7 +229,22 @@ class StudyRunner:
             config = replace_in(config, "corpora", mined.corpora)
         if method.taught_by:
             config = with_settings(config, {"loss.distillation.teacher": self._encoders[method.taught_by, seed]})
+        if method.tokens_of:
+            config = replace_in(config, "train.steps", self._steps_of_equal_tokens(config, method.tokens_of))
         return config
+
+    def _store_of(self, config: RunConfig) -> Path:
+        """Return the token store of a configuration; make it the first time."""
+        if config.store_key not in self._stores:
+            self._stores[config.store_key] = prepare(config.prepare_inputs, self.folder / "stores")
+        return self._stores[config.store_key]
+
+    def _steps_of_equal_tokens(self, config: RunConfig, method_name: str) -> int:
+        """Return the steps in which a configuration encodes as many tokens as another method with the same seed."""
+        experiments = list_experiments(self.config, config.evaluate.benchmarks)
+        other = next(one for one in experiments if (one.method_name, one.seed) == (method_name, config.seed))
+        tokens = encoded_tokens(other.config, TokenStore.open(self._store_of(other.config)))
+        return steps_of_tokens(config, TokenStore.open(self._store_of(config)), tokens)
 
     def _finish(self, experiment: Experiment, seconds: float) -> None:
         """Delete an experiment's checkpoints, mark it as finished, and log it."""

@@ -45,11 +45,16 @@ def test_experiments_of_one_storage_have_checkpoints_of_their_kind(tmp_path: Pat
 
 
 def test_experiments_that_need_another_method_come_after_it():
-    methods = {"mined": {"mined_with": "hybrid"}, "hybrid": {}, "taught": {"taught_by": "hybrid"}}
+    methods = {
+        "both": {"encoder_of": "mined", "trained": False},
+        "mined": {"mined_with": "hybrid"},
+        "hybrid": {},
+        "taught": {"taught_by": "hybrid"},
+    }
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [4]})
-    first, second = dependency_levels(list_experiments(config, {}))
-    assert [experiment.method_name for experiment in first] == ["hybrid"]
-    assert [experiment.method_name for experiment in second] == ["mined", "taught"]
+    levels = dependency_levels(config, list_experiments(config, {}))
+    names = [[experiment.method_name for experiment in level] for level in levels]
+    assert names == [["hybrid"], ["mined", "taught"], ["both"]]
 
 
 def finished_experiment(folder: Path, benchmark: Benchmark) -> tuple[Experiment, str]:

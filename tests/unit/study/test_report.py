@@ -14,6 +14,7 @@ from hbt_ray.config import replace_in
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StorageError
 from hbt_ray.study.report import write_study_report
+from hbt_ray.study.report_sections import StudyInputs
 from hbt_ray.study.results import StudyResults
 from tests.helpers.full_disk import no_file_above
 from tests.helpers.html_pages import read_page
@@ -45,7 +46,7 @@ def recompute(folder: Path, method: str, seed: int) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def written(results: StudyResults) -> Path:
     """Return the folder of the study, after its report was written."""
-    write_study_report(results, {"store": MANIFEST}, "hbt study small")
+    write_study_report(results, StudyInputs({"store": MANIFEST}), "hbt study small")
     return results.folder
 
 
@@ -66,7 +67,7 @@ def test_summary_can_be_recomputed_from_the_per_query_files(written: Path):
 
 
 def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(short: StudyResults):
-    write_study_report(short, {}, "first command")
+    write_study_report(short, StudyInputs(), "first command")
 
     def files() -> dict[str, bytes]:
         found = (path for path in short.folder.rglob("*") if path.is_file() and "cells" not in path.parts)
@@ -76,15 +77,15 @@ def test_report_interrupted_by_a_full_disk_leaves_the_earlier_one(short: StudyRe
     sizes = sorted(len(before[name]) for name in ("summary.json", "table.csv", "report.md", "report.html"))
     for size in (0, *(size - 50 for size in sizes)):
         with no_file_above(size), pytest.raises(StorageError, match="the report cannot be written"):
-            write_study_report(short, {}, "second command")
+            write_study_report(short, StudyInputs(), "second command")
         assert files() == before, size
-    write_study_report(short, {}, "second command")
+    write_study_report(short, StudyInputs(), "second command")
     assert files().keys() == before.keys()
     assert b"second command" in files()["report.html"]
 
 
 def test_reports_of_two_equal_studies_are_equal(written: Path, benchmark: Benchmark, tmp_path: Path):
-    write_study_report(write_reports(tmp_path, benchmark), {"store": MANIFEST}, "hbt study small")
+    write_study_report(write_reports(tmp_path, benchmark), StudyInputs({"store": MANIFEST}), "hbt study small")
     for name in ("summary.json", "table.csv", "report.md", "report.html"):
         assert (written / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -104,7 +105,7 @@ def test_report_has_question_data_methods_tests_limits_and_command(written: Path
 
 def test_page_escapes_html_in_title_and_text(short: StudyResults):
     short.config = replace_in(replace_in(short.config, "title", "<b>&</b>"), "limits", ("<script>x</script>",))
-    html = write_study_report(short, {"store": MANIFEST}, "hbt study small").read_text()
+    html = write_study_report(short, StudyInputs({"store": MANIFEST}), "hbt study small").read_text()
     assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in html
     assert "<h1>&lt;b&gt;&amp;&lt;/b&gt;</h1>" in html
     assert "<li>&lt;script&gt;" in html
@@ -122,7 +123,7 @@ def test_page_holds_no_file_or_image_but_its_figures(short: StudyResults):
         "![d](figures/no.png)",
     )
     short.config = replace_in(short.config, "limits", images)
-    html = write_study_report(short, {"store": MANIFEST}, "hbt study small").read_text()
+    html = write_study_report(short, StudyInputs({"store": MANIFEST}), "hbt study small").read_text()
     assert base64.b64encode(b"canary").decode() not in html
     assert all(f"<li>{text}</li>" in html for text in "abcd")
     assert re.findall(r'src="(.{22})', html) == ["data:image/png;base64,"] * html.count("<img")

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.experiments import TrainingTokens
 from hbt_ray.study.report_sections import (
+    StudyInputs,
     answer,
     comparison_section,
     format_metric,
     limits_section,
+    published_section,
     results_section,
     setup_section,
 )
@@ -46,7 +49,7 @@ def test_setup_lists_pretrainings_and_what_methods_take_from_others():
     corpora = [{"format": "text", "name": "lines", "path": "x"}, {"format": "embedded"}]
     pretraining = {"one": {"settings": {"corpora": corpora}}, "two": {"after": "one"}}
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "pretraining": pretraining})
-    text = "\n".join(setup_section(config).lines)
+    text = "\n".join(setup_section(config, StudyInputs()).lines)
     for words in (
         "| hybrid | starts from the pretraining “two” |",
         "| mined | hard negatives mined with hybrid |",
@@ -55,6 +58,28 @@ def test_setup_lists_pretrainings_and_what_methods_take_from_others():
         "Pretraining “two”: continues from “one”.",
     ):
         assert words in text, words
+
+
+def test_setup_lists_steps_and_encoded_tokens_over_the_seeds():
+    methods = {"hybrid": {}, "x-y": {"tokens_of": "hybrid"}, "raw": {"trained": False, "encoder_of": "x-y"}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [0, 1]})
+    sizes = {("hybrid", 0): (10, 5000), ("hybrid", 1): (10, 5002), ("x-y", 0): (7, 5100), ("x-y", 1): (8, 5100)}
+    inputs = StudyInputs(training_tokens={key: TrainingTokens(*size) for key, size in sizes.items()})
+    lines = setup_section(config, inputs).lines
+    assert "| hybrid | the shared settings | 10 | 5,000 to 5,002 |" in lines
+    assert "| x-y | as many encoded tokens as hybrid | 7 to 8 | 5,100 |" in lines
+    assert "| raw | the encoder of x-y |  |  |" in lines
+
+
+def test_published_values_are_cited_by_the_studys_metrics():
+    row = {"tiny/multi/map": 0.5, "other/multi/map": 0.1}
+    published = {"source": "A and B 2020", "encoder": "XLM-R", "values": {"hybrid": row}}
+    other = published | {"encoder": "LaBSE", "values": {"hybrid": {"other/multi/map": 0.1}}}
+    config = StudyConfig.model_validate(SETTINGS | {"published": [published, other]})
+    text = "\n".join(published_section(config).lines)
+    assert "XLM-R, A and B 2020:" in text
+    assert "| hybrid | 0.5000 |" in text
+    assert "LaBSE" not in text  # which has no value of this study's metrics
 
 
 def test_limits_name_benchmarks_that_were_made():
