@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,21 @@ from sentence_transformers.sentence_transformer.modules import (
     Transformer,
     WeightedLayerPooling,
 )
-from transformers import BertModel, RobertaModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+    XLMRobertaTokenizer,
+)
 
 from tests.helpers import tiny_corpus
 
 WIDTH = 16
+_SHAPE = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 _tokenizer = functools.cache(tiny_corpus.tokenizer)
 
@@ -37,10 +47,7 @@ def write_transformer(
     tokenizer = _tokenizer()
     defaults = {
         "vocab_size": len(tokenizer),
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
+        **_SHAPE,
         "max_position_embeddings": 64,
         "pad_token_id": tokenizer.pad_token_id,
         "initializer_range": 0.5,
@@ -54,6 +61,46 @@ def write_transformer(
 def write_roberta(folder: Path, positions: int) -> Path:
     """Write a model whose tokenizer has no `model_max_length`; its first position is 2, after that of padding."""
     return write_transformer(folder, RobertaModel, max_position_embeddings=positions, pad_token_id=1, type_vocab_size=1)
+
+
+def write_xlm_roberta(folder: Path, texts: Sequence[str], positions: int = 130) -> Path:
+    """Write a random model of XLM-R's class, with a tokenizer of its type (Unigram pieces) trained on the texts."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = Tokenizer(models.Unigram())
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    pieces.train_from_iterator(
+        texts, trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>")
+    )
+    vocabulary = json.loads(pieces.to_str())["model"]["vocab"]
+    tokenizer = XLMRobertaTokenizer(vocab=[(piece, score) for piece, score in vocabulary])
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        **_SHAPE,
+        max_position_embeddings=positions,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=1,
+    )
+    torch.manual_seed(2)
+    XLMRobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_labse(folder: Path, texts: Sequence[str]) -> Path:
+    """Write a random model with LaBSE's modules: WordPiece, BERT, the vector of [CLS], a dense layer, unit length."""
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=False)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer = BertTokenizer(vocab=words.get_vocab(), do_lower_case=False)
+    bert = folder.with_name(f"{folder.name}-bert")
+    torch.manual_seed(2)
+    config = BertConfig(vocab_size=len(tokenizer), **_SHAPE, max_position_embeddings=128)
+    BertModel(config).save_pretrained(bert)
+    tokenizer.save_pretrained(bert)
+    dense = Dense(WIDTH, WIDTH, activation_function=torch.nn.Tanh())
+    return save(folder, [Transformer(str(bert)), Pooling(WIDTH, "cls"), dense, Normalize()])
 
 
 def save(folder: Path, modules: list[Any], **settings: Any) -> Path:

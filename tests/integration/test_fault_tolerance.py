@@ -204,7 +204,8 @@ def test_killed_command_resumes_in_a_moved_or_copied_folder(dashboard, tmp_path,
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
     record_id(folder)
     if how == "moved":
-        assert len(set(ids)) == (command != "mine")  # which has none
+        # A call that ended before its fault is repeated in a new folder. Mining has no MLflow run.
+        assert len(set(ids)) <= 1 + too_late if command != "mine" else not ids
     else:
         assert command == "mine" or ids[-1] not in ids[:-1]
     print(f"\n{command}, {how}: {TIMES} kills, {too_late} calls ended before theirs, {len(set(ids))} MLflow runs")
