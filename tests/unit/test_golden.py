@@ -782,8 +782,9 @@ SETTINGS: dict[str, str] = {
         made.corpus.ids made.corpus.ids=column|rows|unique made.corpus.language made.corpus.languages
         made.corpus.licence made.corpus.max_negatives made.corpus.name
         made.corpus.path made.corpus.split made.corpus.subset made.items made.questions measures methods
-        methods.mined_with methods.pretrained methods.settings methods.taught_by methods.trained name pretraining
-        pretraining.after pretraining.settings question reference seeds title
+        methods.encoder_of methods.mined_with methods.pretrained methods.settings methods.taught_by methods.tokens_of
+        methods.trained name optional_benchmarks pretraining pretraining.after pretraining.settings published
+        published.encoder published.source published.values question reference seeds title
     """,
 }
 
