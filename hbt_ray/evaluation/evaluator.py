@@ -86,6 +86,7 @@ class EvalReport:
     split: str = ""  # of the benchmark
     date: str = ""  # of the evaluation, UTC: 2026-01-31
     depth: int | None = None  # passages of each query that an approximate index lists; None: all
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95%, by the full name of a metric
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
     dimensions: int | None = None  # to which vectors are truncated; None: not truncated
     warnings: tuple[str, ...] = ()  # sentences on what makes the metrics meaningless
@@ -97,7 +98,7 @@ class EvalReport:
         Args:
             setting: "mono", "cross", "multi" or "gap".
             name: a key of METRICS.
-            part: a language, pair of languages or resource level; "": the average.
+            part: a language, pair of languages, resource level or the worst tenth; "": the average.
         """
         full_name = f"{self.benchmark}/{setting}/{METRICS[name].name_at(self.depth)}"
         return f"{full_name}/{part}" if part else full_name
@@ -168,6 +169,7 @@ def evaluate_benchmark(
         split=benchmark.split,
         date=datetime.now(UTC).date().isoformat(),
         depth=index.depth,
+        intervals=result.intervals,
         index_recall=_index_recall(benchmark, index, query_vectors),
         dimensions=settings.dimensions,
         warnings=constant_vector_warnings(benchmark, query_vectors, index),

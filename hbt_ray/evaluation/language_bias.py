@@ -40,6 +40,36 @@ def same_language_first(ranks: np.ndarray, is_query_language: np.ndarray) -> np.
     return defined
 
 
+def max_rank(ranks: np.ndarray) -> np.ndarray:
+    """Return the highest rank of the relevant passages, by which all of them are found: (Q, R) -> (Q,).
+
+    Max@R of Hong et al. 2026 (arXiv 2604.05684): the worst rank needed to recover all parallel documents of a query.
+    Its mean over queries is reported in ranks. A random order of P passages with n relevant gives n / (n + 1) * (P + 1)
+    on average; no order gives less than n. A passage that the pool lacks does not count.
+
+    >>> max_rank(np.array([[7, 3, 10], [4, 0, 0], [0, 0, 0]])).tolist()
+    [10.0, 4.0, nan]
+    """
+    highest: np.ndarray = np.where((ranks > 0).any(axis=1), ranks.max(axis=1, initial=0), np.nan)
+    return highest
+
+
+def complete(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Return 1 where all relevant passages are among the first k, else 0: Complete@k, (Q, R) -> (Q,).
+
+    It is 1 where recall@k is 1. A query with more than k relevant passages has no value, whatever the ranking: with one
+    relevant passage in each of 11 languages, k is 11 or more. A passage that the pool lacks counts as not found, and a
+    query without relevant passages has 0.
+
+    >>> complete(np.array([[1, 2, 0], [1, 3, 0], [1, 2, 3], [0, 0, 0]]), 2).tolist()
+    [1.0, 0.0, nan, 0.0]
+    """
+    relevant = (ranks != 0).sum(axis=1)
+    found = ((ranks > 0) & (ranks <= k)).sum(axis=1)
+    values: np.ndarray = np.where(relevant > k, np.nan, (found == relevant) & (relevant > 0))
+    return values
+
+
 def rank_biased_overlap(one: np.ndarray, other: np.ndarray, persistence: float = PERSISTENCE) -> np.ndarray:
     """Return the similarity of two rankings, top-weighted: 0 without a common passage, 1 for equal rankings.
 

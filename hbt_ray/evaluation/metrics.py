@@ -19,6 +19,7 @@ import numpy as np
 
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation import language_bias
+from hbt_ray.evaluation.pool_sampling import expected_average_precision
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 
 Setting = Literal["mono", "cross", "multi"]
@@ -38,6 +39,8 @@ class RankedJudgements:
     is_in_pool: np.ndarray  # (Q, R) bool
     query_language: str
     depth: int | None = None  # passages of each query that an approximate index lists; None: all
+    num_passages: np.ndarray | None = None  # (Q,) in the pool; None: the pool is not of one language
+    smallest_pool: int = 0  # passages of the language that has fewest
 
     @property
     def bounded_ranks(self) -> np.ndarray:
@@ -45,8 +48,9 @@ class RankedJudgements:
 
         For the metrics of language bias: a model must not look fairer for the passages that it misses.
         """
-        missed = (self.ranks == NOT_RETRIEVED) & self.is_in_pool
-        return np.where(missed, (self.depth or 0) + 1, self.ranks)
+        if self.depth is None:
+            return self.ranks
+        return np.where((self.ranks == NOT_RETRIEVED) & self.is_in_pool, self.depth + 1, self.ranks)
 
 
 MetricFn = Callable[[RankedJudgements], np.ndarray]
@@ -200,6 +204,39 @@ def rank_distance_of_languages(judged: RankedJudgements) -> np.ndarray:
 
 
 @metric(
+    "max_rank",
+    display="max rank",
+    unit="ranks",
+    higher_is_better=False,
+    settings=("multi",),
+    display_with_setting=False,
+    by_language=("multi",),
+)
+def max_rank_of_languages(judged: RankedJudgements) -> np.ndarray:
+    """Compute the rank by which all relevant passages are found; NaN as for rank distance."""
+    ranks = judged.bounded_ranks
+    return np.where(_several_languages(ranks, judged.passage_languages), language_bias.max_rank(ranks), np.nan)
+
+
+@metric("complete@10", display="complete@10", settings=("multi",), display_with_setting=False)
+def complete_at_10(judged: RankedJudgements) -> np.ndarray:
+    """Compute whether all relevant passages are among the first 10: 1 or 0; NaN where there are more than 10."""
+    return language_bias.complete(judged.ranks, 10)
+
+
+@metric("complete@20", display="complete@20", settings=("multi",), display_with_setting=False)
+def complete_at_20(judged: RankedJudgements) -> np.ndarray:
+    """Compute whether all relevant passages are among the first 20: 1 or 0; NaN where there are more than 20."""
+    return language_bias.complete(judged.ranks, 20)
+
+
+@metric("complete@100", display="complete@100", settings=("multi",), display_with_setting=False)
+def complete_at_100(judged: RankedJudgements) -> np.ndarray:
+    """Compute whether all relevant passages are among the first 100: 1 or 0; NaN where there are more than 100."""
+    return language_bias.complete(judged.ranks, 100)
+
+
+@metric(
     "same_language_first",
     display="same language first",
     higher_is_better=False,
@@ -216,6 +253,14 @@ def same_language_first(judged: RankedJudgements) -> np.ndarray:
 def peer_at_100(judged: RankedJudgements) -> np.ndarray:
     """Compute the Probability of Equal Expected Rank over the first 100 passages."""
     return language_bias.peer(judged.bounded_ranks, judged.passage_languages, judged.grades, PEER_DEPTH)
+
+
+@metric("map_matched", column="ap_matched", display="size-matched mAP", settings=("mono", "cross"))
+def size_matched_average_precision(judged: RankedJudgements) -> np.ndarray:
+    """Compute the average precision expected in a random part of the pool, as large as the smallest language's pool."""
+    if judged.depth is not None or judged.num_passages is None:
+        return np.full(len(judged.ranks), np.nan)
+    return expected_average_precision(judged.ranks, judged.num_passages, judged.smallest_pool)
 
 
 def compute_all(judged: RankedJudgements, setting: Setting) -> dict[str, np.ndarray]:

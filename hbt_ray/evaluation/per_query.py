@@ -16,7 +16,7 @@ import pyarrow as pa
 from hbt_ray.data.language_resources import resource_level
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.metrics import GAP, find_metric
-from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.evaluation.retrieval_metrics import LEVELS, WORST_TENTH
 
 Key = tuple[str, str, str]  # query id, query language, passage language ("": all)
 LanguagePair = tuple[str, str]  # query language, passage language
@@ -69,10 +69,16 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
             `cross/map/low-resource` averages the pairs with such a language on either side.
 
     Raises:
-        UserError: the table lacks a column, or no row counts.
+        UserError: the table lacks a column, no row counts, or the metric is no such sum: that of the worst tenth of
+            languages is not, because which languages are worst differs between runs.
     """
     setting, _, rest = metric.partition("/")
     name, _, part = rest.partition("/")
+    if part == WORST_TENTH:
+        raise UserError(
+            f"{metric} has no paired test, because which languages are worst differs between runs; choose the metric "
+            f"of a language, such as {setting}/{name}/en"
+        )
     column = find_metric(f"/{setting}/{name}").column
     needed = ["query_id", "language", "passage_language", "group", "setting", column]
     missing = [name for name in needed if name not in table.column_names]

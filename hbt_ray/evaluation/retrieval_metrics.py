@@ -8,8 +8,9 @@ Legend: Q queries, R relevant passages of the query that has most, N queries of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,14 @@ from hbt_ray.evaluation.judgement_arrays import (
     mark_absent,
     remove_excluded,
 )
+from hbt_ray.evaluation.language_gap import GAP_METRICS, LanguageGap, language_gap
 from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, RankedJudgements, Setting, compute_all
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex
 from hbt_ray.retrieval.passage_shard import Span, is_within
 
 LEVELS = ("low-resource", "mid-resource", "high-resource")  # of languages
+WORST_TENTH = "worst-tenth"  # of languages
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class RetrievalMetrics:
     """The result of `compute_retrieval_metrics`."""
 
     metrics: dict[str, float]  # full name, such as "xquad-r/mono/map" -> value
+    intervals: dict[str, tuple[float, float]]  # full name of a gap -> its 95% confidence interval
     per_query: pa.Table  # a row for each query in each pool; see `_per_query_table` for the columns
     matrix: np.ndarray  # (L, L) mAP by query and passage language, NaN where no query has a judgement
     relevant: RelevantPassages
@@ -90,10 +94,12 @@ def compute_retrieval_metrics(benchmark: Benchmark, query_vectors: np.ndarray, i
     ranks = remove_excluded(ranks, relevant.passage_indices == excluded)
     mark_absent(ranks, relevant, list(spans))
     # 3. Metrics of each query
-    groups = list(_query_groups(benchmark, list(spans), ranks, relevant, index.depth))
+    groups = list(_query_groups(benchmark, spans, ranks, relevant, index.depth))
     # 4. Averages
+    gaps = _gaps(benchmark, groups, index.depth)
     return RetrievalMetrics(
-        metrics=_averages(benchmark.name, groups, index.depth),
+        metrics=_averages(benchmark.name, groups, gaps, index.depth),
+        intervals={name: (gap.low, gap.high) for name, gap in gaps.items()},
         per_query=_per_query_table(benchmark, groups),
         matrix=_language_matrix(benchmark.languages, groups),
         relevant=relevant,
@@ -145,17 +151,23 @@ def judged_queries(benchmark: Benchmark) -> pa.Table:
 
 def _query_groups(
     benchmark: Benchmark,
-    passage_languages: Sequence[str],
+    spans: Mapping[str, Span],
     ranks: np.ndarray,
     relevant: RelevantPassages,
     depth: int | None,
 ) -> Iterator[QueryGroup]:
     """Yield every query language in every pool; ranks are (passage languages + 1, Q, R), all passages last."""
     query_languages = np.array([query.language for query in benchmark.queries])
+    excluded = excluded_indices(benchmark)
+    sizes = {
+        language: (span.stop - span.start if isinstance(span, slice) else len(span)) for language, span in spans.items()
+    }
+    smallest = min(filter(None, sizes.values()), default=0)
+    is_cross = ((relevant.grades > 0) & (relevant.passage_languages != query_languages[:, None])).any()
     has_none = (relevant.grades == 0).all(axis=1)
     for language in sorted(set(query_languages.tolist())):
         of_language = np.flatnonzero(query_languages == language)
-        for number, passage_language in enumerate(passage_languages):
+        for number, (passage_language, span) in enumerate(spans.items()):
             counts = (ranks[number, of_language] != 0).any(axis=1)
             setting: Setting = "mono" if passage_language == language else "cross"
             if setting == "mono":
@@ -163,20 +175,19 @@ def _query_groups(
             if not counts.any():
                 continue
             rows = of_language[counts]
-            yield _query_group(setting, language, passage_language, rows, ranks[number, rows], relevant, depth)
-        yield _query_group("multi", language, None, of_language, ranks[-1, of_language], relevant, depth)
+            judged = _judgements(relevant, rows, ranks[number, rows], language, depth)
+            if is_cross:  # pools are compared
+                num_passages = sizes[passage_language] - is_within(excluded[rows], span)
+                judged = replace(judged, num_passages=num_passages, smallest_pool=smallest)
+            yield QueryGroup(setting, language, passage_language, rows, judged.ranks, compute_all(judged, setting))
+        judged = _judgements(relevant, of_language, ranks[-1, of_language], language, depth)
+        yield QueryGroup("multi", language, None, of_language, judged.ranks, compute_all(judged, "multi"))
 
 
-def _query_group(
-    setting: Setting,
-    query_language: str,
-    passage_language: str | None,
-    rows: np.ndarray,
-    ranks: np.ndarray,
-    relevant: RelevantPassages,
-    depth: int | None,
-) -> QueryGroup:
-    ranked = RankedJudgements(
+def _judgements(
+    relevant: RelevantPassages, rows: np.ndarray, ranks: np.ndarray, query_language: str, depth: int | None
+) -> RankedJudgements:
+    return RankedJudgements(
         ranks=ranks,
         grades=relevant.grades[rows],
         passage_languages=relevant.passage_languages[rows],
@@ -184,10 +195,11 @@ def _query_group(
         query_language=query_language,
         depth=depth,
     )
-    return QueryGroup(setting, query_language, passage_language, rows, ranks, compute_all(ranked, setting))
 
 
-def _averages(benchmark: str, groups: Sequence[QueryGroup], depth: int | None) -> dict[str, float]:
+def _averages(
+    benchmark: str, groups: Sequence[QueryGroup], gaps: Mapping[str, LanguageGap], depth: int | None
+) -> dict[str, float]:
     """Average every metric; the metrics of a setting come before those of a language or pair."""
     overall: dict[str, float] = {}
     detailed: dict[str, float] = {}
@@ -207,7 +219,12 @@ def _averages(benchmark: str, groups: Sequence[QueryGroup], depth: int | None) -
                     detailed |= {f"{name}/{part}": mean for part, mean in means.items()}
                 if setting != "cross":
                     overall |= {f"{name}/{level}": mean for level, mean in _by_resource_level(means).items()}
-    return overall | _gaps(benchmark, groups, depth) | detailed
+                    if setting in (*metric.headline, *metric.judged_pool_headline) and len(means) > 1:
+                        overall[f"{name}/{WORST_TENTH}"] = _worst_tenth(means, metric.higher_is_better)
+    for name, gap in gaps.items():
+        overall[name] = gap.mean
+        overall |= {f"{name}/{language}": value for language, value in gap.by_language.items()}
+    return overall | detailed
 
 
 def _by_resource_level(means: dict[str, float]) -> dict[str, float]:
@@ -222,17 +239,33 @@ def _by_resource_level(means: dict[str, float]) -> dict[str, float]:
     return {level: float(np.mean(of_level[level])) for level in LEVELS if level in of_level}
 
 
-def _gaps(benchmark: str, groups: Sequence[QueryGroup], depth: int | None) -> dict[str, float]:
-    """Compute mono minus cross: each query language's mono mAP minus the mean of its cross mAPs, and their mean."""
-    mono = {group.query_language: group.values["ap"].mean() for group in groups if group.setting == "mono"}
-    cross: dict[str, list[float]] = {}
-    for group in groups:
-        if group.setting == "cross":
-            cross.setdefault(group.query_language, []).append(group.values["ap"].mean())
-    gaps = {language: float(mono[language] - np.mean(maps)) for language, maps in cross.items() if language in mono}
-    name = f"{benchmark}/{GAP}/{METRICS['map'].name_at(depth)}"
-    overall = {name: float(np.mean(list(gaps.values())))} if gaps else {}
-    return overall | {f"{name}/{language}": gap for language, gap in gaps.items()}
+def _worst_tenth(means: dict[str, float], higher_is_better: bool) -> float:
+    """Average over the tenth of languages, rounded up, in which a metric is worst.
+
+    >>> _worst_tenth({"de": 0.9, "sw": 0.2, "en": 0.8}, True)
+    0.2
+    """
+    best_first = sorted(means.values(), reverse=higher_is_better)
+    return float(np.mean(best_first[-ceil(len(means) / 10) :]))
+
+
+def _gaps(benchmark: Benchmark, groups: Sequence[QueryGroup], depth: int | None) -> dict[str, LanguageGap]:
+    """Compute mono minus cross of each metric that is defined for every query: full name -> gap."""
+    numbers: dict[str, int] = {}
+    group_of = np.array(
+        [numbers.setdefault(query.group or query.query_id, len(numbers)) for query in benchmark.queries], np.int64
+    )
+    pools = {
+        (group.query_language, group.passage_language): group for group in groups if group.passage_language is not None
+    }
+    gaps = {}
+    for metric in (METRICS[name] for name in GAP_METRICS):
+        values = {pair: group.values[metric.column] for pair, group in pools.items()}
+        if not any(np.isnan(of_pair).any() for of_pair in values.values()):
+            gap = language_gap(values, {pair: group_of[group.rows] for pair, group in pools.items()})
+            if gap is not None:
+                gaps[f"{benchmark.name}/{GAP}/{metric.name_at(depth)}"] = gap
+    return gaps
 
 
 def _per_query_table(benchmark: Benchmark, groups: Sequence[QueryGroup]) -> pa.Table:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.retrieval_metrics import LEVELS, WORST_TENTH
 from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.objectives import find_objective_metric
@@ -179,7 +180,7 @@ def bias_figure(search: SearchConfig, results: SearchResults, trials: Sequence[T
     languages = sorted(
         {name.removeprefix(start) for trial in finished for name in trial.metrics if name.startswith(start)}
     )
-    languages = [language for language in languages if not language.endswith("-resource")]
+    languages = [language for language in languages if language not in (*LEVELS, WORST_TENTH)]
     if setting is None or not languages:
         return None
     values = sorted({float(trial.candidate.values[setting]) for trial in finished})

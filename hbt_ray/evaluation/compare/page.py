@@ -14,7 +14,7 @@ from hbt_ray.evaluation.compare.tables import TestedDifference, differences, hea
 from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report import format_value, make_folder, read_report, report_errors
 from hbt_ray.evaluation.report.settings import described_report
-from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.evaluation.retrieval_metrics import LEVELS, WORST_TENTH
 from hbt_ray.evaluation.significance import CONFIDENCE, RESAMPLES
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.html_page import PAGE, Cell, Rows, heat_map, render_page, short_share
@@ -207,7 +207,7 @@ def _parts(metric: str, group: RunGroup) -> set[str]:
         name.removeprefix(start)
         for of_run in group.metrics
         for name in of_run
-        if name.startswith(start) and not name.endswith(LEVELS)
+        if name.startswith(start) and not name.endswith((*LEVELS, WORST_TENTH))
     }
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from hbt_ray.evaluation.evaluator import EvalReport
 from hbt_ray.evaluation.metrics import SETTINGS
-from hbt_ray.evaluation.report.tables import dimensions_line, language_rows, metric_rows, recall_line
+from hbt_ray.evaluation.report.tables import dimensions_line, gap_rows, language_rows, metric_rows, recall_line
 
 _NUMBER = re.compile(r"\W*\d|\W*$")  # matches cells that begin with a number, are empty or hold a dash
 
 
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
-    """Yield the lines of a report: every metric, headline metrics by language, figures, and counts of rejects."""
+    """Yield the lines of a report: every metric, the gap, headline metrics by language, figures, rejects."""
     counts = report.counts
     yield f"# {html.escape(report.benchmark, quote=False)}"
     yield ""
@@ -34,6 +34,10 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
         ["measure", *SETTINGS], [[metric.name_at(report.depth), *values] for metric, values in metric_rows(report)]
     )
     yield ""
+    headings, rows = gap_rows(report)
+    if rows:
+        yield from markdown_table(headings, rows)
+        yield ""
     yield from markdown_table(*language_rows(report))
     if report.index_recall:
         yield ""

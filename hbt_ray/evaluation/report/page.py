@@ -17,6 +17,7 @@ from hbt_ray.evaluation.report.settings import described_report
 from hbt_ray.evaluation.report.tables import (
     dimensions_line,
     format_value,
+    gap_rows,
     headlines,
     language_rows,
     metric_rows,
@@ -27,8 +28,8 @@ from hbt_ray.utils.display_text import shorten
 from hbt_ray.utils.html_page import Cell, Rows, heat_map, image_source, render_page, short_share
 
 _TEXT_CHARS = 240  # of a text on the page; `hbt explain` shows more
-_PREFERENCE = ("multi", "same_language_first")
-_TILES = (("mono", "ndcg@10"), ("multi", "ndcg@10"), _PREFERENCE)  # besides the headlines
+_BIAS = (("multi", "max_rank"), ("multi", "same_language_first"))  # besides the headlines
+_TILES = (("mono", "ndcg@10"), ("multi", "ndcg@10"), *_BIAS)
 
 
 def report_page(report: EvalReport, summary: Mapping[str, object], projection: Path | None = None) -> str:
@@ -54,6 +55,7 @@ def report_page(report: EvalReport, summary: Mapping[str, object], projection: P
         settings=SETTINGS,
         pairs=_pair_map(report),
         first_languages=_first_languages(questions),
+        gap=gap_rows(report),
         bias=_bias_table(report),
         examples=[
             (language, _summary_of(report, language), _examples(questions, language))
@@ -119,12 +121,11 @@ def _first_languages(questions: QuestionCollection) -> tuple[list[str], Rows]:
 def _bias_table(report: EvalReport) -> tuple[list[str], Rows]:
     """Return headings and rows of metrics by question language, as bars from 0 to a column's largest number."""
     headings, rows = language_rows(report)
-    preference = [report.metric(*_PREFERENCE, row[0]) for row in rows]
-    if any(name in report.metrics for name in preference):
-        headings = [*headings, display_name("/".join(_PREFERENCE)).removeprefix("multi ")]
-        rows = [
-            [*row, format_value(name, report.metrics.get(name))] for row, name in zip(rows, preference, strict=True)
-        ]
+    for key in _BIAS:
+        names = [report.metric(*key, row[0]) for row in rows]
+        if any(name in report.metrics for name in names):
+            headings = [*headings, display_name("/".join(key)).removeprefix("multi ")]
+            rows = [[*row, format_value(name, report.metrics.get(name))] for row, name in zip(rows, names, strict=True)]
     numbers = [[_number(text) for text in row[1:]] for row in rows]
     largest = [
         max((abs(number) for number in column if number is not None), default=1.0)

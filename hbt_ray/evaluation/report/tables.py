@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hbt_ray.evaluation.evaluator import EvalReport
-from hbt_ray.evaluation.metrics import METRICS, SETTINGS, Metric, display_name, find_metric
-from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.evaluation.language_gap import GAP_METRICS
+from hbt_ray.evaluation.metrics import GAP, METRICS, SETTINGS, Metric, display_name, find_metric
+from hbt_ray.evaluation.retrieval_metrics import LEVELS, WORST_TENTH
 from hbt_ray.utils.terminal_table import print_tables
 
 # Benchmarks whose passages are judged language by language: their authors report other numbers first.
@@ -27,9 +28,11 @@ def headlines(benchmark: str) -> dict[tuple[str, str], str]:
 
 
 def print_report(report: EvalReport, console: Console | None = None) -> None:
-    """Print every metric in the three settings, and the headline metrics of each language."""
+    """Print every metric in the three settings, the gap, and the headline metrics of each language."""
     console = console or Console()
-    print_tables([_metrics_table(report), _languages_table(report)], console)
+    tables = [_metrics_table(report), _table(f"{GAP}: mono less cross", gap_rows(report))]
+    tables.append(_table("by question language", language_rows(report)))
+    print_tables([table for table in tables if table.row_count], console)
     console.print(
         f"{report.counts['queries']:,} queries, {report.counts['passages']:,} passages; "
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
@@ -78,9 +81,9 @@ def _metrics_table(report: EvalReport) -> Table:
     return table
 
 
-def _languages_table(report: EvalReport) -> Table:
-    table = Table(title="by question language")
-    headings, rows = language_rows(report)
+def _table(title: str, content: tuple[list[str], list[list[str]]]) -> Table:
+    table = Table(title=title)
+    headings, rows = content
     for heading in headings:
         table.add_column(heading, justify="left" if heading == headings[0] else "right")
     for row in rows:
@@ -96,13 +99,24 @@ def metric_rows(report: EvalReport) -> Iterator[tuple[Metric, list[str]]]:
             yield metric, [format_value(name, report.metrics.get(name)) for name in names]
 
 
+def gap_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+    """Format mono less cross, with its interval: headings, and a row for each metric of which it is reported."""
+    names = {report.metric(GAP, metric): METRICS[metric].display for metric in GAP_METRICS}
+    rows = [
+        [display, format_value(name, report.metrics[name]), " to ".join(f"{x:.4f}" for x in report.intervals[name])]
+        for name, display in names.items()
+        if name in report.metrics
+    ]
+    return ["of", "mono less cross", "95% interval"], rows
+
+
 def language_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
-    """Format the headline metrics of each query language and of each resource level.
+    """Format the headline metrics of each query language, of each resource level and of the worst tenth of languages.
 
     Returns:
         Headings and rows; a metric that no language has is left out.
     """
-    levels = [level for level in LEVELS if report.metric("multi", "map", level) in report.metrics]
+    levels = [level for level in (*LEVELS, WORST_TENTH) if report.metric("multi", "map", level) in report.metrics]
     values = {language: _language_values(report, language) for language in query_languages(report)}
     values |= {
         level: {

@@ -114,6 +114,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         "version": __version__,
         "date": report.date,
         "metrics": report.metrics,
+        "intervals": report.intervals,
         "run.trec": report.run_file_metrics,
         "counts": report.counts,
         "rejects": dict(Counter(reject.reason for reject in report.rejects)),

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hbt_ray.evaluation.language_bias import consistency, peer, rank_biased_overlap, same_language_first
+from hbt_ray.evaluation.language_bias import (
+    complete,
+    consistency,
+    max_rank,
+    peer,
+    rank_biased_overlap,
+    same_language_first,
+)
+from hbt_ray.evaluation.metrics import METRICS, RankedJudgements, rank_distance, recall, success
+from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
 
 
 def test_the_first_of_the_parallel_passages_decides():
@@ -25,6 +34,57 @@ def test_same_language_first_is_one_in_n_without_preference():
     own = np.zeros((4000, 4), bool)
     own[:, 1] = True
     assert same_language_first(ranks, own).mean() == pytest.approx(1 / 4, abs=3 * (0.25 * 0.75 / 4000) ** 0.5)
+
+
+def test_max_rank_is_where_the_last_relevant_passage_is_found():
+    # The rankings written out: which passages of 9 are relevant.
+    is_relevant = np.array([[0, 1, 0, 0, 1, 0, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0, 0], [0] * 9], bool)
+    ranks = np.array([[7, 2, 5], [2, 1, 0], [0, 0, 0]])
+    assert max_rank(ranks)[:2].tolist() == [1 + np.flatnonzero(row)[-1] for row in is_relevant[:2]]
+    assert np.isnan(max_rank(ranks)[2])
+    assert max_rank(np.array([[3, NOT_RETRIEVED]])).tolist() == [3]
+
+
+def test_mean_max_rank_of_random_orders_is_the_known_one():
+    passages, relevant, orders = 500, 11, 4000
+    rng = np.random.default_rng(7)
+    highest = max_rank(np.stack([rng.permutation(passages)[:relevant] + 1 for _ in range(orders)]))
+    expected = relevant / (relevant + 1) * (passages + 1)
+    assert abs(highest.mean() - expected) < 3 * highest.std() / orders**0.5
+
+
+def test_max_rank_of_a_query_has_a_value_where_rank_distance_has():
+    languages = np.array([["de", "en"], ["de", "de"], ["de", "en"], ["de", "en"]], object)
+    ranks = np.array([[4, 9], [4, 9], [4, NOT_RETRIEVED], [4, NOT_RETRIEVED]])
+    for depth, expected in ((None, [9, np.nan, np.nan, np.nan]), (100, [9, np.nan, 101, np.nan])):
+        judged = RankedJudgements(
+            ranks=ranks,
+            grades=np.ones((4, 2), int),
+            passage_languages=languages,
+            is_in_pool=np.array([[True, True], [True, True], [True, True], [True, False]]),
+            query_language="de",
+            depth=depth,
+        )
+        distances, highest = (METRICS[name].compute(judged) for name in ("rank_distance", "max_rank"))
+        assert np.isnan(distances).tolist() == np.isnan(highest).tolist()
+        assert highest.tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_complete_needs_all_relevant_passages_and_enough_positions():
+    ranks = np.array([[10, 1, 4], [11, 1, 4], [1, NOT_RETRIEVED, 0], [7, 0, 0], [0, 0, 0]])
+    assert complete(ranks, 10).tolist() == [1, 0, 0, 1, 0]
+    eleven = np.arange(1, 12)[None]  # the best order of 11 relevant passages
+    assert np.isnan(complete(eleven, 10)).all()
+    assert complete(eleven, 20).tolist() == complete(eleven, 11).tolist() == [1]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True), st.integers(6, 40))
+def test_complete_is_whether_max_rank_is_within_k(ranks: list[int], k: int):
+    row = np.array([ranks])
+    assert complete(row, k)[0] == (max(ranks) <= k) == (recall(row, k)[0] == 1) == (max_rank(row)[0] <= k)
+    assert complete(row, k)[0] <= success(row, k)[0]
+    if len(ranks) > 1:
+        assert max_rank(row)[0] == rank_distance(row)[0] + min(ranks)
 
 
 def test_overlap_on_paper():

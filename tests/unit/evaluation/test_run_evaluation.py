@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from sentence_transformers import SentenceTransformer
 from hbt_ray.cli import main
 from hbt_ray.config import EvaluateConfig, RunConfig
 from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.mining import open_miner
 from tests.helpers import model_folders
+from tests.helpers.slow import slow
 
 CODE = """
 from transformers import BertConfig, BertModel
@@ -26,6 +29,66 @@ class OurConfig(BertConfig):
 class OurModel(BertModel):
     config_class = OurConfig
 """
+
+
+def _evaluated_by_numpy(queries: np.ndarray, passages: np.ndarray, benchmark: Benchmark) -> dict[str, float]:
+    """Evaluate float64 vectors by sorting every pool: mono, cross and multi mAP, language bias and complete@k."""
+    query_languages = np.array([query.language for query in benchmark.queries])
+    passage_languages = np.array([passage.language for passage in benchmark.passages])
+    passage_ids = np.array([passage.passage_id for passage in benchmark.passages])
+    unit_queries, unit_passages = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, passages))
+    scores = unit_queries @ unit_passages.T
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+
+    def precision(ranks: np.ndarray) -> float:
+        return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+
+    for row, query in enumerate(benchmark.queries):
+        # Ids ascend, and of equal scores the greater id is first.
+        order = np.argsort(scores[row], kind="stable")[::-1]
+        is_relevant = np.isin(passage_ids[order], list(benchmark.judgements[query.query_id]))
+        for language in np.unique(passage_languages):
+            in_language = is_relevant[passage_languages[order] == language]
+            key = "mono/map" if language == query.language else "cross/map"
+            found.setdefault(key, {}).setdefault((query.language, language), []).append(
+                precision(1 + np.flatnonzero(in_language))
+            )
+        ranks = 1 + np.flatnonzero(is_relevant)
+        values = {"map": precision(ranks), "rank_distance": ranks[-1] - ranks[0], "max_rank": ranks[-1]}
+        values |= {f"complete@{k}": float(ranks[-1] <= k) for k in (10, 20, 100) if len(ranks) <= k}
+        for name, value in values.items():
+            found.setdefault(f"multi/{name}", {}).setdefault((query.language, ""), []).append(value)
+    assert len(set(query_languages)) == len(found["multi/map"])
+    return {name: float(np.mean([np.mean(of_pool) for of_pool in pools.values()])) for name, pools in found.items()}
+
+
+def _independent_evaluation(model: str, benchmark: Benchmark) -> dict[str, float]:
+    encoder = SentenceTransformer(model, device="cpu")
+    queries = encoder.encode_query([query.text for query in benchmark.queries], normalize_embeddings=False)
+    passages = encoder.encode_document([passage.text for passage in benchmark.passages], normalize_embeddings=False)
+    return _evaluated_by_numpy(queries.astype(np.float64), passages.astype(np.float64), benchmark)
+
+
+def test_metrics_equal_an_independent_evaluation(tmp_path):
+    model = str(model_folders.KINDS["cosine without normalization"](tmp_path / "model"))
+    pairs = model_folders.write_pairs(tmp_path / "pairs", items=40)
+    settings = EvaluateConfig(benchmarks={"pairs": str(pairs)}, figures=False, precision="fp32")
+    [report] = evaluate_model(model, settings, tmp_path / "report")
+    expected = _independent_evaluation(model, load_benchmark("pairs", str(pairs)))
+    assert {name: report.metrics[f"pairs/{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert expected["mono/map"] != expected["cross/map"] != expected["multi/map"]
+
+
+@slow
+@pytest.mark.skipif("HBT_TEST_ENCODER" not in os.environ, reason="set HBT_TEST_ENCODER to the folder of an encoder")
+def test_metrics_of_an_encoder_equal_an_independent_evaluation(shared_data, tmp_path):
+    model = os.environ["HBT_TEST_ENCODER"]
+    settings = EvaluateConfig(benchmarks={"xquad-r": str(shared_data / "xquad-r")}, figures=False, precision="fp32")
+    [report] = evaluate_model(model, settings, tmp_path)
+    expected = _independent_evaluation(model, load_benchmark("xquad-r", str(shared_data / "xquad-r")))
+    for name, value in expected.items():
+        tolerance = {"abs": 5e-5} if value <= 1 else {"rel": 5e-5}
+        assert report.metrics[f"xquad-r/{name}"] == pytest.approx(value, **tolerance), name
 
 
 @pytest.mark.parametrize("kind", ["dot", "router", "static embedding"])

@@ -39,17 +39,23 @@ def test_numbers_of_the_page_equal_report_json(folder: Path):
     metrics = written["metrics"]
     for name in ("mono/map", "cross/map", "multi/map", "mono/ndcg@10", "multi/ndcg@10"):
         assert f"{metrics[f'tiny/{name}']:.4f}" in page.text, name
-    pairs, bias, first, *_ = page.tables
+    pairs, gap, bias, first, *_ = page.tables
+    low, high = written["intervals"]["tiny/gap/map"]
+    assert gap[1] == ["mAP", f"{metrics['tiny/gap/map']:.4f}", f"{low:.4f} to {high:.4f}"]
+    assert gap[2][0] == "size-matched mAP"
     assert pairs[0][1:] == ["de", "en", "tr"]
     assert pairs[2][1] == f"{metrics['tiny/cross/map/en-de']:.2f}".removeprefix("0")
-    assert bias[0] == ["language", "mono mAP", "cross mAP", "multi mAP", "rank distance", "same language first"]
+    headlines = ["mono mAP", "cross mAP", "multi mAP", "rank distance"]
+    assert bias[0] == ["language", *headlines, "max rank", "same language first"]
     assert bias[3][1:] == [
         f"{metrics['tiny/mono/map/tr']:.4f}",
         f"{(metrics['tiny/cross/map/tr-de'] + metrics['tiny/cross/map/tr-en']) / 2:.4f}",
         f"{metrics['tiny/multi/map/tr']:.4f}",
         f"{metrics['tiny/multi/rank_distance/tr']:,.1f}",
+        f"{metrics['tiny/multi/max_rank/tr']:,.1f}",
         f"{metrics['tiny/multi/same_language_first/tr']:.4f}",
     ]
+    assert bias[4][:2] == ["worst-tenth", f"{min(metrics[f'tiny/mono/map/{x}'] for x in ('de', 'en', 'tr')):.4f}"]
     assert all(sum(map(float, row[1:])) == pytest.approx(1, abs=0.03) for row in first[1:])
     words = ["models/one", "org/base", written["fingerprint"], written["date"], f"version{__version__}", "36 queries"]
     for word in words:
