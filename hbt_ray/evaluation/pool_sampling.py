@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 _NONE = np.iinfo(np.int64).max  # in place of a rank
-_DEVIATIONS = 4.5  # half the width of the summed range, in units of sqrt(passages drawn)
+_DEVIATIONS = 4.5  # half the width of the summed range; see `_expected_precisions`
 _TERMS_PER_BLOCK = 1 << 20
 
 
@@ -54,15 +54,15 @@ def expected_average_precision(ranks: np.ndarray, num_passages: np.ndarray, samp
 def _expected_precisions(position: np.ndarray, above: np.ndarray, others: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Return the expected value of i / (i + X), where X of the others above are among those drawn: (C,) float64.
 
-    X is summed over the range that it leaves with a probability below 1e-17, by Hoeffding's inequality: a deviation of
-    t has a probability of at most 2 exp(-2 t^2 / drawn), without replacement, too (Hoeffding 1963, section 6).
+    X is summed over the range that it leaves with a probability below 1e-17: a deviation of t from its mean has one of
+    at most 2 exp(-2 t^2 / (drawn (1 - (drawn - 1) / others))) (Serfling 1974, corollary 1.1).
     """
     # Imported late: modules that only name metrics need not wait for SciPy.
     from scipy.special import gammaln
 
     log_factorial = gammaln(np.arange(others.max(initial=0) + 1) + 1.0)
     mean = drawn * above / np.maximum(others, 1)
-    reach = _DEVIATIONS * np.sqrt(drawn)
+    reach = _DEVIATIONS * np.sqrt(drawn * (1 - np.maximum(drawn - 1, 0) / np.maximum(others, 1)))
     lowest = np.maximum(np.maximum(0, drawn + above - others), np.floor(mean - reach)).astype(np.int64)
     highest = np.minimum(np.minimum(above, drawn), np.ceil(mean + reach)).astype(np.int64)
     expected = np.empty(len(position))

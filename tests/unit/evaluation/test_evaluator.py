@@ -274,6 +274,9 @@ def test_passages_missed_by_an_index_do_not_reduce_bias(monkeypatch):
     # Answers in other languages stand beyond the 40 passages of the own one: none is listed.
     assert exact.metrics["tiny/multi/rank_distance"] > 40
     assert near.metrics["tiny/multi/rank_distance@30"] == pytest.approx(31 - first.mean())
+    assert near.metrics["tiny/multi/max_rank@30"] == 31
+    assert near.metrics["tiny/multi/complete@20"] == 0
+    assert near.intervals.keys() == {"tiny/gap/map@30"}  # pools of one size need all ranks
     assert near.metrics["tiny/multi/same_language_first@30"] == exact.metrics["tiny/multi/same_language_first"] == 1
     assert near.index_recall.keys() == {"all", *LANGUAGES}
 
