@@ -11,6 +11,7 @@ from hbt_ray.cli.bench import bench
 from hbt_ray.cli.command_group import Commands
 from hbt_ray.cli.config import config
 from hbt_ray.cli.data import inspect, plan, prepare
+from hbt_ray.cli.debias import debias
 from hbt_ray.cli.doctor import doctor
 from hbt_ray.cli.evaluation import compare, evaluate
 from hbt_ray.cli.experiments import search, study
@@ -54,7 +55,7 @@ def main() -> None:
 
 _COMMANDS = (
     *(quickstart, doctor, inspect, config, prepare, plan, train, evaluate, explain, compare),
-    *(export, mine, pretrain, search, study, bench),
+    *(debias, export, mine, pretrain, search, study, bench),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -50,12 +50,13 @@ def export(
     settings = EvaluateConfig(
         benchmarks=benchmark_folders(benchmarks), split="small" if "embedded" in benchmarks else None
     )
-    from hbt_ray.data.model_files import check_model_exists
+    from hbt_ray.data.model_files import check_model_exists, check_needs_no_language
     from hbt_ray.export import FORMATS, PRECISIONS, check_exports, check_libraries, export_encoder, sample_texts
     from hbt_ray.utils.terminal_table import print_tables
 
     formats, precisions = formats or FORMATS, precisions or PRECISIONS
     check_model_exists(model, "MODEL")
+    check_needs_no_language(model)
     check_libraries(formats, precisions)
     from hbt_ray.evaluation.run_evaluation import load_benchmarks
     from hbt_ray.models.encoder import load_pretrained, save_encoder
@@ -66,7 +67,7 @@ def export(
     if folder.resolve() != Path(model).expanduser().resolve():
         folder.mkdir(parents=True, exist_ok=True)
         save_encoder(encoder, folder)
-        for name in ("README.md", "decontaminated.json"):
+        for name in ("README.md", "decontaminated.json", "debiasing.json"):
             if (source := Path(model).expanduser() / name).is_file():
                 shutil.copy(source, folder / name)
     files = export_encoder(encoder, folder, formats, precisions)

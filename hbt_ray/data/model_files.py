@@ -10,6 +10,7 @@ from typing import Any
 
 from hbt_ray.config import parse_yaml
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.digests import JsonObject, without_checksum
 from hbt_ray.utils.limits import load_json
 
 # Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
@@ -31,6 +32,10 @@ _FIRST_POSITION_AFTER_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+
+DEBIASING = "debiasing.json"  # how the language was removed from a model's vectors
+DEBIASING_METHODS = ("mean", "projection", "leace")
+LANGUAGE_MEANS = "language_means.safetensors"  # of method "mean"
 
 _HUB_NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+", re.ASCII)
 _HUB_TIMEOUT_S = 3.0
@@ -99,20 +104,14 @@ def _hub_fault(model: str) -> str | None:
     return None
 
 
-def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_only: bool = False) -> Any:
-    """Read a JSON file of a model, from a folder or the hub.
+def model_file(model: str, name: str, subfolder: str = "", *, local_files_only: bool = False) -> Path | None:
+    """Return the path of a file of a model, from a folder or the hub; None if the model has no such file.
 
     Args:
         model: folder or hub name.
         name: of the file.
         subfolder: of the model, that the file is in.
-        local_files_only: of a name on the hub, read only what was downloaded.
-
-    Returns:
-        Its content; None if the model has no such file.
-
-    Raises:
-        ConfigError: it is not JSON.
+        local_files_only: of a name on the hub, find only what was downloaded.
     """
     from transformers.utils import cached_file
 
@@ -128,15 +127,88 @@ def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_o
         )
     except (OSError, ValueError):  # neither a folder nor a name on the hub: loading the model says so
         return None
+    return None if path is None else Path(path)
+
+
+def read_model_file(model: str, name: str, subfolder: str = "", *, local_files_only: bool = False) -> Any:
+    """Read a JSON file of a model; arguments as of `model_file`.
+
+    Returns:
+        Its content; None if the model has no such file.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
+    path = model_file(model, name, subfolder, local_files_only=local_files_only)
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            return load_json(file.read())
+        return load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the file {path} of the model {model!r} cannot be read ({error}); save the model again"
         ) from None
+
+
+def read_debiasing(model: str, *, local_files_only: bool = False) -> JsonObject | None:
+    """Read how the language was removed from a model's vectors (`hbt debias`); None if it was not.
+
+    Args:
+        model: folder or hub name.
+        local_files_only: of a name on the hub, read only what was downloaded.
+
+    Raises:
+        ConfigError: the file is not as it was written.
+    """
+    file = model_file(model, DEBIASING, local_files_only=local_files_only)
+    if file is None and (Path(model) / LANGUAGE_MEANS).exists():
+        raise damaged_debiasing(Path(model) / DEBIASING, FileNotFoundError("there is no such file"))
+    if file is None:
+        return None
+    try:
+        record = without_checksum(file.read_bytes())
+        languages = record["languages"]
+        if (
+            record["method"] not in DEBIASING_METHODS
+            or not isinstance(languages, list)
+            or not all(map(_is_text, languages))
+        ):
+            raise ValueError("it names no method or no languages")
+        if record["method"] == "mean" and not _is_text(record["means"]):
+            raise ValueError("it has no checksum of the means")
+        [one["name"] for one in record["corpora"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged_debiasing(file, error) from None
+    return record
+
+
+def damaged_debiasing(file: Path, error: Exception) -> ConfigError:
+    """Return the error for a file of `hbt debias` that is not as it was written."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigError(f"{file} is not as `hbt debias` wrote it ({reason}); run hbt debias again")
+
+
+def check_needs_no_language(model: str) -> None:
+    """Raise ConfigError if a model's vectors are complete only with the language of each text."""
+    record = read_debiasing(model)
+    if record is not None and record["method"] == "mean":
+        raise ConfigError(
+            f"the model {model!r} needs the language of each text, whose mean vector is subtracted, and only hbt "
+            "evaluate gives it; write a model of `hbt debias --method projection` or the one that it was made from"
+        )
+
+
+def describe_debiasing(model: str) -> str | None:
+    """Describe in a line how the language was removed from a model's vectors; None if it was not.
+
+    Args:
+        model: folder, or hub name of a model that was loaded before.
+    """
+    record = read_debiasing(model, local_files_only=True)
+    if record is None:
+        return None
+    corpora = ", ".join(str(one["name"]) for one in record["corpora"])
+    return f"{record['method']} of {len(record['languages'])} languages, fitted on {corpora}"
 
 
 def base_model_of(model: str) -> str | None:
@@ -189,9 +261,11 @@ def check_trainable(path: str, prefixes: Iterable[str | None]) -> None:
         prefixes: of queries and passages.
 
     Raises:
-        ConfigError: a module needs something else than token ids, or the pooling excludes the prefixes.
+        ConfigError: a module needs something else than token ids, the pooling excludes the prefixes, or vectors need
+            the language of their text.
     """
     check_is_dense(path)
+    check_needs_no_language(path)
     modules = read_model_file(path, "modules.json")
     if not isinstance(modules, list) or not modules:
         return
@@ -240,3 +314,7 @@ def max_positions(config: object) -> int | None:
 
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -41,7 +41,7 @@ def store_fingerprint(
         "rules": RULES,
         "corpora": [corpus.model_dump(mode="json", exclude={"licence"}) for corpus in inputs.corpora],
         "prepare": inputs.prepare.model_dump(mode="json"),
-        "files": _contents_of(shards),
+        "files": contents_of(shards),
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": inputs.text.model_dump(mode="json"),
@@ -49,7 +49,7 @@ def store_fingerprint(
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:
+def contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:
     """Return (path, checksum) of the files of each shard; a file of several shards is read once."""
     checksums = functools.cache(path_checksums)
 

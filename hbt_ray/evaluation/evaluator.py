@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.debiasing.language_means import LanguageMeans, mean_rows_of_windows, means_notes
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
 from hbt_ray.evaluation.alignment import alignment_metrics
@@ -89,6 +90,7 @@ class EvalReport:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95%, by the full name of a metric
     index_recall: dict[str, float] = field(default_factory=dict)  # of an approximate index: "all", and by language
     dimensions: int | None = None  # to which vectors are truncated; None: not truncated
+    notes: tuple[str, ...] = ()  # sentences on how the vectors were made
     warnings: tuple[str, ...] = ()  # sentences on what makes the metrics meaningless
     decontaminated: bool | None = None  # whether the model's training data were, against this benchmark; None: unknown
 
@@ -105,7 +107,11 @@ class EvalReport:
 
 
 def evaluate_benchmark(
-    embedder: Embedder, benchmark: Benchmark, settings: EvaluateConfig, index: PassageIndex | None = None
+    embedder: Embedder,
+    benchmark: Benchmark,
+    settings: EvaluateConfig,
+    index: PassageIndex | None = None,
+    means: LanguageMeans | None = None,
 ) -> EvalReport:
     """Evaluate an encoder on a benchmark.
 
@@ -123,6 +129,7 @@ def evaluate_benchmark(
         benchmark: the queries, passages and judgements.
         settings: window size, depth of the listed ranking, dimensions.
         index: the benchmark's passages, where they are embedded already; None: embed them here.
+        means: that are subtracted from the vectors, by the language of the text; None: nothing is.
 
     Raises:
         CorpusError: the benchmark's ids or judgements are not valid.
@@ -131,9 +138,9 @@ def evaluate_benchmark(
     check_benchmark(benchmark)
     started = time.perf_counter()
     # 1. Vectors
-    query_vectors = embed_queries(embedder, benchmark)  # (Q, D)
+    query_vectors = embed_queries(embedder, benchmark, means)  # (Q, D)
     if index is None:
-        index = index_passages(embedder, benchmark, settings.window_chars)
+        index = index_passages(embedder, benchmark, settings.window_chars, means)
     embedded = time.perf_counter()
     # 2. Metrics
     result = compute_retrieval_metrics(benchmark, query_vectors, index)
@@ -150,6 +157,7 @@ def evaluate_benchmark(
     parallel = _parallel_text_metrics(benchmark, run, result, query_vectors, index)
     ranked = time.perf_counter()
     # 5. The rest of the report
+    notes, unknown = ((), ()) if means is None else means_notes(benchmark, means)
     return EvalReport(
         benchmark=benchmark.name,
         fingerprint=benchmark.fingerprint(),
@@ -172,7 +180,8 @@ def evaluate_benchmark(
         intervals=result.intervals,
         index_recall=_index_recall(benchmark, index, query_vectors),
         dimensions=settings.dimensions,
-        warnings=constant_vector_warnings(benchmark, query_vectors, index),
+        notes=notes,
+        warnings=(*unknown, *constant_vector_warnings(benchmark, query_vectors, index)),
     )
 
 
@@ -190,17 +199,25 @@ def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark) -> dict[str, 
     return compute_retrieval_metrics(benchmark, query_vectors, index).metrics
 
 
-def embed_queries(embedder: Embedder, benchmark: Benchmark) -> np.ndarray:
+def embed_queries(embedder: Embedder, benchmark: Benchmark, means: LanguageMeans | None = None) -> np.ndarray:
     """Embed a benchmark's queries: (Q, D) float32. Equal texts are embedded once, so they tie exactly."""
     windows = window_passages([query.text for query in benchmark.queries], None)
-    return np.asarray(embedder.queries(windows.texts), np.float32)[windows.rows]
+    vectors = np.asarray(embedder.queries(windows.texts), np.float32)[windows.rows]
+    if means is None:
+        return vectors
+    return means.subtract(vectors, means.rows_of([query.language for query in benchmark.queries]), "queries")
 
 
-def index_passages(embedder: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> PassageIndex:
+def index_passages(
+    embedder: Embedder, benchmark: Benchmark, window_chars: int | None = None, means: LanguageMeans | None = None
+) -> PassageIndex:
     """Embed a benchmark's passages in this process, and index them exactly."""
     windows = window_passages([passage.text for passage in benchmark.passages], window_chars)
-    vectors = np.concatenate([np.asarray(embedder.passages(chunk), np.float32) for chunk in windows.chunks()])
-    return PassageIndex.of(PassageIndexShard(vectors[windows.rows], window_starts=windows.starts))
+    embedded = np.concatenate([np.asarray(embedder.passages(chunk), np.float32) for chunk in windows.chunks()])
+    vectors = embedded[windows.rows]
+    if means is not None:
+        vectors = means.subtract(vectors, mean_rows_of_windows(means, benchmark, windows), "passages")
+    return PassageIndex.of(PassageIndexShard(vectors, window_starts=windows.starts))
 
 
 def check_benchmark(benchmark: Benchmark) -> None:

@@ -14,9 +14,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from hbt_ray.config import EvaluateConfig, stored_text
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
-from hbt_ray.data.model_files import base_model_of
+from hbt_ray.data.model_files import base_model_of, describe_debiasing
 from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import was_decontaminated
+from hbt_ray.debiasing.language_means import LanguageMeans, read_language_means
+from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, evaluate_benchmark, index_passages
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.evaluation.report import make_folder, write_report
@@ -64,19 +66,42 @@ def evaluate_model(
     path = model if isinstance(model, str) else origin_of(model)
     benchmarks = load_benchmarks(settings)
     make_folder(out)
+    means = means_of(model, settings)
     embedder = open_embedder(
-        model, settings, pooling, query_prefix, passage_prefix, trust_remote_code=trust_remote_code
+        model, settings, pooling, query_prefix, passage_prefix, trust_remote_code=trust_remote_code, with_language=True
     )
     for benchmark in benchmarks:
         started = time.perf_counter()
-        index = index_passages(embedder, benchmark, settings.window_chars)
+        index = index_passages(embedder, benchmark, settings.window_chars, means)
         embedded_s = time.perf_counter() - started
         for variant in variants(benchmark, settings):
-            report = evaluate_benchmark(embedder, variant, settings, index)
+            report = evaluate_benchmark(embedder, variant, settings, index, means)
             report = replace(report, embed_seconds=report.embed_seconds + embedded_s)
             report = with_zero_shot_check(report, path, benchmark)
             write_report(report, report_folder(variant, settings, out), description(path, embedder), settings)
             yield report
+
+
+def means_of(model: str | SentenceTransformer, settings: EvaluateConfig) -> LanguageMeans | None:
+    """Return the means that an evaluation subtracts from a model's vectors; None if it needs none.
+
+    Raises:
+        ConfigError: a file of them is damaged, the model is in memory, or its vectors are truncated.
+    """
+    if isinstance(model, str):
+        means = read_language_means(model)
+    else:
+        means = read_language_means(origin_of(model), local_files_only=True)
+        if means is not None:
+            raise ConfigError(
+                f"the model in memory needs the means of languages that are in {origin_of(model)}; evaluate that folder"
+            )
+    if means is not None and settings.dimensions is not None:
+        raise ConfigError(
+            f"dimensions {settings.dimensions} would cut vectors from which whole means of languages are subtracted; "
+            "leave dimensions out"
+        )
+    return means
 
 
 def with_zero_shot_check(report: EvalReport, model: str, benchmark: Benchmark) -> EvalReport:
@@ -91,9 +116,13 @@ def with_zero_shot_check(report: EvalReport, model: str, benchmark: Benchmark) -
     report = replace(report, decontaminated=decontaminated)
     if decontaminated is not False:
         return report
+    if describe_debiasing(model) is None:
+        data, way_out = "training data", f"train with prepare.evaluation_sets.{benchmark.name}"
+    else:
+        data, way_out = "corpora", f"run hbt debias with --exclude {benchmark.name}=FOLDER"
     warning = (
-        f"the training data of {stored_text(model)} were not decontaminated against {benchmark.name} and may contain "
-        f"its texts; train with prepare.evaluation_sets.{benchmark.name} for a zero-shot result"
+        f"the {data} of {stored_text(model)} were not decontaminated against {benchmark.name} and may contain "
+        f"its texts; {way_out} for a zero-shot result"
     )
     logger.warning(warning)
     return replace(report, warnings=(*report.warnings, warning))
@@ -151,10 +180,16 @@ def open_embedder(
     passage_prefix: str | None = None,
     *,
     trust_remote_code: bool = False,
+    with_language: bool = False,
 ) -> TextEmbedder:
-    """Load a model for evaluation, on a GPU where this process has one; arguments as in `evaluate_model`."""
+    """Load a model for evaluation, on a GPU where this process has one; arguments as in `evaluate_model`.
+
+    A model with means of languages (`means_of`) is refused, unless the caller subtracts them: `with_language`.
+    """
     if isinstance(model, str):
-        encoder = load_pretrained(model, pooling, default_device(), trust_remote_code=trust_remote_code)
+        encoder = load_pretrained(
+            model, pooling, default_device(), trust_remote_code=trust_remote_code, with_language=with_language
+        )
     else:
         encoder = model
     return TextEmbedder(
@@ -181,6 +216,7 @@ def description(model: str, embedder: TextEmbedder) -> dict[str, object]:
         "path": stored_text(model),
         "revision": next((revision_of(module) for module in embedder.encoder if revision_of(module)), None),
         **({"base_model": base} if (base := base_model_of(model)) else {}),
+        **({"debiasing": removed} if (removed := describe_debiasing(model)) else {}),
         "pooling": " ".join(map(str, pooling)),
         "max_tokens": embedder.encoder.max_seq_length,
         "query_prefix": embedder.query_prefix,

@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hbt_ray.config import Attention, ModelConfig, TextConfig
-from hbt_ray.data.model_files import check_is_dense, check_trainable, max_positions
+from hbt_ray.data.model_files import check_is_dense, check_needs_no_language, check_trainable, max_positions
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.lora import add_adapters, merged
 from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
@@ -93,6 +93,7 @@ def load_pretrained(
     *,
     attention: Attention = "auto",
     trust_remote_code: bool = False,
+    with_language: bool = False,
 ) -> SentenceTransformer:
     """Load a sentence-transformers or transformers model as it was saved.
 
@@ -102,9 +103,11 @@ def load_pretrained(
         device: to load it to.
         attention: "auto" is "packed" if the model's family supports it, otherwise transformers' default.
         trust_remote_code: run code from the model's repository.
+        with_language: the caller subtracts the mean vector of each text's language, where the model needs that.
 
     Raises:
-        ConfigError: the model cannot be loaded, is no encoder of texts, or does not support the attention.
+        ConfigError: the model cannot be loaded, is no encoder of texts, does not support the attention, or needs the
+            language of a text.
     """
     # float32, even if weights were saved in half precision: only autocast lowers the precision.
     # safetensors only: other formats of weights are pickles, which can run code.
@@ -112,6 +115,8 @@ def load_pretrained(
     if attention in ("sdpa", "eager"):
         model_kwargs["attn_implementation"] = attention
     check_is_dense(path)
+    if not with_language:
+        check_needs_no_language(path)
     try:
         with without_progress_bars(), stage(f"loading {path}"):
             if is_sentence_transformer_model(path):

@@ -56,11 +56,16 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> Non
 
     `mlflow.pyfunc` embeds with `encode`, so the prompt of queries becomes its default; `encode_document` has its own.
     Its requirements are the installed versions of the packages that it needs; MLflow would infer them by loading it.
+
+    Raises:
+        ConfigError: the encoder needs the language of each text, which `encode` does not receive.
     """
     from sentence_transformers import SentenceTransformer
 
+    from hbt_ray.data.model_files import check_needs_no_language
     from hbt_ray.models.encoder import without_progress_bars
 
+    check_needs_no_language(str(model_dir))
     packages = ("mlflow", "sentence-transformers", "transformers", "tokenizers", "torch")
     with without_progress_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's, about its own types

@@ -54,6 +54,8 @@ class Salt(StrEnum):
     PASSAGE = "passage"
     # Perturbed queries
     PERTURBATION = "perturbation"
+    # Debiasing
+    FITTING_ITEM = "fitting item"
 
 
 def stable_hash64(*parts: object) -> int:

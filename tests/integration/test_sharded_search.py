@@ -11,7 +11,8 @@ import ray
 
 from hbt_ray.cluster.evaluation.evaluate import evaluate_in_shards
 from hbt_ray.cluster.evaluation.sharded_search import sharded_index
-from hbt_ray.config import EvaluateConfig
+from hbt_ray.config import CorpusConfig, EvaluateConfig
+from hbt_ray.debiasing.debias import debias_model
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest, write_embedding_shard
 from hbt_ray.retrieval.passage_windows import WindowedPassages
@@ -26,10 +27,15 @@ def settings(corpus) -> EvaluateConfig:
     return EvaluateConfig(benchmarks={"pairs": str(corpus)}, precision="fp32", run_depth=20)
 
 
-@pytest.mark.parametrize("window_chars", [None, 40])
-def test_actors_write_the_report_of_one_process_and_reuse_vectors(cluster, settings, tmp_path, window_chars):
+@pytest.mark.parametrize(("window_chars", "with_means"), [(None, False), (40, False), (40, True)])
+def test_actors_write_the_report_of_one_process_and_reuse_vectors(
+    cluster, settings, tmp_path, window_chars, with_means, corpus
+):
     model = tmp_path / "model"
     tiny_corpus.make_encoder(model)
+    if with_means:
+        debias_model(model, [CorpusConfig(format="jsonl", path=str(corpus))], tmp_path / "means", method="mean")
+        model = tmp_path / "means"
     local = settings.model_copy(update={"window_chars": window_chars})
     three = local.model_copy(update={"shards": 3})
     [report] = evaluate_in_shards(str(model), three, tmp_path / "actors")

@@ -29,6 +29,7 @@ LAYERS = (
     {"training"},
     {"pretraining"},
     {"retrieval"},
+    {"debiasing"},
     {"evaluation"},
     {"export"},
     {"mining"},

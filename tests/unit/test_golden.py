@@ -147,7 +147,7 @@ def test_salts_are_the_same():
     assert {str(salt) for salt in Salt} == {
         *("short", "windows", "window", "turn", "split", "shard", "line", "kind", "stream", "languages", "positives"),
         *("second", "texts", "first token", "mask", "held out", "told", "other", "weights", "lora", "head", "dropout"),
-        *("query", "passage", "perturbation"),
+        *("query", "passage", "perturbation", "fitting item"),
     }
 
 

@@ -14,7 +14,7 @@ from hbt_ray.bench.result import write_results
 from hbt_ray.config import ModelConfig
 from hbt_ray.data.benchmarks import hub_download
 from hbt_ray.data.manifest import MANIFEST, read_manifest
-from hbt_ray.data.model_files import read_model_file
+from hbt_ray.data.model_files import DEBIASING, read_debiasing, read_model_file
 from hbt_ray.data.tokenizer import load_tokenizer
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.data.zero_shot import DECONTAMINATED, was_decontaminated
@@ -58,6 +58,7 @@ READERS: list[tuple[str, Callable[[Path], None], Callable[[Path], Any]]] = [
     (MANIFEST, nothing, read_manifest),
     ("bench.json", nothing, lambda folder: write_results({}, folder)),
     ("config.json", nothing, lambda folder: read_model_file(str(folder), "config.json")),
+    (DEBIASING, nothing, lambda folder: read_debiasing(str(folder))),
     ("config.json", model, load),
     ("modules.json", model, load),
     ("config_sentence_transformers.json", model, load),

@@ -15,6 +15,7 @@ from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_in
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
+from hbt_ray.debiasing.language_means import mean_rows_of_windows
 from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
 from hbt_ray.evaluation.report import make_folder, write_report
@@ -23,6 +24,7 @@ from hbt_ray.evaluation.run_evaluation import (
     description,
     evaluate_model,
     load_benchmarks,
+    means_of,
     open_embedder,
     report_folder,
     variants,
@@ -90,7 +92,8 @@ def evaluate_in_shards(
     """
     benchmarks = load_benchmarks(settings)
     make_folder(out)
-    embedder = open_embedder(model, settings, **load_options)
+    means = means_of(model, settings)
+    embedder = open_embedder(model, settings, **load_options, with_language=True)
     described = description(model, embedder)
     # Actors may have other devices than the driver; "auto" is resolved once for all.
     settings = settings.model_copy(update={"precision": described["precision"]})
@@ -100,13 +103,14 @@ def evaluate_in_shards(
     for benchmark in benchmarks:
         name = vectors_fingerprint(model, benchmark.fingerprint(), vector_settings, settings.window_chars)
         windows = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
-        open_in_actor = functools.partial(open_embedder, model, settings, **load_options)
+        open_in_actor = functools.partial(open_embedder, model, settings, **load_options, with_language=True)
         cache = out.parent / "vectors"
         embed_passages(windows, open_in_actor, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
-        with sharded_index(cache / name, windows, settings, edges) as (index, _):
+        centring = None if means is None else (means, mean_rows_of_windows(means, benchmark, windows))
+        with sharded_index(cache / name, windows, settings, edges, centring) as (index, _):
             for variant in variants(benchmark, settings):
-                report = evaluate_benchmark(embedder, variant, settings, index)
+                report = evaluate_benchmark(embedder, variant, settings, index, means)
                 report = with_zero_shot_check(report, model, benchmark)
                 write_report(report, report_folder(variant, settings, out), described, settings)
                 yield report

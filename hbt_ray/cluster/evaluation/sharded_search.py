@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.actor import ActorHandle
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
+from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import StoreError
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import (
@@ -98,17 +100,29 @@ class _IndexOfShards(PassageIndex):
     """An actor that holds some shards' vectors and searches them; to the driver it is one shard."""
 
     def __init__(
-        self, folder: str, parts: list[tuple[int, np.ndarray, np.ndarray | None]], index_type: IndexType
+        self,
+        folder: str,
+        parts: list[tuple[int, np.ndarray, np.ndarray | None]],
+        index_type: IndexType,
+        means: LanguageMeans | None = None,
+        mean_rows: Sequence[np.ndarray] = (),
     ) -> None:
-        """Read the vectors and build the indexes.
+        """Read the vectors, subtract the means of their languages, and build the indexes.
 
         Args:
             folder: of the vectors, as `embed_passages` writes them.
             parts: per shard, its first passage index and its windows (`WindowedPassages.of_passages`).
             index_type: of every shard.
+            means: None: nothing is subtracted.
+            mean_rows: per shard, the rows of its windows' means.
         """
         cache = EmbeddingCache(Path(folder))
-        shards = [PassageIndexShard(cache.take(rows), first, index_type, starts) for first, rows, starts in parts]
+        shards = []
+        for number, (first, rows, starts) in enumerate(parts):
+            vectors = cache.take(rows)
+            if means is not None:
+                vectors = means.subtract(vectors, mean_rows[number], "passages")
+            shards.append(PassageIndexShard(vectors, first, index_type, starts))
         super().__init__(LocalShards(shards))
 
     def peak_memory(self) -> int:
@@ -156,7 +170,11 @@ class RayShards:
 
 @contextlib.contextmanager
 def sharded_index(
-    folder: Path, windows: WindowedPassages, settings: EvaluateConfig, edges: Sequence[int] = ()
+    folder: Path,
+    windows: WindowedPassages,
+    settings: EvaluateConfig,
+    edges: Sequence[int] = (),
+    centring: tuple[LanguageMeans, np.ndarray] | None = None,
 ) -> Iterator[tuple[PassageIndex, list[ActorHandle]]]:
     """Open an index over the vectors of a folder in `settings.shards` actors; the actors end with the block.
 
@@ -167,6 +185,7 @@ def sharded_index(
         windows: which of the vectors are which passage's.
         settings: shards, index type and depth.
         edges: passage indices at which an approximate index is cut, so that the spans between them can be searched.
+        centring: means to subtract from the vectors, and their rows (W,), `mean_rows_of_windows`.
 
     Yields:
         The index, and the actors.
@@ -182,7 +201,12 @@ def sharded_index(
     for first, last in bounds:
         cuts = [(first, last)] if is_flat else cut_at(first, last, edges)
         parts = [(start, *windows.of_passages(start, stop)) for start, stop in cuts]
-        actors.append(actor_class.remote(str(folder), parts, settings.index))
+        if centring is None:
+            actors.append(actor_class.remote(str(folder), parts, settings.index))
+        else:
+            of_means = replace(windows, rows=centring[1])
+            rows = [of_means.of_passages(start, stop)[0] for start, stop in cuts]
+            actors.append(actor_class.remote(str(folder), parts, settings.index, centring[0], rows))
     try:
         yield PassageIndex(RayShards(actors), None if is_flat else settings.index_depth), actors
     finally:

@@ -26,6 +26,9 @@ def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[st
     for warning in report.warnings:
         yield ""
         yield f"**Warning: {warning}.**"
+    for note in report.notes:
+        yield ""
+        yield f"{note[0].upper()}{note[1:]}."
     if report.dimensions is not None:
         yield ""
         yield f"The {dimensions_line(report)}."

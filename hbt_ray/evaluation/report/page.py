@@ -47,6 +47,7 @@ def report_page(report: EvalReport, summary: Mapping[str, object], projection: P
         title=f"{report.benchmark}: {_model_name(summary)}" if summary.get("model") else report.benchmark,
         report=report,
         remarks=[
+            *(f"{note[0].upper()}{note[1:]}." for note in report.notes),
             *([f"The {dimensions_line(report)}."] if report.dimensions is not None else []),
             *([f"The ranking is approximate: {recall_line(report)}."] if report.index_recall else []),
         ],

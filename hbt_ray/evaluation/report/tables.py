@@ -40,6 +40,8 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
     )
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False)
+    for note in report.notes:
+        console.print(note, highlight=False)
     if report.dimensions is not None:
         console.print(dimensions_line(report), highlight=False)
     if report.index_recall:

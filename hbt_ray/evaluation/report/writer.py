@@ -109,6 +109,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         **({} if model is None else {"model": model}),
         **({} if settings is None else {"settings": settings.model_dump(mode="json", exclude={"benchmarks"})}),
         **({"index_recall@10": report.index_recall} if report.index_recall else {}),
+        **({"notes": report.notes} if report.notes else {}),
         **({"warnings": report.warnings} if report.warnings else {}),
         **({} if report.decontaminated is None else {"decontaminated": report.decontaminated}),
         "version": __version__,

@@ -27,7 +27,7 @@ from hbt_ray.errors import (
     UserError,
 )
 
-COMMANDS = ("inspect", "prepare", "mine", "train", "evaluate", "compare", "quickstart")
+COMMANDS = ("inspect", "prepare", "mine", "train", "evaluate", "compare", "quickstart", "debias")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from hbt_ray.data.corpora import list_shards, msmarco
 from hbt_ray.data.corpora.msmarco import looks_like_msmarco
-from hbt_ray.data.store_inputs import _contents_of
+from hbt_ray.data.store_inputs import contents_of
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import corpus, read
@@ -79,12 +79,12 @@ def test_parts_of_a_large_file_of_pairs_add_up_to_all(tmp_path: Path, monkeypatc
 def test_every_file_that_is_read_determines_the_store(tmp_path: Path):
     write_mmarco(tmp_path, "1\t10\t11")
     shards = list_shards(corpus("msmarco", tmp_path))
-    before = _contents_of(shards)
+    before = contents_of(shards)
     for file in ("triples.train.ids.small.tsv", "collection/german_collection.tsv", "queries/german_queries.train.tsv"):
         path = tmp_path / file
         text = path.read_text()
         path.write_text(text + "\n")
-        assert _contents_of(shards) != before
+        assert contents_of(shards) != before
         path.write_text(text)
 
 
