@@ -14,7 +14,7 @@ from hbt_ray.config import CorpusConfig, build, load_config
 
 @click.command(
     epilog=examples(
-        "hbt debias intfloat/multilingual-e5-small --corpora data/faq --out e5-debiased",
+        "hbt debias intfloat/multilingual-e5-small --corpora data/faq --out x",
         "hbt debias ~/hbt_runs/faq/model --corpora faq.yaml --method mean --out x",
         "hbt debias MODEL --corpora data/faq --languages en,de,th \\",
         "    --exclude xquad-r=data/xquad-r --out x",
@@ -63,7 +63,7 @@ def debias(
     passage_prefix: str | None,
     trust_remote_code: bool,
 ) -> None:
-    """Remove the language from an encoder's vectors, without training.
+    """Remove the language from vectors, without training.
 
     MODEL is a folder or hub name. What is removed is fitted on training texts of the corpora. The new model is the
     baseline for claims on language bias: evaluate it as any other.

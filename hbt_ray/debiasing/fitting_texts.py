@@ -23,6 +23,7 @@ from hbt_ray.data.components import find_components, item_keys, link_items, list
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.prepare import count_items
 from hbt_ray.data.row_tables import (
+    ROWS,
     check_languages,
     check_rejects,
     count_rows,
@@ -91,7 +92,7 @@ def read_fitting_texts(
     with stage("reading corpora"):
         # 1.
         evaluation = index_evaluation_sets(evaluation_sets, prepare.near_duplicate_threshold)
-        rows = pa.concat_tables(list(read_rows(shards, evaluation)))
+        rows = pa.concat_tables([ROWS.empty_table(), *read_rows(shards, evaluation)])
         counts, rejects = count_rows(rows), rejects_of(rows)
         check_rejects(count_rows_read(counts), rejects, 1.0, Path())  # only of unreadable files
         check_languages(corpora, counts)

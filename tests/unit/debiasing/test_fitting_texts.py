@@ -100,6 +100,13 @@ def test_one_language_is_refused(tmp_path):
         read_fitting_texts([made], 5)
 
 
+def test_corpora_without_a_row_are_refused(tmp_path):
+    for language in ("de", "en"):
+        (tmp_path / f"{language}.jsonl").write_text("\n")
+    with pytest.raises(CorpusError, match="corpus 'faq' has no row that can be used"):
+        read_fitting_texts([CorpusConfig(format="jsonl", name="faq", path=str(tmp_path))], 5)
+
+
 def test_a_line_of_plain_text_is_question_and_passage(tmp_path):
     for language in ("de", "en"):
         (tmp_path / f"{language}.txt").write_text("".join(f"{language} line {n}\n" for n in range(4)))

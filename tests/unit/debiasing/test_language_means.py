@@ -12,6 +12,7 @@ from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.debiasing.erasure import means_by_language
 from hbt_ray.debiasing.language_means import LanguageMeans, mean_rows_of_windows, means_notes, read_language_means
 from hbt_ray.errors import ConfigError
+from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
 from hbt_ray.utils.digests import with_checksum
 from tests.helpers.damage import Damage, check_damaged, damages, malformed_cases
@@ -95,6 +96,13 @@ def test_means_are_read_as_they_were_written(tmp_path):
     assert describe_debiasing(str(tmp_path / "model")) == "mean of 3 languages, fitted on faq"
     with pytest.raises(ConfigError, match=r"needs the language of each text, .* --method projection"):
         check_needs_no_language(str(tmp_path / "model"))
+
+
+def test_cached_vectors_are_named_by_the_means(tmp_path):
+    other = LanguageMeans(MEANS.languages, MEANS.queries + 1, MEANS.passages)
+    folders = [write(tmp_path / "one"), write(tmp_path / "same"), write(tmp_path / "other", other)]
+    names = [vectors_fingerprint(str(folder), "texts") for folder in folders]
+    assert names[0] == names[1] != names[2]
 
 
 def test_other_folders_need_no_language(tmp_path):
