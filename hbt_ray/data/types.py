@@ -45,6 +45,7 @@ class Query:
     language: str
     text: str
     group: str = ""  # equal for translations of one question; "" if the benchmark marks no translations
+    cluster: str = ""  # equal for questions that are not independent, as those on one paragraph; "": the group
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Benchmark:
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with any text, id or judgement.
 
-        Token stores are named by it, so what is hashed must stay the same if a class or field is renamed.
+        Token stores are named by it, so what is hashed must stay the same if a class or field is renamed. The cluster
+        of a query follows from the rest, and is not hashed.
         """
         entries = (
             *(

@@ -29,6 +29,7 @@ class PerQueryContributions:
     keys: tuple[Key, ...]
     groups: tuple[str, ...]  # of each term, equal for translations of one query
     terms: np.ndarray  # float64
+    clusters: tuple[str, ...] | None = None  # of each term, equal for dependent queries; None: the groups
 
     @property
     def value(self) -> float:
@@ -36,23 +37,45 @@ class PerQueryContributions:
         return float(self.terms.sum())
 
     def __sub__(self, other: PerQueryContributions) -> PerQueryContributions:
-        """Subtract query by query. Raise UserError if the queries are not the same."""
+        """Subtract query by query, with clusters where both have them.
+
+        Raises:
+            UserError: the queries are not the same.
+        """
         if self.keys != other.keys or self.groups != other.groups:
             raise UserError("these runs were not evaluated on the same queries; evaluate them on the same benchmark")
-        return replace(self, terms=self.terms - other.terms)
+        clusters = self.clusters if self.clusters == other.clusters else None
+        return replace(self, terms=self.terms - other.terms, clusters=clusters)
 
-    def by_group(self) -> np.ndarray:
-        """Return the sum of each group's terms, in the order of the sorted groups: (groups,)."""
-        names = sorted(set(self.groups))
-        index_of = {name: index for index, name in enumerate(names)}
-        return np.bincount([index_of[group] for group in self.groups], self.terms, len(names))
+    def by_cluster(self) -> ClusterSums:
+        """Sum over clusters."""
+        names = self.clusters or self.groups
+        number_of = {name: number for number, name in enumerate(sorted(set(names)))}
+        pair_of = {pair: number for number, pair in enumerate(dict.fromkeys(key[1:] for key in self.keys))}
+        pairs = np.array([pair_of[key[1:]] for key in self.keys])
+        means = np.bincount(pairs, self.terms) / np.bincount(pairs)
+        numbers = [number_of[name] for name in names]
+        return ClusterSums(
+            np.bincount(numbers, self.terms),
+            np.bincount(numbers, self.terms - means[pairs]),
+            is_grouped=self.clusters is None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSums:
+    """A metric as a sum over C clusters of queries, in the order of their names."""
+
+    totals: np.ndarray  # (C,), whose sum is the metric
+    deviations: np.ndarray  # (C,), of the terms less the mean of their pair of languages; their sum is 0
+    is_grouped: bool  # the clusters are only the translations of a query: a table of an earlier version has no others
 
 
 def mean_of(sums: Sequence[PerQueryContributions]) -> PerQueryContributions:
     """Average query by query. Raise UserError if the queries are not the same."""
-    for other in sums[1:]:
-        sums[0] - other  # raises if the queries differ
-    return replace(sums[0], terms=np.mean([one.terms for one in sums], axis=0))
+    differences = [sums[0] - other for other in sums]  # raises if the queries differ
+    clusters = next((None for one in differences if one.clusters is None), sums[0].clusters)
+    return replace(sums[0], terms=np.mean([one.terms for one in sums], axis=0), clusters=clusters)
 
 
 def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
@@ -85,14 +108,16 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
     if missing:
         raise UserError(f"a per_query.parquet has no column {missing[0]!r}; evaluate that model again")
     settings = ("mono", "cross") if setting == GAP else (setting,)
-    found: dict[Key, tuple[str, float]] = {}
+    has_clusters = "cluster" in table.column_names  # not in tables of earlier versions
+    found: dict[Key, tuple[str, float, str]] = {}
     counts: dict[str, dict[LanguagePair, int]] = {one: {} for one in settings}
-    for query, language, passage_language, group, row_setting, value in zip(
-        *table.select(needed).to_pydict().values(), strict=True
+    columns = [*needed, "cluster" if has_clusters else "group"]
+    for query, language, passage_language, group, row_setting, value, cluster in zip(
+        *(table.column(name).to_pylist() for name in columns), strict=True
     ):
         pair = (language, passage_language or "")
         if row_setting in counts and value is not None and (not part or _is_in(part, row_setting, pair)):
-            found[query, *pair] = (group, value)
+            found[query, *pair] = (group, value, cluster)
             counts[row_setting][pair] = counts[row_setting].get(pair, 0) + 1
     weights = _gap_weights(counts) if setting == GAP else _weights(counts[setting])
     keys = sorted(key for key in found if key[1:] in weights)
@@ -102,6 +127,7 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
         tuple(keys),
         tuple(found[key][0] for key in keys),
         np.array([found[key][1] * weights[key[1], key[2]] for key in keys]),
+        tuple(found[key][2] for key in keys) if has_clusters else None,
     )
 
 

@@ -272,8 +272,9 @@ def _per_query_table(benchmark: Benchmark, groups: Sequence[QueryGroup]) -> pa.T
     """Build the per-query table.
 
     Columns: query_id, group (equal for translations of a query), language, setting, passage_language (null for multi),
-    the metrics of all settings, relevant (their number), ranks (ascending, of the passages that the pool has), and the
-    metrics of some settings (null elsewhere, and where they are not defined).
+    the metrics of all settings, relevant (their number), ranks (ascending, of the passages that the pool has), the
+    metrics of some settings (null elsewhere, and where they are not defined), and cluster (equal for queries that are
+    not independent; tables of earlier versions have none).
     """
     sizes = [len(group.rows) for group in groups]
     rows = np.concatenate([group.rows for group in groups])
@@ -281,6 +282,7 @@ def _per_query_table(benchmark: Benchmark, groups: Sequence[QueryGroup]) -> pa.T
     num_ranks = (ranks > 0).sum(axis=1)
     ascending = np.sort(ranks, axis=1)
     query_groups = np.array([query.group or query.query_id for query in benchmark.queries], object)
+    clusters = np.array([query.cluster or query.group or query.query_id for query in benchmark.queries], object)
     query_ids = np.array([query.query_id for query in benchmark.queries], object)
     query_languages = np.repeat(np.array([group.query_language for group in groups], object), sizes)
     passage_languages = np.repeat(np.array([group.passage_language for group in groups], object), sizes)
@@ -298,6 +300,7 @@ def _per_query_table(benchmark: Benchmark, groups: Sequence[QueryGroup]) -> pa.T
                 np.concatenate([[0], np.cumsum(num_ranks)]).astype(np.int32), ascending[ascending > 0]
             ),
             **_metric_columns(groups, in_all_settings=False),
+            "cluster": pa.array(clusters[rows], pa.string()),
         }
     )
 

@@ -46,6 +46,7 @@ def build_validation_benchmark(store: TokenStore, languages: Sequence[str] | Non
                         passage_of[language, text] = f"{language}:{group}"
                         builder.add_passage(f"{language}:{group}", language, text, location=group)
                     relevant[group].append((passage_of[language, text], language))
+                    builder.link_question(group, language, text)
             for language in (one for one in chosen if one in row_languages):
                 for group, text in zip(groups, _texts(store, name, "question", language, rows), strict=True):
                     builder.add_query(f"{language}:{group}", language, text, location=group, group=group)

@@ -94,14 +94,28 @@ def summary(results: StudyResults, comparisons: Sequence[Comparison]) -> dict[st
             {
                 "method": comparison.method,
                 "measure": comparison.metric,
-                "difference": comparison.difference.mean,
-                "low": comparison.difference.low,
-                "high": comparison.difference.high,
-                "p": comparison.p_value,
+                "difference": comparison.models.mean,
+                "low": comparison.models.low,
+                "high": comparison.models.high,
+                "p": comparison.p_of_models,
                 "by_seed": list(comparison.by_seed),
+                "of_methods": _of_methods(comparison),
             }
             for comparison in comparisons
         ],
+    }
+
+
+def _of_methods(comparison: Comparison) -> dict[str, float | None] | None:
+    found = comparison.methods
+    if found is None:
+        return None
+    return {
+        "low": found.low,
+        "high": found.high,
+        "p": comparison.p_of_methods,
+        "p_over_seeds": found.p_over_seeds,
+        "p_of_sign_flips": found.p_of_sign_flips,
     }
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hbt_ray.config import flatten_settings, stored_settings
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import StoreManifest
+from hbt_ray.evaluation.method_difference import MethodDifference
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value, markdown_table
-from hbt_ray.evaluation.significance import LEVEL
+from hbt_ray.evaluation.significance import LEVEL, Difference, format_p
 from hbt_ray.study.config import Method, StudyConfig
 from hbt_ray.study.experiments import TrainingTokens
 from hbt_ray.study.figures import change_figure, scatter_figure
@@ -26,6 +29,7 @@ _LISTED_SETTINGS = (
     *("text.max_query_tokens", "text.max_passage_tokens"),
 )
 _NO_LICENCE = "not stated"
+_ONE_SEED = "not known, because another seed gives another difference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +85,15 @@ def answer(results: StudyResults, comparisons: Sequence[Comparison]) -> str:
     reference, metric = results.config.reference, results.config.measures[0]
     parts = []
     for comparison in (comparison for comparison in comparisons if comparison.metric == metric):
-        change = format_metric(metric, -comparison.difference.mean, sign=True)
+        change = format_metric(metric, -comparison.models.mean, sign=True)
         seeds = f"{comparison.seeds_agreeing} of {len(comparison.by_seed)} seeds"
-        if comparison.p_value >= LEVEL:
-            verdict = "no difference is shown"
-        else:
-            is_better = (comparison.difference.mean < 0) == higher_is_better(metric)
-            verdict = f"{reference} is {'better' if is_better else 'worse'}"
-        parts.append(f"against {comparison.method} {verdict} ({change}, p {comparison.p_value:.3g}, {seeds})")
+        verdict = {
+            "better": f"{reference} is worse",
+            "worse": f"{reference} is better",
+            "not known": "it is not known, with one seed, whether there is a difference",
+        }.get(_verdict(comparison), "no difference is shown")
+        p_value = "" if comparison.p_of_methods is None else f"p {format_p(comparison.p_of_methods)}, "
+        parts.append(f"against {comparison.method} {verdict} ({change}, {p_value}{seeds})")
     mean = format_metric(metric, results.estimate(reference, metric).mean)
     return f"In {display_name(metric)} {reference} has {mean}; " + "; ".join(parts) + "."
 
@@ -246,35 +251,57 @@ def published_section(config: StudyConfig) -> ReportSection:
 
 
 def comparison_section(results: StudyResults, comparisons: Sequence[Comparison]) -> ReportSection:
-    """List the difference of every method from the reference, its interval and its corrected p-value."""
+    """List the difference of every method from the reference, its intervals and its corrected p-values."""
     section = ReportSection(f"Differences from {results.config.reference}")
+    seeds = len(results.config.seeds)
+    of_methods = f"over other seeds and other questions, by the {seeds} seeds of each" if seeds > 1 else _ONE_SEED
     section.add_text(
-        f"Each method minus {results.config.reference}. The p-values are of Fisher's randomisation test over queries, "
-        "each with its mean over the seeds; translations of one question count as one query where the benchmark links "
-        f"them. They are corrected by Holm's method over these {len(comparisons)} comparisons. The intervals are "
-        "bootstrap intervals over queries. The test speaks of other queries, not of other seeds: the last column "
-        "counts the seeds whose difference has the same sign."
+        f"Each method minus {results.config.reference}. The verdict, its p-value and its interval are of the methods: "
+        f"{of_methods}. The last two columns are of these models, which another seed would change: over other "
+        "questions, by Fisher's randomisation test, each question with its mean over the seeds. Questions that are not "
+        "independent, such as translations or questions on one paragraph, are one cluster. P-values are corrected by "
+        f"Holm's method over {len(comparisons)} comparisons; ≤ marks the least that a test can give."
     )
+    if any(comparison.models.is_grouped for comparison in comparisons):
+        section.add_text("Evaluated by an earlier version: only the translations of a question are a cluster.")
     section.add_table(
-        ["method", "metric", "difference", "95% interval", "p (Holm)", "", "seeds"],
+        [
+            *("method", "metric", "difference", "95% interval: the methods", "p (Holm)", "", "seeds"),
+            *("95% interval: these models", "p: these models (Holm)"),
+        ],
         [_comparison_row(comparison) for comparison in comparisons],
     )
     return section
 
 
 def _comparison_row(comparison: Comparison) -> list[str]:
-    metric, difference = comparison.metric, comparison.difference
-    is_better = (difference.mean > 0) == higher_is_better(metric)
-    low, high = format_metric(metric, difference.low, sign=True), format_metric(metric, difference.high, sign=True)
+    metric = comparison.metric
     return [
         comparison.method,
         display_name(metric),
-        format_metric(metric, difference.mean, sign=True),
-        f"{low} to {high}",
-        f"{comparison.p_value:.4f}",
-        ("better" if is_better else "worse") if comparison.p_value < LEVEL else "no difference shown",
+        format_metric(metric, comparison.models.mean, sign=True),
+        _format_interval(metric, comparison.methods),
+        format_p(comparison.p_of_methods),
+        _verdict(comparison),
         f"{comparison.seeds_agreeing} of {len(comparison.by_seed)}",
+        _format_interval(metric, comparison.models),
+        format_p(comparison.p_of_models, at_floor=comparison.models.at_floor),
     ]
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.p_of_methods is None:
+        return "not known"
+    if comparison.p_of_methods >= LEVEL:
+        return "no difference shown"
+    is_better = (comparison.models.mean > 0) == higher_is_better(comparison.metric)
+    return "better" if is_better else "worse"
+
+
+def _format_interval(metric: str, difference: Difference | MethodDifference | None) -> str:
+    if difference is None or not np.isfinite(difference.low):
+        return "not known"
+    return " to ".join(format_metric(metric, value, sign=True) for value in (difference.low, difference.high))
 
 
 def bias_section(results: StudyResults) -> ReportSection:
@@ -311,14 +338,15 @@ def limits_section(config: StudyConfig) -> ReportSection:
 
 def _general_limits(config: StudyConfig) -> Iterator[str]:
     yield (
-        f"The confidence intervals over {len(config.seeds)} seeds are wide. They measure the chance in training only, "
-        "not how the methods do with other corpora or encoders."
+        f"The confidence intervals over {len(config.seeds)} seeds are wide. They measure the chance in training, and "
+        "those of differences also that of the questions, not how the methods do with other corpora or encoders."
     )
     if config.made:
         names = ", ".join(f"{name} (from {made.corpus.name})" for name, made in config.made.items())
         yield (
             f"{names}: the files have the published format, not the published content. No number here is one of the "
-            "published benchmarks. Where questions are parallel, the tests count their translations as independent."
+            "published benchmarks. Where questions are parallel and not marked as such, the tests count their "
+            "translations as independent."
         )
     if config.run.model.path is None:
         yield "The encoder is small and starts from random weights; a pretrained encoder may give other results."

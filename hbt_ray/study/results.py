@@ -12,6 +12,7 @@ import pyarrow as pa
 from scipy import stats
 
 from hbt_ray.errors import ConfigError, UserError
+from hbt_ray.evaluation.method_difference import MethodDifference, compare_methods
 from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
 from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.report import read_per_query, read_report
@@ -36,14 +37,16 @@ class Comparison:
 
     method: str
     metric: str
-    difference: Difference
+    models: Difference  # of these models, each query with its mean over the seeds
+    p_of_models: float  # Holm's correction over all comparisons of the study
+    methods: MethodDifference | None  # over seeds and clusters of queries; None: not known, as with one seed
+    p_of_methods: float | None  # Holm's correction, too
     by_seed: tuple[float, ...]  # the difference of each seed
-    p_value: float  # Holm's correction over all comparisons of the study
 
     @property
     def seeds_agreeing(self) -> int:
         """The number of seeds whose difference has the sign of the mean difference."""
-        return sum(difference * self.difference.mean > 0 for difference in self.by_seed)
+        return sum(difference * self.models.mean > 0 for difference in self.by_seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +126,33 @@ class StudyResults:
     def comparisons(self, metrics: Sequence[str]) -> list[Comparison]:
         """Compare every other method with the reference, by each metric.
 
-        1. Average each query's contribution over the seeds.
-        2. Test the difference by Fisher's randomisation test over queries.
-        3. Correct the p-values by Holm's method over all methods and metrics.
+        1. Of the methods: test the differences of the seeds over seeds and clusters of queries.
+        2. Of these models: average each query's contribution over the seeds, and test over clusters of queries.
+        3. Correct the p-values of each kind by Holm's method over all methods and metrics.
         """
         reference = self.config.reference
         others = [method for method in self.methods if method != reference]
         pairs = [(method, metric) for metric in metrics for method in others]
-        differences = [
-            randomisation_test(self._mean_over_seeds(method, metric) - self._mean_over_seeds(reference, metric))
-            for method, metric in pairs
-        ]
-        p_values = holm([difference.p_value for difference in differences])
+        by_seed = [self.differences(method, reference, metric) for method, metric in pairs]
+        models = [randomisation_test(mean_of(differences)) for differences in by_seed]
+        methods = [compare_methods(differences) for differences in by_seed]
+        p_of_models = holm([one.p_value for one in models])
+        p_of_methods = iter(holm([one.p_value for one in methods if one is not None]))
         return [
-            Comparison(method, metric, difference, self._differences_by_seed(method, metric), p_value)
-            for (method, metric), difference, p_value in zip(pairs, differences, p_values, strict=True)
+            Comparison(
+                *pairs[number],
+                models[number],
+                p_of_models[number],
+                of_methods,
+                None if of_methods is None else next(p_of_methods),
+                tuple(difference.value for difference in by_seed[number]),
+            )
+            for number, of_methods in enumerate(methods)
         ]
+
+    def differences(self, method: str, versus: str, metric: str) -> list[PerQueryContributions]:
+        """Return a method's metric minus that of another method, for each seed. Raises UserError as `by_query` does."""
+        return [self.by_query(method, seed, metric) - self.by_query(versus, seed, metric) for seed in self.config.seeds]
 
     def matrix(self, method: str, benchmark: str) -> tuple[list[str], np.ndarray]:
         """Return mAP by query and passage language, the mean over seeds.
@@ -159,16 +173,6 @@ class StudyResults:
         """Return the query languages of a benchmark."""
         table = self.table(self.methods[0], self.config.seeds[0], benchmark)
         return sorted(set(table["language"].to_pylist()))
-
-    def _mean_over_seeds(self, method: str, metric: str) -> PerQueryContributions:
-        return mean_of([self.by_query(method, seed, metric) for seed in self.config.seeds])
-
-    def _differences_by_seed(self, method: str, metric: str) -> tuple[float, ...]:
-        reference = self.config.reference
-        return tuple(
-            self.by_query(method, seed, metric).value - self.by_query(reference, seed, metric).value
-            for seed in self.config.seeds
-        )
 
     def _folder(self, method: str, seed: int, benchmark: str) -> Path:
         experiment = self.experiments[method, seed]

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from hbt_ray.data.text_files import rejected_row
 from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
@@ -33,6 +38,7 @@ class BenchmarkBuilder:
         # (query_id, passage_id) -> (grade, language of the pool, location)
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
         self._excluded: dict[str, tuple[str, str]] = {}  # query_id -> (passage_id, location)
+        self._links: dict[tuple[str, tuple[str, str]], None] = {}  # (group, (language, text that it is on))
 
     @property
     def queries(self) -> list[Query]:
@@ -54,6 +60,10 @@ class BenchmarkBuilder:
             self._queries[key] = Query(key, language, text, group)
             return True
         return False
+
+    def link_question(self, group: str, language: str, text: str) -> None:
+        """Note the text that a group of queries is on. Groups with a text in common, in any language, are a cluster."""
+        self._links[group, (language, text)] = None
 
     def add_passage(self, passage_id: str, language: str, text: str, *, location: str) -> bool:
         """Add a passage. Return False if it is rejected."""
@@ -112,7 +122,12 @@ class BenchmarkBuilder:
                 absent[passage_id] = language
                 self.reject(location, "judgement of a missing passage", passage_id)
             judgements.setdefault(query_id, {})[passage_id] = grade
-        queries = [query for key, query in self._queries.items() if not judged_only or key in judged]
+        clusters = _clusters(self._links)
+        queries = [
+            replace(query, cluster=clusters.get(query.group, ""))
+            for key, query in self._queries.items()
+            if not judged_only or key in judged
+        ]
         if judged_only:
             silent = judged.union(map(printable_id, judged_elsewhere))
             for key in self._queries.keys() - silent:
@@ -149,6 +164,21 @@ class BenchmarkBuilder:
         for language, number in sorted(Counter(query.language for query in queries).items()):
             if pool_languages and language not in pool_languages:
                 self.reject(language, "language without passages", f"{number} queries")
+
+
+def _clusters(links: Collection[tuple[str, tuple[str, str]]]) -> dict[str, str]:
+    """Return the connected component of each group in the graph of groups and texts, named by its first group."""
+    if not links:
+        return {}
+    groups = sorted({group for group, _ in links})
+    texts = list(dict.fromkeys(text for _, text in links))
+    row_of = {group: row for row, group in enumerate(groups)}
+    column_of = {text: len(groups) + column for column, text in enumerate(texts)}
+    ends = np.array([(row_of[group], column_of[text]) for group, text in links], np.int64).reshape(-1, 2).T
+    size = len(groups) + len(texts)
+    _, labels = connected_components(coo_matrix((np.ones(ends.shape[1]), tuple(ends)), (size, size)), directed=False)
+    named: dict[int, str] = {}
+    return {group: named.setdefault(label, group) for group, label in zip(groups, labels.tolist(), strict=False)}
 
 
 def printable_id(text: str) -> str:

@@ -16,6 +16,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
 
     The passage of a question's item is relevant in every language, with grade 1. The pool has the passages of the items
     with questions, of the other test items, and of training items, the last two in the order of a hash of their id.
+    Questions of one relation are a cluster: they come from the same templates.
 
     Raises:
         CorpusError: there is no such split.
@@ -38,7 +39,10 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     ]
     return Benchmark(
         name=name,
-        queries=[Query(query_id, language, item.texts[language][0], item.item_id) for language, item, query_id in ids],
+        queries=[
+            Query(query_id, language, item.texts[language][0], item.item_id, item.item_id.partition("/")[0])
+            for language, item, query_id in ids
+        ],
         passages=sorted(passages, key=lambda passage: passage.passage_id),
         judgements={query_id: {f"{other}:{item.item_id}": 1 for other in LANGUAGES} for _, item, query_id in ids},
         split=split if options.split else "",

@@ -51,6 +51,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         if not builder.add_query(query_id, language, question, location=location, group=pair_id):
             continue
         queries.append((query_id, pair_id))
+        builder.link_question(pair_id, language, context)
         key = (language, context)
         if key not in passage_of and not builder.add_passage(query_id, language, context, location=location):
             continue

@@ -6,6 +6,8 @@ As in LAReQA (Roy et al. 2020, arXiv 2004.05484, section 3.1):
 - A question's answer is the sentence in which its first answer begins.
 - Questions with the same id are translations, and the answer's sentence in every language is relevant to each.
 
+Questions on one paragraph, in any language, are one cluster: they are not independent.
+
 An answer that is not the text at its offset is rejected, because the sentence there would be wrong. Sentences are the
 `sentence_breaks` of a paragraph, which LAReQA publishes; a paragraph without them is split by `split_sentences`.
 """
@@ -96,6 +98,7 @@ class SentenceBenchmark:
                 self._rejected.add((language, question.id))
                 self.builder.reject(f"{location} {question.id}", UNANSWERABLE, question.question)
         for question in paragraph.answerable():
+            self.builder.link_question(question.id, language, paragraph.context)
             sentence, reason = _answer_sentence(paragraph.context, spans, question)
             if sentence is not None:
                 self._relevant[question.id].setdefault(language, passage_ids[sentence])

@@ -10,12 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from hbt_ray.evaluation.compare.runs import RunGroup
-from hbt_ray.evaluation.compare.tables import TestedDifference, differences, headline_metrics, verdict_of
+from hbt_ray.evaluation.compare.tables import (
+    TestedDifference,
+    differences,
+    headline_metrics,
+    interval_of,
+    signed,
+    verdict_of,
+)
+from hbt_ray.evaluation.method_difference import MethodDifference
 from hbt_ray.evaluation.metrics import find_metric
 from hbt_ray.evaluation.report import format_value, make_folder, read_report, report_errors
 from hbt_ray.evaluation.report.settings import described_report
 from hbt_ray.evaluation.retrieval_metrics import LEVELS, WORST_TENTH
-from hbt_ray.evaluation.significance import CONFIDENCE, RESAMPLES
+from hbt_ray.evaluation.significance import CONFIDENCE, RESAMPLES, Difference, format_p
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.html_page import PAGE, Cell, Rows, heat_map, render_page, short_share
 
@@ -79,6 +87,8 @@ def write_comparison_page(
         ],
         runs=[(group.label, _described(group)) for group in groups],
         resamples=RESAMPLES,
+        has_methods=any(one.methods for one in tested),
+        is_grouped=any(one.models.is_grouped for one in tested),
         confidence=f"{CONFIDENCE:.0%}",
     )
     make_folder(folder)
@@ -94,8 +104,11 @@ def _section(
     tested: Sequence[TestedDifference],
 ) -> _BenchmarkSection:
     metrics = {metric: heading.removeprefix(f"{benchmark} ") for _, metric, heading in headlines}
-    of_benchmark = [entry for entry in tested if entry[1] in metrics]
-    p_values = {(label, metric): p_value for label, metric, _, _, p_value in of_benchmark}
+    of_benchmark = [one for one in tested if one.metric in metrics]
+    p_values = {
+        (one.label, one.metric): f"the methods: p {format_p(one.p_of_methods)}; these models: p {_p_of_models(one)}"
+        for one in of_benchmark
+    }
     return _BenchmarkSection(
         benchmark,
         [(heading, *_best(metric, groups)) for metric, heading in metrics.items()] if len(groups) > 1 else [],
@@ -121,7 +134,7 @@ def _best(metric: str, groups: Sequence[RunGroup]) -> tuple[str, str]:
 
 
 def _metric_cell(
-    metric: str, group: RunGroup, groups: Sequence[RunGroup], p_values: Mapping[tuple[str, str], float]
+    metric: str, group: RunGroup, groups: Sequence[RunGroup], p_values: Mapping[tuple[str, str], str]
 ) -> Cell:
     mean = group.mean(metric)
     if mean is None:
@@ -131,7 +144,7 @@ def _metric_cell(
     spread = f" ±{format_value(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
     largest = max(abs(one.mean(metric) or 0.0) for one in groups) or 1.0
     p_value = p_values.get((group.label, metric))
-    note = "" if p_value is None else f"p {p_value:.4f} against {groups[0].label}"
+    note = "" if p_value is None else f"against {groups[0].label}: {p_value}"
     is_best = len(groups) > 1 and shown == _best(metric, groups)[0]
     return Cell(text=shown + spread, note=note, is_best=is_best, bar=min(abs(mean) / largest, 1.0))
 
@@ -143,30 +156,41 @@ def _tests_table(
     if not tested:
         return None
     labels = [group.label for group in groups]
-    widest = {
-        metric: max((max(abs(d.low), abs(d.high)) for _, m, _, d, _ in tested if m == metric), default=0.0) or 1.0
-        for metric in metrics
-    }
+    widest = dict.fromkeys(metrics, 0.0)
+    for one in tested:
+        for found in filter(None, (one.models, one.methods)):
+            widest[one.metric] = max(widest[one.metric], *np.nan_to_num([abs(found.low), abs(found.high)]))
     rows: Rows = []
-    for label, metric, _, found, p_value in sorted(tested, key=lambda entry: labels.index(entry[0])):
-        low, middle, high = (0.5 + 0.5 * value / widest[metric] for value in (found.low, found.mean, found.high))
+    for one in sorted(tested, key=lambda one: labels.index(one.label)):
+        start = [one.label, metrics[one.metric]]
         rows.append(
-            [
-                label,
-                metrics[metric],
-                Cell(text=_signed(metric, found.mean), sort_by=found.mean, interval=(low, middle, high)),
-                f"{_signed(metric, found.low)} to {_signed(metric, found.high)}",
-                f"{p_value:.4f}",
-                verdict_of(metric, found, p_value),
-            ]
+            [*start, "models", *_test_cells(one.metric, one.models, one.p_of_models, _p_of_models(one), widest)]
         )
-    return _PageTable(
-        f"Against {labels[0]}", ["run", "measure", "difference", "95% interval", "p (Holm)", "verdict"], rows, ""
-    )
+        if one.methods:
+            p_value = format_p(one.p_of_methods)
+            rows.append([*start, "methods", *_test_cells(one.metric, one.methods, one.p_of_methods, p_value, widest)])
+    headings = ["run", "measure", "of", "difference", "95% interval", "p (Holm)", "verdict"]
+    return _PageTable(f"Against {labels[0]}", headings, rows, "")
 
 
-def _signed(metric: str, value: float) -> str:
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{format_value(metric, abs(value))}"
+def _test_cells(
+    metric: str,
+    found: Difference | MethodDifference,
+    p_value: float | None,
+    shown_p: str,
+    widest: Mapping[str, float],
+) -> list[str | Cell]:
+    drawn = None
+    if np.isfinite(found.low):
+        scale = widest[metric] or 1.0
+        low, middle, high = (0.5 + 0.5 * value / scale for value in (found.low, found.mean, found.high))
+        drawn = (low, middle, high)
+    cell = Cell(text=signed(metric, found.mean), sort_by=found.mean, interval=drawn)
+    return [cell, interval_of(metric, found), shown_p, verdict_of(metric, found.mean, p_value)]
+
+
+def _p_of_models(one: TestedDifference) -> str:
+    return format_p(one.p_of_models, at_floor=one.models.at_floor)
 
 
 def _pair_maps(metrics: Mapping[str, str], groups: Sequence[RunGroup]) -> list[_PageTable]:

@@ -25,12 +25,13 @@ class RunGroup:
     label: str
     metrics: tuple[Mapping[str, float], ...]  # of each run
     reports: tuple[Mapping[str, Path], ...] = ()  # of each run: benchmark -> the folder of its report
+    seeds: tuple[int | None, ...] = ()  # of each run; None: unknown, as of a model that was not trained here
 
     @classmethod
     def of_run(cls, label: str, folder: str | Path) -> RunGroup:
         """Read one run from the reports below a folder. Raise UserError as `run_groups_in` does."""
         metrics, reports = _read_run(folder)
-        return cls(label, (metrics,), (reports,))
+        return cls(label, (metrics,), (reports,), (_method(folder)[1],))
 
     def values(self, metric: str) -> list[float]:
         """Return a metric of each run that has it."""
@@ -45,6 +46,10 @@ class RunGroup:
         """Read the per-query table of each run on a benchmark; empty where a run was written without one."""
         folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]
         return [read_per_query(folder) for folder in folders] if all(map(has_per_query, folders)) else []
+
+    def seeds_on(self, benchmark: str) -> list[int | None]:
+        """Return the seed of each table that `per_query` reads."""
+        return [seed for seed, of_run in zip(self.seeds, self.reports, strict=True) if benchmark in of_run]
 
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""
@@ -85,9 +90,19 @@ def run_groups_in(folders: Sequence[str]) -> list[RunGroup]:
         raise UserError(f"{twice!r} is named twice; name each run once")
     common = os.path.commonpath([path.parent for path in paths]) if paths else ""
     labels = [os.path.relpath(path, common) for path in paths]
-    return _by_method(
-        {label: (_method(one) or label, *_read_run(one)) for label, one in zip(labels, folders, strict=True)}
-    )
+    runs = {}
+    for label, one in zip(labels, folders, strict=True):
+        method, seed = _method(one)
+        runs[label] = _Run(method or label, seed, *_read_run(one))
+    return _by_method(runs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    method: str  # equal for runs that differ only in their seed
+    seed: int | None
+    metrics: Mapping[str, float]
+    reports: Mapping[str, Path] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +120,37 @@ def run_groups_of(runs: Mapping[str, TrackedRun]) -> list[RunGroup]:
     for label, run in runs.items():
         reported, reports = _read_run(run.folder) if run.folder else ({}, None)
         # A tracking server does not allow all characters of metric names, so the reports' names take precedence.
-        read[label] = (_key(run.params) if run.params else label, {**run.metrics, **reported}, reports)
+        method = _key(run.params) if run.params else label
+        seed = run.params.get("seed", "")
+        read[label] = _Run(method, int(seed) if seed.isdecimal() else None, {**run.metrics, **reported}, reports)
     return _by_method(read)
 
 
-def _by_method(
-    runs: Mapping[str, tuple[str, Mapping[str, float], Mapping[str, Path] | None]],
-) -> list[RunGroup]:
-    """Group runs by method: label -> (method, metrics, reports if there are any)."""
+def _by_method(runs: Mapping[str, _Run]) -> list[RunGroup]:
+    """Group labelled runs by method."""
     methods: dict[str, list[str]] = {}
-    for label, (method, _, _) in runs.items():
-        methods.setdefault(method, []).append(label)
+    for label, run in runs.items():
+        methods.setdefault(run.method, []).append(label)
     groups = []
     for labels in methods.values():
         first = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more seeds"
-        reports = [reports for label in labels if (reports := runs[label][2]) is not None]
-        complete = tuple(reports) if len(reports) == len(labels) else ()
-        groups.append(RunGroup(first, tuple(runs[label][1] for label in labels), complete))
+        of_method = [runs[label] for label in labels]
+        reports = tuple(run.reports for run in of_method if run.reports is not None)
+        is_complete = len(reports) == len(labels)
+        metrics, seeds = tuple(run.metrics for run in of_method), tuple(run.seed for run in of_method)
+        groups.append(RunGroup(first, metrics, reports if is_complete else (), seeds if is_complete else ()))
     return groups
 
 
-def _method(folder: str) -> str | None:
-    """Return a key of a run's training settings without the seed; None where the folder has no settings."""
+def _method(folder: str | Path) -> tuple[str | None, int | None]:
+    """Return a key of a run's training settings without the seed, and the seed; None where it has no settings."""
     file = Path(folder).expanduser() / "run.yaml"
     try:
         stored = parse_yaml(file.read_text(encoding="utf-8"), file)
-        return _key(flatten(build_config(expand_environment(stored, keep_missing=True))))
+        config = build_config(expand_environment(stored, keep_missing=True))
+        return _key(flatten(config)), config.seed
     except (OSError, ValueError):  # ConfigError is a ValueError
-        return None
+        return None, None
 
 
 def _key(settings: Mapping[str, object]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,13 +13,30 @@ from rich.table import Table
 
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare.runs import RunGroup
+from hbt_ray.evaluation.method_difference import MethodDifference, compare_methods
 from hbt_ray.evaluation.metrics import find_metric
+from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.report import format_value, headlines
-from hbt_ray.evaluation.significance import LEVEL, Difference, compare_queries, holm
+from hbt_ray.evaluation.significance import LEVEL, Difference, format_p, holm, randomisation_test
 from hbt_ray.utils.progress import track
 
-# (label, full name of the metric, heading, difference, p-value corrected by Holm over all of a comparison)
-TestedDifference = tuple[str, str, str, Difference, float]
+THESE_MODELS = "these models, other questions"
+OF_METHODS = "the methods, other seeds and questions"
+NOT_KNOWN = "methods: not known, with fewer than two shared seeds"
+_GROUPED = "A report of an earlier version: only translations of a question are clusters."
+
+
+@dataclass(frozen=True, slots=True)
+class TestedDifference:
+    """A group of runs minus the first group, by one metric. P-values are corrected by Holm over all of a comparison."""
+
+    label: str
+    metric: str  # its full name
+    heading: str
+    models: Difference  # of these models, each query with its mean over the seeds
+    p_of_models: float
+    methods: MethodDifference | None  # over the seeds that both have; None: not known, as with one seed
+    p_of_methods: float | None
 
 
 def headline_metrics(groups: Sequence[RunGroup]) -> list[tuple[str, str, str]]:
@@ -52,14 +70,15 @@ def comparison_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifferen
 
     Args:
         groups: one row each.
-        tested: what `differences` returned for them; their p-values are in the cells.
+        tested: what `differences` returned for them; the p-values of these models are in the cells.
     """
     headlines = headline_metrics(groups)
     benchmarks = list(dict.fromkeys(benchmark for benchmark, _, _ in headlines))
     table = Table(title=benchmarks[0] if len(benchmarks) == 1 else None, box=SIMPLE_HEAD, pad_edge=False)
-    p_values = {(label, metric): p_value for label, metric, _, _, p_value in tested}
+    p_values = {(one.label, one.metric): format_p(one.p_of_models, at_floor=one.models.at_floor) for one in tested}
     if p_values:
-        table.caption = f"p: of the difference from {groups[0].label} (randomisation test over queries, Holm)"
+        table.caption = f"p: against {groups[0].label}, {THESE_MODELS} (Holm)"
+        table.caption += "" if any(one.methods for one in tested) else f"\n{NOT_KNOWN}"
         table.caption_justify = "left"
     table.add_column("run", overflow="fold")
     for _, _, heading in headlines:
@@ -74,7 +93,7 @@ def comparison_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifferen
             values = group.values(metric)
             spread = f" ±{format_value(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
             p_value = p_values.get((group.label, metric))
-            note = "" if p_value is None else f" p {p_value:.4f}".replace(" 0.", " .")
+            note = "" if p_value is None else f" p {p_value}".replace(" 0.", " .").replace(" ≤ ", "≤")
             cells.append((f"[bold]{shown}[/bold]" if mark else shown) + spread + note)
         table.add_row(group.label, *cells)
     return table
@@ -95,7 +114,7 @@ def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
         UserError: two reports of one benchmark have different texts or judgements.
     """
     first, *others = groups
-    found = []
+    tested: list[TestedDifference] = []
     headlines = headline_metrics(groups)
     tables: dict[str, list[list[pa.Table]]] = {}  # of each benchmark, by group
     for benchmark in dict.fromkeys(benchmark for benchmark, _, _ in headlines):
@@ -104,13 +123,45 @@ def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
             if tables[benchmark][0] and of_group:
                 _check_same(benchmark, first, group)
     for benchmark, metric, heading in track(headlines, "testing differences", "metrics"):
-        within_benchmark = metric.partition("/")[2]
-        one, *rest = tables[benchmark]
+        name = metric.partition("/")[2]
+        one, *rest = ([query_sum(table, name) for table in of_group] for of_group in tables[benchmark])
         for group, other in zip(others, rest, strict=True):
             if one and other:
-                found.append((group.label, metric, heading, compare_queries(one, other, within_benchmark)))
-    corrected = holm([difference.p_value for *_, difference in found])
-    return [(*entry, p_value) for entry, p_value in zip(found, corrected, strict=True)]
+                models = randomisation_test(mean_of(other) - mean_of(one))
+                methods = compare_methods(_by_shared_seed(benchmark, first, one, group, other))
+                p_of_methods = methods.p_value if methods else None
+                tested.append(
+                    TestedDifference(group.label, metric, heading, models, models.p_value, methods, p_of_methods)
+                )
+    return _corrected(tested)
+
+
+def _by_shared_seed(
+    benchmark: str,
+    first: RunGroup,
+    one: Sequence[PerQueryContributions],
+    group: RunGroup,
+    other: Sequence[PerQueryContributions],
+) -> list[PerQueryContributions]:
+    """Return the differences of the runs with equal seeds; one model without a seed is compared with every run."""
+    of_first, of_group = (
+        dict(zip(g.seeds_on(benchmark), sums, strict=True)) for g, sums in ((first, one), (group, other))
+    )
+    if len(one) == 1 and None in of_first:
+        return [sums - one[0] for seed, sums in of_group.items() if seed is not None]
+    if len(other) == 1 and None in of_group:
+        return [other[0] - sums for seed, sums in of_first.items() if seed is not None]
+    return [of_group[seed] - of_first[seed] for seed in of_first if seed is not None and seed in of_group]
+
+
+def _corrected(tested: Sequence[TestedDifference]) -> list[TestedDifference]:
+    """Correct the p-values by Holm, those of models and those of methods as two families."""
+    of_models = holm([one.p_of_models for one in tested])
+    of_methods = iter(holm([one.p_of_methods for one in tested if one.p_of_methods is not None]))
+    return [
+        replace(one, p_of_models=p, p_of_methods=None if one.p_of_methods is None else next(of_methods))
+        for one, p in zip(tested, of_models, strict=True)
+    ]
 
 
 def _check_same(benchmark: str, one: RunGroup, other: RunGroup) -> None:
@@ -130,27 +181,52 @@ def significance_tables(groups: Sequence[RunGroup], tested: Sequence[TestedDiffe
     """
     tables = []
     for group in groups[1:]:
-        of_group = [entry for entry in tested if entry[0] == group.label]
+        of_group = [one for one in tested if one.label == group.label]
+        if not of_group:
+            continue
+        seeds = {len(one.methods.by_seed) for one in of_group if one.methods}
+        caption = [f"models: {THESE_MODELS}"]
+        caption += [f"methods: {OF_METHODS}, by {min(seeds)} shared seeds" if seeds else NOT_KNOWN]
+        caption += [_GROUPED] if any(one.models.is_grouped for one in of_group) else []
         table = Table(
-            title=f"{group.label} against {groups[0].label}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+            title=f"{group.label} against {groups[0].label}",
+            title_justify="left",
+            caption="\n".join(caption),
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
         )
-        for heading in ("metric", "difference", "95% interval", "p (Holm)", ""):
-            justify: Literal["left", "right"] = "left" if heading in {"metric", ""} else "right"
+        for heading in ("metric", "of", "difference", "95% interval", "p (Holm)", ""):
+            justify: Literal["left", "right"] = "left" if heading in {"metric", "of", ""} else "right"
             table.add_column(heading, justify=justify, no_wrap=heading != "metric")
-        for _, metric, heading, difference, p_value in of_group:
-            shown = [_signed(metric, value) for value in (difference.mean, difference.low, difference.high)]
-            verdict = verdict_of(metric, difference, p_value)
-            table.add_row(heading, shown[0], f"{shown[1]} to {shown[2]}", f"{p_value:.4f}", verdict)
-        tables += [table] if of_group else []
+        for one in of_group:
+            mean, p_value = signed(one.metric, one.models.mean), format_p(one.p_of_models, at_floor=one.models.at_floor)
+            verdict = verdict_of(one.metric, one.models.mean, one.p_of_models)
+            table.add_row(one.heading, "models", mean, interval_of(one.metric, one.models), p_value, verdict)
+            if one.methods:
+                mean, p_value = signed(one.metric, one.methods.mean), format_p(one.p_of_methods)
+                verdict = verdict_of(one.metric, one.methods.mean, one.p_of_methods)
+                table.add_row("", "methods", mean, interval_of(one.metric, one.methods), p_value, verdict)
+        tables.append(table)
     return tables
 
 
-def verdict_of(metric: str, difference: Difference, p_value: float) -> str:
-    """Return what a test shows: better, worse, or no difference."""
+def verdict_of(metric: str, mean: float, p_value: float | None) -> str:
+    """Return what a test shows of a mean difference: better, worse, no difference, or that it is not known."""
+    if p_value is None:
+        return "not known"
     if p_value >= LEVEL:
         return "not shown"
-    return "better" if (difference.mean > 0) == find_metric(metric).higher_is_better else "worse"
+    return "better" if (mean > 0) == find_metric(metric).higher_is_better else "worse"
 
 
-def _signed(metric: str, value: float) -> str:
-    return f"{'+' if value > 0 else '-' if value < 0 else ''}{format_value(metric, abs(value))}"
+def interval_of(metric: str, difference: Difference | MethodDifference) -> str:
+    """Return the 95% interval of a difference as text."""
+    if not np.isfinite(difference.low):
+        return "not known"
+    return f"{signed(metric, difference.low)} to {signed(metric, difference.high)}"
+
+
+def signed(metric: str, value: float) -> str:
+    """Format a difference with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{format_value(metric, abs(value))}"

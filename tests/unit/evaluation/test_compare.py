@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
+from rich.table import Table
 from scipy import stats
 
 from hbt_ray.cli import main
@@ -33,7 +34,7 @@ from hbt_ray.evaluation.compare import (
 )
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
 from hbt_ray.evaluation.report import write_report
-from hbt_ray.evaluation.significance import compare_queries, holm
+from hbt_ray.evaluation.significance import compare_queries, format_p, holm
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.storage import StoragePath
 from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_and_earlier, malformed_cases
@@ -54,7 +55,7 @@ def table(values: Sequence[float], groups: Sequence[str] | None = None, language
     )
 
 
-def test_few_groups_enumerate_all_sign_combinations():
+def test_few_clusters_enumerate_all_sign_combinations():
     first, second = [0.2, 0.5, 0.1, 0.4, 0.3], [0.4, 0.6, 0.05, 0.9, 0.5]
     apart = np.subtract(second, first)
     turned = [abs(float(np.dot(signs, apart))) for signs in product((-1, 1), repeat=5)]
@@ -83,7 +84,33 @@ def test_translations_of_a_question_are_one_group():
     grouped = compare_queries([table(np.zeros(120), groups)], [table(apart, groups)], "mono/map")
     assert ungrouped.p_value < 0.001
     assert grouped.p_value >= 2 / 2**4  # the minimum for four groups
-    assert grouped.groups == 4
+    assert grouped.clusters == 4
+
+
+def test_questions_on_one_paragraph_are_one_cluster():
+    apart = np.tile([0.1, 0.2, -0.05, 0.3], 30)
+    paragraphs = pa.array([f"p{n % 4}" for n in range(120)])
+    one, other = (table(values).append_column("cluster", paragraphs) for values in (np.zeros(120), apart))
+    found = compare_queries([one], [other], "mono/map")
+    assert (found.clusters, found.is_grouped) == (4, False)
+    assert found.p_value == 2 * 2 / 2**4  # of -0.05 either sign gives as much, or more
+    half = stats.t.ppf(0.975, 3) * stats.sem(apart[:4])  # a cluster is a quarter of the questions
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
+    mixed = compare_queries([table(np.zeros(120))], [other], "mono/map")  # a table of an earlier version
+    assert (mixed.clusters, mixed.is_grouped) == (120, True)
+
+
+def test_p_value_at_the_floor_of_the_test_is_marked():
+    zeros = table(np.zeros(30))
+    assert compare_queries([zeros], [table(np.full(30, 0.1))], "mono/map").at_floor
+    assert not compare_queries([zeros], [table(np.tile([0.1, -0.1, 0.1], 10))], "mono/map").at_floor
+    assert format_p(0.0024, at_floor=True) == "≤ 0.0024"
+
+
+def test_one_cluster_has_no_interval():
+    found = compare_queries([table([0.0, 0.0], ["q", "q"])], [table([0.1, 0.2], ["q", "q"])], "mono/map")
+    assert found.p_value == 1
+    assert np.isnan([found.low, found.high]).all()
 
 
 def test_languages_count_alike_however_many_queries_they_have():
@@ -150,21 +177,66 @@ def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path):
     assert contenders[0].label == f"{Path(folders[0]).name} and 1 more seeds"
     shown = comparison_table(contenders)
     assert all("±" in cell for column in shown.columns[1:] for cell in column.cells)
-    found = {metric: difference for _, metric, _, difference, _ in differences(contenders)}
+    tested = differences(contenders)
+    found = {one.metric: one for one in tested}["tiny/mono/map"]
     mean = [contender.mean("tiny/mono/map") for contender in contenders]
-    assert found["tiny/mono/map"].mean == pytest.approx(mean[1] - mean[0])
-    assert found["tiny/mono/map"].groups == 90
+    assert found.models.mean == pytest.approx(mean[1] - mean[0])
+    assert found.models.clusters == 90
+    assert found.methods is not None
+    by_seed = [other - one for one, other in zip(*(one.values("tiny/mono/map") for one in contenders), strict=True)]
+    assert found.methods.by_seed == pytest.approx(by_seed)
+    assert found.p_of_methods is not None
+    assert found.p_of_methods > found.p_of_models  # two seeds show little
+    text = printed(significance_tables(contenders, tested))
+    assert "better" in text
+    assert "by 2 shared seeds" in text
+
+
+def printed(tables: Sequence[Table]) -> str:
     console = Console(file=StringIO(), width=80)
-    console.print(*significance_tables(contenders, differences(contenders)))
-    assert "better" in console.file.getvalue()  # type: ignore[attr-defined]
+    console.print(*tables)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    return text
+
+
+def test_one_seed_says_nothing_of_the_methods(tmp_path: Path):
+    contenders = run_groups_in([written_run(tmp_path / "a", 0, 0.5, 0.9), written_run(tmp_path / "b", 0, 1.0, 0.3)])
+    tested = differences(contenders)
+    assert {(one.methods, one.p_of_methods) for one in tested} == {(None, None)}
+    assert "methods: not known, with fewer than two shared seeds" in printed(significance_tables(contenders, tested))
+    shown = printed([comparison_table(contenders, tested)])
+    assert "these models, other questions (Holm)" in shown
+    assert "methods: not known" in shown
+    assert "p≤.0008" in shown  # four times the floor of 9,999 draws
+
+
+def test_runs_are_paired_by_seed_and_with_a_model_that_has_none(tmp_path: Path):
+    folders = [
+        written_run(tmp_path / f"{alpha}-{seed}", seed, alpha, 0.5)
+        for alpha, seeds in ((0.5, (0, 1, 2)), (1.0, (2, 1, 7)))
+        for seed in seeds
+    ]
+    first, second = run_groups_in(folders)
+    shift = dict(zip(first.seeds, first.values("tiny/mono/map"), strict=True))
+    of_second = dict(zip(second.seeds, second.values("tiny/mono/map"), strict=True))
+    [found] = [one.methods for one in differences([first, second]) if one.metric == "tiny/mono/map"]
+    assert found is not None
+    assert found.by_seed == pytest.approx([of_second[seed] - shift[seed] for seed in (1, 2)])
+    fixed = RunGroup("fixed", second.metrics[:1], second.reports[:1], (None,))
+    [found] = [one.methods for one in differences([first, fixed]) if one.metric == "tiny/mono/map"]
+    assert found is not None
+    assert len(found.by_seed) == 3
+    unshared = RunGroup("others", second.metrics[2:], second.reports[2:], second.seeds[2:])
+    assert differences([first, unshared])[0].methods is None
 
 
 def test_a_difference_of_rank_distance_is_the_metrics_difference(tmp_path: Path):
     contenders = run_groups_in([written_run(tmp_path / "a", 0, 0.5, 0.9), written_run(tmp_path / "b", 1, 0.6, 0.9)])
-    for _, metric, _, difference, corrected in differences(contenders):
-        expected = contenders[1].mean(metric) - contenders[0].mean(metric)
-        assert difference.mean == pytest.approx(expected)
-        assert corrected >= difference.p_value
+    for one in differences(contenders):
+        expected = contenders[1].mean(one.metric) - contenders[0].mean(one.metric)
+        assert one.models.mean == pytest.approx(expected)
+        assert one.p_of_models >= one.models.p_value
 
 
 def test_tracked_runs_are_grouped_by_their_parameters():

@@ -69,6 +69,18 @@ def test_the_worst_tenth_of_languages_has_no_paired_test(measured):
         query_sum(measured.per_query, "mono/map/worst-tenth")
 
 
+def test_a_table_has_clusters_and_an_earlier_one_the_groups(measured):
+    whole = query_sum(measured.per_query, "mono/map")
+    assert whole.clusters == whole.groups  # the benchmark has no others
+    assert not whole.by_cluster().is_grouped
+    earlier = query_sum(measured.per_query.drop_columns(["cluster"]), "mono/map")
+    assert earlier.clusters is None
+    assert earlier.by_cluster().is_grouped
+    assert (whole - earlier).clusters is None
+    assert mean_of([whole, earlier]).clusters is None
+    assert mean_of([whole, whole]).clusters == whole.clusters
+
+
 def test_differences_are_paired_and_require_the_same_queries(measured):
     whole = query_sum(measured.per_query, "multi/map")
     assert (whole - whole).value == 0

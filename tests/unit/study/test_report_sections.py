@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hbt_ray.config import replace_in
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import TrainingTokens
@@ -37,11 +40,24 @@ def test_answer_compares_the_reference_with_every_other_method(results: StudyRes
     comparisons = results.comparisons(results.config.measures)
     text = answer(results, comparisons)
     assert text.startswith("In tiny multi mAP hybrid has 0.")
-    assert "against untrained hybrid is better (+" in text
-    rows = [
-        line for line in comparison_section(results, comparisons).lines if line.startswith("| untrained | tiny multi")
-    ]
-    assert [row.split(" | ")[5] for row in rows] == ["worse"]
+    assert "against untrained no difference is shown (+" in text  # three seeds, and Holm over eight comparisons
+    assert "3 of 3 seeds" in text
+    clear = [replace(comparison, p_of_methods=0.01) for comparison in comparisons]
+    assert "against untrained hybrid is better (+" in answer(results, clear)
+    [row] = [line for line in comparison_section(results, clear).lines if line.startswith("| untrained | tiny multi")]
+    assert row.split(" | ")[4:7] == ["0.0100", "worse", "3 of 3"]
+
+
+def test_with_one_seed_nothing_is_known_of_methods(results: StudyResults):
+    of_one = StudyResults(replace_in(results.config, "seeds", (0,)), results.folder)
+    comparisons = of_one.comparisons(of_one.config.measures)
+    assert {comparison.p_of_methods for comparison in comparisons} == {None}
+    assert "against untrained it is not known, with one seed, whether" in answer(of_one, comparisons)
+    lines = comparison_section(of_one, comparisons).lines
+    assert "not known, because another seed gives another difference" in lines[0]
+    [row] = [line for line in lines if line.startswith("| untrained | tiny multi")]
+    assert row.split(" | ")[3:6] == ["not known"] * 3
+    assert float(row.split(" | ")[8].strip("≤ |")) < 0.01
 
 
 def test_setup_lists_pretrainings_and_what_methods_take_from_others():

@@ -17,8 +17,12 @@ def test_comparison_finds_the_noise_added_to_a_method(results: StudyResults):
         (comparison.method, comparison.metric): comparison
         for comparison in results.comparisons(results.config.measures)
     }
-    assert found["untrained", "tiny/multi/map"].difference.mean < -0.05
-    assert found["untrained", "tiny/multi/map"].p_value < 0.05
+    assert found["untrained", "tiny/multi/map"].models.mean < -0.05
+    assert found["untrained", "tiny/multi/map"].p_of_models < 0.05
+    assert found["untrained", "tiny/multi/map"].models.clusters == 20
+    of_methods = found["untrained", "tiny/multi/map"].methods
+    assert of_methods is not None
+    assert of_methods.p_value < 0.05 < found["untrained", "tiny/multi/map"].p_of_methods
     values = [results.estimate(method, "tiny/multi/map").values for method in ("untrained", "hybrid")]
     by_seed = [one - other for one, other in zip(*values, strict=True)]
     assert found["untrained", "tiny/multi/map"].by_seed == pytest.approx(by_seed)

@@ -19,6 +19,7 @@ def test_pool_has_passages_of_both_splits_in_every_language():
     assert 2 * len(items("test")) < 1000
     assert len(found.queries) == len(LANGUAGES) * len(items("test"))
     assert set(found.judgements) == {query.query_id for query in found.queries}
+    assert len({query.cluster for query in found.queries}) == 13  # relations
     for query in found.queries:
         language, _, item_id = query.query_id.partition(":")
         assert query.language == language

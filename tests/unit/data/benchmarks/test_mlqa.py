@@ -35,6 +35,7 @@ def test_files_of_all_language_pairs_are_joined(tmp_path: Path, split: str):
     both = {"de:00000:000": 1, "en:00000:000": 1}
     assert benchmark.judgements == {"de:1": both, "en:1": both, "en:2": {"en:00000:001": 1}}
     assert (benchmark.split, benchmark.rejects) == (split, [])
+    assert {query.cluster for query in benchmark.queries} == {"1"}
 
 
 def test_answer_not_at_its_offset_is_rejected_once(tmp_path: Path):

@@ -26,6 +26,7 @@ def test_pairs_align_by_id_and_equal_contexts_are_one_passage(tmp_path: Path):
         "en:2": {"en:1": 1},
     }
     assert (benchmark.split, reasons(benchmark)) == ("", {"missing text": 1})
+    assert {query.query_id: query.cluster for query in benchmark.queries} == {"de:1": "1", "en:1": "1", "en:2": "1"}
     assert load("pairs/de", tmp_path).languages == ["de"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_sentences_are_passages_and_translations_share_them(folder: Path):
         "en:a": {"de:00000:001": 1, "en:00000:001": 1},
         "en:b": {"en:00000:000": 1},
     }
+
+
+def test_questions_on_one_paragraph_in_any_language_are_one_cluster(folder: Path):
+    before = load_benchmark("squad", str(folder))
+    assert {query.query_id: query.cluster for query in before.queries} == {"de:a": "a", "en:a": "a", "en:b": "a"}
+    write_squad(folder, "es", squad_paragraph("Uno.", [[0, 4]], ("c", "¿Cuál?", 0)))
+    clusters = {query.query_id: query.cluster for query in load_benchmark("squad", str(folder)).queries}
+    assert clusters == {"de:a": "a", "en:a": "a", "en:b": "a", "es:c": "c"}
+
+
+def test_clusters_are_not_in_the_fingerprint(folder: Path):
+    benchmark = load_benchmark("squad", str(folder))
+    without = [replace(query, cluster="") for query in benchmark.queries]
+    assert replace(benchmark, queries=without).fingerprint() == benchmark.fingerprint()
 
 
 def test_with_paragraph_changes_only_the_texts(folder: Path):
@@ -83,6 +98,7 @@ def test_xquad_r_has_its_published_counts(xquad_r: Benchmark):
         tuple(XQUAD_R)
     }
     assert len(xquad_r.judgements) == 11 * 1_190
+    assert len({query.cluster for query in xquad_r.queries}) == 240  # its paragraphs
     assert not xquad_r.rejects
 
 
