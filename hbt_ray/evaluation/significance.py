@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
+from hbt_ray.evaluation.per_query import ClusterSums, PerQueryContributions, mean_of, query_sum
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -59,7 +59,11 @@ def randomisation_test(difference: PerQueryContributions, *, seed: int = 0) -> D
     clusters, all combinations are enumerated. The interval is Student's t with the standard error of
     `cluster_variance` and one degree of freedom less than clusters.
     """
-    sums = difference.by_cluster()
+    return clusters_test(difference.by_cluster(), seed=seed)
+
+
+def clusters_test(sums: ClusterSums, *, seed: int = 0) -> Difference:
+    """Compute `randomisation_test` of a difference that is summed over clusters."""
     clusters, mean = len(sums.totals), float(sums.totals.sum())
     if not sums.totals.any():
         return Difference(0.0, 0.0, 0.0, 1.0, clusters, is_grouped=sums.is_grouped)

@@ -22,6 +22,7 @@ from hbt_ray.config import (
 )
 from hbt_ray.config.base import Settings
 from hbt_ray.errors import ConfigError
+from hbt_ray.study.claims import Claim
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct, word_name
 
 SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
@@ -116,6 +117,8 @@ class StudySettings(ConfigSection):
     """Benchmark name -> its source. Evaluated in addition to the run's benchmarks."""
     measures: tuple[str, ...] = Field(min_length=1)
     """Full metric names. The first one answers the question."""
+    claims: tuple[Claim, ...] = ()
+    """Statements about methods, tested over seeds; kept in a plan before the first training."""
     chapters: tuple[SectionName, ...] = ()
     """Sections of the report in addition to those of every study."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
@@ -138,6 +141,10 @@ class StudySettings(ConfigSection):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
         for section in ("methods", "pretraining", "made"):
             check_distinct(section, getattr(self, section), word_name)
+        for claim in self.claims:
+            for name in (claim.method, claim.versus):
+                if name not in self.methods:
+                    raise ValueError(f"a claim names {name!r}, which is no method; there are {', '.join(self.methods)}")
         earlier: set[str] = set()
         for name, pretraining in self.pretraining.items():
             if pretraining.after is not None and pretraining.after not in earlier:
@@ -225,7 +232,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), preset: str | No
 
 
 def without_absent_benchmarks(config: StudyConfig) -> tuple[StudyConfig, list[str]]:
-    """Leave out the optional benchmarks whose folder does not exist, and their metrics.
+    """Leave out the optional benchmarks whose folder does not exist, and their metrics and claims.
 
     Returns:
         The settings, and the benchmarks that were left out.
@@ -243,7 +250,9 @@ def without_absent_benchmarks(config: StudyConfig) -> tuple[StudyConfig, list[st
         return config, []
     slugs = set(map(benchmark_slug, absent))
     measures = tuple(metric for metric in config.measures if slugs.isdisjoint(metric.split("/")[:2]))
+    claims = tuple(claim for claim in config.claims if slugs.isdisjoint(claim.metric.split("/")[:2]))
     if not measures:
         raise ConfigError(f"none of the benchmarks {', '.join(absent)} is there; write the folder of one of them")
     present = {name: folder for name, folder in benchmarks.items() if name not in absent}
-    return replace_in(replace_in(config, "run.evaluate.benchmarks", present), "measures", measures), absent
+    config = replace_in(replace_in(config, "measures", measures), "claims", claims)
+    return replace_in(config, "run.evaluate.benchmarks", present), absent

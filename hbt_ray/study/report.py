@@ -14,6 +14,7 @@ from markdown_it.renderer import RendererProtocol
 from markdown_it.token import Token
 
 from hbt_ray.evaluation.report import make_folder, report_errors
+from hbt_ray.study.claim_sections import claims_section, placebo_section
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS
 from hbt_ray.study.report_sections import (
     ReportSection,
@@ -62,11 +63,14 @@ def write_study_report(results: StudyResults, inputs: StudyInputs, command: str)
         results_section(results),
         *([published_section(results.config)] if results.config.published else []),
         comparison_section(results, comparisons),
+        claims_section(results),
+        placebo_section(results),
         bias_section(results),
         *(OPTIONAL_SECTIONS[name](results) for name in results.config.chapters),
         limits_section(results.config),
         ReportSection("How to repeat it", ["```bash", command, "```", ""]),
     ]
+    sections = [section for section in sections if section.lines]
     text = redact(_markdown(results, comparisons, sections))
     with report_errors(folder), atomic_files(folder, last=SUMMARY) as partial:
         (partial / FIGURES).mkdir()
@@ -102,6 +106,10 @@ def summary(results: StudyResults, comparisons: Sequence[Comparison]) -> dict[st
                 "of_methods": _of_methods(comparison),
             }
             for comparison in comparisons
+        ],
+        "claims": [
+            {**one.claim.model_dump(mode="json"), "p": one.p_value, "shown": one.is_shown}
+            for one in results.tested_claims()
         ],
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
 from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.report import read_per_query, read_report
 from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
+from hbt_ray.study.claims import ClaimResult
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import list_experiments
+from hbt_ray.study.placebo import Placebo, placebo
 from hbt_ray.utils.caching import lru_cached_method
 
 
@@ -150,6 +152,27 @@ class StudyResults:
             for number, of_methods in enumerate(methods)
         ]
 
+    def tested_claims(self) -> list[ClaimResult]:
+        """Test the claims of the study over seeds and clusters; p-values are corrected by Holm over the claims."""
+        claims = self.config.claims
+        found = [compare_methods(self.differences(one.method, one.versus, one.metric)) for one in claims]
+        tested = [
+            ClaimResult(claim, difference, claim.p_value(difference, higher_is_better=higher_is_better(claim.metric)))
+            if difference is not None
+            else ClaimResult(claim, None, None)
+            for claim, difference in zip(claims, found, strict=True)
+        ]
+        corrected = iter(holm([one.p_value for one in tested if one.p_value is not None]))
+        return [one if one.p_value is None else replace(one, p_value=next(corrected)) for one in tested]
+
+    def placebos(self, metric: str) -> dict[str, Placebo]:
+        """Return how often each method is called different from itself, of the methods for which that is known."""
+        found = {
+            method: placebo([self.by_query(method, seed, metric) for seed in self.config.seeds])
+            for method in self.methods
+        }
+        return {method: one for method, one in found.items() if one is not None}
+
     def differences(self, method: str, versus: str, metric: str) -> list[PerQueryContributions]:
         """Return a method's metric minus that of another method, for each seed. Raises UserError as `by_query` does."""
         return [self.by_query(method, seed, metric) - self.by_query(versus, seed, metric) for seed in self.config.seeds]
@@ -195,15 +218,17 @@ def check_measures(config: StudyConfig, tables: Mapping[str, pa.Table]) -> None:
         ConfigError: a metric is unknown, or its benchmark is not evaluated or gives it no value, as rank distance on a
             benchmark whose queries have relevant passages in one language only.
     """
-    for metric in config.measures:
+    named = dict.fromkeys(config.measures, "measures has")
+    named = {claim.metric: "a claim has" for claim in config.claims} | named
+    for metric, where in named.items():
         benchmark = without_drop(metric).partition("/")[0]
         if benchmark not in tables:
             names = ", ".join(tables)
-            raise ConfigError(f"measures has {metric}, and no benchmark {benchmark!r} is evaluated; there are {names}")
+            raise ConfigError(f"{where} {metric}, and no benchmark {benchmark!r} is evaluated; there are {names}")
         try:
             _contributions(config, metric, tables.__getitem__)
         except UserError as error:
-            raise ConfigError(f"measures has {metric}, which has no value on {benchmark}: {error}") from None
+            raise ConfigError(f"{where} {metric}, which has no value on {benchmark}: {error}") from None
 
 
 def _contributions(config: StudyConfig, metric: str, table_of: Callable[[str], pa.Table]) -> PerQueryContributions:

@@ -14,6 +14,7 @@ from hbt_ray.evaluation.report import make_folder
 from hbt_ray.study.checks import check_study
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import dependency_levels
+from hbt_ray.study.plan import PLAN, keep_plan
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
 from hbt_ray.study.report_sections import StudyInputs
 from hbt_ray.study.results import StudyResults
@@ -67,8 +68,9 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         logger.warning("the benchmark %s is not there and is left out", name)
     # As it was given, without the benchmarks that were made and with those that were left out.
     given = replace_in(checked.config, "run.evaluate.benchmarks", config.run.evaluate.benchmarks)
-    given = replace_in(given, "measures", config.measures)
-    config = checked.config
+    given = replace_in(replace_in(given, "measures", config.measures), "claims", config.claims)
+    keep_plan(config, folder)
+    as_given, config = config, checked.config
     connect()
     atomic_write_text(folder / _SETTINGS, dump_config(given))
     run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
@@ -93,7 +95,7 @@ def _log_results(results: StudyResults, tracker: Tracker) -> None:
         for method in results.methods
     }
     tracker.log_metrics(means[config.reference], config.run.train.steps)
-    for file in (MARKDOWN, PAGE, TABLE, SUMMARY, _SETTINGS):
+    for file in (MARKDOWN, PAGE, TABLE, SUMMARY, PLAN, _SETTINGS):
         tracker.log_artifacts(folder / file)
     tracker.log_artifacts(folder / FIGURES, FIGURES)
     tracker.log_table("results", [{"method": method, **metrics} for method, metrics in means.items()])

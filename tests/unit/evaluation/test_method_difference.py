@@ -18,6 +18,7 @@ from hbt_ray.evaluation.method_difference import (
 )
 from hbt_ray.evaluation.per_query import PerQueryContributions
 from hbt_ray.evaluation.significance import LEVEL, cluster_variance
+from tests.helpers.slow import slow
 
 
 def of_clusters(totals: np.ndarray) -> MethodDifference:
@@ -134,6 +135,13 @@ def test_placebo_of_equal_methods_is_called_different_in_5_percent(seeds):
     by_questions, by_methods = falsely_different(seeds, 1256 * 2**0.5, 300, draws=1000)
     assert by_questions > 0.7
     assert by_methods <= 0.068  # the 99.5th percentile of 1,000 draws at 5%
+
+
+@slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("cluster_sd", [15, 300, 1500])
+def test_placebo_holds_in_many_draws(seeds, cluster_sd):
+    assert falsely_different(seeds, 1256 * 2**0.5, cluster_sd, draws=20_000)[1] <= 0.055
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
