@@ -23,6 +23,19 @@ def dev_set_metrics(encoder: SentenceTransformer, config: RunConfig, *, dev: Dev
     return dev_metrics(encoder, dev_set(dev, store, config), dev, config)
 
 
+def untrained_metrics(
+    config: RunConfig, initial_model: str, dev: DevConfig, store: str, threads: int
+) -> dict[str, float]:
+    """Return the metrics of a run's encoder before training on the dev set, with `threads` torch threads."""
+    import torch
+
+    from hbt_ray.models.encoder import default_device, load_for_training
+
+    torch.set_num_threads(threads)
+    encoder = load_for_training(config.model, config.text, initial_model, device=default_device(), seed=config.seed)
+    return dev_set_metrics(encoder.eval(), config, dev=dev, store=store)
+
+
 def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
     """Return the named benchmark, or the store's held-out items. Read once in a process, for all of its trials.
 

@@ -1,4 +1,4 @@
-"""Several objectives at once: a weighted score, the Pareto front and its knee.
+"""Several objectives at once: the score of a trial while it runs, the Pareto front, and the choice on it.
 
 Legend: N candidates, M objectives. Values are scaled so that more is better.
 """
@@ -18,7 +18,9 @@ def find_objective_metric(objective: str) -> Metric:
 
 
 def score(metrics: Mapping[str, float], weights: Mapping[str, float], passages: int) -> float:
-    """Return the weighted mean of the scaled objectives.
+    """Return the weighted mean of the scaled objectives, by which searchers and schedulers compare trials that run.
+
+    It needs no other trial. An objective that varies more decides more, so the choice is by `compromise_scores`.
 
     Args:
         metrics: by objective, such as `multi/map`; a missing one counts 0.
@@ -62,11 +64,28 @@ def pareto_front(values: np.ndarray) -> np.ndarray:
     return front
 
 
-def knee(values: np.ndarray) -> int:
-    """Return the row of the front that is nearest to the best of every objective: a compromise without weights.
+def compromise_scores(values: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Return 1 less the distance to the best of every objective, (N,): compromise programming, Zeleny 1973.
 
-    Each objective is scaled so that the front spans 0 to 1; the distance to (1, ..., 1) is Euclidean (compromise
-    programming, Zeleny 1973). Of equal rows, the first.
+    Each objective is scaled so that the Pareto front spans 0 to 1, so none decides by its unit or its range. The
+    distance to (1, ..., 1) is Euclidean, with the mean of the squares weighted.
+
+    >>> compromise_scores(np.array([[1, 0], [0.5, 0.5], [0, 1]]), [1, 3]).round(3).tolist()
+    [0.134, 0.5, 0.5]
+
+    Args:
+        values: (N, M).
+        weights: M, at least one above 0.
+    """
+    on_front = values[pareto_front(values)]
+    span = on_front.max(axis=0) - on_front.min(axis=0)
+    scaled = np.divide(values - on_front.min(axis=0), span, where=span > 0, out=np.ones(values.shape))
+    scores: np.ndarray = 1 - np.sqrt(np.average((1 - scaled) ** 2, axis=1, weights=weights))
+    return scores
+
+
+def knee(values: np.ndarray) -> int:
+    """Return the row of the front with the best of `compromise_scores` with equal weights. Of equal rows, the first.
 
     >>> knee(np.array([[1, 0], [0.8, 0.7], [0, 1]]))
     1
@@ -74,8 +93,5 @@ def knee(values: np.ndarray) -> int:
     Args:
         values: (N, M) of all candidates; those that are not on the front are ignored.
     """
-    front = np.flatnonzero(pareto_front(values))
-    on_front = values[front]
-    span = on_front.max(axis=0) - on_front.min(axis=0)
-    scaled = np.divide(on_front - on_front.min(axis=0), span, where=span > 0, out=np.ones(on_front.shape))
-    return int(front[np.linalg.norm(1 - scaled, axis=1).argmin()])
+    scores = compromise_scores(values, np.ones(values.shape[1]))
+    return int(np.where(pareto_front(values), scores, -np.inf).argmax())

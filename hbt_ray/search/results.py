@@ -68,6 +68,21 @@ class SearchResults:
     knee: CandidateResult
     steps: int  # optimizer steps of all trials together
     test: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # candidate -> metric -> by seed
+    untrained: Mapping[str, float] = field(default_factory=dict)  # objectives of the encoder before training
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say in which objectives within a language the choice is worse than the untrained encoder."""
+        return [
+            f"{self.best.name} is worse within a language than the untrained encoder: {name} "
+            f"{self.best.mean[name]:.3f} against {value:.3f}; weigh {name} more in objectives, or train longer"
+            for name, value in self.untrained.items()
+            if name.startswith("mono/") and name in self.best.mean and self._is_worse(name, value)
+        ]
+
+    def _is_worse(self, name: str, untrained: float) -> bool:
+        better = objectives.find_objective_metric(name).higher_is_better
+        return self.best.mean[name] < untrained if better else self.best.mean[name] > untrained
 
     @property
     def chosen(self) -> list[CandidateResult]:
@@ -96,7 +111,7 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
 
     1. Average the objectives of each candidate over its seeds.
     2. Find the Pareto front and its knee among these means.
-    3. Rank the candidates by their weighted score.
+    3. Rank the candidates by their score, in which each objective is scaled by its range on the front.
 
     Args:
         search: its settings.
@@ -115,18 +130,21 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
         reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason)) or "all were stopped early"
         raise UserError(f"no trial came to its end: {reasons}")
     results = [
-        _candidate_result(search, name, list(by_seed.values()), passages)
-        for name, by_seed in sorted(by_candidate.items())
+        _candidate_result(search, name, list(by_seed.values())) for name, by_seed in sorted(by_candidate.items())
     ]
     values = objectives.scaled_objectives([result.mean for result in results], list(search.objectives), passages)
     front = objectives.pareto_front(values)
+    scores = objectives.compromise_scores(values, list(search.objectives.values()))
     knee = objectives.knee(values)
-    marked = [replace(result, on_front=bool(on_front)) for result, on_front in zip(results, front, strict=True)]
-    ranked = tuple(sorted(marked, key=lambda result: (-result.score, result.name)))
+    marked = [
+        replace(result, score=float(score), on_front=bool(on_front))
+        for result, score, on_front in zip(results, scores, front, strict=True)
+    ]
+    ranked = tuple(sorted(marked, key=lambda result: (-result.score, not result.on_front, result.name)))
     return SearchResults(ranked, ranked[0], marked[knee], sum(trial.step for trial in trials))
 
 
-def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial], passages: int) -> CandidateResult:
+def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial]) -> CandidateResult:
     by_seed = sorted(trials, key=lambda trial: trial.seed)
     rows = [objective_values(search, trial.metrics) for trial in by_seed]
     spread = {key: mean_and_deviation([row[key] for row in rows]) for key in rows[0]}
@@ -137,7 +155,7 @@ def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial], 
         tuple(trial.seed for trial in by_seed),
         mean,
         {key: deviation for key, (_, deviation) in spread.items()},
-        objectives.score(mean, search.objectives, passages),
+        score=0.0,  # which needs the other candidates
         on_front=False,
     )
 
@@ -170,6 +188,8 @@ def write_results(search: SearchConfig, results: SearchResults, trials: Sequence
         "front": [result.name for result in results.ranked if result.on_front],
         "configurations": [asdict(result) for result in results.ranked],
         "test": results.test,
+        "untrained": dict(results.untrained),
+        "warnings": results.warnings,
         "trials": {
             state: sorted(trial.name for trial in trials if trial.state == state)
             for state in ("finished", "stopped", "failed")

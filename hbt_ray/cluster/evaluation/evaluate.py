@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack, cast
 
 import ray
 
@@ -33,6 +33,8 @@ from hbt_ray.evaluation.run_evaluation import (
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.retrieval.passage_windows import window_passages
 
+Result = TypeVar("Result")
+
 
 def evaluate_on_cluster(
     model: str, settings: EvaluateConfig, out: Path, **load_options: Unpack[LoadOptions]
@@ -52,13 +54,26 @@ def evaluate_on_cluster(
     """
     if settings.shards:
         return _each_benchmark(settings, out, functools.partial(evaluate_in_shards, model, **load_options))
+    return run_on_one_node(functools.partial(evaluate_here, model, settings, out, **load_options))
+
+
+def run_on_one_node(evaluate: Callable[[int], Result]) -> Result:
+    """Call a function with its number of threads where `evaluate_on_cluster` evaluates.
+
+    Raises:
+        ClusterError: the task failed.
+    """
     gpu = max(node_resources("GPU"), default=0) >= 1
     cpus = 1 if gpu else max(int(max(node_resources("CPU"), default=1)), 1)
     if not gpu and len(node_resources("CPU")) == 1:
-        return evaluate_here(model, settings, out, min(cpus, os.cpu_count() or 1), **load_options)
-    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_here)
+        return evaluate(min(cpus, os.cpu_count() or 1))
+    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_call)
     with unwrap_ray_errors("evaluating"):
-        return ray.get(task.remote(model, settings, out, cpus, **load_options))
+        return cast(Result, ray.get(task.remote(evaluate, cpus)))
+
+
+def _call(evaluate: Callable[[int], Result], threads: int) -> Result:
+    return evaluate(threads)
 
 
 def evaluate_here(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster
+from hbt_ray.cluster.evaluation.evaluate import evaluate_on_cluster, run_on_one_node
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.resources import plan_concurrency
 from hbt_ray.cluster.runtime import connect
@@ -39,7 +41,7 @@ from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.dev_set import dev_set
+from hbt_ray.search.dev_set import dev_set, untrained_metrics
 from hbt_ray.search.figures import FILES as FIGURES
 from hbt_ray.search.figures import write_figures
 from hbt_ray.search.page import write_search_page
@@ -49,6 +51,7 @@ from hbt_ray.search.results import (
     SearchResults,
     Trial,
     best_config,
+    objective_values,
     search_results,
     trials_table,
     write_results,
@@ -62,6 +65,8 @@ from hbt_ray.utils.digests import changed_input, content_digest, is_done, mark_d
 from hbt_ray.utils.folder_lock import lock_folder
 from hbt_ray.utils.html_page import PAGE
 from hbt_ray.utils.storage import StoragePath
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "search.yaml"
 
@@ -120,6 +125,9 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
         trials = run_trials(config, candidates, folder, request, stores, models, progress)
         results = search_results(config, trials, len(dev.passages))
         results = replace(results, test=_evaluate_chosen(config, results, trials, folder, stores, models, test_sets))
+        results = replace(results, untrained=_untrained(config, results, trials, stores, models))
+        for warning in results.warnings:
+            logger.warning("%s", warning)
         with report_errors(folder), atomic_files(folder, last=SUMMARY, replaced=FIGURES) as partial:
             write_results(config, results, trials, partial)
             written = write_figures(config, results, trials, partial)
@@ -220,6 +228,20 @@ def _prepare_stores_and_models(runs: Sequence[RunConfig], folder: Path) -> tuple
             initial = run_dir_of(run, folder / "initial" / f"{len(models)}")
             models[run.model_key] = prepare_initial_model(run, store_tokenizer(store, run.prepare_inputs), initial)
     return stores, models
+
+
+def _untrained(
+    config: SearchConfig,
+    results: SearchResults,
+    trials: Sequence[Trial],
+    stores: Mapping[str, str],
+    models: Mapping[str, str],
+) -> dict[str, float]:
+    """Evaluate the encoder that the choice was trained from on the dev set: its objectives."""
+    run = _trials_of(results.best, trials)[0].candidate.config(config.run, results.best.seeds[0])
+    store, model = stores[run.store_key], models[run.model_key]
+    metrics = run_on_one_node(functools.partial(untrained_metrics, run, model, config.dev, store))
+    return objective_values(config, metrics)
 
 
 def _evaluate_chosen(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hbt_ray.search.objectives import knee, pareto_front, score
+from hbt_ray.search.objectives import compromise_scores, knee, pareto_front, score
 
 
 @given(arrays(float, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
@@ -18,6 +18,18 @@ def test_front_is_what_no_row_dominates_and_the_knee_is_on_it(values: np.ndarray
         beaten = any((other >= own).all() and (other > own).any() for other in values)
         assert front[row] == (not beaten)
     assert front[knee(values)]
+
+
+@given(
+    arrays(float, st.tuples(st.integers(1, 12), st.just(3)), elements=st.integers(0, 3).map(float)),
+    st.lists(st.integers(1, 5), min_size=3, max_size=3),
+    st.lists(st.sampled_from([0.25, 2.0, 1000.0]), min_size=3, max_size=3),
+)
+def test_best_score_is_on_the_front_and_units_do_not_matter(values, weights, units):
+    scores = compromise_scores(values, weights)
+    assert scores.max() == pytest.approx(scores[pareto_front(values)].max())
+    assert (scores <= 1).all()
+    assert compromise_scores(values * units, weights) == pytest.approx(scores)
 
 
 def test_score_is_the_weighted_mean_computed_by_hand():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,11 +21,31 @@ def test_candidates_are_ranked_by_means_over_finished_seeds():
     best = results.best
     assert best.mean["mono/map"] == pytest.approx(0.8)
     assert best.deviation["cross/map"] == pytest.approx(0.05 * 2**0.5)
-    assert best.score == pytest.approx((0.8 + 0.75 + 0.5 + 0.75) / 4)
+    # Ranges on the front: mono 0.35, cross and rank distance 0.65, multi none.
+    assert best.score == pytest.approx(1 - ((0.1 / 0.35) ** 2 / 4 + 2 * (0.1 / 0.65) ** 2 / 4) ** 0.5)
     assert results.ranked[2].seeds == (0,)
     assert results.steps == 5 * 10 + 5
     assert {result.name for result in results.ranked if result.on_front} == {"alpha=0.0", "alpha=0.5", "alpha=1.0"}
     assert results.knee.name == "alpha=0.5"
+
+
+def test_unit_and_range_of_an_objective_do_not_decide():
+    """Rank distance falls by two thirds of the pool from alpha 0.5 to 0, and decides by that range otherwise."""
+    trials = [trial(0.0, 0, 0.45, 0.95), trial(0.5, 0, 0.56, 0.70), trial(1.0, 0, 0.57, 0.30)]
+    assert search_results(search_of(), trials, passages=101).best.name == "alpha=0.5"
+    by_rank_distance = search_of(objectives={"mono/map": 1, "multi/rank_distance": 9})
+    assert search_results(by_rank_distance, trials, passages=101).best.name == "alpha=0.0"
+
+
+def test_choice_below_the_untrained_encoder_within_a_language_warns():
+    results = search_results(search_of(), TRIALS, passages=101)
+    assert results.warnings == []
+    below = replace(results, untrained={"mono/map": 0.85, "cross/map": 0.99, "multi/rank_distance": 1.0})
+    assert below.warnings == [
+        "alpha=0.5 is worse within a language than the untrained encoder: mono/map 0.800 against 0.850; weigh mono/map "
+        "more in objectives, or train longer"
+    ]
+    assert replace(results, untrained={"mono/map": 0.79}).warnings == []
 
 
 def test_search_without_a_finished_trial_says_why():
