@@ -25,7 +25,7 @@ class RunGroup:
     label: str
     metrics: tuple[Mapping[str, float], ...]  # of each run
     reports: tuple[Mapping[str, Path], ...] = ()  # of each run: benchmark -> the folder of its report
-    seeds: tuple[int | None, ...] = ()  # of each run; None: unknown, as of a model that was not trained here
+    seeds: tuple[int | None, ...] = ()  # of each run; None: unknown, as of a model not trained here; (): all unknown
 
     @classmethod
     def of_run(cls, label: str, folder: str | Path) -> RunGroup:
@@ -49,7 +49,8 @@ class RunGroup:
 
     def seeds_on(self, benchmark: str) -> list[int | None]:
         """Return the seed of each table that `per_query` reads."""
-        return [seed for seed, of_run in zip(self.seeds, self.reports, strict=True) if benchmark in of_run]
+        seeds = self.seeds or (None,) * len(self.reports)
+        return [seed for seed, of_run in zip(seeds, self.reports, strict=True) if benchmark in of_run]
 
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""

@@ -124,9 +124,11 @@ def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
                 _check_same(benchmark, first, group)
     for benchmark, metric, heading in track(headlines, "testing differences", "metrics"):
         name = metric.partition("/")[2]
-        one, *rest = ([query_sum(table, name) for table in of_group] for of_group in tables[benchmark])
-        for group, other in zip(others, rest, strict=True):
-            if one and other:
+        of_first, *rest = tables[benchmark]
+        one = [query_sum(table, name) for table in of_first] if any(rest) else []
+        for group, of_group in zip(others, rest, strict=True):
+            if one and of_group:
+                other = [query_sum(table, name) for table in of_group]
                 models = randomisation_test(mean_of(other) - mean_of(one))
                 methods = compare_methods(_by_shared_seed(benchmark, first, one, group, other))
                 p_of_methods = methods.p_value if methods else None

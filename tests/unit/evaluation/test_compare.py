@@ -223,7 +223,7 @@ def test_runs_are_paired_by_seed_and_with_a_model_that_has_none(tmp_path: Path):
     [found] = [one.methods for one in differences([first, second]) if one.metric == "tiny/mono/map"]
     assert found is not None
     assert found.by_seed == pytest.approx([of_second[seed] - shift[seed] for seed in (1, 2)])
-    fixed = RunGroup("fixed", second.metrics[:1], second.reports[:1], (None,))
+    fixed = RunGroup("fixed", second.metrics[:1], second.reports[:1])
     [found] = [one.methods for one in differences([first, fixed]) if one.metric == "tiny/mono/map"]
     assert found is not None
     assert len(found.by_seed) == 3
