@@ -55,11 +55,17 @@ def _planned(claim: Claim, seeds: int) -> JsonObject:
     }
 
 
-def keep_plan(config: StudyConfig, folder: Path) -> None:
-    """Write the plan to a study's folder, unless it is there. Called before the first training.
+def keep_plan(config: StudyConfig, folder: Path, *, has_ended: bool = False) -> None:
+    """Write the plan to a study's folder, unless it is there.
 
-    A plan that differs replaces the one before. Where results exist, the new one says so and has the hashes of those
-    before it.
+    While there are no results, a plan that differs replaces the one before. Where there are, it does so only when all
+    experiments have ended, because a study with other settings may be refused; then the new plan says that it was
+    written when results existed, and has the hashes of those before it.
+
+    Args:
+        config: of the study, as it was given.
+        folder: of the study.
+        has_ended: False: before the first training. True: before the report.
 
     Raises:
         UserError: the plan in the folder is damaged.
@@ -71,6 +77,8 @@ def keep_plan(config: StudyConfig, folder: Path) -> None:
         return
     history: JsonObject = {"after_results": False, "earlier": []}
     if next(folder.glob("cells/*/seed-*/evaluation/*/report.json"), None):
+        if not has_ended:
+            return
         earlier = [] if before is None else [*before["earlier"], before["sha256"]]
         history = {"after_results": True, "earlier": earlier}
     atomic_write_text(folder / PLAN, with_checksum({**plan, **history}))

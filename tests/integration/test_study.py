@@ -80,6 +80,7 @@ def test_study_writes_a_report_and_a_folder_per_experiment(finished_study: Path)
         COMMAND,
     ):
         assert words in text, words
+    assert "was written before the first result." in text
     assert (folder / "report.html").exists()
     for method in METHODS:
         for seed in (0, 1):
@@ -106,7 +107,7 @@ def test_experiments_are_mlflow_runs_below_the_study(finished_study: Path):
         assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
         assert "xm3600/cross/map" in run.metrics
     files = {file.path for file in client.list_artifacts(parent.run_id)}
-    assert {"report.html", "report.md", "summary.json", "table.csv", "figures"} <= files
+    assert {"plan.json", "report.html", "report.md", "summary.json", "table.csv", "figures"} <= files
 
 
 def test_resumed_study_repeats_only_what_is_missing(finished_study: Path):

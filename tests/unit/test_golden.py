@@ -773,8 +773,9 @@ SETTINGS: dict[str, str] = {
         space.loguniform space.uniform space.values stopping stopping=none|asha|median
     """,
     "study": """
-        chapters chapters=levels|languages|robustness|scale|alignment|gap concurrent licences limits made made.corpus
-        made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
+        chapters chapters=levels|languages|robustness|scale|alignment|gap claims claims.kind
+        claims.kind=superior|non-inferior|equivalent claims.margin claims.method claims.metric claims.pilot_sd
+        claims.versus concurrent licences limits made made.corpus made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
         made.corpus.columns.language made.corpus.columns.negatives made.corpus.columns.passage
         made.corpus.columns.question made.corpus.format
 

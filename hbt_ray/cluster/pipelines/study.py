@@ -80,6 +80,7 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         runner.pretrain()
         for level in dependency_levels(config, checked.experiments):
             runner.run_level(level)
+        keep_plan(as_given, folder, has_ended=True)
         results = StudyResults(config, folder)
         inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
         page = write_study_report(results, inputs, command)

@@ -43,7 +43,7 @@ def test_report_has_the_hash_the_verdicts_and_the_seeds_needed(claimed: StudyRes
     assert "| these runs | 3 |" in text
     found = summary(claimed, [])["claims"]
     assert [one["shown"] for one in found][2] is False  # type: ignore[attr-defined]
-    keep_plan(replace_in(claimed.config, "claims", ()), claimed.folder)
+    keep_plan(replace_in(claimed.config, "claims", ()), claimed.folder, has_ended=True)
     assert "**written or changed when results existed**. Earlier plans: `" in "\n".join(claims_section(claimed).lines)
 
 

@@ -41,7 +41,15 @@ def test_unchanged_plan_is_kept_after_results(tmp_path: Path):
     keep_plan(CONFIG, tmp_path)
     before = (tmp_path / "plan.json").read_bytes()
     with_a_result(tmp_path)
-    keep_plan(replace_in(CONFIG, "title", "Another title"), tmp_path)
+    keep_plan(replace_in(CONFIG, "title", "Another title"), tmp_path, has_ended=True)
+    assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_study_that_is_refused_leaves_the_plan(tmp_path: Path):
+    keep_plan(CONFIG, tmp_path)
+    before = (tmp_path / "plan.json").read_bytes()
+    with_a_result(tmp_path)
+    keep_plan(replace_in(CONFIG, "run.train.steps", 7), tmp_path)  # and the training is refused
     assert (tmp_path / "plan.json").read_bytes() == before
 
 
@@ -61,12 +69,12 @@ def test_change_after_results_names_the_earlier_plans(tmp_path: Path, key: str, 
     keep_plan(CONFIG, tmp_path)
     first = read_plan(tmp_path)
     with_a_result(tmp_path)
-    keep_plan(replace_in(CONFIG, key, value), tmp_path)
+    keep_plan(replace_in(CONFIG, key, value), tmp_path, has_ended=True)
     second = read_plan(tmp_path)
     assert first is not None
     assert second is not None
     assert (second["after_results"], second["earlier"]) == (True, [first["sha256"]])
-    keep_plan(CONFIG, tmp_path)  # the first one again is a change, too
+    keep_plan(CONFIG, tmp_path, has_ended=True)  # the first one again is a change, too
     third = read_plan(tmp_path)
     assert third is not None
     assert third["earlier"] == [first["sha256"], second["sha256"]]
@@ -74,8 +82,9 @@ def test_change_after_results_names_the_earlier_plans(tmp_path: Path, key: str, 
 
 def test_plan_that_is_first_written_after_results_says_so(tmp_path: Path):
     with_a_result(tmp_path)
-    assert read_plan(tmp_path) is None
     keep_plan(CONFIG, tmp_path)
+    assert read_plan(tmp_path) is None
+    keep_plan(CONFIG, tmp_path, has_ended=True)
     plan = read_plan(tmp_path)
     assert plan is not None
     assert (plan["after_results"], plan["earlier"]) == (True, [])
