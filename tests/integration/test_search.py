@@ -37,6 +37,8 @@ def test_grid_writes_the_choice_a_table_figures_and_models(finished_search):
     assert best.mix.alpha == results.best.values["mix.alpha"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 4 * 6
+    assert summary["untrained"].keys() == summary["objectives"].keys()  # of the encoder before training
+    assert 0 < summary["untrained"]["mono/map"] < 1
     chosen = {result.name for result in results.chosen}
     assert summary["test"].keys() == chosen
     assert {path.name.partition(",seed")[0] for path in (folder / "chosen").iterdir()} == chosen

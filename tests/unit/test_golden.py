@@ -775,7 +775,8 @@ SETTINGS: dict[str, str] = {
     "study": """
         chapters chapters=levels|languages|robustness|scale|alignment|gap claims claims.kind
         claims.kind=superior|non-inferior|equivalent claims.margin claims.method claims.metric claims.pilot_sd
-        claims.versus concurrent licences limits made made.corpus made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
+        claims.versus concurrent licences limits made made.corpus
+        made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
         made.corpus.columns.language made.corpus.columns.negatives made.corpus.columns.passage
         made.corpus.columns.question made.corpus.format
 
