@@ -21,7 +21,6 @@ from hbt_ray.evaluation.significance import LEVEL, Difference, format_p, holm, r
 from hbt_ray.utils.progress import track
 
 THESE_MODELS = "these models, other questions"
-OF_METHODS = "the methods, other seeds and questions"
 NOT_KNOWN = "methods: not known, with fewer than two shared seeds"
 _GROUPED = "A report of an earlier version: only translations of a question are clusters."
 
@@ -188,7 +187,7 @@ def significance_tables(groups: Sequence[RunGroup], tested: Sequence[TestedDiffe
             continue
         seeds = {len(one.methods.by_seed) for one in of_group if one.methods}
         caption = [f"models: {THESE_MODELS}"]
-        caption += [f"methods: {OF_METHODS}, by {min(seeds)} shared seeds" if seeds else NOT_KNOWN]
+        caption += [f"methods: other seeds and other questions, by {min(seeds)} shared seeds" if seeds else NOT_KNOWN]
         caption += [_GROUPED] if any(one.models.is_grouped for one in of_group) else []
         table = Table(
             title=f"{group.label} against {groups[0].label}",
