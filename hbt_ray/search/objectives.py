@@ -93,5 +93,5 @@ def knee(values: np.ndarray) -> int:
     Args:
         values: (N, M) of all candidates; those that are not on the front are ignored.
     """
-    scores = compromise_scores(values, np.ones(values.shape[1]))
+    scores = compromise_scores(values, [1.0] * values.shape[1])
     return int(np.where(pareto_front(values), scores, -np.inf).argmax())

@@ -45,16 +45,17 @@ def placebo(by_seed: Sequence[PerQueryContributions]) -> Placebo | None:
     if len(by_seed) < LEAST_SEEDS:
         return None
     used = by_seed[: min(len(by_seed), _MOST_SEEDS) // 2 * 2]
-    sums = [(one - (used[0] - used[0])).by_cluster() for one in used]  # raises if the queries differ
-    totals, deviations = np.array([one.totals for one in sums]), np.array([one.deviations for one in sums])
+    by_cluster = [(one - (used[0] - used[0])).by_cluster() for one in used]  # raises if the queries differ
+    totals = np.array([one.totals for one in by_cluster])
+    deviations = np.array([one.deviations for one in by_cluster])
     if totals.shape[1] < 2 or not (totals - totals[0]).any():
         return None
     halves = [half for half in combinations(range(len(used)), len(used) // 2) if 0 in half]
     by_models = by_methods = 0
     for half in halves:
         other = [seed for seed in range(len(used)) if seed not in half]
-        differences = totals[other] - totals[list(half)], deviations[other] - deviations[list(half)]
-        means = ClusterSums(*(one.mean(axis=0) for one in differences), is_grouped=False)
+        of_totals, of_deviations = (sums[other] - sums[list(half)] for sums in (totals, deviations))
+        means = ClusterSums(of_totals.mean(axis=0), of_deviations.mean(axis=0), is_grouped=False)
         by_models += clusters_test(means).p_value < LEVEL
-        by_methods += method_difference(*differences).p_value < LEVEL
+        by_methods += method_difference(of_totals, of_deviations).p_value < LEVEL
     return Placebo(len(halves), by_models, by_methods)

@@ -158,8 +158,8 @@ def _tests_table(
     labels = [group.label for group in groups]
     widest = dict.fromkeys(metrics, 0.0)
     for one in tested:
-        for found in filter(None, (one.models, one.methods)):
-            widest[one.metric] = max(widest[one.metric], *np.nan_to_num([abs(found.low), abs(found.high)]))
+        for found in (one.models, one.methods or one.models):
+            widest[one.metric] = max(widest[one.metric], *np.nan_to_num(np.abs([found.low, found.high])).tolist())
     rows: Rows = []
     for one in sorted(tested, key=lambda one: labels.index(one.label)):
         start = [one.label, metrics[one.metric]]
