@@ -17,6 +17,7 @@ from hbt_ray.study.claims import POWER, Claim
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.digests import JsonObject, with_checksum, without_checksum
+from hbt_ray.utils.limits import load_json
 
 PLAN = "plan.json"
 _HISTORY = ("after_results", "earlier")  # keys that are no part of the plan itself
@@ -94,7 +95,7 @@ def read_plan(folder: Path) -> JsonObject | None:
     try:
         text = file.read_text(encoding="utf-8")
         plan = without_checksum(text)
-        return {"after_results": False, "earlier": [], **plan, "sha256": json.loads(text)["sha256"]}
+        return {"after_results": False, "earlier": [], **plan, "sha256": load_json(text)["sha256"]}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
