@@ -1,7 +1,7 @@
 """The gap between retrieval within a language and across two: mono minus cross, and its interval.
 
-Legend: G groups of questions (translations of one question form a group), P pairs of query and passage language, N
-queries of a pair, L query languages that have both a monolingual and a cross-lingual pool.
+Legend: G clusters of questions (those that are not independent, such as translations of one question), P pairs of query
+and passage language, N queries of a pair.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class LanguageGap:
         return float(np.mean(list(self.by_language.values())))
 
 
-def language_gap(values: Mapping[Pair, np.ndarray], groups: Mapping[Pair, np.ndarray]) -> LanguageGap | None:
+def language_gap(values: Mapping[Pair, np.ndarray], clusters: Mapping[Pair, np.ndarray]) -> LanguageGap | None:
     """Compute mono minus cross: of each query language its mono value minus the mean of its cross values.
 
-    The interval is the percentile bootstrap over groups of questions (Efron and Tibshirani 1993, chapter 13): the mean
-    of each pair is computed again from the queries of the groups drawn.
+    The interval is the percentile bootstrap over clusters of questions (Efron and Tibshirani 1993, chapter 13): the
+    mean of each pair is computed again from the queries of the clusters drawn.
 
     Args:
         values: of each pair of languages, (N,) of its queries.
-        groups: of each pair, (N,) the numbers of their groups of questions, from 0.
+        clusters: of each pair, (N,) the numbers of their clusters of questions, from 0.
 
     Returns:
         None where no query language has both.
@@ -58,9 +58,9 @@ def language_gap(values: Mapping[Pair, np.ndarray], groups: Mapping[Pair, np.nda
         for row, pair in enumerate(pairs):
             if pair[0] == language:
                 weights[row, column] = 1.0 if pair[1] == language else -1.0 / len(others[language])
-    num_groups = 1 + max(int(groups[pair].max()) for pair in pairs)
-    sums = np.stack([np.bincount(groups[pair], values[pair], num_groups) for pair in pairs], axis=1)  # (G, P)
-    counts = np.stack([np.bincount(groups[pair], minlength=num_groups) for pair in pairs], axis=1)
+    num_clusters = 1 + max(int(clusters[pair].max()) for pair in pairs)
+    sums = np.stack([np.bincount(clusters[pair], values[pair], num_clusters) for pair in pairs], axis=1)  # (G, P)
+    counts = np.stack([np.bincount(clusters[pair], minlength=num_clusters) for pair in pairs], axis=1)
     gaps = (sums.sum(axis=0) / counts.sum(axis=0)) @ weights
     low, high = _interval(sums, counts, weights.mean(axis=1))
     return LanguageGap(dict(zip(others, gaps.tolist(), strict=True)), low, high)
@@ -72,11 +72,11 @@ def _interval(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> tupl
     A resample without any query of a pair has no value and is left out.
     """
     generator = np.random.default_rng(0)
-    num_groups = len(sums)
+    num_clusters = len(sums)
     resampled = []
     for first in range(0, _RESAMPLES, _BATCH):
-        drawn = generator.integers(num_groups, size=(min(_BATCH, _RESAMPLES - first), num_groups))
-        offsets = num_groups * np.arange(len(drawn))[:, None]
+        drawn = generator.integers(num_clusters, size=(min(_BATCH, _RESAMPLES - first), num_clusters))
+        offsets = num_clusters * np.arange(len(drawn))[:, None]
         times = np.bincount((drawn + offsets).ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
         with np.errstate(invalid="ignore"):
             resampled.append(((times @ sums) / (times @ counts)) @ weights)

@@ -252,9 +252,8 @@ def _worst_tenth(means: dict[str, float], higher_is_better: bool) -> float:
 def _gaps(benchmark: Benchmark, groups: Sequence[QueryGroup], depth: int | None) -> dict[str, LanguageGap]:
     """Compute mono minus cross of each metric that is defined for every query: full name -> gap."""
     numbers: dict[str, int] = {}
-    group_of = np.array(
-        [numbers.setdefault(query.group or query.query_id, len(numbers)) for query in benchmark.queries], np.int64
-    )
+    clusters = (query.cluster or query.group or query.query_id for query in benchmark.queries)
+    cluster_of = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], np.int64)
     pools = {
         (group.query_language, group.passage_language): group for group in groups if group.passage_language is not None
     }
@@ -262,7 +261,7 @@ def _gaps(benchmark: Benchmark, groups: Sequence[QueryGroup], depth: int | None)
     for metric in (METRICS[name] for name in GAP_METRICS):
         values = {pair: group.values[metric.column] for pair, group in pools.items()}
         if not any(np.isnan(of_pair).any() for of_pair in values.values()):
-            gap = language_gap(values, {pair: group_of[group.rows] for pair, group in pools.items()})
+            gap = language_gap(values, {pair: cluster_of[group.rows] for pair, group in pools.items()})
             if gap is not None:
                 gaps[f"{benchmark.name}/{GAP}/{metric.name_at(depth)}"] = gap
     return gaps

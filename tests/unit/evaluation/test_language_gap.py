@@ -16,16 +16,16 @@ VALUES = {
     ("sw", "sw"): np.array([0.9]),  # no pool of another language
     ("tr", "de"): np.array([0.9]),  # no pool of its own language
 }
-GROUPS = {pair: np.arange(len(values)) for pair, values in VALUES.items()}
+CLUSTERS = {pair: np.arange(len(values)) for pair, values in VALUES.items()}
 
 
 def test_gap_on_paper():
-    gap = language_gap(VALUES, GROUPS)
+    gap = language_gap(VALUES, CLUSTERS)
     assert gap.by_language == pytest.approx({"de": 0.75 - (0.5 + 0.25) / 2, "en": 0.6 - 0.3})
     assert gap.mean == pytest.approx((0.375 + 0.3) / 2)
 
 
-def test_one_group_of_questions_has_an_interval_of_no_width():
+def test_one_cluster_of_questions_has_an_interval_of_no_width():
     one = {pair: np.zeros(len(values), int) for pair, values in VALUES.items()}
     gap = language_gap(VALUES, one)
     assert gap.low == pytest.approx(gap.mean) == pytest.approx(gap.high)
@@ -33,29 +33,29 @@ def test_one_group_of_questions_has_an_interval_of_no_width():
 
 def test_without_a_language_that_has_both_there_is_no_gap():
     assert language_gap({}, {}) is None
-    assert language_gap({("sw", "sw"): np.array([0.9]), ("tr", "de"): np.array([0.9])}, GROUPS) is None
+    assert language_gap({("sw", "sw"): np.array([0.9]), ("tr", "de"): np.array([0.9])}, CLUSTERS) is None
 
 
-def test_interval_equals_a_bootstrap_of_whole_groups():
+def test_interval_equals_a_bootstrap_of_whole_clusters():
     rng = np.random.default_rng(3)
-    languages, num_groups = ("de", "en", "sw"), 60
-    members = {language: np.flatnonzero(rng.random(num_groups) < 0.7) for language in languages}
-    hard = 0.5 * rng.random(num_groups)  # translations of a question are alike
-    groups = {(one, other): members[one] for one in languages for other in languages}
+    languages, num_clusters = ("de", "en", "sw"), 60
+    members = {language: np.flatnonzero(rng.random(num_clusters) < 0.7) for language in languages}
+    hard = 0.5 * rng.random(num_clusters)  # translations of a question are alike
+    clusters = {(one, other): members[one] for one in languages for other in languages}
     values = {
         pair: hard[of_pair] + 0.4 * (pair[0] == pair[1]) * hard[of_pair] + 0.05 * rng.random(len(of_pair))
-        for pair, of_pair in groups.items()
+        for pair, of_pair in clusters.items()
     }
 
     def resampled() -> float:
-        drawn = rng.integers(num_groups, size=num_groups)
+        drawn = rng.integers(num_clusters, size=num_clusters)
         mean = {}
-        for pair, of_pair in groups.items():
-            times = np.bincount(drawn, minlength=num_groups)[of_pair]
+        for pair, of_pair in clusters.items():
+            times = np.bincount(drawn, minlength=num_clusters)[of_pair]
             mean[pair] = (times * values[pair]).sum() / times.sum()
         return float(np.mean([mean[q, q] - np.mean([mean[q, p] for p in languages if p != q]) for q in languages]))
 
     low, high = np.quantile([resampled() for _ in range(3000)], [0.025, 0.975])
-    gap = language_gap(values, groups)
+    gap = language_gap(values, clusters)
     assert (gap.low, gap.high) == pytest.approx((low, high), abs=0.1 * (high - low))
     assert gap.low < gap.mean < gap.high
