@@ -219,10 +219,14 @@ def gap_section(results: StudyResults) -> ReportSection:
         if not results.has(metric):
             continue
         by_language = _by_language(results, metric)
-        average = ["all", *(format_estimate(metric, estimate) for estimate in results.estimates(metric).values())]
+        averages = [
+            [label, *(format_estimate(name, estimate) for estimate in results.estimates(name).values())]
+            for label, name in (("all", metric), ("all, pools of one size", f"{metric}_matched"))
+            if results.has(name)
+        ]
         section.add_table(
             ["language", *results.methods],
-            [average, *_language_rows(results, metric, by_language)],
+            [*averages, *_language_rows(results, metric, by_language)],
             caption=f"{benchmark}: mAP within a language minus the mean over the passages of the other languages, by "
             "question language. A method that is poor at both has a small gap, too: compare the results.",
         )

@@ -40,6 +40,7 @@ def test_robustness_lists_original_metric_and_drops(results: StudyResults):
 
 def test_gap_lists_all_languages_and_their_mean(results: StudyResults):
     rows = [line.split(" | ") for line in gap_section(results).lines if line.startswith("| ")]
-    assert [row[0].strip("| ") for row in rows] == ["language", "all", "de", "en", "sw"]
+    assert [row[0].strip("| ") for row in rows] == ["language", "all", "all, pools of one size", "de", "en", "sw"]
+    assert rows[1][1:] == rows[2][1:]  # each language has as many passages
     gaps = [results.estimate("x-y", f"tiny/gap/map/{language}").mean for language in ("de", "en", "sw")]
     assert results.estimate("x-y", "tiny/gap/map").mean == pytest.approx(np.mean(gaps))
