@@ -116,9 +116,11 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
 
     check_cluster_address()
     from hbt_ray.cluster.mining import mine_on_cluster
-    from hbt_ray.mining import describe_mined
+    from hbt_ray.mining import describe_mined, mined_table
+    from hbt_ray.utils.terminal_table import print_tables
 
     mined = mine_on_cluster(config, model, out_folder(out, f"{config.name}-mined"))
+    print_tables([mined_table(mined)])
     click.echo(describe_mined(mined))
 
 

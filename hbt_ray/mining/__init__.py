@@ -7,7 +7,15 @@ from pathlib import Path
 from hbt_ray.config import RunConfig
 from hbt_ray.evaluation.run_evaluation import open_embedder
 from hbt_ray.mining.mine_language import mine_language
-from hbt_ray.mining.output_dir import MINED, MinedCorpora, MiningRun, describe_mined, finish_mining, start_mining
+from hbt_ray.mining.output_dir import (
+    MINED,
+    MinedCorpora,
+    MiningRun,
+    describe_mined,
+    finish_mining,
+    mined_table,
+    start_mining,
+)
 from hbt_ray.models.text_embedder import TextEmbedder
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "finish_mining",
     "mine",
     "mine_language",
+    "mined_table",
     "open_miner",
     "start_mining",
 ]

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
+
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, stored_text, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.embedded.facts import content_fingerprint
@@ -224,22 +226,29 @@ def finish_mining(mining: MiningRun) -> MinedCorpora:
     return MinedCorpora(mining.out, summary)
 
 
-def describe_mined(mined: MinedCorpora) -> str:
-    """Describe what was mined, a line for each language, and the options to train on it."""
+def mined_table(mined: MinedCorpora) -> Table:
+    """Return a table for a terminal of what was mined, a row for each language."""
     requested = mined.summary["mined_with"]["mine.negatives"]
-    lines = [f"negatives {mined.folder}"]
+    caption = f"fewer: questions with fewer than {requested} negatives; score: mean of the negatives, and of answers"
+    table = Table("language", title="hard negatives", caption=caption)
+    for heading in ("questions", "passages", "negatives", "fewer", "score", "answers"):
+        table.add_column(heading, justify="right")
     for language, found in mined.summary["languages"].items():
-        scores = (found["mean_negative_score"], found["mean_gold_score"])
-        negative, gold = ("none" if score is None else f"{score:.3f}" for score in scores)
-        lines.append(
-            f"  {language}: {found['negatives']} for {found['items']} questions among {found['passages']} passages, "
-            f"{found['items_with_fewer']} with fewer than {requested}; mean score {negative}, of the right ones {gold}"
-        )
-        lines += [f"  {language}: warning: {warning}" for warning in found.get("warnings", ())]
+        counts = (found[key] for key in ("items", "passages", "negatives", "items_with_fewer"))
+        scores = (found[key] for key in ("mean_negative_score", "mean_gold_score"))
+        shown = ("none" if score is None else f"{score:.3f}" for score in scores)
+        table.add_row(language, *(f"{count:,}" for count in counts), *shown)
+    return table
+
+
+def describe_mined(mined: MinedCorpora) -> str:
+    """Return the warnings of languages, the folder, and the options to train on what was mined."""
+    languages = mined.summary["languages"].items()
+    warnings = [f"{language}: warning: {text}" for language, found in languages for text in found.get("warnings", ())]
     corpora = [{"format": one.format, "name": one.name, "path": one.path} for one in mined.corpora]
-    return "\n".join(
-        [*lines, f"train on  corpora='{json.dumps(corpora, ensure_ascii=False)}' hard_negatives={requested}"]
-    )
+    options = f"corpora='{json.dumps(corpora, ensure_ascii=False)}'"
+    requested = mined.summary["mined_with"]["mine.negatives"]
+    return "\n".join([*warnings, f"negatives {mined.folder}", f"train on  {options} hard_negatives={requested}"])
 
 
 @contextlib.contextmanager

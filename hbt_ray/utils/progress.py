@@ -8,6 +8,7 @@ seconds, then one every 10. A stage that was shown leaves a line with its durati
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -101,11 +102,19 @@ def begin_stage(stage: Stage) -> None:
 
 
 def end_stage(stage: Stage, *, leaves_line: bool = True) -> None:
-    """Remove a stage from the active ones; one that has ended already stays as it is."""
+    """Remove a stage from the active ones; one that has ended already stays as it is.
+
+    The display is updated if it was the last one, so that the output that follows does not begin behind a bar.
+    """
     with _lock:
-        if stage in _active:
-            _active.remove(stage)
-            stage.leaves_line, stage.ended_s = leaves_line, time.monotonic()
+        if stage not in _active:
+            return
+        _active.remove(stage)
+        stage.leaves_line, stage.ended_s = leaves_line, time.monotonic()
+        is_last = not _active
+    # A forked process has a copy of the display, without its thread.
+    if is_last and _display is not None and _display.pid == os.getpid():
+        _display.update(active_stages())
 
 
 @contextlib.contextmanager
@@ -141,20 +150,23 @@ def track(items: Iterable[T], name: str, unit: str, total: int | None = None) ->
 @contextlib.contextmanager
 def show_progress() -> Iterator[None]:
     """Show the active stages on stderr while the block runs. Does nothing inside another such block."""
+    global _display
     if _display_lock.locked():
         yield
         return
     with _display_lock:
-        display = _BarDisplay() if sys.stderr.isatty() else _LineDisplay()
+        display = _display = _BarDisplay() if sys.stderr.isatty() else _LineDisplay()
         try:
             with repeated(lambda: display.update(active_stages()), POLL_S):
                 yield
         finally:
+            _display = None
             display.update(active_stages())
             display.close()
 
 
 _display_lock = threading.Lock()
+_display: _Display | None = None  # of the active `show_progress`
 
 
 @contextlib.contextmanager
@@ -179,19 +191,22 @@ class _Display(ABC):
     """Prints a line for each stage that was shown and has ended."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self._seen: dict[int, Stage] = {}
+        self._updating = threading.Lock()  # by the thread of the display, or by the one that ends a stage
 
     def update(self, stages: Sequence[Stage]) -> None:
         """Show the stages as they are now."""
-        active = {id(one): one for one in stages}
-        for key, one in list(self._seen.items()):
-            if key not in active:
-                del self._seen[key]
-                self.remove(one)
-                if one.leaves_line and (one.ended_s or 0.0) - one.began_s >= LINE_AFTER_S:
-                    print_line(one.describe_end())
-        self._seen |= active
-        self.show(stages)
+        with self._updating:
+            active = {id(one): one for one in stages}
+            for key, one in list(self._seen.items()):
+                if key not in active:
+                    del self._seen[key]
+                    self.remove(one)
+                    if one.leaves_line and (one.ended_s or 0.0) - one.began_s >= LINE_AFTER_S:
+                        print_line(one.describe_end())
+            self._seen |= active
+            self.show(stages)
 
     @abstractmethod
     def show(self, stages: Sequence[Stage]) -> None:

@@ -172,7 +172,9 @@ def held_out_table(held_out: Mapping[str, Mapping[str, float]]) -> Table:
     """Return a table of the metrics before and after pretraining, by language, for a terminal."""
     from rich.table import Table
 
-    table = Table("language", "before", "after", title="held-out text")
+    table = Table("language", title="perplexity, or contrastive loss, of held-out text")
+    for heading in ("before", "after"):
+        table.add_column(heading, justify="right")
     for language, values in held_out.items():
         table.add_row(language, f"{values['before']:,.1f}", f"{values['after']:,.1f}")
     return table

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 
 from hbt_ray.cluster import runtime
@@ -53,3 +56,16 @@ def test_home_that_cannot_be_written_is_one_sentence(monkeypatch):
     with pytest.raises(ClusterError, match=r"Ray cannot start .*/dev/null/\.ray.*; it writes below HOME"):
         runtime.connect()
     assert calls == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_skipped"),
+    [
+        ("[2026-11-30 04:55:54,107 E 6277 6340] core_worker.cc:2465: Actor with class name: 'A'", True),
+        ("[2026-11-30 04:55:54,107 C 6277 6340] core_worker.cc:2465: Check failed", False),
+        ("step 3 has taken 7 s: rank 0 is in save", False),
+        ("[2026-11-30 04:55:54,107 E 6277 6340] reader.py:12: failed", False),
+    ],
+)
+def test_log_lines_of_rays_own_code_are_not_printed(line: str, is_skipped: bool):
+    assert bool(re.search(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"], line)) == is_skipped

@@ -26,7 +26,7 @@ from hbt_ray.data.row_tables import read_rows
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, StoreError, UserError
-from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine
+from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine, mined_table
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.resume import changed_settings
@@ -301,7 +301,9 @@ def test_summary_has_counts_and_inputs(tmp_path, angles):
     assert en["mean_negative_score"] == pytest.approx(np.cos(np.radians(10)))
     assert (summary["mined_with"]["model"], summary["mined_with"]["mine.depth"]) == ("angles", 2)
     assert not (tmp_path / "out" / "mining.partial").exists()
-    assert "  en: 3 for 3 questions among 3 passages, 3 with fewer than 2" in describe_mined(mined)
+    [row] = zip(*(column.cells for column in mined_table(mined).columns), strict=True)
+    assert row == ("en", "3", "3", "3", "3", f"{np.cos(np.radians(10)):.3f}", "1.000")
+    assert "questions with fewer than 2 negatives" in str(mined_table(mined).caption)
 
 
 @pytest.mark.parametrize(("scale", "same"), [(0, "0"), (1, "the same")])
@@ -310,7 +312,7 @@ def test_a_model_with_equal_vectors_is_warned_of(tmp_path, angles, monkeypatch, 
     monkeypatch.setattr(angles, "passages", equal)
     mined = mine(run(corpus(tmp_path / "c", en=EN)), "angles", tmp_path / "out")
     sentence = f"the vector of all passages is {same}: the model does not distinguish texts, and the negatives are"
-    assert f"  en: warning: {sentence}" in describe_mined(mined)
+    assert f"en: warning: {sentence}" in describe_mined(mined)
     assert "queries" not in describe_mined(mined).partition("warning")[2]
 
 

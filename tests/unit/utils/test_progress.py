@@ -117,3 +117,25 @@ def test_progress_is_shown_by_one_thread_while_the_block_runs():
     with show_progress(), show_progress():
         assert displays() == 1
     assert displays() == 0
+
+
+def test_bar_of_the_last_stage_is_gone_when_the_stage_ends(monkeypatch: pytest.MonkeyPatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "BAR_AFTER_S", 0.0)
+    monkeypatch.setattr(progress, "POLL_S", 60.0)  # so that the thread of the display does nothing
+    with show_progress(), stage("outer"):
+        display = progress._display
+        assert isinstance(display, progress._BarDisplay)
+        with stage("inner"):
+            display.update(active_stages())
+        assert display._progress is not None  # the outer stage's is still drawn
+    assert display._progress is None
+    assert progress._display is None
+    with show_progress():
+        display = progress._display
+        with stage("only"):
+            display.update(active_stages())
+        assert display._progress is None  # before the display is closed
