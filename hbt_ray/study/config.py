@@ -47,6 +47,8 @@ class Method(ConfigSection):
     """Another method, whose encoder of the same seed is the teacher of `loss.distillation`."""
     encoder_of: str | None = None
     """Another method, whose encoder of the same seed is evaluated. Needs `trained: false`."""
+    debiased: Literal["mean", "projection", "leace"] | None = None
+    """How the language is removed from the vectors of its encoder, fitted on the corpora as by `hbt debias`."""
     tokens_of: str | None = None
     """Another method. As many steps as encode as many tokens as that one's `train.steps`, rounded up."""
 
@@ -130,6 +132,8 @@ class StudySettings(ConfigSection):
     """Corpus or benchmark -> its licence."""
     limits: tuple[str, ...] = ()
     """Sentences for the report on what the study cannot show."""
+    debias_items: int = Field(500, ge=1)
+    """`debiased`: the maximum of items of each language that are fitted on."""
     concurrent: int | None = Field(None, ge=1)
     """Experiments at the same time. None: as many as the cluster holds."""
 

@@ -73,6 +73,7 @@ class Experiment:
             "evaluate": self.config.evaluate.fingerprint(),
             "benchmarks": dict(benchmarks),
             "model": content_digest(encoder),
+            **({"debiased": self.method.debiased} if self.method.debiased else {}),
             "reports": {file.parent.name: file_sha256(file) for file in reports},
         }
 

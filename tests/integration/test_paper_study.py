@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.cluster.pipelines.study import study
+from hbt_ray.config import load_config
 from hbt_ray.study.config import load_study, study_file
 from tests.helpers import tiny_corpus
 from tests.helpers.model_folders import write_labse, write_xlm_roberta
@@ -66,15 +67,19 @@ def test_published_setup_runs_whole_on_tiny_encoders(
     monkeypatch.setenv("HBT_DATA", str(tmp_path))
     monkeypatch.setenv("HBT_MODELS", str(tmp_path))
     model = write_model(tmp_path / "encoder", write_data(tmp_path))
-    overrides = (*SHORT, f"run.model.path={model}", f"run.tracking.uri=sqlite:///{tmp_path}/mlflow.db")
+    debiased = ("methods.debiased={trained: false, encoder_of: hybrid, debiased: mean}", "debias_items=20")
+    fair = "methods.fair={settings: {mix.strategy: one-to-k}, tokens_of: hybrid}"
+    overrides = (*SHORT, *debiased, fair, f"run.model.path={model}", f"run.tracking.uri=sqlite:///{tmp_path}/mlflow.db")
     config = load_study(study_file("paper"), overrides, preset)
     assert (config.run.mix.hard_negatives, config.run.text.query_prefix) == (1, "Query: ")
     finished = study(config, tmp_path / "out", "hbt study paper")
     measures = json.loads((tmp_path / "out/summary.json").read_text())["measures"]
     assert list(measures) == [metric for metric in config.measures if metric.startswith("xquad-r")]
     values = measures["xquad-r/multi/map"]
-    assert list(values) == ["untrained", "x-x-mono", "x-y", "hybrid"]
+    assert list(values) == ["untrained", "x-x-mono", "x-y", "hybrid", "debiased", "fair"]
     assert all(one != other for one, other in itertools.combinations(values.values(), 2))
+    assert not (tmp_path / "out/cells/debiased/seed-0/model").exists()
+    assert load_config(tmp_path / "out/cells/fair/seed-0/run.yaml").train.steps < config.run.train.steps
     text = (tmp_path / "out/report.md").read_text()
     assert "Not evaluated on mlqa-r, miracl: the files were not there." in text
     assert "LaBSE, Elmahdy, Lin and Ahmad 2024, arXiv 2408.10536:" in text

@@ -775,18 +775,18 @@ SETTINGS: dict[str, str] = {
     "study": """
         chapters chapters=levels|languages|robustness|scale|alignment|gap claims claims.kind
         claims.kind=superior|non-inferior|equivalent claims.margin claims.method claims.metric claims.pilot_sd
-        claims.versus concurrent licences limits made made.corpus
-        made.corpus.columns made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
+        claims.versus concurrent debias_items licences limits made made.corpus made.corpus.columns
+        made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id
         made.corpus.columns.language made.corpus.columns.negatives made.corpus.columns.passage
         made.corpus.columns.question made.corpus.format
-
         made.corpus.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
         made.corpus.ids made.corpus.ids=column|rows|unique made.corpus.language made.corpus.languages
-        made.corpus.licence made.corpus.max_negatives made.corpus.name
-        made.corpus.path made.corpus.split made.corpus.subset made.items made.questions measures methods
-        methods.encoder_of methods.mined_with methods.pretrained methods.settings methods.taught_by methods.tokens_of
-        methods.trained name optional_benchmarks pretraining pretraining.after pretraining.settings published
-        published.encoder published.source published.values question reference seeds title
+        made.corpus.licence made.corpus.max_negatives made.corpus.name made.corpus.path made.corpus.split
+        made.corpus.subset made.items made.questions measures methods methods.debiased
+        methods.debiased=mean|projection|leace methods.encoder_of methods.mined_with methods.pretrained
+        methods.settings methods.taught_by methods.tokens_of methods.trained name optional_benchmarks pretraining
+        pretraining.after pretraining.settings published published.encoder published.source published.values question
+        reference seeds title
     """,
 }
 

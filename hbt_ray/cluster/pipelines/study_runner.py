@@ -28,6 +28,7 @@ from hbt_ray.config import (
 from hbt_ray.data.manifest import StoreManifest, read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.debiasing.debias import debias_model
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
@@ -65,6 +66,7 @@ class ExperimentInputs:
 
     store: Path
     model: str
+    debias_items: int
 
 
 class StudyRunner:
@@ -123,10 +125,11 @@ class StudyRunner:
         self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]
     ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
         """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-        first_of: dict[tuple[str, str], Experiment] = {}
+        first_of: dict[tuple[str, str, str | None], Experiment] = {}
         different, repeated = [], []
         for experiment, inputs in unfinished:
-            key = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+            digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+            key = digest, settings, experiment.method.debiased
             first = experiment if experiment.method.trained else first_of.setdefault(key, experiment)
             if first is experiment:
                 different.append((experiment, inputs))
@@ -214,7 +217,7 @@ class StudyRunner:
             tokens = encoded_tokens(config, TokenStore.open(store))
             key = experiment.method_name, experiment.seed
             self.training_tokens[key] = TrainingTokens(config.train.steps, tokens)
-        inputs = ExperimentInputs(store, model)
+        inputs = ExperimentInputs(store, model, self.config.debias_items)
         self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
         return experiment, inputs
 
@@ -293,6 +296,8 @@ def _run_experiment(
 ) -> None:
     """Train an experiment from its newest checkpoint, if its method is trained, and write its reports.
 
+    A method that removes the language from the vectors does so after training.
+
     Args:
         experiment: with its complete configuration.
         inputs: the store and the encoder to start from.
@@ -303,7 +308,20 @@ def _run_experiment(
     if experiment.method.trained and not run_dir.model.exists():
         step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
         export_encoder(config, inputs.model, inputs.store, run_dir.checkpoints, step, run_dir.model)
-    evaluate(_encoder_of(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations)
+    encoder = _encoder_of(experiment, inputs, run_dir)
+    if experiment.method.debiased:
+        debiased = run_dir.path / "debiased"
+        debias_model(
+            encoder,
+            config.corpora,
+            debiased,
+            method=experiment.method.debiased,
+            items=inputs.debias_items,
+            seed=config.seed,
+            evaluation_sets=dict(config.prepare_inputs.evaluation_sets),
+        )
+        encoder = str(debiased)
+    evaluate(encoder, config.evaluate, run_dir.evaluations)
 
 
 def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:
