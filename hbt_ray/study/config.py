@@ -25,7 +25,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.study.claims import Claim
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct, word_name
 
-SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap"]
+SectionName = Literal["levels", "languages", "robustness", "scale", "alignment", "gap", "alpha"]
 
 
 def _with_full_keys(settings: Settings, config_type: type[ConfigSection]) -> Settings:
@@ -254,6 +254,7 @@ def without_absent_benchmarks(config: StudyConfig) -> tuple[StudyConfig, list[st
         return config, []
     slugs = set(map(benchmark_slug, absent))
     measures = tuple(metric for metric in config.measures if slugs.isdisjoint(metric.split("/")[:2]))
+    claims = tuple(claim for claim in config.claims if slugs.isdisjoint(claim.metric.split("/")[:2]))
     claims = tuple(claim for claim in config.claims if slugs.isdisjoint(claim.metric.split("/")[:2]))
     if not measures:
         raise ConfigError(f"none of the benchmarks {', '.join(absent)} is there; write the folder of one of them")

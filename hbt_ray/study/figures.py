@@ -101,35 +101,42 @@ def bars_figure(title: str, label: str, values: Mapping[str, Mapping[str, Estima
 def lines_figure(
     title: str,
     x_label: str,
-    lines: Mapping[str, Sequence[tuple[float, Estimate]]],
+    lines: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]],
     levels: Mapping[str, Mapping[str, float]],
+    *,
+    log_x: bool = False,
 ) -> Figure:
-    """Draw a panel for each metric: a line through its estimates, with their intervals, over a logarithmic x axis.
+    """Draw a panel for each metric: lines through estimates, with their intervals.
 
     Args:
         title: of the figure.
         x_label: of all panels.
-        lines: panel -> (x, estimate) of each point.
+        lines: panel -> line -> (x, estimate) of each point. The lines of all panels are the same.
         levels: panel -> name -> value of a dashed horizontal line.
+        log_x: whether the x axis is logarithmic.
     """
     columns = min(3, len(lines))
     rows = -(-len(lines) // columns)
     figure, panels = new_panels(len(lines), columns, (3.4 * columns, 2.6 * rows + 0.4), sharex=True)
-    for axes, (label, points) in zip(panels, lines.items(), strict=True):
-        x = [value for value, _ in points]
-        y = np.array([estimate.mean for _, estimate in points])
-        half = np.array([estimate.half_width or 0.0 for _, estimate in points])
-        axes.plot(x, y, color=_COLOURS[0], marker=_MARKERS[0])
-        axes.fill_between(x, y - half, y + half, color=_COLOURS[0], alpha=0.15, linewidth=0)
-        for number, (name, level) in enumerate(levels.get(label, {}).items(), start=1):
+    for axes, (metric, curves) in zip(panels, lines.items(), strict=True):
+        for number, (label, points) in enumerate(curves.items()):
+            x = [value for value, _ in points]
+            y = np.array([estimate.mean for _, estimate in points])
+            half = np.array([estimate.half_width or 0.0 for _, estimate in points])
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.plot(x, y, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=label)
+            axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
+        for number, (name, level) in enumerate(levels.get(metric, {}).items(), start=len(curves)):
             axes.axhline(level, color=_COLOURS[number % len(_COLOURS)], linestyle="--", linewidth=1.2, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(x, [f"{tick:g}" for tick in x])
+        if log_x:
+            axes.set_xscale("log", base=2)
+        ticks = sorted({value for points in curves.values() for value, _ in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.tick_params(labelbottom=True)
         axes.grid(color="#eeeeee")
         hide_spines(axes, "top", "right")
-        axes.set_title(label, loc="left", fontsize=9.5)
-        if levels.get(label):
+        axes.set_title(metric, loc="left", fontsize=9.5)
+        if len(curves) > 1 or levels.get(metric):
             axes.legend(frameon=False, fontsize=8.5)
     figure.supxlabel(x_label, fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from hbt_ray.evaluation.metrics import DROP, WORST_DROP, display_name
 from hbt_ray.evaluation.retrieval_metrics import LEVELS
+from hbt_ray.study.alpha_section import alpha_section
 from hbt_ray.study.config import SectionName
 from hbt_ray.study.figures import bars_figure, change_figure, lines_figure, scatter_figure
 from hbt_ray.study.report_sections import ReportSection, benchmarks_of, format_estimate
@@ -111,7 +112,8 @@ def scale_section(results: StudyResults) -> ReportSection:
     lines, levels, correlations = {}, {}, []
     for metric in config.measures:
         estimates = results.estimates(metric)
-        lines[display_name(metric)] = [(len(languages[name]), estimates[name]) for name in languages]
+        points = [(len(languages[name]), estimates[name]) for name in languages]
+        lines[display_name(metric)] = {"pretrained": points}
         levels[display_name(metric)] = {
             name: estimate.mean for name, estimate in estimates.items() if name not in languages
         }
@@ -119,7 +121,8 @@ def scale_section(results: StudyResults) -> ReportSection:
         y = [value for name in languages for value in estimates[name].values]
         found = stats.spearmanr(x, y)
         correlations.append([display_name(metric), f"{found.statistic:+.2f}", f"{found.pvalue:.3f}"])
-    figure = lines_figure("by number of pretraining languages", "languages of the pretraining", lines, levels)
+    title, x_label = "by number of pretraining languages", "languages of the pretraining"
+    figure = lines_figure(title, x_label, lines, levels, log_x=True)
     section.add_figure("scale", "metrics by number of pretraining languages", figure)
     section.add_table(
         ["method", "languages of the pretraining"], [[name, ", ".join(listed)] for name, listed in languages.items()]
@@ -250,6 +253,7 @@ OPTIONAL_SECTIONS: dict[SectionName, Callable[[StudyResults], ReportSection]] = 
     "scale": scale_section,
     "alignment": alignment_section,
     "gap": gap_section,
+    "alpha": alpha_section,
 }
 
 

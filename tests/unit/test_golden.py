@@ -773,7 +773,7 @@ SETTINGS: dict[str, str] = {
         space.loguniform space.uniform space.values stopping stopping=none|asha|median
     """,
     "study": """
-        chapters chapters=levels|languages|robustness|scale|alignment|gap claims claims.kind
+        chapters chapters=levels|languages|robustness|scale|alignment|gap|alpha claims claims.kind
         claims.kind=superior|non-inferior|equivalent claims.margin claims.method claims.metric claims.pilot_sd
         claims.versus concurrent debias_items licences limits made made.corpus made.corpus.columns
         made.corpus.columns.answer_start made.corpus.columns.answer_text made.corpus.columns.id

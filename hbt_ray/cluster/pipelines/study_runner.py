@@ -32,7 +32,7 @@ from hbt_ray.debiasing.debias import debias_model
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
-from hbt_ray.evaluation.run_evaluation import check_benchmarks
+from hbt_ray.evaluation.run_evaluation import LoadOptions, check_benchmarks
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
@@ -302,15 +302,24 @@ def _run_experiment(
         experiment: with its complete configuration.
         inputs: the store and the encoder to start from.
         run_dir: of the experiment.
-        evaluate: `evaluate_on_cluster` or `evaluate_here`: takes a model, settings and the reports' folder.
+        evaluate: `evaluate_on_cluster` or `evaluate_here`: takes a model, settings, the reports'
+            folder and how the model is loaded.
     """
     config = experiment.config
     if experiment.method.trained and not run_dir.model.exists():
         step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
         export_encoder(config, inputs.model, inputs.store, run_dir.checkpoints, step, run_dir.model)
+    # A saved encoder may have no prefixes, or others than those with which it is trained.
+    model = config.model
+    options = LoadOptions(
+        pooling=model.pooling,
+        query_prefix=config.text.query_prefix,
+        passage_prefix=config.text.passage_prefix,
+        trust_remote_code=model.trust_remote_code,
+    )
     encoder = _encoder_of(experiment, inputs, run_dir)
     if experiment.method.debiased:
-        debiased = run_dir.path / "debiased"
+        sets, debiased = dict(config.prepare_inputs.evaluation_sets), run_dir.path / "debiased"
         debias_model(
             encoder,
             config.corpora,
@@ -318,10 +327,11 @@ def _run_experiment(
             method=experiment.method.debiased,
             items=inputs.debias_items,
             seed=config.seed,
-            evaluation_sets=dict(config.prepare_inputs.evaluation_sets),
+            evaluation_sets=sets,
+            **options,
         )
         encoder = str(debiased)
-    evaluate(encoder, config.evaluate, run_dir.evaluations)
+    evaluate(encoder, config.evaluate, run_dir.evaluations, **options)
 
 
 def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:

@@ -1,0 +1,39 @@
+"""What a study's experiments evaluate, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbt_ray.cluster.pipelines import study_runner
+from hbt_ray.cluster.pipelines.study_runner import ExperimentInputs
+from hbt_ray.study.config import StudyConfig
+from hbt_ray.study.experiments import list_experiments
+from tests.unit.study.example_study import SETTINGS
+
+
+@pytest.mark.parametrize("debiased", [None, "mean"])
+def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debiased: str | None
+):
+    """A saved encoder without prompts was measured without the prefixes that the others are trained with."""
+    run = SETTINGS["run"] | {"text": {"query_prefix": "q: ", "passage_prefix": "p: "}, "model": {"pooling": "cls"}}
+    methods = {"untrained": {"trained": False, "debiased": debiased}, "hybrid": {}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "run": run, "debias_items": 7})
+    experiment = list_experiments(config, {"tiny": "x"})[0]
+    calls: list[tuple[object, ...]] = []
+    options = {"pooling": "cls", "query_prefix": "q: ", "passage_prefix": "p: ", "trust_remote_code": False}
+
+    def debias(model: str, _: object, out: Path, **given: object) -> None:
+        calls.append((model, given["items"], {key: given[key] for key in options}))
+
+    monkeypatch.setattr(study_runner, "debias_model", debias)
+    run_dir = experiment.run_dir(tmp_path)
+    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items)
+    study_runner._run_experiment(
+        experiment, inputs, run_dir, lambda model, settings, out, **given: calls.append((model, out, given))
+    )
+    evaluated = "saved-encoder" if debiased is None else str(run_dir.path / "debiased")
+    expected = [("saved-encoder", 7, options)] if debiased else []
+    assert calls == [*expected, (evaluated, run_dir.evaluations, options)]
