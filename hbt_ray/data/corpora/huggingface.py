@@ -2,6 +2,9 @@
 
 Rows name their language in a column. A data set with a subset for each language is read if `languages` is set and
 `subset` is not: each language is then the subset of that name. Code that comes with a data set is never run.
+
+A column `translation` holds a sentence in several languages, such as {en: Hello, de: Hallo}; each is read as bitext
+(`bitext.py`): question and passage at once.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils import progress
-from hbt_ray.utils.language_codes import spell_code
+from hbt_ray.utils.language_codes import language_of_name, spell_code
 from hbt_ray.utils.limits import load_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_TRANSLATION = "translation"  # of the data sets of WMT and OPUS
 _ROWS_PER_SHARD = 65_536
 _ROWS_PER_BATCH = 1024
 
@@ -75,7 +79,8 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
             return
         dataset = _load(shard)
         shard = _resolved(shard, dataset.column_names)
-        dataset = dataset.select_columns(present_columns(shard.columns, dataset.column_names))
+        present = present_columns(shard.columns, dataset.column_names)
+        dataset = dataset.select_columns([_TRANSLATION] if _is_bitext(dataset.column_names) else present)
         dataset = dataset.select(range(first, len(dataset) if end is None else end))
         class_names = {name: label.names for name, label in dataset.features.items() if hasattr(label, "int2str")}
         for table in dataset.with_format("arrow").iter(_ROWS_PER_BATCH):
@@ -83,9 +88,7 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
                 number += 1
                 if class_names and isinstance(record, dict):
                     record = _with_class_names(record, class_names)
-                row = parse_record(record, shard, f"{name}:{number}", number)
-                if row is not None:
-                    yield row
+                yield from _rows_of(record, shard, f"{name}:{number}", number)
     except CorpusError:
         raise
     except _DAMAGE_ERRORS as error:
@@ -110,9 +113,31 @@ def _read_stream(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     class_names = {name: label.names for name, label in (dataset.features or {}).items() if hasattr(label, "int2str")}
     name = Path(shard.location).name
     for number, record in enumerate(dataset, start=1):
-        row = parse_record(_with_class_names(record, class_names), shard, f"{name}:{number}", number)
+        yield from _rows_of(_with_class_names(record, class_names), shard, f"{name}:{number}", number)
+
+
+def _is_bitext(names: list[str]) -> bool:
+    return _TRANSLATION in names
+
+
+def _rows_of(record: object, shard: CorpusShard, location: str, number: int) -> Iterator[CorpusRow | RejectedRow]:
+    """Yield the row of a record, or a row for each language of its translation."""
+    if not shard.options.get("bitext"):
+        row = parse_record(record, shard, location, number)
         if row is not None:
             yield row
+        return
+    texts = record.get(_TRANSLATION) if isinstance(record, dict) else None
+    if not isinstance(texts, dict) or not all(isinstance(text, str | None) for text in texts.values()):
+        yield rejected_row(shard.source, location, "translation is no text for each language", texts)
+        return
+    for name, text in texts.items():
+        language = language_of_name(name)
+        if language is None:
+            yield rejected_row(shard.source, location, "translation in no language", name)
+        elif text and text.strip() and (shard.languages is None or language in shard.languages):
+            item_id = f"{shard.row_ids or ''}{number}"
+            yield CorpusRow(shard.source, item_id, language, text.strip(), text.strip(), location=location)
 
 
 def _with_class_names(record: dict[str, object], class_names: dict[str, list[str]]) -> dict[str, object]:
@@ -169,6 +194,8 @@ def _resolved(shard: CorpusShard, names: list[str]) -> CorpusShard:
         CorpusError: a column is missing, or no column names the language and the settings do not.
     """
     location, configured = Path(shard.location).name, shard.columns
+    if _is_bitext(names):
+        return replace(shard, columns=Columns(), options={**shard.options, "bitext": True})
     if shard.language is None and not has_column(configured, "language", names):
         if configured.language != Columns().language:
             raise missing_column(shard.source, location, "language", configured.language, names)

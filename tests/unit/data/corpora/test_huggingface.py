@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from hbt_ray.data.corpora import huggingface, list_shards, read_shard
+from hbt_ray.data.corpora.detection import detect_corpus
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import corpus, only_reject, read, table
@@ -42,6 +44,35 @@ def test_shards_of_a_large_data_set_add_up_to_all_rows(tmp_path: Path, monkeypat
     assert [shard.options["rows"] for shard in shards] == [(0, 4), (4, 8), (8, 10)]
     assert [row for shard in shards for row in read_shard(shard)] == whole
     assert len(whole) == 10
+
+
+def test_column_of_translations_is_read_as_bitext(tmp_path: Path):
+    pairs = [{"en": "One", "de": " Eins "}, {"en": "Two", "de": None}, {"en": " ", "de": "Drei"}]
+    content = datasets.Dataset.from_dict({"id": ["a", "b", "c"], "translation": pairs})
+    content.save_to_disk(str(tmp_path / "set"))
+    rows = read(corpus("huggingface", tmp_path / "set"))
+    expected = [("1", "en", "One"), ("1", "de", "Eins"), ("2", "en", "Two"), ("3", "de", "Drei")]
+    found = [row for row in rows if isinstance(row, CorpusRow)]
+    assert sorted((row.item_id, row.language, row.question) for row in found) == sorted(expected)
+    assert all(row.question == row.passage for row in found)
+    assert len(found) == len(rows)
+    only_german = read(corpus("huggingface", tmp_path / "set", languages=["de"]))
+    assert [(row.item_id, row.language) for row in only_german if isinstance(row, CorpusRow)] == [
+        ("1", "de"),
+        ("3", "de"),
+    ]
+    detected = detect_corpus(str(tmp_path / "set"))
+    assert [replace(row, source="source") for row in read(detected)] == rows
+
+
+def test_translation_that_is_no_text_is_rejected_with_its_row(tmp_path: Path):
+    content = datasets.Dataset.from_dict({"translation": [{"en": [1], "de": [2]}]})
+    content.save_to_disk(str(tmp_path / "numbers"))
+    reject = only_reject(read(corpus("huggingface", tmp_path / "numbers")))
+    assert (reject.reason, reject.location) == ("translation is no text for each language", "numbers:1")
+    datasets.Dataset.from_dict({"translation": [{"source": "a", "en": "b"}]}).save_to_disk(str(tmp_path / "names"))
+    rows = read(corpus("huggingface", tmp_path / "names"))
+    assert sorted(type(row).__name__ for row in rows) == ["CorpusRow", "RejectedRow"]
 
 
 def test_language_stored_as_a_class_has_the_name_of_the_class(tmp_path: Path):
