@@ -335,6 +335,9 @@ class TrainConfig(LoopConfig):
     temperature: float = Field(0.05, gt=0)
     gather_negatives: bool = True
     """Use the passages of all ranks as negatives."""
+    vocabulary: Literal["auto", "all", "occurring"] = "auto"
+    """Word embeddings to train: all, or those of the tokens that occur in the store. The trained model has all rows
+    either way. `auto`: those that occur, if that changes no bit of it and they are at most half."""
 
     @model_validator(mode="after")
     def _check_mini_batches(self) -> TrainConfig:

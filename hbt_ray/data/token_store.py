@@ -236,6 +236,21 @@ class TokenStore:
             for number, row in zip(*self._locate(source, rows, split), strict=True)
         ]
 
+    def token_ids(self) -> np.ndarray:
+        """Return the ids that occur in any text of any split, ascending, int64."""
+        found = np.empty(0, np.int64)
+        for source, of_source in self.manifest.sources.items():
+            for split, shards in of_source.shards.items():
+                for number in range(len(shards)):
+                    table = self._table(source, split, number)
+                    for name in table.schema.names:
+                        if name.startswith(("question/", "passage/", "negatives/")):
+                            ids = table.column(name)
+                            while pa.types.is_list(ids.type):
+                                ids = pc.list_flatten(ids)
+                            found = np.union1d(found, pc.unique(ids).to_numpy())
+        return found.astype(np.int64)
+
     def verify(self) -> None:
         """Verify the checksums of all shards. Raise StoreError with the name of each that differs."""
         faults = [fault for shard in self.shards if (fault := self._fault_of(shard)) is not None]

@@ -27,6 +27,7 @@ from hbt_ray.models.lora import add_adapters, merged
 from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
 from hbt_ray.models.packed_attention import can_pack, is_packed, register_packed_attention, transformer_of
 from hbt_ray.models.saved_settings import similarity_of, takes_token_ids, use_as_trained
+from hbt_ray.models.vocabulary import occurring_embedding
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 from hbt_ray.utils.progress import stage
 
@@ -201,6 +202,7 @@ def default_device() -> str:
 
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
     """Write a folder that `SentenceTransformer(folder)` loads, with adapters merged into the weights."""
+    assert occurring_embedding(encoder) is None, "load the encoder of a checkpoint, which has the rows of all tokens"
     with without_progress_bars():
         merged(encoder).save(str(folder), create_model_card=False, safe_serialization=True)
 

@@ -59,7 +59,7 @@ class PretrainingTask(ABC, Generic[BatchT]):
         """Type of the batches."""
 
     @abstractmethod
-    def build_trainer(self, device: str) -> BaseTrainer[BatchT]:
+    def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[BatchT]:
         """Build the model and its optimizer as they are before the first step."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class MaskedLMTask(PretrainingTask[TokenBlockBatch]):
     def batch_type(self) -> type[TokenBlockBatch]:
         return TokenBlockBatch
 
-    def build_trainer(self, device: str) -> BaseTrainer[TokenBlockBatch]:
+    def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[TokenBlockBatch]:
         from hbt_ray.models.encoder import load_for_training
         from hbt_ray.models.precision import resolve_bf16
         from hbt_ray.pretraining.mlm_model import MaskedLanguageModel, load_head
@@ -148,7 +148,7 @@ class SimCSETask(PretrainingTask[PairBatch]):
     def batch_type(self) -> type[PairBatch]:
         return PairBatch
 
-    def build_trainer(self, device: str) -> ContrastiveTrainer:
+    def build_trainer(self, device: str, store: TokenStore | None = None) -> ContrastiveTrainer:
         from hbt_ray.models.encoder import load_for_training
         from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 

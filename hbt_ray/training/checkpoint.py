@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.errors import CheckpointError, StorageError
+from hbt_ray.training.lr_schedule import learning_rate
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.atomic_write import atomic_folder, atomic_write_text, make_readable
 from hbt_ray.utils.digests import damaged_file, file_checksums, without_checksum
@@ -50,6 +51,7 @@ class CheckpointableTrainer(Protocol):
     """What a checkpoint needs of a `BaseTrainer`."""
 
     checkpointed_module: nn.Module
+    train: LoopConfig
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Return the optimizer's tensors by name."""
@@ -294,9 +296,22 @@ def _check(folder: Path) -> None:
 def _load(folder: Path, trainer: CheckpointableTrainer) -> TrainState:
     from safetensors.torch import load_file
 
-    _load_weights(trainer.checkpointed_module, folder / WEIGHTS)
-    trainer.load_optimizer_state(load_file(folder / OPTIMIZER))
-    return _parse_state((folder / STATE).read_text(encoding="utf-8")).progress
+    from hbt_ray.models.vocabulary import fit_moments, occurring_embedding, saved_ids
+
+    module = trainer.checkpointed_module
+    progress = _parse_state((folder / STATE).read_text(encoding="utf-8")).progress
+    occurring, saved = occurring_embedding(module), saved_ids(folder / WEIGHTS)
+    if occurring is not None and saved is None and progress.steps_skipped:
+        raise CheckpointError(
+            f"the checkpoint {folder} was saved with train.vocabulary=all and does not say which of its steps were "
+            "skipped; write train.vocabulary=all"
+        )
+    _load_weights(module, folder / WEIGHTS)
+    trainer.load_optimizer_state(fit_moments(load_file(folder / OPTIMIZER), module, saved))
+    if occurring is not None and saved is None:
+        for step in range(progress.step):
+            occurring.record_decay(learning_rate(step, trainer.train), trainer.train.weight_decay)
+    return progress
 
 
 def _parse_state(text: str) -> CheckpointState:
@@ -329,13 +344,18 @@ def _save_weights(module: nn.Module, file: Path) -> None:
 
 
 def _load_weights(module: nn.Module, file: Path) -> None:
+    """Load weights. If the file has not all rows of the word embeddings, a module with all must be the initial one."""
     from safetensors.torch import load_file, load_model
 
     from hbt_ray.models.lora import adapter_weights
+    from hbt_ray.models.vocabulary import occurring_embedding, saved_ids, without_other_rows
 
     if adapters := adapter_weights(module):
         saved = load_file(file)
         for name, weight in adapters.items():
             weight.copy_(saved[name])
+    elif (ids := saved_ids(file)) is not None and occurring_embedding(module) is None:
+        with without_other_rows(module, ids):
+            load_model(module, file)
     else:
         load_model(module, file)

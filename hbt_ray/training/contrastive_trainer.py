@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from hbt_ray.config import LossConfig, RunConfig, TrainConfig
+from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.losses.base import LossInputs, RankLayout, TeacherEmbeddings
 from hbt_ray.losses.combined import CombinedLoss
@@ -17,10 +19,19 @@ from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.models.encoder import load_for_training, open_teacher
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.models.precision import resolve_bf16
+from hbt_ray.models.vocabulary import (
+    SUMMED_TOGETHER,
+    keep_occurring,
+    occurring_embedding,
+    occurring_fault,
+    required_ids,
+)
 from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 from hbt_ray.training.grad_cache import backward_with_gradient_cache
+
+MAX_OCCURRING = 0.5  # fraction of the rows; above it, train.vocabulary=auto keeps all
 
 
 class ContrastiveTrainer(BaseTrainer[PairBatch]):
@@ -68,6 +79,11 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         if train.gradient_checkpointing:
             transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
         super().__init__(self.dual, encoder, train, encoder.device)
+        occurring = occurring_embedding(encoder)
+        if occurring is not None:
+            self.optimizer.register_step_post_hook(
+                lambda optimizer, *_: occurring.record_decay(optimizer.param_groups[0]["lr"], train.weight_decay)
+            )
 
     @property
     def units(self) -> tuple[str, int]:
@@ -122,8 +138,16 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         return loss.detach()
 
 
-def build_contrastive_trainer(config: RunConfig, initial_model: str | Path, device: str) -> ContrastiveTrainer:
+def build_contrastive_trainer(
+    config: RunConfig, initial_model: str | Path, device: str, store: TokenStore | None = None
+) -> ContrastiveTrainer:
     """Build the trainer of a run from its initial encoder.
+
+    Args:
+        config: of the run.
+        initial_model: folder or hub name of the encoder.
+        device: to train on.
+        store: of the texts, for `train.vocabulary`; None: all word embeddings are trained.
 
     Raises:
         ConfigError: the encoder or its teacher cannot be loaded, or does not fit the settings.
@@ -131,7 +155,37 @@ def build_contrastive_trainer(config: RunConfig, initial_model: str | Path, devi
     encoder = load_for_training(config.model, config.text, initial_model, device=device, seed=config.seed)
     distillation = config.loss.distillation
     teacher = open_teacher(distillation.teacher, encoder, config.model) if distillation else None
+    if store is not None and _may_keep_occurring(encoder, config.train):
+        ids = np.union1d(store.token_ids(), required_ids(encoder))
+        all_rows = transformer_of(encoder).get_input_embeddings().num_embeddings
+        if config.train.vocabulary == "occurring" or len(ids) <= MAX_OCCURRING * all_rows:
+            keep_occurring(encoder, ids)
     return ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
+
+
+def _may_keep_occurring(encoder: SentenceTransformer, train: TrainConfig) -> bool:
+    """Return whether `train.vocabulary` permits to train only the word embeddings of tokens that occur.
+
+    `auto` permits it where it changes no bit. Two things could: the gradient's norm is a float32 sum, whose order is
+    the same without rows of zeros if a row is a whole number of vector registers; and gloo sums the gradients of three
+    ranks or more in an order that depends on the number of parameters.
+
+    Raises:
+        ConfigError: `occurring` is not possible with this encoder.
+    """
+    if train.vocabulary == "all":
+        return False
+    fault = occurring_fault(encoder)
+    if train.vocabulary == "occurring":
+        if fault is not None:
+            raise ConfigError(f"train.vocabulary=occurring is not possible: {fault}; write train.vocabulary=all")
+        return True
+    return (
+        fault is None
+        and transformer_of(encoder).get_input_embeddings().embedding_dim % SUMMED_TOGETHER == 0
+        and encoder.device.type == "cpu"
+        and train.max_workers <= 2
+    )
 
 
 def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:

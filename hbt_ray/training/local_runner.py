@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.token_store import TokenStore
+from hbt_ray.models.vocabulary import occurring_embedding
 from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
@@ -49,7 +50,7 @@ def train_locally(
         CheckpointError: a checkpoint cannot be written.
     """
     store = TokenStore.open(store_folder)
-    trainer = task.build_trainer(device)
+    trainer = task.build_trainer(device, store)
     checkpoints = CheckpointManager(folder.checkpoints)
     progress = checkpoints.resume(trainer)
     if every is None:
@@ -136,7 +137,12 @@ class _EvaluatingCallbacks(LocalCallbacks):
 
     def evaluate(self, progress: TrainState) -> None:
         """Evaluate the encoder as it is now; save and pass on its metrics and the mean training loss."""
-        metrics = self.task.evaluate_encoder(self.trainer.encoder, self.task.config)
+        encoder = self.trainer.encoder
+        if occurring_embedding(encoder) is None:
+            metrics = self.task.evaluate_encoder(encoder, self.task.config)
+        else:
+            path, device = self.checkpoints.path, str(encoder.device)
+            metrics = self.task.evaluate_checkpoint(self.store, path, progress.step, device)
         if self.losses:
             metrics["train/loss"] = sum(self.losses) / len(self.losses)
         self.losses = []

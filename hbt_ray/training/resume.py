@@ -36,6 +36,7 @@ _EXECUTION = (
     "max_failures",
     "step_timeout_s",
     "threads_per_worker",
+    "vocabulary",
     "workers",
 )
 # Settings that may differ when a run resumes, as prefixes of their full names.

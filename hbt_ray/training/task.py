@@ -51,8 +51,12 @@ class TrainingTask(Protocol[BatchT]):
     def batch_type(self) -> type[BatchT]:
         """Type of the batches."""
 
-    def build_trainer(self, device: str) -> BaseTrainer[BatchT]:
-        """Load the initial model and build the optimizer. Raises ConfigError if the model cannot be loaded."""
+    def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[BatchT]:
+        """Load the initial model and build the optimizer; the store has the texts to train on.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or does not fit the settings.
+        """
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[BatchT]:
         """Yield a rank's slices of these of the sampler's batches, in order. Any process can build any rank's."""
@@ -91,10 +95,10 @@ class ContrastiveTask:
     def batch_type(self) -> type[PairBatch]:
         return PairBatch
 
-    def build_trainer(self, device: str) -> BaseTrainer[PairBatch]:
+    def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[PairBatch]:
         from hbt_ray.training.contrastive_trainer import build_contrastive_trainer
 
-        return build_contrastive_trainer(self.config, self.initial_model, device)
+        return build_contrastive_trainer(self.config, self.initial_model, device, store)
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[PairBatch]:
         sampler = training_sampler(self.config, store.manifest)

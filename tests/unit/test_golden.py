@@ -741,7 +741,8 @@ SETTINGS: dict[str, str] = {
         train.gradient_checkpointing train.learning_rate train.max_failures train.max_gradient_norm
         train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.schedule
         train.schedule=linear|cosine|constant train.step_timeout_s train.steps train.temperature
-        train.threads_per_worker train.validation_batches train.validation_every train.warmup_share train.weight_decay
+        train.threads_per_worker train.validation_batches train.validation_every train.vocabulary
+        train.vocabulary=auto|all|occurring train.warmup_share train.weight_decay
         train.workers
     """,
     "pretraining": """
@@ -805,5 +806,5 @@ def test_settings_have_the_same_names_and_words(name: str):
 
 
 def test_settings_have_the_same_values_where_nothing_is_written():
-    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "24d4322b4fd3fa4c"
+    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "ec0b46313b1e3b3d"
     assert digest(yaml.safe_load(dump_config(tiny_corpus.pretrain_config()))) == "090eac65f0a2a194"

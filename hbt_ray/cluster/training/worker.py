@@ -49,7 +49,7 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         logger.info("%s started on %s with %d threads", name, socket.gethostname(), threads)
         store = TokenStore.open(config.store)
         logger.info("%s opened the store %s", name, config.store)
-        trainer = task.build_trainer(str(ray.train.torch.get_device()))
+        trainer = task.build_trainer(str(ray.train.torch.get_device()), store)
         _mark_gradient_all_reduce(trainer)
         logger.info("%s loaded the encoder and built the optimizer", name)
         callbacks = RayTrainCallbacks(
