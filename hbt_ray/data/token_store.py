@@ -238,18 +238,20 @@ class TokenStore:
 
     def token_ids(self) -> np.ndarray:
         """Return the ids that occur in any text of any split, ascending, int64."""
-        found = np.empty(0, np.int64)
+        occurs = np.zeros(0, bool)
         for source, of_source in self.manifest.sources.items():
             for split, shards in of_source.shards.items():
                 for number in range(len(shards)):
                     table = self._table(source, split, number)
                     for name in table.schema.names:
                         if name.startswith(("question/", "passage/", "negatives/")):
-                            ids = table.column(name)
-                            while pa.types.is_list(ids.type):
-                                ids = pc.list_flatten(ids)
-                            found = np.union1d(found, pc.unique(ids).to_numpy())
-        return found.astype(np.int64)
+                            column = table.column(name)
+                            while pa.types.is_list(column.type):
+                                column = pc.list_flatten(column)
+                            ids = column.to_numpy()
+                            occurs = np.pad(occurs, (0, max(int(ids.max(initial=0)) + 1 - len(occurs), 0)))
+                            occurs[ids] = True
+        return np.flatnonzero(occurs)
 
     def verify(self) -> None:
         """Verify the checksums of all shards. Raise StoreError with the name of each that differs."""

@@ -29,7 +29,7 @@ _IDS = ".ids"  # ends the name of the ids in a file of weights
 class OccurringEmbedding(nn.Embedding):
     """An embedding with rows for some of the token ids. It is called with the ids of the whole vocabulary.
 
-    Its state has `ids` and `decay_factors` beside the weights.
+    Its state has the weights, `ids` and `decay_factors`.
 
     Args:
         table: (vocabulary, E) embeddings of all ids.
@@ -49,6 +49,8 @@ class OccurringEmbedding(nn.Embedding):
         self.register_buffer("ids", kept.int())
         self.register_buffer("row_of_id", row_of_id, persistent=False)
         self.register_buffer("decay_factors", torch.empty(0, device=kept.device))
+        self._left_out = (row_of_id < 0).nonzero()[:1, 0]  # one id, to compare with a state of all rows
+        self._initial = table.weight.detach()[self._left_out]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up the embeddings of ids, (..., E). Raise ValueError for an id that has no row."""
@@ -65,28 +67,36 @@ class OccurringEmbedding(nn.Embedding):
     @torch.no_grad()
     def restore(self, table: nn.Embedding) -> None:
         """Turn the initial embeddings of all ids into those of a training with all rows, in place."""
-        factors = [factor for factor in self.decay_factors.tolist() if factor != 1]
-        if factors:
-            left_out = (self.row_of_id < 0).nonzero()[:, 0]
-            for rows in left_out.split(max(_VALUES // table.embedding_dim, 1)):
-                values = table.weight[rows]
-                for factor in factors:
-                    values.mul_(factor)
-                table.weight[rows] = values
+        left_out = (self.row_of_id < 0).nonzero()[:, 0]
+        for rows in left_out.split(max(_VALUES // table.embedding_dim, 1)):
+            table.weight[rows] = self._decayed(table.weight[rows])
         table.weight[self.ids.long()] = self.weight
 
+    def _decayed(self, rows: Tensor) -> Tensor:
+        """Return (N, E) initial embeddings of ids that are left out as they are after the recorded steps."""
+        rows = rows.clone()
+        for factor in self.decay_factors.tolist():
+            if factor != 1:
+                rows.mul_(factor)
+        return rows
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: object) -> None:
-        """Load a state; select the rows of one that has all of them, and leave its decay to be recorded.
+        """Load a state. Of one with all rows take those of the ids, after the decay of its steps was recorded.
 
         Raises:
-            CheckpointError: the state has other ids.
+            CheckpointError: the state has other ids, or its rows did not decay as recorded.
         """
         saved = state_dict.get(f"{prefix}ids")
         if saved is None:
-            self.decay_factors = self.decay_factors[:0]
+            weight = state_dict[f"{prefix}weight"].to(self.weight.device)
+            if not torch.equal(weight[self._left_out], self._decayed(self._initial)):
+                raise CheckpointError(
+                    "the checkpoint has all word embeddings, and steps were skipped or had other learning rates than "
+                    "this run's; write train.vocabulary=all"
+                )
             state_dict[f"{prefix}ids"] = self.ids
             state_dict[f"{prefix}decay_factors"] = self.decay_factors
-            state_dict[f"{prefix}weight"] = state_dict[f"{prefix}weight"][self.ids.long().cpu()]
+            state_dict[f"{prefix}weight"] = weight[self.ids.long()]
         elif not torch.equal(saved, self.ids.cpu()):
             raise CheckpointError(
                 "the checkpoint has word embeddings of other tokens than those that occur in the store; "
@@ -129,8 +139,9 @@ def required_ids(encoder: SentenceTransformer) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def without_other_rows(encoder: SentenceTransformer, ids: np.ndarray) -> Iterator[None]:
+def without_other_rows(encoder: nn.Module, ids: np.ndarray) -> Iterator[None]:
     """Give an initial encoder only the rows of some ids, for loading a state; then compute all rows, in place."""
+    assert isinstance(encoder, SentenceTransformer)
     transformer = transformer_of(encoder)
     table = transformer.get_input_embeddings()
     occurring = OccurringEmbedding(table, ids)
@@ -160,7 +171,8 @@ def fit_moments(moments: dict[str, Tensor], encoder: nn.Module, saved: np.ndarra
     occurring = occurring_embedding(encoder)
     if (saved is None) == (occurring is None):
         return moments
-    table = occurring if occurring is not None else transformer_of(encoder).get_input_embeddings()
+    assert isinstance(encoder, SentenceTransformer)
+    table = transformer_of(encoder).get_input_embeddings()
     name = next(name for name, weight in encoder.named_parameters() if weight is table.weight)
     for key, values in moments.items():
         if key.endswith(f".{name}") and values.ndim == 2:

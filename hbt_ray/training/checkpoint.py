@@ -301,16 +301,11 @@ def _load(folder: Path, trainer: CheckpointableTrainer) -> TrainState:
     module = trainer.checkpointed_module
     progress = _parse_state((folder / STATE).read_text(encoding="utf-8")).progress
     occurring, saved = occurring_embedding(module), saved_ids(folder / WEIGHTS)
-    if occurring is not None and saved is None and progress.steps_skipped:
-        raise CheckpointError(
-            f"the checkpoint {folder} was saved with train.vocabulary=all and does not say which of its steps were "
-            "skipped; write train.vocabulary=all"
-        )
-    _load_weights(module, folder / WEIGHTS)
-    trainer.load_optimizer_state(fit_moments(load_file(folder / OPTIMIZER), module, saved))
     if occurring is not None and saved is None:
         for step in range(progress.step):
             occurring.record_decay(learning_rate(step, trainer.train), trainer.train.weight_decay)
+    _load_weights(module, folder / WEIGHTS)
+    trainer.load_optimizer_state(fit_moments(load_file(folder / OPTIMIZER), module, saved))
     return progress
 
 

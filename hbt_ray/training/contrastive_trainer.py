@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 from hbt_ray.training.grad_cache import backward_with_gradient_cache
+
+logger = logging.getLogger(__name__)
 
 MAX_OCCURRING = 0.5  # fraction of the rows; above it, train.vocabulary=auto keeps all
 
@@ -159,6 +162,9 @@ def build_contrastive_trainer(
         ids = np.union1d(store.token_ids(), required_ids(encoder))
         all_rows = transformer_of(encoder).get_input_embeddings().num_embeddings
         if config.train.vocabulary == "occurring" or len(ids) <= MAX_OCCURRING * all_rows:
+            logger.info(
+                "training %s of %s word embeddings, those of the tokens that occur", f"{len(ids):,}", f"{all_rows:,}"
+            )
             keep_occurring(encoder, ids)
     return ContrastiveTrainer(encoder, config.train, seed=config.seed, loss=config.loss, teacher=teacher)
 

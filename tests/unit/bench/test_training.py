@@ -17,6 +17,7 @@ from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import Contestant, peak_mib
 from hbt_ray.bench.training import bench_train_step, count_linear_weights, gradient_caching_error, make_matmul_round
+from hbt_ray.bench.vocabulary import bench_vocabulary_step
 from tests.helpers.paths import REPOSITORY
 from tests.unit.bench.conftest import COMMAND
 
@@ -58,7 +59,11 @@ def compare_in_this_process(
 
 @pytest.mark.parametrize(
     ("module", "bench", "unit"),
-    [("training", bench_train_step, "pairs/s"), ("embedding", bench_embedding, "texts/s")],
+    [
+        ("training", bench_train_step, "pairs/s"),
+        ("embedding", bench_embedding, "texts/s"),
+        ("vocabulary", bench_vocabulary_step, "s"),
+    ],
 )
 def test_both_contestants_do_the_same_work(module, bench, unit, tmp_path, monkeypatch):
     monkeypatch.setattr(f"hbt_ray.bench.{module}.compare_alternating", compare_in_this_process)

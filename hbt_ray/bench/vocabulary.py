@@ -1,0 +1,95 @@
+"""Part `vocabulary_step`: training the word embeddings of tokens that occur against training all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+
+from hbt_ray.bench.fixtures import MAX_TOKENS, Pairs, bench_encoder, monolingual_batches, tokenize_pairs
+from hbt_ray.bench.registry import BenchSettings
+from hbt_ray.bench.result import BenchResult
+from hbt_ray.bench.timing import Contestant, RoundFunction, compare_alternating, scratch_folder
+from hbt_ray.config import ModelConfig, TextConfig, TrainConfig
+from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.models.encoder import default_device, load_for_training
+from hbt_ray.models.packed_attention import transformer_of
+from hbt_ray.models.vocabulary import keep_occurring, required_ids
+from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
+
+PAIRS = 16
+TEXT = TextConfig(query_prefix="", passage_prefix="", max_query_tokens=MAX_TOKENS, max_passage_tokens=MAX_TOKENS)
+
+
+def bench_vocabulary_step(settings: BenchSettings) -> BenchResult:
+    """Compare the seconds of a step with the rows of XQuAD-R's tokens, in all languages, with those with all rows.
+
+    Details: rows of both, peak memory of both, and the sizes of their checkpoints: weights and two moments, float32.
+    """
+    with scratch_folder(settings.out / "vocabulary") as scratch:
+        encoder = bench_encoder(settings.model, scratch, quick=settings.quick)
+        ours, peer = (make_trainer(encoder, settings.xquad, occurring) for occurring in (True, False))
+        rows, peer_rows = (_rows(trainer) for trainer in (ours, peer))
+        sizes = [checkpoint_mib(trainer) for trainer in (ours, peer)]
+        del ours, peer
+        return compare_alternating(
+            Contestant(make_step_round, (encoder, settings.xquad, True)),
+            Contestant(make_step_round, (encoder, settings.xquad, False)),
+            unit="s",
+            rounds=settings.rounds,
+            details={
+                "peer_is": "the same with all rows of the word embeddings",
+                "pairs": PAIRS,
+                "rows": rows,
+                "peer_rows": peer_rows,
+                "checkpoint_mib": round(sizes[0], 1),
+                "peer_checkpoint_mib": round(sizes[1], 1),
+            },
+        )
+
+
+def make_step_round(encoder: str, xquad: str | None, occurring: bool) -> RoundFunction:
+    """Return a function that trains the next batch."""
+    trainer = make_trainer(encoder, xquad, occurring)
+    batches = [tokenize_pairs(trainer.encoder, pairs, 0) for pairs in _batches(xquad)]
+    steps = count()
+
+    def run_round() -> float:
+        step = next(steps)
+        trainer.step(step, [replace(batches[step % len(batches)], step=step)])
+        return 1.0
+
+    return run_round
+
+
+def make_trainer(encoder: str, xquad: str | None, occurring: bool) -> ContrastiveTrainer:
+    """Return a trainer with the rows of the tokens that occur, or with all."""
+    model = load_for_training(ModelConfig(), TEXT, encoder, device=default_device())
+    if occurring:
+        ids = [np.unique(np.concatenate(model.tokenizer(texts)["input_ids"])) for texts in _texts(xquad)]
+        keep_occurring(model, np.unique(np.concatenate([*ids, required_ids(model)])))
+    return ContrastiveTrainer(model, TrainConfig(global_batch_pairs=PAIRS, warmup_share=0), seed=0)
+
+
+def checkpoint_mib(trainer: ContrastiveTrainer) -> float:
+    """Return the size of a trainer's checkpoints: of all weights, and of two moments of those that are trained."""
+    sizes = [parameter.numel() * (3 if parameter.requires_grad else 1) for parameter in trainer.encoder.parameters()]
+    return 4 * sum(sizes) / 2**20
+
+
+def _rows(trainer: ContrastiveTrainer) -> int:
+    return int(transformer_of(trainer.encoder).get_input_embeddings().num_embeddings)
+
+
+def _batches(xquad: str | None) -> list[Pairs]:
+    return monolingual_batches(xquad, 6, PAIRS)
+
+
+def _texts(xquad: str | None) -> list[Sequence[str]]:
+    """Return the texts of a store: XQuAD-R in all languages, or those of the batches if they are random."""
+    if xquad is None:
+        return [texts for pairs in _batches(None) for texts in (pairs.questions, pairs.passages)]
+    benchmark = load_benchmark("xquad-r", xquad)
+    return [[query.text for query in benchmark.queries], [passage.text for passage in benchmark.passages]]
