@@ -18,6 +18,7 @@ BENCHES = {
     "train_step": "hbt_ray.bench.training:bench_train_step",
     "gemm_share": "hbt_ray.bench.training:bench_gemm_fraction",
     "grad_cache_memory": "hbt_ray.bench.training:bench_grad_cache_memory",
+    "vocabulary_state": "hbt_ray.bench.vocabulary:bench_vocabulary_state",
     "vocabulary_step": "hbt_ray.bench.vocabulary:bench_vocabulary_step",
     "embed": "hbt_ray.bench.embedding:bench_embedding",
     "scale": "hbt_ray.bench.scaling_model:bench_scaling",

@@ -1,4 +1,4 @@
-"""Part `vocabulary_step`: training the word embeddings of tokens that occur against training all of them."""
+"""Memory and speed of training the word embeddings of tokens that occur, against training all of them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,35 @@ PAIRS = 16
 TEXT = TextConfig(query_prefix="", passage_prefix="", max_query_tokens=MAX_TOKENS, max_passage_tokens=MAX_TOKENS)
 
 
-def bench_vocabulary_step(settings: BenchSettings) -> BenchResult:
-    """Compare the seconds of a step with the rows of XQuAD-R's tokens, in all languages, with those with all rows.
+PEER = "the same with all rows of the word embeddings"
 
-    Details: rows of both, peak memory of both, and the sizes of their checkpoints: weights and two moments, float32.
-    """
+
+def bench_vocabulary_state(settings: BenchSettings) -> BenchResult:
+    """Compare the sizes of checkpoints: with the rows of XQuAD-R's tokens, in all its languages, and with all rows."""
     with scratch_folder(settings.out / "vocabulary") as scratch:
         encoder = bench_encoder(settings.model, scratch, quick=settings.quick)
-        ours, peer = (make_trainer(encoder, settings.xquad, occurring) for occurring in (True, False))
-        rows, peer_rows = (_rows(trainer) for trainer in (ours, peer))
-        sizes = [checkpoint_mib(trainer) for trainer in (ours, peer)]
-        del ours, peer
+        found = []
+        for occurring in (True, False):
+            trainer = make_trainer(encoder, settings.xquad, occurring)
+            rows = int(transformer_of(trainer.encoder).get_input_embeddings().num_embeddings)
+            found.append((checkpoint_mib(trainer), rows))
+            del trainer
+    (value, rows), (peer, peer_rows) = found
+    ratio = value / peer
+    details = {"peer_is": PEER, "rows": rows, "peer_rows": peer_rows}
+    return BenchResult(value, "MiB", peer, ratio, (ratio, ratio), details)
+
+
+def bench_vocabulary_step(settings: BenchSettings) -> BenchResult:
+    """Compare the seconds of a step with the rows of XQuAD-R's tokens, in all its languages, and with all rows."""
+    with scratch_folder(settings.out / "vocabulary") as scratch:
+        encoder = bench_encoder(settings.model, scratch, quick=settings.quick)
         return compare_alternating(
             Contestant(make_step_round, (encoder, settings.xquad, True)),
             Contestant(make_step_round, (encoder, settings.xquad, False)),
             unit="s",
             rounds=settings.rounds,
-            details={
-                "peer_is": "the same with all rows of the word embeddings",
-                "pairs": PAIRS,
-                "rows": rows,
-                "peer_rows": peer_rows,
-                "checkpoint_mib": round(sizes[0], 1),
-                "peer_checkpoint_mib": round(sizes[1], 1),
-            },
+            details={"peer_is": PEER, "pairs": PAIRS},
         )
 
 
@@ -77,10 +82,6 @@ def checkpoint_mib(trainer: ContrastiveTrainer) -> float:
     """Return the size of a trainer's checkpoints: of all weights, and of two moments of those that are trained."""
     sizes = [parameter.numel() * (3 if parameter.requires_grad else 1) for parameter in trainer.encoder.parameters()]
     return 4 * sum(sizes) / 2**20
-
-
-def _rows(trainer: ContrastiveTrainer) -> int:
-    return int(transformer_of(trainer.encoder).get_input_embeddings().num_embeddings)
 
 
 def _batches(xquad: str | None) -> list[Pairs]:

@@ -134,8 +134,9 @@ def keep_occurring(encoder: SentenceTransformer, ids: np.ndarray) -> None:
 
 def required_ids(encoder: SentenceTransformer) -> np.ndarray:
     """Return the ids that an encoder needs besides those of texts: special tokens, and 0, which fills packed rows."""
-    padding = transformer_of(encoder).get_input_embeddings().padding_idx
-    return np.unique([0, *encoder.tokenizer.all_special_ids, *([] if padding is None else [padding])])
+    table = transformer_of(encoder).get_input_embeddings()
+    ids = np.unique([0, table.padding_idx or 0, *encoder.tokenizer.all_special_ids])
+    return ids[ids < table.num_embeddings]
 
 
 @contextlib.contextmanager

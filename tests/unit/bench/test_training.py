@@ -17,7 +17,7 @@ from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import Contestant, peak_mib
 from hbt_ray.bench.training import bench_train_step, count_linear_weights, gradient_caching_error, make_matmul_round
-from hbt_ray.bench.vocabulary import bench_vocabulary_step
+from hbt_ray.bench.vocabulary import bench_vocabulary_state, bench_vocabulary_step
 from tests.helpers.paths import REPOSITORY
 from tests.unit.bench.conftest import COMMAND
 
@@ -72,6 +72,14 @@ def test_both_contestants_do_the_same_work(module, bench, unit, tmp_path, monkey
     assert result.ratio == 1  # here the value is the work of a round, not work per second
     assert result.details.get("least_cosine", 1) > 0.99
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_with_the_rows_that_occur_is_smaller(tmp_path):
+    result = bench_vocabulary_state(BenchSettings(tmp_path, quick=True))
+    rows, all_rows = result.details["rows"], result.details["peer_rows"]
+    # Float32 weights and two moments of rows of width 32.
+    assert result.baseline - result.value == pytest.approx((all_rows - rows) * 32 * 4 * 3 / 2**20)
+    assert rows < all_rows / 2
 
 
 def test_linear_weights_are_those_inside_the_layers(encoder):
