@@ -84,8 +84,10 @@ class RunConfig(ConfigSection):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _check_sources(self) -> RunConfig:
+    def _check_sections(self) -> RunConfig:
         check_sources(self.corpora)
+        if self.train.vocabulary == "occurring" and self.model.lora is not None:
+            raise ValueError("with model.lora word embeddings are not trained; write train.vocabulary=all")
         return self
 
     @property

@@ -19,6 +19,7 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CheckpointError, ConfigError
 from hbt_ray.models.encoder import load_for_training
 from hbt_ray.models.vocabulary import OccurringEmbedding, keep_occurring, occurring_embedding, occurring_fault
+from hbt_ray.training import contrastive_trainer
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
 from hbt_ray.training.local_runner import train_locally
@@ -264,12 +265,22 @@ def test_an_encoder_that_needs_all_rows_is_refused_by_its_reason(folder, change,
     assert reason in str(occurring_fault(encoder))
 
 
+def test_a_model_without_a_table_of_words_is_refused_by_one_sentence(folder, monkeypatch):
+    monkeypatch.setattr(contrastive_trainer, "occurring_fault", lambda _: "the model has no plain table")
+    with pytest.raises(
+        ConfigError, match=r"^train\.vocabulary=occurring is not possible: the model has no plain table; w"
+    ):
+        rows_of(config_of(folder, "occurring"), folder)
+
+
 def test_adapters_leave_nothing_to_keep(folder):
     pytest.importorskip("peft")
     lora = {"lora": {"rank": 2}}
     assert rows_of(config_of(folder, "auto", model=lora), folder) == rows_of(config_of(folder, "all"), folder)
-    with pytest.raises(ConfigError, match=r"its word embeddings are not trained; write train\.vocabulary=all"):
-        rows_of(config_of(folder, "occurring", model=lora), folder)
+    with pytest.raises(
+        ConfigError, match=r"with model\.lora word embeddings are not trained; write train\.vocabulary=all"
+    ):
+        config_of(folder, "occurring", model=lora)
 
 
 def test_pretraining_refuses_the_setting_by_name():
