@@ -367,6 +367,16 @@ class PretrainConfig(LoopConfig):
     """Maximum blocks of each language for perplexity before and after."""
     learning_rate: float = Field(5e-4, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_vocabulary(cls, settings: object) -> object:
+        if isinstance(settings, dict) and "vocabulary" in settings:
+            raise ValueError(
+                "vocabulary is a setting of train: the head of a masked language model is tied to the word embeddings "
+                "of all tokens; leave it out"
+            )
+        return settings
+
     @model_validator(mode="after")
     def _check_mini_batches(self) -> PretrainConfig:
         self.check_batch_division("global_batch_blocks", "chunk_blocks")

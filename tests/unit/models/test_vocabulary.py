@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import nn
 
-from hbt_ray.config import RunConfig
+from hbt_ray.config import PretrainRunConfig, RunConfig, build
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CheckpointError, ConfigError
 from hbt_ray.models.encoder import load_for_training
@@ -25,7 +25,7 @@ from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contr
 from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.training.task import ContrastiveTask
-from tests.helpers import small_vocabulary, tiny_corpus
+from tests.helpers import small_vocabulary
 from tests.helpers.small_vocabulary import config_of, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -284,8 +284,8 @@ def test_adapters_leave_nothing_to_keep(folder):
 
 
 def test_pretraining_refuses_the_setting_by_name():
-    with pytest.raises(ValueError, match="vocabulary"):
-        tiny_corpus.pretrain_config(vocabulary="occurring")
+    with pytest.raises(ConfigError, match=r"pretrain.* vocabulary is a setting of train: the head .* is tied"):
+        build(PretrainRunConfig, {"pretrain": {"vocabulary": "occurring"}})
 
 
 def test_a_trainer_without_a_store_has_all_rows(folder):
