@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -240,8 +241,8 @@ class TokenStore:
         """Return the ids that occur in any text of any split, ascending, int64."""
         occurs = np.zeros(0, bool)
         for source, of_source in self.manifest.sources.items():
-            for split, shards in of_source.shards.items():
-                for number in range(len(shards)):
+            for split in get_args(Split):
+                for number in range(len(of_source.shards.get(split, ()))):
                     table = self._table(source, split, number)
                     for name in table.schema.names:
                         if name.startswith(("question/", "passage/", "negatives/")):

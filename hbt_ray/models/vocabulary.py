@@ -22,7 +22,7 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.models.packed_attention import transformer_of
 
 SUMMED_TOGETHER = 16  # numbers that a processor adds at once, at most
-_VALUES = 2**16  # that are multiplied by all factors while they are in the processor's cache
+_VALUES = 2**17  # that are multiplied by all factors while they are in the processor's cache
 _IDS = ".ids"  # ends the name of the ids in a file of weights
 
 
