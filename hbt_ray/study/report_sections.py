@@ -165,7 +165,11 @@ def setup_section(config: StudyConfig, inputs: StudyInputs) -> ReportSection:
     """Describe the settings that all methods share, the methods with the size of their training, and pretrainings."""
     section = ReportSection("Set-up")
     shared = flatten_settings(stored_settings(config.run))
-    settings = [[key, str(shared[key])] for key in _LISTED_SETTINGS if shared.get(key) is not None]
+    settings = [
+        [key, str(shared[key])]
+        for key in _LISTED_SETTINGS
+        if shared.get(key) is not None and not (config.run.model.path and key.startswith("model.small."))
+    ]
     if config.run.model.path is None:
         settings.insert(0, ["encoder", "random weights, and a tokenizer trained on the corpora"])
     section.add_table(["setting", "value"], settings, caption="All methods share:")

@@ -87,6 +87,15 @@ def test_setup_lists_steps_and_encoded_tokens_over_the_seeds():
     assert "| raw | the encoder of x-y |  |  |" in lines
 
 
+def test_setup_has_no_size_of_an_encoder_that_was_saved():
+    run = SETTINGS["run"] | {"model": {"path": "some-encoder"}}
+    texts = [
+        "\n".join(setup_section(StudyConfig.model_validate(SETTINGS | changed), StudyInputs()).lines)
+        for changed in ({}, {"run": run})
+    ]
+    assert ["model.small.width" in text for text in texts] == [True, False]
+
+
 def test_published_values_are_cited_by_the_studys_metrics():
     row = {"tiny/multi/map": 0.5, "other/multi/map": 0.1}
     published = {"source": "A and B 2020", "encoder": "XLM-R", "values": {"hybrid": row}}
