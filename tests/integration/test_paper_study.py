@@ -68,7 +68,7 @@ def test_published_setup_runs_whole_on_tiny_encoders(
     monkeypatch.setenv("HBT_MODELS", str(tmp_path))
     model = write_model(tmp_path / "encoder", write_data(tmp_path))
     debiased = ("methods.debiased={trained: false, encoder_of: hybrid, debiased: mean}", "debias_items=20")
-    fair = "methods.fair={settings: {mix.strategy: one-to-k}, tokens_of: hybrid}"
+    fair = "methods.fair={settings: {mix.strategy: one-to-k, mix.positive_languages: 3}, tokens_of: hybrid}"
     overrides = (*SHORT, *debiased, fair, f"run.model.path={model}", f"run.tracking.uri=sqlite:///{tmp_path}/mlflow.db")
     config = load_study(study_file("paper"), overrides, preset)
     assert (config.run.mix.hard_negatives, config.run.text.query_prefix) == (1, "Query: ")
