@@ -128,9 +128,10 @@ class StudyRunner:
         first_of: dict[tuple[str, str, str | None], Experiment] = {}
         different, repeated = [], []
         for experiment, inputs in unfinished:
-            digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
-            key = digest, settings, experiment.method.debiased
-            first = experiment if experiment.method.trained else first_of.setdefault(key, experiment)
+            first = experiment
+            if not experiment.method.trained:
+                digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+                first = first_of.setdefault((digest, settings, experiment.method.debiased), experiment)
             if first is experiment:
                 different.append((experiment, inputs))
             else:

@@ -80,7 +80,7 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         dataset = _load(shard)
         shard = _resolved(shard, dataset.column_names)
         present = present_columns(shard.columns, dataset.column_names)
-        dataset = dataset.select_columns([_TRANSLATION] if _is_bitext(dataset.column_names) else present)
+        dataset = dataset.select_columns([_TRANSLATION] if shard.options.get("bitext") else present)
         dataset = dataset.select(range(first, len(dataset) if end is None else end))
         class_names = {name: label.names for name, label in dataset.features.items() if hasattr(label, "int2str")}
         for table in dataset.with_format("arrow").iter(_ROWS_PER_BATCH):
@@ -114,10 +114,6 @@ def _read_stream(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     name = Path(shard.location).name
     for number, record in enumerate(dataset, start=1):
         yield from _rows_of(_with_class_names(record, class_names), shard, f"{name}:{number}", number)
-
-
-def _is_bitext(names: list[str]) -> bool:
-    return _TRANSLATION in names
 
 
 def _rows_of(record: object, shard: CorpusShard, location: str, number: int) -> Iterator[CorpusRow | RejectedRow]:
@@ -194,7 +190,7 @@ def _resolved(shard: CorpusShard, names: list[str]) -> CorpusShard:
         CorpusError: a column is missing, or no column names the language and the settings do not.
     """
     location, configured = Path(shard.location).name, shard.columns
-    if _is_bitext(names):
+    if _TRANSLATION in names:
         return replace(shard, columns=Columns(), options={**shard.options, "bitext": True})
     if shard.language is None and not has_column(configured, "language", names):
         if configured.language != Columns().language:
