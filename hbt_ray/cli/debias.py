@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hbt_ray.cli.evaluation import benchmark_folders
-from hbt_ray.cli.options import check_corpora, examples
+from hbt_ray.cli.options import check_corpora, examples, loading_options
 from hbt_ray.config import CorpusConfig, build, load_config
 
 
@@ -44,10 +44,7 @@ from hbt_ray.config import CorpusConfig, build, load_config
     "--exclude", multiple=True, help="NAME=FOLDER of a benchmark whose texts are not to be fitted on. Repeatable."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of items.")
-@click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
-@click.option("--query-prefix", help="Default: what the model brings.")
-@click.option("--passage-prefix", help="Default: what the model brings.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository.")
+@loading_options
 def debias(
     model: str,
     paths: Sequence[str],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hbt_ray.cli.options import OUT_DEFAULT, examples
+from hbt_ray.cli.options import OUT_DEFAULT, examples, loading_options
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", required=True, help="Folder for the report.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="fp32", show_default=True)
-@click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository.")
-@click.option("--query-prefix", help="Default: what the model brings.")
-@click.option("--passage-prefix", help="Default: what the model brings.")
+@loading_options
 @click.option("--with-paragraph", is_flag=True, help="Encode a sentence together with its paragraph.")
 @click.option("--split", help="Where a benchmark has several. Default: the one that is usually reported.")
 @click.option(

@@ -63,6 +63,21 @@ def out_option(folder: str, default: str) -> Callable[[CommandT], CommandT]:
     return click.option("--out", help=f"{folder}. Default: {OUT_DEFAULT}/{default}.")
 
 
+def loading_options(command: CommandT) -> CommandT:
+    """Add the options of how any model is loaded and used."""
+    options = (
+        click.option(
+            "--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none."
+        ),
+        click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository."),
+        click.option("--query-prefix", help="Default: what the model brings."),
+        click.option("--passage-prefix", help="Default: what the model brings."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def check_corpora(config: RunConfig | PretrainRunConfig) -> None:
     """Check, before anything is started, that corpora are configured and have the configured languages.
 
