@@ -121,7 +121,7 @@ MAX_USES_OF_ANY = 60
 
 # Tests of something else than a module of their package.
 OTHER_TESTS = {
-    *("test_architecture", "test_docs", "test_golden", "test_security"),
+    *("test_architecture", "test_docs", "test_golden", "test_kuberay", "test_security"),
     "test_notebooks",  # jobs/notebooks
     "test_nested_json",  # every reader of JSON
     "cli/test_commands",  # every command
