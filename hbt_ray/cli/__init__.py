@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from hbt_ray.cli.audit import replay, verify
 from hbt_ray.cli.bench import bench
 from hbt_ray.cli.command_group import Commands
 from hbt_ray.cli.config import config
@@ -55,7 +56,7 @@ def main() -> None:
 
 _COMMANDS = (
     *(quickstart, doctor, inspect, config, prepare, plan, train, evaluate, explain, compare),
-    *(debias, export, mine, pretrain, search, study, bench),
+    *(debias, export, mine, pretrain, search, study, verify, replay, bench),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -187,7 +187,7 @@ class TokenStore:
         key = (source, split, name)
         column = self._columns.get(key, {}).get(number)
         if column is None:
-            array = self._table(source, split, number).column(name).chunk(0)
+            array = self.table(source, split, number).column(name).chunk(0)
             column = array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy()
             # Entered after the table was opened, since opening one may release all others.
             self._columns.setdefault(key, {})[number] = column
@@ -199,7 +199,7 @@ class TokenStore:
         """Read the first `count` hard negatives of each of B items: ids, and lengths (B * count,)."""
         sequences = []
         for number, row in zip(*self._locate(source, rows, split), strict=True):
-            column = self._table(source, split, number).column(f"negatives/{language}").chunk(0)
+            column = self.table(source, split, number).column(f"negatives/{language}").chunk(0)
             sequences += [np.asarray(ids) for ids in column[row].as_py()[:count]]
         return _concatenate(sequences)
 
@@ -208,7 +208,7 @@ class TokenStore:
         found = np.zeros(len(rows), np.int64)
         numbers, shard_rows = self._locate(source, rows, split)
         for number in set(numbers):
-            table = self._table(source, split, number)
+            table = self.table(source, split, number)
             if "component" in table.schema.names:
                 in_shard = np.array(numbers) == number
                 found[in_shard] = table.column("component").chunk(0).to_numpy()[np.array(shard_rows)[in_shard]]
@@ -224,7 +224,7 @@ class TokenStore:
         found = np.zeros((len(rows), count), np.int64)
         name = f"negative_components/{language}"
         for index, (number, row) in enumerate(zip(*self._locate(source, rows, split), strict=True)):
-            table = self._table(source, split, number)
+            table = self.table(source, split, number)
             if name in table.schema.names:
                 known = table.column(name).chunk(0)[row].as_py()[:count]
                 found[index, : len(known)] = known
@@ -233,7 +233,7 @@ class TokenStore:
     def item_ids(self, source: str, rows: np.ndarray, split: Split = "train") -> list[str]:
         """Return the corpus' ids of some items."""
         return [
-            self._table(source, split, number).column("item_id").chunk(0)[row].as_py()
+            self.table(source, split, number).column("item_id").chunk(0)[row].as_py()
             for number, row in zip(*self._locate(source, rows, split), strict=True)
         ]
 
@@ -243,7 +243,7 @@ class TokenStore:
         for source, of_source in self.manifest.sources.items():
             for split in get_args(Split):
                 for number in range(len(of_source.shards.get(split, ()))):
-                    table = self._table(source, split, number)
+                    table = self.table(source, split, number)
                     for name in table.schema.names:
                         if name.startswith(("question/", "passage/", "negatives/")):
                             column = table.column(name)
@@ -283,7 +283,8 @@ class TokenStore:
         numbers = np.searchsorted(starts, rows, side="right") - 1
         return numbers.tolist(), (rows - starts[numbers]).tolist()
 
-    def _table(self, source: str, split: Split, number: int) -> pa.Table:
+    def table(self, source: str, split: Split, number: int) -> pa.Table:
+        """Return a shard: a row for each item, a column for each kind of text and language."""
         shard = self.manifest.sources[source].shards[split][number]
         if shard.file not in self._tables:
             if shard.file not in self._checked:

@@ -83,6 +83,12 @@ class PairTokenizer:
             tokens[n] = encoding.ids
         return [np.array(ids, dtype=self.token_type) for ids in tokens]
 
+    def encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encode whole texts without prefix and special tokens: one array of ids for each."""
+        self._backend.no_truncation()
+        found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=self.token_type) for encoding in found]
+
     def _head(self, text: str, min_chars: int) -> str:
         """Return the text up to the first end of a word at or after `min_chars`; whole if tokens may contain spaces."""
         end = _WORD_END.search(text, min_chars) if self._splits_at_spaces else None

@@ -15,6 +15,7 @@ from hbt_ray.data.zero_shot import read_decontaminated
 from hbt_ray.evaluation.evaluator import EvalReport
 from hbt_ray.evaluation.metrics import display_name, headline_metrics
 from hbt_ray.evaluation.report import format_value
+from hbt_ray.training.training_record import read_training_record
 from hbt_ray.utils.atomic_write import atomic_write_text
 
 CARD = "README.md"
@@ -56,6 +57,7 @@ def write_model_card(
         ],
         decontaminated=sorted((read_decontaminated(folder) or {}).values()),
         left_out=sum(len(counts.get("items_dropped_for_evaluation", ())) for counts in manifest.counts.values()),
+        record=read_training_record(folder),
         settings=dump_yaml({key: _without_folders(value) for key, value in settings.items()}),
         evaluations=[_describe(report) for report in reports.values()],
     )

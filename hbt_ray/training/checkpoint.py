@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from safetensors import SafetensorError
 
 from hbt_ray.config import LoopConfig, RunConfig
+from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.zero_shot import keep_decontaminated
 from hbt_ray.errors import CheckpointError, StorageError
 from hbt_ray.training.lr_schedule import learning_rate
@@ -275,14 +276,17 @@ def export_encoder(
 ) -> None:
     """Write the encoder of `load_checkpointed_encoder` as a sentence-transformers folder, complete or not at all.
 
-    With it the benchmarks are kept that its store was decontaminated against.
+    With it the benchmarks are kept that its store was decontaminated against, and a record of its training.
     """
     from hbt_ray.models.encoder import save_encoder
+    from hbt_ray.training.training_record import TrainingRecord
 
+    record = TrainingRecord.of(config, read_manifest(store), step)
     encoder = load_checkpointed_encoder(config, initial_model, checkpoints, step)
     with atomic_folder(folder) as partial:
         save_encoder(encoder, partial)
         keep_decontaminated(Path(store), initial_model, partial)
+        record.write(partial)
 
 
 def _check(folder: Path) -> None:

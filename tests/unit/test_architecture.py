@@ -62,7 +62,7 @@ INNER_LAYERS = {
         {"decontamination", "inspection", "token_store"},
         {"row_tables", "tokenizer"},
         {"prepare", "store_inputs", "zero_shot"},
-        {"item_order", "store_maker"},
+        {"item_order", "store_maker", "text_search"},
         {"hybrid_dataset"},
     ),
     "cluster": (

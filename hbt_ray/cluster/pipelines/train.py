@@ -32,6 +32,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
+from hbt_ray.sampling.order_digest import order_digest
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.checkpoint import export_encoder
 from hbt_ray.training.completed_run import mark_completed
@@ -154,7 +155,9 @@ def run_prepared(
 
 def _log_inputs(tracker: Tracker, config: RunConfig, store: Path, sampler: HybridStepSampler) -> None:
     log_inputs(tracker, config, store, "training")
-    mix = sampler.realised_mix(0, config.train.steps * config.train.gradient_accumulation)
+    batches = config.train.steps * config.train.gradient_accumulation
+    tracker.set_tags({"store": read_manifest(store).content_fingerprint(), "order": order_digest(sampler, batches)})
+    mix = sampler.realised_mix(0, batches)
     rows = [{"of": of, "value": value, "share": fraction} for of, by in mix.items() for value, fraction in by.items()]
     tracker.log_table("realised_mix", rows)
 
