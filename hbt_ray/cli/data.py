@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +18,12 @@ from hbt_ray.cli.options import (
     out_option,
     overrides_argument,
 )
-from hbt_ray.config import load_config, with_absolute_paths
-from hbt_ray.errors import ConfigError
+from hbt_ray.config import RunConfig, load_config, with_absolute_paths
+from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.utils.atomic_write import atomic_write_text
+
+if TYPE_CHECKING:
+    from hbt_ray.data.token_store import TokenStore
 
 
 @click.command(
@@ -81,7 +86,13 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     click.echo(f"next     {shlex.join(['hbt', 'train', *options, *overrides])}")
 
 
-@click.command(epilog=examples("hbt plan --config smoke --steps 0:40", "hbt plan --config smoke alpha=1 --workers 4"))
+@click.command(
+    epilog=examples(
+        "hbt plan --config smoke --steps 0:40",
+        "hbt plan --config smoke alpha=1 --workers 4",
+        "hbt plan --config faq.yaml --on 8xh100 --price 2.5",
+    )
+)
 @config_option
 @overrides_argument
 @click.option("--workers", type=click.IntRange(1), help="Default: the configuration's.")
@@ -89,6 +100,8 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
 @click.option(
     "--store", help="A store, or a folder that has only its manifest.json. Default: prepared as for training."
 )
+@click.option("--on", metavar="NxGPU", help="Show what the training costs on GPUs such as 8xh100, or here.")
+@click.option("--price", type=click.FloatRange(0), help="Of a GPU for an hour, with --on.")
 @out_option("Folder for plan.parquet and plan.png", "NAME-plan")
 def plan(
     config_file: str | None,
@@ -96,12 +109,16 @@ def plan(
     workers: int | None,
     steps: str | None,
     store: str | None,
+    on: str | None,
+    price: float | None,
     out: str | None,
 ) -> None:
-    """Show which worker gets which pair at which step.
+    """Show which worker gets which pair at which step, or what the training costs.
 
-    Nothing is trained.
+    Nothing is written but the plan. With --on here, a minute of training is measured.
     """
+    if price is not None and on is None:
+        raise UserError("--price is that of a GPU for an hour; write also --on, such as --on 8xh100")
     config = load_config(config_file, overrides)
     if store is None:
         check_corpora(config)
@@ -119,9 +136,26 @@ def plan(
         opened = TokenStore.open(api.prepare(config, folder.parent / "stores", verify=False))
     else:
         opened = TokenStore.open(Path(store).expanduser())
+    if on is not None:
+        _show_cost(config, opened, on, price)
+        return
     sampler, ranks = training_sampler(config, opened.manifest), workers or config.train.max_workers
     batches = (config.train.chunk_pairs, config.train.gradient_accumulation)
     trace = SamplerTrace(sampler, opened, first, last, ranks, *batches)
     write_trace(trace, folder)
     print_tables(trace_tables(trace))
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
+
+
+def _show_cost(config: RunConfig, store: TokenStore, on: str, price: float | None) -> None:
+    """Print what a training costs."""
+    from hbt_ray.bench.run_cost import describe_cost, estimate_cost
+    from hbt_ray.data.store_inputs import store_tokenizer
+    from hbt_ray.training.initial_model import prepare_initial_model
+    from hbt_ray.training.run_dir import run_dir_of
+
+    with tempfile.TemporaryDirectory() as scratch:  # of an encoder with random weights
+        tokenizer = store_tokenizer(store.folder, config.prepare_inputs)
+        initial = prepare_initial_model(config, tokenizer, run_dir_of(config, scratch))
+        for line in describe_cost(estimate_cost(config, store, initial, on, price)):
+            click.echo(line)
