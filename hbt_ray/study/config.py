@@ -47,6 +47,8 @@ class Method(ConfigSection):
     """Another method, whose encoder of the same seed is the teacher of `loss.distillation`."""
     encoder_of: str | None = None
     """Another method, whose encoder of the same seed is evaluated. Needs `trained: false`."""
+    averaged_with: str | None = None
+    """Another method. Its weights of the same seed and this one's are averaged before the evaluation."""
     debiased: Literal["mean", "projection", "leace"] | None = None
     """How the language is removed from the vectors of its encoder, fitted on the corpora as by `hbt debias`."""
     tokens_of: str | None = None
@@ -60,7 +62,9 @@ class Method(ConfigSection):
     @property
     def needs(self) -> tuple[str, ...]:
         """The methods whose encoders this one uses."""
-        return tuple(name for name in (self.mined_with, self.taught_by, self.encoder_of) if name is not None)
+        return tuple(
+            name for name in (self.mined_with, self.taught_by, self.encoder_of, self.averaged_with) if name is not None
+        )
 
     @model_validator(mode="after")
     def _check_untrained(self) -> Method:

@@ -36,13 +36,16 @@ class Experiment:
         """Return its paths in the study's folder."""
         return run_dir_of(self.config, study / "cells" / word_name(self.method_name) / f"seed-{self.seed}", study)
 
-    def is_finished(self, study: Path, encoder: str, benchmarks: Mapping[str, str]) -> bool:
+    def is_finished(
+        self, study: Path, encoder: str, benchmarks: Mapping[str, str], averaged_with: str | None = None
+    ) -> bool:
         """Return whether its reports are as they were written, of this encoder, these benchmarks and these settings.
 
         Args:
             study: folder of the study.
             encoder: folder or hub name of the encoder to evaluate. That of a finished experiment may be deleted.
             benchmarks: name -> fingerprint of its content.
+            averaged_with: folder or hub name of the encoder whose weights are averaged with it; None: none.
 
         Raises:
             CheckpointError: the trained encoder is not as it was when it was evaluated.
@@ -51,7 +54,7 @@ class Experiment:
         before = done_with(_marker(run_dir))
         if before is None:
             return False
-        now = self._evaluated_with(run_dir, encoder, benchmarks)
+        now = self._evaluated_with(run_dir, encoder, benchmarks, averaged_with)
         if self.method.trained and not run_dir.model.exists():
             now["model"] = before.get("model")
         if self.method.trained and now["model"] != before.get("model"):
@@ -62,17 +65,22 @@ class Experiment:
             report_fault(run_dir.evaluations / name) for name in now["reports"]
         )
 
-    def mark_finished(self, study: Path, encoder: str, benchmarks: Mapping[str, str]) -> None:
+    def mark_finished(
+        self, study: Path, encoder: str, benchmarks: Mapping[str, str], averaged_with: str | None = None
+    ) -> None:
         """Record what it is evaluated with, and the checksums of its reports. Arguments as of `is_finished`."""
         run_dir = self.run_dir(study)
-        mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks))
+        mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks, averaged_with))
 
-    def _evaluated_with(self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str]) -> JsonObject:
+    def _evaluated_with(
+        self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str], averaged_with: str | None = None
+    ) -> JsonObject:
         reports = sorted(file for file in run_dir.evaluations.glob("*/report.json") if file.is_file())
         return {
             "evaluate": self.config.evaluate.fingerprint(),
             "benchmarks": dict(benchmarks),
             "model": content_digest(encoder),
+            **({} if averaged_with is None else {"averaged_with": content_digest(averaged_with)}),
             **({"debiased": self.method.debiased} if self.method.debiased else {}),
             "reports": {file.parent.name: file_sha256(file) for file in reports},
         }

@@ -33,6 +33,7 @@ from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.run_evaluation import LoadOptions, check_benchmarks
+from hbt_ray.models.averaging import average_encoders
 from hbt_ray.models.encoder import default_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
@@ -67,6 +68,7 @@ class ExperimentInputs:
     store: Path
     model: str
     debias_items: int
+    averaged_with: str | None  # the encoder whose weights are averaged with the trained ones
 
 
 class StudyRunner:
@@ -125,13 +127,14 @@ class StudyRunner:
         self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]
     ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
         """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-        first_of: dict[tuple[str, str, str | None], Experiment] = {}
+        first_of: dict[tuple[str, str, str, str | None], Experiment] = {}
         different, repeated = [], []
         for experiment, inputs in unfinished:
             first = experiment
             if not experiment.method.trained:
                 digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
-                first = first_of.setdefault((digest, settings, experiment.method.debiased), experiment)
+                averaged = "" if inputs.averaged_with is None else content_digest(inputs.averaged_with)
+                first = first_of.setdefault((digest, averaged, settings, experiment.method.debiased), experiment)
             if first is experiment:
                 different.append((experiment, inputs))
             else:
@@ -161,10 +164,19 @@ class StudyRunner:
             self._finish(experiment, seconds)
 
     def _is_finished(self, experiment: Experiment) -> bool:
-        return experiment.is_finished(self.folder, self._encoder_of(experiment), self._fingerprints(experiment))
+        return experiment.is_finished(
+            self.folder,
+            self._encoder_of(experiment),
+            self._fingerprints(experiment),
+            self._averaged_with(experiment),
+        )
 
     def _encoder_of(self, experiment: Experiment) -> str:
         return self._encoders[experiment.method_name, experiment.seed]
+
+    def _averaged_with(self, experiment: Experiment) -> str | None:
+        name = experiment.method.averaged_with
+        return None if name is None else self._encoders[name, experiment.seed]
 
     def _fingerprints(self, experiment: Experiment) -> dict[str, str]:
         """Return the fingerprint of each benchmark of an experiment; a method may read them in its way."""
@@ -218,7 +230,7 @@ class StudyRunner:
             tokens = encoded_tokens(config, TokenStore.open(store))
             key = experiment.method_name, experiment.seed
             self.training_tokens[key] = TrainingTokens(config.train.steps, tokens)
-        inputs = ExperimentInputs(store, model, self.config.debias_items)
+        inputs = ExperimentInputs(store, model, self.config.debias_items, self._averaged_with(experiment))
         self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
         return experiment, inputs
 
@@ -255,7 +267,12 @@ class StudyRunner:
         run_dir = experiment.run_dir(self.folder)
         run_dir.checkpoints.delete()
         run_dir.checkpoint_metrics.delete()
-        experiment.mark_finished(self.folder, self._encoder_of(experiment), self._fingerprints(experiment))
+        experiment.mark_finished(
+            self.folder,
+            self._encoder_of(experiment),
+            self._fingerprints(experiment),
+            self._averaged_with(experiment),
+        )
         self.num_finished += 1
         metrics = read_run_metrics(run_dir.path)
         values = [f"{display_name(name)} {metrics[name]:.4g}" for name in self.config.measures if name in metrics]
@@ -297,7 +314,7 @@ def _run_experiment(
 ) -> None:
     """Train an experiment from its newest checkpoint, if its method is trained, and write its reports.
 
-    A method that removes the language from the vectors does so after training.
+    A method that averages weights or removes the language from the vectors does so after training.
 
     Args:
         experiment: with its complete configuration.
@@ -319,6 +336,12 @@ def _run_experiment(
         trust_remote_code=model.trust_remote_code,
     )
     encoder = _encoder_of(experiment, inputs, run_dir)
+    if inputs.averaged_with is not None:
+        averaged = run_dir.path / "averaged"
+        average_encoders(
+            encoder, inputs.averaged_with, averaged, pooling=model.pooling, trust_remote_code=model.trust_remote_code
+        )
+        encoder = str(averaged)
     if experiment.method.debiased:
         sets, debiased = dict(config.prepare_inputs.evaluation_sets), run_dir.path / "debiased"
         debias_model(
