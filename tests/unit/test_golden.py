@@ -783,7 +783,7 @@ SETTINGS: dict[str, str] = {
         made.corpus.format=embedded|squad|jsonl|json|csv|tsv|parquet|huggingface|msmarco|bitext|tmx|text
         made.corpus.ids made.corpus.ids=column|rows|unique made.corpus.language made.corpus.languages
         made.corpus.licence made.corpus.max_negatives made.corpus.name made.corpus.path made.corpus.split
-        made.corpus.subset made.items made.questions measures methods methods.debiased
+        made.corpus.subset made.items made.questions measures methods methods.averaged_with methods.debiased
         methods.debiased=mean|projection|leace methods.encoder_of methods.mined_with methods.pretrained
         methods.settings methods.taught_by methods.tokens_of methods.trained name optional_benchmarks pretraining
         pretraining.after pretraining.settings published published.encoder published.source published.values question

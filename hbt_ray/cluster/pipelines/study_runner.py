@@ -222,8 +222,10 @@ class StudyRunner:
         training_sampler(config, manifest)  # raises if the store cannot serve the configuration
         validation_sampler(config, manifest)
         encoder_of = experiment.method.encoder_of
-        model = str(run_dir.initial_model) if encoder_of is None else self._encoders[encoder_of, experiment.seed]
-        if encoder_of is None and not run_dir.initial_model.exists():
+        model = config.model.path or str(run_dir.initial_model)
+        if encoder_of is not None:
+            model = self._encoders[encoder_of, experiment.seed]
+        elif not config.model.path and not run_dir.initial_model.exists():
             model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
         run_dir.write_config(config)
         if experiment.method.trained and self._counts_tokens:
