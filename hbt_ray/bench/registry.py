@@ -21,6 +21,7 @@ BENCHES = {
     "vocabulary_state": "hbt_ray.bench.vocabulary:bench_vocabulary_state",
     "vocabulary_step": "hbt_ray.bench.vocabulary:bench_vocabulary_step",
     "embed": "hbt_ray.bench.embedding:bench_embedding",
+    "exact_search": "hbt_ray.bench.exact_search:bench_exact_search",
     "scale": "hbt_ray.bench.scaling_model:bench_scaling",
     "feed_40m": "hbt_ray.bench.data_feed:bench_feed_of_large_store",
     "train_under_ray": "hbt_ray.cluster.bench.training:bench_train_under_ray",

@@ -26,7 +26,7 @@ from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans
 from hbt_ray.evaluation.metrics import METRICS
 from hbt_ray.evaluation.question_results import LISTED, QuestionResults, question_results
 from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics, run_file_metrics
-from hbt_ray.retrieval.faiss_index import TopK
+from hbt_ray.retrieval.exact_search import TopK
 from hbt_ray.retrieval.passage_index import PassageIndex
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
 from hbt_ray.retrieval.passage_windows import window_passages

@@ -18,7 +18,7 @@ import numpy as np
 from hbt_ray.config import MineConfig
 from hbt_ray.data.components import text_key
 from hbt_ray.data.text_normalization import normalize_for_matching
-from hbt_ray.retrieval.faiss_index import top_k
+from hbt_ray.retrieval.exact_search import top_k
 
 _QUESTIONS_PER_BLOCK = 4096  # whose candidate lists are in memory together
 

@@ -20,7 +20,7 @@ import numpy as np
 from hbt_ray.errors import UserError
 
 _MIN_THRESHOLDS_TO_SORT = 3  # of a query: from here on, sorting its scores is faster than comparing them with each
-_SCORE_ALL_DIVISOR = 8  # where more than N / 8 passages are near a query's thresholds, all N are scored exactly
+SCORE_ALL_DIVISOR = 8  # where more than N / 8 passages need to be scored for a query, all N are
 _PAIRS_PER_BLOCK = 1024  # scored exactly: few enough to stay in a cache of the processor
 PASSAGES_PER_BLOCK = 4096  # multiplied in float64
 
@@ -43,9 +43,8 @@ def exact_scores(
         part = slice(first, first + _PAIRS_PER_BLOCK)
         of_pairs = queries[rows[part]]
         # Summed along contiguous rows: the order of the additions depends only on D.
-        # Adding 0 turns -0 into 0.
-        scores[part] = np.add.reduce(of_pairs.astype(np.float64) * passages[passage_indices[part]], axis=1) + 0.0
-    return scores
+        scores[part] = np.add.reduce(of_pairs.astype(np.float64) * passages[passage_indices[part]], axis=1)
+    return scores + np.float32(0)  # turns -0 into 0
 
 
 def exact_scores_of_all(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
@@ -91,18 +90,45 @@ def scores_of_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return bits.view(np.float32), keys & 0xFFFFFFFF
 
 
-def float32_error_bound(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-    """Return an upper bound of a float32 dot product's rounding error, per query: (Q, D), (P, D) -> (Q,) float32.
+def longest_vector(vectors: np.ndarray) -> float:
+    """Return an upper bound of the lengths of vectors (P, D) float32: they are summed in float32, with its errors."""
+    with np.errstate(over="ignore"):
+        squares = np.einsum("pd,pd->p", vectors, vectors).max(initial=0.0)
+    if np.isinf(squares):
+        squares = np.einsum("pd,pd->p", vectors, vectors, dtype=np.float64).max()
+    width = vectors.shape[1]
+    return float(np.sqrt(float(squares) * (1 + 2 * _gamma(width))) + width * 2.0**-63)
 
-    For a query q it is (16 + sqrt(D)) * u * |q| * max |p|, with u = 2^-24 the unit roundoff of float32. The worst case
-    is D * u * |q| * |p| (Higham 2002, section 3.1); errors of independent signs grow with sqrt(D) (Higham and Mary
-    2019). The constant is empirical: the largest error observed, for D from 64 to 1,024 and values that are spread
-    evenly, equal or in spikes, is a third of this bound.
+
+def float32_error_bound(queries: np.ndarray, longest: float) -> np.ndarray:
+    """Return an upper bound of |s - e| for each query: (Q, D) -> (Q,) float64.
+
+    s is the float32 dot product of the query and any passage, e their exact score:
+
+        |s - q.p| <= gamma(D) |q| |p|      gamma(n) = n u / (1 - n u), u = 2^-24
+
+    for every order of the additions, with or without fused multiply-add (Higham 2002, section 3.1). The score is
+    rounded to float32: another u |q| |p|. gamma(D + 4) leaves 3 u for the errors of float64. A product or sum that
+    underflows adds 2^-126 at most. The bound is infinite where a product might overflow.
+
+    Args:
+        queries: (Q, D) float32.
+        longest: `longest_vector` of the passages.
     """
-    longest = np.sqrt(np.einsum("pd,pd->p", passages, passages).max(initial=0.0))
-    units = (16 + np.sqrt(queries.shape[1])) * 2.0**-24
-    lengths: np.ndarray = np.linalg.norm(queries, axis=1)
-    return (units * longest * lengths).astype(np.float32)
+    width = queries.shape[1]
+    largest = np.linalg.norm(queries.astype(np.float64), axis=1) * longest
+    bound: np.ndarray = np.where(largest < 2.0**126, _gamma(width) * largest + width * 2.0**-125, np.inf)
+    return bound
+
+
+def _gamma(width: int) -> float:
+    return (width + 4) * 2.0**-24 / (1 - (width + 4) * 2.0**-24)
+
+
+def round_down(values: np.ndarray) -> np.ndarray:
+    """Return float32 values that are below float64 ones."""
+    below: np.ndarray = np.nextafter(values.astype(np.float32), np.float32(-np.inf))
+    return below
 
 
 def count_higher_scoring(
@@ -131,7 +157,7 @@ def count_higher_scoring(
         score_all: (rows,) -> exact scores of the queries with all passages (rows, N).
     """
     is_given = ~np.isnan(thresholds)
-    low, high = thresholds - error_bound[:, None], thresholds + error_bound[:, None]
+    low, high = round_down(thresholds - error_bound[:, None]), -round_down(-thresholds - error_bound[:, None])
     # 1. Those above for certain.
     many = np.count_nonzero(is_given.any(axis=0)) >= _MIN_THRESHOLDS_TO_SORT
     count = _counts_by_sorting if many else _counts_by_comparing
@@ -139,7 +165,8 @@ def count_higher_scoring(
     # 2. Those within the bound.
     near = not_below - above
     width = approximate.shape[1]
-    crowded = near.sum(axis=1) > is_here.sum(axis=1) + width / _SCORE_ALL_DIVISOR
+    crowded = near.sum(axis=1) > is_here.sum(axis=1) + width / SCORE_ALL_DIVISOR
+    crowded |= np.isinf(error_bound)
     unsettled = (near > is_here) & ~crowded[:, None]
     # 3. Exact scores of those.
     slots_to_settle = np.flatnonzero(unsettled.any(axis=0))
@@ -171,15 +198,9 @@ def _positions_between(
     """
     rows = np.flatnonzero(selected)
     of_rows = scores[rows]
-    width = scores.shape[1]
-    mask = np.zeros((len(rows), -(-width // 8) * 8), bool)
-    np.greater_equal(of_rows, low[rows, None], out=mask[:, :width])
-    mask[:, :width] &= of_rows <= high[rows, None]
-    # Few are set: words of eight zeros are skipped.
-    words = np.flatnonzero(mask.view(np.uint64))
-    flat = (words[:, None] * 8 + np.arange(8)).ravel()
-    flat = flat[mask.reshape(-1)[flat]]
-    return rows[flat // mask.shape[1]], flat % mask.shape[1]
+    is_between = (of_rows >= low[rows, None]) & (of_rows <= high[rows, None])
+    found, positions = divmod(np.flatnonzero(is_between), scores.shape[1])
+    return rows[found], positions
 
 
 def _counts_by_sorting(

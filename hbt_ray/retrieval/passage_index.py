@@ -7,15 +7,18 @@ in the order of their ids; a span is some of them (see `passage_shard`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from hbt_ray.errors import UserError
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
-from hbt_ray.retrieval.faiss_index import TopK, merge_top_k
+from hbt_ray.retrieval.exact_search import TopK, merge_top_k
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span, is_within
+
+T = TypeVar("T")
 
 
 class ShardBackend(Protocol):
@@ -40,31 +43,45 @@ class ShardBackend(Protocol):
     def vectors_of(self, passage_indices: np.ndarray) -> list[np.ndarray]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ShardsOnDemand:
+    """Shards that are opened whenever they are searched, one after the other: memory holds one of them."""
+
+    open_shard: Callable[[int], PassageIndexShard]  # by number
+    count: int
+
+    def __iter__(self) -> Iterator[PassageIndexShard]:
+        return map(self.open_shard, range(self.count))
+
+
 class LocalShards:
     """A `ShardBackend` of shards in this process."""
 
-    def __init__(self, shards: Sequence[PassageIndexShard]) -> None:
+    def __init__(self, shards: Sequence[PassageIndexShard] | ShardsOnDemand) -> None:
         self._shards = shards
 
     def size(self) -> list[int]:
-        return [shard.size() for shard in self._shards]
+        return self._each(lambda shard: shard.size())
 
     def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None) -> list[TopK]:
-        return [shard.top_k(queries, k, span) for shard in self._shards]
+        return self._each(lambda shard: shard.top_k(queries, k, span))
 
     def exact_top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None) -> list[TopK]:
-        return [shard.exact_top_k(queries, k, span) for shard in self._shards]
+        return self._each(lambda shard: shard.exact_top_k(queries, k, span))
 
     def scores_of(self, queries: np.ndarray, passage_indices: np.ndarray) -> list[np.ndarray]:
-        return [shard.scores_of(queries, passage_indices) for shard in self._shards]
+        return self._each(lambda shard: shard.scores_of(queries, passage_indices))
 
     def counts_above(
         self, queries: np.ndarray, scores: np.ndarray, passage_indices: np.ndarray, spans: Sequence[Span]
     ) -> list[np.ndarray]:
-        return [shard.counts_above(queries, scores, passage_indices, spans) for shard in self._shards]
+        return self._each(lambda shard: shard.counts_above(queries, scores, passage_indices, spans))
 
     def vectors_of(self, passage_indices: np.ndarray) -> list[np.ndarray]:
-        return [shard.vectors_of(passage_indices) for shard in self._shards]
+        return self._each(lambda shard: shard.vectors_of(passage_indices))
+
+    def _each(self, method: Callable[[PassageIndexShard], T]) -> list[T]:
+        return list(map(method, self._shards))  # a loop's variable would hold one shard while the next is opened
 
 
 class PassageIndex:

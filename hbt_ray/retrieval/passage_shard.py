@@ -20,15 +20,10 @@ from hbt_ray.retrieval.exact_scores import (
     exact_scores,
     exact_scores_of_all,
     float32_error_bound,
+    longest_vector,
 )
-from hbt_ray.retrieval.faiss_index import (
-    MIN_APPROXIMATE_VECTORS,
-    ApproximateIndex,
-    IndexType,
-    TopK,
-    sort_by_exact_score,
-    top_k,
-)
+from hbt_ray.retrieval.exact_search import TopK, sort_by_exact_score, top_k
+from hbt_ray.retrieval.faiss_index import MIN_APPROXIMATE_VECTORS, ApproximateIndex, IndexType
 from hbt_ray.utils.progress import stage
 
 Span = slice | np.ndarray
@@ -64,6 +59,7 @@ class PassageIndexShard:
         """
         check_vectors(vectors[:0], vectors)
         self._vectors = np.ascontiguousarray(vectors, np.float32)
+        self._longest = longest_vector(self._vectors)
         self._first = first
         # (P + 1,), the windows of passage p are [p] to [p + 1]; None: window p is passage p.
         self._window_offsets = None if window_starts is None else np.append(window_starts, len(vectors))
@@ -104,7 +100,7 @@ class PassageIndexShard:
     def exact_top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> TopK:
         """Return what `top_k` returns for a flat index, whatever index the shard has."""
         return self._best_passages(
-            lambda rows, depth: top_k(queries[rows], self._vectors, depth),
+            lambda rows, depth: top_k(queries[rows], self._vectors, depth, self._longest),
             len(queries),
             k if self._is_within(span) else 0,
         )
@@ -180,7 +176,7 @@ class PassageIndexShard:
         """
         counts = np.zeros((len(spans), *passage_indices.shape), np.int64)
         local_spans = [self._locate(span, passage_indices) for span in spans]
-        error_bound = float32_error_bound(queries, self._vectors)
+        error_bound = float32_error_bound(queries, self._longest)
         block = max(1, min(_MAX_QUERIES_PER_BLOCK, MAX_SCORES_IN_MEMORY // max(len(self._vectors), 1)))
         # Allocated once for all blocks: allocating for each would take longer than the products do.
         products = np.empty((block, len(self._vectors)), np.float32)

@@ -65,20 +65,26 @@ def test_approximate_index_reports_its_depth_and_its_recall(cluster, settings, t
     assert pq.read_table(tmp_path / "deep" / "out" / "per_query.parquet").num_rows > 0
 
 
-def test_shard_process_loads_only_its_vectors(cluster, tmp_path):
+def test_shard_process_loads_only_its_vectors(cluster, tmp_path, monkeypatch):
     width, size = 256, 80_000
     rng = np.random.default_rng(0)
     files = [
         write_embedding_shard(tmp_path, n, rng.standard_normal((size // 4, width), dtype=np.float32)) for n in range(4)
     ]
     write_cache_manifest(tmp_path, files, width)
-    peaks = {}
-    for shards in (1, 4):
+    vectors = size * width * 4
+    monkeypatch.setattr("hbt_ray.cluster.evaluation.sharded_search._BYTES_ON_DEMAND", vectors // 8)
+    queries = rng.standard_normal((4, width), dtype=np.float32)
+    peaks, found = {}, {}
+    for shards, memory_fraction in ((1, 0.5), (4, 0.5), (1, 0)):
+        monkeypatch.setattr("hbt_ray.cluster.evaluation.sharded_search._MAX_MEMORY_FRACTION", memory_fraction)
         with sharded_index(tmp_path, WindowedPassages([], np.arange(size), None), EvaluateConfig(shards=shards)) as (
             pool,
             actors,
         ):
-            pool.top_k(rng.standard_normal((4, width), dtype=np.float32), 10)
-            peaks[shards] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
-    vectors = size * width * 4
-    assert peaks[1] - peaks[4] > vectors  # three quarters of the vectors, and of the index over them
+            assert pool.size() == size
+            found[shards, memory_fraction] = [array.tobytes() for array in pool.top_k(queries, 10)]
+            peaks[shards, memory_fraction] = max(ray.get([actor.peak_memory.remote() for actor in actors]))
+    assert peaks[1, 0.5] - peaks[4, 0.5] > vectors / 2  # three quarters of the vectors
+    assert peaks[1, 0.5] - peaks[1, 0] > vectors / 2  # seven eighths; pages of the file count where they are mapped
+    assert found[1, 0.5] == found[4, 0.5] == found[1, 0]

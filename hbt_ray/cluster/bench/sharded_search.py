@@ -19,7 +19,8 @@ from hbt_ray.cluster.evaluation.sharded_search import sharded_index
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.retrieval.embedding_cache import EmbeddingCache, write_cache_manifest, write_embedding_shard
-from hbt_ray.retrieval.faiss_index import flat_index, top_k
+from hbt_ray.retrieval.exact_search import top_k
+from hbt_ray.retrieval.faiss_index import flat_index
 from hbt_ray.retrieval.passage_index import shard_bounds
 from hbt_ray.retrieval.passage_windows import WindowedPassages
 from hbt_ray.utils.digests import JsonObject

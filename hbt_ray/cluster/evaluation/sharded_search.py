@@ -25,11 +25,15 @@ from hbt_ray.retrieval.embedding_cache import (
     write_cache_manifest,
     write_embedding_shard,
 )
-from hbt_ray.retrieval.faiss_index import IndexType, TopK
-from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, cut_at, shard_bounds
+from hbt_ray.retrieval.exact_search import TopK
+from hbt_ray.retrieval.faiss_index import IndexType
+from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, ShardsOnDemand, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 from hbt_ray.retrieval.passage_windows import WindowedPassages
 from hbt_ray.utils.shared_folder import new_shared_folder
+
+_MAX_MEMORY_FRACTION = 0.5  # of what the cluster has for tasks, to hold all vectors
+_BYTES_ON_DEMAND = 2**28  # of vectors, read at once where memory cannot hold all
 
 
 class _PassageEmbedder:
@@ -106,6 +110,8 @@ class _IndexOfShards(PassageIndex):
         index_type: IndexType,
         means: LanguageMeans | None = None,
         mean_rows: Sequence[np.ndarray] = (),
+        *,
+        on_demand: bool = False,
     ) -> None:
         """Read the vectors, subtract the means of their languages, and build the indexes.
 
@@ -115,15 +121,24 @@ class _IndexOfShards(PassageIndex):
             index_type: of every shard.
             means: None: nothing is subtracted.
             mean_rows: per shard, the rows of its windows' means.
+            on_demand: whether a shard is read whenever it is searched, so that memory holds one of them.
         """
         cache = EmbeddingCache(Path(folder))
-        shards = []
-        for number, (first, rows, starts) in enumerate(parts):
+        self._size = sum(len(rows if starts is None else starts) for _, rows, starts in parts)
+
+        def open_shard(number: int) -> PassageIndexShard:
+            first, rows, starts = parts[number]
             vectors = cache.take(rows)
             if means is not None:
                 vectors = means.subtract(vectors, mean_rows[number], "passages")
-            shards.append(PassageIndexShard(vectors, first, index_type, starts))
-        super().__init__(LocalShards(shards))
+            return PassageIndexShard(vectors, first, index_type, starts)
+
+        shards = ShardsOnDemand(open_shard, len(parts))
+        super().__init__(LocalShards(shards if on_demand else list(shards)))
+
+    def size(self) -> int:
+        """Return the number of passages, without a pass through shards that are opened on demand."""
+        return self._size
 
     def peak_memory(self) -> int:
         """Return the peak resident memory of this process in bytes."""
@@ -178,7 +193,8 @@ def sharded_index(
 ) -> Iterator[tuple[PassageIndex, list[ActorHandle]]]:
     """Open an index over the vectors of a folder in `settings.shards` actors; the actors end with the block.
 
-    Each actor takes one CPU, or an equal fraction of the cluster's where there are fewer.
+    Each actor takes one CPU, or an equal fraction of the cluster's where there are fewer. Where the vectors take more
+    than half of the cluster's memory, actors of flat indexes read them in parts for each search.
 
     Args:
         folder: of the vectors.
@@ -196,17 +212,20 @@ def sharded_index(
     bounds = shard_bounds(windows.num_passages, settings.shards)
     cpus = min(1.0, sum(node_resources("CPU")) / len(bounds))
     is_flat = settings.index == "flat"
+    size = len(windows.rows) * EmbeddingCache(folder).width * 4
+    on_demand = is_flat and size > _MAX_MEMORY_FRACTION * sum(node_resources("memory"))
+    parts_of_shard = -(-size // (len(bounds) * _BYTES_ON_DEMAND)) if on_demand else 1
     actor_class = ray.remote(num_cpus=cpus)(_IndexOfShards)
     actors = []
     for first, last in bounds:
-        cuts = [(first, last)] if is_flat else cut_at(first, last, edges)
+        flat_cuts = [(first + start, first + stop) for start, stop in shard_bounds(last - first, parts_of_shard)]
+        cuts = flat_cuts if is_flat else cut_at(first, last, edges)
         parts = [(start, *windows.of_passages(start, stop)) for start, stop in cuts]
-        if centring is None:
-            actors.append(actor_class.remote(str(folder), parts, settings.index))
-        else:
-            of_means = replace(windows, rows=centring[1])
-            rows = [of_means.of_passages(start, stop)[0] for start, stop in cuts]
-            actors.append(actor_class.remote(str(folder), parts, settings.index, centring[0], rows))
+        of_means: tuple[Any, ...] = ()
+        if centring is not None:
+            mean_rows = replace(windows, rows=centring[1])
+            of_means = (centring[0], [mean_rows.of_passages(start, stop)[0] for start, stop in cuts])
+        actors.append(actor_class.remote(str(folder), parts, settings.index, *of_means, on_demand=on_demand))
     try:
         yield PassageIndex(RayShards(actors), None if is_flat else settings.index_depth), actors
     finally:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hbt_ray.bench.embedding import bench_embedding
+from hbt_ray.bench.exact_search import bench_exact_search
 from hbt_ray.bench.fixtures import bench_encoder
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
@@ -48,13 +49,19 @@ def test_training_and_embedding_are_timed_in_processes_without_ray(without_ray, 
 
 
 def compare_in_this_process(
-    ours: Contestant, baseline: Contestant, *, unit: str, rounds: int, warm_up: int = 1, details: Mapping[str, Any]
+    ours: Contestant,
+    baseline: Contestant,
+    *,
+    unit: str,
+    rounds: int,
+    warm_up: int = 1,
+    details: Mapping[str, Any] | None = None,
 ) -> BenchResult:
     """Stand in for `compare_alternating`: the same calls without new processes, which import torch for seconds."""
     functions = [contestant.prepare(*contestant.arguments) for contestant in (ours, baseline)]
     values, baselines = ([run_round() for _ in range(warm_up + rounds)][warm_up:] for run_round in functions)
     memory = {"peak_mib": peak_mib(), "peer_peak_mib": peak_mib()}
-    return summarize_rounds(values, baselines, unit, {**details, **memory})
+    return summarize_rounds(values, baselines, unit, {**(details or {}), **memory})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +70,7 @@ def compare_in_this_process(
         ("training", bench_train_step, "pairs/s"),
         ("embedding", bench_embedding, "texts/s"),
         ("vocabulary", bench_vocabulary_step, "s"),
+        ("exact_search", bench_exact_search, "questions/s"),
     ],
 )
 def test_both_contestants_do_the_same_work(module, bench, unit, tmp_path, monkeypatch):

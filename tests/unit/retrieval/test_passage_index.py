@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hbt_ray.errors import UserError
 from hbt_ray.retrieval import exact_scores
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
-from hbt_ray.retrieval.passage_index import PassageIndex, cut_at, shard_bounds
+from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, ShardsOnDemand, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 
 
@@ -92,7 +93,7 @@ def test_few_pairs_of_a_tie_of_all_passages_are_summed_one_by_one(monkeypatch, n
         summed.append(len(columns))
         return exact_scores.exact_scores(queries, passages, rows, columns)
 
-    for module in ("faiss_index", "passage_shard"):
+    for module in ("exact_search", "passage_shard"):
         monkeypatch.setattr(f"hbt_ray.retrieval.{module}.exact_scores", counted)
     rng = np.random.default_rng(0)
     queries, vector = rng.standard_normal((60, 32), dtype=np.float32), rng.standard_normal(32)
@@ -117,6 +118,25 @@ def test_exact_scores_of_all_pairs_are_the_sums_bit_for_bit():
     back, positions = exact_scores.scores_of_keys(keys)
     assert (back == scores).all()
     assert (positions == np.arange(5_000)).all()
+
+
+def test_shards_on_demand_find_the_same_and_one_is_open_at_a_time():
+    vectors, queries = whole_numbers(0, 40, 4), whole_numbers(1, 5, 4)
+    bounds = shard_bounds(40, 3)
+    opened: list[weakref.ref[PassageIndexShard]] = []
+
+    def open_shard(number: int) -> PassageIndexShard:
+        assert all(shard() is None for shard in opened)
+        shard = PassageIndexShard(vectors[slice(*bounds[number])], bounds[number][0])
+        opened.append(weakref.ref(shard))
+        return shard
+
+    index, expected = PassageIndex(LocalShards(ShardsOnDemand(open_shard, 3))), sharded(vectors, 1)
+    relevant = np.arange(10).reshape(5, 2)
+    assert (index.ranks(queries, relevant) == expected.ranks(queries, relevant)).all()
+    assert (index.top_k(queries, 7)[1] == expected.top_k(queries, 7)[1]).all()
+    assert (index.vectors_of(relevant[:, 0]) == vectors[relevant[:, 0]]).all()
+    assert len(opened) == 3 * 5
 
 
 def test_vectors_that_are_not_numbers_are_refused():
