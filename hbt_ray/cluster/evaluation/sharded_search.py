@@ -221,7 +221,7 @@ def sharded_index(
         flat_cuts = [(first + start, first + stop) for start, stop in shard_bounds(last - first, parts_of_shard)]
         cuts = flat_cuts if is_flat else cut_at(first, last, edges)
         parts = [(start, *windows.of_passages(start, stop)) for start, stop in cuts]
-        of_means: tuple[Any, ...] = ()
+        of_means: tuple[object, ...] = ()
         if centring is not None:
             mean_rows = replace(windows, rows=centring[1])
             of_means = (centring[0], [mean_rows.of_passages(start, stop)[0] for start, stop in cuts])
