@@ -20,7 +20,7 @@ def bench_exact_search(settings: BenchSettings) -> BenchResult:
     """Compare questions per second with those of FAISS's `IndexFlatIP`, which has no order among equal scores.
 
     Passages are random unit vectors; each question is a passage with a little noise. Details: `product_share`, the
-    median speed as a fraction of that of the matrix products alone, in tiles that stay in a cache.
+    median speed as a fraction of that of only the matrix products, in tiles that stay in a cache.
     """
     sizes = (64, 5_000) if settings.quick else (QUESTIONS, PASSAGES)
     ours = Contestant(make_search_round, sizes)

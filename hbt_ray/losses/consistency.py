@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hbt_ray.config import LossConfig
 from hbt_ray.losses.base import Loss, LossInputs
+from hbt_ray.losses.score_tiles import sum_over_tiles
 
 
 class TranslationConsistency(Loss):
@@ -42,7 +44,10 @@ class TranslationConsistency(Loss):
         assert translation_of is not None, "consistency requires the queries' indices"
         passages = inputs.ranks.gather(inputs.passage_embeddings)
         queries = inputs.query_embeddings[translation_of]
-        log_p = torch.log_softmax(queries @ passages.T / self.temperature, dim=1)  # (S, passages)
-        log_r = torch.log_softmax(translations @ passages.T / self.temperature, dim=1)
-        divergences = ((log_p.exp() - log_r.exp()) * (log_p - log_r)).sum(1) / 2
-        return inputs.ranks.loss_weight * divergences.sum() / inputs.num_pairs
+
+        def divergence(rows: slice, scores: Sequence[Tensor]) -> Tensor:
+            log_p, log_r = (torch.log_softmax(of_side, dim=1) for of_side in scores)  # (T, passages)
+            return (((log_p.exp() - log_r.exp()) * (log_p - log_r)).sum(1) / 2).sum()
+
+        total = sum_over_tiles(divergence, [queries, translations], passages, self.temperature)
+        return inputs.ranks.loss_weight * total / inputs.num_pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hbt_ray.config import LossConfig
 from hbt_ray.losses.base import Loss, LossInputs
+from hbt_ray.losses.score_tiles import sum_over_tiles
 
 
 class Distillation(Loss):
@@ -38,9 +40,15 @@ class Distillation(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         assert inputs.teacher is not None, "distillation requires a teacher"
-        ranks = inputs.ranks
-        passages, teacher_passages = map(ranks.gather, (inputs.passage_embeddings, inputs.teacher.passages))
-        teacher_log_probs = torch.log_softmax(inputs.teacher.queries @ teacher_passages.T / self.temperature, dim=1)
-        log_probs = torch.log_softmax(inputs.query_embeddings @ passages.T / self.temperature, dim=1)  # (B, passages)
-        divergence = torch.nn.functional.kl_div(log_probs, teacher_log_probs, reduction="batchmean", log_target=True)
-        return ranks.loss_weight * divergence
+        ranks, teacher = inputs.ranks, inputs.teacher
+        passages, teacher_passages = map(ranks.gather, (inputs.passage_embeddings, teacher.passages))
+
+        def divergence(rows: slice, scores: Sequence[Tensor]) -> Tensor:
+            teacher_scores = teacher.queries[rows] @ teacher_passages.T / self.temperature
+            log_probs, teacher_log_probs = (
+                torch.log_softmax(of_model, dim=1) for of_model in (*scores, teacher_scores)
+            )
+            return torch.nn.functional.kl_div(log_probs, teacher_log_probs, reduction="sum", log_target=True)
+
+        total = sum_over_tiles(divergence, [inputs.query_embeddings], passages, self.temperature, copies=2)
+        return ranks.loss_weight * (total / inputs.num_pairs)

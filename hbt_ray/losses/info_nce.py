@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hbt_ray.config import LossConfig
 from hbt_ray.losses.base import Loss, LossInputs, RankLayout
+from hbt_ray.losses.score_tiles import sum_over_tiles
 
 
 class InfoNCE(Loss):
@@ -101,8 +103,9 @@ def directed_info_nce(
     """Compute InfoNCE in one direction, the rank's mean times its `loss_weight`.
 
     1. Gather the candidates of all ranks, and find the false negatives among them.
-    2. Score each anchor against each candidate, and mask false negatives.
-    3. Take the cross-entropy of each anchor and positive, and its mean.
+    2. Score each anchor against each candidate, in tiles, mask false negatives, and take the cross-entropy of each
+       anchor and positive.
+    3. Take the mean.
 
     Args:
         anchors: (B, D) unit vectors of queries; in the reverse direction of passages.
@@ -116,25 +119,30 @@ def directed_info_nce(
     """
     # 1.
     gathered = ranks.gather(candidates)
-    false_negative, positive_index = false_negatives(
+    false_negatives, positive_index = find_false_negatives(
         anchor_texts, candidate_texts, matching_anchor_ids, ranks=ranks, positives=positives
     )
-    # 2. One row for each anchor and positive: (B * K, candidates)
-    scores = anchors @ gathered.T / temperature  # (B, candidates)
-    scores = scores[:, None].expand(-1, positives, -1).flatten(0, 1)
-    masked = scores.masked_fill(false_negative, -torch.inf)
+
+    # 2. One row for each anchor and positive: (T * K, candidates)
+    def cross_entropy(rows: slice, scores: Sequence[Tensor]) -> Tensor:
+        of_positives = scores[0][:, None].expand(-1, positives, -1).flatten(0, 1)
+        masked = of_positives.masked_fill(false_negatives(rows), -torch.inf)
+        index = positive_index[rows].flatten()
+        return torch.nn.functional.cross_entropy(masked, index, reduction="sum")
+
     # 3.
-    return ranks.loss_weight * torch.nn.functional.cross_entropy(masked, positive_index)
+    total = sum_over_tiles(cross_entropy, [anchors], gathered, temperature, copies=positives)
+    return ranks.loss_weight * (total / positive_index.numel())
 
 
-def false_negatives(
+def find_false_negatives(
     anchor_texts: TextIds,
     candidate_texts: TextIds,
     matching_anchor_ids: Tensor,
     *,
     ranks: RankLayout,
     positives: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Callable[[slice], Tensor], Tensor]:
     """Find the candidates of all ranks that are known to be relevant to an anchor, without the positive itself.
 
     Args:
@@ -145,8 +153,8 @@ def false_negatives(
         positives: K.
 
     Returns:
-        A mask with a row for each anchor and positive, (B * K, candidates) bool, and the index of each row's positive
-        among the candidates, (B * K,).
+        A function from T anchors to a mask with a row for each of these and positive, (T * K, candidates) bool; and the
+        indices of the positives among the candidates, (B, K).
     """
     num_pairs, num_candidates = len(anchor_texts.ids), len(candidate_texts.ids)
     # Hard negatives belong to no anchor: the zeros in their rows are masked by `is_positive`.
@@ -163,10 +171,15 @@ def false_negatives(
         ]
     ).to(ids.device)
     offset = sum(candidates_per_rank[: ranks.rank])
-    positive_index = offset + torch.arange(num_pairs * positives, device=ids.device)
-    false_negative = (ids[positive_index, None] == ids[None]).view(num_pairs, positives, -1).any(1)
-    false_negative |= (anchor_texts.ids[:, None, None] == matching_ids[None]).any(2) & is_positive[None]
-    false_negative |= (anchor_texts.components[:, None] == components[None]) & (components != 0)[None]
-    false_negative = false_negative[:, None].repeat(1, positives, 1).flatten(0, 1)
-    false_negative[torch.arange(len(positive_index)), positive_index] = False
-    return false_negative, positive_index
+    positive_index = (offset + torch.arange(num_pairs * positives, device=ids.device)).view(num_pairs, positives)
+
+    def mask_of(rows: slice) -> Tensor:
+        index = positive_index[rows]
+        mask = (ids[index][:, :, None] == ids).any(1)
+        mask |= (anchor_texts.ids[rows, None, None] == matching_ids[None]).any(2) & is_positive[None]
+        mask |= (anchor_texts.components[rows, None] == components[None]) & (components != 0)[None]
+        mask = mask[:, None].repeat(1, positives, 1).flatten(0, 1)
+        mask[torch.arange(len(mask)), index.flatten()] = False
+        return mask
+
+    return mask_of, positive_index
