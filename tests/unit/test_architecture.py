@@ -493,7 +493,7 @@ def test_every_loss_is_registered_and_configurable():
     from hbt_ray.config import LossConfig
     from hbt_ray.losses import LOSSES
 
-    assert registered_modules("losses", {"base", "combined", "gather"}) == set(LOSSES)
+    assert registered_modules("losses", {"base", "combined", "gather", "score_tiles"}) == set(LOSSES)
     assert all(loss.__module__ == f"hbt_ray.losses.{name}" for name, loss in LOSSES.items())
     assert set(LOSSES) - {"info_nce"} == set(LossConfig.model_fields) - {"symmetric", "matryoshka"}
 
