@@ -17,7 +17,10 @@ from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayError
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution import context as train_context
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
@@ -33,6 +36,13 @@ NOISY_LOGGERS = (
     "sentence_transformers",
     "transformers",
 )
+
+
+class WorkerGroupTrainer(DataParallelTrainer):
+    """Ray Train's trainer without its actor for data sets, whose start the workers would wait for: they read stores."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
 
 def connect() -> None:

@@ -1,4 +1,7 @@
-"""Evaluation of any model on a list of benchmarks, in this process."""
+"""Evaluation of any model on a list of benchmarks, in this process.
+
+Runs check their benchmarks with this module before they start, so it loads torch only with a model.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
-
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from typing import TYPE_CHECKING, TypedDict
 
 from hbt_ray.config import EvaluateConfig, stored_text
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
@@ -22,9 +22,11 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.evaluator import EvalReport, check_benchmark, evaluate_benchmark, index_passages
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.evaluation.report import make_folder, write_report
-from hbt_ray.models.encoder import default_device, load_pretrained
-from hbt_ray.models.precision import resolve_bf16
-from hbt_ray.models.text_embedder import TextEmbedder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from hbt_ray.models.text_embedder import TextEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +188,10 @@ def open_embedder(
 
     A model with means of languages (`means_of`) is refused, unless the caller subtracts them: `with_language`.
     """
+    from hbt_ray.models.encoder import default_device, load_pretrained
+    from hbt_ray.models.precision import resolve_bf16
+    from hbt_ray.models.text_embedder import TextEmbedder
+
     if isinstance(model, str):
         encoder = load_pretrained(
             model, pooling, default_device(), trust_remote_code=trust_remote_code, with_language=with_language
@@ -211,6 +217,8 @@ def origin_of(model: SentenceTransformer) -> str:
 
 def description(model: str, embedder: TextEmbedder) -> dict[str, object]:
     """Describe a model for its report: its path, and all settings that its vectors depend on."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     pooling = [module.pooling_mode for module in embedder.encoder if isinstance(module, Pooling)]
     return {
         "path": stored_text(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
 from hbt_ray.evaluation.run_evaluation import open_embedder
@@ -16,7 +17,9 @@ from hbt_ray.mining.output_dir import (
     mined_table,
     start_mining,
 )
-from hbt_ray.models.text_embedder import TextEmbedder
+
+if TYPE_CHECKING:
+    from hbt_ray.models.text_embedder import TextEmbedder
 
 __all__ = [
     "MINED",

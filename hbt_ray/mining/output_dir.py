@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -27,7 +28,6 @@ from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
 from hbt_ray.mining.corpus_rows import read_corpora
-from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
 from hbt_ray.utils.digests import (
     JsonObject,
@@ -39,6 +39,9 @@ from hbt_ray.utils.digests import (
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.language_codes import language_of_name
 from hbt_ray.utils.storage import StoragePath
+
+if TYPE_CHECKING:
+    from hbt_ray.models.text_embedder import TextEmbedder
 
 _STARTED = "_begun.json"  # cannot be a language's summary
 _PARTIAL = "mining.partial"  # cannot be a source's folder: their names have no dot

@@ -13,9 +13,9 @@ from hbt_ray.pretraining.perplexity import write_before_and_after
 from hbt_ray.pretraining.task import AnyPretrainingTask, PretrainingTask, make_pretraining_task
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.local_runner import LocalCallbacks, ignore_metrics, run_remaining_steps
+from hbt_ray.training.local_runner import LocalCallbacks, run_remaining_steps
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import BatchT, OnMetrics
+from hbt_ray.training.task import BatchT, OnMetrics, ignore_metrics
 from hbt_ray.training.train_state import TrainState, should_evaluate
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.storage import StoragePath

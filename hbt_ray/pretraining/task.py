@@ -58,6 +58,9 @@ class PretrainingTask(ABC, Generic[BatchT]):
     def batch_type(self) -> type[BatchT]:
         """Type of the batches."""
 
+    def make_initial_model(self, store: Path) -> None:
+        """Do nothing: the encoder is evaluated while the workers start, so the driver has made it."""
+
     @abstractmethod
     def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[BatchT]:
         """Build the model and its optimizer as they are before the first step."""

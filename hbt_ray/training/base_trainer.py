@@ -6,11 +6,10 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 import torch
 import torch.distributed as dist
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +18,9 @@ from hbt_ray.training.lr_schedule import learning_rate
 from hbt_ray.training.task import BatchT
 from hbt_ray.utils.activity import Phase, in_phase
 from hbt_ray.utils.process import keep_freed_memory
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ Ray Train's controller imports this module, so it loads torch only when an encod
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hbt_ray.training.run_dir import AnyRun, RunDir
@@ -27,10 +29,26 @@ def prepare_initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, fo
     """
     if config.model.path is not None:
         return config.model.path
+    write_untrained(config, tokenizer, folder.initial_model)
+    return str(folder.initial_model)
+
+
+def write_untrained(config: AnyRun, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the untrained encoder of a configuration to a folder."""
     from hbt_ray.models.encoder import init_encoder, save_encoder
 
     encoder = init_encoder(config.model, config.encoder_text, tokenizer, seed=config.seed)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder.initial_model) as partial:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as partial:
         save_encoder(encoder, partial)
+
+
+def leave_to_workers(config: AnyRun, folder: RunDir) -> str:
+    """Return the folder or hub name of the encoder that the workers of a new training start from.
+
+    An untrained one is theirs to write, because they import what that takes anyhow; an earlier one is deleted.
+    """
+    if config.model.path is not None:
+        return config.model.path
+    shutil.rmtree(folder.initial_model, ignore_errors=True)
     return str(folder.initial_model)

@@ -12,15 +12,11 @@ from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask, OnMetrics, TrainingTask, describe_step
+from hbt_ray.training.task import ContrastiveTask, OnMetrics, TrainingTask, describe_step, ignore_metrics
 from hbt_ray.training.train_loop import LogBuffer, run_train_loop
 from hbt_ray.training.train_state import TrainState, is_finished
 from hbt_ray.utils.progress import Stage, stage
 from hbt_ray.utils.storage import StoragePath
-
-
-def ignore_metrics(step: int, metrics: dict[str, float]) -> None:
-    """Do nothing: an `OnMetrics` for callers that need no metrics."""
 
 
 def train_locally(

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from hbt_ray.config import LoopConfig, RunConfig
+from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler, validation_batches
 from hbt_ray.training.checkpoint import load_checkpointed_encoder
+from hbt_ray.training.initial_model import write_untrained
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 EvalFn = Callable[["SentenceTransformer", RunConfig], dict[str, float]]  # computes an encoder's metrics
 OnMetrics = Callable[[int, dict[str, float]], None]  # takes an optimizer step and its metrics
+
+
+def ignore_metrics(step: int, metrics: dict[str, float]) -> None:
+    """Do nothing: an `OnMetrics` for callers that need no metrics."""
 
 
 class TrainBatch(Protocol):
@@ -50,6 +57,9 @@ class TrainingTask(Protocol[BatchT]):
     @property
     def batch_type(self) -> type[BatchT]:
         """Type of the batches."""
+
+    def make_initial_model(self, store: Path) -> None:
+        """Write the encoder that the training starts from if it is an untrained one that does not exist yet."""
 
     def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[BatchT]:
         """Load the initial model and build the optimizer; the store has the texts to train on.
@@ -94,6 +104,10 @@ class ContrastiveTask:
     @property
     def batch_type(self) -> type[PairBatch]:
         return PairBatch
+
+    def make_initial_model(self, store: Path) -> None:
+        if self.config.model.path is None and not Path(self.initial_model).exists():
+            write_untrained(self.config, store_tokenizer(store, self.config.prepare_inputs), Path(self.initial_model))
 
     def build_trainer(self, device: str, store: TokenStore | None = None) -> BaseTrainer[PairBatch]:
         from hbt_ray.training.contrastive_trainer import build_contrastive_trainer

@@ -28,8 +28,10 @@ PRELOADED = (
     "datasets",
     "hbt_ray.evaluation.run_evaluation",
     "hbt_ray.mining",
+    "hbt_ray.models.text_embedder",
     "hbt_ray.pretraining.task",
     "hbt_ray.search.results",
+    "hbt_ray.training.contrastive_trainer",
     "hbt_ray.training.local_runner",
     "torch.nn.parallel",
 )

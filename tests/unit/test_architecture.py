@@ -94,7 +94,8 @@ LIBRARY_OWNERS = {
 }
 PRIVATE_RAY = re.compile(r"\bray\.(\w+\.)*(_private|_common|_internal)\b|\bray\.train\.v2\b")
 
-# Ray Train's controller imports these; it must start without the libraries that take seconds to import.
+# Ray Train's controller imports these, and the driver the pipelines: the workers wait for both, so they must start
+# without the libraries that take seconds to import.
 CONTROLLER_LIGHT = (
     "hbt_ray.training.task",
     "hbt_ray.training.checkpoint_metrics",
@@ -104,6 +105,13 @@ CONTROLLER_LIGHT = (
     "hbt_ray.cluster.training.metrics_channel",
     "hbt_ray.cluster.training.restart_reporter",
     "hbt_ray.cluster.training.async_evaluation",
+    "hbt_ray.cluster.training.process_group",
+    "hbt_ray.cluster.training.train_run",
+    "hbt_ray.evaluation.run_evaluation",
+    "hbt_ray.cluster.mining",
+    "hbt_ray.cluster.pipelines.train",
+    "hbt_ray.cluster.pipelines.pretrain",
+    "hbt_ray.cluster.search.run_search",
 )
 SLOW_LIBRARIES = ("torch", "transformers", "sentence_transformers", "mlflow", "faiss")
 

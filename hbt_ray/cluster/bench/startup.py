@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -26,8 +27,11 @@ from hbt_ray.config import (
     dump_config,
 )
 from hbt_ray.errors import UserError
+from hbt_ray.utils.logging import LEVEL_VARIABLE
+from hbt_ray.utils.start_up import START_UP
 
 POLL_EVERY_S = 0.01
+STAGE = re.compile(r"(?:: |, )([^:,]+) (\d+\.\d)")  # in the line of `describe_start_up`
 
 # The minimum that any training of a sentence-transformers model does up to its first step.
 MINIMAL_SCRIPT = """
@@ -48,7 +52,7 @@ def bench_startup(settings: BenchSettings) -> BenchResult:
 
     The store is prepared already and MLflow's database exists. The baseline is a process that imports torch and
     sentence-transformers, loads the same model and does a step. Detail `on_a_cluster_s`: the seconds of `hbt train`
-    that connects to a running cluster.
+    that connects to a running cluster. Detail `stages_s`: its seconds of each stage, without a cluster.
     """
     connect()
     with_cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -62,16 +66,19 @@ def bench_startup(settings: BenchSettings) -> BenchResult:
             _train_s(file, scratch / "warm-up", with_cluster)
             _minimal_s(model)
         on_new_cluster, on_running_cluster, minimal = [], [], []
+        stages: list[dict[str, float]] = []
         for number in range(1 if settings.quick else settings.rounds):
             minimal.append(_minimal_s(model))
-            on_running_cluster.append(_train_s(file, scratch / f"with-cluster-{number}", with_cluster))
-            if settings.quick:  # start no second cluster during a test
-                on_new_cluster.append(on_running_cluster[-1])
-            else:
-                on_new_cluster.append(_train_s(file, scratch / f"without-cluster-{number}", without_cluster))
+            seconds, of_stages = _train_s(file, scratch / f"with-cluster-{number}", with_cluster)
+            on_running_cluster.append(seconds)
+            if not settings.quick:  # start no second cluster during a test
+                seconds, of_stages = _train_s(file, scratch / f"without-cluster-{number}", without_cluster)
+            on_new_cluster.append(seconds)
+            stages.append(of_stages)
     details = {
         "peer_is": "imports, the same model and one step",
         "on_a_cluster_s": statistics.median(on_running_cluster),
+        "stages_s": {name: statistics.median(one.get(name, 0.0) for one in stages) for name in stages[0]},
     }
     return summarize_rounds(on_new_cluster, minimal, "s", details)
 
@@ -85,11 +92,15 @@ def _config(model: str) -> RunConfig:
     )
 
 
-def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> float:
-    """Return the seconds until `hbt train` begins to write a checkpoint, which follows its only step immediately."""
+def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, float]]:
+    """Return the seconds until `hbt train` begins to write a checkpoint, which follows its only step immediately.
+
+    And, as the command logs them, those of each stage.
+    """
     command = [sys.executable, "-m", "hbt_ray.cli", "train", "--config", str(config), "--out", str(out)]
     checkpoints = out / "checkpoints"
     began_s = time.perf_counter()
+    environment = {**environment, LEVEL_VARIABLE: "info"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seconds = 0.0
     while process.poll() is None and not seconds:
@@ -101,7 +112,9 @@ def _train_s(config: Path, out: Path, environment: Mapping[str, str]) -> float:
     output, _ = process.communicate()
     if not seconds:
         raise UserError(f"hbt train ended with exit code {process.returncode}: {output[-500:]}")
-    return seconds
+    return seconds, {
+        name: float(value) for name, value in STAGE.findall(output.partition(START_UP)[2].partition("\n")[0])
+    }
 
 
 def _minimal_s(model: str) -> float:

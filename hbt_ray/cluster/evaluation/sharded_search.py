@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -18,7 +18,6 @@ from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import StoreError
-from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.embedding_cache import (
     EmbeddingCache,
     VectorPart,
@@ -31,6 +30,9 @@ from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, ShardsOnD
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 from hbt_ray.retrieval.passage_windows import WindowedPassages
 from hbt_ray.utils.shared_folder import new_shared_folder
+
+if TYPE_CHECKING:
+    from hbt_ray.models.text_embedder import TextEmbedder
 
 _MAX_MEMORY_FRACTION = 0.5  # of what the cluster has for tasks, to hold all vectors
 _BYTES_ON_DEMAND = 2**28  # of vectors, read at once where memory cannot hold all

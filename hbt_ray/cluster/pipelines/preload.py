@@ -7,7 +7,8 @@ from hbt_ray.tracking.server import load_mlflow
 for _module in (
     "hbt_ray.cluster.evaluation.evaluate",
     "hbt_ray.cluster.pipelines.train",
-    "hbt_ray.evaluation.run_evaluation",
+    "hbt_ray.models.text_embedder",
+    "hbt_ray.training.contrastive_trainer",
     "hbt_ray.training.local_runner",
     "mlflow.tracking",
     "sentence_transformers",

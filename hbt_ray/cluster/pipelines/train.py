@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +35,9 @@ from hbt_ray.sampling import HybridStepSampler
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.sampling.order_digest import order_digest
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
-from hbt_ray.training.checkpoint import export_encoder
+from hbt_ray.training.checkpoint import CheckpointManager, export_encoder
 from hbt_ray.training.completed_run import mark_completed
-from hbt_ray.training.initial_model import prepare_initial_model
+from hbt_ray.training.initial_model import leave_to_workers, prepare_initial_model
 from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import RunDir, run_dir_of
@@ -45,6 +46,7 @@ from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.utils.digests import changed_input, mark_done
 from hbt_ray.utils.folder_lock import lock_folder
 from hbt_ray.utils.progress import print_line
+from hbt_ray.utils.start_up import end_of
 
 # Modules that import sentence-transformers take seconds. The driver needs them when training has ended, or to make a
 # new encoder, so it imports them then: the workers should not wait for it.
@@ -92,22 +94,30 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process: 
 
 
 def _run(config: RunConfig, folder: RunDir, fresh: bool, in_process: bool) -> FinishedRun:
-    check_reachable(resolve_uri(config.tracking, folder.path))
+    end_of("imports")
+    uri = resolve_uri(config.tracking, folder.path)
     fingerprints = {}
     if config.evaluate.benchmarks:
         from hbt_ray.evaluation.run_evaluation import check_benchmarks
 
         fingerprints = check_benchmarks(config.evaluate)
+    end_of("checks")
     threads = None
     if in_process:
         import torch
 
+        check_reachable(uri)
         threads = torch.get_num_threads()
         store = prepare_here(config.prepare_inputs, folder.stores)
     else:
-        connect()
+        with ThreadPoolExecutor(1) as pool:  # MLflow's import takes seconds, in which Ray's processes start
+            reachable = pool.submit(check_reachable, uri)
+            connect()
+            reachable.result()
         resources_per_worker(config.train)
+        end_of("Ray and MLflow")
         store = prepare(config.prepare_inputs, folder.stores)
+        end_of("store")
     print_line(describe_store(store, read_manifest(store)))
     return run_prepared(config, store, folder, fingerprints, fresh=fresh, threads=threads)
 
@@ -171,8 +181,12 @@ def _train_and_evaluate(
     threads: int | None,
 ) -> tuple[dict[str, EvalReport], int]:
     """Return the reports, and the step whose weights the model has."""
-    initial = prepare_initial_model(config, tokenizer, folder)
+    if threads is None and not CheckpointManager(folder.checkpoints).steps():
+        initial = leave_to_workers(config, folder)
+    else:
+        initial = prepare_initial_model(config, tokenizer, folder)
     logger.info("initial encoder: %s", initial)
+    end_of("run")
     on_metrics = metrics_logger(tracker, folder)
     if threads is None:
         steps = train(config, store, initial, folder, on_metrics)

@@ -45,7 +45,7 @@ class _End:
 def feed(
     task: TrainingTask[BatchT], store_folder: Path, *, rank: int, num_ranks: int, first_step: int, last_step: int
 ) -> Iterator[BatchT]:
-    """Yield this rank's slices of the sampler's batches [first_step, last_step), in order.
+    """Start to read this rank's slices of the sampler's batches [first_step, last_step); yield them, in order.
 
     One Ray task builds and streams them, a few blocks ahead. It requests no CPU, so it starts even if the training
     workers hold all CPUs. If its node is lost, Ray runs it again from `first_step`.
@@ -61,7 +61,7 @@ def feed(
             yield pa.concat_tables(map(dataclass_to_arrow, block))
 
     if first_step >= last_step:
-        return
+        return iter(())
     # `from_items` holds its rows itself; other sources would start a task that waits for a whole CPU.
     dataset = ray.data.from_items([{"first": first_step, "last": last_step}]).map_batches(
         build, batch_format="pyarrow", batch_size=None, num_cpus=0
@@ -75,8 +75,12 @@ def feed(
         task.train.collective_timeout_s,
         "a block of batches",
     )
+    return _batches_of(blocks, task, first_step)
+
+
+def _batches_of(blocks: Iterable[pa.Table], task: TrainingTask[BatchT], number: int) -> Iterator[BatchT]:
+    """Yield the batches of blocks, of which the first has a number, and record the step and phase of this rank."""
     batches_per_step = task.train.gradient_accumulation
-    number = first_step
     begin_step(number // batches_per_step + 1)
     enter_phase(Phase.DATA)
     for table in blocks:
@@ -90,7 +94,7 @@ def feed(
 
 
 def iterate_within(items: Iterable[T], timeout_s: float, description: str) -> Iterator[T]:
-    """Yield the items of an iterable that may block, read by a thread one item ahead.
+    """Start a thread that reads an iterable that may block, one item ahead; return an iterator over the items.
 
     Args:
         items: the iterable.
@@ -122,18 +126,21 @@ def iterate_within(items: Iterable[T], timeout_s: float, description: str) -> It
         else:
             put(_End())
 
+    def receive() -> Iterator[T]:
+        try:
+            while True:
+                try:
+                    item = received.get(timeout=timeout_s)
+                except queue.Empty:
+                    raise TimeoutError(f"{description} did not arrive within {timeout_s:g} s") from None
+                if isinstance(item, _Item):
+                    yield item.value
+                elif item.error is None:
+                    return
+                else:
+                    raise item.error
+        finally:
+            stopped.set()
+
     threading.Thread(target=read, name="data feed", daemon=True).start()
-    try:
-        while True:
-            try:
-                item = received.get(timeout=timeout_s)
-            except queue.Empty:
-                raise TimeoutError(f"{description} did not arrive within {timeout_s:g} s") from None
-            if isinstance(item, _Item):
-                yield item.value
-            elif item.error is None:
-                return
-            else:
-                raise item.error
-    finally:
-        stopped.set()
+    return receive()

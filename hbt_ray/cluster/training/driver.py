@@ -15,14 +15,14 @@ import ray
 import ray.train
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import resources_per_worker
-from hbt_ray.cluster.runtime import get_within, node_resources
+from hbt_ray.cluster.runtime import WorkerGroupTrainer, get_within, node_resources
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S, evaluate_checkpoint
 from hbt_ray.cluster.training.messages import WorkerConfig
 from hbt_ray.cluster.training.metrics_channel import start_metrics_channel
+from hbt_ray.cluster.training.process_group import ProcessGroupConfig
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.cluster.training.restart_reporter import RestartReporter
 from hbt_ray.cluster.training.watchdog import StepWatchdog
@@ -111,7 +111,7 @@ def run_training(task: TrainingTask[BatchT], store: Path, folder: RunDir, on_met
 
 
 def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> None:
-    """Run `TorchTrainer.fit()` once, with an empty storage path.
+    """Run `WorkerGroupTrainer.fit()` once, with an empty storage path.
 
     A run is resumed from the checkpoints of `CheckpointManager`, never from Ray Train's state.
     """
@@ -124,12 +124,10 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
     workers: int | tuple[int, int] = train.max_workers
     if train.min_workers < train.max_workers:
         workers = (train.min_workers, train.max_workers)
-    trainer = TorchTrainer(
+    trainer = WorkerGroupTrainer(
         _worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(
-            backend="nccl" if "GPU" in resources else "gloo", timeout_s=train.collective_timeout_s
-        ),
+        backend_config=ProcessGroupConfig("nccl" if "GPU" in resources else "gloo", train.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu="GPU" in resources,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hbt_ray.training.task import TrainingTask
 from hbt_ray.utils.activity import Phase
+from hbt_ray.utils.start_up import StageEnd
 from hbt_ray.utils.storage import StoragePath
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ class Stacks:
 
 
 @dataclass(frozen=True, slots=True)
+class StartUp:
+    """The stages of rank 0 up to its first steps."""
+
+    ends: list[StageEnd]
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What a rank is doing. Only the latest of each rank is kept, so it is no `Message`."""
 
@@ -85,4 +93,4 @@ class Heartbeat:
     step_s: float  # seconds since the step began
 
 
-Message = StepMetricsMessage | ValidationLoss | CheckpointMetrics | Saving | Notice | Stacks
+Message = StepMetricsMessage | ValidationLoss | CheckpointMetrics | Saving | Notice | Stacks | StartUp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from hbt_ray.cluster.training.messages import (
     Notice,
     Saving,
     Stacks,
+    StartUp,
     StepMetricsMessage,
     ValidationLoss,
 )
@@ -24,9 +26,12 @@ from hbt_ray.cluster.training.metrics_channel import Delivery
 from hbt_ray.cluster.training.watchdog import StepWatchdog
 from hbt_ray.training.task import OnMetrics
 from hbt_ray.utils.progress import Stage, begin_stage, end_stage, print_line
+from hbt_ray.utils.start_up import describe_start_up, take_ends
 
 POLL_S = 0.5  # how soon the thread sees that the training has ended; messages wake it at once
 CHANNEL_TIMEOUT_S = 60.0  # for an answer of the metrics channel, which is on this node
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressMonitor:
@@ -104,6 +109,9 @@ class ProgressMonitor:
                 case Stacks(rank, step, text):
                     with self.stacks_file.open("a", encoding="utf-8") as file:
                         file.write(f"# rank {rank}, step {step}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n")
+                case StartUp(ends):
+                    if before := take_ends():  # not of a worker group that was restarted
+                        logger.info("%s", describe_start_up([*before, *ends]))
                 case Saving():
                     pass  # acknowledging it is all that it needs
         if stepped:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from hbt_ray.cluster.training.driver import run_training
 from hbt_ray.config import replace_in
-from hbt_ray.models.encoder import default_device
 from hbt_ray.training.checkpoint import CheckpointManager, load_checkpointed_encoder
 from hbt_ray.training.checkpoint_metrics import evaluated_steps, load_checkpoint_metrics, save_checkpoint_metrics
-from hbt_ray.training.local_runner import ignore_metrics, train_locally
 from hbt_ray.training.run_dir import RunDir
-from hbt_ray.training.task import ContrastiveTask, OnMetrics
+from hbt_ray.training.task import ContrastiveTask, OnMetrics, ignore_metrics
 
 
 def train_run(
@@ -45,6 +43,9 @@ def train_run(
     """
     train = task.config.train
     if train.max_workers == 1:
+        from hbt_ray.models.encoder import default_device  # takes seconds, and a driver of workers needs none of it
+        from hbt_ray.training.local_runner import train_locally
+
         train_locally(
             task,
             store,

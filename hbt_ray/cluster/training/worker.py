@@ -9,6 +9,9 @@ import socket
 
 import ray
 import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +26,7 @@ from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.task import BatchT, describe_step
 from hbt_ray.training.train_loop import run_train_loop
 from hbt_ray.utils.activity import Phase, begin_step, enter_phase
+from hbt_ray.utils.start_up import end_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +53,40 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         logger.info("%s started on %s with %d threads", name, socket.gethostname(), threads)
         store = TokenStore.open(config.store)
         logger.info("%s opened the store %s", name, config.store)
-        trainer = task.build_trainer(str(ray.train.torch.get_device()), store)
+        checkpoints, batches_per_step = CheckpointManager(config.checkpoints), train.gradient_accumulation
+        feed_from = functools.partial(
+            feed, task, config.store, rank=rank, num_ranks=num_ranks, last_step=train.steps * batches_per_step
+        )
+        batches = None if checkpoints.steps() else feed_from(first_step=0)  # its task starts while this rank imports
+        end_of("workers")
+        import sentence_transformers  # noqa: F401  # takes seconds: a stage of its own
+
+        end_of("workers' libraries")
+        if rank == 0:
+            task.make_initial_model(config.store)
+        if num_ranks > 1:
+            dist.barrier()
+        trainer = task.build_trainer(str(_device()), store)
         _mark_gradient_all_reduce(trainer)
         logger.info("%s loaded the encoder and built the optimizer", name)
-        callbacks = RayTrainCallbacks(
-            trainer, CheckpointManager(config.checkpoints), channel, functools.partial(describe_step, task, store)
-        )
+        callbacks = RayTrainCallbacks(trainer, checkpoints, channel, functools.partial(describe_step, task, store))
         state = callbacks.restore()
         logger.info("%s restored its state: step %d of %d", name, state.step, train.steps)
-        batches_per_step = train.gradient_accumulation
-        batches = feed(
-            task,
-            config.store,
-            rank=rank,
-            num_ranks=num_ranks,
-            first_step=state.step * batches_per_step,
-            last_step=train.steps * batches_per_step,
-        )
+        end_of("encoder")
+        if batches is None:
+            batches = feed_from(first_step=state.step * batches_per_step)
         validation_batches = task.validation_batches(store, rank, num_ranks)
         logger.info("%s built %d validation batches", name, len(validation_batches))
         run_train_loop(trainer, state, batches, validation_batches, callbacks)
         logger.info("%s ended", name)
+
+
+def _device() -> torch.device:
+    """Return the device that Ray Train has assigned to this rank, and make it the one that this thread uses."""
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def _mark_gradient_all_reduce(trainer: BaseTrainer[BatchT]) -> None:

@@ -17,7 +17,7 @@ from ray.train import Checkpoint, ValidationTaskConfig
 
 from hbt_ray.cluster.runtime import get_within
 from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S
-from hbt_ray.cluster.training.messages import Message, Notice, Saving, StepMetricsMessage, ValidationLoss
+from hbt_ray.cluster.training.messages import Message, Notice, Saving, StartUp, StepMetricsMessage, ValidationLoss
 from hbt_ray.config import LoopConfig
 from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
@@ -25,6 +25,7 @@ from hbt_ray.training.task import BatchT
 from hbt_ray.training.train_loop import LogBuffer
 from hbt_ray.training.train_state import TrainState, should_evaluate, steps_to_evaluate
 from hbt_ray.utils.activity import Phase, enter_phase, in_phase
+from hbt_ray.utils.start_up import end_of, take_ends
 from hbt_ray.utils.storage import StoragePath
 
 LOGGING_WAIT_S = 10.0  # for a driver that is slow to log; after that training has priority
@@ -55,6 +56,7 @@ class RayTrainCallbacks:
         self.is_rank_zero = ray.train.get_context().get_world_rank() == 0
         self._saved_s = self._checked_s = time.monotonic()
         self._handled_notice: object = None  # the preemption notice for which a checkpoint was saved
+        self._has_stepped = False
         self._to_evaluate: set[int] = set()  # steps whose checkpoints are being evaluated
 
     @property
@@ -86,6 +88,10 @@ class RayTrainCallbacks:
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
         """Send the metrics since the last call to the driver."""
         messages: list[Message] = []
+        if not self._has_stepped:
+            self._has_stepped = True
+            end_of("first steps")
+            messages.append(StartUp(take_ends()))
         if metrics.steps:
             messages.append(StepMetricsMessage([{"step": step.step} | step.by_name() for step in metrics.steps]))
         if metrics.validation_loss is not None:
@@ -109,6 +115,8 @@ class RayTrainCallbacks:
         """Return this rank's flags, which are combined over ranks with the loss."""
         if not self.is_rank_zero:
             return NO_SIGNALS
+        if not self._has_stepped:
+            end_of("first batch")
         now_s, minutes = time.monotonic(), self._train.checkpoint_minutes
         check_preemption = now_s - self._checked_s >= PREEMPTION_CHECK_S
         if check_preemption:

@@ -48,3 +48,15 @@ def test_iterate_within_stops_reading_when_it_is_closed():
     assert next(received) == 1
     received.close()
     assert closed.wait(10)
+
+
+def test_iterate_within_reads_before_the_first_item_is_requested():
+    has_begun = threading.Event()
+
+    def items():
+        has_begun.set()
+        yield 1
+
+    received = iterate_within(items(), 10, "an item")
+    assert has_begun.wait(10)
+    assert list(received) == [1]
