@@ -52,19 +52,28 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 
     config = load_search(config_file, overrides)
     check_corpora(config.run)
-    from hbt_ray.cluster.preflight import check_before_start
-
-    check_before_start(config.run)
-    for model in getattr(config.space.get("model.path"), "values", None) or ():
-        check_model_exists(str(model), "space.model.path")
-    from hbt_ray.cluster.search.run_search import search as search_on_cluster
+    folder = out_folder(out, config.run.name).resolve()
+    from hbt_ray.search.finished_search import finished_search
     from hbt_ray.search.tables import result_tables
+    from hbt_ray.tracking.server import resolve_uri, ui_command
     from hbt_ray.utils.terminal_table import print_tables
 
-    finished = search_on_cluster(config, out_folder(out, config.run.name))
-    print_tables(result_tables(config, finished.results))
-    page = finished.folder / "report.html"
-    click.echo(f"best     {finished.folder / 'best.yaml'}\npage     {page}\nruns     {finished.ui_command}")
+    results = finished_search(config, folder)
+    if results is not None:
+        click.echo("this search is finished; write another --out for a second one")
+        runs = ui_command(resolve_uri(config.run.tracking, folder))
+    else:
+        from hbt_ray.cluster.preflight import check_before_start
+
+        check_before_start(config.run)
+        for model in getattr(config.space.get("model.path"), "values", None) or ():
+            check_model_exists(str(model), "space.model.path")
+        from hbt_ray.cluster.search.run_search import search as search_on_cluster
+
+        finished = search_on_cluster(config, folder)
+        results, runs = finished.results, finished.ui_command
+    print_tables(result_tables(config, results))
+    click.echo(f"best     {folder / 'best.yaml'}\npage     {folder / 'report.html'}\nruns     {runs}")
 
 
 @click.command(
@@ -111,18 +120,29 @@ def study(
 
         with tempfile.TemporaryDirectory() as folder_of_benchmarks:
             print_markdown(describe_study(check_study(config, Path(folder_of_benchmarks))))
+    folder = str(out_folder(out, config.name))
+    from hbt_ray.study.finished_study import finished_study
+    from hbt_ray.utils.terminal_table import print_markdown
+
+    lines = None if dry_run else finished_study(config, Path(folder))
+    if lines is not None:
+        click.echo("this study is finished; add seeds or methods, or write another --out for a second one")
+        print_markdown(lines)
+        from hbt_ray.tracking.server import resolve_uri, ui_command
+
+        runs = ui_command(resolve_uri(config.run.tracking, Path(folder)))
+        click.echo(f"report   {Path(folder) / 'report.html'}\nruns     {runs}")
+        return
     _check_models(config)
     if dry_run:
         click.echo("checked  settings, corpora, benchmarks, metrics, models and this machine; nothing was written")
         return
-    folder = str(out_folder(out, config.name))
-    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
-    from hbt_ray.study.report_sections import results_section
-    from hbt_ray.utils.terminal_table import print_markdown
-
     source = [name] if name else ["--config", str(config_file)]
     source += ["--preset", preset] if preset else []
     repeat = shlex.join(["hbt", "study", *source, *map(redact_value, overrides), "--out", folder])
+    from hbt_ray.cluster.pipelines.study import study as study_on_cluster
+    from hbt_ray.study.report_sections import results_section
+
     finished = study_on_cluster(config, folder, repeat)
     print_markdown(results_section(finished.results).lines)
     click.echo(f"report   {finished.page}\nruns     {finished.ui_command}")

@@ -53,13 +53,15 @@ def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = Tr
     best_effort_tracking(tracker, tracker.finish)
 
 
-def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> None:
-    """Call `log`; if MLflow fails, print a warning and continue, so that its outage fails no run."""
+def best_effort_tracking(tracker: Tracker, log: Callable[[], object]) -> bool:
+    """Call `log`; if MLflow fails, print a warning and return False, so that its outage fails no run."""
     try:
         check_reachable(tracker.uri)  # takes seconds; MLflow's client would retry for minutes
         log()
     except TrackingError as error:
         print_line(f"not tracked: {error}")
+        return False
+    return True
 
 
 def log_report_metrics(tracker: Tracker, metrics: Mapping[str, float], step: int) -> None:

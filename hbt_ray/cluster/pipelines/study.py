@@ -14,9 +14,10 @@ from hbt_ray.evaluation.report import make_folder
 from hbt_ray.study.checks import check_study
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import dependency_levels
+from hbt_ray.study.finished_study import mark_study
 from hbt_ray.study.plan import PLAN, keep_plan
 from hbt_ray.study.report import FIGURES, MARKDOWN, PAGE, SUMMARY, TABLE, write_study_report
-from hbt_ray.study.report_sections import StudyInputs
+from hbt_ray.study.report_sections import StudyInputs, results_section
 from hbt_ray.study.results import StudyResults
 from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.run_dir import run_dir_of
@@ -84,7 +85,9 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         results = StudyResults(config, folder)
         inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
         page = write_study_report(results, inputs, command)
-        best_effort_tracking(tracker, lambda: _log_results(results, tracker))
+        is_logged = best_effort_tracking(tracker, lambda: _log_results(results, tracker))
+    if is_logged:  # else the next call tries it again
+        mark_study(as_given, folder, results_section(results).lines)
     return FinishedStudy(page, results, ui_guide(uri, config.run.tracking.experiment))
 
 

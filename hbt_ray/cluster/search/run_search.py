@@ -44,6 +44,7 @@ from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, untrained_metrics
 from hbt_ray.search.figures import FILES as FIGURES
 from hbt_ray.search.figures import write_figures
+from hbt_ray.search.finished_search import mark_search
 from hbt_ray.search.page import write_search_page
 from hbt_ray.search.results import (
     SUMMARY,
@@ -97,10 +98,11 @@ def search(config: SearchConfig, out: str | Path) -> FinishedSearch:
     """
     folder = Path(out).expanduser().resolve()
     with lock_folder(folder):
-        return _search(_resolve(config), folder)
+        return _search(config, folder)
 
 
-def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
+def _search(as_given: SearchConfig, folder: Path) -> FinishedSearch:
+    config = _resolve(as_given)
     candidates = list_candidates(config)
     uri = resolve_uri(config.run.tracking, folder)
     check_reachable(uri)
@@ -141,7 +143,9 @@ def _search(config: SearchConfig, folder: Path) -> FinishedSearch:
                 fingerprints={config.dev_name: dev.fingerprint(), **test_sets},
             )
             figures = [folder / file.name for file in written]
-        best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
+        is_logged = best_effort_tracking(parent, lambda: _log_results(config, results, trials, figures, folder, parent))
+    if is_logged and all(trial.state != "failed" for trial in trials):  # else the next call tries it again
+        mark_search(as_given, folder)
     return FinishedSearch(results, tuple(trials), folder, ui_guide(uri, config.run.tracking.experiment))
 
 
