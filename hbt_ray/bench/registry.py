@@ -27,6 +27,7 @@ BENCHES = {
     "train_under_ray": "hbt_ray.cluster.bench.training:bench_train_under_ray",
     "two_workers": "hbt_ray.cluster.bench.training:bench_two_workers",
     "prepare": "hbt_ray.cluster.bench.prepare:bench_prepare",
+    "prepare_scale": "hbt_ray.cluster.bench.prepare_scale:bench_prepare_scale",
     "start_up": "hbt_ray.cluster.bench.startup:bench_startup",
     "search": "hbt_ray.cluster.bench.sharded_search:bench_sharded_search",
 }

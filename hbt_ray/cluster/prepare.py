@@ -13,10 +13,17 @@ import ray.data
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.store_maker import Engine, RowTables, Shared, list_source, make_store
+from hbt_ray.data.store_maker import Engine, OnStage, RowTables, Shared, list_source, log_stage, make_store
 
 
-def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, verify: bool = False) -> Path:
+def prepare(
+    inputs: PrepareInputs,
+    stores: Path,
+    *,
+    blocks: int | None = None,
+    verify: bool = False,
+    on_stage: OnStage = log_stage,
+) -> Path:
     """Return the store of some inputs; it is made if it does not exist yet, and made again if it is damaged.
 
     It contains, with the shards and the manifest, the tokenizer and `rejects.jsonl`.
@@ -26,6 +33,7 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, v
         stores: folder of stores. Each is named by its fingerprint, so runs share them.
         blocks: number of tasks that read the corpora; None: one for each shard of a corpus.
         verify: compare the checksums of a store that exists.
+        on_stage: see `make_store`.
 
     Raises:
         ConfigError: the model cannot be trained, has no tokenizer, or takes shorter texts.
@@ -37,7 +45,7 @@ def prepare(inputs: PrepareInputs, stores: Path, *, blocks: int | None = None, v
     with source.new_folder(verify=verify) as unfinished, unwrap_ray_errors("preparing"):
         if unfinished is not None:
             connect()
-            make_store(source, unfinished, RayData(blocks))
+            make_store(source, unfinished, RayData(blocks), on_stage)
     return source.folder
 
 

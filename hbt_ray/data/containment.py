@@ -64,7 +64,12 @@ class ContainmentIndex:
             return
         keys, owners = _fingerprints(texts)
         counts = np.bincount(owners, minlength=len(texts))
+        # Sorted, so that neighbouring searches read the same memory; the end is searched for known keys only.
+        order = np.argsort(keys)
+        keys = keys[order]
         begins = np.searchsorted(self._keys, keys, "left")
+        known = self._keys[np.minimum(begins, len(self._keys) - 1)] == keys
+        keys, begins, owners = keys[known], begins[known], owners[order][known]
         lengths = np.searchsorted(self._keys, keys, "right") - begins
         hits = np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
         pairs, shared = np.unique(

@@ -131,15 +131,35 @@ def count_items(counts: RowCounts) -> int:
     return sum(count_shards(counts, 1).values())
 
 
+TOKENIZER_COLUMNS = ("source", "item_id", "language", "question", "passage")
+
+
+def sample_for_tokenizer(rows: pa.Table, fraction: float) -> pa.Table:
+    """Select the training rows that come first in the order of `tokenizer_texts`.
+
+    Args:
+        rows: a table of `ASSIGNED_ROWS`.
+        fraction: of all training rows, to expect of the selected ones.
+
+    Returns:
+        Their TOKENIZER_COLUMNS.
+    """
+    rows = rows.filter(pc.match_substring(rows.column("bucket"), '"train"')).select(TOKENIZER_COLUMNS)
+    if fraction >= 1:
+        return rows
+    names = zip(*(rows.column(name).to_pylist() for name in TOKENIZER_COLUMNS[:3]), strict=True)
+    return rows.filter(pa.array([stable_hash64(*name) < fraction * 2**64 for name in names], pa.bool_()))
+
+
 def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> list[str]:
     """Return texts to train a tokenizer on, at most MAX_TOKENIZER_TEXTS. They do not depend on the rows' order.
 
     Args:
-        rows: a table of `ROWS`.
+        rows: a table of TOKENIZER_COLUMNS.
         tokenization_prefixes: of queries and of passages.
     """
     query_prefix, passage_prefix = tokenization_prefixes
-    columns = (rows.column(name).to_pylist() for name in ("source", "item_id", "language", "question", "passage"))
+    columns = (rows.column(name).to_pylist() for name in TOKENIZER_COLUMNS)
     ordered = sorted(zip(*columns, strict=True), key=lambda row: (stable_hash64(*row[:3]), row[:3]))
     texts: list[str] = []
     for _, _, _, question, passage in ordered:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,11 +29,13 @@ from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
     ASSIGNED_ROWS,
+    MAX_TOKENIZER_TEXTS,
     ShardResult,
     assign_shards,
     count_items,
     count_shards,
     make_shard,
+    sample_for_tokenizer,
     shard_from_json,
     shard_to_json,
     tokenizer_texts,
@@ -65,7 +69,11 @@ from hbt_ray.utils.shared_folder import new_shared_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
+
 Shared = TypeVar("Shared")
+OnStage = Callable[[str, float], None]
+MARGIN = 1.1  # of the rows that are sampled for the tokenizer: a hash may select fewer than its fraction
 KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that are compared in memory at a time
 
 
@@ -207,7 +215,12 @@ def verify_store(inputs: PrepareInputs, stores: Path) -> Path:
     return folder
 
 
-def make_store(source: StoreSource, folder: Path, engine: Engine) -> None:
+def log_stage(stage: str, seconds: float) -> None:
+    """Log the seconds of a stage of `make_store`."""
+    logger.info("prepare: %s took %.1f s", stage, seconds)
+
+
+def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnStage = log_stage) -> None:
     """Make a store: shards, manifest, tokenizer and `rejects.jsonl`.
 
     1. Read the corpora; check the number of rejected rows and the languages.
@@ -220,20 +233,31 @@ def make_store(source: StoreSource, folder: Path, engine: Engine) -> None:
         source: what the store is made of.
         folder: an empty one.
         engine: that the steps run on.
+        on_stage: called with the name and the seconds of each stage when it has ended.
 
     Raises:
         CorpusError: a corpus cannot be read, too many of its rows are rejected, or no item is left.
         StoreError: a shard cannot be written.
     """
+    began_s = time.perf_counter()
+
+    def ended(name: str) -> None:
+        nonlocal began_s
+        now_s = time.perf_counter()
+        on_stage(name, now_s - began_s)
+        began_s = now_s
+
     with stage("preparing the store"):
         # 1.
         inputs, max_share = source.inputs, source.inputs.prepare.max_reject_share
         rows = _read(source, engine)
+        ended("read")
         summary = _summarize_rows(rows)
         rows_read = count_rows_read(summary.counts)
         write_rejects(folder / REJECTS, summary.rejects)
         check_rejects(rows_read, summary.rejects, max_share, folder / REJECTS)
         check_languages(inputs.corpora, summary.counts, inputs.languages or ())
+        ended("count")
         # 2.
         repeated = _find_duplicates(rows)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
@@ -242,18 +266,22 @@ def make_store(source: StoreSource, folder: Path, engine: Engine) -> None:
         assigned = _assign_shards(
             rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
         )
-        if not assigned.count():
+        num_assigned = assigned.count()
+        ended("find repeated and linked items")
+        if not num_assigned:
             raise CorpusError(
                 f"no item is left to train on: {len(summary.contaminated)} occur in evaluation sets, "
                 f"{len(repeated)} are repeated"
             )
         # 3.
-        tokenizer = source.tokenizer if source.tokenizer is not None else _train_tokenizer(inputs, assigned)
+        tokenizer = source.tokenizer or _train_tokenizer(inputs, assigned, num_assigned)
+        ended("train a tokenizer")
         tokenizer.save_pretrained(folder / TOKENIZER)
         write_decontaminated(folder, source.evaluation_sets)
         tokenization = PairTokenizer(tokenizer, inputs.text)
         # 4.
         results = _make_shards(assigned, sum(num_shards.values()), folder, engine.share(tokenization))
+        ended("tokenize and write")
         rejects = summary.rejects + [reject for result in results for reject in result.rejects]
         write_rejects(folder / REJECTS, rejects)
         check_rejects(rows_read, rejects, max_share, folder / REJECTS)
@@ -358,10 +386,15 @@ def _assign_shards(
     return rows.map(assign).compute()
 
 
-def _train_tokenizer(inputs: PrepareInputs, assigned: RowTables) -> PreTrainedTokenizerFast:
-    rows = assigned.map(lambda table: table.filter(pc.match_substring(table.column("bucket"), '"train"')))
-    texts = tokenizer_texts(pa.concat_tables(rows), (inputs.text.query_prefix, inputs.text.passage_prefix))
-    return train_tokenizer(texts, inputs.model.small.vocabulary)
+def _train_tokenizer(inputs: PrepareInputs, assigned: RowTables, num_rows: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on the first texts by a hash; this process receives little more than these."""
+    fraction = MARGIN * MAX_TOKENIZER_TEXTS / num_rows
+    while True:
+        sampled = assigned.map(functools.partial(sample_for_tokenizer, fraction=fraction))
+        texts = tokenizer_texts(pa.concat_tables(sampled), (inputs.text.query_prefix, inputs.text.passage_prefix))
+        if len(texts) == MAX_TOKENIZER_TEXTS or fraction >= 1:
+            return train_tokenizer(texts, inputs.model.small.vocabulary)
+        fraction *= 2
 
 
 def _make_shards(

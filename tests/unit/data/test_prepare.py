@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from hbt_ray.config import RunConfig
+from hbt_ray.data import prepare, store_maker
 from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import CorpusShard
 from hbt_ray.data.decontamination import DecontaminationIndex
@@ -16,6 +18,7 @@ from hbt_ray.data.prepare import (
     assign_shards,
     count_shards,
     make_shard,
+    sample_for_tokenizer,
     shard_from_json,
     shard_to_json,
     tokenizer_texts,
@@ -154,6 +157,36 @@ def test_tokenizer_texts_do_not_depend_on_the_order_of_rows(tmp_path):
     assert texts == tokenizer_texts(shuffled(rows), ("Q: ", "P: "))
     assert len(texts) == 2 * 40
     assert all(text.startswith("Q: " if n % 2 == 0 else "P: ") for n, text in enumerate(texts))
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60])
+def test_sample_for_the_tokenizer_has_the_first_of_all_texts(tmp_path, monkeypatch, limit):
+    rows = read_table(write_corpus(tmp_path / "c", {x: [record(n, x) for n in range(40)] for x in ("de", "en")}))
+    assigned = assign_shards(rows, set(), {"c": 2}, 0.2)
+    everything = tokenizer_texts(sample_for_tokenizer(assigned, 1.0), ("", ""))
+    monkeypatch.setattr(prepare, "MAX_TOKENIZER_TEXTS", limit)
+    half = sample_for_tokenizer(assigned, 0.5)
+    assert limit / 2 <= half.num_rows < len(everything) / 2
+    assert tokenizer_texts(half, ("", "")) == everything[:limit]
+
+
+def test_tokenizer_is_the_same_however_few_rows_are_sampled_first(tmp_path, monkeypatch):
+    rows = read_table(write_corpus(tmp_path / "c", {x: [record(n, x) for n in range(40)] for x in ("de", "en")}))
+    assigned = store_maker.TablesHere([assign_shards(rows, set(), {"c": 1}, 0.0)])
+    for module in (prepare, store_maker):
+        monkeypatch.setattr(module, "MAX_TOKENIZER_TEXTS", 30)
+    inputs = RunConfig().prepare_inputs
+    expected = store_maker._train_tokenizer(inputs, assigned, 1).backend_tokenizer.to_str()  # samples all
+    sampled = []
+    monkeypatch.setattr(
+        store_maker,
+        "sample_for_tokenizer",
+        lambda table, fraction: sampled.append(fraction) or sample_for_tokenizer(table, fraction),
+    )
+    found = store_maker._train_tokenizer(inputs, assigned, 3_300).backend_tokenizer.to_str()
+    assert found == expected
+    assert sampled[0] == pytest.approx(0.01)
+    assert sampled[-1] < 1
 
 
 @pytest.mark.parametrize(
