@@ -67,7 +67,10 @@ def loading_options(command: CommandT) -> CommandT:
     """Add the options of how any model is loaded and used."""
     options = (
         click.option(
-            "--pooling", type=click.Choice(["mean", "cls"]), default="mean", help="For a model that brings none."
+            "--pooling",
+            type=click.Choice(["mean", "cls", "lasttoken", "weightedmean"]),
+            default="mean",
+            help="For a model that brings none.",
         ),
         click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository."),
         click.option("--query-prefix", help="Default: what the model brings."),

@@ -98,12 +98,12 @@ class ModelConfig(ConfigSection):
 
     path: str | None = None
     """Folder or hub name of a Hugging Face or sentence-transformers model. None: `model.small`."""
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "lasttoken", "weightedmean"] = "mean"
     """For encoders that do not define their own pooling."""
     dropout: Fraction | None = None
     """None: the encoder's own."""
     attention: Attention = "auto"
-    """`packed`: without padding, for BERT, ELECTRA, RoBERTa and XLM-R. `auto`: packed for these, else eager on CPU and
+    """`packed`: without padding, for the families in models/README.md. `auto`: packed for these, else eager on CPU and
     sdpa on GPU."""
     lora: LoraConfig | None = None
     """Such as {rank: 8}: train adapters only; needs `hbt_ray[lora]`. None: all weights are trained."""

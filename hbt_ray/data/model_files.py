@@ -307,9 +307,14 @@ def max_positions(config: object) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:  # XLNet has -1
         return None
+    return positions - first_position(config)
+
+
+def first_position(config: object) -> int:
+    """Return the position of a text's first token by a transformers configuration."""
     if getattr(config, "model_type", None) in _FIRST_POSITION_AFTER_PADDING:
-        return positions - int(getattr(config, "pad_token_id", None) or 0) - 1
-    return positions
+        return int(getattr(config, "pad_token_id", None) or 0) + 1
+    return 0
 
 
 def _mapping(value: object) -> Mapping[str, object]:

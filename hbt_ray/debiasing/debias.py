@@ -85,7 +85,7 @@ def debias_model(
         seed: of the choice of items.
         rank: the maximum number of directions that "projection" and "leace" remove. None: L - 1.
         evaluation_sets: the folder of each benchmark whose texts are left out, by its name.
-        pooling: "mean" or "cls", for a model that does not define it.
+        pooling: such as "mean", for a model that does not define it.
         query_prefix: None: the model's. Another one is saved with the new model.
         passage_prefix: None: the model's.
         trust_remote_code: run code from the model's repository.

@@ -56,7 +56,7 @@ def evaluate_model(
         model: folder or hub name; or a model in memory, on its device.
         settings: the benchmarks and the settings of the evaluation.
         out: where reports are written, see `report_folder`.
-        pooling: "mean" or "cls", for a model that does not define it.
+        pooling: such as "mean", for a model that does not define it.
         query_prefix: None: the model's.
         passage_prefix: None: the model's.
         trust_remote_code: run code from the model's repository.

@@ -96,7 +96,10 @@ class _MaskAndScale(torch.autograd.Function):
 
 
 def key_dropout(encoder: nn.Module) -> DropoutKey:
-    """Replace every `nn.Dropout` of an encoder by `DeterministicDropout`; return the key that all of them share."""
+    """Replace every `nn.Dropout` of an encoder by `DeterministicDropout`; return the key that all of them share.
+
+    Attention layers that keep a probability for their weights, and no layer of dropout, get one.
+    """
     key = DropoutKey()
     place = 0
     for module in list(encoder.modules()):
@@ -104,4 +107,20 @@ def key_dropout(encoder: nn.Module) -> DropoutKey:
             if isinstance(child, nn.Dropout):
                 setattr(module, name, DeterministicDropout(child.p, key, place).train(child.training))
                 place += 1
+    for module in list(encoder.modules()):
+        if keeps_probability(module):
+            module.weights_dropout = DeterministicDropout(module.attention_dropout, key, place).train(module.training)
+            place += 1
     return key
+
+
+def keeps_probability(module: nn.Module) -> bool:
+    """Return True if a module is attention that drops weights by a probability instead of a layer of dropout."""
+    return isinstance(getattr(module, "attention_dropout", None), int | float)
+
+
+def attention_dropout(module: nn.Module) -> nn.Dropout:
+    """Return the layer that drops the attention weights of an attention layer."""
+    layer = getattr(module, "weights_dropout", None) or getattr(module, "dropout", None)
+    assert isinstance(layer, nn.Dropout), "call key_dropout before training"
+    return layer

@@ -7,6 +7,7 @@ trained model is what `SentenceTransformer(path)` later loads.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from hbt_ray.config import Attention, ModelConfig, TextConfig
 from hbt_ray.data.model_files import check_is_dense, check_needs_no_language, check_trainable, max_positions
 from hbt_ray.errors import ConfigError
+from hbt_ray.models.deterministic_dropout import keeps_probability
 from hbt_ray.models.lora import add_adapters, merged
 from hbt_ray.models.packed_attention import NAME as PACKED_ATTENTION
 from hbt_ray.models.packed_attention import can_pack, is_packed, register_packed_attention, transformer_of
@@ -30,6 +32,8 @@ from hbt_ray.models.saved_settings import similarity_of, takes_token_ids, use_as
 from hbt_ray.models.vocabulary import occurring_embedding
 from hbt_ray.utils.counter_rng import Salt, stable_hash64
 from hbt_ray.utils.progress import stage
+
+logger = logging.getLogger(__name__)
 
 
 def load_for_training(
@@ -156,10 +160,17 @@ def load_pretrained(
         register_packed_attention()
         transformer_of(encoder).set_attn_implementation(PACKED_ATTENTION)
     elif attention == "packed":
-        raise ConfigError(
-            f"the model {path!r} is of a family that packed attention does not support; write model.attention=auto"
-        )
+        raise ConfigError(f"{_why_padded(path, encoder)}; write model.attention=auto")
+    elif attention == "auto" and takes_token_ids(encoder):
+        logger.info("%s, so its texts are padded to the longest of a batch", _why_padded(path, encoder))
     return encoder
+
+
+def _why_padded(path: str, encoder: SentenceTransformer) -> str:
+    family = getattr(getattr(transformer_of(encoder), "config", None), "model_type", "unknown")
+    if not takes_token_ids(encoder):
+        return f"the model {path!r} has modules that need padded texts"
+    return f"the model {path!r} is of the family {family!r}, which packed attention does not support"
 
 
 def open_teacher(path: str, student: SentenceTransformer, model: ModelConfig) -> SentenceTransformer:
@@ -220,7 +231,9 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def set_dropout(encoder: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout layer of an encoder."""
+    """Set the probability of every dropout layer of an encoder, and of attention layers that have none."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
+        elif keeps_probability(module):
+            module.attention_dropout = probability

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from hbt_ray.config import LossConfig
+from hbt_ray.config import LossConfig, ModelConfig, TrainConfig
 from hbt_ray.losses.combined import CombinedLoss
 from hbt_ray.models.dual_encoder import DualEncoder
+from hbt_ray.models.encoder import load_for_training
+from hbt_ray.models.packed_attention import is_packed
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
@@ -20,7 +22,7 @@ from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from hbt_ray.utils.storage import StoragePath
-from tests.helpers import tiny_corpus
+from tests.helpers import open_bases, tiny_corpus
 from tests.helpers.contrastive_training import MIXES, PAIRS, UNCLIPPED, batch, make_stores_and_encoder, make_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +56,34 @@ def test_step_reports_the_learning_rate_that_it_used(folder):
     trainer = make_trainer(folder, steps=10, warmup_share=0.2, learning_rate=0.004)
     assert trainer.step(0, [batch(folder, 0)]).learning_rate == 0.002
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.002}
+
+
+# Families of encoders
+
+
+def trainer_of(family: Path, attention: str, dropout: float = 0.0) -> ContrastiveTrainer:
+    model = ModelConfig(attention=attention, dropout=dropout)  # type: ignore[arg-type]
+    encoder = load_for_training(model, tiny_corpus.TEXT, family)
+    train = TrainConfig(steps=10, global_batch_pairs=PAIRS, chunk_pairs=4, precision="fp32", learning_rate=1e-3)
+    return ContrastiveTrainer(encoder, train, seed=5)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "modernbert", "qwen3"])
+def test_open_families_are_trained_packed_as_padded(folder, family, tmp_path):
+    windows = {"local_attention": 8, "sliding_window": 5, "layer_types": open_bases.SLIDING}
+    base = open_bases.write_base(tmp_path, family, **windows if family != "qwen3" else open_bases.GROUPED)
+    packed, padded = trainer_of(base, "auto"), trainer_of(base, "eager")
+    assert is_packed(packed.encoder)
+    losses = [train(trainer, folder, 0, 5) for trainer in (packed, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_dropout_of_attention_weights_is_a_function_of_the_step(folder, tmp_path):
+    base = open_bases.write_base(tmp_path, "qwen3", **open_bases.GROUPED)  # has no other dropout
+    losses = [train(trainer_of(base, "auto", p), folder, 3, 5) for p in (0.3, 0.3, 0.0)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
 
 
 # Resuming
