@@ -81,7 +81,7 @@ def _attention_by_varlen(
 ) -> Tensor:
     """Compute the attention of all sequences, (tokens, H, d), in one call."""
     longest = packing.longest
-    attended: Tensor = varlen_attn(
+    attended = varlen_attn(
         query,
         key,
         value,
@@ -93,6 +93,7 @@ def _attention_by_varlen(
         window_size=window,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    assert isinstance(attended, Tensor)
     return attended
 
 
@@ -109,12 +110,14 @@ def _attention_by_sdpa(
     rows, width = query.shape
     attended_groups = []
     for group, band in zip(groups, bands, strict=True):
-        gathered = [
+        queries, keys, values = (
             states.index_select(0, of.read).view(group.sequences, -1, group.longest, width)
             for states, of in ((query, group.queries), (key, group.keys), (value, group.keys))
-        ]
+        )
         attended = nn.functional.scaled_dot_product_attention(
-            *gathered,
+            queries,
+            keys,
+            values,
             attn_mask=_mask(group, band),
             dropout_p=dropout,
             scale=scale,

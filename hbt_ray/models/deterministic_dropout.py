@@ -109,14 +109,15 @@ def key_dropout(encoder: nn.Module) -> DropoutKey:
                 place += 1
     for module in list(encoder.modules()):
         if keeps_probability(module):
-            module.weights_dropout = DeterministicDropout(module.attention_dropout, key, place).train(module.training)
+            layer = DeterministicDropout(float(vars(module)["attention_dropout"]), key, place)
+            module.weights_dropout = layer.train(module.training)
             place += 1
     return key
 
 
 def keeps_probability(module: nn.Module) -> bool:
     """Return True if a module is attention that drops weights by a probability instead of a layer of dropout."""
-    return isinstance(getattr(module, "attention_dropout", None), int | float)
+    return isinstance(vars(module).get("attention_dropout"), int | float)
 
 
 def attention_dropout(module: nn.Module) -> nn.Dropout:

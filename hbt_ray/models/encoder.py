@@ -236,4 +236,4 @@ def set_dropout(encoder: nn.Module, probability: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = probability
         elif keeps_probability(module):
-            module.attention_dropout = probability
+            vars(module)["attention_dropout"] = probability

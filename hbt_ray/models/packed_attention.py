@@ -160,9 +160,11 @@ def packed_attention(
     device_type = query.device.type
     if torch.is_autocast_enabled(device_type):  # positions that rotate queries and keys make them float32
         query, key, value = (states.to(torch.get_autocast_dtype(device_type)) for states in (query, key, value))
-    tokens_first = [states[0].transpose(0, 1) for states in (query, key, value)]
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     attended = attend(
-        *tokens_first,
+        query,
+        key,
+        value,
         packing,
         scale=scale,
         pattern=attention_mask,
