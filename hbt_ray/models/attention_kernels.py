@@ -21,7 +21,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from hbt_ray.models.attention_pattern import ALL_TOKENS, AttentionPattern, Window
 from hbt_ray.models.deterministic_dropout import DeterministicDropout
-from hbt_ray.models.packing import Group, Packing, Rows
+from hbt_ray.models.packing import HeadRows, Packing, SequenceGroup
 
 MAX_WRITTEN_OUT_TOKENS = 1024  # of a sequence; the (L, L) matrices of longer ones take too much memory
 _MAX_VARLEN_WIDTH = 256  # of a head, which must be a multiple of 8
@@ -101,7 +101,7 @@ def _attention_by_sdpa(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    groups: Sequence[Group],
+    groups: Sequence[SequenceGroup],
     bands: Sequence[Tensor | None],
     scale: float,
     dropout: float,
@@ -129,7 +129,7 @@ def _attention_by_sdpa(
     return result.index_copy(0, written, torch.cat(attended_groups))[:rows]
 
 
-def _mask(group: Group, band: Tensor | None) -> Tensor | None:
+def _mask(group: SequenceGroup, band: Tensor | None) -> Tensor | None:
     """Return which tokens attend to which, (1 or N, 1, 1 or L, L) bool; None if all attend to all."""
     if group.ended is None:
         return None if band is None else band[None, None]
@@ -144,7 +144,7 @@ class _Context(Protocol):
     """The attributes of autograd's context that are used here."""
 
     saved_tensors: tuple[Tensor, ...]
-    groups: Sequence[Group]
+    groups: Sequence[SequenceGroup]
     scale: float
     softcap: float | None
     dropout_scale: float
@@ -164,7 +164,7 @@ class _WrittenOutAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        groups: Sequence[Group],
+        groups: Sequence[SequenceGroup],
         bands: Sequence[Tensor | None],
         scale: float,
         softcap: float | None,
@@ -223,13 +223,13 @@ class _WrittenOutAttention(torch.autograd.Function):
         return of_query[:rows], of_key[: len(key)], of_value[: len(key)], None, None, None, None, None
 
 
-def _matrices(states: Tensor, rows: Rows, group: Group) -> Tensor:
+def _matrices(states: Tensor, rows: HeadRows, group: SequenceGroup) -> Tensor:
     """Gather a group's rows of queries, (M, G * L, d), or of keys, (M, L, d)."""
     return states.index_select(0, rows.read).view(group.sequences * group.key_heads, -1, states.shape[1])
 
 
 def _scores(
-    queries: Tensor, keys: Tensor, group: Group, band: Tensor | None, scale: float, softcap: float | None
+    queries: Tensor, keys: Tensor, group: SequenceGroup, band: Tensor | None, scale: float, softcap: float | None
 ) -> Tensor:
     """Return the (M, G * L, L) scores of a group; of tokens that are not attended to -inf or nearly so."""
     bias = None
@@ -252,7 +252,7 @@ def _scores(
 
 
 def _dropout_masks(
-    groups: Sequence[Group], dropout: nn.Dropout | None, query: Tensor
+    groups: Sequence[SequenceGroup], dropout: nn.Dropout | None, query: Tensor
 ) -> tuple[Sequence[Tensor | None], float]:
     """Draw a mask of zeros and ones (M, G * L, L) for each group; return the factor of what is kept as well."""
     if dropout is None:

@@ -8,7 +8,6 @@ sequence instead of for the whole row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +27,12 @@ class AttentionPattern:
 
     Args:
         attends: transformers' mask function: (text, head, query, key) -> bool, for broadcast tensors of rows.
-        arguments: of `sdpa_mask`, if the batch turns out to be padded.
+        padded: computes the mask of torch's attention, if the batch turns out to be a rectangle.
     """
 
-    def __init__(self, attends: Callable[..., Tensor], **arguments: Any) -> None:
+    def __init__(self, attends: Callable[..., Tensor], padded: Callable[[], Tensor | None]) -> None:
         self._attends = attends
-        self._arguments = arguments
+        self.padded = padded
         self._longest: Tensor | None = None  # (L, L) bool of the longest sequence
         self._bands: dict[int, Tensor | None] = {}
         self._windows: list[Window | None] = []
@@ -66,11 +65,6 @@ class AttentionPattern:
             self._windows.append(window if is_window else None)
         return self._windows[0]
 
-    def padded(self) -> Tensor | None:
-        """Return the mask of a padded batch for torch's attention."""
-        mask: Tensor | None = sdpa_mask(mask_function=self._attends, **self._arguments)
-        return mask
-
     def _of_longest(self, packing: Packing, queries: Tensor) -> Tensor:
         """Return to which tokens some tokens of the longest sequence attend, (queries, L) bool."""
         start, length = packing.example
@@ -80,16 +74,24 @@ class AttentionPattern:
 
 
 def make_pattern(
-    *, attention_mask: Tensor | None = None, mask_function: Callable[..., Tensor], **arguments: Any
+    *, attention_mask: Tensor | None = None, mask_function: Callable[..., Tensor], **arguments: object
 ) -> Tensor | AttentionPattern | None:
     """Make the mask of a type of layer, with the signature that transformers expects.
 
     Returns:
         The mask of a padded batch. Without padding: the pattern, or None if all tokens attend to all.
     """
-    if attention_mask is not None:
-        mask: Tensor | None = sdpa_mask(attention_mask=attention_mask, mask_function=mask_function, **arguments)
+
+    def padded() -> Tensor | None:
+        mask: Tensor | None = sdpa_mask(
+            attention_mask=attention_mask,
+            mask_function=mask_function,
+            **arguments,  # type: ignore[arg-type]
+        )
         return mask
+
+    if attention_mask is not None:
+        return padded()
     if mask_function is bidirectional_mask_function:
         return None
-    return AttentionPattern(mask_function, **arguments)
+    return AttentionPattern(mask_function, padded)

@@ -18,7 +18,7 @@ MIN_STEP = 16  # tokens between the lengths of groups, up to 256; an eighth to a
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class HeadRows:
     """Rows of a (tokens * heads, d) matrix that belong to the sequences of a group, (N * heads * L,) each."""
 
     read: Tensor  # after a sequence's end, its first row
@@ -26,7 +26,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SequenceGroup:
     """Sequences of nearly equal length.
 
     Legend: N sequences, L tokens of the longest.
@@ -36,8 +36,8 @@ class Group:
     longest: int  # L
     heads: int
     key_heads: int
-    queries: Rows
-    keys: Rows  # of keys and values
+    queries: HeadRows
+    keys: HeadRows  # of keys and values
     ended: Tensor | None  # (N, L) bool, or None if all have the same length
 
 
@@ -61,9 +61,9 @@ class Packing:
         self.tokens = int(self.lengths.sum())
         self.longest = int(self.lengths.max())
         self.example = int(lengths[: lengths.argmax()].sum()), int(lengths.max())
-        self._groups: dict[tuple[int, int], list[Group]] = {}
+        self._groups: dict[tuple[int, int], list[SequenceGroup]] = {}
 
-    def groups(self, heads: int, key_heads: int) -> list[Group]:
+    def groups(self, heads: int, key_heads: int) -> list[SequenceGroup]:
         """Return groups of all sequences, the longest first.
 
         Args:
@@ -83,7 +83,9 @@ class Packing:
         """(N + 1,) int32 first token of each sequence, and the number of tokens."""
         return torch.from_numpy(np.cumsum(np.append(0, self.lengths)).astype(np.int32)).to(self.device)
 
-    def _group(self, starts: np.ndarray, lengths: np.ndarray, longest: int, heads: int, key_heads: int) -> Group:
+    def _group(
+        self, starts: np.ndarray, lengths: np.ndarray, longest: int, heads: int, key_heads: int
+    ) -> SequenceGroup:
         positions = starts[:, None] + np.arange(longest)  # (N, L)
         ended = np.arange(longest) >= lengths[:, None]
 
@@ -91,14 +93,14 @@ class Packing:
             of_heads = of_tokens[:, None, :] * heads + np.arange(heads)[:, None]  # (N, heads, L)
             return torch.from_numpy(of_heads.reshape(-1)).to(self.device)
 
-        def read_and_write(heads: int) -> Rows:
+        def read_and_write(heads: int) -> HeadRows:
             read = rows(np.where(ended, starts[:, None], positions), heads)
-            return Rows(read, rows(np.where(ended, self.tokens, positions), heads) if ended.any() else read)
+            return HeadRows(read, rows(np.where(ended, self.tokens, positions), heads) if ended.any() else read)
 
         queries = read_and_write(heads)
         keys = queries if key_heads == heads else read_and_write(key_heads)
         mask = torch.from_numpy(ended).to(self.device) if ended.any() else None
-        return Group(len(lengths), longest, heads, key_heads, queries, keys, mask)
+        return SequenceGroup(len(lengths), longest, heads, key_heads, queries, keys, mask)
 
 
 def _groups_of_similar_length(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

@@ -23,8 +23,8 @@ LENGTHS = np.array([3, 12, 7, 12, 1, 11, 20])
 CPU = torch.device("cpu")
 PATTERNS: dict[str, Callable[[], AttentionPattern | None]] = {
     "all": lambda: None,
-    "causal": lambda: AttentionPattern(causal_mask_function),
-    "window": lambda: AttentionPattern(sliding_window_bidirectional_mask_function(3)),
+    "causal": lambda: AttentionPattern(causal_mask_function, lambda: None),
+    "window": lambda: AttentionPattern(sliding_window_bidirectional_mask_function(3), lambda: None),
 }
 
 

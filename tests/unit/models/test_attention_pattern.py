@@ -30,19 +30,23 @@ def in_a_row(function):
     return packed_sequence_compatibility_function(function, positions, sequences)
 
 
+def a_pattern(function) -> AttentionPattern:
+    return AttentionPattern(function, lambda: None)
+
+
 def test_a_band_is_what_a_sequence_by_itself_would_have():
     for function in (causal_mask_function, sliding_window_causal_mask_function(2), CHUNKS):
         [[expected]] = sdpa_mask(1, 5, 5, mask_function=function, allow_is_causal_skip=False)
-        for pattern in (AttentionPattern(in_a_row(function)), AttentionPattern(in_a_row(function))):
-            assert torch.equal(pattern.band(PACKING, 5), expected)
-            assert torch.equal(pattern.band(PACKING, 3), expected[:3, :3])
-    causal = AttentionPattern(in_a_row(causal_mask_function)).band(PACKING, 8)
+        pattern = a_pattern(in_a_row(function))
+        assert torch.equal(pattern.band(PACKING, 5), expected)
+        assert torch.equal(pattern.band(PACKING, 3), expected[:3, :3])
+    causal = a_pattern(in_a_row(causal_mask_function)).band(PACKING, 8)
     assert causal is not None
     assert causal[5:].all()  # after the longest sequence: of groups whose length is rounded up
 
 
 def test_a_window_that_reaches_every_token_is_no_band():
-    pattern = AttentionPattern(sliding_window_bidirectional_mask_function(3))
+    pattern = a_pattern(sliding_window_bidirectional_mask_function(3))
     assert pattern.band(PACKING, 4) is None
     assert pattern.band(PACKING, 5) is not None
 
@@ -59,7 +63,7 @@ def test_a_window_that_reaches_every_token_is_no_band():
     ],
 )
 def test_windows_are_recognized(function, window):
-    assert AttentionPattern(function).window(PACKING) == window
+    assert a_pattern(function).window(PACKING) == window
 
 
 def test_a_padded_batch_gets_torchs_mask():
