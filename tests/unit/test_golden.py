@@ -729,7 +729,8 @@ SETTINGS: dict[str, str] = {
         mix.cross_pairs=one|mixed mix.hard_negatives mix.language_sampling mix.positive_languages mix.source_sampling
         mix.strategy mix.strategy=x-x-mono|x-y|x-x|hybrid|one-to-k model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
-        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls|lasttoken|weightedmean model.small model.small.heads
+        model.lora.rank model.lora.targets model.path model.pooling
+        model.pooling=mean|cls|lasttoken|weightedmean model.small model.small.heads
         model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name prepare
         prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share prepare.near_duplicate_threshold
         prepare.validation_share seed storage text text.max_passage_tokens text.max_query_tokens text.passage_prefix
@@ -752,7 +753,8 @@ SETTINGS: dict[str, str] = {
         corpora.ids corpora.ids=column|rows|unique corpora.language corpora.languages corpora.licence
         corpora.max_negatives corpora.name corpora.path corpora.split corpora.subset languages model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
-        model.lora.rank model.lora.targets model.path model.pooling model.pooling=mean|cls|lasttoken|weightedmean model.small model.small.heads
+        model.lora.rank model.lora.targets model.path model.pooling
+        model.pooling=mean|cls|lasttoken|weightedmean model.small model.small.heads
         model.small.layers model.small.vocabulary model.small.width model.trust_remote_code name prepare
         prepare.evaluation_sets prepare.items_per_shard prepare.max_reject_share prepare.near_duplicate_threshold
         prepare.validation_share pretrain pretrain.best_by pretrain.best_by=validation_loss|loss pretrain.block_tokens
