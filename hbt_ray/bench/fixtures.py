@@ -33,27 +33,28 @@ FIRST_ID = 1000  # ids below are special tokens and BERT's unused ones
 # Encoder
 
 MINILM = SmallEncoderConfig(layers=6, width=384, heads=12, vocabulary=VOCABULARY)  # the shape of all-MiniLM-L6
+E5_SMALL = SmallEncoderConfig(layers=12, width=384, heads=12, vocabulary=250_037)  # the shape of multilingual-e5-small
 TINY = SmallEncoderConfig(layers=1, width=32, heads=2, vocabulary=VOCABULARY)
 
 
-def bench_encoder(model: str | None, scratch: Path, *, quick: bool = False) -> str:
+def bench_encoder(model: str | None, scratch: Path, *, quick: bool = False, shape: SmallEncoderConfig = MINILM) -> str:
     """Return the folder or hub name of the encoder to time.
 
     Args:
         model: returned unchanged unless it is None.
         scratch: where a random encoder is saved, and found again by the next call.
-        quick: with no model, make the encoder tiny rather than of the shape of all-MiniLM-L6. The vocabulary of a
-            random encoder is w0, w1 and so on.
+        quick: with no model, make the encoder tiny. The vocabulary of a random encoder is w0, w1 and so on.
+        shape: of a random encoder that is not tiny.
     """
     if model is not None:
         return model
     from hbt_ray.models.encoder import init_encoder, save_encoder
 
-    shape = TINY if quick else MINILM
+    shape = TINY if quick else shape
     folder = scratch / f"encoder-{shape.layers}-{shape.width}"
     if not folder.exists():
         text = TextConfig(query_prefix="", passage_prefix="")
-        save_encoder(init_encoder(ModelConfig(small=shape), text, word_tokenizer(VOCABULARY), seed=0), folder)
+        save_encoder(init_encoder(ModelConfig(small=shape), text, word_tokenizer(shape.vocabulary), seed=0), folder)
     return str(folder)
 
 

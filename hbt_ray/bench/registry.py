@@ -20,6 +20,7 @@ BENCHES = {
     "grad_cache_memory": "hbt_ray.bench.training:bench_grad_cache_memory",
     "vocabulary_state": "hbt_ray.bench.vocabulary:bench_vocabulary_state",
     "vocabulary_step": "hbt_ray.bench.vocabulary:bench_vocabulary_step",
+    "train_step_e5": "hbt_ray.bench.vocabulary:bench_train_step_e5",
     "embed": "hbt_ray.bench.embedding:bench_embedding",
     "exact_search": "hbt_ray.bench.exact_search:bench_exact_search",
     "scale": "hbt_ray.bench.scaling_model:bench_scaling",
@@ -42,6 +43,7 @@ class BenchSettings:
     xquad: str | None = None  # folder of XQuAD-R; None: the same number of random texts or vectors
     rounds: int = 5  # of each contestant, alternating
     quick: bool = False  # sizes at which every part ends in seconds: checks that it runs, not how fast
+    multilingual: str | None = None  # as `model`, with a large vocabulary; None: of multilingual-e5-small's size
     assume: Mapping[str, float] = field(default_factory=dict)  # overrides of `scaling_model.Assumptions`
 
 

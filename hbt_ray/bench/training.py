@@ -26,6 +26,7 @@ from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
 PAIRS = 32
 DIFFERENT_BATCHES = 24
+PEER_TRAINER = "sentence-transformers' trainer"
 SCALE = 20.0  # 1 / the temperature of both trainers
 
 
@@ -44,7 +45,7 @@ def bench_train_step(settings: BenchSettings) -> BenchResult:
             unit="pairs/s",
             rounds=settings.rounds,
             details={
-                "peer_is": "sentence-transformers' trainer",
+                "peer_is": PEER_TRAINER,
                 "precision": "bf16" if bf16 else "fp32",
                 "pairs": PAIRS,
                 "tokens_per_step": round(_tokens_per_step(encoder, settings.xquad)),

@@ -88,6 +88,8 @@ class RunConfig(ConfigSection):
         check_sources(self.corpora)
         if self.train.vocabulary == "occurring" and self.model.lora is not None:
             raise ValueError("with model.lora word embeddings are not trained; write train.vocabulary=all")
+        if self.train.embedding_gradient == "batch" and self.model.lora is not None:
+            raise ValueError("with model.lora word embeddings are not trained; write train.embedding_gradient=all")
         return self
 
     @property

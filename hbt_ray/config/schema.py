@@ -338,6 +338,11 @@ class TrainConfig(LoopConfig):
     vocabulary: Literal["auto", "all", "occurring"] = "auto"
     """Word embeddings to train: all, or those of the tokens that occur in the store. The trained model has all rows
     either way. `auto`: those that occur, if that changes no bit of it and they are at most half."""
+    embedding_gradient: Literal["auto", "all", "batch"] = "auto"
+    """Rows of the word embeddings' gradient that are summed, exchanged between workers and clipped: all, or those of a
+    step's tokens. `auto`: those of the tokens, if the table is large for them."""
+    embedding_exchange: Literal["fp32", "bf16"] = "fp32"
+    """Numbers in which workers exchange the rows of a step's tokens."""
 
     @model_validator(mode="after")
     def _check_mini_batches(self) -> TrainConfig:

@@ -9,7 +9,7 @@ is saved, so its tensors have the bytes of a training with all rows.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -112,11 +112,16 @@ def occurring_embedding(module: nn.Module) -> OccurringEmbedding | None:
     return next((part for part in module.modules() if isinstance(part, OccurringEmbedding)), None)
 
 
-def occurring_fault(encoder: SentenceTransformer) -> str | None:
-    """Return why an encoder cannot be trained without some rows of its word embeddings, or None if it can."""
+def occurring_fault(encoder: SentenceTransformer, tables: Collection[type] = (nn.Embedding,)) -> str | None:
+    """Return why an encoder cannot be trained without some rows of its word embeddings, or None if it can.
+
+    Args:
+        encoder: to train.
+        tables: types of the table that are possible.
+    """
     transformer = transformer_of(encoder)
     table = None if transformer is None else transformer.get_input_embeddings()
-    if type(table) is not nn.Embedding:
+    if table is None or type(table) not in tables:
         return "the model has no plain table of word embeddings"
     if not table.weight.requires_grad:
         return "its word embeddings are not trained"

@@ -253,4 +253,5 @@ def _contrastive_settings(config: PretrainRunConfig) -> TrainConfig:
         global_batch_pairs=pretrain.global_batch_blocks,
         chunk_pairs=pretrain.chunk_blocks,
         temperature=pretrain.temperature,
+        embedding_gradient="all",
     )

@@ -32,6 +32,9 @@ class PairBatch:
     # (S,) int32, ascending: the index of the question that each is a translation of
     translation_of: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
+    # (R,) int32, ascending: the ids that occur in the global batch; empty: not known
+    global_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+
     @property
     def num_pairs(self) -> int:
         """B."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hbt_ray.data.manifest import TextField
@@ -54,6 +56,15 @@ def build_batch(
         query_components=components,
         passage_components=passage_components,
     )
+
+
+def build_batch_with_global_ids(
+    spec: BatchSpec, store: TokenStore, rank: int, num_ranks: int, chunk_pairs: int
+) -> PairBatch:
+    """Read a rank's slice of a global batch as `build_batch` does, and which token ids occur in the whole batch."""
+    whole = build_batch(spec, store)
+    ids = np.unique(np.concatenate([whole.query_ids, whole.passage_ids]))
+    return replace(build_batch(spec, store, rank, num_ranks, chunk_pairs), global_ids=ids)
 
 
 def make_pair_batch(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import LoopConfig
 from hbt_ray.training.lr_schedule import learning_rate
+from hbt_ray.training.row_gradient import RowGradient
 from hbt_ray.training.task import BatchT
 from hbt_ray.utils.activity import Phase, in_phase
 from hbt_ray.utils.process import keep_freed_memory
@@ -56,20 +58,30 @@ class BaseTrainer(ABC, Generic[BatchT]):
         checkpointed_module: the part of `module` whose weights are saved in checkpoints.
         train: settings of the training loop.
         device: of the module.
+        rows: the gradient of word embeddings that are looked up row by row; None: they are like any other parameter.
     """
 
     encoder: SentenceTransformer  # set by subclasses
 
     def __init__(
-        self, module: nn.Module, checkpointed_module: nn.Module, train: LoopConfig, device: torch.device
+        self,
+        module: nn.Module,
+        checkpointed_module: nn.Module,
+        train: LoopConfig,
+        device: torch.device,
+        rows: RowGradient | None = None,
     ) -> None:
         self.train = train
         self.module = module
         self.checkpointed_module = checkpointed_module
         self.model: nn.Module = module  # or its DDP wrapper
+        self._rows = rows
         if device.type == "cpu":
             keep_freed_memory()
         if num_ranks() > 1:
+            if rows is not None:
+                names = [name for name, parameter in module.named_parameters() if parameter is rows.weight]
+                DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
             # The encoders' buffers are constants, so they are not synchronised.
             self.model = DistributedDataParallel(
                 module,
@@ -77,6 +89,8 @@ class BaseTrainer(ABC, Generic[BatchT]):
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,  # saves copying each gradient into a bucket and back
             )
+            if rows is not None:
+                rows.synchronised = self.model
         self.optimizer = torch.optim.AdamW(_parameter_groups(module, train.weight_decay), lr=0.0, fused=True)
 
     @property
@@ -101,6 +115,10 @@ class BaseTrainer(ABC, Generic[BatchT]):
             This rank's loss, without the weight.
         """
 
+    def token_ids(self, batches: Sequence[BatchT]) -> np.ndarray | None:
+        """Return the token ids of all ranks' slices of some global batches, in any order; None: they are not known."""
+        return None
+
     def step(self, step: int, batches: Sequence[BatchT], signals: StepSignals = NO_SIGNALS) -> StepResult:
         """Do one optimizer step.
 
@@ -117,16 +135,24 @@ class BaseTrainer(ABC, Generic[BatchT]):
         self.model.train()
         rate = learning_rate(step, self.train)
         losses = []
+        if self._rows is not None:
+            self._rows.begin(self.token_ids(batches))
         for index, batch in enumerate(batches):
             synchronise = index == len(batches) - 1
             losses.append(self.backward(batch, 1 / len(batches), synchronise))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.max_gradient_norm)
+        parameters = list(self.model.parameters())
+        clipped = parameters if self._rows is None else self._rows.clipped(parameters)
+        norm = nn.utils.clip_grad_norm_(clipped, self.train.max_gradient_norm)
         finite = bool(torch.isfinite(norm))
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            if self._rows is not None:
+                self._rows.fill()
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._rows is not None:
+            self._rows.end()
         flags = torch.tensor([signals.request_checkpoint, signals.check_preemption]).to(norm)
         mean_loss, *fractions = mean_over_ranks(torch.cat([torch.stack(losses).mean()[None], flags]))
         any_rank_signals = StepSignals(*(fraction > 0 for fraction in fractions))

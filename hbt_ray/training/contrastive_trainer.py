@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 from hbt_ray.training.grad_cache import backward_with_gradient_cache
+from hbt_ray.training.row_gradient import open_row_gradient
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,10 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         self._caches = train.gradient_caching or train.gradient_checkpointing
         if train.gradient_checkpointing:
             transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
-        super().__init__(self.dual, encoder, train, encoder.device)
+        rows = open_row_gradient(encoder, train, num_ranks())
+        super().__init__(self.dual, encoder, train, encoder.device, rows)
+        # Of tokens that fill a rectangle, too.
+        self._special_ids = np.array([0, *encoder.tokenizer.all_special_ids])
         occurring = occurring_embedding(encoder)
         if occurring is not None:
             self.optimizer.register_step_post_hook(
@@ -91,6 +96,15 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
     @property
     def units(self) -> tuple[str, int]:
         return "pairs", self.train.global_batch_pairs
+
+    def token_ids(self, batches: Sequence[PairBatch]) -> np.ndarray | None:
+        if num_ranks() > 1:
+            ids = [batch.global_ids for batch in batches]
+            if not all(map(len, ids)):
+                return None
+        else:
+            ids = [texts for batch in batches for texts in (batch.query_ids, batch.passage_ids)]
+        return np.concatenate([self._special_ids, *ids])
 
     def loss(self, batch: PairBatch) -> Tensor:
         return self._loss_of(batch, *self.model(batch))

@@ -31,6 +31,7 @@ _EXECUTION = (
     "checkpoint_minutes",
     "checkpoints_kept",
     "collective_timeout_s",
+    "embedding_gradient",
     "evaluate_every",
     "gpu",
     "max_failures",

@@ -737,7 +737,9 @@ SETTINGS: dict[str, str] = {
         text.query_prefix tracking tracking.experiment tracking.log_model tracking.uri train train.best_by
         train.best_by=validation_loss|loss train.checkpoint_every train.checkpoint_minutes train.checkpoints_kept
         train.chunk_pairs train.chunk_tokens train.collective_timeout_s train.early_stopping
-        train.early_stopping.min_change train.early_stopping.patience train.evaluate_every train.gather_negatives
+        train.early_stopping.min_change train.early_stopping.patience train.embedding_exchange
+        train.embedding_exchange=fp32|bf16 train.embedding_gradient train.embedding_gradient=auto|all|batch
+        train.evaluate_every train.gather_negatives
         train.global_batch_pairs train.gpu train.gradient_accumulation train.gradient_caching
         train.gradient_checkpointing train.learning_rate train.max_failures train.max_gradient_norm
         train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.schedule

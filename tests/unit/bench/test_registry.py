@@ -87,3 +87,7 @@ def test_command_prints_and_writes_results(fake_parts, tmp_path):
     ):
         result = CliRunner().invoke(main, ["bench", *arguments])
         assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_list_names_every_part():
+    assert CliRunner().invoke(main, ["bench", "--list"]).output.split() == list(BENCHES)

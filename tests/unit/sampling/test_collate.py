@@ -16,7 +16,7 @@ from hbt_ray.data.token_store import TokenStore, WrittenShard, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
 from hbt_ray.sampling import BatchSpec, HybridStepSampler, rank_slice
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, hash_sequences
+from hbt_ray.sampling.collate import build_batch, build_batch_with_global_ids, hash_sequences
 from hbt_ray.utils.arrow import dataclass_from_arrow, dataclass_to_arrow
 from tests.helpers import tiny_corpus
 from tests.helpers.slow import SLOW_TESTS
@@ -62,6 +62,16 @@ def items_of(store: TokenStore, spec: BatchSpec) -> list[int]:
 
 def tokens(tokenizer: PairTokenizer, side, *texts: str) -> list[list[int]]:
     return [ids.tolist() for ids in tokenizer.encode(texts, side)]
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=str)
+def test_every_rank_knows_the_ids_of_the_whole_batch(store, mix):
+    spec = tiny_corpus.make_sampler(store, 13, **mix).batch(5)
+    slices = [build_batch_with_global_ids(spec, store, rank, 3, 2) for rank in range(3)]
+    expected = {int(x) for s in slices for texts in (s.query_ids, s.passage_ids) for x in texts}
+    for rank, found in enumerate(slices):
+        assert found.global_ids.tolist() == sorted(expected)
+        assert np.array_equal(found.passage_ids, build_batch(spec, store, rank, 3, 2).passage_ids)
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
