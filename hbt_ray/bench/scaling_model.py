@@ -30,6 +30,21 @@ if TYPE_CHECKING:
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 RANKS = (1, 8, 64)  # numbers of ranks whose feed is run
+# Tokens of a global batch -> its distinct ids: pairs of parallel documentation in 14 languages (three of them Chinese),
+# 110 tokens each, by XLM-R's tokenizer. The last is a whole store.
+DISTINCT_IDS = {
+    1_690: 937,
+    3_538: 1_822,
+    7_306: 3_333,
+    14_496: 5_609,
+    28_491: 8_959,
+    57_446: 13_699,
+    114_071: 19_405,
+    226_248: 25_963,
+    452_260: 32_955,
+    904_520: 39_932,
+    15_000_000: 62_031,
+}
 
 
 def _assumed(default: float, unit: str, source: str) -> Any:
@@ -56,7 +71,11 @@ class Assumptions:
     compute_s: float = _assumed(0, "s a step of one GPU", "measured on the GPU in question; 0: from the five above")
     memory_bytes_s: float = _assumed(2.0e12, "bytes/s", "NVIDIA's data sheet of the A100 80 GB")
     optimizer_bytes: float = _assumed(28, "bytes per parameter", "AdamW in float32: four values read, three written")
-    gradient_bytes: float = _assumed(4, "bytes per parameter", "DDP exchanges float32, the embeddings' as well")
+    gradient_bytes: float = _assumed(4, "bytes per parameter", "DDP exchanges float32")
+    embedding_rows: float = _assumed(
+        0, "rows that are exchanged", "0: the distinct ids of a global batch, measured; `vocabulary`: all rows"
+    )
+    embedding_bytes: float = _assumed(4, "bytes per value", "float32; 2 with train.embedding_exchange=bf16")
     hidden_share: float = _assumed(
         0, "share of the gradients' exchange", "none hides behind the backward pass: the worst"
     )
@@ -80,6 +99,19 @@ class Assumptions:
         """Number of all parameters: with the embeddings, which cost communication but no arithmetic."""
         return self.encoder_parameters + self.vocabulary * self.width
 
+    def exchanged_bytes(self, gpus: int) -> float:
+        """Return the bytes of a step's gradient, which each of n GPUs sends 2 (n - 1) / n times.
+
+        >>> round(Assumptions(embedding_rows=250_002).exchanged_bytes(8) / 1e9, 2)  # the whole table
+        1.11
+        >>> round(Assumptions().exchanged_bytes(8) / 1e9, 2)
+        0.4
+        """
+        tokens = gpus * self.pairs_per_gpu * self.tokens_per_pair * (1 + self.hard_negatives * 2 / 3)
+        distinct = np.interp(np.log(tokens), np.log(list(DISTINCT_IDS)), list(DISTINCT_IDS.values()))
+        rows = min(self.embedding_rows or min(float(distinct), tokens), self.vocabulary)
+        return self.gradient_bytes * self.encoder_parameters + self.embedding_bytes * rows * self.width
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -93,6 +125,7 @@ class Prediction:
     feed_s: float
     pairs_per_s: float
     efficiency: float  # pairs per second per GPU, relative to a single GPU
+    gradient_bytes: float
 
 
 def override_assumptions(changed: Mapping[str, float]) -> Assumptions:
@@ -109,7 +142,8 @@ def predict_step(given: Assumptions, gpus: int) -> Prediction:
 
     - Compute: 6 FLOP per parameter and token (Kaplan et al. 2020, arXiv 2001.08361); 12 L T D per token for attention,
       where T is half of a pair's tokens; and 6 D for each combination of a GPU's questions with all GPUs' passages.
-    - Gradient all-reduce around a ring: 2 (n - 1) / n of the gradients' bytes, in 2 (n - 1) messages.
+    - Gradient all-reduce around a ring: 2 (n - 1) / n of the gradients' bytes, in 2 (n - 1) messages. Of the word
+      embeddings, only the rows of the global batch's tokens are exchanged; a rank reads the whole batch for their ids.
     - Negative exchange around a ring: forward, n - 1 times a rank's passage vectors in float32 with two keys of 8
       bytes; backward, twice the bytes of the vectors.
     - A ring is as fast as its slowest link: with more than one node, the link between nodes.
@@ -118,7 +152,9 @@ def predict_step(given: Assumptions, gpus: int) -> Prediction:
     step = _step_s(given, gpus)
     pairs_per_s = gpus * given.pairs_per_gpu / _total_s(step)
     efficiency = _total_s(single) / _total_s(step)
-    return Prediction(gpus, *step, pairs_per_s=pairs_per_s, efficiency=efficiency)
+    return Prediction(
+        gpus, *step, pairs_per_s=pairs_per_s, efficiency=efficiency, gradient_bytes=given.exchanged_bytes(gpus)
+    )
 
 
 def _total_s(step: Sequence[float]) -> float:
@@ -139,10 +175,11 @@ def _step_s(given: Assumptions, gpus: int) -> tuple[float, float, float, float, 
     optimizer_s = given.optimizer_bytes * given.parameters / given.memory_bytes_s
     within = gpus <= given.gpus_per_node
     bandwidth = given.within_node_bytes_s if within else given.between_nodes_gbit_s * 1e9 / 8
-    gradients_s = 2 * others / gpus * given.gradient_bytes * given.parameters / bandwidth + 2 * others * given.hop_s
+    gradients_s = 2 * others / gpus * given.exchanged_bytes(gpus) / bandwidth + 2 * others * given.hop_s
     gradients_s *= 1 - given.hidden_share
     negatives_s = others * passages * (12 * given.width + 16) / bandwidth + 5 * others * given.hop_s
-    feed_s = 1 / given.feed_batches_s if given.feed_batches_s else 0.0
+    batches_read = 1 + gpus if gpus > 1 and given.embedding_rows < given.vocabulary else 1
+    feed_s = batches_read / given.feed_batches_s if given.feed_batches_s else 0.0
     return compute_s, optimizer_s, gradients_s, negatives_s, feed_s
 
 
@@ -217,13 +254,14 @@ def format_predictions(result: BenchResult) -> Table:
     """Return the model's predictions as a table to print."""
     from rich.table import Table
 
-    title = "Predicted, not measured: see `assumed` in bench.json; parts of a step in ms"
+    title = "Predicted, not measured: see `assumed` in bench.json; parts of a step in ms, gradients in GB"
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits a line of 80
     parts = ("step", "compute", "optimizer", "gradients", "negatives", "feed")
-    for heading in ("GPUs", "pairs/s", "efficiency", *parts):
+    for heading in ("GPUs", "pairs/s", "efficiency", *parts, "GB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in result.details["predicted"]:
         step = [row[name] for name in ("compute_s", "optimizer_s", "gradients_s", "negatives_s", "feed_s")]
         milliseconds = [f"{1e3 * seconds:.1f}" for seconds in (_total_s(step), *step)]
-        table.add_row(str(row["gpus"]), f"{row['pairs_per_s']:,.0f}", f"{row['efficiency']:.0%}", *milliseconds)
+        speed = (f"{row['pairs_per_s']:,.0f}", f"{row['efficiency']:.0%}")
+        table.add_row(str(row["gpus"]), *speed, *milliseconds, f"{row['gradient_bytes'] / 1e9:.2f}")
     return table

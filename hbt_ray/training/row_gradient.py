@@ -1,7 +1,7 @@
 """The gradient of word embeddings, with the rows that the tokens of a step have.
 
 A step has a few thousand of a vocabulary of 250,000 tokens, and the gradient of every other row is zero. So the
-gradient is summed, averaged over ranks and clipped for the rows of the step's tokens alone. These follow from the
+gradient is summed, averaged over ranks and clipped only for the rows of the step's tokens. These follow from the
 sampler, so ranks exchange no indices. AdamW then updates the whole table, because moments move rows without a gradient
 as well.
 """

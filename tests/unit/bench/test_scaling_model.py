@@ -44,6 +44,7 @@ PAPER = Assumptions(
     layers=1,
     width=10,
     vocabulary=10,
+    embedding_rows=10,
     compute_s=0.5,
     memory_bytes_s=1300 * 28 * 4,
     gpus_per_node=2,
@@ -69,6 +70,22 @@ def test_communication_takes_the_slowest_link_of_the_ring():
     assert four.gradients_s == pytest.approx(0.75)  # 2 * 3/4 of 0.5 s
     assert four.negatives_s == pytest.approx(3 * 1360 / 10_400)
     assert four.efficiency == pytest.approx(0.75 / (1.5 + 3 * 1360 / 10_400))
+
+
+def test_only_the_rows_of_the_global_batch_are_exchanged():
+    # 1,200 parameters of the layers and 5 rows of 10 values, then in half as many bytes.
+    assert replace(PAPER, embedding_rows=5).exchanged_bytes(2) == 4 * 1250
+    assert replace(PAPER, embedding_rows=5, embedding_bytes=2).exchanged_bytes(2) == 4 * 1200 + 2 * 50
+    # 64 pairs of 110 tokens have about 3,300 ids, and no batch has more ids than tokens or rows.
+    few = replace(PAPER, embedding_rows=0, vocabulary=250_002, pairs_per_gpu=32, tokens_per_pair=114)
+    assert (few.exchanged_bytes(2) - 4800) / 40 == pytest.approx(3333, rel=0.01)
+    assert replace(few, pairs_per_gpu=1).exchanged_bytes(2) == 4800 + 40 * 228
+    assert replace(few, vocabulary=1000).exchanged_bytes(2) == 4800 + 40 * 1000
+
+
+def test_each_rank_reads_the_ids_of_the_whole_batch():
+    given = replace(PAPER, feed_batches_s=10, embedding_rows=0)
+    assert [predict_step(given, gpus).feed_s for gpus in (1, 4)] == [0.1, 0.5]
 
 
 def test_communication_counts_messages_and_overlap():
