@@ -343,10 +343,18 @@ class TrainConfig(LoopConfig):
     step's tokens. `auto`: those of the tokens, if the table is large for them."""
     embedding_exchange: Literal["fp32", "bf16"] = "fp32"
     """Numbers in which workers exchange the rows of a step's tokens."""
+    reproducible: bool = False
+    """The same bits of the weights with any number of workers, at the same number of threads of each. Gradients are
+    summed in fixed point, and each worker computes the loss of the whole batch."""
 
     @model_validator(mode="after")
     def _check_mini_batches(self) -> TrainConfig:
         self.check_batch_division("global_batch_pairs", "chunk_pairs")
+        if self.reproducible and not self.gather_negatives:
+            raise ValueError(
+                "reproducible compares with the passages of all workers; write gather_negatives=true, or "
+                "reproducible=false"
+            )
         return self
 
 

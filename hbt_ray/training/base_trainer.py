@@ -78,7 +78,7 @@ class BaseTrainer(ABC, Generic[BatchT]):
         self._rows = rows
         if device.type == "cpu":
             keep_freed_memory()
-        if num_ranks() > 1:
+        if num_ranks() > 1 and not self.sums_gradients:
             if rows is not None:
                 names = [name for name, parameter in module.named_parameters() if parameter is rows.weight]
                 DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
@@ -115,6 +115,14 @@ class BaseTrainer(ABC, Generic[BatchT]):
             This rank's loss, without the weight.
         """
 
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether the trainer sums gradients over ranks itself, in `finish_gradient`; otherwise DDP averages them."""
+        return False
+
+    def finish_gradient(self) -> None:
+        """Sum the gradient of a step over ranks, if `sums_gradients`. Collective."""
+
     def token_ids(self, batches: Sequence[BatchT]) -> np.ndarray | None:
         """Return the token ids of all ranks' slices of some global batches, in any order; None: they are not known."""
         return None
@@ -140,6 +148,7 @@ class BaseTrainer(ABC, Generic[BatchT]):
         for index, batch in enumerate(batches):
             synchronise = index == len(batches) - 1
             losses.append(self.backward(batch, 1 / len(batches), synchronise))
+        self.finish_gradient()
         parameters = list(self.model.parameters())
         clipped = parameters if self._rows is None else self._rows.clipped(parameters)
         norm = nn.utils.clip_grad_norm_(clipped, self.train.max_gradient_norm)
@@ -205,7 +214,7 @@ def num_ranks() -> int:
 def mean_over_ranks(values: Tensor) -> list[float]:
     """Average a tensor (N,) over ranks; return N numbers. Collective."""
     if num_ranks() > 1:
-        values = values.clone()
+        values = values.double()  # in which the mean of equal numbers is that number
         with in_phase(Phase.ALL_REDUCE):
             dist.all_reduce(values)
         values /= num_ranks()

@@ -32,6 +32,12 @@ from hbt_ray.sampling import pairs_per_rank
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.training.base_trainer import BaseTrainer, freeze_unused, maybe_no_sync, num_ranks
 from hbt_ray.training.grad_cache import backward_with_gradient_cache
+from hbt_ray.training.reproducible import (
+    ReproducibleGradient,
+    backward_reproducibly,
+    global_inputs,
+    join_micro_batches,
+)
 from hbt_ray.training.row_gradient import open_row_gradient
 
 logger = logging.getLogger(__name__)
@@ -85,6 +91,11 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
             transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
         rows = open_row_gradient(encoder, train, num_ranks())
         super().__init__(self.dual, encoder, train, encoder.device, rows)
+        self._reproducible: ReproducibleGradient | None = None
+        if train.reproducible:
+            # A micro-batch has a pair at least.
+            addends = train.global_batch_pairs * train.gradient_accumulation
+            self._reproducible = ReproducibleGradient(self.dual, rows, addends)
         # Of tokens that fill a rectangle, too.
         self._special_ids = np.array([0, *encoder.tokenizer.all_special_ids])
         occurring = occurring_embedding(encoder)
@@ -106,31 +117,48 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
             ids = [texts for batch in batches for texts in (batch.query_ids, batch.passage_ids)]
         return np.concatenate([self._special_ids, *ids])
 
+    @property
+    def sums_gradients(self) -> bool:
+        return self.train.reproducible
+
+    def finish_gradient(self) -> None:
+        if self._reproducible is not None:
+            self._reproducible.finish()
+
     def loss(self, batch: PairBatch) -> Tensor:
-        return self._loss_of(batch, *self.model(batch))
+        if not self.train.reproducible:
+            return self._loss_of(batch, *self.model(batch))
+        micro_batches = self.dual.micro_batches(batch)
+        vectors = [self.dual(batch, [micro_batch]) for micro_batch in micro_batches]
+        inputs = self._inputs_of(batch, *join_micro_batches(self.dual, batch, micro_batches, vectors))
+        loss: Tensor = self.combined_loss(global_inputs(inputs, batch, self._layout(batch)))
+        return loss
 
     def _loss_of(self, batch: PairBatch, query_embeddings: Tensor, passage_embeddings: Tensor) -> Tensor:
+        loss: Tensor = self.combined_loss(self._inputs_of(batch, query_embeddings, passage_embeddings))
+        return loss
+
+    def _layout(self, batch: PairBatch) -> list[int]:
+        return pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs)
+
+    def _inputs_of(self, batch: PairBatch, query_embeddings: Tensor, passage_embeddings: Tensor) -> LossInputs:
         device = query_embeddings.device
         queries, translations = query_embeddings.split([batch.num_pairs, len(batch.translation_of)])
-        global_layout = pairs_per_rank(batch.global_pairs, num_ranks(), self.train.chunk_pairs)
-        loss: Tensor = self.combined_loss(
-            LossInputs(
-                queries,
-                passage_embeddings,
-                query_ids=torch.tensor(batch.query_keys, device=device),
-                passage_ids=torch.tensor(batch.passage_keys, device=device),
-                query_components=torch.tensor(batch.query_components, device=device),
-                passage_components=torch.tensor(batch.passage_components, device=device),
-                ranks=RankLayout.of_process_group(
-                    batch.num_pairs, global_layout, gather_negatives=self.train.gather_negatives
-                ),
-                positives=batch.positives,
-                translation_embeddings=translations,
-                translation_of=torch.tensor(batch.translation_of, device=device),
-                teacher=self._teacher_embeddings(batch),
-            )
+        return LossInputs(
+            queries,
+            passage_embeddings,
+            query_ids=torch.tensor(batch.query_keys, device=device),
+            passage_ids=torch.tensor(batch.passage_keys, device=device),
+            query_components=torch.tensor(batch.query_components, device=device),
+            passage_components=torch.tensor(batch.passage_components, device=device),
+            ranks=RankLayout.of_process_group(
+                batch.num_pairs, self._layout(batch), gather_negatives=self.train.gather_negatives
+            ),
+            positives=batch.positives,
+            translation_embeddings=translations,
+            translation_of=torch.tensor(batch.translation_of, device=device),
+            teacher=self._teacher_embeddings(batch),
         )
-        return loss
 
     @torch.no_grad()
     def _teacher_embeddings(self, batch: PairBatch) -> TeacherEmbeddings | None:
@@ -140,6 +168,17 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         return TeacherEmbeddings(queries[: batch.num_pairs], passages)
 
     def backward(self, batch: PairBatch, weight: float = 1.0, synchronise: bool = True) -> Tensor:
+        if self._reproducible is not None:
+            return backward_reproducibly(
+                self.dual,
+                batch,
+                functools.partial(self._inputs_of, batch),
+                self.combined_loss,
+                self._reproducible,
+                layout=self._layout(batch),
+                caches=self._caches,
+                weight=weight,
+            )
         if self._caches:
             return backward_with_gradient_cache(
                 self.dual,

@@ -80,6 +80,21 @@ class RowGradient:
             assert work is not None
             self._exchange = work, sent
 
+    def take(self) -> Tensor | None:
+        """Return the gradient of the backward passes since the last call: of the U rows, or of all; None: none."""
+        if self._rows is None:
+            gradient, self.weight.grad = self.weight.grad, None
+        else:
+            gradient, self._gradient = self._gradient, None
+        return gradient
+
+    def put(self, gradient: Tensor) -> None:
+        """Set what `take` returns."""
+        if self._rows is None:
+            self.weight.grad = gradient
+        else:
+            self._gradient = gradient
+
     def clipped(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
         """Wait for the exchange. Return the parameters, with the U rows and their gradient in place of the weight."""
         if self._exchange is not None:
