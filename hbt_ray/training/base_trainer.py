@@ -140,17 +140,8 @@ class BaseTrainer(ABC, Generic[BatchT]):
             batches: this rank's slices of the step's batches.
             signals: flags of this rank.
         """
-        self.model.train()
         rate = learning_rate(step, self.train)
-        losses = []
-        if self._rows is not None:
-            self._rows.begin(self.token_ids(batches))
-        for index, batch in enumerate(batches):
-            synchronise = index == len(batches) - 1
-            losses.append(self.backward(batch, 1 / len(batches), synchronise))
-        self.finish_gradient()
-        parameters = list(self.model.parameters())
-        clipped = parameters if self._rows is None else self._rows.clipped(parameters)
+        losses, clipped = self.gradient_of(batches)
         norm = nn.utils.clip_grad_norm_(clipped, self.train.max_gradient_norm)
         finite = bool(torch.isfinite(norm))
         if finite:
@@ -166,6 +157,24 @@ class BaseTrainer(ABC, Generic[BatchT]):
         mean_loss, *fractions = mean_over_ranks(torch.cat([torch.stack(losses).mean()[None], flags]))
         any_rank_signals = StepSignals(*(fraction > 0 for fraction in fractions))
         return StepResult(mean_loss, float(norm), rate, not finite, any_rank_signals)
+
+    def gradient_of(self, batches: Sequence[BatchT]) -> tuple[list[Tensor], list[Tensor]]:
+        """Compute the mean gradient of a step's batches, over them and over ranks.
+
+        Returns:
+            The loss of each batch, and the parameters, whose attribute `grad` has the gradient. Of a table of word
+            embeddings whose gradient is by rows, the rows of the step.
+        """
+        self.model.train()
+        if self._rows is not None:
+            self._rows.begin(self.token_ids(batches))
+        losses = []
+        for index, batch in enumerate(batches):
+            synchronise = index == len(batches) - 1
+            losses.append(self.backward(batch, 1 / len(batches), synchronise))
+        self.finish_gradient()
+        parameters: list[Tensor] = list(self.model.parameters())
+        return losses, parameters if self._rows is None else self._rows.clipped(self.model.parameters())
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[BatchT]) -> float:

@@ -75,12 +75,10 @@ def replay_step(
                 trainer.step(number, [next(batches) for _ in range(per_step)])
                 shown.move_to(number + 1)
         # 3.
-        trainer.model.train()
         of_step = list(batches)
-        parameters = dict(trainer.module.named_parameters())
-        weights = _digest(parameter.detach() for parameter in parameters.values())
-        losses = [trainer.backward(batch, 1 / per_step) for batch in of_step]
-        gradient = _digest(parameter.grad for parameter in parameters.values() if parameter.grad is not None)
+        weights = _digest(parameter.detach() for parameter in trainer.module.parameters())
+        losses, parameters = trainer.gradient_of(of_step)
+        gradient = _digest(parameter.grad for parameter in parameters if parameter.grad is not None)
     finally:
         torch.set_num_threads(threads)
     mean_loss = float(torch.stack(losses).mean())
