@@ -18,6 +18,7 @@ BENCHES = {
     "train_step": "hbt_ray.bench.training:bench_train_step",
     "gemm_share": "hbt_ray.bench.training:bench_gemm_fraction",
     "grad_cache_memory": "hbt_ray.bench.training:bench_grad_cache_memory",
+    "grad_cache_overhead": "hbt_ray.bench.grad_cache:bench_grad_cache_overhead",
     "vocabulary_state": "hbt_ray.bench.vocabulary:bench_vocabulary_state",
     "vocabulary_step": "hbt_ray.bench.vocabulary:bench_vocabulary_step",
     "train_step_e5": "hbt_ray.bench.vocabulary:bench_train_step_e5",

@@ -18,6 +18,7 @@ from hbt_ray.bench.scaling_model import Assumptions, predict_step
 from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import UserError
+from hbt_ray.losses.score_tiles import MAX_SCORES
 from hbt_ray.models.encoder import default_device
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.sampling.collate import build_batch
@@ -262,8 +263,8 @@ def _memory_bytes(
 
     - 4 of each parameter, and 12 more of a trained one: gradient and AdamW's moments.
     - 34 L D of each token whose activations are held, in bf16 and without attention scores (Korthikanti et al. 2022,
-      arXiv 2205.05198, section 4.1); with gradient caching those of a micro-batch.
-    - The scores of a worker's queries and all passages, four times in float32.
+      arXiv 2205.05198, section 4.1); with gradient caching those of a micro-batch, or those that are kept.
+    - The scores of a tile of a worker's queries and all passages, four times in float32.
     """
     train = config.train
     transformer = transformer_of(trainer.encoder)
@@ -273,7 +274,8 @@ def _memory_bytes(
         chunk = tokens_per_step / train.gradient_accumulation / train.global_batch_pairs * train.chunk_pairs
         held = min(held, chunk, train.chunk_tokens)
     passages = train.global_batch_pairs * (1 + config.mix.hard_negatives)
-    scores = 16.0 * passages * train.global_batch_pairs / train.max_workers
+    scores = 16.0 * min(passages * train.global_batch_pairs / train.max_workers, MAX_SCORES)
     kept_layers = 1 if train.gradient_checkpointing else layers
     activations = held * width * (34 * kept_layers + 2 * (layers - kept_layers))
+    activations = max(activations, train.kept_activations_mib * 2.0**20)
     return 4.0 * parameters + 12.0 * trained + activations + scores + _OVERHEAD_BYTES

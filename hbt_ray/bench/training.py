@@ -36,7 +36,7 @@ def bench_train_step(settings: BenchSettings) -> BenchResult:
     Both train the same encoder with its dropout, on the same batches in the same order, in the same precision.
     """
     steps = 2 if settings.quick else 6
-    with _encoder(settings) as encoder:
+    with encoder_of(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
         arguments = (encoder, settings.xquad, PAIRS, steps, bf16)
         return compare_alternating(
@@ -60,7 +60,7 @@ def bench_gemm_fraction(settings: BenchSettings) -> BenchResult:
     2001.08361, section 2.1): two forward, four backward. Attention's products are not counted.
     """
     steps = 2 if settings.quick else 6
-    with _encoder(settings) as encoder:
+    with encoder_of(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
         result = compare_alternating(
             Contestant(make_flop_round, (encoder, settings.xquad, PAIRS, steps, bf16)),
@@ -78,7 +78,7 @@ def bench_grad_cache_memory(settings: BenchSettings) -> BenchResult:
     Memory is everything that the process held. Detail `gradient_apart`: `gradient_caching_error`.
     """
     many, few, compared = (64, 16, 16) if settings.quick else (2048, 64, 128)
-    with _encoder(settings) as encoder:
+    with encoder_of(settings) as encoder:
         bf16 = has_bf16_arithmetic(default_device())
         speed = compare_alternating(
             Contestant(make_training_round, (encoder, settings.xquad, many, 1, bf16, True)),
@@ -102,11 +102,11 @@ def bench_grad_cache_memory(settings: BenchSettings) -> BenchResult:
 
 
 def make_training_round(
-    encoder: str, xquad: str | None, pairs: int, steps: int, bf16: bool, caching: bool = False
+    encoder: str, xquad: str | None, pairs: int, steps: int, bf16: bool, caching: bool = False, kept_mib: int = 0
 ) -> RoundFunction:
     """Return a function that trains the next `steps` batches of `pairs` pairs."""
-    trainer = _make_trainer(encoder, pairs, "bf16" if bf16 else "fp32", caching)
-    batches = [tokenize_pairs(trainer.encoder, batch, 0) for batch in _batches(xquad, pairs)]
+    trainer = make_trainer(encoder, pairs, "bf16" if bf16 else "fp32", caching, kept_mib)
+    batches = [tokenize_pairs(trainer.encoder, batch, 0) for batch in pair_batches(xquad, pairs)]
     step_numbers = count()
 
     def run_round() -> float:
@@ -122,7 +122,7 @@ def make_flop_round(encoder: str, xquad: str | None, pairs: int, steps: int, bf1
     train = make_training_round(encoder, xquad, pairs, steps, bf16)
     weights = count_linear_weights(encoder)
     model = load_pretrained(encoder)
-    tokens = [_count_tokens(model, batch) for batch in _batches(xquad, pairs)]
+    tokens = [_count_tokens(model, batch) for batch in pair_batches(xquad, pairs)]
     step_numbers = count()
 
     def run_round() -> float:
@@ -144,7 +144,7 @@ def make_baseline_round(encoder: str, xquad: str | None, pairs: int, steps: int,
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback, TrainerState
 
-    batches = _batches(xquad, pairs)
+    batches = pair_batches(xquad, pairs)
 
     class SequentialBatches(DefaultBatchSampler):
         def __iter__(self) -> Iterator[list[int]]:
@@ -248,22 +248,31 @@ def gradient_caching_error(encoder: str, xquad: str | None, pairs: int) -> float
     """Return the relative difference, by norm, of gradients with and without caching; float32, dropout on."""
     gradients = []
     for caching in (False, True):
-        trainer = _make_trainer(encoder, pairs, "fp32", caching)
+        trainer = make_trainer(encoder, pairs, "fp32", caching)
         trainer.model.train()
-        trainer.backward(tokenize_pairs(trainer.encoder, _batches(xquad, pairs)[0], 0))
+        trainer.backward(tokenize_pairs(trainer.encoder, pair_batches(xquad, pairs)[0], 0))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.dual.parameters() if p.grad is not None]))
     return float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
 
 
-def _make_trainer(encoder: str, pairs: int, precision: Precision, caching: bool) -> ContrastiveTrainer:
+def make_trainer(
+    encoder: str, pairs: int, precision: Precision, caching: bool, kept_mib: int = 0
+) -> ContrastiveTrainer:
+    """Return a trainer of batches of `pairs` pairs."""
     text = TextConfig(query_prefix="", passage_prefix="", max_query_tokens=MAX_TOKENS, max_passage_tokens=MAX_TOKENS)
     train = TrainConfig(
-        global_batch_pairs=pairs, precision=precision, temperature=1 / SCALE, gradient_caching=caching, warmup_share=0
+        global_batch_pairs=pairs,
+        precision=precision,
+        temperature=1 / SCALE,
+        gradient_caching=caching,
+        kept_activations_mib=kept_mib,
+        warmup_share=0,
     )
     return ContrastiveTrainer(load_for_training(ModelConfig(), text, encoder, device=default_device()), train, seed=0)
 
 
-def _batches(xquad: str | None, pairs: int) -> list[Pairs]:
+def pair_batches(xquad: str | None, pairs: int) -> list[Pairs]:
+    """Return different batches of `pairs` pairs, each in one language."""
     return monolingual_batches(xquad, DIFFERENT_BATCHES if pairs == PAIRS else 2, pairs)
 
 
@@ -274,10 +283,11 @@ def _count_tokens(encoder: SentenceTransformer, pairs: Pairs) -> int:
 
 def _tokens_per_step(encoder: str, xquad: str | None) -> float:
     model = load_pretrained(encoder)
-    return sum(_count_tokens(model, batch) for batch in _batches(xquad, PAIRS)) / DIFFERENT_BATCHES
+    return sum(_count_tokens(model, batch) for batch in pair_batches(xquad, PAIRS)) / DIFFERENT_BATCHES
 
 
 @contextmanager
-def _encoder(settings: BenchSettings) -> Iterator[str]:
+def encoder_of(settings: BenchSettings) -> Iterator[str]:
+    """Yield the folder or hub name of the encoder to train."""
     with scratch_folder(settings.out / "training") as scratch:
         yield bench_encoder(settings.model, scratch, quick=settings.quick)

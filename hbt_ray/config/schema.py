@@ -332,6 +332,9 @@ class TrainConfig(LoopConfig):
     """Keep the activations of one mini-batch at a time, for about a third more arithmetic."""
     gradient_checkpointing: bool = False
     """Keep the activations of one layer at a time. Implies `gradient_caching`."""
+    kept_activations_mib: int = Field(0, ge=0)
+    """With `gradient_caching`: keep the activations of the first mini-batches too, as many as fit in this, and do their
+    arithmetic once."""
     temperature: float = Field(0.05, gt=0)
     gather_negatives: bool = True
     """Use the passages of all ranks as negatives."""
@@ -355,6 +358,9 @@ class TrainConfig(LoopConfig):
                 "reproducible compares with the passages of all workers; write gather_negatives=true, or "
                 "reproducible=false"
             )
+        if self.kept_activations_mib and (self.gradient_checkpointing or not self.gradient_caching):
+            way_out = "gradient_checkpointing=false" if self.gradient_checkpointing else "gradient_caching=true"
+            raise ValueError(f"kept_activations_mib has no effect; write {way_out}, or leave it out")
         return self
 
 

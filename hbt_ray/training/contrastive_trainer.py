@@ -187,6 +187,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
                 functools.partial(self._loss_of, batch),
                 weight=weight,
                 synchronise=synchronise,
+                kept_bytes=self.train.kept_activations_mib * 2**20,
             )
         with maybe_no_sync(self.model, synchronise):
             loss = self.loss(batch)

@@ -6,7 +6,8 @@ accumulation. But the encoder processes each text independently of the others, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,15 @@ def backward_with_gradient_cache(
     *,
     weight: float = 1.0,
     synchronise: bool = True,
+    kept_bytes: int = 0,
 ) -> Tensor:
     """Add the gradient of a batch's weighted loss to the parameters' gradients (Gao et al. 2021, arXiv 2101.06983).
 
-    1. Encode all micro-batches without storing activations.
+    1. Encode all micro-batches. Keep the activations of the first ones, as many as fit in `kept_bytes`.
     2. Compute the loss from all embeddings, and its gradient with respect to each embedding: the gradient cache.
-    3. Encode each micro-batch again, now with activations, and back-propagate the cached gradients of its embeddings.
+    3. Encode each other micro-batch again, now with activations. Back-propagate the cached gradients of all embeddings.
 
+    The gradient is the same for any `kept_bytes`, bit for bit: micro-batches are back-propagated in the same order.
     Dropout is a function of the seed, the step and the micro-batch's position in the global batch. So steps 1 and 3
     compute the same embeddings, and no state of a random generator has to be restored.
 
@@ -41,6 +44,8 @@ def backward_with_gradient_cache(
         loss_fn: this rank's loss from query embeddings (Q, D) and passage embeddings (P, D).
         weight: factor of the loss.
         synchronise: average gradients over ranks; otherwise a later backward pass does, for this batch as well.
+        kept_bytes: of the tensors that autograd saves, without parameters. If the first micro-batch has more, its
+            activations are dropped, as those of all.
 
     Returns:
         This rank's loss, without the weight.
@@ -50,9 +55,22 @@ def backward_with_gradient_cache(
     query_indices = [torch.from_numpy(query_rows(batch, micro_batch)).to(device) for micro_batch in micro_batches]
     passage_indices = [torch.from_numpy(passage_rows(batch, micro_batch)).to(device) for micro_batch in micro_batches]
 
-    # 1. Not through `model`: DDP requires a backward pass for each of its forward passes.
-    with torch.no_grad():
-        embeddings = [dual(batch, [micro_batch]) for micro_batch in micro_batches]
+    # 1. Not through `model`: DDP requires a backward pass for each of its forward passes. The last one, in which it
+    # averages, is encoded again.
+    averages = synchronise and model is not dual
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in dual.parameters()}
+    kept: list[tuple[Tensor, Tensor] | None] = []
+    embeddings: list[tuple[Tensor, Tensor]] = []
+    largest, left = 1, kept_bytes
+    for micro_batch in micro_batches:
+        may_keep = largest <= left and not (averages and micro_batch is micro_batches[-1])
+        with torch.set_grad_enabled(may_keep), count_saved_bytes(parameters) as saved:
+            vectors = dual(batch, [micro_batch])
+        size = sum(saved.values())
+        largest, left = max(largest, size), left - size
+        kept.append(vectors if may_keep and left >= 0 else None)
+        embeddings.append((vectors[0].detach(), vectors[1].detach()))
+        del vectors
     queries = _join([queries for queries, _ in embeddings], query_indices).requires_grad_()
     passages = _join([passages for _, passages in embeddings], passage_indices).requires_grad_()
 
@@ -61,11 +79,36 @@ def backward_with_gradient_cache(
     query_gradient, passage_gradient = torch.autograd.grad(loss * weight, (queries, passages))
 
     # 3. Only the last backward pass averages over ranks.
-    for micro_batch, of_queries, of_passages in zip(micro_batches, query_indices, passage_indices, strict=True):
+    for number, micro_batch in enumerate(micro_batches):
         with maybe_no_sync(model, synchronise and micro_batch is micro_batches[-1]):
-            vectors = model(batch, [micro_batch])
+            vectors, kept[number] = kept[number] or model(batch, [micro_batch]), None
+            of_queries, of_passages = query_indices[number], passage_indices[number]
             torch.autograd.backward(vectors, (query_gradient[of_queries], passage_gradient[of_passages]))
     return loss.detach()
+
+
+@contextlib.contextmanager
+def count_saved_bytes(excluded: Container[int]) -> Iterator[dict[int, int]]:
+    """Collect the sizes of the tensors that autograd saves for the backward pass within the block.
+
+    They are a function of shapes, so that the same micro-batches are kept whenever a step is repeated.
+
+    Args:
+        excluded: addresses of storages that do not count, such as those of parameters.
+
+    Yields:
+        Address to bytes of each storage.
+    """
+    sizes: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in excluded:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        yield sizes
 
 
 def _join(parts: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:

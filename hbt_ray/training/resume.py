@@ -34,6 +34,7 @@ _EXECUTION = (
     "embedding_gradient",
     "evaluate_every",
     "gpu",
+    "kept_activations_mib",
     "max_failures",
     "step_timeout_s",
     "threads_per_worker",

@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {  # settings of the loss, of LoRA and of tra
     },
 }
 CASES["all, gradient caching"] = {**CASES["all"], "train": {"gradient_caching": True}}
+CASES["all, kept activations"] = {**CASES["all"], "train": {"gradient_caching": True, "kept_activations_mib": 1000}}
 CASES["all, bf16"] = {**CASES["all"], "train": {"precision": "bf16"}}
 CASES["all, consistency, one-to-k, gradient caching"] = {
     **CASES["all, gradient caching"],
@@ -114,3 +115,11 @@ def test_each_case_has_a_different_gradient(found):
     assert len({float(gradient.norm()) for gradient in whole}) == len(whole)
     assert len(one["lora"]) < len(whole[0])
     assert (one["all"] - one["all, gradient caching"]).norm() < 1e-5 * one["all"].norm()
+
+
+@pytest.mark.parametrize("num_ranks", NUM_RANKS)
+def test_kept_activations_change_no_bit_of_the_gradient(found, num_ranks):
+    loss, gradient = found[num_ranks]["all, gradient caching"]
+    kept_loss, kept_gradient = found[num_ranks]["all, kept activations"]
+    assert kept_loss == loss
+    assert torch.equal(kept_gradient, gradient)

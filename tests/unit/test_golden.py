@@ -741,8 +741,9 @@ SETTINGS: dict[str, str] = {
         train.embedding_exchange=fp32|bf16 train.embedding_gradient train.embedding_gradient=auto|all|batch
         train.evaluate_every train.gather_negatives
         train.global_batch_pairs train.gpu train.gradient_accumulation train.gradient_caching
-        train.gradient_checkpointing train.learning_rate train.max_failures train.max_gradient_norm
-        train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.reproducible train.schedule
+        train.gradient_checkpointing train.kept_activations_mib train.learning_rate train.max_failures
+        train.max_gradient_norm train.non_finite_allowed train.precision train.precision=auto|bf16|fp32 train.reproducible
+        train.schedule
         train.schedule=linear|cosine|constant train.step_timeout_s train.steps train.temperature
         train.threads_per_worker train.validation_batches train.validation_every train.vocabulary
         train.vocabulary=auto|all|occurring train.warmup_share train.weight_decay

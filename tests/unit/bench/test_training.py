@@ -14,6 +14,7 @@ import torch
 from hbt_ray.bench.embedding import bench_embedding
 from hbt_ray.bench.exact_search import bench_exact_search
 from hbt_ray.bench.fixtures import bench_encoder
+from hbt_ray.bench.grad_cache import bench_grad_cache_overhead
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import Contestant, peak_mib
@@ -72,10 +73,12 @@ def compare_in_this_process(
         ("vocabulary", bench_vocabulary_step, "s"),
         ("exact_search", bench_exact_search, "questions/s"),
         ("vocabulary", bench_train_step_e5, "pairs/s"),
+        ("grad_cache", bench_grad_cache_overhead, "pairs/s"),
     ],
 )
 def test_both_contestants_do_the_same_work(module, bench, unit, tmp_path, monkeypatch):
     monkeypatch.setattr(f"hbt_ray.bench.{module}.compare_alternating", compare_in_this_process)
+    monkeypatch.setattr("hbt_ray.bench.grad_cache.run_in_subprocess", lambda function, *arguments: function(*arguments))
     result = bench(BenchSettings(tmp_path, rounds=2, quick=True))
     check_result(result.as_json(), unit)
     assert result.ratio == 1  # here the value is the work of a round, not work per second
