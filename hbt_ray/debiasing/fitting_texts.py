@@ -5,13 +5,14 @@ Legend: N texts of a side, L languages.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -88,26 +89,10 @@ def read_fitting_texts(
         CorpusError: a corpus cannot be read or has one language only, or no item is left.
     """
     shards = [shard for corpus in corpora for shard in list_shards(corpus)]
-    prepare = PrepareConfig()
-    with stage("reading corpora"):
-        # 1.
-        evaluation = index_evaluation_sets(evaluation_sets, prepare.near_duplicate_threshold)
-        rows = pa.concat_tables([ROWS.empty_table(), *read_rows(shards, evaluation)])
-        counts, rejects = count_rows(rows), rejects_of(rows)
-        check_rejects(count_rows_read(counts), rejects, 1.0, Path())  # only of unreadable files
-        check_languages(corpora, counts)
-        for source, number in Counter(reject.source for reject in rejects).items():
-            logger.warning("%s: %s rows cannot be used; `hbt prepare` lists them", source, f"{number:,}")
-        # 2.
-        rows = rows.filter(pc.is_null(rows.column("rejected"))).combine_chunks()
-        names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
-        excluded = set(itertools.compress(names, rows.column("occurs_in_evaluation").is_valid().to_pylist()))
-        repeated = find_duplicate_items(rows.select(["pair_key", "source", "item_id"])).to_pylist()
-        components = find_components([link_items(list_text_keys(rows))])
-        is_held_out = components.held_out(item_keys(rows), prepare.validation_share, count_items(counts))
-        left_out = excluded | {(one["source"], one["item_id"]) for one in repeated}
-        left_out |= set(itertools.compress(names, is_held_out.tolist()))
-        by_language = _texts_by_language(rows, names, left_out)
+    fingerprints = _fingerprints(shards)
+    contents = [*(corpus.model_dump_json() for corpus in corpora), *fingerprints.values()]
+    contents += [one.fingerprint() for one in evaluation_sets]
+    by_language, items_excluded = _read_texts(_Inputs("\n".join(contents), corpora, shards, evaluation_sets))
     if not by_language:
         raise CorpusError("no item of the corpora is left to fit on; name more corpora, or exclude fewer texts")
     check_several_languages(by_language)
@@ -128,9 +113,45 @@ def read_fitting_texts(
         [question for question, _ in texts],
         [passage for _, passage in texts],
         len(set.intersection(*map(set, chosen.values()))),
-        len(excluded),
-        _fingerprints(shards),
+        items_excluded,
+        fingerprints,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What texts are read from. Inputs of equal content are equal."""
+
+    contents: str  # settings and fingerprints
+    corpora: Sequence[CorpusConfig] = field(compare=False)
+    shards: Sequence[CorpusShard] = field(compare=False)
+    evaluation_sets: Sequence[Benchmark] = field(compare=False)
+
+
+@functools.lru_cache(maxsize=1)  # a study removes the language from many encoders, with texts of the same corpora
+def _read_texts(inputs: _Inputs) -> tuple[ItemTexts, int]:
+    """Do steps 1 and 2 of `read_fitting_texts`; return the texts, and the number of items that were excluded."""
+    corpora, shards = inputs.corpora, inputs.shards
+    prepare = PrepareConfig()
+    with stage("reading corpora"):
+        # 1.
+        evaluation = index_evaluation_sets(inputs.evaluation_sets, prepare.near_duplicate_threshold)
+        rows = pa.concat_tables([ROWS.empty_table(), *read_rows(shards, evaluation)])
+        counts, rejects = count_rows(rows), rejects_of(rows)
+        check_rejects(count_rows_read(counts), rejects, 1.0, Path())  # only of unreadable files
+        check_languages(corpora, counts)
+        for source, number in Counter(reject.source for reject in rejects).items():
+            logger.warning("%s: %s rows cannot be used; `hbt prepare` lists them", source, f"{number:,}")
+        # 2.
+        rows = rows.filter(pc.is_null(rows.column("rejected"))).combine_chunks()
+        names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
+        excluded = set(itertools.compress(names, rows.column("occurs_in_evaluation").is_valid().to_pylist()))
+        repeated = find_duplicate_items(rows.select(["pair_key", "source", "item_id"])).to_pylist()
+        components = find_components([link_items(list_text_keys(rows))])
+        is_held_out = components.held_out(item_keys(rows), prepare.validation_share, count_items(counts))
+        left_out = excluded | {(one["source"], one["item_id"]) for one in repeated}
+        left_out |= set(itertools.compress(names, is_held_out.tolist()))
+        return _texts_by_language(rows, names, left_out), len(excluded)
 
 
 def check_several_languages(languages: Collection[str | None]) -> None:

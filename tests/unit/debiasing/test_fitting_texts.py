@@ -11,6 +11,8 @@ import pytest
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.data.components import item_key
+from hbt_ray.data.row_tables import read_rows
+from hbt_ray.debiasing import fitting_texts
 from hbt_ray.debiasing.fitting_texts import choose_items, read_fitting_texts
 from hbt_ray.errors import CorpusError
 from tests.helpers import model_folders, tiny_corpus
@@ -128,3 +130,21 @@ def test_fingerprint_is_of_the_content_not_of_the_path(tmp_path):
     one, other = (read_fitting_texts([corpus(tmp_path / name)], 5).corpora for name in ("one", "other"))
     assert one == other
     assert read_fitting_texts([corpus(tmp_path / "third", items=31)], 5).corpora != one
+
+
+def test_corpora_are_read_again_only_when_their_content_changed(tmp_path, monkeypatch):
+    reads = []
+
+    def counted(shards, evaluation):
+        reads.append(len(shards))
+        return read_rows(shards, evaluation)
+
+    monkeypatch.setattr(fitting_texts, "read_rows", counted)
+    one = corpus(tmp_path / "faq")
+    first = [read_fitting_texts([one], 5, seed).questions for seed in (0, 1)]
+    assert first[0] != first[1]
+    assert len(reads) == 1
+    file = next((tmp_path / "faq").rglob("*.jsonl"))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
+    read_fitting_texts([one], 5)
+    assert len(reads) == 2
