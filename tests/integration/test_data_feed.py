@@ -6,7 +6,7 @@ from hbt_ray.cluster.training.data_feed import feed
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch
+from hbt_ray.sampling.collate import build_batch_with_global_ids
 from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.task import ContrastiveTask
 from tests.integration.conftest import tiny_config
@@ -23,7 +23,7 @@ def test_feed_yields_each_ranks_batches_from_any_step(cluster, corpus, tmp_path,
         fed = list(feed(job, folder, rank=rank, num_ranks=2, first_step=50, last_step=190))
         assert [batch.step for batch in fed] == list(range(50, 190))
         for batch in fed[::23]:
-            expected = build_batch(plan.batch(batch.step), store, rank, 2)
+            expected = build_batch_with_global_ids(plan.batch(batch.step), store, rank, 2, config.train.chunk_pairs)
             for name in PairBatch.__dataclass_fields__:
                 assert np.array_equal(getattr(batch, name), getattr(expected, name)), name
 
