@@ -45,7 +45,7 @@ def test_workers_start_only_on_demand():
     workers = {
         name: kind for name, kind in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]
     }
-    assert set(workers) == {"cpu", "gpu"}
+    assert set(workers) == {"cpu", "gpu", "gpu8"}
     assert all(kind["min_workers"] == 0 for kind in workers.values())
     assert sum(kind["max_workers"] for kind in workers.values()) == CLUSTER["max_workers"]
 
