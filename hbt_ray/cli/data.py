@@ -113,7 +113,7 @@ def plan(
     price: float | None,
     out: str | None,
 ) -> None:
-    """Show which worker gets which pair at which step, or what the training costs.
+    """Show the pairs of each worker by step, or what training costs.
 
     Nothing is written but the plan. With --on here, a minute of training is measured.
     """

@@ -66,6 +66,7 @@ def test_only_parts_that_need_ray_are_in_the_cluster_package():
         "train_under_ray",
         "two_workers",
         "prepare",
+        "prepare_scale",
         "start_up",
         "search",
     }

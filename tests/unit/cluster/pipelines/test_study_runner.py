@@ -30,7 +30,7 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
 
     monkeypatch.setattr(study_runner, "debias_model", debias)
     run_dir = experiment.run_dir(tmp_path)
-    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items)
+    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, averaged_with=None)
     study_runner._run_experiment(
         experiment, inputs, run_dir, lambda model, settings, out, **given: calls.append((model, out, given))
     )
