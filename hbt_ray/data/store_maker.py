@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
-from hbt_ray.data.corpora import CorpusShard, list_shards
+from hbt_ray.data.corpora import CorpusShard, list_shards, split_shard
 from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
@@ -297,7 +297,8 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
 
 def _read(source: StoreSource, engine: Engine) -> RowTables:
     """Read the corpora into tables of `ROWS`."""
-    threshold, shards = source.inputs.prepare.near_duplicate_threshold, source.shards
+    threshold = source.inputs.prepare.near_duplicate_threshold
+    shards = [part for shard in source.shards for part in split_shard(shard)]
     evaluation = engine.share(index_evaluation_sets(source.evaluation_sets, threshold))
     return engine.read(len(shards), lambda numbers: read_rows([shards[number] for number in numbers], evaluation()))
 

@@ -36,6 +36,15 @@ class TextLine(NamedTuple):
     location: str  # "de.jsonl.gz:17"
     raw: bytes  # with its end of line
     text: str  # `raw` decoded, without a byte order mark
+    end: int  # offset of the byte after it, in the file as decompressed
+
+
+class FilePart(NamedTuple):
+    """Whole lines of a file that is not compressed."""
+
+    start: int  # offset of its first byte
+    end: int  # offset of the byte after its last
+    lines_before: int  # in the file
 
 
 class Fault(NamedTuple):
@@ -56,20 +65,24 @@ def rejected_row(source: str, location: str, reason: str, detail: object = "") -
     return RejectedRow(source, location, reason, text[:_MAX_DETAIL_CHARS])
 
 
-def read_lines(path: Path) -> Iterator[TextLine | Fault]:
-    """Yield every line, numbered from 1, blank ones included.
+def read_lines(path: Path, part: FilePart | None = None) -> Iterator[TextLine | Fault]:
+    """Yield every line of a file, or of a part of it, numbered from 1 in the file, blank ones included.
 
     A line that is not UTF-8, or longer than HBT_MAX_LINE_BYTES, is a fault. A file that breaks off, or is decompressed
     to more than HBT_MAX_GROWTH times its size, ends in a fault at the line after the last whole one.
     """
-    number = 0
+    end, last, number = part or (0, None, 0)
     longest = limit(MAX_LINE_BYTES)
     try:
         with open_binary(path) as lines:
-            for number, raw in enumerate(iter(lambda: lines.readline(longest + 1), b""), start=1):
+            if end:
+                lines.seek(end)
+            while (last is None or end < last) and (raw := lines.readline(longest + 1)):
+                number += 1
                 location = f"{path.name}:{number}"
+                end += len(raw)
                 if len(raw) > longest:
-                    _skip_line(lines, raw)
+                    end += _skip_line(lines, raw)
                     yield Fault(location, "line too long", f"more than {longest} bytes; raise {MAX_LINE_BYTES}")
                     continue
                 try:
@@ -77,15 +90,32 @@ def read_lines(path: Path) -> Iterator[TextLine | Fault]:
                 except UnicodeDecodeError as error:
                     yield Fault(location, WRONG_ENCODING, error)
                     continue
-                yield TextLine(number, location, raw, text)
+                yield TextLine(number, location, raw, text, end)
     except READ_ERRORS as error:
         yield Fault(f"{path.name}:{number + 1}", UNREADABLE_FILE, error)
 
 
-def _skip_line(lines: io.BufferedReader, read: bytes) -> None:
-    """Read the rest of a line, in parts."""
+def _skip_line(lines: io.BufferedReader, read: bytes) -> int:
+    """Read the rest of a line, in pieces; return its number of bytes."""
+    skipped = 0
     while read and not read.endswith(b"\n"):
         read = lines.readline(_CHUNK_BYTES)
+        skipped += len(read)
+    return skipped
+
+
+def split_lines(path: Path, part_bytes: int) -> Iterator[FilePart]:
+    """Divide a file that is not compressed into parts of whole lines; a part ends with the line at `part_bytes`.
+
+    Its bytes are read once, a part at a time, to count the lines. Raises READ_ERRORS.
+    """
+    with open_binary(path) as file:
+        end = lines = 0
+        while piece := file.read(part_bytes):
+            start, lines_before = end, lines
+            end += len(piece) + _skip_line(file, piece)
+            lines += piece.count(b"\n") + (not piece.endswith(b"\n"))
+            yield FilePart(start, end, lines_before)
 
 
 def parse_json(text: str, location: str) -> object | Fault:

@@ -16,8 +16,18 @@ from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.language_codes import language_code
 
-__all__ = ["READERS", "CorpusReader", "CorpusShard", "check_languages_of_run", "list_shards", "read_shard", "reader_of"]
+__all__ = [
+    "READERS",
+    "CorpusReader",
+    "CorpusShard",
+    "check_languages_of_run",
+    "list_shards",
+    "read_shard",
+    "reader_of",
+    "split_shard",
+]
 
+PART_BYTES = 1 << 24  # of the parts of a file
 READERS = CORPUS_READERS  # defined with the settings, which accept exactly its formats
 
 
@@ -65,6 +75,15 @@ def check_languages_of_run(languages: Collection[str], corpora: Sequence[CorpusC
         there = "" if named_by_rows else f"; there are {', '.join(found)}"
         what = "is no language code" if language_code(missing[0]) is None else "is not in the corpora"
         raise ConfigError(f"languages: {missing[0]!r} {what}{there}")
+
+
+def split_shard(shard: CorpusShard, part_bytes: int | None = None) -> list[CorpusShard]:
+    """Divide a shard that is a large file, if its format can be, into shards of which the rows are the same, in order.
+
+    The file is read once to count its lines; a part of it ends with the line that reaches `part_bytes`.
+    """
+    split = getattr(reader_of(shard.format), "split_shard", None)
+    return [shard] if split is None else list(split(shard, part_bytes or PART_BYTES))
 
 
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:

@@ -27,7 +27,11 @@ class CorpusShard:
 
 
 class CorpusReader(Protocol):
-    """A format of corpora. The module of the format implements it with two functions."""
+    """A format of corpora. The module of the format implements it with two functions.
+
+    A format of large files may have a third, `split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]`:
+    shards of parts of the file of a shard, of which the rows together are those of the shard, in order.
+    """
 
     def list_shards(self, corpus: CorpusConfig) -> list[CorpusShard]:
         """List the shards of a corpus without reading its rows, always in the same order.

@@ -18,6 +18,7 @@ from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.column_names import USUAL_NAMES, list_names
 from hbt_ray.data.corpora.delimited import header_names, read_records
 from hbt_ray.data.corpora.file_discovery import check_languages, existing_path, files_in
+from hbt_ray.data.corpora.file_parts import split_by_lines
 from hbt_ray.data.text_files import Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
@@ -50,6 +51,11 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
                 f"align them, with an empty line for a missing translation"
             )
     return shards
+
+
+def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
+    """Divide a shard of a large file of lines into parts of whole lines; a table is one shard."""
+    return [shard] if shard.location.endswith(_TABLES) else split_by_lines(shard, part_bytes)
 
 
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:

@@ -10,14 +10,25 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.corpora.file_parts import is_large, part_of
 from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
 from hbt_ray.data.corpora.record_parsing import parse_record
-from hbt_ray.data.text_files import READ_ERRORS, UNREADABLE_FILE, Fault, TextLine, open_binary, read_lines
+from hbt_ray.data.text_files import (
+    READ_ERRORS,
+    UNREADABLE_FILE,
+    Fault,
+    FilePart,
+    TextLine,
+    open_binary,
+    read_lines,
+    split_lines,
+)
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.limits import MAX_LINE_BYTES, limit
 
@@ -43,12 +54,57 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     return list_record_shards(corpus, format)
 
 
+def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
+    """Divide a shard of a large file into parts of whole records.
+
+    1. Find the columns, with which all parts but the first are read.
+    2. If a field may be in quotes, read the records to find the ends of the parts: a line may end within a field.
+       Otherwise a line is a record.
+    """
+    path = Path(shard.location)
+    # 1.
+    names = header_names(path, shard.columns) if is_large(shard, part_bytes) else []
+    if not names:
+        return [shard]
+    # 2.
+    try:
+        if not _find_dialect(path).quotes or not _has_quotes(path):
+            parts = [(part, part.lines_before) for part in split_lines(path, part_bytes)]
+        else:
+            parts = list(_split_records(path, part_bytes))
+    except READ_ERRORS:
+        return [shard]
+    return [
+        replace(shard, options={"part": part, "records_before": records, "names": names if part.start else ()})
+        for part, records in parts
+    ]
+
+
+def _has_quotes(path: Path) -> bool:
+    with open_binary(path) as file:
+        return any(b'"' in piece for piece in iter(lambda: file.read(1 << 20), b""))
+
+
+def _split_records(path: Path, part_bytes: int) -> Iterator[tuple[FilePart, int]]:
+    """Yield parts of whole records, and the number of records before each."""
+    lines = _Lines(path)
+    start = end = lines_before = records_before = 0
+    for record in _records_of(lines, _find_dialect(path), 0):
+        end = lines.end
+        if isinstance(record, DelimitedRecord) and end - start >= part_bytes:
+            yield FilePart(start, end, lines_before), records_before
+            start, lines_before, records_before = end, lines.number, record.number + 1
+    size = path.stat().st_size
+    if start < size:
+        yield FilePart(start, size, lines_before), records_before
+
+
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row or reject for each record that is not blank, in order."""
     path = Path(shard.location)
     first = 0 if is_headerless(shard.columns) else 1
-    names: list[str] = []
-    for record in read_records(path):
+    names = list(shard.options.get("names", ()))
+    for record in read_records(path, part_of(shard), shard.options.get("records_before", 0)):
         if isinstance(record, Fault) and first and not names:  # the next record is no header
             yield Fault(record.location, UNREADABLE_FILE, f"its header: {record.detail}").reject(shard.source)
             return
@@ -111,20 +167,24 @@ def _count_rows(path: Path) -> int:
     return last
 
 
-def read_records(path: Path) -> Iterator[DelimitedRecord | Fault]:
-    """Yield every record of a file, the header and blank ones included.
+def read_records(
+    path: Path, part: FilePart | None = None, records_before: int = 0
+) -> Iterator[DelimitedRecord | Fault]:
+    """Yield every record of a file, or of a part that begins with a record, the header and blank ones included.
 
     A line that cannot be decoded or is too long is a fault; with it, the record that it is in the middle of.
     """
+    return _records_of(_Lines(path, part), _find_dialect(path), records_before)
+
+
+def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterator[DelimitedRecord | Fault]:
     csv.field_size_limit(limit(MAX_LINE_BYTES))
-    dialect = _find_dialect(path)
-    lines = _Lines(path)
     reader = csv.reader(
         lines,
         delimiter=dialect.delimiter,
         quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
     )
-    number = -1
+    number = records_before - 1
     while True:
         lines.begin_record()
         number += 1
@@ -134,21 +194,24 @@ def read_records(path: Path) -> Iterator[DelimitedRecord | Fault]:
             yield from lines.faults
             return
         except csv.Error as error:  # a field that is too long
-            yield Fault(lines.location, "line too long", error)
-            continue
+            fields = None
+            fault = Fault(lines.location, "line too long", error)
         yield from lines.faults
         if lines.is_broken:
             continue
         number += len(lines.faults)  # each was a record, so that row numbers agree with those of a parallel file
+        if fields is None:
+            yield fault
+            continue
         yield DelimitedRecord(number, lines.location, fields)
 
 
 class _Lines:
     """Iterates over the texts of a file's lines, and keeps the faults and the location of the current record."""
 
-    def __init__(self, path: Path) -> None:
-        self._lines = read_lines(path)
-        self._name = path.name
+    def __init__(self, path: Path, part: FilePart | None = None) -> None:
+        self._lines = read_lines(path, part)
+        self.end = self.number = 0  # of the last line that is no fault
         self.begin_record()
 
     def begin_record(self) -> None:
@@ -163,6 +226,7 @@ class _Lines:
         for line in self._lines:
             if isinstance(line, TextLine):
                 self.location = self.location or line.location
+                self.end, self.number = line.end, line.number
                 return line.text
             self.faults.append(line)
             self.is_broken = bool(self.location)

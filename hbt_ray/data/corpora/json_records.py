@@ -22,6 +22,11 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     return list_record_shards(corpus, RecordFormat(SUFFIXES, column_names, _count_rows))
 
 
+def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
+    """Divide a shard of a large file of lines into parts of whole lines."""
+    return [shard] if is_list(Path(shard.location)) else jsonl.split_shard(shard, part_bytes)
+
+
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row or reject for each object, located by its number; a list that is damaged is one reject."""
     path = Path(shard.location)

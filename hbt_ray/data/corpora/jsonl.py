@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
+from hbt_ray.data.corpora.file_parts import lines_of, split_by_lines
 from hbt_ray.data.corpora.record_files import RecordFormat, list_record_shards
 from hbt_ray.data.corpora.record_parsing import parse_record
 from hbt_ray.data.text_files import Fault, TextLine, parse_json, read_lines
@@ -21,9 +22,14 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     return list_record_shards(corpus, RecordFormat((".jsonl", ".jsonl.gz", ".ndjson"), column_names, count_rows))
 
 
+def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
+    """Divide a shard of a large file into parts of whole lines."""
+    return split_by_lines(shard, part_bytes)
+
+
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row or reject for each line that is not blank, in order."""
-    for line in read_lines(Path(shard.location)):
+    for line in lines_of(shard):
         if isinstance(line, Fault):
             yield line.reject(shard.source)
             continue

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
@@ -27,7 +26,8 @@ from hbt_ray.data.corpora.file_discovery import (
     language_shard,
     nothing_to_read,
 )
-from hbt_ray.data.text_files import Fault, read_lines
+from hbt_ray.data.corpora.file_parts import lines_of, split_by_lines
+from hbt_ray.data.text_files import Fault
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.language_codes import language_code, language_of_name
 
@@ -82,10 +82,15 @@ def _parse_opus_name(name: str) -> tuple[str, str] | None:
     return None
 
 
+def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
+    """Divide a shard of a large file into parts of whole lines."""
+    return split_by_lines(shard, part_bytes)
+
+
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row or reject for each line that is not blank, in order."""
     assert shard.language is not None
-    for line in read_lines(Path(shard.location)):
+    for line in lines_of(shard):
         if isinstance(line, Fault):
             yield line.reject(shard.source)
             continue

@@ -27,9 +27,9 @@ def test_lines_are_numbered_and_decoded_without_byte_order_mark(tmp_path: Path, 
     content = b"\xef\xbb\xbfeins\r\n\nzwei"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     assert list(read_lines(tmp_path / name)) == [
-        TextLine(1, f"{name}:1", b"\xef\xbb\xbfeins\r\n", "eins\r\n"),
-        TextLine(2, f"{name}:2", b"\n", "\n"),
-        TextLine(3, f"{name}:3", b"zwei", "zwei"),
+        TextLine(1, f"{name}:1", b"\xef\xbb\xbfeins\r\n", "eins\r\n", 9),
+        TextLine(2, f"{name}:2", b"\n", "\n", 10),
+        TextLine(3, f"{name}:3", b"zwei", "zwei", 14),
     ]
     assert read_bytes(tmp_path / name) == content
 
