@@ -490,7 +490,7 @@ def test_every_corpus_reader_is_registered_and_configurable():
     from hbt_ray.config import CorpusConfig
     from hbt_ray.data.corpora import READERS
 
-    helpers = {"base", "column_names", "detection", "file_discovery", "record_files", "record_parsing"}
+    helpers = {"base", "column_names", "detection", "file_discovery", "file_parts", "record_files", "record_parsing"}
     assert registered_modules("data/corpora", helpers) == {module.split(".")[3] for module in READERS.values()}
     assert set(get_args(CorpusConfig.model_fields["format"].annotation)) == set(READERS)
 
