@@ -116,30 +116,12 @@ class StudyRunner:
         prepared = [self._prepare(experiment) for experiment in experiments]
         all_unfinished = [(experiment, inputs) for experiment, inputs in prepared if not self._is_finished(experiment)]
         self.num_finished += len(experiments) - len(all_unfinished)
-        unfinished, repeated = self._without_repeated(all_unfinished)
+        unfinished, repeated = _without_repeated(all_unfinished)
         self._run(unfinished)
         for experiment, first in repeated:
             reports = experiment.run_dir(self.folder).evaluations
             shutil.copytree(first.run_dir(self.folder).evaluations, reports, dirs_exist_ok=True)
             self._finish(experiment, 0.0)
-
-    def _without_repeated(
-        self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]
-    ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
-        """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-        first_of: dict[tuple[str, str, str, str | None], Experiment] = {}
-        different, repeated = [], []
-        for experiment, inputs in unfinished:
-            first = experiment
-            if not experiment.method.trained:
-                digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
-                averaged = "" if inputs.averaged_with is None else content_digest(inputs.averaged_with)
-                first = first_of.setdefault((digest, averaged, settings, experiment.method.debiased), experiment)
-            if first is experiment:
-                different.append((experiment, inputs))
-            else:
-                repeated.append((experiment, first))
-        return different, repeated
 
     def _run(self, unfinished: Sequence[tuple[Experiment, ExperimentInputs]]) -> None:
         """Train and evaluate experiments."""
@@ -358,6 +340,27 @@ def _run_experiment(
         )
         encoder = str(debiased)
     evaluate(encoder, config.evaluate, run_dir.evaluations, **options)
+
+
+def _without_repeated(
+    unfinished: Sequence[tuple[Experiment, ExperimentInputs]],
+) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
+    """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
+    first_of: dict[tuple[object, ...], Experiment] = {}
+    different, repeated = [], []
+    for experiment, inputs in unfinished:
+        first = experiment
+        if not experiment.method.trained:
+            digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+            averaged = "" if inputs.averaged_with is None else content_digest(inputs.averaged_with)
+            debiasing = (experiment.method.debiased, experiment.seed)  # the seed chooses the fitting texts
+            key = (digest, averaged, settings, *(debiasing if experiment.method.debiased else ()))
+            first = first_of.setdefault(key, experiment)
+        if first is experiment:
+            different.append((experiment, inputs))
+        else:
+            repeated.append((experiment, first))
+    return different, repeated
 
 
 def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:

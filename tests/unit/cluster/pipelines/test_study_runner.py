@@ -37,3 +37,15 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
     evaluated = "saved-encoder" if debiased is None else str(run_dir.path / "debiased")
     expected = [("saved-encoder", 7, options)] if debiased else []
     assert calls == [*expected, (evaluated, run_dir.evaluations, options)]
+
+
+def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, monkeypatch):
+    methods = {"untrained": {"trained": False}, "debiased": {"trained": False, "debiased": "projection"}, "hybrid": {}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [0, 1]})
+    monkeypatch.setattr(study_runner, "content_digest", lambda model: model)
+    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, averaged_with=None)
+    different, repeated = study_runner._without_repeated(
+        [(experiment, inputs) for experiment in list_experiments(config, {"tiny": "x"})]
+    )
+    assert [(experiment.method_name, experiment.seed) for experiment, _ in repeated] == [("untrained", 1)]
+    assert len(different) == 5
