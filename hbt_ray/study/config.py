@@ -178,6 +178,12 @@ class StudySettings(ConfigSection):
             unknown = next((needed for needed in method.needs if needed not in self.methods), None)
             if unknown is not None:
                 raise ValueError(f"{name} needs {unknown!r}, which is no method; there are {', '.join(self.methods)}")
+            with_language = next((needed for needed in method.needs if self.methods[needed].debiased == "mean"), None)
+            if with_language is not None:
+                raise ValueError(
+                    f"{name} needs the encoder of {with_language!r}, which cannot be used without the language of each "
+                    "text; write debiased: projection there"
+                )
         try:
             graphlib.TopologicalSorter({name: method.needs for name, method in self.methods.items()}).prepare()
         except graphlib.CycleError as error:

@@ -204,6 +204,7 @@ def _describe_method(method: Method) -> list[str]:
     parts += [f"hard negatives mined with {method.mined_with}"] if method.mined_with else []
     parts += [f"distilled from {method.taught_by}"] if method.taught_by else []
     parts += [f"the encoder of {method.encoder_of}"] if method.encoder_of else []
+    parts += [f"weights averaged with those of {method.averaged_with}"] if method.averaged_with else []
     parts += [f"language removed by {method.debiased}"] if method.debiased else []
     parts += [f"as many encoded tokens as {method.tokens_of}"] if method.tokens_of else []
     return parts or ["the shared settings"]

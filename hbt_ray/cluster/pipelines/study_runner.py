@@ -88,7 +88,8 @@ class StudyRunner:
         self.training_tokens: dict[tuple[str, int], TrainingTokens] = {}  # by method and seed; see Method.tokens_of
         self._counts_tokens = any(method.tokens_of for method in config.methods.values())
         self._stores: dict[str, Path] = {}  # by `store_key`
-        self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> its encoder, which may not exist yet
+        self._encoders: dict[tuple[str, int], str] = {}  # (method, seed) -> its encoder before averaging and debiasing
+        self._results: dict[tuple[str, int], str] = {}  # -> its encoder after them. Both may not exist yet.
         self._benchmarks: dict[str, dict[str, str]] = {}  # fingerprints, by the settings that choose what is read
 
     def pretrain(self) -> None:
@@ -158,7 +159,7 @@ class StudyRunner:
 
     def _averaged_with(self, experiment: Experiment) -> str | None:
         name = experiment.method.averaged_with
-        return None if name is None else self._encoders[name, experiment.seed]
+        return None if name is None else self._results[name, experiment.seed]
 
     def _fingerprints(self, experiment: Experiment) -> dict[str, str]:
         """Return the fingerprint of each benchmark of an experiment; a method may read them in its way."""
@@ -206,16 +207,17 @@ class StudyRunner:
         encoder_of = experiment.method.encoder_of
         model = config.model.path or str(run_dir.initial_model)
         if encoder_of is not None:
-            model = self._encoders[encoder_of, experiment.seed]
+            model = self._results[encoder_of, experiment.seed]
         elif not config.model.path and not run_dir.initial_model.exists():
             model = prepare_initial_model(config, store_tokenizer(store, config.prepare_inputs), run_dir)
         run_dir.write_config(config)
         if experiment.method.trained and self._counts_tokens:
             tokens = encoded_tokens(config, TokenStore.open(store))
-            key = experiment.method_name, experiment.seed
-            self.training_tokens[key] = TrainingTokens(config.train.steps, tokens)
+            self.training_tokens[experiment.method_name, experiment.seed] = TrainingTokens(config.train.steps, tokens)
         inputs = ExperimentInputs(store, model, self.config.debias_items, self._averaged_with(experiment))
-        self._encoders[experiment.method_name, experiment.seed] = _encoder_of(experiment, inputs, run_dir)
+        key = experiment.method_name, experiment.seed
+        self._encoders[key] = _encoder_of(experiment, inputs, run_dir)
+        self._results[key] = _evaluated_encoder(experiment, inputs, run_dir)
         return experiment, inputs
 
     def _with_results_of_others(self, experiment: Experiment) -> RunConfig:
@@ -225,10 +227,10 @@ class StudyRunner:
             config = replace_in(config, "model.path", self._pretrained_model(method.pretrained, seed))
         if method.mined_with:
             out = self.folder / "mined" / word_name(experiment.method_name) / f"seed-{seed}"
-            mined = mine_on_cluster(config, self._encoders[method.mined_with, seed], out)
+            mined = mine_on_cluster(config, self._results[method.mined_with, seed], out)
             config = replace_in(config, "corpora", mined.corpora)
         if method.taught_by:
-            config = with_settings(config, {"loss.distillation.teacher": self._encoders[method.taught_by, seed]})
+            config = with_settings(config, {"loss.distillation.teacher": self._results[method.taught_by, seed]})
         if method.tokens_of:
             config = replace_in(config, "train.steps", self._steps_of_equal_tokens(config, method.tokens_of))
         return config
@@ -321,40 +323,39 @@ def _run_experiment(
     )
     encoder = _encoder_of(experiment, inputs, run_dir)
     if inputs.averaged_with is not None:
-        averaged = run_dir.path / "averaged"
         average_encoders(
-            encoder, inputs.averaged_with, averaged, pooling=model.pooling, trust_remote_code=model.trust_remote_code
+            encoder,
+            inputs.averaged_with,
+            _averaged(run_dir),
+            pooling=model.pooling,
+            trust_remote_code=model.trust_remote_code,
         )
-        encoder = str(averaged)
+        encoder = str(_averaged(run_dir))
     if experiment.method.debiased:
-        sets, debiased = dict(config.prepare_inputs.evaluation_sets), run_dir.path / "debiased"
         debias_model(
             encoder,
             config.corpora,
-            debiased,
+            _debiased(run_dir),
             method=experiment.method.debiased,
             items=inputs.debias_items,
             seed=config.seed,
-            evaluation_sets=sets,
+            evaluation_sets=dict(config.prepare_inputs.evaluation_sets),
             **options,
         )
-        encoder = str(debiased)
-    evaluate(encoder, config.evaluate, run_dir.evaluations, **options)
+    evaluate(_evaluated_encoder(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations, **options)
 
 
 def _without_repeated(
     unfinished: Sequence[tuple[Experiment, ExperimentInputs]],
 ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
     """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-    first_of: dict[tuple[object, ...], Experiment] = {}
+    first_of: dict[tuple[str, str], Experiment] = {}
     different, repeated = [], []
     for experiment, inputs in unfinished:
         first = experiment
-        if not experiment.method.trained:
-            digest, settings = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
-            averaged = "" if inputs.averaged_with is None else content_digest(inputs.averaged_with)
-            debiasing = (experiment.method.debiased, experiment.seed)  # the seed chooses the fitting texts
-            key = (digest, averaged, settings, *(debiasing if experiment.method.debiased else ()))
+        # Not with an encoder of its own. The seed chooses the texts that debiasing is fitted on.
+        if _evaluated_encoder(experiment, inputs, experiment.run_dir(Path())) == inputs.model:
+            key = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
             first = first_of.setdefault(key, experiment)
         if first is experiment:
             different.append((experiment, inputs))
@@ -364,5 +365,20 @@ def _without_repeated(
 
 
 def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:
-    """Return the encoder to evaluate: the trained one, or the initial one of a method that trains nothing."""
+    """Return the trained encoder, or the initial one of a method that trains nothing."""
     return str(run_dir.model) if experiment.method.trained else inputs.model
+
+
+def _averaged(run_dir: RunDir) -> Path:
+    return run_dir.path / "averaged"
+
+
+def _debiased(run_dir: RunDir) -> Path:
+    return run_dir.path / "debiased"
+
+
+def _evaluated_encoder(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:
+    """Return the encoder that is evaluated, which other methods use: debiased, averaged, or as `_encoder_of` says."""
+    if experiment.method.debiased:
+        return str(_debiased(run_dir))
+    return _encoder_of(experiment, inputs, run_dir) if inputs.averaged_with is None else str(_averaged(run_dir))

@@ -23,6 +23,10 @@ STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
         ({"methods": {"hybrid": {"mined_with": "hybrid"}, "b": {}}}, "methods need each other's encoders: hybrid"),
         ({"methods": {"hybrid": {"mined_with": "b"}, "b": {"taught_by": "hybrid"}}}, "need each other's encoders"),
         ({"methods": {"hybrid": {"taught_by": "c"}, "b": {}}}, "hybrid needs 'c', which is no method"),
+        (
+            {"methods": {"hybrid": {"taught_by": "b"}, "b": {"trained": False, "debiased": "mean"}}},
+            "hybrid needs the encoder of 'b', which cannot be used without the language of each text",
+        ),
         ({"methods": {"hybrid": {}, "b": {"encoder_of": "hybrid"}}}, "is evaluated as it is; write trained: false"),
         ({"methods": {"hybrid": {"tokens_of": "b"}, "b": {"trained": False}}}, "another trained method with steps"),
         ({"methods": {"hybrid": {"tokens_of": "b"}, "b": {"tokens_of": "hybrid"}}}, "another trained method with"),

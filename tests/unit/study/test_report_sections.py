@@ -61,7 +61,12 @@ def test_with_one_seed_nothing_is_known_of_methods(results: StudyResults):
 
 
 def test_setup_lists_pretrainings_and_what_methods_take_from_others():
-    methods = {"hybrid": {"pretrained": "two"}, "mined": {"mined_with": "hybrid"}, "taught": {"taught_by": "hybrid"}}
+    methods = {
+        "hybrid": {"pretrained": "two"},
+        "mined": {"mined_with": "hybrid"},
+        "taught": {"taught_by": "hybrid"},
+        "mean": {"averaged_with": "hybrid"},
+    }
     corpora = [{"format": "text", "name": "lines", "path": "x"}, {"format": "embedded"}]
     pretraining = {"one": {"settings": {"corpora": corpora}}, "two": {"after": "one"}}
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "pretraining": pretraining})
@@ -70,6 +75,7 @@ def test_setup_lists_pretrainings_and_what_methods_take_from_others():
         "| hybrid | starts from the pretraining “two” |",
         "| mined | hard negatives mined with hybrid |",
         "| taught | distilled from hybrid |",
+        "| mean | weights averaged with those of hybrid |",
         "Pretraining “one”: corpora = lines, embedded.",
         "Pretraining “two”: continues from “one”.",
     ):

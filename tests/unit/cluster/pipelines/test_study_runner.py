@@ -49,3 +49,23 @@ def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, m
     )
     assert [(experiment.method_name, experiment.seed) for experiment, _ in repeated] == [("untrained", 1)]
     assert len(different) == 5
+
+
+def test_other_methods_use_the_encoder_that_is_evaluated(tmp_path):
+    """A teacher was the encoder before its language was removed, and before its weights were averaged."""
+    averaged = {"averaged_with": "hybrid"}
+    methods = {
+        "hybrid": {},
+        "averaged": averaged,
+        "debiased": averaged | {"debiased": "projection"},
+        "saved": {"trained": False},
+    }
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods})
+    found = {}
+    for experiment in list_experiments(config, {"tiny": "x"}):
+        other = "hybrids-encoder" if experiment.method.averaged_with else None
+        inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, other)
+        run_dir = experiment.run_dir(tmp_path)
+        path = study_runner._evaluated_encoder(experiment, inputs, run_dir)
+        found[experiment.method_name] = path.removeprefix(f"{run_dir.path}/")
+    assert found == {"hybrid": "model", "averaged": "averaged", "debiased": "debiased", "saved": "saved-encoder"}
