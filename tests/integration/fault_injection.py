@@ -42,6 +42,11 @@ def processes_of_cluster(name: str) -> Iterator[psutil.Process]:
             continue
 
 
+def training_workers() -> list[psutil.Process]:
+    """Return the processes of the training's ranks."""
+    return list(processes_of_cluster("RayTrainWorker"))
+
+
 def kill_one(name: str) -> bool:
     """Send SIGKILL to one of them; return whether there was one."""
     for process in processes_of_cluster(name):
@@ -155,7 +160,7 @@ def killed_command(
     inject: Callable[[AnyCommand], bool] | None = None,
     deleted_before: Path | None = None,
     relocate: Callable[[Path], Path] | None = None,
-) -> tuple[Path, int]:
+) -> tuple[Path, int, float]:
     """Call a command undisturbed, and for another folder with faults at random moments of its time.
 
     Args:
@@ -167,13 +172,14 @@ def killed_command(
         relocate: called with the folder after each fault; returns the folder of the next call.
 
     Returns:
-        The folder of the calls with faults, the last of which was not disturbed; and how many ended before their fault.
+        The folder of the calls with faults, the last of which was not disturbed; how many ended before their fault; and
+        the seconds from the last fault to the end of the last call.
     """
     finish_command(start_command(["--help"]))  # the first one waits for the imports
     began_s = time.monotonic()
     finish_command(start_command([*words, "--out", out / "reference"]))
     seconds = time.monotonic() - began_s
-    draw, folder, injected, too_late = random.Random(7), out / "faulty", 0, 0
+    draw, folder, injected, too_late, struck_s = random.Random(7), out / "faulty", 0, 0, began_s
     while injected < times:
         if deleted_before is not None:
             shutil.rmtree(deleted_before, ignore_errors=True)
@@ -189,13 +195,14 @@ def killed_command(
             shutil.rmtree(folder)  # a finished run is not run again
             continue
         injected += 1
+        struck_s = time.monotonic()
         if inject is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=COMMAND_S)
         if relocate is not None:
             folder = relocate(folder)
     finish_or_refuse(start_command([*words, "--out", folder]))
-    return folder, too_late
+    return folder, too_late, time.monotonic() - struck_s
 
 
 def contents(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -40,9 +41,12 @@ from tests.integration.fault_injection import (
     newest_step,
     repeated_steps,
     start_command,
+    training_workers,
 )
+from tests.integration.fault_record import FaultRecord, recovery_seconds
 
-STEPS = 40
+STEPS = max(40, 8 * TIMES)
+EQUAL_WEIGHTS = "weights equal byte for byte"
 SERVER_START_S = 240  # on a machine with other load
 pytestmark = injects_faults
 
@@ -50,7 +54,7 @@ pytestmark = injects_faults
 def faulty_config(corpus: Path, steps: int = STEPS, **sections) -> RunConfig:
     # A vocabulary of some size: writing a checkpoint should take longer than a training step.
     small = {"layers": 1, "width": 64, "heads": 2, "vocabulary": 600}
-    train = {"steps": steps, "checkpoint_every": max(steps // STEPS, 1), "max_failures": 20}
+    train = {"steps": steps, "checkpoint_every": max(steps // STEPS, 1), "max_failures": 20 + TIMES}
     return tiny_config(corpus, model={"small": small}, train=train, **sections)
 
 
@@ -70,11 +74,13 @@ def model_of(out: Path) -> bytes:
 class FaultInjector(threading.Thread):
     """Injects a fault at random moments, some steps after the last; every second time during a write."""
 
-    def __init__(self, out: Path, inject: Callable[[], bool]) -> None:
+    def __init__(self, out: Path, inject: Callable[[], list[psutil.Process] | None]) -> None:
+        """Args: the run's folder; injects a fault, and returns the processes that it ends, or None if it did not."""
         super().__init__(daemon=True)
         self.out = out
         self.inject = inject
         self.injected: list[int] = []  # the newest checkpoint at each fault
+        self.recovery_s: list[float] = []
         self.during_write = 0
         self.ended = False
         self.draw = random.Random(3)
@@ -90,10 +96,14 @@ class FaultInjector(threading.Thread):
                 time.sleep(self.draw.random() * 0.2)
             while not self.ended:
                 at = newest_step(self.out)
-                if self.inject():
+                if (dying := self.inject()) is not None:
                     self.injected.append(at)
+                    self.recovery_s += recovery_seconds(self.step, time.monotonic(), dying, lambda: self.ended)
                     break
                 time.sleep(0.01)
+
+    def step(self) -> int:
+        return newest_step(self.out)
 
     def _wait_for_write(self) -> None:
         until = time.monotonic() + 20
@@ -104,15 +114,28 @@ class FaultInjector(threading.Thread):
                     return
 
 
-def report(fault: str, injected: list[int], lost: int, during_write: int = 0) -> None:
-    print(f"\n{fault}: {len(injected)} faults after steps {injected}, {during_write} during a write, {lost} steps lost")
+def report(fault: str, injector: FaultInjector, lost: int, compared: str = EQUAL_WEIGHTS) -> None:
+    print(f"\n{fault}: faults after steps {injector.injected}")
+    FaultRecord(fault, compared, len(injector.injected), injector.recovery_s, injector.during_write, lost).write()
 
 
-@pytest.mark.parametrize(("fault", "process"), [("worker", "RayTrainWorker"), ("controller", "TrainController")])
+@pytest.mark.parametrize(
+    ("fault", "process"),
+    [
+        ("worker killed, several times in one run", "RayTrainWorker"),
+        ("Ray Train's controller killed", "TrainController"),
+    ],
+    ids=["worker", "controller"],
+)
 def test_killed_worker_or_controller_changes_no_weight(reference_run, tmp_path, fault, process):
     corpus, expected = reference_run
     out = tmp_path / "run"
-    injector = FaultInjector(out, lambda: kill_one(process))
+
+    def inject() -> list[psutil.Process] | None:
+        workers = training_workers()
+        return workers if kill_one(process) else None
+
+    injector = FaultInjector(out, inject)
     injector.start()
     run(faulty_config(corpus), out)
     injector.ended = True
@@ -121,7 +144,7 @@ def test_killed_worker_or_controller_changes_no_weight(reference_run, tmp_path, 
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, STEPS)
     assert lost <= 2 * TIMES  # the step being computed, and one that was logged before it was saved
-    report(fault, injector.injected, lost, injector.during_write)
+    report(fault, injector, lost)
 
 
 def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
@@ -130,20 +153,34 @@ def test_killed_driver_resumes_when_called_again(reference_run, tmp_path):
     (tmp_path / "config.yaml").write_text(dump_config(faulty_config(corpus)))
     words: list[object] = ["train", "--config", tmp_path / "config.yaml", "--out", out]
     draw, killed_at = random.Random(5), []
-    for _ in range(TIMES):
+    recovery_s: list[float] = []
+    workers: list[psutil.Process] = []
+    struck_s = 0.0
+    for time_ in range(TIMES + 1):
         driver = start_command(words)
+        if time_:
+            recovery_s += recovery_seconds(
+                lambda: newest_step(out), struck_s, workers, lambda d=driver: d.poll() is not None
+            )
+        if time_ == TIMES:
+            break
         goal = newest_step(out) + draw.randint(1, max(STEPS // (TIMES + 1), 1))
         while newest_step(out) < goal and driver.poll() is None:
             time.sleep(0.01)
         assert driver.poll() is None, "the command ended before its fault"
         killed_at.append(newest_step(out))
+        workers = training_workers()
+        struck_s = time.monotonic()
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate(timeout=60)
-    errors = finish_command(start_command(words))
+    errors = finish_command(driver)
     assert "resuming from the checkpoint of step" in errors
     assert model_of(out) == expected
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", out, STEPS)
-    report("driver", killed_at, lost)
+    print(f"\ndriver killed after steps {killed_at}")
+    FaultRecord(
+        "driver killed, called again", f"{EQUAL_WEIGHTS}; no metric missing", TIMES, recovery_s, steps_lost=lost
+    ).write()
 
 
 def command_of(command: str, folder: Path) -> tuple[list[object], tuple[str, ...]]:
@@ -177,9 +214,10 @@ def command_of(command: str, folder: Path) -> tuple[list[object], tuple[str, ...
 def test_killed_command_called_again_writes_equal_bytes(dashboard, tmp_path, monkeypatch, command):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words, patterns = command_of(command, tmp_path)
-    folder, too_late = killed_command(words, tmp_path, TIMES)
+    folder, too_late, recovery_s = killed_command(words, tmp_path, TIMES)
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
-    print(f"\n{command}: {TIMES} kills, {too_late} calls ended before theirs")
+    print(f"\n{command}: {too_late} calls ended before their fault")
+    FaultRecord(f"`hbt {command}` killed, called again", "files equal byte for byte", TIMES, [recovery_s]).write()
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
@@ -200,7 +238,7 @@ def test_killed_command_resumes_in_a_moved_or_copied_folder(dashboard, tmp_path,
             folder.rename(new) if how == "moved" else shutil.copytree(folder, new)
         return new
 
-    folder, too_late = killed_command(words, tmp_path, TIMES, relocate=relocate)
+    folder, too_late, recovery_s = killed_command(words, tmp_path, TIMES, relocate=relocate)
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
     record_id(folder)
     if how == "moved":
@@ -208,7 +246,9 @@ def test_killed_command_resumes_in_a_moved_or_copied_folder(dashboard, tmp_path,
         assert len(set(ids)) <= 1 + too_late if command != "mine" else not ids
     else:
         assert command == "mine" or ids[-1] not in ids[:-1]
-    print(f"\n{command}, {how}: {TIMES} kills, {too_late} calls ended before theirs, {len(set(ids))} MLflow runs")
+    print(f"\n{command}, {how}: {too_late} calls ended before their fault, {len(set(ids))} MLflow runs")
+    fault = f"`hbt {command}` killed, its folder {how} and called again there"
+    FaultRecord(fault, "files equal byte for byte", TIMES, [recovery_s]).write()
 
 
 @pytest.mark.parametrize("actor", ["_PassageEmbedder", "_IndexOfShards"])
@@ -218,7 +258,7 @@ def test_killed_actor_of_an_evaluation_costs_one_sentence_at_most(dashboard, tmp
     tiny_corpus.make_encoder(model)
 
     words: list[object] = ["evaluate", "--shards", "2", "--model", model, "--benchmark", f"pairs={corpus}"]
-    folder, too_late = killed_command(
+    folder, too_late, recovery_s = killed_command(
         words,
         tmp_path,
         TIMES,
@@ -227,7 +267,9 @@ def test_killed_actor_of_an_evaluation_costs_one_sentence_at_most(dashboard, tmp
     )
     patterns = ("report.json", "*.parquet", "*.csv", "*.trec")
     assert contents(folder, patterns) == contents(tmp_path / "reference", patterns)
-    print(f"\n{actor}: {TIMES} kills, {too_late} calls ended before theirs")
+    print(f"\n{actor}: {too_late} calls ended before their fault")
+    fault = f"an actor of `hbt evaluate --shards 2` killed ({actor.strip('_')})"
+    FaultRecord(fault, "files equal byte for byte", TIMES, [recovery_s]).write()
 
 
 def study_settings(folder: Path, corpus: Path) -> dict[str, object]:
@@ -278,11 +320,11 @@ def test_metrics_are_kept_while_mlflow_is_down_and_sent_later(reference_run, tmp
     steps = 50 * STEPS  # the server takes a while to come back
     server = [start_mlflow(tmp_path, port)]
 
-    def inject() -> bool:
+    def inject() -> list[psutil.Process]:
         stop_mlflow(server.pop())
         time.sleep(1)
         server.append(start_mlflow(tmp_path, port))
-        return True
+        return []
 
     injector = FaultInjector(out, inject)
     injector.start()
@@ -296,7 +338,7 @@ def test_metrics_are_kept_while_mlflow_is_down_and_sent_later(reference_run, tmp
     assert not (out / "unsent_metrics.jsonl").exists()
     assert repeated_steps(uri, out, steps) == 0
     stop_mlflow(server.pop())
-    report("MLflow server", injector.injected, 0)
+    report("MLflow's server killed and started again", injector, 0, "no metric missing")
 
 
 def test_lost_mlflow_server_costs_a_warning(reference_run, tmp_path, capfd):
@@ -304,9 +346,9 @@ def test_lost_mlflow_server_costs_a_warning(reference_run, tmp_path, capfd):
     out, port = tmp_path / "run", free_port()
     server = start_mlflow(tmp_path, port)
 
-    def inject() -> bool:
+    def inject() -> list[psutil.Process]:
         stop_mlflow(server)
-        return True
+        return []
 
     injector = FaultInjector(out, inject)
     injector.start()
@@ -333,7 +375,9 @@ def test_lost_node_changes_no_weight(dashboard, tmp_path):
     assert model_of(tmp_path / "faulty") == model_of(tmp_path / "reference")
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "faulty", found["steps"])
     assert lost <= TIMES * (found["checkpoint_every"] + 1)
-    report("raylet", found["lost_at"], lost)
+    FaultRecord(
+        "a node's raylet killed, another node joins", EQUAL_WEIGHTS, TIMES, found["recovery_s"], steps_lost=lost
+    ).write()
 
 
 def test_elastic_group_trains_on_the_same_batches(dashboard, tmp_path):
@@ -350,7 +394,10 @@ def test_elastic_group_trains_on_the_same_batches(dashboard, tmp_path):
     relative = float(apart / sum(value.square().sum() for value in one.values()) ** 0.5)
     assert relative < 1e-3
     lost = repeated_steps(uri, tmp_path / "faulty", found["steps"])
-    report("resized", [found["grown_at"], found["shrunk_at"]], lost)
+    compared = f"the same batches: losses {furthest:.1e} apart at most; weights {relative:.1e} of their length apart"
+    FaultRecord(
+        "the group resized by a node that joins and one that is lost", compared, 2, found["recovery_s"], 0, lost
+    ).write()
     print(f"losses {furthest:.1e} apart at most, neighbours {usual:.1e}; weights {relative:.1e} of their length")
 
 
@@ -359,4 +406,6 @@ def test_preemption_notice_triggers_a_checkpoint(dashboard, tmp_path):
     assert found["saved"] > 0
     assert model_of(tmp_path / "faulty") == model_of(tmp_path / "reference")
     lost = repeated_steps(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "faulty", found["steps"])
-    report("preemption", [found["saved"]], lost)
+    FaultRecord(
+        "a node's preemption announced, then the node removed", EQUAL_WEIGHTS, 1, found["recovery_s"], steps_lost=lost
+    ).write()

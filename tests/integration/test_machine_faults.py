@@ -5,6 +5,7 @@ Each fault is injected `HBT_FAULT_TIMES` times; see `test_fault_tolerance.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -12,9 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hbt_ray.config import dump_config
+from tests.helpers.ports import free_port
 from tests.integration.conftest import MARK, tiny_config, write_corpus
 from tests.integration.fault_injection import (
     TIMES,
@@ -157,3 +160,52 @@ def test_worker_killed_by_the_kernel_for_memory_is_replaced_and_named(cluster, t
     print(f"\nkilled for memory after steps {struck_at}: {errors}")
     assert errors.count("memory") >= TIMES
     assert model_of(out) == expected
+
+
+HEAD = "HBT_TEST_HEAD"  # in the environment of all processes of a head
+
+
+@pytest.fixture
+def heads() -> Iterator[Heads]:
+    """Return clusters of `ray start --head`, one after another; the last one is killed at the end."""
+    heads = Heads()
+    yield heads
+    heads.kill()
+
+
+class Heads:
+    """A cluster of one node, as a job of Kubernetes has it: all of its processes end with the node."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def start(self) -> dict[str, str]:
+        """Start a cluster; return the environment of its commands."""
+        self.number += 1
+        address = f"127.0.0.1:{free_port()}"
+        environment = own_cluster() | {"RAY_AUTH_MODE": "token", HEAD: str(self.number)}
+        command = ["ray", "start", "--head", f"--port={address.rpartition(':')[2]}", "--num-cpus=2"]
+        command += ["--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+        return environment | {"RAY_ADDRESS": address}
+
+    def kill(self) -> None:
+        """Kill every process of the cluster and every command on it."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(HEAD) == str(self.number):
+                    process.kill()
+
+
+def test_job_resumes_on_another_cluster_when_its_head_dies(dashboard, heads, tmp_path):
+    words, out, expected = long_training(tmp_path, 40 * (TIMES + 1))
+    draw, died_after = random.Random(19), []
+    for _ in range(TIMES):
+        running = start_command([*words, out], env=heads.start())
+        wait_for_step(out, newest_step(out) + draw.randint(1, 20), running)
+        died_after.append(newest_step(out))
+        heads.kill()
+        running.communicate(timeout=60)
+    finish_command(start_command([*words, out], env=heads.start()))
+    assert model_of(out) == expected
+    print(f"\nhead killed: {TIMES}, after steps {died_after}; weights equal")

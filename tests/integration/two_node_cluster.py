@@ -46,9 +46,11 @@ class Nodes:
     def add(self) -> None:
         self.added.append(self.cluster.add_node(num_cpus=WORKER_CPUS))
 
-    def lose(self, index: int = 0) -> None:
-        """Kill a node's processes, as a power failure would."""
+    def lose(self, index: int = 0) -> float:
+        """Kill a node's processes, as a power failure would; return when, of `time.monotonic`."""
+        struck_s = time.monotonic()
         self.cluster.remove_node(self.added.pop(index), allow_graceful=False)
+        return struck_s
 
     def drain(self, node_id: str, seconds: int) -> None:
         """Announce that a node will be preempted, as a cloud does."""
@@ -99,6 +101,12 @@ class Running:
 
         return newest_step(self.out)
 
+    def recovery_seconds(self, struck_s: float) -> list[float]:
+        """Wait for the first step after a fault whose processes have ended; return the seconds since `struck_s`."""
+        from tests.integration.fault_record import recovery_seconds
+
+        return recovery_seconds(lambda: self.newest, struck_s, [], self.ended)
+
     def ended(self) -> bool:
         return not self.thread.is_alive()
 
@@ -116,18 +124,19 @@ def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, An
     """Lose the worker's node at random moments, and add another."""
     draw = random.Random(7)
     running = Running(config_of("raylet", corpus), folder / "faulty")
-    lost_at = []
+    lost_at: list[int] = []
+    recovery_s: list[float] = []
     for _ in range(times):
         running.reach(running.newest + draw.choice([5, 10, 15]))
         time.sleep(draw.random())
         if running.ended():
             break
+        struck_s = nodes.lose()
         lost_at.append(running.newest)
-        nodes.lose()
         nodes.add()
-        wait_until(lambda before=lost_at[-1]: running.newest > before or running.ended(), 240)
+        recovery_s += running.recovery_seconds(struck_s)
     running.join()
-    return {"lost_at": lost_at}
+    return {"lost_at": lost_at, "recovery_s": recovery_s}
 
 
 def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
@@ -141,11 +150,10 @@ def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, A
     running.reach(grown_at + 50)
     sizes.append(len(worker_nodes()))
     shrunk_at = running.newest
-    nodes.lose()
-    wait_until(lambda: running.newest > shrunk_at or running.ended(), 300)
+    recovery_s = running.recovery_seconds(nodes.lose())
     sizes.append(len(worker_nodes()))
     running.join(600)
-    return {"sizes": sizes, "grown_at": grown_at, "shrunk_at": shrunk_at}
+    return {"sizes": sizes, "grown_at": grown_at, "shrunk_at": shrunk_at, "recovery_s": recovery_s}
 
 
 def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
@@ -157,10 +165,10 @@ def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str
     nodes.drain(node, seconds=NOTICE_S)
     wait_until(lambda: running.newest > 0 or running.ended(), NOTICE_S)
     saved = running.newest
-    nodes.lose()
+    struck_s = nodes.lose()
     nodes.add()
-    running.join(600)
-    return {"saved": saved}
+    running.join(600)  # which saves its next checkpoint at its end
+    return {"saved": saved, "recovery_s": [time.monotonic() - struck_s]}
 
 
 def main(scenario: str, folder: str, times: str = "1") -> None:
