@@ -18,7 +18,8 @@ from hbt_ray.cluster.pipelines.train import run
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.config import RunConfig
 from tests.integration.conftest import tiny_config, write_corpus
-from tests.integration.fault_injection import TIMES, newest_step, processes_of_cluster
+from tests.integration.fault_injection import TIMES, newest_step, training_workers
+from tests.integration.fault_record import FaultRecord, recovery_seconds
 
 pytestmark = pytest.mark.skipif("HBT_SLOW_TESTS" not in os.environ, reason="takes minutes: set HBT_SLOW_TESTS")
 STOPS = max(TIMES, 1)
@@ -70,8 +71,8 @@ def model_of(out: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Iterator[list[float]]:
-    """Stop one worker after a checkpoint of the run, `STOPS` times; yield the list that will hold when.
+def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Iterator[tuple[list[float], list[float]]]:
+    """Stop one worker after a checkpoint of the run, `STOPS` times; yield the lists of when, and of the recoveries.
 
     Args:
         out: the run's folder.
@@ -79,6 +80,9 @@ def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Ite
         resume: continue the worker then.
     """
     stopped_s: list[float] = []
+    recovery_s: list[float] = []
+
+    steps = two_worker_config(out).train.steps
 
     def stop() -> None:
         step = 0
@@ -87,7 +91,7 @@ def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Ite
             while newest_step(out) <= step and time.monotonic() < deadline_s:
                 time.sleep(0.01)
             step = newest_step(out)
-            running = (p for p in processes_of_cluster("RayTrainWorker") if p.status() != psutil.STATUS_STOPPED)
+            running = (p for p in training_workers() if p.status() != psutil.STATUS_STOPPED)
             worker = random.Random(number).choice(list(running))
             worker.suspend()
             stopped_s.append(time.monotonic())
@@ -95,10 +99,14 @@ def stopped_workers(out: Path, count: Callable[[], int], *, resume: bool) -> Ite
                 time.sleep(0.05)
             if resume:
                 worker.resume()
+            dying = [] if resume else [worker]
+            recovery_s.extend(
+                recovery_seconds(lambda: newest_step(out), stopped_s[-1], dying, lambda: newest_step(out) == steps)
+            )
 
     thread = threading.Thread(target=stop)
     thread.start()
-    yield stopped_s
+    yield stopped_s, recovery_s
     thread.join()
 
 
@@ -109,7 +117,7 @@ def test_watchdog_names_a_stopped_worker_and_the_weights_stay_equal(reference_ru
     def reports() -> list[tuple[float, re.Match[str]]]:
         return [(when_s, match) for when_s, text in notices if (match := REPORT.match(text))]
 
-    with stopped_workers(out, lambda: len(reports()), resume=True) as stopped_s:
+    with stopped_workers(out, lambda: len(reports()), resume=True) as (stopped_s, recovery_s):
         run(two_worker_config(corpus), out)
     assert len(stopped_s) == len(reports()) == STOPS
     stacks = (out / "stacks.txt").read_text()
@@ -122,7 +130,9 @@ def test_watchdog_names_a_stopped_worker_and_the_weights_stay_equal(reference_ru
     assert not any("failed" in text for _, text in notices)
     assert model_of(out) == expected
     latest_s = max(reported_s - when_s for when_s, (reported_s, _) in zip(stopped_s, reports(), strict=True))
-    print(f"\nstopped and continued: {STOPS} times, named {latest_s:.1f} s later at most")
+    compared = f"rank and phase named {latest_s:.1f} s later at most; weights equal byte for byte"
+    fault = "a worker of two stopped (SIGSTOP) for longer than `step_timeout_s`, then continued"
+    FaultRecord(fault, compared, STOPS, recovery_s, steps_lost=0).write()
 
 
 def test_stopped_worker_is_replaced_after_the_collective_timeout(reference_run, tmp_path, notices):
@@ -132,7 +142,7 @@ def test_stopped_worker_is_replaced_after_the_collective_timeout(reference_run, 
     def restarts() -> list[float]:
         return [when_s for when_s, text in notices if "starting again" in text]
 
-    with stopped_workers(out, lambda: len(restarts()), resume=False) as stopped_s:
+    with stopped_workers(out, lambda: len(restarts()), resume=False) as (stopped_s, recovery_s):
         run(two_worker_config(corpus, collective_timeout_s=COLLECTIVE_TIMEOUT_S), out)
     assert len(stopped_s) == STOPS
     for when_s, restarted_s in zip(stopped_s, restarts(), strict=True):
@@ -140,4 +150,5 @@ def test_stopped_worker_is_replaced_after_the_collective_timeout(reference_run, 
     resumed = [text for _, text in notices if "resuming from the checkpoint of step" in text]
     assert len(resumed) == STOPS
     assert model_of(out) == expected
-    print(f"\nstopped for good: {STOPS} times, replaced {STOPS} times; {resumed}")
+    fault = f"a worker of two stopped for good, replaced after `collective_timeout_s` of {COLLECTIVE_TIMEOUT_S:g} s"
+    FaultRecord(fault, "weights equal byte for byte", STOPS, recovery_s).write()
