@@ -6,6 +6,7 @@ import itertools
 import logging
 import queue
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,4 +144,6 @@ def iterate_within(items: Iterable[T], timeout_s: float, description: str) -> It
             stopped.set()
 
     threading.Thread(target=read, name="data feed", daemon=True).start()
-    return receive()
+    iterator = receive()
+    weakref.finalize(iterator, stopped.set)  # an iterator that was never used does not reach its `finally`
+    return iterator

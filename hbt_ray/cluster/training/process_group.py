@@ -21,7 +21,7 @@ from ray.train.backend import Backend, BackendConfig
 
 T = TypeVar("T")
 
-LEAVE_S = 30.0  # until a group whose ranks do not answer is given up
+LEAVE_S = 5.0  # until a group whose ranks do not answer is given up; Ray Train ends their processes next
 
 
 class WorkerGroup(Protocol):

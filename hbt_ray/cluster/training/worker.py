@@ -57,7 +57,8 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         feed_from = functools.partial(
             feed, task, config.store, rank=rank, num_ranks=num_ranks, last_step=train.steps * batches_per_step
         )
-        batches = None if checkpoints.steps() else feed_from(first_step=0)  # its task starts while this rank imports
+        expected_step = max(checkpoints.steps(), default=0)
+        batches = feed_from(first_step=expected_step * batches_per_step)  # its task starts while this rank imports
         end_of("workers")
         import sentence_transformers  # noqa: F401  # takes seconds: a stage of its own
 
@@ -73,7 +74,7 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         state = callbacks.restore()
         logger.info("%s restored its state: step %d of %d", name, state.step, train.steps)
         end_of("encoder")
-        if batches is None:
+        if state.step != expected_step:  # the newest checkpoint is damaged
             batches = feed_from(first_step=state.step * batches_per_step)
         validation_batches = task.validation_batches(store, rank, num_ranks)
         logger.info("%s built %d validation batches", name, len(validation_batches))
