@@ -13,7 +13,7 @@ import ray.data
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.store_maker import Engine, OnStage, RowTables, Shared, list_source, log_stage, make_store
+from hbt_ray.data.store_maker import Engine, OnStage, Result, RowTables, Shared, list_source, log_stage, make_store
 
 
 def prepare(
@@ -64,6 +64,13 @@ class RayTables(RowTables):
 
     def compute(self) -> RayTables:
         return RayTables(self._dataset.materialize())
+
+    def gather(self, function: Callable[[pa.Table], Result]) -> Result:
+        def apply(*tables: pa.Table) -> Result:
+            return function(pa.concat_tables(tables))
+
+        result: Result = ray.get(ray.remote(apply).remote(*self._dataset.to_arrow_refs()))
+        return result
 
     def count(self) -> int:
         return self._dataset.count()

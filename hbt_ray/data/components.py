@@ -26,6 +26,7 @@ from hbt_ray.utils.counter_rng import Salt, mix, stable_hash64
 TEXT_KEYS = pa.schema([("key", pa.uint64()), ("item", pa.uint64()), ("is_negative", pa.bool_())])
 # A link between two items, or an item with one of its passages that is a hard negative of some item.
 LINKS = pa.schema([("item", pa.uint64()), ("other", pa.uint64()), ("negative_key", pa.uint64())])
+_NAMES_IN_MEMORY = 1 << 14
 MAX_LINKS = 1 << 24  # collected before they are joined: 256 MiB
 
 
@@ -64,7 +65,8 @@ def list_text_keys(rows: pa.Table) -> pa.Table:
 
 def item_keys(rows: pa.Table) -> np.ndarray:
     """Return the key of each row's item, (rows,) uint64."""
-    names = zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True)
+    batches = rows.select(["source", "item_id"]).to_batches(max_chunksize=_NAMES_IN_MEMORY)
+    names = (name for batch in batches for name in zip(*(column.to_pylist() for column in batch), strict=True))
     return np.fromiter((item_key(*name) for name in names), np.uint64, rows.num_rows)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.manifest import Group, Split, StoreManifest, WrittenShard
-from hbt_ray.data.row_tables import ROWS, ItemKey, RowCounts, RowRecord, location_order
+from hbt_ray.data.row_tables import REJECTED, ROWS, RowCounts, RowRecord, location_order, rejects_table
 from hbt_ray.data.text_files import UNANSWERABLE
 from hbt_ray.data.token_store import TokenItem, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
@@ -66,7 +65,7 @@ class Bucket:
 
 def assign_shards(
     rows: pa.Table,
-    left_out: set[ItemKey],
+    left_out: np.ndarray,
     num_shards: dict[str, int],
     validation_fraction: float,
     components: ItemComponents | None = None,
@@ -76,7 +75,7 @@ def assign_shards(
 
     Args:
         rows: a table of `ROWS`.
-        left_out: items that the store will not contain.
+        left_out: keys of the items that the store will not contain, uint64, sorted.
         num_shards: number of training shards of each source.
         validation_fraction: of the items that are held out.
         components: of all items; None: no item has a text in common with another.
@@ -84,12 +83,13 @@ def assign_shards(
     """
     components = components or ItemComponents()
     rows = rows.filter(pc.is_null(rows.column("rejected")))
-    names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
-    rows = rows.filter(pa.array([name not in left_out for name in names], pa.bool_())).combine_chunks()
     keys = item_keys(rows)
+    kept = ~np.isin(keys, left_out)
+    keys, rows = keys[kept], rows.filter(pa.array(kept, pa.bool_())).combine_chunks()
+    names = zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True)
     held_out = components.held_out(keys, validation_fraction, num_items).tolist()
     buckets = []
-    for name, is_held_out in zip((name for name in names if name not in left_out), held_out, strict=True):
+    for name, is_held_out in zip(names, held_out, strict=True):
         split: Split = "validation" if is_held_out else "train"
         # Validation shards have about as many items as training shards.
         shards = num_shards[name[0]]
@@ -170,10 +170,10 @@ def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> l
 
 
 class ShardResult(NamedTuple):
-    """A written shard, and its rows that were rejected because their id is repeated."""
+    """A written shard, and its rows that were rejected because their id is repeated, as `REJECTED`."""
 
     shard: WrittenShard
-    rejects: list[RejectedRow]
+    rejects: pa.Table
 
 
 def make_shard(rows: pa.Table, folder: str | Path, tokenization: PairTokenizer) -> ShardResult:
@@ -209,7 +209,7 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: PairTokenizer) 
         item.negative_components[row["language"]] = row["negative_components"]
     # 4.
     shard = write_shard(folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type)
-    return ShardResult(shard, rejects)
+    return ShardResult(shard, rejects_table(rejects))
 
 
 def _reject_repeated_ids(rows: list[AssignedRow]) -> tuple[list[AssignedRow], list[RejectedRow]]:
@@ -226,14 +226,14 @@ def _reject_repeated_ids(rows: list[AssignedRow]) -> tuple[list[AssignedRow], li
     return list(kept.values()), rejects
 
 
-def shard_to_json(shard: WrittenShard, rejects: Sequence[RejectedRow]) -> str:
+def shard_to_json(shard: WrittenShard, rejects: pa.Table) -> str:
     """Serialize a `ShardResult`, for a column of strings."""
     runs = [[list(group.languages), group.negatives, items] for group, items in shard.runs]
     return json.dumps(
         {
             "shard": [shard.source, shard.split, shard.number, shard.file, shard.items, runs, shard.sha256],
             "tokens": shard.tokens,
-            "rejects": [[r.source, r.location, r.reason, r.detail] for r in rejects],
+            "rejects": rejects.to_pylist(),
         }
     )
 
@@ -245,7 +245,7 @@ def shard_from_json(text: str) -> ShardResult:
     groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
     tokens = {column: tuple(of_runs) for column, of_runs in data["tokens"].items()}
     shard = WrittenShard(source, split, number, file, num_items, groups, sha256, tokens)
-    return ShardResult(shard, [RejectedRow(*reject) for reject in data["rejects"]])
+    return ShardResult(shard, pa.Table.from_pylist(data["rejects"], REJECTED))
 
 
 def describe_store(folder: Path, manifest: StoreManifest) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
+from hbt_ray.data.components import ItemComponents, find_components, item_keys, link_items, list_text_keys
 from hbt_ray.data.corpora import CorpusShard, list_shards, split_shard
 from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
@@ -41,14 +41,17 @@ from hbt_ray.data.prepare import (
     tokenizer_texts,
 )
 from hbt_ray.data.row_tables import (
+    REJECTED,
     REJECTS,
-    ItemKey,
+    ROWS,
     check_languages,
     check_rejects,
+    count_rejects,
     count_rows,
     count_rows_read,
     find_duplicate_items,
     read_rows,
+    rejects_of,
     write_rejects,
 )
 from hbt_ray.data.store_inputs import (
@@ -59,7 +62,7 @@ from hbt_ray.data.store_inputs import (
     store_fingerprint,
 )
 from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer, train_tokenizer
-from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.utils.limits import load_json
@@ -71,9 +74,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 Shared = TypeVar("Shared")
 OnStage = Callable[[str, float], None]
 MARGIN = 1.1  # of the rows that are sampled for the tokenizer: a hash may select fewer than its fraction
+_CONTAMINATED = pa.schema([ROWS.field(name) for name in ("source", "item_id", "language", "occurs_in_evaluation")])
 KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that are compared in memory at a time
 
 
@@ -91,6 +96,10 @@ class RowTables(ABC):
     @abstractmethod
     def compute(self) -> RowTables:
         """Return the parts, computed once however often they are used."""
+
+    @abstractmethod
+    def gather(self, function: Callable[[pa.Table], Result]) -> Result:
+        """Apply a function to all rows at once."""
 
     @abstractmethod
     def count(self) -> int:
@@ -129,6 +138,9 @@ class TablesHere(RowTables):
 
     def compute(self) -> TablesHere:
         return self
+
+    def gather(self, function: Callable[[pa.Table], Result]) -> Result:
+        return function(pa.concat_tables(self._tables))
 
     def count(self) -> int:
         return sum(table.num_rows for table in self._tables)
@@ -261,7 +273,8 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         # 2.
         repeated = _find_duplicates(rows)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
-        left_out = set(summary.contaminated) | repeated
+        of_contaminated, of_repeated = item_keys(summary.contaminated), item_keys(repeated)
+        left_out = np.union1d(of_contaminated, of_repeated)
         shared = engine.share((left_out, _find_components(rows, summary.texts)))
         assigned = _assign_shards(
             rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
@@ -270,8 +283,8 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         ended("find repeated and linked items")
         if not num_assigned:
             raise CorpusError(
-                f"no item is left to train on: {len(summary.contaminated)} occur in evaluation sets, "
-                f"{len(repeated)} are repeated"
+                f"no item is left to train on: {summary.contaminated.num_rows} occur in evaluation sets, "
+                f"{repeated.num_rows} are repeated"
             )
         # 3.
         tokenizer = source.tokenizer or _train_tokenizer(inputs, assigned, num_assigned)
@@ -282,7 +295,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         # 4.
         results = _make_shards(assigned, sum(num_shards.values()), folder, engine.share(tokenization))
         ended("tokenize and write")
-        rejects = summary.rejects + [reject for result in results for reject in result.rejects]
+        rejects = pa.concat_tables([summary.rejects, *(result.rejects for result in results)])
         write_rejects(folder / REJECTS, rejects)
         check_rejects(rows_read, rejects, max_share, folder / REJECTS)
         # 5.
@@ -291,7 +304,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
             [result.shard for result in results],
             text_fingerprint=tokenization.fingerprint(),
             token_type=tokenization.token_type,
-            counts=_source_counts(summary, rejects, repeated - set(summary.contaminated)),
+            counts=_source_counts(summary, rejects, repeated.filter(pa.array(~np.isin(of_repeated, of_contaminated)))),
         )
 
 
@@ -308,34 +321,49 @@ class _RowSummary:
     """The counts of all rows, the rejected ones, and the items that occur in evaluation sets."""
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
-    rejects: list[RejectedRow] = field(default_factory=list)
-    contaminated: dict[ItemKey, str] = field(default_factory=dict)  # item -> `occurs_in_evaluation`
+    rejects: pa.Table = field(default_factory=REJECTED.empty_table)
+    contaminated: pa.Table = field(default_factory=_CONTAMINATED.empty_table)  # a row for each item
     texts: int = 0  # questions, passages and negatives
 
 
 def _summarize_rows(rows: RowTables) -> _RowSummary:
-    rejected = ["source", "place", "rejected", "detail"]
-    occurring = ["source", "item_id", "occurs_in_evaluation"]
+    """Summarize rows in tasks, so that this process receives only those that are rejected or contaminated.
 
-    def list_valid(table: pa.Table, columns: list[str]) -> list[list[str]]:
-        selected = table.filter(pc.is_valid(table.column(columns[2]))).select(columns)
-        return [list(row.values()) for row in selected.to_pylist()]
+    A contaminated item is listed once, with the text of its last language.
+    """
+    columns = [*dict.fromkeys([*REJECTED.names, *_CONTAMINATED.names])]
 
     def summarize(table: pa.Table) -> pa.Table:
         counts = [[*key, number] for key, number in count_rows(table).items()]
         texts = 2 * table.num_rows + len(pc.list_flatten(table.column("negatives")))
-        valid = [list_valid(table, columns) for columns in (rejected, occurring)]
-        return pa.table({"summary": [json.dumps([counts, *valid, texts])]})
+        table = table.select(columns)
+        listed = [pc.is_valid(table.column(name)) for name in ("rejected", "occurs_in_evaluation")]
+        selected = pa.concat_tables([table.schema.empty_table(), table.filter(pc.or_(*listed))])
+        none = pa.nulls(selected.num_rows, pa.string())
+        counted = pa.table({"counts": pa.array([json.dumps([counts, texts])])})
+        return pa.concat_tables([selected.append_column("counts", none), counted], promote_options="default")
 
     summary = _RowSummary()
-    for text in _strings(rows.map(summarize), "summary"):
-        counts, rejects, contaminated, texts = load_json(text)
-        summary.texts += texts
-        for source, language, reason, number in counts:
-            summary.counts[source, language, reason] += number
-        summary.rejects += [RejectedRow(*fields) for fields in rejects]
-        summary.contaminated |= {(source, item_id): text for source, item_id, text in contaminated}
+    rejects, contaminated = [summary.rejects], [summary.contaminated]
+    for table in rows.map(summarize):
+        for text in table.column("counts").drop_null().to_pylist():
+            counts, texts = load_json(text)
+            summary.texts += texts
+            for source, language, reason, number in counts:
+                summary.counts[source, language, reason] += number
+        rejects.append(rejects_of(table))
+        contaminated.append(table.filter(pc.is_valid(table.column("occurs_in_evaluation"))).select(_CONTAMINATED.names))
+    summary.rejects, summary.contaminated = pa.concat_tables(rejects), _last_of_items(pa.concat_tables(contaminated))
     return summary
+
+
+def _last_of_items(rows: pa.Table) -> pa.Table:
+    """Sort rows by source and item, then by their other columns, and keep the last of each item."""
+    rows = rows.sort_by([(name, "ascending") for name in rows.column_names])
+    names = [rows.column(name).combine_chunks() for name in ("source", "item_id")]
+    differs = [pc.not_equal(name[1:], name[:-1]) for name in names]
+    is_last = pa.concat_arrays([pc.or_(*differs), pa.array([True] * min(1, rows.num_rows), pa.bool_())])
+    return rows.filter(is_last)
 
 
 def _strings(tables: RowTables, column: str) -> Iterator[str]:
@@ -343,8 +371,8 @@ def _strings(tables: RowTables, column: str) -> Iterator[str]:
         yield from table.column(column).to_pylist()
 
 
-def _find_duplicates(rows: RowTables) -> set[ItemKey]:
-    """Find the items that `find_duplicate_items` finds, in buckets of pair keys."""
+def _find_duplicates(rows: RowTables) -> pa.Table:
+    """Find the items that `find_duplicate_items` finds, in buckets of pair keys; each item once."""
     buckets = -(-rows.count() // KEYS_PER_BUCKET)
 
     def select_keys(table: pa.Table) -> pa.Table:
@@ -353,7 +381,7 @@ def _find_duplicates(rows: RowTables) -> set[ItemKey]:
         return accepted.append_column("bucket", pa.array(keys, pa.int64()))
 
     found = _map_buckets(rows.map(select_keys), find_duplicate_items, buckets)
-    return {(row["source"], row["item_id"]) for table in found for row in table.to_pylist()}
+    return _last_of_items(pa.concat_tables(found))
 
 
 def _find_components(rows: RowTables, texts: int) -> ItemComponents:
@@ -368,14 +396,14 @@ def _find_components(rows: RowTables, texts: int) -> ItemComponents:
     return find_components(_map_buckets(rows.map(select_keys), link_items, buckets))
 
 
-def _map_buckets(rows: RowTables, function: Callable[[pa.Table], pa.Table], buckets: int) -> RowTables | list[pa.Table]:
+def _map_buckets(rows: RowTables, function: Callable[[pa.Table], pa.Table], buckets: int) -> Iterable[pa.Table]:
     """Apply a function to the rows of each bucket; one bucket needs no shuffle."""
-    return [function(pa.concat_tables(rows))] if buckets == 1 else rows.map_groups("bucket", function, buckets)
+    return [rows.gather(function)] if buckets == 1 else rows.map_groups("bucket", function, buckets)
 
 
 def _assign_shards(
     rows: RowTables,
-    shared: Callable[[], tuple[set[ItemKey], ItemComponents]],
+    shared: Callable[[], tuple[np.ndarray, ItemComponents]],
     num_shards: dict[str, int],
     validation_fraction: float,
     num_items: int,
@@ -388,13 +416,19 @@ def _assign_shards(
 
 
 def _train_tokenizer(inputs: PrepareInputs, assigned: RowTables, num_rows: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on the first texts by a hash; this process receives little more than these."""
+    """Train a tokenizer on the first texts by a hash, where these are gathered; no text passes this process."""
+    prefixes, vocabulary = (inputs.text.query_prefix, inputs.text.passage_prefix), inputs.model.small.vocabulary
+
+    def train(sampled: pa.Table) -> PreTrainedTokenizerFast | None:
+        texts = tokenizer_texts(sampled, prefixes)
+        is_enough = len(texts) == MAX_TOKENIZER_TEXTS or fraction >= 1
+        return train_tokenizer(texts, vocabulary) if is_enough else None
+
     fraction = MARGIN * MAX_TOKENIZER_TEXTS / num_rows
     while True:
-        sampled = assigned.map(functools.partial(sample_for_tokenizer, fraction=fraction))
-        texts = tokenizer_texts(pa.concat_tables(sampled), (inputs.text.query_prefix, inputs.text.passage_prefix))
-        if len(texts) == MAX_TOKENIZER_TEXTS or fraction >= 1:
-            return train_tokenizer(texts, inputs.model.small.vocabulary)
+        tokenizer = assigned.map(functools.partial(sample_for_tokenizer, fraction=fraction)).gather(train)
+        if tokenizer is not None:
+            return tokenizer
         fraction *= 2
 
 
@@ -410,24 +444,22 @@ def _make_shards(
     return [shard_from_json(text) for text in _strings(assigned.map_groups("bucket", make, num_shards), "shard")]
 
 
-def _source_counts(
-    summary: _RowSummary, rejects: Sequence[RejectedRow], repeated: set[ItemKey]
-) -> Mapping[str, SourceCounts]:
-    """Return the manifest's counts of each source."""
-    rows_read = count_rows_read(summary.counts)
-    rejected: dict[str, Counter[str]] = {source: Counter() for source in rows_read}
-    for reject in rejects:
-        rejected[reject.source][reject.reason] += 1
+def _source_counts(summary: _RowSummary, rejects: pa.Table, repeated: pa.Table) -> Mapping[str, SourceCounts]:
+    """Return the manifest's counts of each source; `repeated` has the items that are not contaminated."""
+    rejected = count_rejects(rejects)
+
+    def items_of(items: pa.Table, source: str) -> pa.Table:
+        return items.filter(pc.equal(items.column("source"), source))
+
     return {
         name: {
-            "rows_read": rows_read[name],
+            "rows_read": rows,
             "rows_rejected": dict(sorted(rejected[name].items())),
             "items_dropped_for_evaluation": [
-                {"item": item_id, "found": text}
-                for (source, item_id), text in sorted(summary.contaminated.items())
-                if source == name
+                {"item": row["item_id"], "found": row["occurs_in_evaluation"]}
+                for row in items_of(summary.contaminated, name).to_pylist()
             ],
-            "items_dropped_as_repeated": sorted(item_id for source, item_id in repeated if source == name),
+            "items_dropped_as_repeated": items_of(repeated, name).column("item_id").to_pylist(),
         }
-        for name in sorted(rows_read)
+        for name, rows in sorted(count_rows_read(summary.counts).items())
     }

@@ -27,6 +27,7 @@ from hbt_ray.data.row_tables import (
     ROWS,
     check_languages,
     check_rejects,
+    count_rejects,
     count_rows,
     count_rows_read,
     find_duplicate_items,
@@ -140,8 +141,8 @@ def _read_texts(inputs: _Inputs) -> tuple[ItemTexts, int]:
         counts, rejects = count_rows(rows), rejects_of(rows)
         check_rejects(count_rows_read(counts), rejects, 1.0, Path())  # only of unreadable files
         check_languages(corpora, counts)
-        for source, number in Counter(reject.source for reject in rejects).items():
-            logger.warning("%s: %s rows cannot be used; `hbt prepare` lists them", source, f"{number:,}")
+        for source, number in count_rejects(rejects).items():
+            logger.warning("%s: %s rows cannot be used; `hbt prepare` lists them", source, f"{number.total():,}")
         # 2.
         rows = rows.filter(pc.is_null(rows.column("rejected"))).combine_chunks()
         names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))

@@ -22,9 +22,11 @@ from hbt_ray.data.components import find_components, item_key, link_items, list_
 from hbt_ray.data.corpora import CorpusShard
 from hbt_ray.data.prepare import count_items
 from hbt_ray.data.row_tables import (
+    REJECTED,
     REJECTS,
     check_languages,
     check_rejects,
+    count_rejects,
     count_rows,
     count_rows_read,
     find_duplicate_items,
@@ -34,7 +36,7 @@ from hbt_ray.data.row_tables import (
     write_rejects,
 )
 from hbt_ray.data.store_inputs import index_evaluation_sets
-from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.digests import JsonObject
 
@@ -69,8 +71,9 @@ def read_corpora(
         for table in read_rows(shards, evaluation):
             rows.add(table, files)
     rows_read = count_rows_read(rows.counts)
-    write_rejects(folder / REJECTS, rows.rejects)
-    check_rejects(rows_read, rows.rejects, config.prepare.max_reject_share, folder / REJECTS)
+    rejects = pa.concat_tables(rows.rejects)
+    write_rejects(folder / REJECTS, rejects)
+    check_rejects(rows_read, rejects, config.prepare.max_reject_share, folder / REJECTS)
     check_languages(config.corpora, dict(rows.counts))
 
     pairs = find_duplicate_items(pa.concat_tables(rows.pairs)).to_pylist()
@@ -91,11 +94,11 @@ def read_corpora(
 
     source_of = [source for source, _ in rows.numbers]
     dropped, dropped_as_repeated = (Counter(source_of[item] for item in items) for items in (rows.occurring, repeated))
-    rejected = Counter(reject.source for reject in rows.rejects)
+    rejected = count_rejects(rejects)
     sources = {
         corpus.name: {
             "rows_read": rows_read[corpus.name],
-            "rows_rejected": rejected[corpus.name],
+            "rows_rejected": rejected[corpus.name].total(),
             "items_dropped_for_evaluation": dropped[corpus.name],
             "items_dropped_as_repeated": dropped_as_repeated[corpus.name],
         }
@@ -114,7 +117,7 @@ class _RowCollector:
         self.folder = folder
         self.numbers: dict[tuple[str, str], int] = {}  # of items, by source and id, ascending
         self.counts: Counter[tuple[str, str, str]] = Counter()  # as `count_rows`
-        self.rejects: list[RejectedRow] = []
+        self.rejects = [REJECTED.empty_table()]
         self.occurring: set[int] = set()  # items that occur in evaluation sets
         self.pairs: list[pa.Table] = []  # for `find_duplicate_items`
         self.text_keys: list[pa.Table] = []  # for `link_items`
@@ -123,7 +126,7 @@ class _RowCollector:
     def add(self, table: pa.Table, files: contextlib.ExitStack) -> None:
         """Count the rows of a table and write the accepted ones; opened files are registered with `files`."""
         self.counts.update(count_rows(table))
-        self.rejects += rejects_of(table)
+        self.rejects.append(rejects_of(table))
         accepted = table.filter(pc.is_null(table.column("rejected")))
         names = zip(accepted.column("source").to_pylist(), accepted.column("item_id").to_pylist(), strict=True)
         items = np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], np.int64)

@@ -336,7 +336,7 @@ def test_split_shard_and_order_of_rows_are_the_same(tmp_path: Path):
         "item-269",
         "item-281",
     ]
-    placed = assign_shards(rows, {("numbers", "item-3")}, {"numbers": 3}, 0.2)
+    placed = assign_shards(rows, np.array([item_key("numbers", "item-3")], np.uint64), {"numbers": 3}, 0.2)
     assert digest(placed.select(["item_id", "language", "bucket"]).to_pylist()) == "f473828ed30079cd"
     assert digest(rows.select(["item_id", "language", "pair_key"]).to_pylist()) == "b8eefb7656a1c04f"
     assert tokenizer_texts(rows, ("query: ", "passage: "))[:4] == [

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import itertools
 import json
 import os
 import random
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
-import ray
 
 from hbt_ray.bench.fixtures import bench_encoder
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import scratch_folder
+from hbt_ray.cluster.bench.peak_memory import all_processes, peak_mib
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import CorpusConfig, ModelConfig, PrepareConfig, PrepareInputs, RunConfig
@@ -28,7 +23,6 @@ from hbt_ray.utils.process import run_in_subprocess
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 REAL_CORPUS = "docs-parallel/courses"  # in the folder HBT_DATA: parallel sections in 55 languages
 BASELINE_PROCESSES = 2
-SAMPLE_EVERY_S = 0.2
 
 
 def bench_prepare(settings: BenchSettings) -> BenchResult:
@@ -49,7 +43,7 @@ def bench_prepare(settings: BenchSettings) -> BenchResult:
             prepare(_inputs(corpora[4][0], model, evaluation_sets), scratch / "warm-up")
         for number in range(settings.rounds):
             for divisor, (folder, rows) in corpora.items():
-                with _peak_mib() as peak:
+                with peak_mib(all_processes) as peak:
                     began_s = time.perf_counter()
                     prepare(_inputs(folder, model, evaluation_sets), scratch / f"stores-{divisor}-{number}")
                     ours[divisor].append(rows / (time.perf_counter() - began_s))
@@ -122,7 +116,7 @@ def _prepare_with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[flo
         passages = tokenizer([f"Passage: {text}" for text in rows["context"]], truncation=True, max_length=128)
         return {"query": questions["input_ids"], "passage": passages["input_ids"]}
 
-    with _peak_mib() as peak:
+    with peak_mib(all_processes) as peak:
         began_s = time.perf_counter()
         files = sorted(str(file) for file in corpus.glob("*.jsonl"))
         read = datasets.Dataset.from_json(files, cache_dir=str(scratch / "cache"))
@@ -130,43 +124,3 @@ def _prepare_with_datasets(corpus: Path, model: str, scratch: Path) -> tuple[flo
         mapped.save_to_disk(scratch / "saved")
         seconds = time.perf_counter() - began_s
     return seconds, peak[0]
-
-
-@contextlib.contextmanager
-def _peak_mib() -> Iterator[list[float]]:
-    """Sample memory while the block runs; yield a list whose item is the peak MiB of the largest of `_processes`."""
-    peak, ended = [0.0], threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_EVERY_S):
-            peak[0] = max(peak[0], max(map(_private_mib, _processes())))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _processes() -> list[psutil.Process]:
-    """Return this process, its descendants and, if Ray is initialized, the workers of its cluster on this node."""
-    current = psutil.Process()
-    processes = [current, *current.children(recursive=True)]
-    if ray.is_initialized():
-        sockets = {node["RayletSocketName"] for node in ray.nodes()}
-        for raylet in psutil.process_iter(["name", "cmdline"]):
-            if raylet.info["name"] == "raylet" and any(
-                word.endswith(socket) for word in raylet.info["cmdline"] or () for socket in sockets
-            ):
-                processes += raylet.children(recursive=True)
-    return processes
-
-
-def _private_mib(process: psutil.Process) -> float:
-    try:
-        memory = process.memory_info()
-    except psutil.Error:  # it has ended
-        return 0.0
-    return (memory.rss - memory.shared) / 2**20  # without the object store, which all of them map

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import psutil
 
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import scratch_folder
+from hbt_ray.cluster.bench.peak_memory import peak_mib, this_process
 from hbt_ray.cluster.prepare import prepare
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import CorpusConfig, PrepareConfig, PrepareInputs, RunConfig
@@ -30,7 +27,6 @@ QUICK_ROWS = (200, 600)
 LANGUAGES = ("de", "en", "es", "hi", "zh")
 QUESTION_WORDS, PASSAGE_WORDS, WORDS = 8, 24, 20_000
 SAMPLED_ROWS = 5_000  # in this process, to divide the time of reading
-SAMPLE_EVERY_S = 0.1
 
 
 def bench_prepare_scale(settings: BenchSettings) -> BenchResult:
@@ -41,16 +37,16 @@ def bench_prepare_scale(settings: BenchSettings) -> BenchResult:
     stage "read" does.
     """
     connect()
-    sizes = QUICK_ROWS if settings.quick else ROWS
+    sizes, rounds = (QUICK_ROWS, 1) if settings.quick else (ROWS, settings.rounds)
     rates: dict[int, list[float]] = {rows: [] for rows in sizes}
     stages: dict[str, float] = {}
     peaks: dict[int, float] = {}
     with scratch_folder(settings.out / "prepare_scale") as scratch:
         corpora = {rows: write_corpus(scratch / f"rows-{rows}", rows) for rows in sizes}
-        for number in range(settings.rounds):
+        for number in range(rounds):
             for rows, corpus in corpora.items():
                 stages = {}
-                with _driver_peak_mib() as peak:
+                with peak_mib(this_process) as peak:
                     began_s = time.perf_counter()
                     stores = scratch / f"stores-{rows}-{number}"
                     prepare(_inputs(corpus, settings), stores, on_stage=stages.__setitem__)
@@ -117,22 +113,3 @@ def read_microseconds(inputs: PrepareInputs, rows: int) -> dict[str, float]:
     done = sum(table.num_rows for table in read_rows([shard], index))
     spent["rest"] = 1e6 * (time.process_time() - began_s) / done - sum(spent.values())
     return spent
-
-
-@contextmanager
-def _driver_peak_mib() -> Iterator[list[float]]:
-    """Sample the memory of this process, without the object store, while the block runs: a list with the peak MiB."""
-    peak, ended, process = [0.0], threading.Event(), psutil.Process()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_EVERY_S):
-            memory = process.memory_info()
-            peak[0] = max(peak[0], (memory.rss - memory.shared) / 2**20)
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()

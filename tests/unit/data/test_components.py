@@ -148,7 +148,7 @@ def splits_of(rows: pa.Table, share: float) -> dict[str, set[str]]:
     found = find_components([link_items(list_text_keys(rows))])
     counts = count_rows(rows)
     assigned = assign_shards(
-        rows, set(), dict.fromkeys({x for x, _, _ in counts}, 1), share, found, count_items(counts)
+        rows, np.empty(0, np.uint64), dict.fromkeys({x for x, _, _ in counts}, 1), share, found, count_items(counts)
     )
     texts: dict[str, set[str]] = {"train": set(), "validation": set(), "train items": set(), "validation items": set()}
     keys = {(r["source"], r["item_id"], r["language"]): (r["question_key"], r["passage_key"]) for r in rows.to_pylist()}

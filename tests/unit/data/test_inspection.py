@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -34,7 +35,9 @@ def prepare_in_this_process(config: RunConfig, store: Path) -> StoreManifest:
     check_rejects(count_rows_read(counts), rejects, config.prepare.max_reject_share, store)
     check_languages(config.corpora, counts)
     share = config.prepare.validation_share
-    assigned = assign_shards(rows, set(), count_shards(counts, 1000), share, num_items=count_items(counts))
+    assigned = assign_shards(
+        rows, np.empty(0, np.uint64), count_shards(counts, 1000), share, num_items=count_items(counts)
+    )
     texts = tokenizer_texts(rows, (config.text.query_prefix, config.text.passage_prefix))
     tokenization = PairTokenizer(train_tokenizer(texts, 400), config.text)
     results = []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,9 @@ from hbt_ray.data.row_tables import (
     count_rows,
     find_duplicate_items,
     read_rows,
+    rejects_of,
+    rejects_table,
+    write_rejects,
 )
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
@@ -112,8 +116,10 @@ def test_negative_that_occurs_in_evaluation_is_dropped_only(tmp_path):
 # Rejects
 
 
-def bad_rows(source: str, **reasons: int) -> list[RejectedRow]:
-    return [RejectedRow(source, f"de.jsonl:{n}", reason) for reason, rows in reasons.items() for n in range(rows)]
+def bad_rows(source: str, **reasons: int) -> pa.Table:
+    return rejects_table(
+        RejectedRow(source, f"de.jsonl:{n}", reason) for reason, rows in reasons.items() for n in range(rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,10 +133,10 @@ def test_rejects_are_allowed_up_to_exactly_the_maximum_fraction(bad, rows, share
 
 
 def test_questions_marked_as_unanswerable_are_no_faults():
-    skipped = [RejectedRow("s", "en.json", "marked as unanswerable")] * 5
+    skipped = rejects_table([RejectedRow("s", "en.json", "marked as unanswerable")] * 5)
     check_rejects({"s": 10}, skipped, 0.0, Path("rejects.jsonl"))
     with pytest.raises(CorpusError, match=r"^1 of 10 .* 'broken' \(1\)"):
-        check_rejects({"s": 10}, [*skipped, *bad_rows("s", broken=1)], 0.0, Path("rejects.jsonl"))
+        check_rejects({"s": 10}, pa.concat_tables([skipped, bad_rows("s", broken=1)]), 0.0, Path("rejects.jsonl"))
 
 
 def test_message_has_the_commonest_reason_and_the_file_of_rejects():
@@ -145,9 +151,17 @@ def test_truncated_file_is_refused_at_any_maximum_fraction(tmp_path):
     (tmp_path / "c/de.jsonl.gz").write_bytes(whole[:-100])
     rows = read_table(list_shards(CorpusConfig(format="jsonl", path=str(tmp_path / "c"))))
     assert rows.num_rows > 1000
-    bad = [RejectedRow(r["source"], r["place"], r["rejected"], r["detail"]) for r in rows.to_pylist() if r["rejected"]]
     with pytest.raises(CorpusError, match=r"de\.jsonl\.gz:\d+ of corpus 'c' cannot be read .*; fetch it again"):
-        check_rejects({"c": rows.num_rows}, bad, 1.0, tmp_path / "rejects.jsonl")
+        check_rejects({"c": rows.num_rows}, rejects_of(rows), 1.0, tmp_path / "rejects.jsonl")
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["", "a", "é", "Z", "\U0001f600", "\uffee"])] * 4)))
+def test_file_of_rejects_is_sorted_by_source_place_and_reason(rows):
+    rejects = [RejectedRow(*row) for row in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        write_rejects(Path(folder) / "rejects.jsonl", rejects_table(rejects))
+        lines = [json.loads(line) for line in (Path(folder) / "rejects.jsonl").read_text("utf-8").splitlines()]
+    assert lines == [RejectedRow(*row).record() for row in sorted(rows)]
 
 
 def test_two_spellings_of_a_language_are_refused():
