@@ -13,7 +13,8 @@ import ray.data
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.store_maker import Engine, OnStage, Result, RowTables, Shared, list_source, log_stage, make_store
+from hbt_ray.data.engine import Engine, Result, RowTables, Shared
+from hbt_ray.data.store_maker import OnStage, list_source, log_stage, make_store
 
 
 def prepare(

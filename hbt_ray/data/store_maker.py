@@ -7,24 +7,23 @@ not depend on which.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.components import ItemComponents, find_components, item_keys, link_items, list_text_keys
+from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.corpora import CorpusShard, list_shards, split_shard
+from hbt_ray.data.engine import Engine, RowTables, ThisProcess
+from hbt_ray.data.left_out import RowSummary, find_duplicates, find_linked_items, summarize_rows
 from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
@@ -41,17 +40,12 @@ from hbt_ray.data.prepare import (
     tokenizer_texts,
 )
 from hbt_ray.data.row_tables import (
-    REJECTED,
     REJECTS,
-    ROWS,
     check_languages,
     check_rejects,
     count_rejects,
-    count_rows,
     count_rows_read,
-    find_duplicate_items,
     read_rows,
-    rejects_of,
     write_rejects,
 )
 from hbt_ray.data.store_inputs import (
@@ -65,7 +59,6 @@ from hbt_ray.data.tokenizer import PairTokenizer, check_lengths, load_tokenizer,
 from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import write_decontaminated
 from hbt_ray.errors import CorpusError, StoreError
-from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.progress import stage
 from hbt_ray.utils.shared_folder import new_shared_folder
 
@@ -74,89 +67,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-Shared = TypeVar("Shared")
 OnStage = Callable[[str, float], None]
 MARGIN = 1.1  # of the rows that are sampled for the tokenizer: a hash may select fewer than its fraction
-_CONTAMINATED = pa.schema([ROWS.field(name) for name in ("source", "item_id", "language", "occurs_in_evaluation")])
-KEYS_PER_BUCKET = 1 << 20  # of pairs or texts, that are compared in memory at a time
-
-
-class RowTables(ABC):
-    """A large table in parts, and how functions are applied to its parts."""
-
-    @abstractmethod
-    def map(self, function: Callable[[pa.Table], pa.Table]) -> RowTables:
-        """Apply a function to each part."""
-
-    @abstractmethod
-    def map_groups(self, column: str, function: Callable[[pa.Table], pa.Table], groups: int) -> RowTables:
-        """Apply a function to all rows with one value of a column, for each of about `groups` values."""
-
-    @abstractmethod
-    def compute(self) -> RowTables:
-        """Return the parts, computed once however often they are used."""
-
-    @abstractmethod
-    def gather(self, function: Callable[[pa.Table], Result]) -> Result:
-        """Apply a function to all rows at once."""
-
-    @abstractmethod
-    def count(self) -> int:
-        """Return the number of rows."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[pa.Table]:
-        """Yield the parts."""
-
-
-class Engine(ABC):
-    """Where tables are made and functions run."""
-
-    @abstractmethod
-    def read(self, shards: int, read: Callable[[Sequence[int]], Iterator[pa.Table]]) -> RowTables:
-        """Read shards of corpora: call `read` with the numbers of some of them, until each was given once."""
-
-    @abstractmethod
-    def share(self, value: Shared) -> Callable[[], Shared]:
-        """Return how a function that runs on the engine gets a large value, which each process receives once."""
-
-
-class TablesHere(RowTables):
-    """Tables in the memory of this process."""
-
-    def __init__(self, tables: Iterable[pa.Table]) -> None:
-        self._tables = list(tables)
-
-    def map(self, function: Callable[[pa.Table], pa.Table]) -> TablesHere:
-        return TablesHere(map(function, self._tables))
-
-    def map_groups(self, column: str, function: Callable[[pa.Table], pa.Table], groups: int) -> TablesHere:
-        rows = pa.concat_tables(self._tables)
-        values = sorted(pc.unique(rows.column(column)).to_pylist())
-        return TablesHere(function(rows.filter(pc.equal(rows.column(column), value))) for value in values)
-
-    def compute(self) -> TablesHere:
-        return self
-
-    def gather(self, function: Callable[[pa.Table], Result]) -> Result:
-        return function(pa.concat_tables(self._tables))
-
-    def count(self) -> int:
-        return sum(table.num_rows for table in self._tables)
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        return iter(self._tables)
-
-
-class ThisProcess(Engine):
-    """Runs everything in this process, which suits corpora that fit in memory several times."""
-
-    def read(self, shards: int, read: Callable[[Sequence[int]], Iterator[pa.Table]]) -> TablesHere:
-        return TablesHere(read(range(shards)))
-
-    def share(self, value: Shared) -> Callable[[], Shared]:
-        return lambda: value
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,18 +176,18 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         inputs, max_share = source.inputs, source.inputs.prepare.max_reject_share
         rows = _read(source, engine)
         ended("read")
-        summary = _summarize_rows(rows)
+        summary = summarize_rows(rows)
         rows_read = count_rows_read(summary.counts)
         write_rejects(folder / REJECTS, summary.rejects)
         check_rejects(rows_read, summary.rejects, max_share, folder / REJECTS)
         check_languages(inputs.corpora, summary.counts, inputs.languages or ())
         ended("count")
         # 2.
-        repeated = _find_duplicates(rows)
+        repeated = find_duplicates(rows)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
         of_contaminated, of_repeated = item_keys(summary.contaminated), item_keys(repeated)
         left_out = np.union1d(of_contaminated, of_repeated)
-        shared = engine.share((left_out, _find_components(rows, summary.texts)))
+        shared = engine.share((left_out, find_linked_items(rows, summary.texts)))
         assigned = _assign_shards(
             rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
         )
@@ -316,89 +228,9 @@ def _read(source: StoreSource, engine: Engine) -> RowTables:
     return engine.read(len(shards), lambda numbers: read_rows([shards[number] for number in numbers], evaluation()))
 
 
-@dataclass(slots=True)
-class _RowSummary:
-    """The counts of all rows, the rejected ones, and the items that occur in evaluation sets."""
-
-    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # see `RowCounts`
-    rejects: pa.Table = field(default_factory=REJECTED.empty_table)
-    contaminated: pa.Table = field(default_factory=_CONTAMINATED.empty_table)  # a row for each item
-    texts: int = 0  # questions, passages and negatives
-
-
-def _summarize_rows(rows: RowTables) -> _RowSummary:
-    """Summarize rows in tasks, so that this process receives only those that are rejected or contaminated.
-
-    A contaminated item is listed once, with the text of its last language.
-    """
-    columns = [*dict.fromkeys([*REJECTED.names, *_CONTAMINATED.names])]
-
-    def summarize(table: pa.Table) -> pa.Table:
-        counts = [[*key, number] for key, number in count_rows(table).items()]
-        texts = 2 * table.num_rows + len(pc.list_flatten(table.column("negatives")))
-        table = table.select(columns)
-        listed = [pc.is_valid(table.column(name)) for name in ("rejected", "occurs_in_evaluation")]
-        selected = pa.concat_tables([table.schema.empty_table(), table.filter(pc.or_(*listed))])
-        none = pa.nulls(selected.num_rows, pa.string())
-        counted = pa.table({"counts": pa.array([json.dumps([counts, texts])])})
-        return pa.concat_tables([selected.append_column("counts", none), counted], promote_options="default")
-
-    summary = _RowSummary()
-    rejects, contaminated = [summary.rejects], [summary.contaminated]
-    for table in rows.map(summarize):
-        for text in table.column("counts").drop_null().to_pylist():
-            counts, texts = load_json(text)
-            summary.texts += texts
-            for source, language, reason, number in counts:
-                summary.counts[source, language, reason] += number
-        rejects.append(rejects_of(table))
-        contaminated.append(table.filter(pc.is_valid(table.column("occurs_in_evaluation"))).select(_CONTAMINATED.names))
-    summary.rejects, summary.contaminated = pa.concat_tables(rejects), _last_of_items(pa.concat_tables(contaminated))
-    return summary
-
-
-def _last_of_items(rows: pa.Table) -> pa.Table:
-    """Sort rows by source and item, then by their other columns, and keep the last of each item."""
-    rows = rows.sort_by([(name, "ascending") for name in rows.column_names])
-    names = [rows.column(name).combine_chunks() for name in ("source", "item_id")]
-    differs = [pc.not_equal(name[1:], name[:-1]) for name in names]
-    is_last = pa.concat_arrays([pc.or_(*differs), pa.array([True] * min(1, rows.num_rows), pa.bool_())])
-    return rows.filter(is_last)
-
-
 def _strings(tables: RowTables, column: str) -> Iterator[str]:
     for table in tables:
         yield from table.column(column).to_pylist()
-
-
-def _find_duplicates(rows: RowTables) -> pa.Table:
-    """Find the items that `find_duplicate_items` finds, in buckets of pair keys; each item once."""
-    buckets = -(-rows.count() // KEYS_PER_BUCKET)
-
-    def select_keys(table: pa.Table) -> pa.Table:
-        accepted = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
-        keys = accepted.column("pair_key").to_numpy() % buckets
-        return accepted.append_column("bucket", pa.array(keys, pa.int64()))
-
-    found = _map_buckets(rows.map(select_keys), find_duplicate_items, buckets)
-    return _last_of_items(pa.concat_tables(found))
-
-
-def _find_components(rows: RowTables, texts: int) -> ItemComponents:
-    """Find the items that have texts in common, in buckets of text keys; this process receives only links."""
-    buckets = max(1, -(-texts // KEYS_PER_BUCKET))
-
-    def select_keys(table: pa.Table) -> pa.Table:
-        keys = list_text_keys(table)
-        bucket = keys.column("key").to_numpy() % np.uint64(buckets)
-        return keys.append_column("bucket", pa.array(bucket.astype(np.int64)))
-
-    return find_components(_map_buckets(rows.map(select_keys), link_items, buckets))
-
-
-def _map_buckets(rows: RowTables, function: Callable[[pa.Table], pa.Table], buckets: int) -> Iterable[pa.Table]:
-    """Apply a function to the rows of each bucket; one bucket needs no shuffle."""
-    return [rows.gather(function)] if buckets == 1 else rows.map_groups("bucket", function, buckets)
 
 
 def _assign_shards(
@@ -444,7 +276,7 @@ def _make_shards(
     return [shard_from_json(text) for text in _strings(assigned.map_groups("bucket", make, num_shards), "shard")]
 
 
-def _source_counts(summary: _RowSummary, rejects: pa.Table, repeated: pa.Table) -> Mapping[str, SourceCounts]:
+def _source_counts(summary: RowSummary, rejects: pa.Table, repeated: pa.Table) -> Mapping[str, SourceCounts]:
     """Return the manifest's counts of each source; `repeated` has the items that are not contaminated."""
     rejected = count_rejects(rejects)
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
 from hbt_ray.evaluation.run_evaluation import open_embedder
-from hbt_ray.mining.mine_language import mine_language
+from hbt_ray.mining.mine_language import (
+    Side,
+    count_shards,
+    embed_texts,
+    embedding_parts,
+    finish_language,
+    index_language,
+    join_vectors,
+    mine_language,
+    mine_shard,
+)
 from hbt_ray.mining.output_dir import (
     MINED,
     MinedCorpora,
@@ -25,10 +35,18 @@ __all__ = [
     "MINED",
     "MinedCorpora",
     "MiningRun",
+    "Side",
+    "count_shards",
     "describe_mined",
+    "embed_texts",
+    "embedding_parts",
+    "finish_language",
     "finish_mining",
+    "index_language",
+    "join_vectors",
     "mine",
     "mine_language",
+    "mine_shard",
     "mined_table",
     "open_miner",
     "start_mining",

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from rich.table import Table
 from hbt_ray.config import CorpusConfig, MineConfig, RunConfig, absolute_path, flatten, stored_text, with_absolute_paths
 from hbt_ray.data.corpora import CorpusShard, list_shards
 from hbt_ray.data.corpora.embedded.facts import content_fingerprint
+from hbt_ray.data.engine import Engine, ThisProcess
 from hbt_ray.data.mined_files import MINED
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_inputs import RULES, load_evaluation_sets, path_checksums
@@ -80,6 +81,10 @@ class MiningRun:
         """The folder of intermediate files."""
         return self.out / _PARTIAL
 
+    def work_of(self, language: str) -> Path:
+        """Return the folder of what is made of a language until it is finished."""
+        return self.partial / "work" / language
+
     def unfinished(self) -> list[str]:
         """Return the languages that are still to be mined."""
         if (self.out / MINED).exists():
@@ -106,8 +111,14 @@ class MiningRun:
         return self.out / file_name(source) / f"{language}{'' if names_files else '.rows'}.jsonl"
 
 
-def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str | Path) -> MiningRun:
-    """Read the corpora, unless an earlier call has. Raise what `mine` raises."""
+def start_mining(
+    config: RunConfig,
+    model: str,
+    embedder: TextEmbedder,
+    out: str | Path,
+    open_engine: Callable[[], Engine] = ThisProcess,
+) -> MiningRun:
+    """Read the corpora on an engine, unless an earlier call has. Raise what `mine` raises."""
     config, out = with_absolute_paths(config), Path(out).expanduser().resolve()
     shards = [shard for corpus in config.corpora for shard in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(config.prepare_inputs)
@@ -120,8 +131,8 @@ def start_mining(config: RunConfig, model: str, embedder: TextEmbedder, out: str
         with storage_errors(out):
             _check_empty(out, config.corpora)
             shutil.rmtree(started.parent, ignore_errors=True)
-            (started.parent / "rows").mkdir(parents=True)
-            sources, languages = read_corpora(config, shards, evaluation_sets, started.parent)
+            started.parent.mkdir(parents=True)
+            sources, languages = read_corpora(config, shards, evaluation_sets, started.parent, open_engine())
         names = (str(path.relative_to(started.parent)) for path in started.parent.rglob("*") if path.is_file())
         read = {
             "mined_with": mined_with,

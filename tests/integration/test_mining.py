@@ -24,7 +24,7 @@ def test_tasks_mine_the_negatives_of_one_process(cluster, corpus, tmp_path, monk
     one = mine(config, model, tmp_path / "one")
     assert one.summary["languages"].keys() == {"de", "en", "fr"}
 
-    # One node: the driver mines, by the command line.
+    # One node: the driver embeds and searches, by the command line.
     (tmp_path / "config.yaml").write_text(dump_config(config))
     command = ["mine", "--model", model, "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "driver")]
     result = CliRunner().invoke(main, command)
@@ -32,7 +32,7 @@ def test_tasks_mine_the_negatives_of_one_process(cluster, corpus, tmp_path, monk
     assert re.search(r"│ fr +│ +96 │ +[0-9]+ │ +192 │", result.output)
     assert files_of(tmp_path / "driver") == files_of(tmp_path / "one")
 
-    # Several nodes: a task for each language.
+    # Several nodes: tasks do.
     monkeypatch.setattr(
         "hbt_ray.cluster.mining.node_resources", lambda resource: [2.0, 2.0] if resource == "CPU" else [0.0]
     )

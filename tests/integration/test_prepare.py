@@ -29,7 +29,7 @@ def test_items_with_a_common_text_are_stored_in_one_split_for_any_number_of_task
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = tiny_config(corpus, prepare={"items_per_shard": 40, "validation_share": 0.3})
     one = prepare_here(config.prepare_inputs, tmp_path / "one")
-    monkeypatch.setattr("hbt_ray.data.store_maker.KEYS_PER_BUCKET", 200)
+    monkeypatch.setattr("hbt_ray.data.left_out.KEYS_PER_BUCKET", 200)
     many = prepare(config.prepare_inputs, tmp_path / "many", blocks=7)
     assert store_bytes(one) == store_bytes(many)
     store = TokenStore.open(one)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from hbt_ray.config import RunConfig
-from hbt_ray.data import prepare, store_maker
+from hbt_ray.data import engine, prepare, store_maker
 from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import CorpusShard
 from hbt_ray.data.decontamination import DecontaminationIndex
@@ -173,7 +173,7 @@ def test_sample_for_the_tokenizer_has_the_first_of_all_texts(tmp_path, monkeypat
 
 def test_tokenizer_is_the_same_however_few_rows_are_sampled_first(tmp_path, monkeypatch):
     rows = read_table(write_corpus(tmp_path / "c", {x: [record(n, x) for n in range(40)] for x in ("de", "en")}))
-    assigned = store_maker.TablesHere([assign_shards(rows, NONE, {"c": 1}, 0.0)])
+    assigned = engine.TablesHere([assign_shards(rows, NONE, {"c": 1}, 0.0)])
     for module in (prepare, store_maker):
         monkeypatch.setattr(module, "MAX_TOKENIZER_TEXTS", 30)
     inputs = RunConfig().prepare_inputs

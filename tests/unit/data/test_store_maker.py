@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_maker import _last_of_items, prepare_here, verify_store
+from hbt_ray.data.store_maker import prepare_here, verify_store
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CorpusError, StoreError
 from tests.helpers.tiny_runs import store_bytes, tiny_config, write_corpus
@@ -65,14 +63,6 @@ def test_duplicate_items_are_dropped_and_the_first_is_kept(corpus, tmp_path):
         file.write_text(file.read_text() + json.dumps({**copy, "id": "item-3-again"}) + "\n")
     manifest = read_manifest(prepare_here(tiny_config(corpus).prepare_inputs, tmp_path / "stores"))
     assert manifest.counts["numbers"]["items_dropped_as_repeated"] == ["item-3-again"]
-
-
-def test_found_text_of_a_contaminated_item_is_that_of_its_last_language():
-    columns = ["source", "item_id", "language", "occurs_in_evaluation"]
-    rows = [("s", "1", "en", "b"), ("s", "2", "de", "x"), ("s", "1", "de", "c"), ("r", "1", "de", "y")]
-    for order in permutations(rows):
-        found = _last_of_items(pa.table(dict(zip(columns, map(list, zip(*order, strict=True)), strict=True))))
-        assert [tuple(row.values()) for row in found.to_pylist()] == [rows[3], rows[0], rows[1]]
 
 
 def test_few_rejected_rows_are_listed(corpus, tmp_path):

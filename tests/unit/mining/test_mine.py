@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from tests.helpers.damage import flip_bit
 from tests.helpers.full_disk import no_file_above
 
 Pair = tuple[str, str]
+STEPS = sys.modules["hbt_ray.mining.mine_language"]  # whose name in the package is that of its function
 
 
 class Angles:
@@ -364,6 +366,46 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.jsonl"))}
 
 
+@pytest.mark.parametrize("rows_per_shard", [1, 2, 5])
+def test_negatives_and_summary_are_the_same_for_any_number_of_shards(tmp_path, angles, monkeypatch, rows_per_shard):
+    items = {f"i{n}": (f"ask i{n} {n * 7 % 80}", f"say i{n} {n * 7 % 80}") for n in range(12)}
+    other = corpus(tmp_path / "d", en={"a": ("ask more 5", "say i3 21"), "b": ("ask i4 28", "say more 9")})
+    config = run(corpus(tmp_path / "c", en=items, de=DE), other, negatives=3, prepare={"validation_share": 0.2})
+    whole = mine(config, "angles", tmp_path / "whole")
+    monkeypatch.setattr(STEPS, "ROWS_PER_SHARD", rows_per_shard)
+    monkeypatch.setattr(STEPS, "CHUNKS_PER_TASK", 1)
+    parts = mine(config, "angles", tmp_path / "parts")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    for summary in (whole.summary, parts.summary):
+        for found in summary["languages"].values():
+            found.pop("seconds")
+    assert parts.summary == whole.summary
+
+
+@pytest.mark.parametrize("last_step", ["index_language", "embed_texts", "join_vectors", "mine_shard"])
+def test_a_step_that_was_done_is_not_done_again(tmp_path, angles, monkeypatch, last_step):
+    config = run(corpus(tmp_path / "c", en=EN))
+    mine(config, "angles", tmp_path / "whole")
+    monkeypatch.setattr(STEPS, "ROWS_PER_SHARD", 4)
+    done = getattr(STEPS, last_step)
+
+    def stop(*arguments: Any) -> None:
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(STEPS, last_step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            mine(config, "angles", tmp_path / "out")
+    work = tmp_path / "out/mining.partial/work/en"
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    assert made
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # so that what was made can be looked at
+    mine(config, "angles", tmp_path / "out")
+    assert (tmp_path / "out/c/en.jsonl").read_bytes() == (tmp_path / "whole/c/en.jsonl").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in made if path.exists()} == made
+
+
 def test_a_finished_language_is_not_mined_again_after_an_interruption(tmp_path, monkeypatch):
     config = run(corpus(tmp_path / "c", en=EN, de=DE))
     whole, stopped, going_on = Angles(), Angles(), Angles()
@@ -414,7 +456,7 @@ def test_damaged_intermediate_files_are_made_again(tmp_path, monkeypatch, angles
     for damaged in (
         "c/de.jsonl",
         "mining.partial/de.json",
-        "mining.partial/rows/en.arrow",
+        "mining.partial/rows/en/00001.arrow",
         "mining.partial/_begun.json",
     ):
         shutil.rmtree(out, ignore_errors=True)
@@ -512,5 +554,5 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path, angles):
         pytest.raises(StorageError, match=r"negatives cannot be written to .*; free disk space, or"),
     ):
         mining.mine_language(started, "en", embedder)
-    assert list((tmp_path / "out" / "c").iterdir()) == []
+    assert list(tmp_path.glob("out/c/*")) == list(tmp_path.glob("out/mining.partial/**/*.partial*")) == []
     assert mine(config, "angles", tmp_path / "out").summary["languages"]["en"]["items"] == 50
