@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -28,9 +28,11 @@ from hbt_ray.mining import (
     open_miner,
     start_mining,
 )
-from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.utils.folder_lock import lock_folder
 from hbt_ray.utils.progress import track
+
+if TYPE_CHECKING:
+    from hbt_ray.models.text_embedder import TextEmbedder
 
 Step = Callable[..., None]
 _loaded: dict[str, TextEmbedder] = {}  # in the process of a task, for the next one
