@@ -35,7 +35,7 @@ from hbt_ray.utils.digests import JsonObject
 
 _TEXTS = ("question", "passage", "negatives", "answer", "answer_start")  # not needed to select items
 _STORED = ("source", "item_id", "language", "question", "passage", "answer", "answer_start", "place", "passage_key")
-_ROWS, _SELECTION = "rows", "items.npz"
+_ROWS, _SELECTION = "rows", "items.arrow"
 
 
 def read_corpora(
@@ -48,7 +48,7 @@ def read_corpora(
     """Read the corpora and write the accepted rows of each language, and which items are left out or held out.
 
     - `rows/<language>/<part>.arrow`: the rows of a part of the corpora, with the keys of their items
-    - `items.npz`: an `ItemSelection`
+    - `items.arrow`: an `ItemSelection`
 
     Args:
         config: the run.
@@ -162,29 +162,48 @@ class ItemSelection:
         return components
 
     def write(self, folder: Path) -> None:
-        """Write `items.npz`."""
-        np.savez(
+        """Write `items.arrow`."""
+        write_arrays(
             folder / _SELECTION,
             left_out=self.left_out,
             items=self.components.items,
             components=self.components.components,
             sizes=self.components.sizes,
-            validation_share=self.validation_share,
-            num_items=self.num_items,
+            validation_share=np.array([self.validation_share]),
+            num_items=np.array([self.num_items]),
         )
 
     @staticmethod
     def read(folder: Path) -> ItemSelection:
         """Read what `write` wrote."""
-        with np.load(folder / _SELECTION, allow_pickle=False) as read:
-            components = ItemComponents(read["items"], read["components"], read["sizes"])
-            return ItemSelection(read["left_out"], components, float(read["validation_share"]), int(read["num_items"]))
+        read = read_arrays(folder / _SELECTION)
+        components = ItemComponents(read["items"], read["components"], read["sizes"])
+        return ItemSelection(
+            read["left_out"], components, float(read["validation_share"][0]), int(read["num_items"][0])
+        )
 
 
 def rows_of_language(folder: Path, language: str) -> pa.Table:
     """Map the stored rows of a language, in the order in which the parts were read."""
     files = sorted((folder / _ROWS / language).glob("*.arrow"))
     return pa.concat_tables(map(read_table, files))
+
+
+def write_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays of one dimension and any lengths, as the only row of an Arrow file."""
+    lists = {
+        name: pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values))
+        for name, values in arrays.items()
+    }
+    with contextlib.ExitStack() as files:
+        table = pa.table(lists)
+        table_writer(files, file, table.schema).write_table(table)
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Map what `write_arrays` wrote."""
+    table = read_table(file)
+    return {name: table.column(name).chunk(0).values.to_numpy() for name in table.column_names}
 
 
 def table_writer(files: contextlib.ExitStack, file: Path, schema: pa.Schema) -> pa.RecordBatchFileWriter:

@@ -22,6 +22,7 @@ from hbt_ray.data.decontamination import is_near_duplicate
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.evaluation.constant_vectors import constant_vector_warning
 from hbt_ray.evaluation.evaluator import Embedder
+from hbt_ray.mining.corpus_rows import read_arrays, write_arrays
 from hbt_ray.mining.language_index import LanguageIndex
 from hbt_ray.mining.negative_selection import hard_negatives
 from hbt_ray.mining.output_dir import MiningRun, storage_errors
@@ -31,13 +32,14 @@ from hbt_ray.retrieval.passage_windows import TEXTS_PER_CHUNK
 from hbt_ray.utils.atomic_write import atomic_file, atomic_folder
 from hbt_ray.utils.digests import JsonObject, file_checksums, with_checksum
 from hbt_ray.utils.file_names import file_name
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
 Side = Literal["questions", "passages"]
 SIDES: tuple[Side, Side] = ("questions", "passages")
 ROWS_PER_SHARD = 1 << 14  # mined by one task
 CHUNKS_PER_TASK = 8  # of TEXTS_PER_CHUNK texts, embedded by one task
-_POOL, _SHARD = "pool.npy", "shard.json"
+_POOL, _SHARD, _SCORES = "pool.npy", "shard.json", "scores.arrow"
 _VECTORS_COPIED = 1 << 16
 _CACHED_TEXTS = 1 << 14  # normalised: passages that rank first for one question do so for others
 _SAMPLED_TEXTS = 100
@@ -158,13 +160,13 @@ def mine_shard(mining: MiningRun, language: str, number: int) -> None:
         questions, passages = _vectors(mining, language)
         queries = questions.take(rows.column("question").to_numpy())
         gold = passages.take(rows.column("passage").to_numpy())
-        pool = np.load(mining.work_of(language) / _POOL, mmap_mode="r")
+        pool = np.lib.format.open_memmap(mining.work_of(language) / _POOL, "r")
         each = np.arange(len(queries))
         gold_scores = exact_scores(queries, gold, each, each)
         found, scores = hard_negatives(queries, gold_scores, pool, mining.settings, is_known, is_near)
         negatives = ([texts[text].as_py() for text in numbers[pool_rows[of[of >= 0]]]] for of in found)
         sources = _write_rows(folder, _records(index, rows, negatives, language), rows.column("source").to_pylist())
-        np.savez(folder / "scores.npz", gold=gold_scores, negatives=scores[found >= 0])
+        write_arrays(folder / _SCORES, gold=gold_scores, negatives=scores[found >= 0])
         fewer = int(np.count_nonzero((found < 0).any(axis=1)))
         (folder / _SHARD).write_text(json.dumps({"sources": sources, "items_with_fewer": fewer}), encoding="utf-8")
 
@@ -173,7 +175,7 @@ def finish_language(mining: MiningRun, language: str) -> None:
     """Join the files of all shards, write the summary, and delete what the steps have written."""
     work, index = mining.work_of(language), _index(mining, language)
     shards = [work / f"shard-{number:05}" for number in range(count_shards(mining, language))]
-    described = [json.loads((shard / _SHARD).read_text(encoding="utf-8")) for shard in shards]
+    described = [load_json((shard / _SHARD).read_text(encoding="utf-8")) for shard in shards]
     parts: dict[str, list[Path]] = {}
     for shard, one in zip(shards, described, strict=True):
         for source in one["sources"]:
@@ -185,7 +187,7 @@ def finish_language(mining: MiningRun, language: str) -> None:
         "items_with_fewer": sum(one["items_with_fewer"] for one in described),
         "passages": len(index.pool_rows),
         **_scores_of(shards),
-        "seconds": sum(json.loads(mark.read_text())["seconds"] for mark in sorted(work.glob("*.seconds"))),
+        "seconds": sum(load_json(mark.read_text())["seconds"] for mark in sorted(work.glob("*.seconds"))),
         "warnings": _warnings(mining, language, index) if shards else [],
         "files": file_checksums(mining.out, files),
     }
@@ -207,9 +209,9 @@ def _join(out: Path, file: Path, pieces: Iterable[Path]) -> str:
 def _scores_of(shards: Iterable[Path]) -> JsonObject:
     gold, negatives = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for shard in shards:
-        with np.load(shard / "scores.npz", allow_pickle=False) as scores:
-            gold.append(scores["gold"])
-            negatives.append(scores["negatives"])
+        scores = read_arrays(shard / _SCORES)
+        gold.append(scores["gold"])
+        negatives.append(scores["negatives"])
     of_gold, of_negatives = np.concatenate(gold), np.concatenate(negatives)
     return {
         "negatives": len(of_negatives),
