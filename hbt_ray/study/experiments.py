@@ -111,11 +111,19 @@ def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) 
     base = replace_in(config.run, "evaluate.benchmarks", dict(benchmarks))
     base = replace_in(base, "evaluate.figures", False)
     experiments = [
-        Experiment(name, seed, method, with_settings(base, {**method.settings, "seed": seed}))
+        Experiment(name, seed, method, with_settings(base, {**_settings_of(method), "seed": seed}))
         for name, method in config.methods.items()
         for seed in config.seeds
     ]
     return sorted(experiments, key=lambda experiment: depth_of(config.methods, experiment.method_name))
+
+
+def _settings_of(method: Method) -> dict[str, object]:
+    """Return a method's settings. Until the teacher of others is trained, the method's name is in place of its folder."""
+    settings: dict[str, object] = dict(method.settings)
+    if method.taught_by and any(key.startswith("loss.distillation.") for key in settings):
+        settings["loss.distillation.teacher"] = method.taught_by
+    return settings
 
 
 def dependency_levels(config: StudyConfig, experiments: Sequence[Experiment]) -> list[list[Experiment]]:

@@ -35,6 +35,14 @@ def test_experiment_has_its_methods_settings_and_its_seed():
     assert (last.config.evaluate.benchmarks, last.config.evaluate.figures) == ({"tiny": "there"}, False)
 
 
+def test_settings_of_distillation_need_no_teacher_that_is_not_trained_yet():
+    settings = {"loss.distillation.temperature": 0.01}
+    methods = {"hybrid": {}, "taught": {"taught_by": "hybrid", "settings": settings}}
+    experiments = list_experiments(StudyConfig.model_validate(SETTINGS | {"methods": methods}), {})
+    distillation = experiments[-1].config.loss.distillation
+    assert (distillation.teacher, distillation.temperature) == ("hybrid", 0.01)
+
+
 def test_experiments_of_one_storage_have_checkpoints_of_their_kind(tmp_path: Path):
     run = SETTINGS["run"] | {"storage": str(tmp_path / "bucket")}
     config = StudyConfig.model_validate(SETTINGS | {"run": run, "pretraining": {"one": {}}})
