@@ -119,7 +119,7 @@ def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) 
 
 
 def _settings_of(method: Method) -> dict[str, object]:
-    """Return a method's settings. Until the teacher of others is trained, the method's name is in place of its folder."""
+    """Return a method's settings. The name of the method that teaches it is in place of a folder until there is one."""
     settings: dict[str, object] = dict(method.settings)
     if method.taught_by and any(key.startswith("loss.distillation.") for key in settings):
         settings["loss.distillation.teacher"] = method.taught_by
