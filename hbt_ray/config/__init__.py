@@ -27,13 +27,18 @@ from hbt_ray.config.loading import (
     with_absolute_paths,
     with_settings,
 )
+from hbt_ray.config.mix import (
+    AlphaSchedule,
+    MixConfig,
+    MixPhase,
+    Strategy,
+)
 from hbt_ray.config.run import (
     PrepareInputs,
     PretrainRunConfig,
     RunConfig,
 )
 from hbt_ray.config.schema import (
-    AlphaSchedule,
     Attention,
     DistillationConfig,
     EarlyStoppingConfig,
@@ -42,14 +47,12 @@ from hbt_ray.config.schema import (
     LoraConfig,
     LossConfig,
     MineConfig,
-    MixConfig,
     ModelConfig,
     Perturbation,
     Precision,
     PrepareConfig,
     PretrainConfig,
     SmallEncoderConfig,
-    Strategy,
     TextConfig,
     TrackingConfig,
     TrainConfig,
@@ -82,6 +85,7 @@ __all__ = [
     "LossConfig",
     "MineConfig",
     "MixConfig",
+    "MixPhase",
     "ModelConfig",
     "Perturbation",
     "Precision",

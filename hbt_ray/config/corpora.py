@@ -11,7 +11,8 @@ from hbt_ray.config.base import ConfigSection
 from hbt_ray.utils.language_codes import language_code, spell_code
 
 
-def _distinct_languages(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def distinct_languages(languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return language codes in their usual spelling. Raise ValueError if one is there twice, or none."""
     spelled = None if languages is None else tuple(map(spell_code, languages))
     if spelled is not None and len(set(spelled)) < max(len(spelled), 1):
         raise ValueError("name at least one language, and each once")
@@ -29,7 +30,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-Languages = Annotated[tuple[str, ...] | None, AfterValidator(_distinct_languages)]
+Languages = Annotated[tuple[str, ...] | None, AfterValidator(distinct_languages)]
 
 
 class Columns(ConfigSection):

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from hbt_ray.config.base import ConfigSection
 from hbt_ray.config.corpora import CorpusConfig, Languages
+from hbt_ray.config.mix import MixConfig
 from hbt_ray.config.schema import (
     EvaluateConfig,
     LossConfig,
     MineConfig,
-    MixConfig,
     ModelConfig,
     PrepareConfig,
     PretrainConfig,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hbt_ray.config.base import ConfigSection, Fraction
+from hbt_ray.config.mix import Sampling
 from hbt_ray.utils.file_names import benchmark_slug, check_distinct
 
-Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
 Precision = Literal["auto", "bf16", "fp32"]
 Attention = Literal["auto", "packed", "sdpa", "eager"]
 Perturbation = Literal["typos", "case", "accents", "translation"]
@@ -23,18 +23,10 @@ Workers = Count | tuple[Count, Count]
 UNLIMITED_TOKENS = 2**20  # more than any text has
 
 
-def _named_exponent(value: object) -> object:
-    return {"size": 1.0, "uniform": 0.0}.get(value, value) if isinstance(value, str) else value
-
-
 def _distinct_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(widths)) < len(widths):
         raise ValueError(f"{list(widths)} names a width twice")
     return widths
-
-
-# A weight of count ** exponent. "size" is exponent 1, "uniform" is 0, a temperature T is exponent 1 / T.
-Sampling = Annotated[float, BeforeValidator(_named_exponent), Field(ge=0, le=1)]
 
 
 # Data
@@ -111,49 +103,7 @@ class ModelConfig(ConfigSection):
     trust_remote_code: bool = False
 
 
-# Sampling, loss, mining
-
-
-class AlphaSchedule(ConfigSection):
-    """Alpha as a function of the batch number; constant before the first point and after the last."""
-
-    points: tuple[tuple[Annotated[int, Field(ge=0)], Fraction], ...] = Field(min_length=1)
-    """(batch, alpha), ascending."""
-    between: Literal["hold", "linear", "cosine"] = "linear"
-    """Interpolation. `hold`: the value of the previous point."""
-
-    @model_validator(mode="after")
-    def _check_ascending(self) -> AlphaSchedule:
-        batches = [batch for batch, _ in self.points]
-        if batches != sorted(set(batches)):
-            raise ValueError(f"the points' batches {batches} must ascend, such as [[0, 0.9], [600, 0.1]]")
-        return self
-
-
-class MixConfig(ConfigSection):
-    """How a batch is composed."""
-
-    strategy: Strategy = "hybrid"
-    alpha: Fraction = 0.5
-    """`hybrid`: probability that a batch is monolingual; otherwise it is cross-lingual."""
-    alpha_schedule: AlphaSchedule | None = None
-    """`hybrid`: alpha that changes during training, such as {points: [[0, 0.9], [600, 0.1]], between: linear}."""
-    cross_pairs: Literal["one", "mixed"] = "mixed"
-    """`mixed`: each row of a cross-lingual batch has two languages of its own. `one`: all rows have the same two."""
-    positive_languages: int = Field(2, ge=2)
-    """`one-to-k`: passages per question, each in another language."""
-    language_sampling: Sampling = 0.0
-    """Exponent: languages are drawn in proportion to items ** exponent. `uniform` is 0, `size` is 1."""
-    source_sampling: Sampling = 1.0
-    """The same exponent for sources."""
-    hard_negatives: int = Field(0, ge=0)
-    """Per pair. Items with fewer are not drawn."""
-
-    @model_validator(mode="after")
-    def _check_schedule(self) -> MixConfig:
-        if self.alpha_schedule and self.strategy != "hybrid":
-            raise ValueError(f"the strategy {self.strategy} has no alpha to schedule; write strategy=hybrid")
-        return self
+# Loss, mining
 
 
 class DistillationConfig(ConfigSection):

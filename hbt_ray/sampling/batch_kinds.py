@@ -17,10 +17,18 @@ def monolingual_probability(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
     It is alpha, or the value of `alpha_schedule` at the step: held, or interpolated linearly or by half a cosine,
     between the points around the step, and constant before the first point and after the last.
 
+    Phases are applied first.
+
     >>> falling = MixConfig.model_validate({"alpha_schedule": {"points": [[0, 0.9], [100, 0.1]]}})
     >>> monolingual_probability(falling, np.array([0, 50, 100, 1000])).tolist()
     [0.9, 0.5, 0.1, 0.1]
     """
+    if mix.phases:
+        mixes, phases = mix.constant_mixes, phase_numbers(mix, steps)
+        return np.select(
+            [phases == number for number in range(len(mixes))],
+            [monolingual_probability(constant, steps) for _, constant in mixes],
+        )
     if mix.strategy != "hybrid":
         return np.full(len(steps), 1.0 if mix.strategy == "x-x-mono" else 0.0)
     if mix.alpha_schedule is None:
@@ -38,13 +46,19 @@ def monolingual_probability(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
     return probability
 
 
+def phase_numbers(mix: MixConfig, steps: np.ndarray) -> np.ndarray:
+    """Return the position of each step's phase in `mix.constant_mixes`, (N,) -> (N,)."""
+    return np.searchsorted([phase.first_batch for phase in mix.phases], steps, side="right")
+
+
 def batch_kinds(mix: MixConfig) -> tuple[BatchKind, ...]:
     """Return the kinds of batches that a mix draws at any step."""
     if mix.strategy == "x-x":
         return ("mixed",)
     if mix.strategy == "one-to-k":
         return ("one-to-k",)
-    steps = [step for step, _ in mix.alpha_schedule.points] if mix.alpha_schedule else [0]
+    points = mix.alpha_schedule.points if mix.alpha_schedule else mix.constant_mixes
+    steps = [step for step, _ in points]
     probability = monolingual_probability(mix, np.array(steps))
     monolingual: tuple[BatchKind, ...] = ("monolingual",) if probability.max() > 0 else ()
     cross_lingual: tuple[BatchKind, ...] = ("cross-lingual",) if probability.min() < 1 else ()

@@ -33,8 +33,8 @@ def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSa
 def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSampler | None:
     """Return the sampler of the validation batches, or None if the run has no validation.
 
-    It draws from the held-out split with the training mix. If alpha is scheduled, the schedule's last value is used
-    throughout, so that validation losses of different steps are comparable.
+    It draws from the held-out split with the training mix. If the mix changes, its last phase and the last alpha of a
+    schedule are used throughout, so that validation losses of different steps are comparable.
 
     The number of pairs in a batch follows from the number of held-out items:
 
@@ -79,8 +79,10 @@ def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_
 
 def _sampler(config: RunConfig, manifest: StoreManifest, split: Split, global_batch_pairs: int) -> HybridStepSampler:
     mix = config.mix
-    if split == "validation" and mix.alpha_schedule:
-        mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
+    if split == "validation":
+        mix = mix.constant_mixes[-1][1]
+        if mix.alpha_schedule:
+            mix = mix.model_copy(update={"alpha": mix.alpha_schedule.points[-1][1], "alpha_schedule": None})
     return HybridStepSampler(
         manifest,
         mix,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hbt_ray.config import MixConfig
 from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.sampling.base import StepSampler
-from hbt_ray.sampling.batch_kinds import BatchKind, monolingual_probability
+from hbt_ray.sampling.batch_kinds import BatchKind, monolingual_probability, phase_numbers
 from hbt_ray.sampling.epoch_shuffle import EpochShuffler
 from hbt_ray.sampling.language_sampler import LanguageSampler
 from hbt_ray.sampling.stream_schedule import StreamSchedule
@@ -80,7 +80,8 @@ class HybridStepSampler(StepSampler[BatchSpec]):
         self.streams, self._probabilities = build_streams(inputs)
         self._schedule = StreamSchedule(inputs, self.streams, self._probabilities)
         self._epochs = EpochShuffler(self.streams, global_batch_pairs)
-        self._languages = LanguageSampler(inputs)
+        mixes = [constant for _, constant in mix.constant_mixes]
+        self._languages = [LanguageSampler(replace(inputs, mix=constant)) for constant in mixes]  # by phase
 
     def _draw(self, step: int, start: int, stop: int) -> BatchSpec:
         # 1. Stream
@@ -89,15 +90,16 @@ class HybridStepSampler(StepSampler[BatchSpec]):
         # 2. Items
         items = self._epochs.items(number, ordinal, start, stop)
         # 3. Languages
+        languages = self._languages[int(phase_numbers(self.mix, np.array([step]))[0])]
         if stream.languages is None:
-            query_languages, passage_languages = self._languages.language_pairs(stream, ordinal, start, items)
+            query_languages, passage_languages = languages.language_pairs(stream, ordinal, start, items)
         else:
             query_languages, passage_languages = (np.full(len(items), x) for x in stream.languages)
         if stream.kind == "one-to-k":
-            passage_languages = self._languages.positive_languages(stream, ordinal, start, items).ravel()
+            passage_languages = languages.positive_languages(stream, ordinal, start, items).ravel()
         second_languages = np.full(len(items), "")
         if self.with_query_translations:
-            second_languages = self._languages.translation_languages(stream, ordinal, start, items, query_languages)
+            second_languages = languages.translation_languages(stream, ordinal, start, items, query_languages)
         return BatchSpec(
             step=step,
             kind=stream.kind,
@@ -122,13 +124,17 @@ class HybridStepSampler(StepSampler[BatchSpec]):
 
     def intended_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Return the probability of each batch kind, source and language pair, a mean over [first_step, last_step)."""
-        monolingual = float(
-            monolingual_probability(self.mix, np.arange(first_step, max(last_step, first_step + 1))).mean()
-        )
-        kind_probability = {"monolingual": monolingual, "cross-lingual": 1 - monolingual}  # others are never mixed
-        return self._marginals(
-            self._probabilities * np.array([kind_probability.get(stream.kind, 1.0) for stream in self.streams])
-        )
+        steps = np.arange(first_step, max(last_step, first_step + 1))
+        monolingual = monolingual_probability(self.mix, steps)
+        probabilities = np.zeros(len(self.streams))
+        for phase, of_phase in enumerate(self._probabilities):
+            in_phase = phase_numbers(self.mix, steps) == phase
+            of_kind = {
+                "monolingual": (monolingual * in_phase).mean(),
+                "cross-lingual": ((1 - monolingual) * in_phase).mean(),
+            }  # others are never mixed
+            probabilities += of_phase * [of_kind.get(stream.kind, in_phase.mean()) for stream in self.streams]
+        return self._marginals(probabilities)
 
     def realised_mix(self, first_step: int, last_step: int) -> dict[str, dict[str, float]]:
         """Return the fraction of the steps [first_step, last_step) of each batch kind, source and language pair."""

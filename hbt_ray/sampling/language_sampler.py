@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import permutations
 
@@ -83,7 +84,7 @@ class LanguageSampler:
         """Return the languages of each item in random order, (B, L) str; "" after an item's last.
 
         The order is a weighted draw without replacement: each next language has a probability in proportion to its
-        weight, number of items ** `language_sampling`. Algorithm of Efraimidis and Spirakis 2006, "Weighted random
+        weight; see `_weights`. Algorithm of Efraimidis and Spirakis 2006, "Weighted random
         sampling with a reservoir":
 
         1. Draw an exponential time for each language, with its weight as rate, from (stream, salt, language, index).
@@ -93,8 +94,8 @@ class LanguageSampler:
         languages = np.array(
             [x for x in self._inputs.languages if x in self._inputs.manifest.sources[stream.source].languages]
         )
-        counts = self._items_per_language[stream.source]
-        weights = np.array([max(counts[x], 1) ** self._inputs.mix.language_sampling for x in languages.tolist()])
+        values, exponent = self._weights(stream.source)
+        weights = np.array([values[x] ** exponent for x in languages.tolist()])
         # 1. Times, (B, L)
         draws = np.stack(
             [random_uniforms(stable_hash64(stream.key, salt, x), indices) for x in languages.tolist()], axis=1
@@ -114,17 +115,26 @@ class LanguageSampler:
     def _choices(self, batch_kind: BatchKind, source: str, languages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Return the language pairs that a pair may have, (choices, 2) str, and their cumulative probabilities.
 
-        The weight of a pair is the geometric mean of its languages' numbers of items ** `language_sampling`.
+        The weight of a pair is the geometric mean of its languages' weights.
         """
         choices = list(permutations(languages, 2)) if batch_kind == "cross-lingual" else [(x, x) for x in languages]
-        counts = self._items_per_language[source]
-        exponent = self._inputs.mix.language_sampling / 2
-        weights = np.array([(counts[x] * counts[y]) ** exponent for x, y in choices])
+        values, exponent = self._weights(source)
+        weights = np.array([(values[x] * values[y]) ** (exponent / 2) for x, y in choices])
         return np.array(choices, object), np.cumsum(weights / weights.sum())
+
+    def _weights(self, source: str) -> tuple[Mapping[str, float], float]:
+        """Return values by language, and the exponent that makes them weights.
+
+        The values are `language_weights`, or numbers of items, at least 1, with the exponent `language_sampling`.
+        """
+        mix = self._inputs.mix
+        if mix.language_weights:
+            return mix.language_weights, 1.0
+        return self._items_per_language[source], mix.language_sampling
 
     @cached_property
     def _items_per_language(self) -> dict[str, Counter[str]]:
-        """Source -> language -> items."""
+        """Source -> language -> items, at least 1."""
         counts: dict[str, Counter[str]] = {}
         for name, source in self._inputs.manifest.sources.items():
             counts[name] = Counter()
@@ -132,4 +142,5 @@ class LanguageSampler:
                 for group, items in shard.runs:
                     for language in source.groups[group].languages:
                         counts[name][language] += items
+            counts[name] |= Counter(source.languages)
         return counts

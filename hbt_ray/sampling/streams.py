@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -77,19 +79,25 @@ def build_streams(inputs: SamplerInputs) -> tuple[list[Stream], np.ndarray]:
     For each batch kind of the mix:
 
     1. Find the streams of every source. Leave out those with fewer items than a batch has pairs, with a warning.
-    2. Give each source a weight: its number of items ** `source_sampling`.
-    3. Divide it among the source's streams in proportion to their number of items ** `language_sampling`.
+    2. For each phase of the mix, give each source a weight: its `source_weights`, or number of items **
+       `source_sampling`.
+    3. Divide it among the source's streams in proportion to the geometric mean of their `language_weights`, or to their
+       number of items ** `language_sampling`.
 
     Returns:
-        The streams, and (streams,) the probability of each, given its batch kind.
+        The streams, and (phases, streams) the probability of each, given its batch kind.
 
     Raises:
         ConfigError: no source has the items for a batch kind of the mix, or translations of queries are configured and
-            no item has two languages.
+            no item has two languages, or weights are not those of all languages or sources.
     """
     mix, sources = inputs.mix, inputs.manifest.sources
+    mixes = [constant for _, constant in mix.constant_mixes]
+    for constant in mixes:
+        _check_names("language_weights", constant.language_weights, inputs.languages)
+        _check_names("source_weights", constant.source_weights, sources)
     streams: list[Stream] = []
-    probabilities: list[float] = []
+    probabilities: list[list[float]] = [[] for _ in mixes]
     too_small: list[Stream] = []
     for batch_kind in batch_kinds(mix):
         # 1. Streams
@@ -102,13 +110,17 @@ def build_streams(inputs: SamplerInputs) -> tuple[list[Stream], np.ndarray]:
                 by_source[source] = large_enough
         if not by_source:
             raise ConfigError(_no_stream_message(inputs, batch_kind, too_small))
-        # 2. Weights of sources
-        source_weights = [sources[source].items(inputs.split) ** mix.source_sampling for source in by_source]
-        # 3. Probabilities of streams
-        for source_streams, source_weight in zip(by_source.values(), source_weights, strict=True):
-            weights = [stream.num_items**mix.language_sampling for stream in source_streams]
-            streams += source_streams
-            probabilities += [source_weight / sum(source_weights) * weight / sum(weights) for weight in weights]
+        streams += [stream for source_streams in by_source.values() for stream in source_streams]
+        for constant, of_phase in zip(mixes, probabilities, strict=True):
+            # 2. Weights of sources
+            source_weights = [
+                constant.source_weights.get(source, sources[source].items(inputs.split) ** constant.source_sampling)
+                for source in by_source
+            ]
+            # 3. Probabilities of streams
+            for source_streams, source_weight in zip(by_source.values(), source_weights, strict=True):
+                weights = [_language_weight(stream, constant) for stream in source_streams]
+                of_phase += [source_weight / sum(source_weights) * weight / sum(weights) for weight in weights]
     if too_small:
         smallest = min(too_small, key=lambda stream: stream.num_items)
         warnings.warn(
@@ -123,6 +135,20 @@ def build_streams(inputs: SamplerInputs) -> tuple[list[Stream], np.ndarray]:
             "add a parallel corpus or write loss.consistency=0"
         )
     return streams, np.array(probabilities)
+
+
+def _check_names(key: str, weights: Mapping[str, float], names: Collection[str]) -> None:
+    """Raise ConfigError if weights are given, and not of exactly these names."""
+    if weights and set(weights) != set(names):
+        raise ConfigError(f"mix.{key} is of {', '.join(weights)}; write a weight for each of {', '.join(names)}")
+
+
+def _language_weight(stream: Stream, mix: MixConfig) -> float:
+    """Return the weight of a stream within its source. Where languages are drawn for each pair there is one stream."""
+    if mix.language_weights and stream.languages is not None:
+        question, passage = (mix.language_weights[language] for language in stream.languages)
+        return math.sqrt(question * passage)
+    return float(stream.num_items**mix.language_sampling)
 
 
 def _no_stream_message(inputs: SamplerInputs, batch_kind: BatchKind, too_small: list[Stream]) -> str:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.utils.counter_rng import stable_hash64
 
@@ -72,10 +70,7 @@ class RandomSearch(ListedAlgorithm):
     def candidates(self, search: SearchConfig) -> list[Candidate]:
         return [
             Candidate(
-                {
-                    key: dimension.value_at(float(np.random.default_rng(stable_hash64(search.seed, n, key)).random()))
-                    for key, dimension in search.space.items()
-                }
+                {key: dimension.draw(stable_hash64(search.seed, n, key)) for key, dimension in search.space.items()}
             )
             for n in range(search.configurations)
         ]

@@ -47,12 +47,24 @@ def round_drawn(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
+def shares_of(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return weights divided by their sum, rounded to 4 decimals, at least 0.0001.
+
+    >>> shares_of({"de": 2.0, "en": 1.0, "fr": 0.0})
+    {'de': 0.6667, 'en': 0.3333, 'fr': 0.0001}
+    """
+    total = sum(weights.values())
+    return {name: max(round(weight / total, 4), 1e-4) for name, weight in weights.items()}
+
+
 def short_text(value: object) -> str:
     """Return a value as a part of a file's name: of a long text its beginning and a hash.
 
-    >>> short_text(0.25), short_text([32, 64]), short_text("models/e5")
-    ('0.25', '_32_64_', 'models_e5-3059b383')
+    >>> short_text(0.25), short_text([32, 64]), short_text("models/e5"), short_text({"de": 0.6, "en": 0.4})
+    ('0.25', '_32_64_', 'models_e5-3059b383', 'de_0.6_en_0.4')
     """
+    if isinstance(value, Mapping) and all(isinstance(share, float) for share in value.values()):
+        value = "_".join(f"{name}_{share:g}" for name, share in value.items())
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     safe = "".join(c if c.isalnum() or c in ".-_" else "_" for c in text)
     # Two texts, such as paths, may differ only in the characters that are replaced.

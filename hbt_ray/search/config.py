@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from hbt_ray.config import ConfigSection, RunConfig, build, full_key, load_with_nested_run
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation import validation_benchmark
 from hbt_ray.search.algorithms import ALGORITHMS
-from hbt_ray.search.candidates import round_drawn, short_text
+from hbt_ray.search.candidates import round_drawn, shares_of, short_text
 from hbt_ray.utils.file_names import check_distinct
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class SearchDimension(ConfigSection):
     """[min, max], uniform in the logarithm"""
     integers: tuple[int, int] | None = None
     """[min, max], both included"""
+    simplex: tuple[str, ...] | None = Field(None, min_length=2)
+    """Names, such as languages: shares of them that sum to 1, drawn from a Dirichlet distribution."""
+    concentration: float | None = Field(None, gt=0)
+    """Of that distribution: 1, the default, makes all shares equally likely, more prefers equal shares."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,9 +49,16 @@ class SearchDimension(ConfigSection):
 
     @model_validator(mode="after")
     def _check(self) -> SearchDimension:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("write a list of values, or one of uniform, loguniform and integers as [min, max]")
+        kinds = [name for name in type(self).model_fields if name != "concentration"]
+        if sum(getattr(self, name) is not None for name in kinds) != 1:
+            raise ValueError(
+                "write a list of values, or one of uniform, loguniform and integers as [min, max], or a simplex of "
+                "names"
+            )
+        if self.concentration is not None and self.simplex is None:
+            raise ValueError("concentration is of a simplex; leave it out")
+        if self.simplex is not None and len(set(self.simplex)) < len(self.simplex):
+            raise ValueError(f"simplex {list(self.simplex)} has a name twice")
         if self.values is not None and not self.values:
             raise ValueError("name at least one value")
         if self.bounds and not self.bounds[0] < self.bounds[1]:
@@ -60,12 +72,26 @@ class SearchDimension(ConfigSection):
         """Min and max of a dimension that is not a list."""
         return self.uniform or self.loguniform or self.integers
 
-    def value_at(self, quantile: float) -> object:
-        """Return the value at a quantile, 0 <= quantile < 1.
+    @property
+    def num_quantiles(self) -> int:
+        """The number of uniform draws that a value is a function of."""
+        return len(self.simplex or " ")
+
+    def value_at(self, *quantiles: float) -> object:
+        """Return the value at quantiles, each at least 0 and below 1.
 
         >>> SearchDimension(uniform=(0, 2)).value_at(0.25), SearchDimension(loguniform=(1, 100)).value_at(0.5)
         (0.5, 10.0)
+        >>> SearchDimension(simplex=("de", "en")).value_at(0.9, 0.9)
+        {'de': 0.5, 'en': 0.5}
         """
+        if self.simplex:
+            from scipy.special import gammaincinv  # slow to load
+
+            # The shares of gamma variates have Dirichlet's distribution.
+            gammas = gammaincinv(self.concentration or 1.0, quantiles)
+            return shares_of(dict(zip(self.simplex, gammas.tolist(), strict=True)))
+        [quantile] = quantiles
         if self.values is not None:
             return self.values[int(quantile * len(self.values))]
         if self.integers:
@@ -77,6 +103,10 @@ class SearchDimension(ConfigSection):
         assert self.uniform
         low_end, high_end = self.uniform
         return round_drawn(low_end + quantile * (high_end - low_end))
+
+    def draw(self, key: int) -> object:
+        """Return the value that a key draws."""
+        return self.value_at(*np.random.default_rng(key).random(self.num_quantiles).tolist())
 
     def spread(self, count: int) -> list[object]:
         """Return `count` evenly spread values; those of a list in turn."""

@@ -366,7 +366,7 @@ def _tags(config: ConfigSection, given: Mapping[str, object] | None) -> dict[str
     if isinstance(config, RunConfig):
         tags |= {"strategy": config.mix.strategy, "seed": str(config.seed)}
         if config.mix.strategy == "hybrid":
-            tags["alpha"] = "scheduled" if config.mix.alpha_schedule else str(config.mix.alpha)
+            tags["alpha"] = "scheduled" if config.mix.alpha_schedule or config.mix.phases else str(config.mix.alpha)
     tags |= {tracked_name(key): redacted_value(key, value)[:MAX_TAG] for key, value in (given or {}).items()}
     return tags | _source_tags() | _git_tags(Path(hbt_ray.__file__).parent)
 

@@ -726,7 +726,9 @@ SETTINGS: dict[str, str] = {
         loss.distillation.temperature loss.distillation.weight loss.matryoshka loss.symmetric mine mine.depth
         mine.margin mine.negatives mine.skip_first mix mix.alpha mix.alpha_schedule mix.alpha_schedule.between
         mix.alpha_schedule.between=hold|linear|cosine mix.alpha_schedule.points mix.cross_pairs
-        mix.cross_pairs=one|mixed mix.hard_negatives mix.language_sampling mix.positive_languages mix.source_sampling
+        mix.cross_pairs=one|mixed mix.hard_negatives mix.language_sampling mix.language_weights mix.phases
+        mix.phases.alpha mix.phases.first_batch mix.phases.language_weights mix.phases.source_weights
+        mix.positive_languages mix.source_sampling mix.source_weights
         mix.strategy mix.strategy=x-x-mono|x-y|x-x|hybrid|one-to-k model model.attention
         model.attention=auto|packed|sdpa|eager model.dropout model.lora model.lora.alpha model.lora.dropout
         model.lora.rank model.lora.targets model.path model.pooling
@@ -774,8 +776,8 @@ SETTINGS: dict[str, str] = {
     """,
     "search": """
         algorithm algorithm=grid|random|tpe|nsga2|pbt concurrent configurations dev dev.benchmarks dev.items
-        grace_steps keep_share max_failures measure_every objectives register_as seed seeds space space.integers
-        space.loguniform space.uniform space.values stopping stopping=none|asha|median
+        grace_steps keep_share max_failures measure_every objectives register_as seed seeds space space.concentration
+        space.integers space.loguniform space.simplex space.uniform space.values stopping stopping=none|asha|median
     """,
     "study": """
         chapters chapters=levels|languages|robustness|scale|alignment|gap|alpha claims claims.kind

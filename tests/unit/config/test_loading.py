@@ -373,6 +373,10 @@ def test_settings_are_frozen_and_type_checked():
         ({"alpha_schedule": {"points": [[5, 0.1], [0, 0.9]]}}, r"\[5, 0\] must ascend, such as"),
         ({"alpha_schedule": {"points": []}}, "alpha_schedule.points"),
         ({"strategy": "x-y", "alpha_schedule": {"points": [[0, 0.9]]}}, "x-y has no alpha to schedule"),
+        ({"phases": [{"first_batch": 5}, {"first_batch": 5}]}, r"\[5, 5\] of the phases must ascend"),
+        ({"alpha_schedule": {"points": [[0, 1]]}, "phases": [{"first_batch": 5, "alpha": 0}]}, "both set alpha"),
+        ({"language_weights": {"de": 0}}, "language_weights"),
+        ({"language_weights": {"zh-cn": 1, "zh-CN": 1}}, "name at least one language, and each once"),
     ],
 )
 def test_impossible_alpha_schedule_is_refused(mix, said):

@@ -14,6 +14,9 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.sampling import HybridStepSampler, rank_slice
 from tests.helpers.fake_manifests import fake_manifest, make_sampler, same_batch
 
+WEIGHTS = {"de": 0.6, "en": 0.3, "fr": 0.1}
+PHASE = {"first_batch": 150, "alpha": 0.9, "language_weights": WEIGHTS}
+PAIR = ("query", "passage")
 STRATEGIES = [
     {"strategy": "x-x-mono"},
     {"strategy": "x-y"},
@@ -22,6 +25,7 @@ STRATEGIES = [
     {"strategy": "one-to-k"},
     {"strategy": "hybrid", "alpha": 0.4},
     {"alpha_schedule": AlphaSchedule(points=((0, 1.0), (150, 0.0)))},
+    {"alpha": 0.2, "phases": (PHASE,)},
     {"strategy": "hybrid", "with_query_translations": True},
     {"strategy": "x-x", "with_query_translations": True},
 ]
@@ -113,6 +117,61 @@ def test_sampler_never_draws_an_item_for_a_language_it_lacks():
             passage_languages = batch.passage_languages.reshape(-1, batch.positives)
             french = (batch.query_languages == "fr") | (passage_languages == "fr").any(axis=1)
             assert not (batch.rows[french] < 20).any()
+
+
+def test_language_weights_are_the_shares_of_monolingual_batches():
+    sampler = make_sampler(alpha=1.0, language_weights=WEIGHTS)
+    assert sampler.intended_mix(0, 1)["languages"] == pytest.approx({"de-de": 0.6, "en-en": 0.3, "fr-fr": 0.1})
+    realised = sampler.realised_mix(0, 20_000)["languages"]
+    assert realised == pytest.approx(sampler.intended_mix(0, 1)["languages"], abs=0.02)
+
+
+def test_language_weights_decide_the_pairs_of_cross_lingual_batches():
+    """Weights 4 : 1 : 1 give de-en and de-fr the weight 2 in each order, and en-fr 1: 1/5, 1/5 and 1/10."""
+    mixed = make_sampler(
+        40, strategy="x-y", language_weights={"de": 4, "en": 1, "fr": 1}, store=fake_manifest([(99, 0)])
+    )
+    specs = [mixed.batch(step) for step in range(300)]
+    pairs = np.stack([np.concatenate([getattr(spec, f"{own}_languages") for spec in specs]) for own in PAIR], axis=1)
+    for question, passage, share in (("de", "en", 0.2), ("fr", "de", 0.2), ("en", "fr", 0.1)):
+        assert (pairs == [question, passage]).all(axis=1).mean() == pytest.approx(share, abs=0.02)
+    one = make_sampler(40, strategy="x-y", cross_pairs="one", language_weights={"de": 4, "en": 1, "fr": 1})
+    assert one.intended_mix(0, 1)["languages"]["de-en"] == pytest.approx(0.2)
+
+
+def test_source_weights_are_the_shares_of_sources():
+    sampler = make_sampler(source_weights={"a": 3, "b": 1}, store=fake_manifest(sources=("a", "b")))
+    assert sampler.intended_mix(0, 1)["source"] == pytest.approx({"a": 0.75, "b": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (
+            {"language_weights": {"de": 1, "en": 1}},
+            "mix.language_weights is of de, en; write a weight for each of de, en, fr",
+        ),
+        ({"source_weights": {"x": 1}}, "mix.source_weights is of x; write a weight for each of s"),
+        ({"phases": ({"first_batch": 9, "source_weights": {"x": 1}},)}, "mix.source_weights is of x"),
+    ],
+)
+def test_weights_of_other_names_are_refused(weights, said):
+    with pytest.raises(ConfigError, match=said):
+        make_sampler(**weights)
+
+
+def test_phase_has_the_batches_of_its_mix_and_continues_each_stream():
+    changed, before = make_sampler(alpha=0.2, phases=(PHASE,)), make_sampler(alpha=0.2)
+    assert all(same_batch(changed.batch(step), before.batch(step)) for step in range(150))
+    after = make_sampler(alpha=0.9, language_weights=WEIGHTS)
+    kinds = [[(s.batch(n).kind, s.batch(n).query_languages[0]) for n in range(150, 400)] for s in (changed, after)]
+    monolingual = [[one for one in of_sampler if one[0] == "monolingual"] for of_sampler in kinds]
+    assert monolingual[0] == monolingual[1]
+    assert changed.intended_mix(0, 300)["kind"]["monolingual"] == pytest.approx((0.2 + 0.9) / 2)
+    same = make_sampler(alpha=0.2, phases=({"first_batch": 150, "alpha": 0.2},))
+    assert all(same_batch(same.batch(step), before.batch(step)) for step in range(300))
+    items = [batch.rows for batch in map(changed.batch, range(400)) if batch.kind == "monolingual"]
+    assert all(len(set(rows.tolist())) == len(rows) for rows in items)
 
 
 def test_language_sampling_is_uniform_or_by_size():

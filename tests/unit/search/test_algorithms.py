@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from hbt_ray.config import RunConfig
 from hbt_ray.search.algorithms import list_candidates
 from tests.unit.search.searches import search_of
+
+RANDOM: dict[str, Any] = {"algorithm": "random", "configurations": 400}
 
 
 def test_grid_has_every_combination_once():
@@ -29,6 +34,27 @@ def test_random_candidates_depend_on_seed_and_number_only():
     assert {chosen["train.steps"] for chosen in values} == {5, 6, 7}
     below = np.mean([chosen["train.learning_rate"] < 1e-4 for chosen in values])
     assert abs(below - 0.5) < 5 * 0.5 / 200**0.5  # the middle of the powers of ten
+
+
+def test_random_shares_have_dirichlets_mean_and_variance():
+    space = {"mix.language_weights": {"simplex": ["de", "en", "fr"]}, "mix.alpha": {"uniform": [0, 1]}}
+    drawn = [c.values["mix.language_weights"] for c in list_candidates(search_of(space=space, **RANDOM))]
+    assert all(sum(shares.values()) == pytest.approx(1, abs=4e-4) for shares in drawn)
+    shares = np.array([shares["de"] for shares in drawn])
+    assert shares.mean() == pytest.approx(1 / 3, abs=5 * (1 / 18 / 400) ** 0.5)
+    assert shares.var() == pytest.approx(1 / 18, rel=0.3)  # 1/3 * 2/3 / (3 + 1)
+    space["mix.language_weights"]["concentration"] = 32
+    drawn = [c.values["mix.language_weights"] for c in list_candidates(search_of(space=space, **RANDOM))]
+    assert np.var([shares["de"] for shares in drawn]) == pytest.approx(2 / 9 / 97, rel=0.3)
+
+
+def test_candidate_of_a_simplex_is_a_run_of_readable_weights():
+    space = {"mix.source_weights": {"simplex": ["a", "b"]}}
+    candidate = list_candidates(search_of(space=space, **RANDOM))[0]
+    weights = candidate.values["mix.source_weights"]
+    assert all(value == round(value, 4) for value in weights.values())
+    assert candidate.config(RunConfig(), seed=0).mix.source_weights == weights
+    assert candidate.name == f"source_weights=a_{weights['a']:g}_b_{weights['b']:g}"
 
 
 def test_population_starts_evenly_spread():

@@ -21,6 +21,12 @@ from hbt_ray.search.config import load_search
         ({"space": {"mix.alpha": {"uniform": [1, 0]}}, "algorithm": "random"}, r"\[1.0, 0.0\] must be \[min, max\]"),
         ({"space": {"mix.alpha": {}}}, "write a list of values, or one of"),
         ({"space": {"mix.alpha": [0.1, 2]}}, "alpha is 2"),
+        ({"space": {"mix.language_weights": {"simplex": ["de", "de"]}}}, "has a name twice"),
+        ({"space": {"mix.alpha": {"uniform": [0, 1], "concentration": 2}}}, "concentration is of a simplex"),
+        (
+            {"space": {"mix.language_weights": {"simplex": ["de", "en"]}}},
+            "a grid needs values for mix.language_weights",
+        ),
         ({"seeds": [1, 1]}, "names one twice"),
         ({"space": {"mix.strategy": ["1", 1]}}, "the values of mix.strategy '\"1\"' and '1' have one file name, '1'"),
         (

@@ -31,10 +31,18 @@ class TuneSampler(TuneAlgorithm):
         return SCORE, "max"
 
     def param_space(self, search: SearchConfig, candidates: Sequence[Candidate]) -> dict[str, object]:
-        return {key: _domain(dimension) for key, dimension in search.space.items()}
+        domains: dict[str, object] = {}
+        for key, dimension in search.space.items():
+            quantiles = dict.fromkeys(_quantile_keys(key, dimension), tune.uniform(0, 1))
+            domains |= quantiles or {key: _domain(dimension)}
+        return domains
 
     def identify(self, search: SearchConfig, params: Params, trial_id: str) -> TrialIdentity:
-        candidate = Candidate({key: round_drawn(params[key]) for key in search.space})
+        values = {}
+        for key, dimension in search.space.items():
+            quantiles = [params[name] for name in _quantile_keys(key, dimension)]
+            values[key] = dimension.value_at(*quantiles) if quantiles else round_drawn(params[key])
+        candidate = Candidate(values)
         seed = search.seeds[int(params.get("__trial_index__", 0))]  # set by Repeater
         # The same values may be drawn twice; their folders must differ.
         return TrialIdentity(f"{candidate.name},seed={seed},{trial_id.rpartition('_')[2]}", candidate, seed)
@@ -83,6 +91,11 @@ class TuneNSGA2(TuneSampler):
 
 
 SAMPLED: dict[str, TuneAlgorithm] = {"tpe": TuneTPE(), "nsga2": TuneNSGA2()}
+
+
+def _quantile_keys(key: str, dimension: SearchDimension) -> list[str]:
+    """Return the parameters of a simplex, a quantile of each of its names; none for other dimensions."""
+    return [f"{key}.{name}" for name in dimension.simplex or ()]
 
 
 def _domain(dimension: SearchDimension) -> Domain:

@@ -46,6 +46,15 @@ def test_sampled_trials_are_rounded_and_named_apart():
     assert trial.candidate.values == {"mix.alpha": 0.1235}
 
 
+def test_sampler_draws_a_simplex_as_a_quantile_of_each_name():
+    search = search_of("tpe", space={"mix.language_weights": {"simplex": ["de", "en"]}})
+    sampled = TUNE_ALGORITHMS["tpe"]
+    keys = ["mix.language_weights.de", "mix.language_weights.en"]
+    assert list(sampled.param_space(search, [])) == keys
+    trial = sampled.identify(search, dict.fromkeys(keys, 0.7), "x_00007")
+    assert trial.candidate.values == {"mix.language_weights": {"de": 0.5, "en": 0.5}}
+
+
 def test_members_of_a_population_keep_their_name_when_alpha_changes():
     search = search_of("pbt", space={"mix.alpha": {"uniform": [0, 1]}})
     names = {TUNE_ALGORITHMS["pbt"].identify(search, {"mix.alpha": alpha}, "x_00003").name for alpha in (0.1, 0.9)}
