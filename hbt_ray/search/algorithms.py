@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from hbt_ray.config.mix import PHASED
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.utils.counter_rng import stable_hash64
 
@@ -39,18 +40,6 @@ class ListedAlgorithm(Algorithm):
     """All candidates are known before the first trial; each is trained with every seed."""
 
 
-class SampledAlgorithm(Algorithm):
-    """An Optuna sampler draws each candidate after it has seen the metrics of earlier ones."""
-
-    def validate(self, search: SearchConfig) -> None:
-        key = next((key for key in search.space if key.startswith(NEED_PREPARATION)), None)
-        if key is not None:
-            raise ValueError(f"{key} needs a store or encoder of its own; search it with algorithm: grid or random")
-
-    def candidates(self, search: SearchConfig) -> list[Candidate]:
-        return []
-
-
 class Grid(ListedAlgorithm):
     """Every combination of the listed values."""
 
@@ -76,40 +65,54 @@ class RandomSearch(ListedAlgorithm):
         ]
 
 
-class TPE(SampledAlgorithm):
+class TPE(Algorithm):
     """Tree-structured Parzen Estimator, which maximizes the weighted score (Bergstra et al. 2011)."""
 
-
-class NSGA2(SampledAlgorithm):
-    """NSGA-II, a genetic algorithm for several objectives without weights (Deb et al. 2002)."""
-
     def validate(self, search: SearchConfig) -> None:
-        if len(search.seeds) > 1:
-            raise ValueError("nsga2 weighs every trial by itself; write one seed")
-        super().validate(search)
+        key = next((key for key in search.space if key.startswith(NEED_PREPARATION)), None)
+        if key is not None:
+            raise ValueError(f"{key} needs a store or encoder of its own; search it with algorithm: grid or random")
+
+    def candidates(self, search: SearchConfig) -> list[Candidate]:
+        return []
 
 
-class PBT(Algorithm):
-    """Population Based Training, which finds a schedule of `mix.alpha` (Jaderberg et al. 2017)."""
+class Branch(Algorithm):
+    """Branches of one training with different mixtures, of which the best is continued: a schedule of mixtures."""
 
     needs_intermediate_metrics = True
     changes_values_during_training = True
 
     def validate(self, search: SearchConfig) -> None:
-        if set(search.space) != {"mix.alpha"}:
-            raise ValueError("pbt finds a schedule of mix.alpha; leave other settings out of space")
+        keys = [f"mix.{name}" for name in PHASED]
+        other = next((key for key in search.space if key not in keys), None)
+        if other is not None:
+            raise ValueError(f"branch finds a schedule of {', '.join(keys)}; leave {other} out of space")
+        if search.run.mix.phases:
+            raise ValueError("branch finds the phases of the mix; leave mix.phases out of run")
         if search.run.train.max_workers > 1:
-            raise ValueError("pbt trains each member in one process; write run.train.workers=1")
+            raise ValueError("branch trains each branch in one process; write run.train.workers=1")
         if search.stopping != "none" or len(search.seeds) > 1:
-            raise ValueError("pbt has a population of one seed and stops none; write one seed and stopping: none")
+            raise ValueError("branch ends its branches itself, with one seed; write one seed and stopping: none")
+        if search.branch_every is not None and search.branch_every < search.measure_every:
+            raise ValueError(
+                f"branches of measure_every={search.measure_every} steps do not fit in branch_every="
+                f"{search.branch_every}; write branch_every={search.measure_every} or more"
+            )
 
     def candidates(self, search: SearchConfig) -> list[Candidate]:
-        """Return the initial population, evenly spread over the dimension."""
-        return [Candidate({"mix.alpha": alpha}) for alpha in search.space["mix.alpha"].spread(search.configurations)]
+        return []
 
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
-    {"grid": Grid(), "random": RandomSearch(), "tpe": TPE(), "nsga2": NSGA2(), "pbt": PBT()}
+    {"grid": Grid(), "random": RandomSearch(), "tpe": TPE(), "branch": Branch()}
+)
+REMOVED: Mapping[str, str] = MappingProxyType(
+    {
+        "nsga2": "algorithm: random marks the Pareto front too",
+        "pbt": "algorithm: branch finds a schedule of alpha",
+        "median": "stopping: asha stops trials early",
+    }
 )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hbt_ray.config import AlphaSchedule, RunConfig, replace_in, with_settings
+from hbt_ray.config import RunConfig, with_settings
 from hbt_ray.utils.file_names import with_hash
 
 # Characters of a folder's name, which has 255 bytes at most; a seed follows.
 _MAX_NAME = 200
 _MAX_TEXT = 40
+
+Mixture = tuple[int, Mapping[str, Any]]  # first batch, and the searched settings of the mix from there on
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,17 @@ class Candidate:
         return with_settings(base, {**self.values, "seed": seed})
 
 
-def with_alphas(config: RunConfig, alphas: Sequence[tuple[int, float]]) -> RunConfig:
-    """Return the run with a schedule of alpha: (first batch, alpha), constant until the next batch listed."""
-    schedule = AlphaSchedule(points=tuple(alphas), between="hold")
-    return replace_in(config, "mix.alpha_schedule", schedule)
+def with_mixtures(config: RunConfig, mixtures: Sequence[Mixture]) -> RunConfig:
+    """Return the run whose mix changes: that of the first mixture, with the others as its phases.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    phases = [
+        {"first_batch": batch, **{key.removeprefix("mix."): value for key, value in values.items()}}
+        for batch, values in mixtures[1:]
+    ]
+    return with_settings(config, {**mixtures[0][1], "mix.phases": phases})
 
 
 def round_drawn(value: object) -> object:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hbt_ray.config import ConfigSection, RunConfig, build, full_key, load_with_nested_run
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation import validation_benchmark
-from hbt_ray.search.algorithms import ALGORITHMS
+from hbt_ray.search.algorithms import ALGORITHMS, REMOVED
 from hbt_ray.search.candidates import round_drawn, shares_of, short_text
 from hbt_ray.utils.file_names import check_distinct
 
@@ -108,12 +108,6 @@ class SearchDimension(ConfigSection):
         """Return the value that a key draws."""
         return self.value_at(*np.random.default_rng(key).random(self.num_quantiles).tolist())
 
-    def spread(self, count: int) -> list[object]:
-        """Return `count` evenly spread values; those of a list in turn."""
-        if self.values is not None:
-            return [self.values[n % len(self.values)] for n in range(count)]
-        return [self.value_at((n + 0.5) / count) for n in range(count)]
-
 
 class DevConfig(ConfigSection):
     """The data by which candidates are chosen; results are reported on other data."""
@@ -132,15 +126,17 @@ class SearchSettings(ConfigSection):
     algorithm: AlgorithmName = "grid"
     """See the table of algorithms."""
     configurations: int = Field(16, ge=2)
-    """Candidates that `random`, `tpe` and `nsga2` try; size of the population of `pbt`."""
+    """Candidates that `random` and `tpe` try; `branch`: branches at a time."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each candidate is trained with every seed."""
     seed: int = Field(0, ge=0)
     """Seed of the algorithm's draws."""
-    stopping: Literal["none", "asha", "median"] = "none"
-    """Stop trials early: by successive halving, or if they are worse than the median."""
+    stopping: Literal["none", "asha"] = "none"
+    """Stop trials early: by successive halving."""
     measure_every: int = Field(0, ge=0)
-    """Optimizer steps between evaluations on the dev set; 0: only at the end."""
+    """Optimizer steps between evaluations on the dev set; 0: only at the end. `branch`: those of a branch."""
+    branch_every: int | None = Field(None, ge=1)
+    """`branch`: optimizer steps from one branching to the next. None: those of a branch."""
     grace_steps: int | None = Field(None, ge=1)
     """Steps before which no trial is stopped. None: those of the first evaluation."""
     keep_share: float = Field(0.5, gt=0, lt=1)
@@ -154,6 +150,13 @@ class SearchSettings(ConfigSection):
     """Restarts of a failed trial."""
     register_as: str | None = None
     """Name in MLflow's Model Registry. None: the run's name."""
+
+    @field_validator("algorithm", "stopping", mode="before")
+    @classmethod
+    def _refuse_removed(cls, name: object) -> object:
+        if isinstance(name, str) and name in REMOVED:
+            raise ValueError(f"{name} was removed: {REMOVED[name]}")
+        return name
 
 
 class SearchConfig(SearchSettings):
@@ -181,6 +184,8 @@ class SearchConfig(SearchSettings):
                 f"{decider} decides while trials run; write measure_every below the {self.run.train.steps} steps of a "
                 "trial"
             )
+        if self.branch_every is not None and self.algorithm != "branch":
+            raise ValueError(f"branch_every has no effect with algorithm: {self.algorithm}; leave it out")
         algorithm.validate(self)
         return self
 

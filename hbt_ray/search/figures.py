@@ -1,4 +1,4 @@
-"""Figures of a search: objectives over a setting, Pareto front, rank distance by language, alpha over batches."""
+"""Figures of a search: objectives over a setting, Pareto front, rank distance by language, the schedule of mixtures."""
 
 from __future__ import annotations
 
@@ -206,30 +206,27 @@ def bias_figure(search: SearchConfig, results: SearchResults, trials: Sequence[T
 
 
 def schedule_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Draw alpha over batches: the schedule of each member of a population, the best one in colour."""
-    scheduled = [trial for trial in trials if trial.alphas]
-    if not scheduled:
+    """Draw the schedule of the choice over batches: a panel for each searched setting, shares stacked."""
+    mixtures = next((trial.mixtures for trial in trials if trial.name == results.best.name), ())
+    if not mixtures:
         return None
     last = search.run.train.steps * search.run.train.gradient_accumulation
-    figure, axes = new_figure(7.4, 3.8)
-    for trial in sorted(scheduled, key=lambda trial: trial.name == results.best.name):  # the best one on top
-        best = trial.name == results.best.name
-        batches = [batch for batch, _ in trial.alphas] + [last]
-        alphas = [alpha for _, alpha in trial.alphas]
-        axes.step(
-            batches,
-            [*alphas, alphas[-1]],
-            where="post",
-            color=WARM if best else MUTED,
-            linewidth=2.4 if best else 1.2,
-            label=f"the choice, {trial.name}" if best else None,
-        )
-    axes.set_xlabel("batch")
-    axes.set_ylabel("alpha")
-    axes.set_ylim(-0.03, 1.03)
-    hide_spines(axes, "top", "right")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    axes.set_title("Alpha over time, of every member of the population", loc="left", fontsize=11, color=DARK)
+    batches = [batch for batch, _ in mixtures] + [last]
+    figure, panels = new_panels(len(search.space), 1, (7.4, 0.4 + 2.4 * len(search.space)))
+    for panel, key in zip(panels, search.space, strict=True):
+        values = [values[key] for _, values in mixtures]
+        if isinstance(values[0], dict):
+            shares = [[value[name] / sum(value.values()) for value in values] for name in values[0]]
+            panel.stackplot(
+                batches, [[*share, share[-1]] for share in shares], step="post", labels=list(values[0]), linewidth=0
+            )
+            panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        else:
+            panel.step(batches, [*values, values[-1]], where="post", color=ACCENT, linewidth=2)
+        panel.set_ylim(-0.02, 1.02)
+        panel.set_xlabel("batch")
+        hide_spines(panel, "top", "right")
+        panel.set_title(f"{_short_name(key)} of the choice, {results.best.name}", loc="left", fontsize=11, color=DARK)
     return figure
 
 

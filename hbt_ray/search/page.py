@@ -21,7 +21,7 @@ _FIGURE_TITLES = {
     "objectives.png": "The objectives by setting, with every trial",
     "pareto.png": "Two objectives against each other, and the Pareto front",
     "bias.png": "Rank distance by question language and setting",
-    "schedule.png": "Alpha over batches",
+    "schedule.png": "The schedule of mixtures",
 }
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from hbt_ray.config import RunConfig, dump_config
 from hbt_ray.errors import UserError
 from hbt_ray.search import objectives
-from hbt_ray.search.candidates import Candidate, with_alphas
+from hbt_ray.search.candidates import Candidate, Mixture, with_mixtures
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint_metrics import Measurement
 
@@ -32,13 +32,19 @@ class Trial:
     seed: int
     state: State
     evaluations: Sequence[Measurement]  # on the dev set, in the order of their steps
-    alphas: Sequence[tuple[int, float]] = ()  # of pbt: (first batch, alpha)
+    mixtures: Sequence[Mixture] = ()  # of branch: those that led to its weights
+    first_step: int = 0  # of branch: the step of its parent
     reason: str = ""  # why it failed
 
     @property
     def step(self) -> int:
         """The optimizer step of the last evaluation."""
         return self.evaluations[-1][0] if self.evaluations else 0
+
+    @property
+    def steps_trained(self) -> int:
+        """Optimizer steps up to the last evaluation, without those of its parent."""
+        return max(self.step - self.first_step, 0)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -123,8 +129,8 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
     """
     by_candidate: dict[str, dict[int, Trial]] = {}  # name -> seed -> trial
     for trial in finished_trials(trials):
-        # The values of a population's member change, so each member is a candidate.
-        name = trial.name if trial.alphas else trial.candidate.name
+        # The values of a training with branches change, so each of its last branches is a candidate.
+        name = trial.name if trial.mixtures else trial.candidate.name
         by_candidate.setdefault(name, {}).setdefault(trial.seed, trial)
     if not by_candidate:
         reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason)) or "all were stopped early"
@@ -141,7 +147,7 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
         for result, score, on_front in zip(results, scores, front, strict=True)
     ]
     ranked = tuple(sorted(marked, key=lambda result: (-result.score, not result.on_front, result.name)))
-    return SearchResults(ranked, ranked[0], marked[knee], sum(trial.step for trial in trials))
+    return SearchResults(ranked, ranked[0], marked[knee], sum(trial.steps_trained for trial in trials))
 
 
 def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial]) -> CandidateResult:
@@ -165,11 +171,16 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def trial_config(search: SearchConfig, trial: Trial) -> RunConfig:
+    """Return the run of a trial; of branch with the schedule of mixtures that was found."""
+    config = trial.candidate.config(search.run, trial.seed)
+    return with_mixtures(config, trial.mixtures) if trial.mixtures else config
+
+
 def best_config(search: SearchConfig, result: CandidateResult, trials: Sequence[Trial]) -> RunConfig:
-    """Return the run of a candidate with its first seed; of pbt with the schedule of alpha that was found."""
-    config = Candidate(result.values).config(search.run, result.seeds[0])
-    alphas = next((trial.alphas for trial in trials if trial.name == result.name), ())
-    return with_alphas(config, alphas) if alphas else config
+    """Return the run of a candidate with its first seed."""
+    own = [trial for trial in finished_trials(trials) if result.name in (trial.name, trial.candidate.name)]
+    return trial_config(search, min(own, key=lambda trial: trial.seed))
 
 
 def write_results(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> None:
@@ -206,22 +217,12 @@ def trials_table(search: SearchConfig, trials: Sequence[Trial]) -> pa.Table:
     rows: list[dict[str, object]] = []
     for trial in sorted(trials, key=lambda trial: trial.name):
         for step, metrics in trial.evaluations:
-            alphas = {"mix.alpha": alpha_at(trial.alphas, step)} if trial.alphas else {}
             searched = {
                 key: value if isinstance(value, int | float) else json.dumps(value)
-                for key, value in {**trial.candidate.values, **alphas}.items()
+                for key, value in trial.candidate.values.items()
             }
             rows.append(
                 {"trial": trial.name, "seed": trial.seed, "state": trial.state, "step": step, **searched, **metrics}
             )
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return pa.table({column: pa.array([row.get(column) for row in rows]) for column in columns})
-
-
-def alpha_at(alphas: Sequence[tuple[int, float]], batch: int) -> float:
-    """Return the alpha of a schedule that led to a batch: that of the last point before it.
-
-    >>> alpha_at([(0, 0.5), (50, 0.7)], 50), alpha_at([(0, 0.5), (50, 0.7)], 51)
-    (0.5, 0.7)
-    """
-    return [alpha for first, alpha in alphas if first < batch or first == 0][-1]

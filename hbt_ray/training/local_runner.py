@@ -27,7 +27,6 @@ def train_locally(
     every: int | None = None,
     on_metrics: OnMetrics = ignore_metrics,
     device: str = "cpu",
-    replay_saved_metrics: bool = True,
 ) -> None:
     """Train on pairs to the end, or until `on_metrics` raises, evaluating checkpoints.
 
@@ -37,9 +36,9 @@ def train_locally(
         folder: of the run.
         every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
             None: evaluate nothing.
-        on_metrics: called with the step and metrics of each evaluation; without evaluations, of each training step.
+        on_metrics: called with the step and metrics of each evaluation, first those that an earlier call saved; without
+            evaluations, of each training step.
         device: to train on.
-        replay_saved_metrics: first pass the metrics that an earlier call saved to `on_metrics`.
 
     Raises:
         TrainingDiverged: more gradients were not finite than allowed.
@@ -55,7 +54,7 @@ def train_locally(
     callbacks = _EvaluatingCallbacks(task, store, trainer, checkpoints, on_metrics, folder.checkpoint_metrics, every)
     saved = load_checkpoint_metrics(folder.checkpoint_metrics)
     for step, metrics in saved:
-        if replay_saved_metrics and step <= progress.step:
+        if step <= progress.step:
             on_metrics(step, metrics)
     if progress.step and callbacks.is_due(progress) and progress.step not in dict(saved):
         callbacks.evaluate(progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hbt_ray.config import PretrainRunConfig, RunConfig, dump_config
@@ -90,6 +90,11 @@ class RunDir:
         """All that a run writes, `run.yaml` first."""
         folder = StoragePath.of(self.path)
         return [*(self.storage / name for name in STORAGE_OUTPUTS), *(folder / name for name in FOLDER_OUTPUTS)]
+
+    def sibling(self, name: str) -> RunDir:
+        """Return the paths of the run in a folder next to this one's."""
+        storage = replace(self.storage, path=self.storage.path.rpartition("/")[0])
+        return RunDir(self.path.parent / name, storage / name)
 
     def write_config(self, config: AnyRun) -> None:
         """Write the configuration, after all checks that are possible before training."""

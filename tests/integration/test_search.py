@@ -18,7 +18,6 @@ from hbt_ray.config import load_config
 from hbt_ray.errors import ClusterError, ConfigError
 from hbt_ray.search.config import SearchDimension
 from hbt_ray.tracking import training_runs
-from tests.helpers.slow import slow
 from tests.integration.conftest import NUM_CPUS, tiny_search
 
 
@@ -140,49 +139,24 @@ def test_asha_stops_trials_and_tpe_repeats_candidates_by_seed(cluster, search_co
     assert all(trial.step in (2, 4) for trial in finished.trials if trial.state == "stopped")
 
 
-@slow
-def test_nsga2_searches_several_objectives_on_a_named_dev_set(cluster, search_corpus):
+def test_schedule_found_by_branches_trains_again_to_the_same_weights(cluster, search_corpus):
+    space = {"mix.alpha": {"uniform": [0, 1]}, "mix.language_weights": {"simplex": ["de", "en"]}}
     settings = tiny_search(
-        search_corpus,
-        algorithm="nsga2",
-        space={"mix.alpha": {"uniform": [0, 1]}},
-        configurations=2,
-        dev={"benchmarks": {"pairs": str(search_corpus.parent / "dev")}},
+        search_corpus, concurrent=2, algorithm="branch", space=space, configurations=2, measure_every=2, branch_every=3
     )
-    finished = search(settings, search_corpus.parent / "nsga2")
-    assert [trial.state for trial in finished.trials] == ["finished"] * 2
-    assert any(result.on_front for result in finished.results.ranked)
-    assert all("pairs/multi/rank_distance" in trial.evaluations[-1][1] for trial in finished.trials)
-
-
-def test_schedule_found_by_pbt_trains_again_to_the_same_weights(cluster, search_corpus, tmp_path):
-    run = tiny_search(search_corpus).run.model_dump(mode="json")
-    run["train"] |= {"steps": 3}  # the last step ends the trial before another evaluation is due
-    settings = tiny_search(
-        search_corpus,
-        run=run,
-        concurrent=2,
-        algorithm="pbt",
-        space={"mix.alpha": {"uniform": [0, 1]}},
-        configurations=2,
-        measure_every=2,
-    )
-    finished = search(settings, search_corpus.parent / "pbt")
-    assert [trial.state for trial in finished.trials] == ["finished"] * 2
-    assert sorted(trial.name for trial in finished.trials) == ["member=0", "member=1"]
-    assert any(
-        len(trial.alphas) > 1 for trial in finished.trials
-    )  # some took over another's checkpoint with a new alpha
-    assert (search_corpus.parent / "pbt" / "schedule.png").exists()
-    best = load_config(search_corpus.parent / "pbt" / "best.yaml")
-    assert best.mix.alpha_schedule is not None
-    again = search(
-        settings.model_copy(
-            update={"algorithm": "grid", "run": best, "space": {"train.weight_decay": SearchDimension(values=(1e-2,))}}
-        ),
-        search_corpus.parent / "again",
-    )
-    one = final_weights(search_corpus.parent / "pbt" / "trials" / finished.results.best.name)
+    finished = search(settings, search_corpus.parent / "branch")
+    names = [trial.name for trial in finished.trials if trial.state == "stopped"]
+    assert sorted(names) == [
+        f"steps={n}" for n in ("0-2,branch=0", "0-2,branch=1", "2-3,branch=0", "3-5,branch=0", "3-5,branch=1")
+    ]
+    [last] = [trial for trial in finished.trials if trial.state == "finished"]
+    assert finished.results.steps == 2 * 2 + 1 + 2 * 2 + 1
+    assert (search_corpus.parent / "branch" / "schedule.png").exists()
+    best = load_config(search_corpus.parent / "branch" / "best.yaml")
+    assert len(best.mix.phases) == len(last.mixtures) - 1
+    update = {"algorithm": "grid", "run": best, "space": {"train.weight_decay": SearchDimension(values=(1e-2,))}}
+    again = search(settings.model_copy(update={**update, "branch_every": None}), search_corpus.parent / "again")
+    one = final_weights(search_corpus.parent / "branch" / "trials" / last.name)
     other = final_weights(search_corpus.parent / "again" / "trials" / again.trials[0].name)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 

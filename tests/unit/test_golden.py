@@ -775,9 +775,9 @@ SETTINGS: dict[str, str] = {
         tracking.uri
     """,
     "search": """
-        algorithm algorithm=grid|random|tpe|nsga2|pbt concurrent configurations dev dev.benchmarks dev.items
+        algorithm algorithm=grid|random|tpe|branch branch_every concurrent configurations dev dev.benchmarks dev.items
         grace_steps keep_share max_failures measure_every objectives register_as seed seeds space space.concentration
-        space.integers space.loguniform space.simplex space.uniform space.values stopping stopping=none|asha|median
+        space.integers space.loguniform space.simplex space.uniform space.values stopping stopping=none|asha
     """,
     "study": """
         chapters chapters=levels|languages|robustness|scale|alignment|gap|alpha claims claims.kind

@@ -86,7 +86,7 @@ class TuneProgressCallback(tune.Callback):
         if tracker is not None and step not in tracked_steps:
             objectives = {f"{self.search.dev_name}/{name}" for name in self.search.objectives}
             of_training = {name: v for name, v in metrics.items() if name.startswith("train/") or name in objectives}
-            logged = tracked_metrics(metrics) | of_training | self._algorithm.logged_values(trial.config)
+            logged = tracked_metrics(metrics) | of_training
             tracker.log_metrics(logged, step)
         tracked_steps.add(step)
         self._show(trial, "running", metrics, step)
@@ -122,7 +122,7 @@ class TuneProgressCallback(tune.Callback):
         """Return the tracker of the trial's MLflow run; None, with a warning, while MLflow does not answer."""
         if trial.trial_id not in self._trackers:
             identity = self._identify(trial)
-            config = identity.candidate.config(self.search.run, identity.seed)
+            config = identity.config(self.search.run)
             run_dir = trial_dir(self.out, config, identity.name)
             run_dir.path.mkdir(parents=True, exist_ok=True)
             searched = {f"searched.{key}": value for key, value in identity.candidate.values.items()}

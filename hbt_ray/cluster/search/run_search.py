@@ -54,6 +54,7 @@ from hbt_ray.search.results import (
     best_config,
     objective_values,
     search_results,
+    trial_config,
     trials_table,
     write_results,
 )
@@ -306,7 +307,7 @@ def _export_model(
     models: Mapping[str, str],
     out: Path,
 ) -> None:
-    run = trial.candidate.config(config.run, trial.seed)
+    run = trial_config(config, trial)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out / "run.yaml", dump_config(run))
     checkpoints = trial_dir(folder, run, trial.name).checkpoints

@@ -28,6 +28,10 @@ FINISHED = "finished"  # in the folder of a trial that was trained to the end: t
 _EVALUATED = "evaluated"
 
 
+class _BranchEnded(Exception):
+    """Ends the training of a branch at its last step."""
+
+
 def trial_dir(out: Path, config: RunConfig, name: str) -> RunDir:
     """Return the run folder of a trial: `trials/<name>` in the search's folder."""
     return run_dir_of(config, out / "trials" / name, out)
@@ -87,10 +91,10 @@ def run_trial(
     keep_written_variables(variables)
     algorithm = TUNE_ALGORITHMS[search.algorithm]
     trial = algorithm.identify(search, params, tune.get_context().get_trial_id())
-    config = trial.candidate.config(search.run, trial.seed)
+    config = trial.config(search.run)
     run_dir = trial_dir(Path(out), config, trial.name)
     run_dir.write_config(config)
-    config = algorithm.start_trial(config, run_dir, params)
+    algorithm.start_trial(run_dir, params)
     store, model = stores[config.store_key], models[config.model_key]
     dev = dev_set(search.dev, store, config)
 
@@ -102,11 +106,17 @@ def run_trial(
             SCORE: score(values, search.objectives, len(dev.passages)),
             **values,
         }
-        algorithm.report(step, result, run_dir)
+        tune.report(result)
+        if step == trial.until and step < config.train.steps:
+            raise _BranchEnded
 
-    config = _checkpoint_at_evaluations(config, search.every)
+    every = trial.until or search.every
+    config = _checkpoint_at_evaluations(config, every)
     task = ContrastiveTask(config, model, functools.partial(dev_set_metrics, dev=search.dev, store=store))
-    train_run(task, store, run_dir, every=search.every, on_metrics=report, replay=algorithm.replays_reports)
+    try:
+        train_run(task, store, run_dir, every=every, on_metrics=report)
+    except _BranchEnded:
+        return
     evaluated = {_EVALUATED: evaluated_steps(run_dir.checkpoint_metrics)}
     atomic_write_text(run_dir.path / FINISHED, with_checksum(evaluated))
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from ray import tune
 
 from hbt_ray.cluster.errors import find_hbt_error, unwrap_ray_errors
@@ -84,9 +82,6 @@ def run_trials(
                     verbose=0,
                 ),
             )
-        # PopulationBasedTraining draws from the global generators.
-        random.seed(config.seed)
-        np.random.seed(config.seed)
         results = tuner.fit()
     trials = [_trial_of(config, folder, result.config, result.path, result.error) for result in results]
     # Tuner.fit() catches KeyboardInterrupt and returns as usual, with unfinished trials.
@@ -156,6 +151,7 @@ def _trial_of(config: SearchConfig, folder: Path, params: Params, path: str, err
         seed=trial.seed,
         state=state,
         evaluations=trial_evaluations(run_dir),
-        alphas=algorithm.alphas(run_dir),
+        mixtures=trial.mixtures,
+        first_step=trial.first_step,
         reason="" if error is None else str(find_hbt_error(error) or str(error).strip().splitlines()[-1]),
     )

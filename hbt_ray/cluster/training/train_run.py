@@ -20,7 +20,6 @@ def train_run(
     *,
     every: int | None = None,
     on_metrics: OnMetrics = ignore_metrics,
-    replay: bool = True,
 ) -> int:
     """Train on pairs to the end, or until `on_metrics` raises: with Ray Train if `workers` > 1, else in this process.
 
@@ -30,8 +29,7 @@ def train_run(
         folder: of the run.
         every: optimizer steps between evaluations, with one more at the end; a checkpoint must be due at each.
             None: evaluate nothing.
-        on_metrics: called with the step and metrics of each evaluation.
-        replay: in this process, first pass on the metrics that an earlier call saved. Worker groups always do.
+        on_metrics: called with the step and metrics of each evaluation, first those that an earlier call saved.
 
     Returns:
         The step of the checkpoint whose weights to keep: the last one's, or with early stopping the best one's.
@@ -53,7 +51,6 @@ def train_run(
             every=every,
             on_metrics=on_metrics,
             device=default_device(),
-            replay_saved_metrics=replay,
         )
         return CheckpointManager(folder.checkpoints).final_step(train)
     if every is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.figures import half_widths, write_figures
-from hbt_ray.search.results import SearchResults, Trial, search_results
+from hbt_ray.search.results import SearchResults, search_results
 from tests.unit.search.searches import TRIALS, search_of
 
 
@@ -25,19 +26,11 @@ def test_figures_are_written_where_there_is_data(tmp_path: Path):
     search = search_of(seeds=(0, 1))
     written = write_figures(search, search_results(search, TRIALS, passages=101), TRIALS, tmp_path)
     assert [file.name for file in written] == ["objectives.png", "pareto.png", "bias.png"]
-    members = [
-        Trial(
-            name=f"member={n}",
-            candidate=Candidate({"mix.alpha": n / 3}),
-            seed=0,
-            state="finished",
-            evaluations=TRIALS[n].evaluations,
-            alphas=[(0, n / 3), (40, 0.9)],
-        )
-        for n in range(3)
-    ]
-    population = search_of(algorithm="pbt", measure_every=20)
-    written += write_figures(population, search_results(population, members, passages=101), members, tmp_path)
+    mixtures = [(n, {"mix.alpha": n / 40, "mix.source_weights": {"a": 1 + n, "b": 2}}) for n in (0, 20)]
+    last = replace(TRIALS[0], candidate=Candidate(mixtures[-1][1]), mixtures=mixtures)
+    space = {"mix.alpha": {"uniform": [0, 1]}, "mix.source_weights": {"simplex": ["a", "b"]}}
+    branches = search_of(algorithm="branch", measure_every=20, space=space)
+    written += write_figures(branches, search_results(branches, [last], passages=101), [last], tmp_path)
     assert written[-1].name == "schedule.png"
     for file in written:
         with Image.open(file) as picture:

@@ -67,13 +67,15 @@ def test_files_do_not_depend_on_the_order_of_trials(tmp_path: Path):
     assert (best.mix.alpha, best.seed) == (0.5, 0)
 
 
-def test_best_member_of_a_population_becomes_a_run_with_schedule():
-    alphas = [(0, 0.5), (40, 0.6)]
-    members = [Trial("member=0", Candidate({"mix.alpha": 0.6}), 0, "finished", TRIALS[0].evaluations, alphas)]
-    search = search_of(algorithm="pbt", measure_every=20)
-    results = search_results(search, members, passages=101)
-    config = best_config(search, results.best, members)
-    assert config.mix.alpha_schedule is not None
-    assert config.mix.alpha_schedule.points == ((0, 0.5), (40, 0.6))
-    assert config.mix.alpha_schedule.between == "hold"
-    assert trials_table(search, members)["mix.alpha"].to_pylist() == [0.5]
+def test_last_branch_becomes_a_run_with_phases():
+    mixtures = [(0, {"mix.alpha": 0.5}), (40, {"mix.alpha": 0.6})]
+    evaluations = TRIALS[0].evaluations  # of step 10
+    lost = Trial("steps=0-10,branch=1", Candidate({"mix.alpha": 0.1}), 0, "stopped", evaluations, mixtures[:1])
+    last = Trial("steps=4-10,branch=0", Candidate({"mix.alpha": 0.6}), 0, "finished", evaluations, mixtures, 4)
+    search = search_of(algorithm="branch", measure_every=20)
+    results = search_results(search, [lost, last], passages=101)
+    assert results.steps == 10 + 6
+    config = best_config(search, results.best, [lost, last])
+    assert config.mix.alpha == 0.5
+    assert [(phase.first_batch, phase.alpha) for phase in config.mix.phases] == [(40, 0.6)]
+    assert trials_table(search, [last])["mix.alpha"].to_pylist() == [0.6]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from hbt_ray.config import RunConfig
-from hbt_ray.search.candidates import Candidate
+from hbt_ray.search.candidates import Candidate, Mixture, with_mixtures
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.run_dir import RunDir
 
@@ -31,12 +31,18 @@ class TrialIdentity:
     name: str
     candidate: Candidate
     seed: int
+    mixtures: Sequence[Mixture] = ()  # of branch: those that lead to its weights
+    first_step: int = 0  # of branch: the step of its parent
+    until: int | None = None  # of branch: the step at which it ends
+
+    def config(self, base: RunConfig) -> RunConfig:
+        """Return the run of this trial. Raise ConfigError if a value is out of range."""
+        config = self.candidate.config(base, self.seed)
+        return with_mixtures(config, self.mixtures) if self.mixtures else config
 
 
 class TuneAlgorithm(ABC):
     """An algorithm's parameter space, searcher and scheduler, and its part in a trial. Instances have no state."""
-
-    replays_reports: ClassVar[bool] = True  # a resumed trial first reports its stored evaluations again
 
     @abstractmethod
     def param_space(self, search: SearchConfig, candidates: Sequence[Candidate]) -> dict[str, object]:
@@ -70,29 +76,12 @@ class TuneAlgorithm(ABC):
                 grace_period=grace_steps,
                 reduction_factor=1 / search.keep_share,
             )
-        if search.stopping == "median":
-            return MedianStoppingRule(**SCORE_BY_STEP, grace_period=grace_steps, min_samples_required=2)
         return None
 
     # Inside a trial
 
-    def start_trial(self, config: RunConfig, run_dir: RunDir, params: Params) -> RunConfig:
-        """Return the run to train; called whenever the trial starts or resumes."""
-        return config
-
-    def report(self, step: int, result: dict[str, object], run_dir: RunDir) -> None:
-        """Report an evaluation to Tune, which may end the trial here."""
-        tune.report(result)
-
-    # About a trial
-
-    def logged_values(self, params: Params) -> dict[str, float]:
-        """Return metrics to log in addition to those of an evaluation."""
-        return {}
-
-    def alphas(self, run_dir: RunDir) -> list[tuple[int, float]]:
-        """Return (first batch, alpha) of a trial whose alpha changed during training; empty for any other."""
-        return []
+    def start_trial(self, run_dir: RunDir, params: Params) -> None:  # noqa: B027, most need nothing
+        """Prepare the folder of a trial; called whenever it starts or resumes."""
 
 
 def trial_dirname(trial: TuneTrial) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
+from hbt_ray.cluster.search.algorithms.branch import BranchSearcher
 from hbt_ray.search.algorithms import ALGORITHMS, list_candidates
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
@@ -21,7 +23,7 @@ def search_of(algorithm: str, **settings: object) -> SearchConfig:
 def test_every_algorithm_configures_tune(algorithm: str):
     search = search_of(algorithm)
     tune_algorithm = TUNE_ALGORITHMS[algorithm]
-    assert tune_algorithm.param_space(search, list_candidates(search))
+    assert isinstance(tune_algorithm.param_space(search, list_candidates(search)), dict)
     config = tune_algorithm.tune_config(search, max_concurrent=2)
     assert config.trial_dirname_creator is not None
     pickle.dumps(config.scheduler)
@@ -55,7 +57,42 @@ def test_sampler_draws_a_simplex_as_a_quantile_of_each_name():
     assert trial.candidate.values == {"mix.language_weights": {"de": 0.5, "en": 0.5}}
 
 
-def test_members_of_a_population_keep_their_name_when_alpha_changes():
-    search = search_of("pbt", space={"mix.alpha": {"uniform": [0, 1]}})
-    names = {TUNE_ALGORITHMS["pbt"].identify(search, {"mix.alpha": alpha}, "x_00003").name for alpha in (0.1, 0.9)}
-    assert names == {"member=3"}
+def ended(searcher: BranchSearcher, trials: dict[str, float | None], until: int) -> None:
+    for trial_id, score in trials.items():
+        searcher.on_trial_complete(trial_id, {"step": until, "score": score}, error=score is None)
+
+
+def test_searcher_continues_with_the_best_branch_and_then_ends(tmp_path: Path):
+    search = search_of("branch", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=3, branch_every=300)
+    searcher = BranchSearcher(search)
+    first = {name: searcher.suggest(name)["branch"] for name in "abc"}
+    assert [branch["name"] for branch in first.values()] == [f"steps=0-20,branch={n}" for n in range(3)]
+    assert first["a"]["mixtures"] == [[0, {"mix.alpha": 0.5}]]
+    assert searcher.suggest("x") is None
+    ended(searcher, {"a": 0.2, "c": None}, 20)
+    searcher.save(str(tmp_path / "state"))
+    searcher = BranchSearcher(search)
+    searcher.restore(str(tmp_path / "state"))
+    ended(searcher, {"b": 0.4}, 20)
+    rest = searcher.suggest("d")["branch"]
+    assert (rest["name"], rest["parent"], rest["mixtures"]) == (
+        "steps=20-300,branch=0",
+        "steps=0-20,branch=1",
+        first["b"]["mixtures"],
+    )
+    ended(searcher, {"d": 0.5}, 300)
+    second = {name: searcher.suggest(name)["branch"] for name in "efg"}
+    assert second["e"]["mixtures"] == rest["mixtures"]
+    assert [[batch for batch, _ in branch["mixtures"]] for branch in second.values()] == [[0], [0, 300], [0, 300]]
+    ended(searcher, {"e": 0.1, "f": 0.1, "g": 0.1}, 320)  # of equal ones the first
+    assert searcher.suggest("h")["branch"]["parent"] == "steps=300-320,branch=0"
+    ended(searcher, {"h": 0.6}, 600)
+    assert searcher.suggest("i") == searcher.FINISHED
+
+
+def test_search_ends_when_every_branch_failed():
+    searcher = BranchSearcher(search_of("branch"))
+    trials: dict[str, float | None] = dict.fromkeys("abcd")
+    assert all(searcher.suggest(name) for name in trials)
+    ended(searcher, trials, 20)
+    assert searcher.suggest("e") == searcher.FINISHED

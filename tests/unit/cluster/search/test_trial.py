@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from ray import tune
-from safetensors.torch import load_file
 
-from hbt_ray.cluster.search.algorithms.pbt import ALPHAS, TunePBT
+from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
+from hbt_ray.cluster.search.algorithms.branch import KEY, _parameters
 from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir, trial_evaluations
 from hbt_ray.config import RunConfig
-from hbt_ray.errors import StorageError
+from hbt_ray.search.branching import segments
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint import step_name
 from hbt_ray.training.checkpoint_metrics import save_checkpoint_metrics
 from hbt_ray.utils.digests import with_checksum
 from tests.helpers import tiny_corpus
-from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, flip_bit, malformed_cases
+from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, malformed_cases
 
 TRAIN = {"steps": 8, "global_batch_pairs": 16, "chunk_pairs": 4, "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -29,34 +28,26 @@ class Stopped(Exception):
 
 
 class Session:
-    """What `ray.tune` gives to a trial. It keeps the reports, and the checkpoint folder of the last one."""
+    """What `ray.tune` gives to a trial. It keeps the steps of the reports."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.trial_id = "trial_00000"
-        self.checkpoint: tune.Checkpoint | None = None
+    def __init__(self) -> None:
         self.steps: list[int] = []
         self.stop_at: int | None = None
 
     def get_trial_id(self) -> str:
-        return self.trial_id
+        return "trial_00000"
 
-    def report(self, result: dict[str, object], checkpoint: tune.Checkpoint | None = None) -> None:
+    def report(self, result: dict[str, object]) -> None:
         step = int(str(result["step"]))
         self.steps.append(step)
-        if checkpoint is not None:
-            kept = self.folder / f"{self.trial_id}-{step}"
-            shutil.copytree(checkpoint.path, kept)
-            self.checkpoint = tune.Checkpoint.from_directory(str(kept))
         if step == self.stop_at:
             raise Stopped
 
 
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    session = Session(tmp_path)
+def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+    session = Session()
     monkeypatch.setattr(tune, "get_context", lambda: session)
-    monkeypatch.setattr(tune, "get_checkpoint", lambda: session.checkpoint)
     monkeypatch.setattr(tune, "report", session.report)
     return session
 
@@ -94,54 +85,70 @@ def test_listed_trial_reports_each_evaluation_and_again_when_resumed(made: Path,
     assert (run_dir.path / FINISHED).exists()
 
 
-def test_member_of_a_population_continues_from_another_ones_checkpoint(made: Path, session: Session, tmp_path: Path):
-    search = search_of(space={"mix.alpha": {"uniform": [0, 1]}}, algorithm="pbt", configurations=2)
-    good, bad = (trial_dir(tmp_path, search.run, f"member={n}") for n in (0, 1))
-    session.stop_at, session.trial_id = 2, "trial_00001"
-    with pytest.raises(Stopped):
-        train(search, {"mix.alpha": 1.0}, made, tmp_path)
-    session.stop_at, session.trial_id, session.checkpoint = 4, "trial_00000", None
-    with pytest.raises(Stopped):
-        train(search, {"mix.alpha": 0.25}, made, tmp_path)
+SPACE = {"mix.alpha": {"uniform": [0, 1]}, "mix.language_weights": {"simplex": ["de", "en", "fr"]}}
 
-    session.stop_at, session.trial_id, session.steps = None, "trial_00001", []
-    train(search, {"mix.alpha": 0.75}, made, tmp_path)
-    assert session.steps == [6, 8]  # those of the other member are not reported again
-    assert TunePBT().alphas(good) == [(0, 0.25)]
-    assert TunePBT().alphas(bad) == [(0, 0.25), (4, 0.75)]
-    flip_bit(bad.path / "alphas.json", 20)
-    with pytest.raises(StorageError, match=r"alphas\.json is damaged"):
-        TunePBT().alphas(bad)
-    assert sorted(bad.checkpoint_metrics.names()) == ["2.json", "4.json", "6.json", "8.json"]
-    assert (bad.checkpoint_metrics / "4.json").read_text() == (good.checkpoint_metrics / "4.json").read_text()
 
-    # The schedule, trained in one go, gives the same weights.
-    schedule = {"points": [[0, 0.25], [4, 0.75]], "between": "hold"}
-    again = search_of(space={"mix.alpha_schedule": [schedule]})
-    session.checkpoint = None
-    train(again, {"trial": {"values": {"mix.alpha_schedule": schedule}, "seed": 0}}, made, tmp_path / "again")
-    [straight] = (tmp_path / "again" / "trials").iterdir()
-    name = f"checkpoints/{step_name(8)}/weights.safetensors"
-    one, other = load_file(bad.path / name), load_file(straight / name)
-    assert all(torch.equal(weight, other[key]) for key, weight in one.items())
+def branch_params(search: SearchConfig, number: int, branch: int, parent: Any = None) -> dict[str, Any]:
+    return {KEY: _parameters(search, number, segments(search)[number], branch, parent)}
+
+
+def weights_at(folder: Path, step: int) -> bytes:
+    return (folder / "checkpoints" / step_name(step) / "weights.safetensors").read_bytes()
+
+
+def test_branch_continues_its_parent_to_the_bytes_of_a_run_in_one_go(made: Path, session: Session, tmp_path: Path):
+    search = search_of(space=SPACE, algorithm="branch", configurations=2, branch_every=4)
+    first = [branch_params(search, 0, branch) for branch in (0, 1)]
+    for params in first:
+        train(search, params, made, tmp_path)
+    rest = branch_params(search, 1, 0, first[1][KEY])
+    kept, changed = (branch_params(search, 2, branch, rest[KEY]) for branch in (0, 1))
+    for params in (rest, changed, kept):
+        train(search, params, made, tmp_path)
+    assert session.steps == [2, 2, 4, 6, 6]
+    trials = tmp_path / "trials"
+    assert {folder.name: (folder / FINISHED).exists() for folder in trials.iterdir()} == dict.fromkeys(
+        ["steps=0-2,branch=0", "steps=0-2,branch=1", "steps=2-4,branch=0", "steps=4-6,branch=0", "steps=4-6,branch=1"],
+        False,
+    )
+    assert not (trials / "steps=0-2,branch=1" / "checkpoints").exists()  # no branch will continue from it
+    assert len(kept[KEY]["mixtures"]) == 1
+    assert [batch for batch, _ in changed[KEY]["mixtures"]] == [0, 4]
+    for params in (kept, changed):
+        run = TUNE_ALGORITHMS["branch"].identify(search, params, "").config(search.run)
+        straight = SearchConfig.model_validate(
+            {**search.model_dump(), "run": run, "space": {"seed": [0]}, "algorithm": "grid", "branch_every": None}
+        )
+        out = tmp_path / f"straight {params[KEY]['name']}"
+        train(straight, {"trial": {"values": {}, "seed": 0}}, made, out)
+        assert weights_at(trials / params[KEY]["name"], 6) == weights_at(next((out / "trials").iterdir()), 6)
+
+
+def test_branch_without_its_parents_checkpoint_has_the_same_weights(made: Path, session: Session, tmp_path: Path):
+    search = search_of(space=SPACE, algorithm="branch", configurations=2)
+    parent = branch_params(search, 0, 0)
+    child = branch_params(search, 1, 1, parent[KEY])
+    for params in (parent, child):
+        train(search, params, made, tmp_path)
+    train(search, child, made, tmp_path / "again")
+    one, other = (folder / "trials" / child[KEY]["name"] for folder in (tmp_path, tmp_path / "again"))
+    assert weights_at(one, 4) == weights_at(other, 4)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a search's folder with a finished member of a population."""
+    """Return a search's folder with a finished trial."""
     folder = tmp_path_factory.mktemp("search")
-    run_dir = trial_dir(folder, RunConfig(), "member=0")
+    run_dir = trial_dir(folder, RunConfig(), "alpha=0.5,seed=0")
     for step in (4, 8):
         save_checkpoint_metrics(run_dir.checkpoint_metrics, step, {"dev/mono/map": step / 10})
-    (run_dir.path / ALPHAS).write_text(with_checksum({"alphas": [(0, 0.25), (4, 0.75)]}))
     (run_dir.path / FINISHED).write_text(with_checksum({"evaluated": [4, 8]}))
     return folder
 
 
 @malformed_cases(3 * EXAMPLES, damage=damages)
 def test_damaged_trial_is_read_equal_or_refused_by_name(finished: Path, damage: Damage):
-    def read(folder: Path) -> tuple[object, object]:
-        run_dir = trial_dir(folder, RunConfig(), "member=0")
-        return trial_evaluations(run_dir), TunePBT().alphas(run_dir)
+    def read(folder: Path) -> object:
+        return trial_evaluations(trial_dir(folder, RunConfig(), "alpha=0.5,seed=0"))
 
     check_damaged(finished, damage, read)

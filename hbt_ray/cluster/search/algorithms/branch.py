@@ -1,0 +1,135 @@
+"""Branches of one training: the searcher that suggests them, and how a branch takes over a checkpoint.
+
+A trial is a branch: one segment of the training with one mixture. Its parameters hold everything that it depends on.
+
+1. The searcher suggests the branches of a segment. When all have ended, it continues with the best one.
+2. A trial copies the last checkpoint of its parent, the branch that it continues (`start_trial`). Without one it trains
+   from the first step, to the same weights: the order of the batches is a function of the mixtures.
+3. The trials of the next segment delete the checkpoints that no branch will continue from.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from hbt_ray.cluster.search.algorithms.base import SCORE, STEP, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.search.branching import Segment, branch_quantiles, segments, values_at
+from hbt_ray.search.candidates import Candidate
+from hbt_ray.search.config import SearchConfig
+from hbt_ray.training.checkpoint import COMPLETE, CheckpointManager, step_name
+from hbt_ray.training.run_dir import RunDir
+
+KEY = "branch"  # of the parameters
+
+
+class BranchSearcher(Searcher):
+    """Suggest the branches of one segment after another. Its state is pickled with Tune's."""
+
+    def __init__(self, search: SearchConfig) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._search = search
+        self._number = -1  # of the segment
+        self._queue: list[dict[str, Any]] = []  # branches to suggest
+        self._running: dict[str, dict[str, Any]] = {}  # by trial
+        self._ended: list[tuple[float, dict[str, Any]]] = []  # scores and branches
+        self._begin_segment(None)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the parameters of the next branch; None while others run."""
+        if not self._queue:
+            return None if self._running else self.FINISHED
+        self._running[trial_id] = self._queue.pop(0)
+        return {KEY: self._running[trial_id]}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Record a branch's score. After the last one of the segment, begin the next segment with the best."""
+        branch = self._running.pop(trial_id)
+        if result and not error and result.get(STEP) == branch["until"]:
+            self._ended.append((float(result[SCORE]), branch))
+        if not self._queue and not self._running and self._ended:
+            _, best = max(self._ended, key=lambda ended: (ended[0], -ended[1]["branch"]))
+            self._begin_segment(best)
+
+    def _begin_segment(self, parent: dict[str, Any] | None) -> None:
+        self._number, self._ended = self._number + 1, []
+        later = segments(self._search)[self._number :]
+        for branch in range(later[0].branches if later else 0):
+            self._queue.append(_parameters(self._search, self._number, later[0], branch, parent))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write the state."""
+        state = {key: value for key, value in vars(self).items() if key in _STATE}
+        Path(checkpoint_path).write_bytes(pickle.dumps(state))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read the state."""
+        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+
+
+_STATE = ("_number", "_queue", "_running", "_ended")
+
+
+def _parameters(
+    search: SearchConfig, number: int, segment: Segment, branch: int, parent: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the parameters of a branch: plain values, as Tune stores them."""
+    quantiles = branch_quantiles(search, number, branch, None if parent is None else parent["quantiles"])
+    values = values_at(search, quantiles)
+    mixtures = [] if parent is None else list(parent["mixtures"])
+    if not mixtures or mixtures[-1][1] != values:
+        mixtures.append([segment.first * search.run.train.gradient_accumulation, values])
+    return {
+        "name": f"steps={segment.first}-{segment.until},branch={branch}",
+        "first": segment.first,
+        "until": segment.until,
+        "branch": branch,
+        "parent": None if parent is None else parent["name"],
+        "quantiles": quantiles,
+        "mixtures": mixtures,
+    }
+
+
+class TuneBranch(TuneAlgorithm):
+    """Runs the branches that `BranchSearcher` suggests."""
+
+    def param_space(self, search: SearchConfig, candidates: Sequence[Candidate]) -> dict[str, object]:
+        return {}
+
+    def identify(self, search: SearchConfig, params: Params, trial_id: str) -> TrialIdentity:
+        branch = params[KEY]
+        mixtures = [(batch, values) for batch, values in branch["mixtures"]]
+        candidate = Candidate(mixtures[-1][1])
+        return TrialIdentity(
+            branch["name"], candidate, search.seeds[0], mixtures, first_step=branch["first"], until=branch["until"]
+        )
+
+    def tune_config(self, search: SearchConfig, max_concurrent: int) -> tune.TuneConfig:
+        return tune.TuneConfig(
+            search_alg=BranchSearcher(search),
+            num_samples=sum(segment.branches for segment in segments(search)),
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=trial_dirname,
+        )
+
+    def start_trial(self, run_dir: RunDir, params: Params) -> None:
+        first, name = params[KEY]["first"], params[KEY]["parent"]
+        if name is None:
+            return
+        parent = run_dir.sibling(name).checkpoints / step_name(first)
+        if not CheckpointManager(run_dir.checkpoints).steps() and (parent / COMPLETE).exists():
+            with tempfile.TemporaryDirectory() as folder:
+                parent.download(Path(folder))
+                (run_dir.checkpoints / step_name(first)).upload(Path(folder), last=COMPLETE)
+        if params[KEY]["branch"] == 0:
+            own = params[KEY]["name"].partition(",")[0]
+            for trial in run_dir.path.parent.iterdir():
+                if trial.name != name and trial.name.partition(",")[0] != own:
+                    run_dir.sibling(trial.name).checkpoints.delete()
