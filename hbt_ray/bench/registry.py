@@ -25,6 +25,7 @@ BENCHES = {
     "embed": "hbt_ray.bench.embedding:bench_embedding",
     "exact_search": "hbt_ray.bench.exact_search:bench_exact_search",
     "scale": "hbt_ray.bench.scaling_model:bench_scaling",
+    "mixture_search": "hbt_ray.bench.mixture_search:bench_mixture_search",
     "feed_40m": "hbt_ray.bench.data_feed:bench_feed_of_large_store",
     "train_under_ray": "hbt_ray.cluster.bench.training:bench_train_under_ray",
     "two_workers": "hbt_ray.cluster.bench.training:bench_two_workers",
