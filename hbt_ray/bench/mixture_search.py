@@ -54,7 +54,7 @@ QUICK = (3, 4, {"configurations": 2, "measure_every": 2, "branch_every": 4})
 
 
 class Point(NamedTuple):
-    """What a training came to."""
+    """The qualities of a trained encoder."""
 
     dev: float  # quality on the items to choose by
     test: float  # quality on other items
@@ -185,7 +185,7 @@ class World:
 
 
 def _items(pairs: PairTokenizer, rng: random.Random, source: str) -> list[TokenItem]:
-    """Return the items of a source: the first ones in all languages, later ones in those that have so many."""
+    """Return the items of a source: the first ones in all languages, later ones in those that have more items."""
     size, wrong = SOURCES[source]
     sizes = {language: int(size * items) for language, (items, _) in LANGUAGES.items()}
     made = [TokenItem(f"{n:06d}", {}, {}, {}) for n in range(max(sizes.values()))]
@@ -231,7 +231,7 @@ def _quality(embedder: TextEmbedder, benchmark: Benchmark) -> float:
 
 
 def best_of(points: Sequence[Point], count: int) -> float:
-    """Return the quality of the best of `count` trainings: the mean over all choices of so many.
+    """Return the quality of the best of `count` trainings: the mean over all choices of this number.
 
     >>> best_of([Point(0.2, 0.3, 1), Point(0.1, 0.5, 1), Point(0.3, 0.7, 1)], 2)
     0.5666666666666667

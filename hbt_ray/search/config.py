@@ -40,7 +40,7 @@ class SearchDimension(ConfigSection):
     simplex: tuple[str, ...] | None = Field(None, min_length=2)
     """Names, such as languages: shares of them that sum to 1, drawn from a Dirichlet distribution."""
     concentration: float | None = Field(None, gt=0)
-    """Of that distribution: 1, the default, makes all shares equally likely, more prefers equal shares."""
+    """Parameter of that distribution: 1, the default, makes all shares equally likely, more prefers equal shares."""
 
     @model_validator(mode="before")
     @classmethod
