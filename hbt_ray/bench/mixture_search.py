@@ -29,10 +29,12 @@ from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.evaluation.evaluator import retrieval_metrics_of
 from hbt_ray.models.encoder import init_encoder, save_encoder
 from hbt_ray.models.text_embedder import TextEmbedder
+from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.branching import branch_quantiles, segments, values_at
 from hbt_ray.search.candidates import Mixture, with_mixtures
 from hbt_ray.search.config import SearchConfig
+from hbt_ray.training.base_trainer import BaseTrainer
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.training.train_state import TrainState
@@ -48,8 +50,8 @@ SPACE: dict[str, Any] = {
     "mix.language_weights": {"simplex": list(LANGUAGES)},
     "mix.source_weights": {"simplex": list(SOURCES)},
 }
-CANDIDATES, STEPS = 12, 80  # of random search
-BRANCHES = {"configurations": 4, "measure_every": 5, "branch_every": 20}
+CANDIDATES, STEPS = 10, 60  # of random search
+BRANCHES = {"configurations": 4, "measure_every": 4, "branch_every": 15}
 QUICK = (3, 4, {"configurations": 2, "measure_every": 2, "branch_every": 4})
 
 
@@ -167,16 +169,27 @@ class World:
             point, quantiles, mixtures, parent = max(ended, key=lambda one: one[0].dev)
         return point._replace(steps=total)
 
+    @functools.cached_property
+    def _trainer(self) -> BaseTrainer[PairBatch]:
+        """The trainer of all trainings of this seed, which differ in their batches only."""
+        store = self.store
+        trainer = self._task([(0, {})]).build_trainer("cpu", store)
+        CheckpointManager(self._start).save(trainer, TrainState(), {})
+        return trainer
+
+    @property
+    def _start(self) -> StoragePath:
+        return StoragePath.of(self.folder / "start")
+
+    def _task(self, mixtures: Sequence[Mixture]) -> ContrastiveTask:
+        return ContrastiveTask(with_mixtures(self.config, mixtures), str(self.folder / "encoder"), lambda *_: {})
+
     def _train(
         self, mixtures: Sequence[Mixture], first: int, until: int, parent: Path | None, folder: Path, steps: int
     ) -> Point:
-        config = with_mixtures(self.config, mixtures)
-        task = ContrastiveTask(config, str(self.folder / "encoder"), lambda encoder, config: {})
-        store = self.store
-        trainer = task.build_trainer("cpu", store)
-        if parent is not None:
-            CheckpointManager(StoragePath.of(parent)).load(first, trainer)
-        for batch in task.batches(store, range(first, until)):
+        trainer = self._trainer
+        CheckpointManager(StoragePath.of(parent) if parent else self._start).load(first, trainer)
+        for batch in self._task(mixtures).batches(self.store, range(first, until)):
             trainer.step(batch.step, [batch])
         if until < self.steps:
             CheckpointManager(StoragePath.of(folder)).save(trainer, TrainState(until), {})
@@ -190,10 +203,10 @@ def _items(pairs: PairTokenizer, rng: random.Random, source: str) -> list[TokenI
     sizes = {language: int(size * items) for language, (items, _) in LANGUAGES.items()}
     made = [TokenItem(f"{n:06d}", {}, {}, {}) for n in range(max(sizes.values()))]
     about = [_concepts(rng) for _ in made]
-    answers = [_concepts(rng) if rng.random() < wrong else own for own in about]
+    answers = [_concepts(rng) if rng.random() < wrong else concepts for concepts in about]
     for language, count in sizes.items():
-        questions = pairs.encode([_text(rng, language, own, 1) for own in about[:count]], "question")
-        passages = pairs.encode([_text(rng, language, own, 4) for own in answers[:count]], "passage")
+        questions = pairs.encode([_text(rng, language, concepts, 1) for concepts in about[:count]], "question")
+        passages = pairs.encode([_text(rng, language, concepts, 4) for concepts in answers[:count]], "passage")
         for item, question, passage in zip(made, questions, passages, strict=False):
             item.questions[language], item.passages[language], item.negatives[language] = question, passage, []
     return made
@@ -218,10 +231,10 @@ def _benchmark(rng: random.Random, name: str, items: int) -> Benchmark:
     for number in range(items):
         concepts = _concepts(rng)
         ids = [f"{number:03d}-{language}" for language in LANGUAGES]
-        for language, own in zip(LANGUAGES, ids, strict=True):
-            queries.append(Query(own, language, _text(rng, language, concepts, 1), group=str(number)))
-            passages.append(Passage(own, language, _text(rng, language, concepts, 4)))
-            judgements[own] = dict.fromkeys(ids, 1)
+        for language, id_ in zip(LANGUAGES, ids, strict=True):
+            queries.append(Query(id_, language, _text(rng, language, concepts, 1), group=str(number)))
+            passages.append(Passage(id_, language, _text(rng, language, concepts, 4)))
+            judgements[id_] = dict.fromkeys(ids, 1)
     return Benchmark(name, queries, sorted(passages, key=lambda passage: passage.passage_id), judgements)
 
 
@@ -250,8 +263,8 @@ def _result(
     reached = [count for count in counts if curve[:, count - 1].mean() >= quality.mean()]
     baseline = steps * (reached[0] if reached else counts[-1])
     by_seed = [
-        steps * next((count for count in counts if own[count - 1] >= aim), counts[-1]) / branched[0].steps
-        for own, aim in zip(curve, quality, strict=True)
+        steps * next((count for count in counts if qualities[count - 1] >= aim), counts[-1]) / branched[0].steps
+        for qualities, aim in zip(curve, quality, strict=True)
     ]
     return BenchResult(
         float(branched[0].steps),

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from hbt_ray.config.mix import PHASED
+from hbt_ray.search.branching import segments
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.utils.counter_rng import stable_hash64
 
@@ -34,6 +35,10 @@ class Algorithm(ABC):
     @abstractmethod
     def candidates(self, search: SearchConfig) -> list[Candidate]:
         """Return the candidates that are known before the first trial; none if each depends on finished trials."""
+
+    def num_trials(self, search: SearchConfig) -> int:
+        """Return the number of trials of a whole search."""
+        return (len(list_candidates(search)) or search.configurations) * len(search.seeds)
 
 
 class ListedAlgorithm(Algorithm):
@@ -102,6 +107,9 @@ class Branch(Algorithm):
 
     def candidates(self, search: SearchConfig) -> list[Candidate]:
         return []
+
+    def num_trials(self, search: SearchConfig) -> int:
+        return sum(segment.branches for segment in segments(search))
 
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(

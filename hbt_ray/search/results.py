@@ -179,8 +179,8 @@ def trial_config(search: SearchConfig, trial: Trial) -> RunConfig:
 
 def best_config(search: SearchConfig, result: CandidateResult, trials: Sequence[Trial]) -> RunConfig:
     """Return the run of a candidate with its first seed."""
-    own = [trial for trial in finished_trials(trials) if result.name in (trial.name, trial.candidate.name)]
-    return trial_config(search, min(own, key=lambda trial: trial.seed))
+    finished = [trial for trial in finished_trials(trials) if result.name in (trial.name, trial.candidate.name)]
+    return trial_config(search, min(finished, key=lambda trial: trial.seed))
 
 
 def write_results(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> None:

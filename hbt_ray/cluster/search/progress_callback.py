@@ -20,7 +20,7 @@ from hbt_ray.config import TrackingConfig, replace_in
 from hbt_ray.errors import TrackingError
 from hbt_ray.evaluation.metrics import display_name, find_metric, tracked_metrics
 from hbt_ray.evaluation.report import format_value
-from hbt_ray.search.algorithms import list_candidates
+from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.results import State, objective_values
 from hbt_ray.tracking import Tracker
@@ -161,8 +161,7 @@ class TuneProgressCallback(tune.Callback):
     def _summary(self) -> str:
         """Return how many trials have ended, the best so far by the first objective, and the time left."""
         ended = sum(row[-1] != "running" for row in self._rows.values())
-        candidates = len(list_candidates(self.search)) or self.search.configurations
-        total = max(candidates * len(self.search.seeds), len(self._rows))
+        total = max(ALGORITHMS[self.search.algorithm].num_trials(self.search), len(self._rows))
         parts = [f"{ended} of {total} trials"]
         if self._values:
             objective = next(iter(self.search.objectives))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.branching import MOVE, Segment, branch_quantiles, segments, values_at
 from hbt_ray.search.config import SearchConfig
 from tests.unit.search.searches import search_of
@@ -28,6 +29,7 @@ def test_segments_are_branches_and_the_best_one_further():
         Segment(350, 500, 1),
         Segment(500, 600, 4),
     ]
+    assert ALGORITHMS["branch"].num_trials(branches(branch_every=250)) == 3 * 4 + 2
     assert segments(branches(measure_every=400)) == [Segment(0, 400, 4), Segment(400, 600, 4)]
 
 

@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from hbt_ray.cluster.search.algorithms.base import SCORE, STEP, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.branching import Segment, branch_quantiles, segments, values_at
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
@@ -113,7 +114,7 @@ class TuneBranch(TuneAlgorithm):
     def tune_config(self, search: SearchConfig, max_concurrent: int) -> tune.TuneConfig:
         return tune.TuneConfig(
             search_alg=BranchSearcher(search),
-            num_samples=sum(segment.branches for segment in segments(search)),
+            num_samples=ALGORITHMS["branch"].num_trials(search),
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_dirname_creator=trial_dirname,
@@ -129,7 +130,7 @@ class TuneBranch(TuneAlgorithm):
                 parent.download(Path(folder))
                 (run_dir.checkpoints / step_name(first)).upload(Path(folder), last=COMPLETE)
         if params[KEY]["branch"] == 0:
-            own = params[KEY]["name"].partition(",")[0]
+            steps = params[KEY]["name"].partition(",")[0]
             for trial in run_dir.path.parent.iterdir():
-                if trial.name != name and trial.name.partition(",")[0] != own:
+                if trial.name != name and trial.name.partition(",")[0] != steps:
                     run_dir.sibling(trial.name).checkpoints.delete()
