@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -22,6 +22,7 @@ from hbt_ray.bench.fixtures import word_tokenizer
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult
 from hbt_ray.config import TextConfig, build_config
+from hbt_ray.config.base import Settings
 from hbt_ray.data.manifest import write_manifest
 from hbt_ray.data.token_store import TokenItem, TokenStore, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
@@ -45,7 +46,7 @@ LANGUAGES = {"en": (1000, 1), "de": (400, 2), "fr": (150, 3), "hi": (60, 4)}  # 
 SOURCES = {"clean": (1.0, 0.0), "web": (2.0, 0.5), "junk": (2.0, 1.0)}  # items relative to it, share of wrong passages
 CONCEPTS, PER_ITEM, FILLERS = 80, 4, 40
 OBJECTIVES = ("mono/map", "cross/map", "multi/map")  # the quality is their mean
-SPACE: dict[str, Any] = {
+SPACE: Settings = {
     "mix.alpha": {"uniform": [0, 1]},
     "mix.language_weights": {"simplex": list(LANGUAGES)},
     "mix.source_weights": {"simplex": list(SOURCES)},
@@ -92,7 +93,7 @@ def bench_mixture_search(settings: BenchSettings) -> BenchResult:
         candidates = list_candidates(_search(seed, steps, algorithm="random", configurations=count))
         drawn.append(
             [
-                once(f"random {seed} {number}", functools.partial(world.train, [(0, candidate.values)]))
+                once(f"random {seed} {number}", functools.partial(world.train, [(0, dict(candidate.values))]))
                 for number, candidate in enumerate(candidates)
             ]
         )
@@ -100,7 +101,7 @@ def bench_mixture_search(settings: BenchSettings) -> BenchResult:
     return _result(steps, fixed, drawn, branched)
 
 
-def _search(seed: int, steps: int, **settings: Any) -> SearchConfig:
+def _search(seed: int, steps: int, **settings: object) -> SearchConfig:
     run = {"train": {"steps": steps}}
     return SearchConfig.model_validate({"run": run, "space": SPACE, "seed": seed, **settings})
 

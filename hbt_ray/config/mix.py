@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hbt_ray.config.base import ConfigSection, Fraction
+from hbt_ray.config.base import ConfigSection, Fraction, Settings
 from hbt_ray.config.corpora import distinct_languages
 
 Strategy = Literal["x-x-mono", "x-y", "x-x", "hybrid", "one-to-k"]
@@ -96,7 +96,7 @@ class MixConfig(ConfigSection):
         base = self.model_copy(update={"phases": ()})
         mixes = [(0, base)]
         for phase in self.phases:
-            changes: dict[str, Any] = {key: value for key in PHASED if (value := getattr(phase, key)) is not None}
+            changes: Settings = {key: value for key in PHASED if (value := getattr(phase, key)) is not None}
             mixes.append((phase.first_batch, base.model_copy(update=changes)))
         return mixes
 

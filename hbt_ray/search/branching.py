@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hbt_ray.config.base import Settings
 from hbt_ray.utils.counter_rng import stable_hash64
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def branch_quantiles(search: SearchConfig, number: int, branch: int, parent: Seq
     return clipped
 
 
-def values_at(search: SearchConfig, quantiles: Sequence[float]) -> dict[str, Any]:
+def values_at(search: SearchConfig, quantiles: Sequence[float]) -> Settings:
     """Return the searched settings at quantiles, those of all settings in the order of `space`."""
     remaining = iter(quantiles)
     return {

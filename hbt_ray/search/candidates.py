@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hbt_ray.config import RunConfig, with_settings
+from hbt_ray.config.base import Settings
 from hbt_ray.utils.file_names import with_hash
 
 # Characters of a folder's name, which has 255 bytes at most; a seed follows.
 _MAX_NAME = 200
 _MAX_TEXT = 40
 
-Mixture = tuple[int, Mapping[str, Any]]  # first batch, and the searched settings of the mix from there on
+Mixture = tuple[int, Settings]  # first batch, and the searched settings of the mix from there on
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ import pickle
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
 from hbt_ray.cluster.search.algorithms.base import SCORE, STEP, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.config.base import Settings
 from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.branching import Segment, branch_quantiles, segments, values_at
 from hbt_ray.search.candidates import Candidate
@@ -37,19 +37,19 @@ class BranchSearcher(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._search = search
         self._number = -1  # of the segment
-        self._queue: list[dict[str, Any]] = []  # branches to suggest
-        self._running: dict[str, dict[str, Any]] = {}  # by trial
-        self._ended: list[tuple[float, dict[str, Any]]] = []  # scores and branches
+        self._queue: list[Settings] = []  # branches to suggest
+        self._running: dict[str, Settings] = {}  # by trial
+        self._ended: list[tuple[float, Settings]] = []  # scores and branches
         self._begin_segment(None)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Settings | str | None:
         """Return the parameters of the next branch; None while others run."""
         if not self._queue:
             return None if self._running else self.FINISHED
         self._running[trial_id] = self._queue.pop(0)
         return {KEY: self._running[trial_id]}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """Record a branch's score. After the last one of the segment, begin the next segment with the best."""
         branch = self._running.pop(trial_id)
         if result and not error and result.get(STEP) == branch["until"]:
@@ -58,7 +58,7 @@ class BranchSearcher(Searcher):
             _, best = max(self._ended, key=lambda ended: (ended[0], -ended[1]["branch"]))
             self._begin_segment(best)
 
-    def _begin_segment(self, parent: dict[str, Any] | None) -> None:
+    def _begin_segment(self, parent: Settings | None) -> None:
         self._number, self._ended = self._number + 1, []
         later = segments(self._search)[self._number :]
         for branch in range(later[0].branches if later else 0):
@@ -77,9 +77,7 @@ class BranchSearcher(Searcher):
 _STATE = ("_number", "_queue", "_running", "_ended")
 
 
-def _parameters(
-    search: SearchConfig, number: int, segment: Segment, branch: int, parent: dict[str, Any] | None
-) -> dict[str, Any]:
+def _parameters(search: SearchConfig, number: int, segment: Segment, branch: int, parent: Settings | None) -> Settings:
     """Return the parameters of a branch: plain values, as Tune stores them."""
     quantiles = branch_quantiles(search, number, branch, None if parent is None else parent["quantiles"])
     values = values_at(search, quantiles)
