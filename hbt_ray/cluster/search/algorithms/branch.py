@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from hbt_ray.cluster.search.algorithms.base import SCORE, STEP, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.config.base import Settings
 from hbt_ray.search.algorithms import ALGORITHMS
 from hbt_ray.search.branching import Segment, branch_quantiles, segments, values_at
@@ -35,7 +36,8 @@ class BranchSearcher(Searcher):
 
     def __init__(self, search: SearchConfig) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._search = search
+        # Tune pickles the searcher to a file: no other settings, which may have secrets.
+        self._search = replace_in(search, "run", RunConfig(train=search.run.train))
         self._number = -1  # of the segment
         self._queue: list[Settings] = []  # branches to suggest
         self._running: dict[str, Settings] = {}  # by trial

@@ -9,6 +9,7 @@ import pytest
 
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.branch import BranchSearcher
+from hbt_ray.config import replace_in
 from hbt_ray.search.algorithms import ALGORITHMS, list_candidates
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
@@ -88,6 +89,12 @@ def test_searcher_continues_with_the_best_branch_and_then_ends(tmp_path: Path):
     assert searcher.suggest("h")["branch"]["parent"] == "steps=300-320,branch=0"
     ended(searcher, {"h": 0.6}, 600)
     assert searcher.suggest("i") == searcher.FINISHED
+
+
+def test_searcher_is_pickled_without_the_settings_of_the_run():
+    search = replace_in(search_of("branch"), "run.tracking.uri", "http://ada:canary@h")
+    search = replace_in(search, "run.model.path", "/canary/model")
+    assert b"canary" not in pickle.dumps(BranchSearcher(search))
 
 
 def test_search_ends_when_every_branch_failed():
