@@ -10,7 +10,7 @@ A trial is a branch: one segment of the training with one mixture. Its parameter
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +27,13 @@ from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.training.checkpoint import COMPLETE, CheckpointManager, step_name
 from hbt_ray.training.run_dir import RunDir
+from hbt_ray.utils.limits import load_json
 
 KEY = "branch"  # of the parameters
 
 
 class BranchSearcher(Searcher):
-    """Suggest the branches of one segment after another. Its state is pickled with Tune's."""
+    """Suggest the branches of one segment after another. Its state is kept with Tune's."""
 
     def __init__(self, search: SearchConfig) -> None:
         super().__init__(metric=SCORE, mode="max")
@@ -69,11 +70,11 @@ class BranchSearcher(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Write the state."""
         state = {key: value for key, value in vars(self).items() if key in _STATE}
-        Path(checkpoint_path).write_bytes(pickle.dumps(state))
+        Path(checkpoint_path).write_text(json.dumps(state), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Read the state."""
-        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+        self.__dict__.update(load_json(Path(checkpoint_path).read_text(encoding="utf-8")))
 
 
 _STATE = ("_number", "_queue", "_running", "_ended")
