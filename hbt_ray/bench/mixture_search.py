@@ -40,6 +40,7 @@ from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.task import ContrastiveTask
 from hbt_ray.training.train_state import TrainState
 from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.storage import StoragePath
 
 LANGUAGES = {"en": (1000, 1), "de": (400, 2), "fr": (150, 3), "hi": (60, 4)}  # items of the clean source, synonyms
@@ -76,7 +77,7 @@ def bench_mixture_search(settings: BenchSettings) -> BenchResult:
     """
     count, steps, branches = QUICK if settings.quick else (CANDIDATES, STEPS, BRANCHES)
     file = settings.out / "mixture_search.json"
-    known: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
+    known: dict[str, list[float]] = load_json(file.read_text()) if file.exists() else {}
 
     def once(key: str, train: Callable[[], Point]) -> Point:
         if key not in known:
