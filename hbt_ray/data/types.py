@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import overload
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,40 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Passages(Sequence[Passage]):
+    """A pool of P passages as three columns, which need not be in memory; a passage is made when it is read."""
+
+    ids: Sequence[str]  # (P,)
+    languages: Sequence[str]  # (P,)
+    texts: Sequence[str]  # (P,)
+
+    @classmethod
+    def of(cls, passages: Sequence[Passage]) -> Passages:
+        """Return the columns of some passages."""
+        if isinstance(passages, cls):
+            return passages
+        columns = [(one.passage_id, one.language, one.text) for one in passages]
+        return cls(*([row[column] for row in columns] for column in range(3)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Passages: ...
+
+    def __getitem__(self, index: int | slice) -> Passage | Passages:
+        if isinstance(index, slice):
+            return Passages(self.ids[index], self.languages[index], self.texts[index])
+        return Passage(self.ids[index], self.languages[index], self.texts[index])
+
+    def __iter__(self) -> Iterator[Passage]:
+        return map(Passage, self.ids, self.languages, self.texts)
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """A retrieval benchmark: queries, a pool of passages, and relevance judgements."""
 
@@ -70,9 +106,14 @@ class Benchmark:
     split: str = ""  # of the files that were read; "" if the benchmark has no splits
 
     @property
+    def columns(self) -> Passages:
+        """The passages as columns."""
+        return Passages.of(self.passages)
+
+    @property
     def texts(self) -> list[str]:
         """All texts that training must not contain."""
-        return [*(q.text for q in self.queries), *(p.text for p in self.passages), *self.contexts]
+        return [*(q.text for q in self.queries), *self.columns.texts, *self.contexts]
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that change with any text, id or judgement.
@@ -80,15 +121,15 @@ class Benchmark:
         Token stores are named by it, so what is hashed must stay the same if a class or field is renamed. The cluster
         of a query follows from the rest, and is not hashed.
         """
-        entries = (
-            *(
+        entries = chain(
+            (
                 f"Query(query_id={q.query_id!r}, language={q.language!r}, text={q.text!r}, group={q.group!r})"
                 for q in self.queries
             ),
-            *(f"Passage(passage_id={p.passage_id!r}, language={p.language!r}, text={p.text!r})" for p in self.passages),
-            *map(repr, sorted(self.judgements.items())),
-            *map(repr, self.contexts),
-            *map(repr, sorted(self.excluded.items())),
+            (f"Passage(passage_id={p.passage_id!r}, language={p.language!r}, text={p.text!r})" for p in self.passages),
+            map(repr, sorted(self.judgements.items())),
+            map(repr, self.contexts),
+            map(repr, sorted(self.excluded.items())),
         )
         digest = hashlib.sha256()
         for entry in entries:
@@ -98,4 +139,4 @@ class Benchmark:
     @property
     def languages(self) -> list[str]:
         """The languages of queries and passages, sorted."""
-        return sorted({q.language for q in self.queries} | {p.language for p in self.passages})
+        return sorted({q.language for q in self.queries}.union(self.columns.languages))

@@ -112,7 +112,7 @@ def read_language_means(model: str, *, local_files_only: bool = False) -> Langua
 
 def mean_rows_of_windows(means: LanguageMeans, benchmark: Benchmark, windows: WindowedPassages) -> np.ndarray:
     """Return the row of the language of each window's passage, (W,) int64, for `LanguageMeans.subtract`."""
-    rows = means.rows_of([passage.language for passage in benchmark.passages])
+    rows = means.rows_of(benchmark.columns.languages)
     if windows.starts is None:
         return rows
     return np.repeat(rows, np.diff(np.append(windows.starts, len(windows.rows))))
@@ -128,7 +128,7 @@ def means_notes(benchmark: Benchmark, means: LanguageMeans) -> tuple[tuple[str, 
     if not unknown:
         return (note,), ()
     queries = sum(query.language in unknown for query in benchmark.queries)
-    passages = sum(passage.language in unknown for passage in benchmark.passages)
+    passages = sum(language in unknown for language in benchmark.columns.languages)
     warning = (
         f"the model has no mean vector of {', '.join(sorted(unknown))} ({queries:,} queries, {passages:,} passages), "
         "from whose vectors the mean of all languages was subtracted; run hbt debias with corpora in these languages"

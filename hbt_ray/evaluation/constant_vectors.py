@@ -9,7 +9,8 @@ import numpy as np
 from hbt_ray.data.types import Benchmark
 from hbt_ray.retrieval.passage_index import PassageIndex
 
-_SAMPLED_TEXTS = 100  # different ones, evenly spaced
+_COMPARED_TEXTS = 10_000  # evenly spaced
+_SAMPLED_TEXTS = 100  # different ones of these, evenly spaced
 _TOLERANCE = 1e-5  # of the longest vector
 
 
@@ -26,7 +27,7 @@ def constant_vector_warnings(benchmark: Benchmark, query_vectors: np.ndarray, in
         constant_vector_warning(
             "queries", [query.text for query in benchmark.queries], lambda rows: query_vectors[rows], effect
         ),
-        constant_vector_warning("passages", [passage.text for passage in benchmark.passages], index.vectors_of, effect),
+        constant_vector_warning("passages", benchmark.columns.texts, index.vectors_of, effect),
     ]
     return tuple(warning for warning in found if warning is not None)
 
@@ -42,7 +43,8 @@ def constant_vector_warning(
         vectors_of: row indices (S,) -> vectors (S, D).
         effect: what it means for the result.
     """
-    different = np.array(list({text: row for row, text in enumerate(texts)}.values()))
+    rows = np.unique(np.linspace(0, max(len(texts) - 1, 0), _COMPARED_TEXTS).astype(int)).tolist() if texts else []
+    different = np.array(list({texts[row]: row for row in rows}.values()))
     if len(different) < 2:
         return None
     sampled = different[np.unique(np.linspace(0, len(different) - 1, _SAMPLED_TEXTS).astype(int))]

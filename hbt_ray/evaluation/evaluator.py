@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
 from hbt_ray.evaluation.alignment import alignment_metrics
 from hbt_ray.evaluation.constant_vectors import constant_vector_warnings
-from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans
+from hbt_ray.evaluation.judgement_arrays import excluded_indices, language_spans, rows_of_ids
 from hbt_ray.evaluation.metrics import METRICS
 from hbt_ray.evaluation.question_results import LISTED, QuestionResults, question_results
 from hbt_ray.evaluation.retrieval_metrics import RetrievalMetrics, compute_retrieval_metrics, run_file_metrics
@@ -51,7 +53,7 @@ class RankedList:
     """The first K passages of the pool of all languages for each of Q queries."""
 
     query_ids: tuple[str, ...]
-    passage_ids: tuple[str, ...]  # of all P passages, sorted
+    passage_ids: Sequence[str]  # of all P passages, sorted
     passage_indices: np.ndarray  # (Q, K) int64, indices in `passage_ids`; -1 for none
     scores: np.ndarray  # (Q, K) float32
 
@@ -112,6 +114,7 @@ def evaluate_benchmark(
     settings: EvaluateConfig,
     index: PassageIndex | None = None,
     means: LanguageMeans | None = None,
+    fingerprint: str | None = None,
 ) -> EvalReport:
     """Evaluate an encoder on a benchmark.
 
@@ -130,6 +133,7 @@ def evaluate_benchmark(
         settings: window size, depth of the listed ranking, dimensions.
         index: the benchmark's passages, where they are embedded already; None: embed them here.
         means: that are subtracted from the vectors, by the language of the text; None: nothing is.
+        fingerprint: of the benchmark, where it is known already; None: compute it from all texts here.
 
     Raises:
         CorpusError: the benchmark's ids or judgements are not valid.
@@ -149,7 +153,7 @@ def evaluate_benchmark(
     scores, passage_indices = _first_passages(benchmark, index, query_vectors, max(depth, LISTED))
     run = RankedList(
         query_ids=tuple(query.query_id for query in benchmark.queries),
-        passage_ids=tuple(passage.passage_id for passage in benchmark.passages),
+        passage_ids=benchmark.columns.ids,
         passage_indices=passage_indices[:, :depth],
         scores=scores[:, :depth],
     )
@@ -160,7 +164,7 @@ def evaluate_benchmark(
     notes, unknown = ((), ()) if means is None else means_notes(benchmark, means)
     return EvalReport(
         benchmark=benchmark.name,
-        fingerprint=benchmark.fingerprint(),
+        fingerprint=fingerprint or benchmark.fingerprint(),
         languages=tuple(benchmark.languages),
         metrics=result.metrics | parallel,
         counts=_counts(benchmark),
@@ -212,7 +216,7 @@ def index_passages(
     embedder: Embedder, benchmark: Benchmark, window_chars: int | None = None, means: LanguageMeans | None = None
 ) -> PassageIndex:
     """Embed a benchmark's passages in this process, and index them exactly."""
-    windows = window_passages([passage.text for passage in benchmark.passages], window_chars)
+    windows = window_passages(benchmark.columns.texts, window_chars)
     embedded = np.concatenate([np.asarray(embedder.passages(chunk), np.float32) for chunk in windows.chunks()])
     vectors = embedded[windows.rows]
     if means is not None:
@@ -224,21 +228,22 @@ def check_benchmark(benchmark: Benchmark) -> None:
     """Raise CorpusError if ids repeat, are not sorted or hold blanks, or if a judgement has an unknown id."""
     name = benchmark.name
     query_ids = [query.query_id for query in benchmark.queries]
-    passage_ids = [passage.passage_id for passage in benchmark.passages]
+    passage_ids = benchmark.columns.ids
     if not query_ids or not passage_ids:
         raise CorpusError(f"the benchmark {name!r} has {len(query_ids)} queries and {len(passage_ids)} passages")
+    is_sorted = all(one < other for one, other in pairwise(passage_ids))
     for side, ids in (("query", query_ids), ("passage", passage_ids)):
-        known = set(ids)
-        if len(known) < len(ids):
+        if not (side == "passage" and is_sorted) and len(set(ids)) < len(ids):
             repeated = next(one for one in ids if ids.count(one) > 1)
             raise CorpusError(f"the benchmark {name!r} has the {side} id {repeated!r} twice; make ids unique")
         blank = next((one for one in ids if one.split() != [one]), None)
         if blank is not None:
             raise CorpusError(f"the benchmark {name!r} has the {side} id {blank!r}; ids need to be without blanks")
-    if passage_ids != sorted(passage_ids):
+    if not is_sorted:
         raise CorpusError(f"the passages of the benchmark {name!r} are not sorted by id; sort them, for ties go by id")
     unknown = set(benchmark.judgements) - set(query_ids)
-    unknown = unknown or set().union(*benchmark.judgements.values()) - set(passage_ids) - benchmark.absent.keys()
+    judged = {key for of_query in benchmark.judgements.values() for key in of_query} - benchmark.absent.keys()
+    unknown = unknown or {key for key, row in rows_of_ids(benchmark, judged).items() if row < 0}
     if unknown:
         raise CorpusError(f"the benchmark {name!r} has a judgement for {min(unknown)!r}, which is not in it")
 
@@ -291,9 +296,10 @@ def _parallel_text_metrics(
             if group and passage >= 0:
                 group_of_passage.setdefault(passage, group)
     passages = sorted(group_of_passage)
+    passage_languages = benchmark.columns.languages
     aligned = alignment_metrics(
         [group_of_passage[passage] for passage in passages],
-        [benchmark.passages[passage].language for passage in passages],
+        [passage_languages[passage] for passage in passages],
         index.vectors_of(np.array(passages, np.int64)),
     )
     metrics |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
@@ -309,6 +315,7 @@ def _counts(benchmark: Benchmark) -> dict[str, int]:
     relevant = [
         sum(grade > 0 for grade in benchmark.judgements.get(query.query_id, {}).values()) for query in benchmark.queries
     ]
+    of_language = Counter(benchmark.columns.languages)
     counts = {
         "languages": len(benchmark.languages),
         "queries": len(benchmark.queries),
@@ -319,7 +326,7 @@ def _counts(benchmark: Benchmark) -> dict[str, int]:
     }
     for language in benchmark.languages:
         counts[f"queries/{language}"] = sum(query.language == language for query in benchmark.queries)
-        counts[f"passages/{language}"] = sum(passage.language == language for passage in benchmark.passages)
+        counts[f"passages/{language}"] = of_language[language]
     return counts
 
 
@@ -332,7 +339,7 @@ def _sample(
     """
     query_rows: list[int] = []
     passages: set[int] = set()
-    passage_languages = np.array([passage.language for passage in benchmark.passages])
+    passage_languages = benchmark.columns.languages
     by_id = sorted(range(len(benchmark.queries)), key=lambda row: benchmark.queries[row].query_id)
     for language in benchmark.languages:
         rows = [row for row in by_id if benchmark.queries[row].language == language]
@@ -344,6 +351,9 @@ def _sample(
     sampled = sorted(passages)
     return EmbeddingSample(
         np.concatenate([query_vectors[query_rows], index.vectors_of(np.array(sampled, np.int64))]),
-        (*(benchmark.queries[row].language for row in query_rows), *passage_languages[sampled].tolist()),
+        (
+            *(benchmark.queries[row].language for row in query_rows),
+            *(passage_languages[passage] for passage in sampled),
+        ),
         ("question",) * len(query_rows) + ("passage",) * len(sampled),
     )

@@ -5,9 +5,10 @@ Legend: Q queries, P passages in the order of their ids, R relevant passages of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -27,10 +28,11 @@ class RelevantPassages:
     @classmethod
     def of(cls, benchmark: Benchmark) -> RelevantPassages:
         """Collect the passages with a grade above 0, those that the pool lacks first."""
-        index_of = {passage.passage_id: index for index, passage in enumerate(benchmark.passages)}
-        language_of = {passage.passage_id: passage.language for passage in benchmark.passages} | dict(benchmark.absent)
+        index_of = rows_of_ids(benchmark, chain.from_iterable(benchmark.judgements.values()))
+        languages = benchmark.columns.languages
+        language_of = {key: languages[row] for key, row in index_of.items() if row >= 0} | dict(benchmark.absent)
         judged = [
-            sorted((index_of.get(key, -1), language_of[key], grade) for key, grade in judgements.items() if grade > 0)
+            sorted((index_of[key], language_of[key], grade) for key, grade in judgements.items() if grade > 0)
             for judgements in (benchmark.judgements.get(query.query_id, {}) for query in benchmark.queries)
         ]
         shape = (len(judged), max(1, *map(len, judged)))
@@ -49,6 +51,13 @@ class RelevantPassages:
         return absent
 
 
+def rows_of_ids(benchmark: Benchmark, passage_ids: Iterable[str]) -> dict[str, int]:
+    """Return passage id -> its index among the benchmark's passages, which are sorted by id; -1 for none."""
+    ids = benchmark.columns.ids
+    row_of = {key: bisect_left(ids, key) for key in passage_ids}
+    return {key: row if row < len(ids) and ids[row] == key else -1 for key, row in row_of.items()}
+
+
 def excluded_indices(benchmark: Benchmark) -> np.ndarray:
     """Return for each query the index of the passage that is the query's own text, -1 for none: (Q,) int64.
 
@@ -56,8 +65,8 @@ def excluded_indices(benchmark: Benchmark) -> np.ndarray:
     """
     if not benchmark.excluded:
         return np.full(len(benchmark.queries), -1, np.int64)
-    index_of = {passage.passage_id: index for index, passage in enumerate(benchmark.passages)}
-    return np.array([index_of.get(benchmark.excluded.get(q.query_id, ""), -1) for q in benchmark.queries], np.int64)
+    row_of = rows_of_ids(benchmark, benchmark.excluded.values())
+    return np.array([row_of.get(benchmark.excluded.get(q.query_id, ""), -1) for q in benchmark.queries], np.int64)
 
 
 def language_spans(benchmark: Benchmark) -> dict[str, Span]:
@@ -65,7 +74,7 @@ def language_spans(benchmark: Benchmark) -> dict[str, Span]:
 
     A language all of whose passages are absent has an empty slice.
     """
-    runs = [(key, len(list(group))) for key, group in groupby(passage.language for passage in benchmark.passages)]
+    runs = [(key, sum(1 for _ in group)) for key, group in groupby(benchmark.columns.languages)]
     ends = np.cumsum([length for _, length in runs])
     slices: dict[str, list[slice]] = {language: [] for language in benchmark.absent.values()}
     for (language, length), end in zip(runs, ends.tolist(), strict=True):

@@ -7,6 +7,7 @@ Legend: Q queries, K passages listed for each query, R relevant passages of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ def question_results(
     """
     listed, of_listed = first_passages[:, :LISTED], scores[:, :LISTED]
     relevant = result.relevant
-    ids = pa.array([passage.passage_id for passage in benchmark.passages], pa.string())
+    ids = benchmark.columns.ids
     is_listed, is_relevant = listed >= 0, relevant.grades > 0
     questions = pa.table(
         {
@@ -54,9 +55,9 @@ def question_results(
             "language": pa.array([query.language for query in benchmark.queries], pa.string()),
             "text": pa.array([shorten(query.text, TEXT_CHARS) for query in benchmark.queries], pa.string()),
             "average_precision": average_precision(result.ranks),
-            "result_ids": _lists(ids.take(pa.array(listed[is_listed])), is_listed),
+            "result_ids": _lists(_ids_of(ids, listed[is_listed]), is_listed),
             "result_scores": _lists(pa.array(of_listed[is_listed].astype(np.float32)), is_listed),
-            "relevant_ids": _lists(ids.take(_known(relevant.passage_indices[is_relevant], 0)), is_relevant),
+            "relevant_ids": _lists(_ids_of(ids, relevant.passage_indices[is_relevant]), is_relevant),
             "relevant_languages": _lists(
                 pa.array(relevant.passage_languages[is_relevant].tolist(), pa.string()), is_relevant
             ),
@@ -74,6 +75,11 @@ def question_results(
         }
     )
     return QuestionResults(questions, passages)
+
+
+def _ids_of(ids: Sequence[str], rows: np.ndarray) -> pa.Array:
+    """Return the ids of some passages; null for an index of -1."""
+    return pa.array([None if row < 0 else ids[row] for row in rows.tolist()], pa.string())
 
 
 def _known(values: np.ndarray, lowest: int) -> pa.Array:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from hbt_ray.config import EvaluateConfig, stored_text
 from hbt_ray.data.benchmarks import ReadOptions, check_options, load_benchmark
+from hbt_ray.data.benchmarks.passage_files import ReadPassages, read_blocks
 from hbt_ray.data.model_files import base_model_of, describe_debiasing
 from hbt_ray.data.types import Benchmark
 from hbt_ray.data.zero_shot import was_decontaminated
@@ -165,9 +166,13 @@ def check_benchmarks(
     return fingerprints
 
 
-def load_benchmarks(settings: EvaluateConfig) -> list[Benchmark]:
-    """Load the benchmarks of the settings. Raise CorpusError if one cannot be read."""
-    options = ReadOptions(settings.with_paragraph, settings.split)
+def load_benchmarks(settings: EvaluateConfig, read_passages: ReadPassages = read_blocks) -> list[Benchmark]:
+    """Load the benchmarks of the settings; files of passages are read by `read_passages`.
+
+    Raises:
+        CorpusError: one cannot be read.
+    """
+    options = ReadOptions(settings.with_paragraph, settings.split, read_passages=read_passages)
     benchmarks = [load_benchmark(name, folder or None, options) for name, folder in settings.benchmarks.items()]
     for benchmark in benchmarks:
         check_benchmark(benchmark)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from hbt_ray.data.benchmarks.passage_files import ReadPassages, read_blocks
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
@@ -16,6 +17,7 @@ class ReadOptions:
     with_paragraph: bool = False  # a passage is a sentence followed by its paragraph
     split: str | None = None  # such as "dev" or "test"; None: the one for which results are usually published
     languages: frozenset[str] | None = None  # None: all that are found
+    read_passages: ReadPassages = read_blocks  # in this process or in others
 
     def check_languages(self, folder: str, found: Iterable[str]) -> None:
         """Raise CorpusError if a chosen language is not among those found in the folder."""

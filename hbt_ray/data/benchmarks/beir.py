@@ -8,13 +8,12 @@ from pathlib import Path
 from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
-    JsonEntry,
     absolute,
     files_matching,
     read_beir_judgements,
     read_objects,
-    with_title,
 )
+from hbt_ray.data.benchmarks.passage_files import PassageFile
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
@@ -51,22 +50,14 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
                 if builder.add_query(query_id, language, entry.texts["text"], location=entry.location):
                     query_texts[query_id] = normalize_for_matching(entry.texts["text"])
         for file, _ in files_matching(set_folder, r"corpus\.jsonl"):
-            for entry in read_objects(file, builder, ("_id", "text")):
-                passage_id = prefix + entry.texts["_id"]
-                builder.add_passage(passage_id, language, with_title(entry), location=entry.location)
-                if query_texts.get(passage_id) in _normalized_texts(entry):
-                    builder.exclude_passage(passage_id, passage_id, location=entry.location)
+            corpus = PassageFile(file, language, "_id", id_prefix=prefix, query_texts=query_texts)
+            builder.add_blocks(options.read_passages(corpus))
         for location, query_id, passage_id, grade in read_beir_judgements(judgement_files[language][split], builder):
             builder.add_judgement(prefix + query_id, prefix + passage_id, grade, language=language, location=location)
         for path in (path for other, path in judgement_files[language].items() if other != split):
             unused = BenchmarkBuilder(name)  # takes the faults of a split that is not read
             judged_elsewhere.update(prefix + judgement.query_id for judgement in read_beir_judgements(path, unused))
     return builder.build(judged_only=True, split=split, judged_elsewhere=judged_elsewhere)
-
-
-def _normalized_texts(entry: JsonEntry) -> set[str]:
-    """Return a passage's text without and with its title, normalized; not those of punctuation only."""
-    return set(map(normalize_for_matching, (entry.texts["text"], with_title(entry)))) - {""}
 
 
 def _find_sets(folder: str) -> dict[str, Path]:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hbt_ray.data.text_files import rejected_row
-from hbt_ray.data.types import Benchmark, Passage, Query, RejectedRow
+from hbt_ray.data.types import Benchmark, Passage, Passages, Query, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.string_column import StringColumn
 
 # Faults of judgements, of which the first is shown if no judgement can be used.
 _OF_JUDGEMENTS = {
     *("not a judgement", "judgement for a missing query", "judgement of a missing passage"),
     *("answer in no sentence", "answer not at its offset"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PassageBlock:
+    """Passages of a file of one language, in the order of its lines; ids may repeat."""
+
+    file_name: str
+    language: str
+    ids: pa.LargeStringArray  # (N,)
+    texts: pa.LargeStringArray | Path  # (N,), or a file of them by `write_strings`
+    lines: np.ndarray  # (N,) int64, counted from 1
+    queries: list[tuple[str, str]]  # (id, location) of passages that are the query with the same id
+    faults: list[tuple[str, str, str]]  # (location, reason, detail) of lines that are no passage
 
 
 class BenchmarkBuilder:
@@ -35,6 +53,7 @@ class BenchmarkBuilder:
         self.contexts: list[str] = []
         self._queries: dict[str, Query] = {}
         self._passages: dict[str, Passage] = {}
+        self._blocks: list[PassageBlock] = []  # passages of large files, if the format has them
         # (query_id, passage_id) -> (grade, language of the pool, location)
         self._judgements: dict[tuple[str, str], tuple[int, str, str]] = {}
         self._excluded: dict[str, tuple[str, str]] = {}  # query_id -> (passage_id, location)
@@ -77,6 +96,15 @@ class BenchmarkBuilder:
             return True
         return False
 
+    def add_blocks(self, blocks: Iterable[PassageBlock]) -> None:
+        """Add the passages of a file. Of equal ids `build` keeps the first."""
+        for block in blocks:
+            self._blocks.append(block)
+            for fault in block.faults:
+                self.reject(*fault)
+            for passage_id, location in block.queries:
+                self.exclude_passage(passage_id, passage_id, location=location)
+
     def add_judgement(self, query_id: str, passage_id: str, grade: int, *, language: str, location: str) -> None:
         """Add a judgement. Queries and passages may be added later.
 
@@ -108,6 +136,10 @@ class BenchmarkBuilder:
         Raises:
             CorpusError: no query has a relevant passage in the pool, so that every metric would be 0.
         """
+        passages = (
+            self._merge_blocks() if self._blocks else sorted(self._passages.values(), key=attrgetter("passage_id"))
+        )
+        pool = self._in_pool(passages)
         judgements: dict[str, dict[str, int]] = {}
         absent: dict[str, str] = {}
         judged: set[str] = set()
@@ -116,7 +148,7 @@ class BenchmarkBuilder:
                 self.reject(location, "judgement for a missing query", query_id)
                 continue
             judged.add(query_id)
-            if passage_id not in self._passages:
+            if passage_id not in pool:
                 if grade <= 0:
                     continue
                 absent[passage_id] = language
@@ -132,26 +164,59 @@ class BenchmarkBuilder:
             silent = judged.union(map(printable_id, judged_elsewhere))
             for key in self._queries.keys() - silent:
                 self.reject(key, "query without a judgement", self._queries[key].text)
-        self._check_relevant(queries, judgements)
+        self._check_relevant(queries, judgements, pool, len(passages))
         self._reject_unanswerable(queries, judgements)
-        passages = sorted(self._passages.values(), key=lambda passage: passage.passage_id)
         excluded: dict[str, str] = {}
         for query in queries:
             passage_id, location = self._excluded.get(query.query_id, ("", ""))
-            if passage_id in self._passages and judgements.get(query.query_id, {}).get(passage_id, 0) <= 0:
+            if passage_id in pool and judgements.get(query.query_id, {}).get(passage_id, 0) <= 0:
                 excluded[query.query_id] = passage_id
                 self.reject(location, "passage is the query itself", passage_id)
         return Benchmark(self.name, queries, passages, judgements, self.contexts, absent, excluded, self.rejects, split)
 
-    def _check_relevant(self, queries: list[Query], judgements: dict[str, dict[str, int]]) -> None:
+    def _merge_blocks(self) -> Sequence[Passage]:
+        """Return the passages of all blocks, sorted by id; reject those whose id an earlier one has.
+
+        UTF-8 sorts as code points do. The texts stay where they are, in the order of the files.
+        """
+        ids = pa.chunked_array([block.ids for block in self._blocks]).combine_chunks()
+        if not len(ids):
+            return []
+        order = pc.sort_indices(ids)  # stable
+        ids = ids.take(order)
+        is_first = np.concatenate([[True], pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)])
+        rows = order.to_numpy().astype(np.int64)
+        sizes = [len(block.ids) for block in self._blocks]
+        ends = np.cumsum(sizes)
+        for row in np.sort(rows[~is_first]).tolist():
+            number = int(np.searchsorted(ends, row, "right"))
+            block, in_block = self._blocks[number], int(row - ends[number] + sizes[number])
+            self.reject(f"{block.file_name}:{block.lines[in_block]}", "repeated passage id", block.ids[in_block])
+        ids, rows = ids.filter(pa.array(is_first)), rows[is_first]
+        names = sorted({block.language for block in self._blocks})
+        codes = np.array([names.index(block.language) for block in self._blocks], np.int16)
+        languages = pa.DictionaryArray.from_arrays(np.repeat(codes, sizes)[rows], names)
+        texts = StringColumn([block.texts for block in self._blocks], rows)
+        return Passages(StringColumn([ids]), StringColumn([languages]), texts)
+
+    def _in_pool(self, passages: Sequence[Passage]) -> Collection[str]:
+        """Return the ids of passages, at least those that a judgement or an exclusion names."""
+        if not isinstance(passages, Passages):
+            return self._passages.keys()
+        named = {key for _, key in self._judgements} | {key for key, _ in self._excluded.values()}
+        return named.intersection(passages.ids)
+
+    def _check_relevant(
+        self, queries: list[Query], judgements: dict[str, dict[str, int]], pool: Collection[str], num_passages: int
+    ) -> None:
         """Raise CorpusError if no query has a relevant passage in the pool; show a judgement that was rejected."""
         pairs = (pair for query in queries for pair in judgements.get(query.query_id, {}).items())
-        if not self._passages or not self._queries or any(grade > 0 and key in self._passages for key, grade in pairs):
+        if not num_passages or not self._queries or any(grade > 0 and key in pool for key, grade in pairs):
             return
         first = next((reject for reject in self.rejects if reject.reason in _OF_JUDGEMENTS), None)
         shown = f"; the first fault is {first.reason!r} at {first.location} ({first.detail})" if first else ""
         raise CorpusError(
-            f"the benchmark {self.name!r} has no query with a relevant passage among its {len(self._passages)}, so "
+            f"the benchmark {self.name!r} has no query with a relevant passage among its {num_passages}, so "
             f"every metric would be 0{shown}; compare the ids of its judgements with those of queries and passages"
         )
 
@@ -161,6 +226,7 @@ class BenchmarkBuilder:
             if not any(grade > 0 for grade in judgements.get(query.query_id, {}).values()):
                 self.reject(query.query_id, "query without a relevant passage")
         pool_languages = {passage.language for passage in self._passages.values()}
+        pool_languages.update(block.language for block in self._blocks if len(block.ids))
         for language, number in sorted(Counter(query.language for query in queries).items()):
             if pool_languages and language not in pool_languages:
                 self.reject(language, "language without passages", f"{number} queries")

@@ -61,22 +61,26 @@ def absolute(folder: str | Path) -> Path:
     return Path(os.path.abspath(Path(folder).expanduser()))
 
 
-def read_lines(path: Path, builder: BenchmarkBuilder) -> Iterator[tuple[str, str]]:
+def read_lines(
+    path: Path, builder: BenchmarkBuilder, part: text_files.FilePart | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield (location, line) of each line that is not blank, without its end of line."""
-    for line in text_files.read_lines(path):
+    for line in text_files.read_lines(path, part):
         if isinstance(line, text_files.Fault):
             builder.reject(*line)
         elif line.text.strip():
             yield line.location, line.text.rstrip("\r\n")
 
 
-def read_objects(path: Path, builder: BenchmarkBuilder, required: tuple[str, ...]) -> Iterator[JsonEntry]:
-    """Yield the object of each line of JSON.
+def read_objects(
+    path: Path, builder: BenchmarkBuilder, required: tuple[str, ...], part: text_files.FilePart | None = None
+) -> Iterator[JsonEntry]:
+    """Yield the object of each line of JSON, of a file or a part of it.
 
     An object without text under one of the keys `required` is rejected. A whole number counts as text, because ids
     are written as either.
     """
-    for location, line in read_lines(path, builder):
+    for location, line in read_lines(path, builder, part):
         value = text_files.parse_json(line, location)
         if isinstance(value, text_files.Fault):
             builder.reject(*value)

@@ -18,11 +18,10 @@ from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, R
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
     files_matching,
-    read_objects,
     read_topics,
     read_trec_judgements,
-    with_title,
 )
+from hbt_ray.data.benchmarks.passage_files import PassageFile
 from hbt_ray.data.language_resources import MIRACL_PASSAGES
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
@@ -71,9 +70,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             "folder whose name ends in the language, such as miracl-corpus-v1.0-sw"
         )
     for language, path in corpora:
-        for entry in read_objects(path, builder, ("docid", "text")):
-            passage_id = f"{language}:{entry.texts['docid']}"
-            builder.add_passage(passage_id, language, with_title(entry), location=entry.location)
+        builder.add_blocks(options.read_passages(PassageFile(path, language, id_prefix=f"{language}:")))
     return builder.build(judged_only=False, split=split)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from hbt_ray.data.benchmarks.base import BenchmarkReader, HubFiles, HubSource, ReadOptions
 from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import files_matching, is_text, read_objects
+from hbt_ray.data.benchmarks.passage_files import PassageFile
 from hbt_ray.data.text_files import id_text
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
@@ -40,9 +41,8 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         missing = f"{split}.jsonl.gz" if corpora else "corpus.jsonl.gz"
         raise CorpusError(f"{folder!r} holds no mldr-v1.0-<language>/{missing}; fetch it there")
     for language, path in corpora:
-        for entry in read_objects(path, builder, ("docid", "text")):
-            passage_id = f"{language}:{entry.texts['docid']}"
-            builder.add_passage(passage_id, language, entry.texts["text"], location=entry.location)
+        corpus = PassageFile(path, language, has_title=False, id_prefix=f"{language}:")
+        builder.add_blocks(options.read_passages(corpus))
     for language, path in questions:
         read_questions(path, language, builder)
     return builder.build(judged_only=False, split=split)

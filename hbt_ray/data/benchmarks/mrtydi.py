@@ -19,12 +19,11 @@ from hbt_ray.data.benchmarks.builder import BenchmarkBuilder
 from hbt_ray.data.benchmarks.file_parsing import (
     absolute,
     files_matching,
-    read_objects,
     read_topics,
     read_trec_judgements,
-    with_title,
 )
 from hbt_ray.data.benchmarks.mldr import read_questions
+from hbt_ray.data.benchmarks.passage_files import PassageFile
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import CorpusError
 
@@ -74,7 +73,10 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
         else:
             raise CorpusError(f"{folder!r} holds no judgements for {str(topics[language])!r}; put its qrels beside it")
         if language in passages:
-            _read_passages(passages[language], language, builder)
+            is_release = passages[language].name.startswith("docs")
+            keys = ("id", "contents") if is_release else ("docid", "text")
+            corpus = PassageFile(passages[language], language, *keys, not is_release, f"{language}:")
+            builder.add_blocks(options.read_passages(corpus))
     return builder.build(judged_only=False, split=split)
 
 
@@ -85,14 +87,6 @@ def _read_topics(topics: Path, judgements: Path, language: str, builder: Benchma
         builder.add_judgement(
             f"{language}:{query_id}", f"{language}:{passage_id}", grade, language=language, location=location
         )
-
-
-def _read_passages(path: Path, language: str, builder: BenchmarkBuilder) -> None:
-    is_release = path.name.startswith("docs")
-    id_key, text_key = ("id", "contents") if is_release else ("docid", "text")
-    for entry in read_objects(path, builder, (id_key, text_key)):
-        text = entry.texts[text_key] if is_release else with_title(entry)
-        builder.add_passage(f"{language}:{entry.texts[id_key]}", language, text, location=entry.location)
 
 
 def _files_by_language(folder: str, pattern: str, split: str | None = None) -> dict[str, Path]:
