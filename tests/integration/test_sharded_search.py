@@ -17,6 +17,7 @@ from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.retrieval.embedding_cache import write_cache_manifest, write_embedding_shard
 from hbt_ray.retrieval.passage_windows import WindowedPassages
 from tests.helpers import tiny_corpus
+from tests.helpers.benchmark_files import write, write_objects
 from tests.integration.conftest import NUM_CPUS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +52,40 @@ def test_actors_write_the_report_of_one_process_and_reuse_vectors(
     [again] = evaluate_in_shards(str(model), three, tmp_path / "again")
     assert again.metrics == report.metrics
     assert [(path, path.stat().st_mtime_ns) for path in (tmp_path / "vectors").iterdir()] == [(folder, made)]
+
+
+def test_passages_read_in_tasks_give_the_report_of_one_process(cluster, tmp_path, monkeypatch):
+    lines = [
+        json.dumps({"_id": f"p{n * 7 % 60:02}", "title": "T" * (n % 2), "text": f"so is {n % 50}"}) for n in range(60)
+    ]
+    lines[20:20] = ["no JSON", "", lines[3], '{"_id": "p99", "text": " "}', '{"_id": "q5", "text": "So is 5!"}']
+    write(tmp_path / "set" / "corpus.jsonl", "\n".join(lines))
+    write_objects(tmp_path / "set" / "queries.jsonl", *({"_id": f"q{n}", "text": f"so is {n}"} for n in range(8)))
+    write(tmp_path / "set" / "qrels" / "test.tsv", "".join(f"q{n}\tp{n * 7:02}\t1\n" for n in range(8)))
+    model = tmp_path / "model"
+    tiny_corpus.make_encoder(model)
+    settings = EvaluateConfig(
+        benchmarks={"beir/set": str(tmp_path / "set")}, precision="fp32", run_depth=20, perturbations=["case"]
+    )
+    monkeypatch.setattr("hbt_ray.cluster.evaluation.passage_tasks._PART_BYTES", 300)
+    monkeypatch.setattr("hbt_ray.cluster.evaluation.passage_tasks._PASSAGES_PER_TASK", 13)
+    list(evaluate_in_shards(str(model), settings.model_copy(update={"shards": 2}), tmp_path / "actors"))
+    assert len(list((tmp_path / "vectors").iterdir())) == 1  # the texts are deleted
+    list(evaluate_model(str(model), settings, tmp_path / "local"))
+    for name in ("beir-set", "beir-set-case"):
+        one, other = (tmp_path / folder / name for folder in ("actors", "local"))
+        described = [json.loads((folder / "report.json").read_text()) for folder in (one, other)]
+        assert described[0].pop("seconds") != described[1].pop("seconds")
+        for report in described:
+            assert report.pop("settings").keys() == settings.model_dump(exclude={"benchmarks"}).keys()
+            del report["sha256"], report["files"]
+        assert described[0] == described[1]
+        assert described[0]["rejects"] == {
+            **{"broken JSON": 1, "passage without text": 1, "repeated passage id": 1, "passage is the query itself": 1}
+        }
+        files = sorted(path.name for path in other.iterdir() if path.suffix not in {".json", ".html"})
+        assert {"rejects.jsonl", "run.trec", "per_query.parquet", "questions.parquet"} <= set(files)
+        assert [name for name in files if (one / name).read_bytes() != (other / name).read_bytes()] == []
 
 
 def test_approximate_index_reports_its_depth_and_its_recall(cluster, settings, tmp_path):

@@ -11,10 +11,12 @@ from typing import TypeVar, Unpack, cast
 import ray
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
+from hbt_ray.cluster.evaluation.passage_tasks import PassageTasks, passage_tasks, run_in_order
 from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
+from hbt_ray.data.types import Benchmark
 from hbt_ray.debiasing.language_means import mean_rows_of_windows
 from hbt_ray.evaluation.evaluator import EvalReport, evaluate_benchmark
 from hbt_ray.evaluation.judgement_arrays import language_spans
@@ -31,7 +33,6 @@ from hbt_ray.evaluation.run_evaluation import (
     with_zero_shot_check,
 )
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
-from hbt_ray.retrieval.passage_windows import window_passages
 
 Result = TypeVar("Result")
 
@@ -105,7 +106,15 @@ def evaluate_in_shards(
     Raises:
         ClusterError: an actor failed.
     """
-    benchmarks = load_benchmarks(settings)
+    cache = out.parent / "vectors"
+    with passage_tasks(cache) as tasks:
+        yield from _evaluate_in_shards(model, settings, out, tasks, cache, load_options)
+
+
+def _evaluate_in_shards(
+    model: str, settings: EvaluateConfig, out: Path, tasks: PassageTasks, cache: Path, load_options: LoadOptions
+) -> Iterator[EvalReport]:
+    benchmarks = load_benchmarks(settings, tasks.read)
     make_folder(out)
     means = means_of(model, settings)
     embedder = open_embedder(model, settings, **load_options, with_language=True)
@@ -116,16 +125,23 @@ def evaluate_in_shards(
         key: value for key, value in described.items() if key not in {"path", "base_model", "query_prefix"}
     }
     for benchmark in benchmarks:
-        name = vectors_fingerprint(model, benchmark.fingerprint(), vector_settings, settings.window_chars)
-        windows = window_passages([passage.text for passage in benchmark.passages], settings.window_chars)
+        fingerprint = _fingerprint(benchmark)
+        name = vectors_fingerprint(model, fingerprint, vector_settings, settings.window_chars)
+        windows = tasks.window(benchmark.columns.texts, settings.window_chars)
         open_in_actor = functools.partial(open_embedder, model, settings, **load_options, with_language=True)
-        cache = out.parent / "vectors"
         embed_passages(windows, open_in_actor, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
         centring = None if means is None else (means, mean_rows_of_windows(means, benchmark, windows))
         with sharded_index(cache / name, windows, settings, edges, centring) as (index, _):
             for variant in variants(benchmark, settings):
-                report = evaluate_benchmark(embedder, variant, settings, index, means)
+                of_variant = fingerprint if variant is benchmark else _fingerprint(variant)
+                report = evaluate_benchmark(embedder, variant, settings, index, means, of_variant)
                 report = with_zero_shot_check(report, model, benchmark)
                 write_report(report, report_folder(variant, settings, out), described, settings)
                 yield report
+
+
+def _fingerprint(benchmark: Benchmark) -> str:
+    """Return a benchmark's fingerprint from a task, because every text is read for it."""
+    [found] = run_in_order(Benchmark.fingerprint, [(benchmark,)], "reading passages")
+    return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.actor import ActorHandle
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
@@ -39,7 +40,7 @@ _BYTES_ON_DEMAND = 2**28  # of vectors, read at once where memory cannot hold al
 
 
 class _PassageEmbedder:
-    """An actor with a model: maps a chunk of texts to a file of vectors."""
+    """An actor with a model: maps a chunk of texts, pickled, to a file of vectors."""
 
     def __init__(self, open_embedder: Callable[[], TextEmbedder], folder: str) -> None:
         configure_task(threads=1)
@@ -47,8 +48,8 @@ class _PassageEmbedder:
         self.folder = Path(folder)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int | str]]:
-        [number], [texts] = batch["number"], batch["texts"]
-        vectors = self.embedder.passages([str(text) for text in texts])
+        [number], [chunk] = batch["number"], batch["chunk"]
+        vectors = self.embedder.passages(cloudpickle.loads(chunk).texts())
         part = write_embedding_shard(self.folder, int(number), vectors)
         fields = {name: [value] for name, value in part._asdict().items()}
         return {"number": [int(number)], "width": [vectors.shape[1]], **fields}
@@ -70,7 +71,10 @@ def embed_passages(
         StoreError: the vectors cannot be written.
     """
     folder = cache / name
-    rows = [{"number": number, "texts": texts} for number, texts in enumerate(windows.chunks())]
+    # A chunk of texts on disk is pickled as their rows there.
+    rows = [
+        {"number": number, "chunk": cloudpickle.dumps(windows.chunk(number))} for number in range(windows.num_chunks)
+    ]
     gpu = sum(map(int, node_resources("GPU"))) >= actors
     with new_shared_folder(folder, _fault_of_cache) as unfinished:
         if unfinished is None:
