@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
 from hbt_ray.data.engine import RowTables
-from hbt_ray.data.row_tables import REJECTED, ROWS, count_rows, find_duplicate_items, rejects_of
+from hbt_ray.data.row_tables import ITEM, REJECTED, ROWS, count_rows, find_duplicate_items, rejects_of
 from hbt_ray.utils.limits import load_json
 
 _CONTAMINATED = pa.schema([ROWS.field(name) for name in ("source", "item_id", "language", "occurs_in_evaluation")])
@@ -75,7 +75,7 @@ def _last_of_items(rows: pa.Table) -> pa.Table:
 
 def find_duplicates(rows: RowTables) -> pa.Table:
     """Find the items that `find_duplicate_items` finds, in buckets of pair keys; each item once."""
-    buckets = -(-rows.count() // KEYS_PER_BUCKET)
+    buckets = max(1, -(-rows.count() // KEYS_PER_BUCKET))
 
     def select_keys(table: pa.Table) -> pa.Table:
         accepted = table.filter(pc.is_null(table.column("rejected"))).select(["pair_key", "source", "item_id"])
@@ -83,7 +83,7 @@ def find_duplicates(rows: RowTables) -> pa.Table:
         return accepted.append_column("bucket", pa.array(keys, pa.int64()))
 
     found = _map_buckets(rows.map(select_keys), find_duplicate_items, buckets)
-    return _last_of_items(pa.concat_tables(found))
+    return _last_of_items(pa.concat_tables([ITEM.empty_table(), *found]))  # an engine may yield no empty table
 
 
 def find_linked_items(rows: RowTables, texts: int) -> ItemComponents:

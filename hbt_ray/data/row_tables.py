@@ -47,6 +47,7 @@ ROWS = pa.schema(
     ]
 )
 REJECTED = pa.schema([ROWS.field(name) for name in ("source", "place", "rejected", "detail")])
+ITEM = pa.schema([("source", pa.string()), ("item_id", pa.string())])
 ROWS_PER_TABLE = 1024
 REJECTS = "rejects.jsonl"
 
@@ -265,13 +266,8 @@ def find_duplicate_items(rows: pa.Table) -> pa.Table:
     for pair_key, source, item_id in sorted(zip(*columns, strict=True)):
         if first.setdefault(pair_key, (source, item_id)) != (source, item_id):
             duplicates.add((source, item_id))
-    items = sorted(duplicates)
-    return pa.table(
-        {
-            "source": pa.array([source for source, _ in items], pa.string()),
-            "item_id": pa.array([item_id for _, item_id in items], pa.string()),
-        }
-    )
+    items = [{"source": source, "item_id": item_id} for source, item_id in sorted(duplicates)]
+    return pa.Table.from_pylist(items, schema=ITEM)
 
 
 def location_order(location: str) -> tuple[str, int]:
