@@ -29,8 +29,8 @@ class RelevantPassages:
     def of(cls, benchmark: Benchmark) -> RelevantPassages:
         """Collect the passages with a grade above 0, those that the pool lacks first."""
         index_of = rows_of_ids(benchmark, chain.from_iterable(benchmark.judgements.values()))
-        languages = benchmark.columns.languages
-        language_of = {key: languages[row] for key, row in index_of.items() if row >= 0} | dict(benchmark.absent)
+        codes = benchmark.columns.languages
+        language_of = {key: codes[row] for key, row in index_of.items() if row >= 0} | dict(benchmark.absent)
         judged = [
             sorted((index_of[key], language_of[key], grade) for key, grade in judgements.items() if grade > 0)
             for judgements in (benchmark.judgements.get(query.query_id, {}) for query in benchmark.queries)
