@@ -58,7 +58,7 @@ def branch_quantiles(search: SearchConfig, number: int, branch: int, parent: Seq
         branch: number of the branch.
         parent: quantiles of the branch that is continued; None: the training begins.
     """
-    count = sum(dimension.num_quantiles for dimension in search.space.values())
+    count = _count_quantiles(search)
     generator = np.random.default_rng(stable_hash64(search.seed, "branch", number, branch))
     if branch == 0:
         return [0.5] * count if parent is None else list(parent)
@@ -78,3 +78,12 @@ def values_at(search: SearchConfig, quantiles: Sequence[float]) -> Settings:
         key: dimension.value_at(*(next(remaining) for _ in range(dimension.num_quantiles)))
         for key, dimension in search.space.items()
     }
+
+
+def middle_of(search: SearchConfig) -> Settings:
+    """Return the searched settings at the middle of the space."""
+    return values_at(search, [0.5] * _count_quantiles(search))
+
+
+def _count_quantiles(search: SearchConfig) -> int:
+    return sum(dimension.num_quantiles for dimension in search.space.values())

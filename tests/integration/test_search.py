@@ -140,7 +140,7 @@ def test_asha_stops_trials_and_tpe_repeats_candidates_by_seed(cluster, search_co
 
 
 def test_schedule_found_by_branches_trains_again_to_the_same_weights(cluster, search_corpus):
-    space = {"mix.alpha": {"uniform": [0, 1]}, "mix.language_weights": {"simplex": ["de", "en"]}}
+    space = {"mix.alpha": {"uniform": [0, 1]}, "mix.language_weights": {"simplex": ["de", "en", "fr"]}}
     settings = tiny_search(
         search_corpus, concurrent=2, algorithm="branch", space=space, configurations=2, measure_every=2, branch_every=3
     )
@@ -159,6 +159,14 @@ def test_schedule_found_by_branches_trains_again_to_the_same_weights(cluster, se
     one = final_weights(search_corpus.parent / "branch" / "trials" / last.name)
     other = final_weights(search_corpus.parent / "again" / "trials" / again.trials[0].name)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_simplex_of_other_languages_is_refused_before_the_trials(cluster, search_corpus):
+    space = {"mix.language_weights": {"simplex": ["de", "en"]}}
+    settings = tiny_search(search_corpus, algorithm="branch", space=space, configurations=2, measure_every=2)
+    with pytest.raises(ConfigError, match="language_weights is of de, en; write a weight for each of de, en, fr"):
+        search(settings, search_corpus.parent / "other-languages")
+    assert not (search_corpus.parent / "other-languages" / "trials").exists()
 
 
 def test_workers_of_a_trial_may_use_every_cpu_but_not_more(cluster, search_corpus):

@@ -39,6 +39,7 @@ from hbt_ray.evaluation.report import report_errors
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.algorithms import list_candidates
+from hbt_ray.search.branching import middle_of
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, untrained_metrics
@@ -113,7 +114,8 @@ def _search(as_given: SearchConfig, folder: Path) -> FinishedSearch:
     connect()
     num_candidates = len(candidates) or config.configurations
     request = plan_concurrency(config.run, config.concurrent or num_candidates * len(config.seeds))
-    runs = [candidate.config(config.run, seed) for candidate in candidates or [Candidate({})] for seed in config.seeds]
+    checked = candidates or [Candidate(middle_of(config))]  # of a value that no store can serve, before the trials
+    runs = [candidate.config(config.run, seed) for candidate in checked for seed in config.seeds]
     stores, models = _prepare_stores_and_models(runs, folder)
     dev = dev_set(config.dev, stores[runs[0].store_key], runs[0])
     folder.mkdir(parents=True, exist_ok=True)
