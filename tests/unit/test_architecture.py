@@ -499,7 +499,7 @@ def test_every_corpus_reader_is_registered_and_configurable():
 def test_every_benchmark_reader_is_registered():
     from hbt_ray.data.benchmarks import READERS
 
-    helpers = {"base", "builder", "file_parsing", "hub_download", "writers"}
+    helpers = {"base", "builder", "file_parsing", "hub_download", "passage_files", "writers"}
     assert registered_modules("data/benchmarks", helpers) == {module.split(".")[3] for module in READERS.values()}
 
 

@@ -812,5 +812,5 @@ def test_settings_have_the_same_names_and_words(name: str):
 
 
 def test_settings_have_the_same_values_where_nothing_is_written():
-    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "ede9e06ecbe7d394"
+    assert digest(yaml.safe_load(dump_config(RunConfig()))) == "daba2c9164b55386"
     assert digest(yaml.safe_load(dump_config(tiny_corpus.pretrain_config()))) == "090eac65f0a2a194"
