@@ -48,7 +48,7 @@ def read_blocks(file: PassageFile, part: FilePart | None = None) -> Iterator[Pas
     """Yield the passages of a file, or of a part of it, in one block or more."""
     faults = BenchmarkBuilder("")
     passages: list[tuple[str, str, int]] = []  # id, text, line
-    accepted: list[tuple[str, str]] = []
+    query_passages: list[tuple[str, str]] = []
 
     def block() -> PassageBlock:
         ids, texts, lines = zip(*passages, strict=True) if passages else ((), (), ())
@@ -58,10 +58,10 @@ def read_blocks(file: PassageFile, part: FilePart | None = None) -> Iterator[Pas
             pa.array(ids, pa.large_string()),
             pa.array(texts, pa.large_string()),
             np.array(lines, np.int64),
-            list(accepted),
+            list(query_passages),
             [(fault.location, fault.reason, fault.detail) for fault in faults.rejects],
         )
-        for used in (passages, accepted, faults.rejects):
+        for used in (passages, query_passages, faults.rejects):
             used.clear()
         return made
 
@@ -72,7 +72,7 @@ def read_blocks(file: PassageFile, part: FilePart | None = None) -> Iterator[Pas
             continue
         passages.append((printable_id(passage_id), text, int(entry.location.rpartition(":")[2])))
         if file.is_query(passage_id, entry):
-            accepted.append((passage_id, entry.location))
+            query_passages.append((passage_id, entry.location))
         if len(passages) == _MAX_BLOCK:
             yield block()
     yield block()
