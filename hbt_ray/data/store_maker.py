@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.components import ItemComponents, item_keys
-from hbt_ray.data.corpora import CorpusShard, list_shards, split_shard
+from hbt_ray.data.corpora import CorpusShard, list_shards, split_shards
 from hbt_ray.data.engine import Engine, RowTables, ThisProcess
 from hbt_ray.data.left_out import RowSummary, find_duplicates, find_linked_items, summarize_rows
 from hbt_ray.data.manifest import SourceCounts, write_manifest
@@ -223,7 +223,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
 def _read(source: StoreSource, engine: Engine) -> RowTables:
     """Read the corpora into tables of `ROWS`."""
     threshold = source.inputs.prepare.near_duplicate_threshold
-    shards = [part for shard in source.shards for part in split_shard(shard)]
+    shards = split_shards(source.shards)
     evaluation = engine.share(index_evaluation_sets(source.evaluation_sets, threshold))
     return engine.read(len(shards), lambda numbers: read_rows([shards[number] for number in numbers], evaluation()))
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from hbt_ray.config import RunConfig
 from hbt_ray.data.components import ItemComponents, item_keys
-from hbt_ray.data.corpora import CorpusShard, split_shard
+from hbt_ray.data.corpora import CorpusShard, split_shards
 from hbt_ray.data.engine import Engine, RowTables
 from hbt_ray.data.left_out import find_duplicates, find_linked_items, summarize_rows
 from hbt_ray.data.prepare import count_items
@@ -63,7 +63,7 @@ def read_corpora(
     Raises:
         CorpusError: too many rows are rejected, or no item or language is left.
     """
-    parts = [part for shard in shards for part in split_shard(shard)]
+    parts = split_shards(shards)
     evaluation = engine.share(index_evaluation_sets(evaluation_sets, config.prepare.near_duplicate_threshold))
 
     def read(numbers: Sequence[int]) -> Iterator[pa.Table]:

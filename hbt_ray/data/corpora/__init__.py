@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "read_shard",
     "reader_of",
     "split_shard",
+    "split_shards",
 ]
 
 PART_BYTES = 1 << 24  # of the parts of a file
@@ -84,6 +85,11 @@ def split_shard(shard: CorpusShard, part_bytes: int | None = None) -> list[Corpu
     """
     split = getattr(reader_of(shard.format), "split_shard", None)
     return [shard] if split is None else list(split(shard, part_bytes or PART_BYTES))
+
+
+def split_shards(shards: Iterable[CorpusShard]) -> list[CorpusShard]:
+    """Divide each shard that is a large file, as `split_shard`."""
+    return [part for shard in shards for part in split_shard(shard)]
 
 
 def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
