@@ -29,6 +29,7 @@ BENCHES = {
     "feed_40m": "hbt_ray.bench.data_feed:bench_feed_of_large_store",
     "train_under_ray": "hbt_ray.cluster.bench.training:bench_train_under_ray",
     "two_workers": "hbt_ray.cluster.bench.training:bench_two_workers",
+    "reproducible": "hbt_ray.cluster.bench.training:bench_reproducible",
     "prepare": "hbt_ray.cluster.bench.prepare:bench_prepare",
     "prepare_scale": "hbt_ray.cluster.bench.prepare_scale:bench_prepare_scale",
     "start_up": "hbt_ray.cluster.bench.startup:bench_startup",

@@ -81,7 +81,8 @@ def replay(run: str, step: int, store: str | None) -> None:
     config = load(RunConfig, folder / "run.yaml")
     paths = run_dir_of(config, folder)
     from hbt_ray.data.token_store import TokenStore
-    from hbt_ray.training.replay import find_initial_model, replay_step
+    from hbt_ray.training.initial_model import find_initial_model
+    from hbt_ray.training.replay import replay_step
     from hbt_ray.training.training_record import find_store
     from hbt_ray.utils.digests import done_with
 

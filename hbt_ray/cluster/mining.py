@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.prepare import RayData
 from hbt_ray.cluster.runtime import configure_task, connect, node_resources
+from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.cluster.worker_counts import max_units_per_worker
 from hbt_ray.config import RunConfig, replace_in
 from hbt_ray.mining import (
@@ -85,9 +84,9 @@ def _mine_languages(
 
     def run(description: str, step: Step, jobs: Sequence[tuple[Any, ...]], gpus: int = 0) -> None:
         cpus = 1 if gpus else max_units_per_worker(node_resources("CPU"), len(jobs))
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_run_step)
-        for one in track([task.remote(step, cpus, *job) for job in jobs], description, "parts"):
-            ray.get(one)
+        steps = run_in_order(_run_step, [(step, cpus, *job) for job in jobs], description, cpus=cpus, gpus=gpus)
+        for _ in track(steps, description, "parts", len(jobs)):
+            pass
 
     of_languages = [(mining, language) for language in languages]
     run("sorting rows", index_language, of_languages)

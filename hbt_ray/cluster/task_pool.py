@@ -1,9 +1,11 @@
-"""Running independent jobs as Ray tasks, a limited number at a time, and showing their progress on the driver."""
+"""Running independent jobs as Ray tasks, a limited number at a time."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -11,8 +13,45 @@ from ray.exceptions import RayError
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import ResourceRequest
+from hbt_ray.cluster.runtime import node_resources
+from hbt_ray.cluster.worker_counts import workers_that_fit
 from hbt_ray.utils.job_loop import Job, KeyT, run_jobs
 from hbt_ray.utils.stage_mirror import REPORT_EVERY_S, StageMirror, StageState, report_stages
+
+Result = TypeVar("Result")
+
+
+def run_in_order(
+    function: Callable[..., Result],
+    jobs: Iterable[tuple[Any, ...]],
+    description: str,
+    *,
+    cpus: int = 1,
+    gpus: int = 0,
+) -> Iterator[Result]:
+    """Yield a function's results in the order of its arguments, from as many tasks at a time as the nodes hold.
+
+    Args:
+        function: that each task runs.
+        jobs: its arguments.
+        description: of the work, for an error.
+        cpus: of each task.
+        gpus: of each task.
+
+    Raises:
+        HbtError: a task raised it; ClusterError if Ray failed.
+    """
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(function)
+    requests = {"CPU": cpus, "GPU": gpus}
+    fit = min(workers_that_fit(node_resources(name), amount) for name, amount in requests.items() if amount)
+    running: deque[ray.ObjectRef] = deque()
+    with unwrap_ray_errors(description):
+        for arguments in jobs:
+            if len(running) == max(fit, 1):
+                yield ray.get(running.popleft())
+            running.append(task.remote(*arguments))
+        while running:
+            yield ray.get(running.popleft())
 
 
 def run_tasks(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hbt_ray.data.components import ItemComponents, find_components, link_items, list_text_keys
+from hbt_ray.data.components import ItemComponents, find_components, item_keys, link_items, list_text_keys
 from hbt_ray.data.engine import RowTables
 from hbt_ray.data.row_tables import ITEM, REJECTED, ROWS, count_rows, find_duplicate_items, rejects_of
 from hbt_ray.utils.limits import load_json
@@ -71,6 +71,26 @@ def _last_of_items(rows: pa.Table) -> pa.Table:
     differs = [pc.not_equal(name[1:], name[:-1]) for name in names]
     is_last = pa.concat_arrays([pc.or_(*differs), pa.array([True] * min(1, rows.num_rows), pa.bool_())])
     return rows.filter(is_last)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The items that are not trained on."""
+
+    contaminated: pa.Table  # that occur in evaluation sets
+    repeated: pa.Table  # and not contaminated
+    keys: np.ndarray  # of both: uint64, sorted
+
+    def __str__(self) -> str:
+        return f"{self.contaminated.num_rows} occur in evaluation sets, {self.repeated.num_rows} are repeated"
+
+
+def find_left_out(rows: RowTables, contaminated: pa.Table) -> LeftOut:
+    """Find the items that repeat others, and join them to the contaminated ones of `summarize_rows`."""
+    repeated = find_duplicates(rows)
+    of_contaminated, of_repeated = item_keys(contaminated), item_keys(repeated)
+    is_clean = pa.array(~np.isin(of_repeated, of_contaminated), pa.bool_())
+    return LeftOut(contaminated, repeated.filter(is_clean), np.union1d(of_contaminated, of_repeated))
 
 
 def find_duplicates(rows: RowTables) -> pa.Table:

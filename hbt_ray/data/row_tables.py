@@ -194,9 +194,11 @@ def check_rejects(rows_read: Mapping[str, int], rejects: pa.Table, max_fraction:
         CorpusError: the fraction of a source is above the maximum, or a file is unreadable.
     """
     unreadable = rejects.filter(pc.equal(rejects.column("rejected"), UNREADABLE_FILE))  # each any number of rows
-    for reject in unreadable.to_pylist():
+    if unreadable.num_rows:
+        [first] = unreadable.slice(0, 1).to_pylist()
+        others = f"; {unreadable.num_rows - 1} more are in {file}" if unreadable.num_rows > 1 else ""
         raise CorpusError(
-            f"{reject['place']} of corpus {reject['source']!r} cannot be read ({reject['detail']}); fetch it again"
+            f"{first['place']} of corpus {first['source']!r} cannot be read ({first['detail']}); fetch it again{others}"
         )
     reasons = count_rejects(rejects.filter(pc.not_equal(rejects.column("rejected"), UNANSWERABLE)))
     for source in sorted(reasons):

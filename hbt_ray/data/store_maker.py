@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.config import PrepareInputs
-from hbt_ray.data.components import ItemComponents, item_keys
+from hbt_ray.data.components import ItemComponents
 from hbt_ray.data.corpora import CorpusShard, list_shards, split_shards
 from hbt_ray.data.engine import Engine, RowTables, ThisProcess
-from hbt_ray.data.left_out import RowSummary, find_duplicates, find_linked_items, summarize_rows
+from hbt_ray.data.left_out import LeftOut, RowSummary, find_left_out, find_linked_items, summarize_rows
 from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
@@ -183,21 +183,16 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         check_languages(inputs.corpora, summary.counts, inputs.languages or ())
         ended("count")
         # 2.
-        repeated = find_duplicates(rows)
+        left_out = find_left_out(rows, summary.contaminated)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
-        of_contaminated, of_repeated = item_keys(summary.contaminated), item_keys(repeated)
-        left_out = np.union1d(of_contaminated, of_repeated)
-        shared = engine.share((left_out, find_linked_items(rows, summary.texts)))
+        shared = engine.share((left_out.keys, find_linked_items(rows, summary.texts)))
         assigned = _assign_shards(
             rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
         )
         num_assigned = assigned.count()
         ended("find repeated and linked items")
         if not num_assigned:
-            raise CorpusError(
-                f"no item is left to train on: {summary.contaminated.num_rows} occur in evaluation sets, "
-                f"{repeated.num_rows} are repeated"
-            )
+            raise CorpusError(f"no item is left to train on: {left_out}")
         # 3.
         tokenizer = source.tokenizer or _train_tokenizer(inputs, assigned, num_assigned)
         ended("train a tokenizer")
@@ -216,7 +211,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
             [result.shard for result in results],
             text_fingerprint=tokenization.fingerprint(),
             token_type=tokenization.token_type,
-            counts=_source_counts(summary, rejects, repeated.filter(pa.array(~np.isin(of_repeated, of_contaminated)))),
+            counts=_source_counts(summary, rejects, left_out),
         )
 
 
@@ -276,8 +271,8 @@ def _make_shards(
     return [shard_from_json(text) for text in _strings(assigned.map_groups("bucket", make, num_shards), "shard")]
 
 
-def _source_counts(summary: RowSummary, rejects: pa.Table, repeated: pa.Table) -> Mapping[str, SourceCounts]:
-    """Return the manifest's counts of each source; `repeated` has the items that are not contaminated."""
+def _source_counts(summary: RowSummary, rejects: pa.Table, left_out: LeftOut) -> Mapping[str, SourceCounts]:
+    """Return the manifest's counts of each source."""
     rejected = count_rejects(rejects)
 
     def items_of(items: pa.Table, source: str) -> pa.Table:
@@ -289,9 +284,9 @@ def _source_counts(summary: RowSummary, rejects: pa.Table, repeated: pa.Table) -
             "rows_rejected": dict(sorted(rejected[name].items())),
             "items_dropped_for_evaluation": [
                 {"item": row["item_id"], "found": row["occurs_in_evaluation"]}
-                for row in items_of(summary.contaminated, name).to_pylist()
+                for row in items_of(left_out.contaminated, name).to_pylist()
             ],
-            "items_dropped_as_repeated": items_of(repeated, name).column("item_id").to_pylist(),
+            "items_dropped_as_repeated": items_of(left_out.repeated, name).column("item_id").to_pylist(),
         }
         for name, rows in sorted(count_rows_read(summary.counts).items())
     }

@@ -104,11 +104,10 @@ class Benchmark:
     excluded: Mapping[str, str] = field(default_factory=dict)  # query_id -> passage_id left out of its ranking
     rejects: Sequence[RejectedRow] = ()  # entries of its files that could not be used, or that have a fault
     split: str = ""  # of the files that were read; "" if the benchmark has no splits
+    columns: Passages = field(init=False, repr=False, compare=False)  # the passages
 
-    @property
-    def columns(self) -> Passages:
-        """The passages as columns."""
-        return Passages.of(self.passages)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", Passages.of(self.passages))
 
     @property
     def texts(self) -> list[str]:

@@ -16,7 +16,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.corpora import CorpusShard, split_shards
 from hbt_ray.data.engine import Engine, RowTables
-from hbt_ray.data.left_out import find_duplicates, find_linked_items, summarize_rows
+from hbt_ray.data.left_out import find_left_out, find_linked_items, summarize_rows
 from hbt_ray.data.prepare import count_items
 from hbt_ray.data.row_tables import (
     REJECTS,
@@ -77,24 +77,19 @@ def read_corpora(
     check_rejects(rows_read, summary.rejects, config.prepare.max_reject_share, folder / REJECTS)
     check_languages(config.corpora, summary.counts)
 
-    repeated = find_duplicates(rows)
-    keys_of_contaminated = item_keys(summary.contaminated)
-    repeated = repeated.filter(pa.array(~np.isin(item_keys(repeated), keys_of_contaminated), pa.bool_()))
+    left_out = find_left_out(rows, summary.contaminated)
     selection = ItemSelection(
-        np.union1d(keys_of_contaminated, item_keys(repeated)),
+        left_out.keys,
         find_linked_items(rows, summary.texts),
         config.prepare.validation_share,
         count_items(summary.counts),
     )
     if not _is_any_trained_on(rows, engine, selection):
-        raise CorpusError(
-            f"no item is left to train on: {summary.contaminated.num_rows} occur in evaluation sets, "
-            f"{repeated.num_rows} are repeated, and the others are held out"
-        )
+        raise CorpusError(f"no item is left to train on: {left_out}, and the others are held out")
     selection.write(folder)
 
     dropped, dropped_as_repeated = (
-        Counter(items.column("source").to_pylist()) for items in (summary.contaminated, repeated)
+        Counter(items.column("source").to_pylist()) for items in (left_out.contaminated, left_out.repeated)
     )
     rejected = count_rejects(summary.rejects)
     sources = {

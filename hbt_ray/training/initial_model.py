@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hbt_ray.errors import ConfigError
 from hbt_ray.training.run_dir import AnyRun, RunDir
 from hbt_ray.utils.atomic_write import atomic_folder
 
@@ -30,6 +31,21 @@ def prepare_initial_model(config: AnyRun, tokenizer: PreTrainedTokenizerFast, fo
     if config.model.path is not None:
         return config.model.path
     write_untrained(config, tokenizer, folder.initial_model)
+    return str(folder.initial_model)
+
+
+def find_initial_model(config: AnyRun, folder: RunDir) -> str:
+    """Return the folder or hub name of the encoder that a run started from.
+
+    Raises:
+        ConfigError: its folder is gone.
+    """
+    if config.model.path is not None:
+        return config.model.path
+    if not folder.initial_model.is_dir():
+        raise ConfigError(
+            f"{folder.initial_model}, the encoder that the run started from, is gone; train the run again"
+        )
     return str(folder.initial_model)
 
 

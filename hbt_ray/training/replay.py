@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,18 +82,6 @@ def replay_step(
         torch.set_num_threads(threads)
     mean_loss = float(torch.stack(losses).mean())
     return ReplayedStep(step, progress.step, _digest_of_batches(of_step), weights, gradient, mean_loss)
-
-
-def find_initial_model(config: RunConfig, folder: RunDir) -> str:
-    """Return the encoder that a run started from.
-
-    Raises:
-        ConfigError: its folder is gone.
-    """
-    path = config.model.path or str(folder.initial_model)
-    if config.model.path is None and not Path(path).is_dir():
-        raise ConfigError(f"{path}, the encoder that the run started from, is gone; train the run again")
-    return path
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

@@ -14,13 +14,16 @@ from tests.helpers.slow import slow
 UNITS = {
     "train_under_ray": "steps/s",
     "two_workers": "pairs/s",
+    "reproducible": "pairs/s",
     "prepare": "rows/s",
     "start_up": "s",
     "search": "queries/s",
 }
 
 
-SLOW = [pytest.param(name, marks=slow) for name in ("prepare", "two_workers", "train_under_ray", "start_up")]
+SLOW = [
+    pytest.param(name, marks=slow) for name in ("prepare", "two_workers", "reproducible", "train_under_ray", "start_up")
+]
 
 
 @pytest.mark.parametrize("name", ["search", *SLOW])

@@ -192,10 +192,15 @@ class Heads:
 
     def kill(self) -> None:
         """Kill every process of the cluster and every command on it."""
+        found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(HEAD) == str(self.number):
-                    process.kill()
+                    # Ray's agents write their titles over their environments.
+                    found.update([process, *process.children(recursive=True)])
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def test_job_resumes_on_another_cluster_when_its_head_dies(dashboard, heads, tmp_path):

@@ -20,16 +20,22 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 NOTICE_S = 120  # between the announcement of a preemption and the loss of the node, also on a machine with other load
 WORKER_CPUS = 2  # more than the head has, so that every worker is on a node that can be lost
-STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}
+STEPS = {"raylet": 150, "elastic": 1000, "preemption": 1000}  # at least
+STEPS_BETWEEN = 60  # losses of a node, at least
 EVERY = {"raylet": 5, "elastic": 25, "preemption": 100_000}  # steps between checkpoints
 
 
-def config_of(scenario: str, corpus: Path, **train: Any) -> Any:
+def steps_of(scenario: str, times: int) -> int:
+    """Return the steps of a training with so many faults."""
+    return max(STEPS[scenario], STEPS_BETWEEN * times if scenario == "raylet" else 0)
+
+
+def config_of(scenario: str, corpus: Path, times: int, **train: Any) -> Any:
     from tests.integration.conftest import tiny_config
 
-    settings = {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}
+    settings = {"steps": steps_of(scenario, times), "checkpoint_every": EVERY[scenario]}
     # At this rate the loss stays far from 0 to the end, so that the losses of different batches differ.
-    fixed = {"learning_rate": 3e-5, "threads_per_worker": WORKER_CPUS, "max_failures": 20}
+    fixed = {"learning_rate": 3e-5, "threads_per_worker": WORKER_CPUS, "max_failures": 20 + times}
     return tiny_config(corpus, train=settings | fixed | train)
 
 
@@ -123,7 +129,7 @@ class Running:
 def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """Lose the worker's node at random moments, and add another."""
     draw = random.Random(7)
-    running = Running(config_of("raylet", corpus), folder / "faulty")
+    running = Running(config_of("raylet", corpus, times), folder / "faulty")
     lost_at: list[int] = []
     recovery_s: list[float] = []
     for _ in range(times):
@@ -141,7 +147,7 @@ def raylet(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, An
 
 def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """Resize the group from one worker to two, and back to one."""
-    running = Running(config_of("elastic", corpus, workers=[1, 2]), folder / "faulty")
+    running = Running(config_of("elastic", corpus, times, workers=[1, 2]), folder / "faulty")
     running.reach(25)
     sizes = [len(worker_nodes())]
     nodes.add()
@@ -158,7 +164,7 @@ def elastic(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, A
 
 def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str, Any]:
     """Announce the preemption of the worker's node long before the next checkpoint is due, then remove it."""
-    running = Running(config_of("preemption", corpus), folder / "faulty")
+    running = Running(config_of("preemption", corpus, times), folder / "faulty")
     wait_until(lambda: len(worker_nodes()) == 1 or running.ended())
     time.sleep(15)  # in the middle of the training
     [node] = worker_nodes()
@@ -173,13 +179,14 @@ def preemption(nodes: Nodes, corpus: Path, folder: Path, times: int) -> dict[str
 
 def main(scenario: str, folder: str, times: str = "1") -> None:
     folder_path = Path(folder)
-    nodes = Nodes()
+    nodes, number = Nodes(), int(times)
     corpus = folder_path / "numbers"
     nodes.add()
-    Running(config_of(scenario, corpus), folder_path / "reference").join()
+    Running(config_of(scenario, corpus, number), folder_path / "reference").join()
     scenarios = {"raylet": raylet, "elastic": elastic, "preemption": preemption}
-    found = scenarios[scenario](nodes, corpus, folder_path, int(times))
-    print(json.dumps(found | {"steps": STEPS[scenario], "checkpoint_every": EVERY[scenario]}), flush=True)
+    found = scenarios[scenario](nodes, corpus, folder_path, number)
+    described = {"steps": steps_of(scenario, number), "checkpoint_every": EVERY[scenario]}
+    print(json.dumps(found | described), flush=True)
     os._exit(0)  # the cluster's processes end with this one
 
 

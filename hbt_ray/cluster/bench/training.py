@@ -1,4 +1,4 @@
-"""Training speed on Ray: against the same loop without Ray, and with two workers against one."""
+"""Training speed on Ray: against the same loop without Ray, two workers against one, and reproducible sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hbt_ray.bench.timing import peak_mib, scratch_folder
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.training.driver import train
-from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig
+from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig, replace_in
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
@@ -57,6 +57,21 @@ def bench_two_workers(settings: BenchSettings) -> BenchResult:
             with_one.append(PAIRS * runner.steps_per_s(one))
             with_two.append(PAIRS * runner.steps_per_s(two))
     return summarize_rounds(with_two, with_one, "pairs/s", runner.details | {"peer_is": "one worker of two threads"})
+
+
+def bench_reproducible(settings: BenchSettings) -> BenchResult:
+    """Compare pairs per second of two DDP workers with `train.reproducible` with those of the same two without."""
+    connect()
+    with scratch_folder(settings.out / "reproducible") as scratch:
+        runner = _TrainRunner(settings, scratch)
+        usual = runner.config(workers=2, threads=1)
+        reproducible = replace_in(usual, "train.reproducible", True)
+        speeds: dict[bool, list[float]] = {True: [], False: []}
+        for number in range(settings.rounds):
+            for config in (usual, reproducible) if number % 2 else (reproducible, usual):
+                speeds[config.train.reproducible].append(PAIRS * runner.steps_per_s(config))
+    details = runner.details | {"peer_is": "the same two workers without train.reproducible"}
+    return summarize_rounds(speeds[True], speeds[False], "pairs/s", details)
 
 
 class _TrainRunner:

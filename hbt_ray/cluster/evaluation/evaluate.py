@@ -11,9 +11,10 @@ from typing import TypeVar, Unpack, cast
 import ray
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.evaluation.passage_tasks import PassageTasks, passage_tasks, run_in_order
+from hbt_ray.cluster.evaluation.passage_tasks import PassageTasks, passage_tasks
 from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
 from hbt_ray.cluster.runtime import configure_task, node_resources
+from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.types import Benchmark

@@ -6,18 +6,15 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from hbt_ray.cluster.errors import unwrap_ray_errors
-from hbt_ray.cluster.runtime import node_resources
+from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.data.benchmarks.builder import PassageBlock
 from hbt_ray.data.benchmarks.passage_files import PassageFile, read_blocks
 from hbt_ray.data.text_files import READ_ERRORS, FilePart, open_binary, split_lines
@@ -28,8 +25,6 @@ from hbt_ray.utils.string_column import write_strings
 
 _PART_BYTES = 1 << 25  # of a file, that a task reads
 _PASSAGES_PER_TASK = 1 << 16  # that a task cuts into windows
-
-Result = TypeVar("Result")
 
 
 class PassageTasks:
@@ -73,22 +68,6 @@ def passage_tasks(cache: Path) -> Iterator[PassageTasks]:
     finally:
         with contextlib.suppress(OSError):  # it holds vectors
             cache.rmdir()
-
-
-def run_in_order(
-    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], description: str
-) -> Iterator[Result]:
-    """Yield a function's results in the order of its arguments, from as many tasks at a time as there are CPUs."""
-    task = ray.remote(num_cpus=1, max_retries=2)(function)
-    max_running = max(int(sum(node_resources("CPU"))), 1)
-    running: deque[ray.ObjectRef] = deque()
-    with unwrap_ray_errors(description):
-        for arguments in jobs:
-            if len(running) == max_running:
-                yield ray.get(running.popleft())
-            running.append(task.remote(*arguments))
-        while running:
-            yield ray.get(running.popleft())
 
 
 def _parts(path: Path) -> list[FilePart | None]:

@@ -25,6 +25,7 @@ from hbt_ray.data.row_tables import (
     rejects_table,
     write_rejects,
 )
+from hbt_ray.data.text_files import UNREADABLE_FILE
 from hbt_ray.data.types import RejectedRow
 from hbt_ray.errors import CorpusError
 from tests.helpers import tiny_corpus
@@ -153,6 +154,13 @@ def test_truncated_file_is_refused_at_any_maximum_fraction(tmp_path):
     assert rows.num_rows > 1000
     with pytest.raises(CorpusError, match=r"de\.jsonl\.gz:\d+ of corpus 'c' cannot be read .*; fetch it again"):
         check_rejects({"c": rows.num_rows}, rejects_of(rows), 1.0, tmp_path / "rejects.jsonl")
+
+
+def test_first_of_several_unreadable_files_is_named_with_the_number_of_the_others():
+    rejects = rejects_table([RejectedRow("s", f"{x}.json", UNREADABLE_FILE, "no JSON") for x in ("de", "en", "fr")])
+    message = r"^de\.json of corpus 's' cannot be read .*; fetch it again; 2 more are in out/r\.jsonl$"
+    with pytest.raises(CorpusError, match=message):
+        check_rejects({"s": 3}, rejects, 1.0, Path("out/r.jsonl"))
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["", "a", "é", "Z", "\U0001f600", "\uffee"])] * 4)))
