@@ -364,7 +364,9 @@ def several_nodes(scenario: str, folder: Path) -> dict:
     write_corpus(folder)
     environment = {k: v for k, v in os.environ.items() if k not in {"RAY_ADDRESS", MARK}}
     words = [sys.executable, "-m", "tests.integration.two_node_cluster", scenario, str(folder), str(TIMES)]
-    done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900 + 60 * TIMES)
+    done = subprocess.run(
+        words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900 + 60 * TIMES
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -73,7 +73,8 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
     keep_plan(config, folder)
     as_given, config = config, checked.config
     connect()
-    atomic_write_text(folder / _SETTINGS, dump_config(given))
+    if not (folder / _SETTINGS).exists():  # those of the results are kept, because other settings may be refused
+        atomic_write_text(folder / _SETTINGS, dump_config(given))
     run_dir, tags = run_dir_of(config.run, folder), {"study": config.name}
     tracker = start_tracker(uri, config.run.tracking.experiment, config.name, config.without_run, run_dir, tags)
     with tracked_run(tracker, "the same command resumes with the unfinished experiments", system_metrics=False):
@@ -82,6 +83,7 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         for level in dependency_levels(config, checked.experiments):
             runner.run_level(level)
         keep_plan(as_given, folder, has_ended=True)
+        atomic_write_text(folder / _SETTINGS, dump_config(given))
         results = StudyResults(config, folder)
         inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
         page = write_study_report(results, inputs, command)

@@ -24,6 +24,7 @@ from hbt_ray.config import (
     absolute_path,
     dump_config,
     expand_environment,
+    flatten_settings,
     parse_yaml,
     redacted_settings,
     stored_text,
@@ -181,22 +182,25 @@ def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     if not file.exists() and not (folder / TUNE).exists():
         return
     try:
-        before = dict(parse_yaml(file.read_text(encoding="utf-8"), file))
-        before["run"]["train"] = dict(before["run"]["train"])
-    except (OSError, TypeError, KeyError, ValueError):  # ConfigError and UnicodeDecodeError are ValueErrors
+        stored = expand_environment(parse_yaml(file.read_text(encoding="utf-8"), file), keep_missing=True)
+        before = SearchConfig.model_validate(stored)  # with the defaults of settings that it has not
+    except (OSError, TypeError, ValueError):  # ConfigError, ValidationError and UnicodeDecodeError are ValueErrors
         raise ConfigError(
-            f"{file} is missing or damaged, so its search cannot be resumed; write another --out"
+            f"{file} is missing, damaged or of another version, so its search cannot be resumed; write another --out"
         ) from None
-    before = redacted_settings(expand_environment(before, keep_missing=True))
-    now = redacted_settings(config.model_dump(mode="json"))
-    for settings in (before, now):
-        settings["run"].pop("tracking", None)
-        for timeout in ("step_timeout_s", "collective_timeout_s"):  # a search from before they existed has neither
-            settings["run"]["train"].pop(timeout, None)
-        settings.pop("concurrent", None)
-    changed = next((key for key in now if before.get(key) != now[key]), None)
+    one, other = (_compared_settings(search) for search in (before, config))
+    changed = next((key for key in {**one, **other} if one.get(key) != other.get(key)), None)
     if changed is not None:
         raise ConfigError(f"{folder} holds a search with another {changed}; write another --out, or delete it")
+
+
+def _compared_settings(config: SearchConfig) -> dict[str, object]:
+    """Return what must be equal for a search to be resumed, by dotted keys."""
+    settings = redacted_settings(config.model_dump(mode="json"))
+    del settings["concurrent"], settings["run"]["tracking"]
+    for timeout in ("step_timeout_s", "collective_timeout_s"):
+        del settings["run"]["train"][timeout]
+    return flatten_settings(settings)
 
 
 def _record_inputs(folder: Path, runs: Sequence[RunConfig], stores: Mapping[str, str], dev: Benchmark) -> None:
