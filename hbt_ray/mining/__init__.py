@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hbt_ray.config import RunConfig
 from hbt_ray.evaluation.run_evaluation import open_embedder
-from hbt_ray.mining.mine_language import (
+from hbt_ray.mining.language_steps import (
     Side,
     count_shards,
     embed_texts,

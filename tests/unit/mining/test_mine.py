@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from hbt_ray.data.row_tables import read_rows
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, StoreError, UserError
-from hbt_ray.mining import MINED, MinedCorpora, describe_mined, mine, mined_table
+from hbt_ray.mining import MINED, MinedCorpora, describe_mined, language_steps, mine, mined_table
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.resume import changed_settings
@@ -37,7 +36,6 @@ from tests.helpers.damage import flip_bit
 from tests.helpers.full_disk import no_file_above
 
 Pair = tuple[str, str]
-STEPS = sys.modules["hbt_ray.mining.mine_language"]  # whose name in the package is that of its function
 
 
 class Angles:
@@ -372,8 +370,8 @@ def test_negatives_and_summary_are_the_same_for_any_number_of_shards(tmp_path, a
     other = corpus(tmp_path / "d", en={"a": ("ask more 5", "say i3 21"), "b": ("ask i4 28", "say more 9")})
     config = run(corpus(tmp_path / "c", en=items, de=DE), other, negatives=3, prepare={"validation_share": 0.2})
     whole = mine(config, "angles", tmp_path / "whole")
-    monkeypatch.setattr(STEPS, "ROWS_PER_SHARD", rows_per_shard)
-    monkeypatch.setattr(STEPS, "CHUNKS_PER_TASK", 1)
+    monkeypatch.setattr(language_steps, "ROWS_PER_SHARD", rows_per_shard)
+    monkeypatch.setattr(language_steps, "CHUNKS_PER_TASK", 1)
     parts = mine(config, "angles", tmp_path / "parts")
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
     for summary in (whole.summary, parts.summary):
@@ -386,15 +384,15 @@ def test_negatives_and_summary_are_the_same_for_any_number_of_shards(tmp_path, a
 def test_a_step_that_was_done_is_not_done_again(tmp_path, angles, monkeypatch, last_step):
     config = run(corpus(tmp_path / "c", en=EN))
     mine(config, "angles", tmp_path / "whole")
-    monkeypatch.setattr(STEPS, "ROWS_PER_SHARD", 4)
-    done = getattr(STEPS, last_step)
+    monkeypatch.setattr(language_steps, "ROWS_PER_SHARD", 4)
+    done = getattr(language_steps, last_step)
 
     def stop(*arguments: Any) -> None:
         done(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(STEPS, last_step, stop)
+        stopped.setattr(language_steps, last_step, stop)
         with pytest.raises(KeyboardInterrupt):
             mine(config, "angles", tmp_path / "out")
     work = tmp_path / "out/mining.partial/work/en"
