@@ -33,7 +33,8 @@ from tests.integration.test_fault_tolerance import command_of
 
 FAULTS = int(os.environ.get("HBT_FAULT_NIGHT", "0"))
 SEED = int(os.environ.get("HBT_FAULT_SEED", "0"))
-STEPS_BETWEEN = 80  # at least; a second command on the folder is refused within them
+STEPS_BETWEEN = 25  # faults, at least
+STEPS_OF_REFUSAL = 80  # at least; a second command on the folder is refused within them
 pytestmark = pytest.mark.skipif(not FAULTS, reason="takes an hour or more: set HBT_FAULT_NIGHT to the number of faults")
 
 
@@ -132,11 +133,13 @@ def drawn_faults() -> list[str]:
 def test_training_survives_a_night_of_random_faults(dashboard, tmp_path):
     faults = [fault for fault in drawn_faults() if fault in IN_TRAINING]
     draw = random.Random(SEED + 1)
-    train = {"steps": STEPS_BETWEEN * (len(faults) + 1), "checkpoint_every": 1, "max_failures": len(faults)}
+    steps = STEPS_BETWEEN * (len(faults) + 1) + STEPS_OF_REFUSAL * (faults.count("second command") + 1)
+    train = {"steps": steps, "checkpoint_every": 1, "max_failures": len(faults)}
     config = tiny_config(write_corpus(tmp_path), train=train | {"workers": 2}, tracking={"log_model": False})
     (tmp_path / "config.yaml").write_text(dump_config(config))
     words: list[object] = ["train", "--config", tmp_path / "config.yaml"]
-    finish_command(start_command([*words, "--out", tmp_path / "reference"]))
+    reference = [*words, f"train.checkpoint_every={steps}", "--out", tmp_path / "reference"]
+    finish_command(start_command(reference))
     training, lost, seconds = Training(words, tmp_path / "run", draw), [], []
     for number, fault in enumerate(faults):
         goal = training.step() + draw.randint(1, 20)
@@ -149,7 +152,7 @@ def test_training_survives_a_night_of_random_faults(dashboard, tmp_path):
             lost.append((number, fault))
             training.call()
         seconds += recovered
-        print(f"fault {number}: {fault}, after step {goal}: {recovered} s")
+        print(f"fault {number}: {fault}, after step {goal}: {recovered} s", flush=True)
     finish_command(training.command)
     weights = [(out / "model/model.safetensors").read_bytes() for out in (tmp_path / "reference", training.out)]
     fault = f"drawn over {len(IN_TRAINING)} kinds, in one training of two workers (seed {SEED})"
