@@ -308,6 +308,9 @@ class TrainConfig(LoopConfig):
                 "reproducible compares with the passages of all workers; write gather_negatives=true, or "
                 "reproducible=false"
             )
+        if self.reproducible and (self.kept_activations_mib or self.embedding_exchange != "fp32"):
+            name = "kept_activations_mib" if self.kept_activations_mib else "embedding_exchange"
+            raise ValueError(f"{name} has no effect with reproducible=true; leave one of them out")
         if self.kept_activations_mib and (self.gradient_checkpointing or not self.gradient_caching):
             way_out = "gradient_checkpointing=false" if self.gradient_checkpointing else "gradient_caching=true"
             raise ValueError(f"kept_activations_mib has no effect; write {way_out}, or leave it out")

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from hbt_ray import __version__
 from hbt_ray.config import CorpusConfig, stored_text
 from hbt_ray.config.run import check_sources
-from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.model_files import DEBIASING, DEBIASING_METHODS
 from hbt_ray.data.zero_shot import keep_decontaminated, write_decontaminated
@@ -61,6 +61,7 @@ def debias_model(
     seed: int = 0,
     rank: int | None = None,
     evaluation_sets: Mapping[str, str | None] | None = None,
+    split: str | None = None,
     pooling: str = "mean",
     query_prefix: str | None = None,
     passage_prefix: str | None = None,
@@ -85,6 +86,7 @@ def debias_model(
         seed: of the choice of items.
         rank: the maximum number of directions that "projection" and "leace" remove. None: L - 1.
         evaluation_sets: the folder of each benchmark whose texts are left out, by its name.
+        split: of these benchmarks. None: the one that is usually reported.
         pooling: such as "mean", for a model that does not define it.
         query_prefix: None: the model's. Another one is saved with the new model.
         passage_prefix: None: the model's.
@@ -102,7 +104,8 @@ def debias_model(
     folder = Path(out).expanduser()
     _check_settings(method, rank, items, corpora, folder)
     check_several_languages({shard.language for corpus in corpora for shard in list_shards(corpus)})
-    sets = [load_benchmark(name, path or None) for name, path in (evaluation_sets or {}).items()]
+    options = ReadOptions(split=split)
+    sets = [load_benchmark(name, path or None, options) for name, path in (evaluation_sets or {}).items()]
     encoder = load_pretrained(str(model), pooling, default_device(), trust_remote_code=trust_remote_code)
     embedder = TextEmbedder(encoder, query_prefix=query_prefix, passage_prefix=passage_prefix)
     if embedder.similarity != "cosine" or embedder.dimensions is not None:

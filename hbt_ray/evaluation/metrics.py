@@ -11,7 +11,7 @@ the pool lacks it; the order within a row does not matter. Ranks are exact, over
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -275,17 +275,19 @@ def find_metric(full_name: str) -> Metric:
     False
     >>> find_metric("miracl/mono/map@1000").name
     'map'
+    >>> find_metric("xquad-r/gap/map").higher_is_better  # of a gap, less is better
+    False
 
     Raises:
         UserError: the name holds none.
     """
-    _, _, name, *_ = *full_name.split("/"), "", "", ""
+    _, setting, name, *_ = *full_name.split("/"), "", "", ""
     found = _lookup(name)
     if found is None:
         raise UserError(
             f"{full_name!r} is not a metric; write <benchmark>/<mono, cross or multi>/<{', '.join(METRICS)}>"
         )
-    return found
+    return replace(found, higher_is_better=False) if setting == GAP else found
 
 
 def display_name(full_name: str) -> str:

@@ -176,6 +176,7 @@ class SearchConfig(SearchSettings):
         both = self.dev.benchmarks.items() & self.run.evaluate.benchmarks.items()
         if both:
             raise ValueError(f"{min(both)[0]} is a test benchmark, and must not be chosen by; name another as dev")
+        self._check_comparable()
         algorithm = ALGORITHMS[self.algorithm]
         compares_unfinished = algorithm.needs_intermediate_metrics or self.stopping != "none"
         if compares_unfinished and not 0 < self.measure_every < self.run.train.steps:
@@ -188,6 +189,21 @@ class SearchConfig(SearchSettings):
             raise ValueError(f"branch_every has no effect with algorithm: {self.algorithm}; leave it out")
         algorithm.validate(self)
         return self
+
+    def _check_comparable(self) -> None:
+        """Check that all trials have the same dev set, and that alpha has an effect."""
+        changes_items = next(
+            (key for key in self.space if key.split(".")[0] in ("corpora", "languages", "prepare")), None
+        )
+        if changes_items and not self.dev.benchmarks:
+            raise ValueError(
+                f"{changes_items} changes which items are held out, so that trials would be chosen by different items; "
+                "name a benchmark as dev"
+            )
+        mix = self.run.mix
+        has_alpha = mix.strategy == "hybrid" and mix.alpha_schedule is None
+        if "mix.alpha" in self.space and not has_alpha and "mix.strategy" not in self.space:
+            raise ValueError("mix.alpha has no effect without strategy: hybrid or with an alpha_schedule; leave it out")
 
     @property
     def settings(self) -> SearchSettings:

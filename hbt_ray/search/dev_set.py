@@ -45,7 +45,7 @@ def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
     """
     if dev.benchmarks:
         [(name, folder)] = dev.benchmarks.items()
-        return _read_benchmark(name, folder)
+        return _read_benchmark(name, folder, config.evaluate.split)
     return _held_out_items(str(store), config.languages, dev.items)
 
 
@@ -64,10 +64,10 @@ def dev_metrics(
 
 
 @functools.lru_cache(maxsize=2)
-def _read_benchmark(name: str, folder: str | None) -> Benchmark:
-    from hbt_ray.data.benchmarks import load_benchmark
+def _read_benchmark(name: str, folder: str | None, split: str | None) -> Benchmark:
+    from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
 
-    return load_benchmark(name, folder)
+    return load_benchmark(name, folder, ReadOptions(split=split))  # the split that is not trained on
 
 
 @functools.lru_cache(maxsize=2)

@@ -29,7 +29,8 @@ def read_results(summary: Mapping[str, object]) -> SearchResults:
     ranked = tuple(CandidateResult(**{**one, "seeds": tuple(one["seeds"])}) for one in summary["configurations"])  # type: ignore[attr-defined]
     by_name = {result.name: result for result in ranked}
     best, knee = (by_name[str(summary[role])] for role in ("best", "knee"))
-    return SearchResults(ranked, best, knee, summary["steps"], summary["test"], summary["untrained"])  # type: ignore[arg-type]
+    test, untrained, incomplete = summary["test"], summary["untrained"], tuple(summary["incomplete"])  # type: ignore[arg-type,var-annotated]
+    return SearchResults(ranked, best, knee, summary["steps"], test, untrained, incomplete)  # type: ignore[arg-type]
 
 
 def _result_files(folder: Path) -> list[Path]:

@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
-    """A candidate of which at least one seed finished. The fields are those in `summary.json`."""
+    """A candidate that is ranked. The fields are those in `summary.json`."""
 
     name: str
     values: Mapping[str, Any]
@@ -67,7 +67,7 @@ class CandidateResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchResults:
-    """All candidates of which at least one seed finished."""
+    """The candidates of which the most seeds finished: means over fewer seeds are not comparable."""
 
     ranked: tuple[CandidateResult, ...]  # the best score first
     best: CandidateResult
@@ -75,11 +75,14 @@ class SearchResults:
     steps: int  # optimizer steps of all trials together
     test: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # candidate -> metric -> by seed
     untrained: Mapping[str, float] = field(default_factory=dict)  # objectives of the encoder before training
+    incomplete: tuple[str, ...] = ()  # candidates of which fewer seeds finished
 
     @property
     def warnings(self) -> list[str]:
-        """Say in which objectives within a language the choice is worse than the untrained encoder."""
-        return [
+        """Say which candidates are not ranked, and where the choice is worse than the untrained encoder."""
+        seeds, incomplete = len(self.best.seeds), ", ".join(self.incomplete)
+        not_ranked = [f"not ranked, because fewer than {seeds} of their seeds finished: {incomplete}"]
+        return (not_ranked if self.incomplete else []) + [
             f"{self.best.name} is worse within a language than the untrained encoder: {name} "
             f"{self.best.mean[name]:.3f} against {value:.3f}; weigh {name} more in objectives, or train longer"
             for name, value in self.untrained.items()
@@ -115,7 +118,7 @@ def finished_trials(trials: Sequence[Trial]) -> list[Trial]:
 def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int) -> SearchResults:
     """Compute the results of finished trials.
 
-    1. Average the objectives of each candidate over its seeds.
+    1. Average the objectives of each candidate over its seeds, of those of which the most seeds finished.
     2. Find the Pareto front and its knee among these means.
     3. Rank the candidates by their score, in which each objective is scaled by its range on the front.
 
@@ -135,9 +138,9 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
     if not by_candidate:
         reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason)) or "all were stopped early"
         raise UserError(f"no trial came to its end: {reasons}")
-    results = [
-        _candidate_result(search, name, list(by_seed.values())) for name, by_seed in sorted(by_candidate.items())
-    ]
+    most = max(map(len, by_candidate.values()))
+    complete = {name: by_seed for name, by_seed in sorted(by_candidate.items()) if len(by_seed) == most}
+    results = [_candidate_result(search, name, list(by_seed.values())) for name, by_seed in complete.items()]
     values = objectives.scaled_objectives([result.mean for result in results], list(search.objectives), passages)
     front = objectives.pareto_front(values)
     scores = objectives.compromise_scores(values, list(search.objectives.values()))
@@ -147,7 +150,9 @@ def search_results(search: SearchConfig, trials: Sequence[Trial], passages: int)
         for result, score, on_front in zip(results, scores, front, strict=True)
     ]
     ranked = tuple(sorted(marked, key=lambda result: (-result.score, not result.on_front, result.name)))
-    return SearchResults(ranked, ranked[0], marked[knee], sum(trial.steps_trained for trial in trials))
+    steps = sum(trial.steps_trained for trial in trials)
+    incomplete = tuple(name for name in sorted(by_candidate) if name not in complete)
+    return SearchResults(ranked, ranked[0], marked[knee], steps, incomplete=incomplete)
 
 
 def _candidate_result(search: SearchConfig, name: str, trials: Sequence[Trial]) -> CandidateResult:
@@ -200,6 +205,7 @@ def write_results(search: SearchConfig, results: SearchResults, trials: Sequence
         "configurations": [asdict(result) for result in results.ranked],
         "test": results.test,
         "untrained": dict(results.untrained),
+        "incomplete": results.incomplete,
         "warnings": results.warnings,
         "trials": {
             state: sorted(trial.name for trial in trials if trial.state == state)

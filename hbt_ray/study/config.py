@@ -70,6 +70,11 @@ class Method(ConfigSection):
     def _check_untrained(self) -> Method:
         if self.trained and self.encoder_of:
             raise ValueError(f"encoder_of {self.encoder_of!r} is evaluated as it is; write trained: false")
+        if not self.trained and self.taught_by:
+            raise ValueError(f"taught_by {self.taught_by!r} has no effect with trained: false; leave one of them out")
+        of_training = (key for key in self.settings if key.startswith(("train.", "mix.", "loss.")))
+        if not self.trained and (key := next(of_training, None)):
+            raise ValueError(f"{key} has no effect with trained: false; leave one of them out")
         return self
 
 
@@ -264,7 +269,6 @@ def without_absent_benchmarks(config: StudyConfig) -> tuple[StudyConfig, list[st
         return config, []
     slugs = set(map(benchmark_slug, absent))
     measures = tuple(metric for metric in config.measures if slugs.isdisjoint(metric.split("/")[:2]))
-    claims = tuple(claim for claim in config.claims if slugs.isdisjoint(claim.metric.split("/")[:2]))
     claims = tuple(claim for claim in config.claims if slugs.isdisjoint(claim.metric.split("/")[:2]))
     if not measures:
         raise ConfigError(f"none of the benchmarks {', '.join(absent)} is there; write the folder of one of them")

@@ -27,6 +27,7 @@ class Experiment:
     seed: int
     method: Method
     config: RunConfig  # of its training and evaluation; without the results of other methods, until they exist
+    debias_items: int  # of each language, if the method removes the language
 
     @property
     def label(self) -> str:
@@ -81,7 +82,7 @@ class Experiment:
             "benchmarks": dict(benchmarks),
             "model": content_digest(encoder),
             **({} if averaged_with is None else {"averaged_with": content_digest(averaged_with)}),
-            **({"debiased": self.method.debiased} if self.method.debiased else {}),
+            **({"debiased": [self.method.debiased, self.debias_items]} if self.method.debiased else {}),
             "reports": {file.parent.name: file_sha256(file) for file in reports},
         }
 
@@ -111,7 +112,7 @@ def list_experiments(config: StudyConfig, benchmarks: Mapping[str, str | None]) 
     base = replace_in(config.run, "evaluate.benchmarks", dict(benchmarks))
     base = replace_in(base, "evaluate.figures", False)
     experiments = [
-        Experiment(name, seed, method, with_settings(base, {**_settings_of(method), "seed": seed}))
+        Experiment(name, seed, method, with_settings(base, {**_settings_of(method), "seed": seed}), config.debias_items)
         for name, method in config.methods.items()
         for seed in config.seeds
     ]

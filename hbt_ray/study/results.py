@@ -13,7 +13,7 @@ from scipy import stats
 
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.evaluation.method_difference import MethodDifference, compare_methods
-from hbt_ray.evaluation.metrics import DROP, GAP, WORST_DROP, find_metric
+from hbt_ray.evaluation.metrics import DROP, WORST_DROP, find_metric
 from hbt_ray.evaluation.per_query import PerQueryContributions, mean_of, query_sum
 from hbt_ray.evaluation.report import read_per_query, read_report
 from hbt_ray.evaluation.significance import CONFIDENCE, Difference, holm, randomisation_test
@@ -267,11 +267,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return whether a higher value is better; of a drop and of the gap between mono and cross, a lower one is."""
-    prefix, _, rest = metric.partition("/")
-    if prefix in (DROP, WORST_DROP) or rest.startswith(f"{GAP}/"):
-        return False
-    return find_metric(metric).higher_is_better
+    """Return whether a higher value is better; of a drop, a lower one is."""
+    return not metric.startswith((f"{DROP}/", f"{WORST_DROP}/")) and find_metric(metric).higher_is_better
 
 
 def without_drop(metric: str) -> str:

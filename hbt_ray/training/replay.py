@@ -53,10 +53,14 @@ def replay_step(
         device: to compute on.
 
     Raises:
-        ConfigError: the run has no such step.
+        ConfigError: the run has no such step, or its workers had negatives of their own.
     """
     if not 0 <= step < config.train.steps:
         raise ConfigError(f"the run has steps 0 to {config.train.steps - 1}, and --step is {step}; write one of them")
+    if config.train.max_workers > 1 and not config.train.gather_negatives:
+        raise ConfigError(
+            "each worker of the run had negatives of its own (gather_negatives=false), which one process cannot repeat"
+        )
     task = ContrastiveTask(config, initial_model, lambda *_: {})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

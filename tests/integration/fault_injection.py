@@ -153,11 +153,20 @@ def finish_or_refuse(process: AnyCommand) -> None:
     assert process.returncode == 0 or (process.returncode == 2 and "this run is finished" in errors), errors
 
 
+def kill_command(process: AnyCommand) -> bool:
+    """Send SIGKILL to a command's process group; return whether it was there."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def killed_command(
     words: Sequence[object],
     out: Path,
     times: int,
-    inject: Callable[[AnyCommand], bool] | None = None,
+    inject: Callable[[AnyCommand], bool] = kill_command,
     deleted_before: Path | None = None,
     relocate: Callable[[Path], Path] | None = None,
 ) -> tuple[Path, int, float]:
@@ -167,7 +176,7 @@ def killed_command(
         words: of the command, without its folder.
         out: where both folders are made.
         times: number of faults.
-        inject: injects a fault and returns whether it did; None: kill the command.
+        inject: injects a fault and returns whether it did.
         deleted_before: a folder that is deleted before each call with a fault.
         relocate: called with the folder after each fault; returns the folder of the next call.
 
@@ -187,17 +196,16 @@ def killed_command(
         due_s = time.monotonic() + draw.uniform(0.2, 0.95) * seconds
         while process.poll() is None and time.monotonic() < due_s:
             time.sleep(0.01)
-        while process.poll() is None and inject is not None and not inject(process):
+        struck = False
+        while process.poll() is None and not (struck := inject(process)):
             time.sleep(0.01)
-        if process.poll() is not None:
+        if not struck:
             finish_or_refuse(process)
             too_late += 1
             shutil.rmtree(folder)  # a finished run is not run again
             continue
         injected += 1
         struck_s = time.monotonic()
-        if inject is None:
-            os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=COMMAND_S)
         if relocate is not None:
             folder = relocate(folder)

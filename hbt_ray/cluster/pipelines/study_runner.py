@@ -67,7 +67,6 @@ class ExperimentInputs:
 
     store: Path
     model: str
-    debias_items: int
     averaged_with: str | None  # the encoder whose weights are averaged with the trained ones
 
 
@@ -214,7 +213,7 @@ class StudyRunner:
         if experiment.method.trained and self._counts_tokens:
             tokens = encoded_tokens(config, TokenStore.open(store))
             self.training_tokens[experiment.method_name, experiment.seed] = TrainingTokens(config.train.steps, tokens)
-        inputs = ExperimentInputs(store, model, self.config.debias_items, self._averaged_with(experiment))
+        inputs = ExperimentInputs(store, model, self._averaged_with(experiment))
         key = experiment.method_name, experiment.seed
         self._encoders[key] = _encoder_of(experiment, inputs, run_dir)
         self._results[key] = _evaluated_encoder(experiment, inputs, run_dir)
@@ -245,7 +244,8 @@ class StudyRunner:
         """Return the steps in which a configuration encodes as many tokens as another method with the same seed."""
         experiments = list_experiments(self.config, config.evaluate.benchmarks)
         other = next(one for one in experiments if (one.method_name, one.seed) == (method_name, config.seed))
-        tokens = encoded_tokens(other.config, TokenStore.open(self._store_of(other.config)))
+        its_config = self._with_results_of_others(other)
+        tokens = encoded_tokens(its_config, TokenStore.open(self._store_of(its_config)))
         return steps_of_tokens(config, TokenStore.open(self._store_of(config)), tokens)
 
     def _finish(self, experiment: Experiment, seconds: float) -> None:
@@ -313,14 +313,7 @@ def _run_experiment(
     if experiment.method.trained and not run_dir.model.exists():
         step = train_run(ContrastiveTask(config, inputs.model, benchmark_metrics), inputs.store, run_dir)
         export_encoder(config, inputs.model, inputs.store, run_dir.checkpoints, step, run_dir.model)
-    # A saved encoder may have no prefixes, or others than those with which it is trained.
-    model = config.model
-    options = LoadOptions(
-        pooling=model.pooling,
-        query_prefix=config.text.query_prefix,
-        passage_prefix=config.text.passage_prefix,
-        trust_remote_code=model.trust_remote_code,
-    )
+    model, options = config.model, _load_options(config)
     encoder = _encoder_of(experiment, inputs, run_dir)
     if inputs.averaged_with is not None:
         average_encoders(
@@ -337,25 +330,37 @@ def _run_experiment(
             config.corpora,
             _debiased(run_dir),
             method=experiment.method.debiased,
-            items=inputs.debias_items,
+            items=experiment.debias_items,
             seed=config.seed,
             evaluation_sets=dict(config.prepare_inputs.evaluation_sets),
+            split=config.evaluate.split,
             **options,
         )
     evaluate(_evaluated_encoder(experiment, inputs, run_dir), config.evaluate, run_dir.evaluations, **options)
+
+
+def _load_options(config: RunConfig) -> LoadOptions:
+    """Return how an experiment's encoder is loaded: it may have no prefixes, or others than those of the run."""
+    return LoadOptions(
+        pooling=config.model.pooling,
+        query_prefix=config.text.query_prefix,
+        passage_prefix=config.text.passage_prefix,
+        trust_remote_code=config.model.trust_remote_code,
+    )
 
 
 def _without_repeated(
     unfinished: Sequence[tuple[Experiment, ExperimentInputs]],
 ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
     """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-    first_of: dict[tuple[str, str], Experiment] = {}
+    first_of: dict[tuple[str, str, str], Experiment] = {}
     different, repeated = [], []
     for experiment, inputs in unfinished:
         first = experiment
         # Not with an encoder of its own. The seed chooses the texts that debiasing is fitted on.
         if _evaluated_encoder(experiment, inputs, experiment.run_dir(Path())) == inputs.model:
-            key = content_digest(inputs.model), experiment.config.evaluate.fingerprint()
+            config = experiment.config
+            key = content_digest(inputs.model), config.evaluate.fingerprint(), repr(_load_options(config))
             first = first_of.setdefault(key, experiment)
         if first is experiment:
             different.append((experiment, inputs))

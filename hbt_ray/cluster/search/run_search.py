@@ -111,7 +111,10 @@ def _search(as_given: SearchConfig, folder: Path) -> FinishedSearch:
     check_reachable(uri)
     _check_unchanged(config, folder)
     test_sets = check_benchmarks(config.run.evaluate)
-    check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks))
+    dev_sets = check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks, split=config.run.evaluate.split))
+    same = next((name for name, fingerprint in test_sets.items() if fingerprint in dev_sets.values()), None)
+    if same is not None:
+        raise ConfigError(f"{same} is a test benchmark, and must not be chosen by; name another as dev")
     connect()
     num_candidates = len(candidates) or config.configurations
     request = plan_concurrency(config.run, config.concurrent or num_candidates * len(config.seeds))

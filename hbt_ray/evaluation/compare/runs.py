@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,12 +128,12 @@ def run_groups_of(runs: Mapping[str, TrackedRun]) -> list[RunGroup]:
 
 
 def _by_method(runs: Mapping[str, _Run]) -> list[RunGroup]:
-    """Group labelled runs by method."""
+    """Group labelled runs by method; runs whose seeds are equal or not known differ in something else."""
     methods: dict[str, list[str]] = {}
     for label, run in runs.items():
         methods.setdefault(run.method, []).append(label)
     groups = []
-    for labels in methods.values():
+    for labels in _split_equal_seeds(methods.values(), runs):
         first = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more seeds"
         of_method = [runs[label] for label in labels]
         reports = tuple(run.reports for run in of_method if run.reports is not None)
@@ -143,13 +143,28 @@ def _by_method(runs: Mapping[str, _Run]) -> list[RunGroup]:
     return groups
 
 
+def _split_equal_seeds(methods: Iterable[list[str]], runs: Mapping[str, _Run]) -> Iterator[list[str]]:
+    for labels in methods:
+        seeds = [runs[label].seed for label in labels]
+        if None in seeds or len(set(seeds)) < len(seeds):
+            yield from ([label] for label in labels)
+        else:
+            yield labels
+
+
 def _method(folder: str | Path) -> tuple[str | None, int | None]:
-    """Return a key of a run's training settings without the seed, and the seed; None where it has no settings."""
-    file = Path(folder).expanduser() / "run.yaml"
+    """Return a key of a run's training settings without the seed, and the seed; None where it has no settings.
+
+    Methods of a study may have equal settings, as those of an encoder before and after training, so its folder
+    `cells/<method>` is part of the key.
+    """
+    path = Path(folder).expanduser().resolve()
+    file = path / "run.yaml"
     try:
         stored = parse_yaml(file.read_text(encoding="utf-8"), file)
         config = build_config(expand_environment(stored, keep_missing=True))
-        return _key(flatten(config)), config.seed
+        of_study = path.parent if path.parent.parent.name == "cells" else ""
+        return f"{_key(flatten(config))} {of_study}", config.seed
     except (OSError, ValueError):  # ConfigError is a ValueError
         return None, None
 

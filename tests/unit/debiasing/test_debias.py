@@ -53,7 +53,7 @@ def corpora(folder: Path) -> list[CorpusConfig]:
 
 
 def settings(folder: Path, **others: object) -> EvaluateConfig:
-    return EvaluateConfig(benchmarks={"pairs": str(folder / "pairs")}, figures=False, **others)
+    return EvaluateConfig(benchmarks={"pairs": str(folder / "pairs")}, figures=False, precision="fp32", **others)
 
 
 class ByFirstWord:

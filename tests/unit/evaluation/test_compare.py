@@ -192,6 +192,15 @@ def test_runs_that_differ_only_in_their_seed_are_one_group(tmp_path: Path):
     assert "by 2 shared seeds" in text
 
 
+def test_methods_of_a_study_with_equal_settings_are_not_one_group(tmp_path: Path):
+    """An encoder before and after training has the same run.yaml."""
+    cells = [("untrained", 0), ("hybrid", 0), ("hybrid", 1)]
+    folders = [written_run(tmp_path / f"cells/{method}/seed-{seed}", seed, 0.5, 0.9) for method, seed in cells]
+    assert [len(group.metrics) for group in run_groups_in(folders)] == [1, 2]
+    copies = [written_run(tmp_path / f"copy-{number}", 0, 0.5, 0.9) for number in range(2)]
+    assert [len(group.metrics) for group in run_groups_in(copies)] == [1, 1]  # of one seed
+
+
 def printed(tables: Sequence[Table]) -> str:
     console = Console(file=StringIO(), width=80)
     console.print(*tables)

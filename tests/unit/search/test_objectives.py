@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hbt_ray.search.objectives import compromise_scores, knee, pareto_front, score
+from hbt_ray.search.objectives import compromise_scores, knee, pareto_front, scaled_objective, score
 
 
 @given(arrays(float, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
@@ -30,6 +30,11 @@ def test_best_score_is_on_the_front_and_units_do_not_matter(values, weights, uni
     assert scores.max() == pytest.approx(scores[pareto_front(values)].max())
     assert (scores <= 1).all()
     assert compromise_scores(values * units, weights) == pytest.approx(scores)
+
+
+def test_of_a_gap_less_is_better():
+    assert scaled_objective("gap/map", 0.1, 101) == pytest.approx(0.9)
+    assert scaled_objective("gap/map", 0.3, 101) == pytest.approx(0.7)
 
 
 def test_score_is_the_weighted_mean_computed_by_hand():

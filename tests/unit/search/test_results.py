@@ -17,15 +17,17 @@ from tests.unit.search.searches import TRIALS, search_of, trial
 
 def test_candidates_are_ranked_by_means_over_finished_seeds():
     results = search_results(search_of(seeds=(0, 1)), TRIALS, passages=101)
-    assert [result.name for result in results.ranked] == ["alpha=0.5", "alpha=0.0", "alpha=1.0"]
+    assert [result.name for result in results.ranked] == ["alpha=0.5", "alpha=0.0", "alpha=0.75"]
     best = results.best
     assert best.mean["mono/map"] == pytest.approx(0.8)
     assert best.deviation["cross/map"] == pytest.approx(0.05 * 2**0.5)
     # Ranges on the front: mono 0.35, cross and rank distance 0.65, multi none.
     assert best.score == pytest.approx(1 - ((0.1 / 0.35) ** 2 / 4 + 2 * (0.1 / 0.65) ** 2 / 4) ** 0.5)
-    assert results.ranked[2].seeds == (0,)
-    assert results.steps == 5 * 10 + 5
-    assert {result.name for result in results.ranked if result.on_front} == {"alpha=0.0", "alpha=0.5", "alpha=1.0"}
+    assert results.steps == 7 * 10 + 5
+    # The best of all by its only seed, and so not comparable.
+    assert results.incomplete == ("alpha=1.0",)
+    assert results.warnings == ["not ranked, because fewer than 2 of their seeds finished: alpha=1.0"]
+    assert {result.name for result in results.ranked if result.on_front} == {"alpha=0.0", "alpha=0.5", "alpha=0.75"}
     assert results.knee.name == "alpha=0.5"
 
 
@@ -39,6 +41,7 @@ def test_unit_and_range_of_an_objective_do_not_decide():
 
 def test_choice_below_the_untrained_encoder_within_a_language_warns():
     results = search_results(search_of(), TRIALS, passages=101)
+    results = replace(results, incomplete=())
     assert results.warnings == []
     below = replace(results, untrained={"mono/map": 0.85, "cross/map": 0.99, "multi/rank_distance": 1.0})
     assert below.warnings == [
@@ -62,7 +65,7 @@ def test_files_do_not_depend_on_the_order_of_trials(tmp_path: Path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
     table = pq.read_table(tmp_path / "one" / "trials.parquet")
     assert table.equals(pq.read_table(tmp_path / "other" / "trials.parquet"))
-    assert table["mix.alpha"].to_pylist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    assert table["mix.alpha"].to_pylist() == [0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
     best = load_config(tmp_path / "one" / "best.yaml")
     assert (best.mix.alpha, best.seed) == (0.5, 0)
 

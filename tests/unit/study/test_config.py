@@ -28,6 +28,14 @@ STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
             "hybrid needs the encoder of 'b', which cannot be used without the language of each text",
         ),
         ({"methods": {"hybrid": {}, "b": {"encoder_of": "hybrid"}}}, "is evaluated as it is; write trained: false"),
+        (
+            {"methods": {"hybrid": {}, "b": {"trained": False, "taught_by": "hybrid"}}},
+            "taught_by 'hybrid' has no effect",
+        ),
+        (
+            {"methods": {"hybrid": {}, "b": {"trained": False, "settings": {"train.steps": 5}}}},
+            "train.steps has no effect with trained: false",
+        ),
         ({"methods": {"hybrid": {"tokens_of": "b"}, "b": {"trained": False}}}, "another trained method with steps"),
         ({"methods": {"hybrid": {"tokens_of": "b"}, "b": {"tokens_of": "hybrid"}}}, "another trained method with"),
         ({"pretraining": {"two": {"after": "one"}, "one": {}}}, "must be listed before it"),

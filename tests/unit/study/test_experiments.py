@@ -89,6 +89,15 @@ def test_experiment_is_unfinished_after_what_it_depends_on_changed(tmp_path: Pat
     assert not experiment.is_finished(tmp_path, model, {"tiny": "1"})
 
 
+def test_debiased_experiment_is_unfinished_after_the_number_of_items_changed(tmp_path: Path, benchmark: Benchmark):
+    experiment, model = finished_experiment(tmp_path, benchmark)
+    debiased = replace(experiment, method=experiment.method.model_copy(update={"debiased": "leace"}))
+    debiased.mark_finished(tmp_path, model, {"tiny": "1"})
+    assert debiased.is_finished(tmp_path, model, {"tiny": "1"})
+    assert not replace(debiased, debias_items=7).is_finished(tmp_path, model, {"tiny": "1"})
+    assert not experiment.is_finished(tmp_path, model, {"tiny": "1"})
+
+
 @pytest.mark.parametrize("name", ["report.json", "per_query.parquet", "run.trec"])
 def test_experiment_with_a_damaged_report_is_unfinished(tmp_path: Path, benchmark: Benchmark, name: str):
     experiment, model = finished_experiment(tmp_path, benchmark)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hbt_ray.config import with_settings
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.training.checkpoint import step_name
@@ -64,3 +65,10 @@ def test_step_that_the_run_has_not_is_refused(run):
     *arguments, _ = run
     with pytest.raises(ConfigError, match="the run has steps 0 to 5, and --step is 6"):
         replay_step(*arguments, 6)
+
+
+def test_step_whose_workers_had_negatives_of_their_own_is_refused(run):
+    config, *arguments, _ = run
+    changed = with_settings(config, {"train.workers": 2, "train.gather_negatives": False})
+    with pytest.raises(ConfigError, match="each worker of the run had negatives of its own"):
+        replay_step(changed, *arguments, 1)

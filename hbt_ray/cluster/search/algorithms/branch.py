@@ -54,7 +54,9 @@ class BranchSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """Record a branch's score. After the last one of the segment, begin the next segment with the best."""
-        branch = self._running.pop(trial_id)
+        branch = self._running.pop(trial_id, None)
+        if branch is None:  # a trial that failed and was started again has ended before
+            return
         if result and not error and result.get(STEP) == branch["until"]:
             self._ended.append((float(result[SCORE]), branch))
         if not self._queue and not self._running and self._ended:

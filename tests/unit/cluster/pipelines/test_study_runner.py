@@ -30,7 +30,7 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
 
     monkeypatch.setattr(study_runner, "debias_model", debias)
     run_dir = experiment.run_dir(tmp_path)
-    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, averaged_with=None)
+    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", averaged_with=None)
     study_runner._run_experiment(
         experiment, inputs, run_dir, lambda model, settings, out, **given: calls.append((model, out, given))
     )
@@ -40,15 +40,22 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
 
 
 def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, monkeypatch):
-    methods = {"untrained": {"trained": False}, "debiased": {"trained": False, "debiased": "projection"}, "hybrid": {}}
+    methods = {
+        "untrained": {"trained": False},
+        "first token": {"trained": False, "settings": {"model.pooling": "cls"}},
+        "debiased": {"trained": False, "debiased": "projection"},
+        "hybrid": {},
+    }
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [0, 1]})
     monkeypatch.setattr(study_runner, "content_digest", lambda model: model)
-    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, averaged_with=None)
+    inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", averaged_with=None)
     different, repeated = study_runner._without_repeated(
         [(experiment, inputs) for experiment in list_experiments(config, {"tiny": "x"})]
     )
-    assert [(experiment.method_name, experiment.seed) for experiment, _ in repeated] == [("untrained", 1)]
-    assert len(different) == 5
+    found = [(experiment.method_name, experiment.seed) for experiment, _ in repeated]
+    assert found == [("untrained", 1), ("first token", 1)]  # each of its own method: pooling is no part of the encoder
+    assert [first.method_name for _, first in repeated] == ["untrained", "first token"]
+    assert len(different) == 6
 
 
 def test_other_methods_use_the_encoder_that_is_evaluated(tmp_path):
@@ -64,7 +71,7 @@ def test_other_methods_use_the_encoder_that_is_evaluated(tmp_path):
     found = {}
     for experiment in list_experiments(config, {"tiny": "x"}):
         other = "hybrids-encoder" if experiment.method.averaged_with else None
-        inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", config.debias_items, other)
+        inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", other)
         run_dir = experiment.run_dir(tmp_path)
         path = study_runner._evaluated_encoder(experiment, inputs, run_dir)
         found[experiment.method_name] = path.removeprefix(f"{run_dir.path}/")

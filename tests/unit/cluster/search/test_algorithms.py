@@ -82,6 +82,7 @@ def test_searcher_continues_with_the_best_branch_and_then_ends(tmp_path: Path):
         first["b"]["mixtures"],
     )
     ended(searcher, {"d": 0.5}, 300)
+    ended(searcher, {"c": 0.9}, 20)  # which had failed, and was started again
     second = {name: searcher.suggest(name)["branch"] for name in "efg"}
     assert second["e"]["mixtures"] == rest["mixtures"]
     assert [[batch for batch, _ in branch["mixtures"]] for branch in second.values()] == [[0], [0, 300], [0, 300]]
