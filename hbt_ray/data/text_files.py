@@ -68,8 +68,8 @@ def rejected_row(source: str, location: str, reason: str, detail: object = "") -
 def read_lines(path: Path, part: FilePart | None = None) -> Iterator[TextLine | Fault]:
     """Yield every line of a file, or of a part of it, numbered from 1 in the file, blank ones included.
 
-    A line that is not UTF-8, or longer than HBT_MAX_LINE_BYTES, is a fault. A file that breaks off, or is decompressed
-    to more than HBT_MAX_GROWTH times its size, ends in a fault at the line after the last whole one.
+    A line that is not UTF-8, has a NUL, or is longer than HBT_MAX_LINE_BYTES is a fault. A file that breaks off, or is
+    decompressed to more than HBT_MAX_GROWTH times its size, ends in a fault at the line after the last whole one.
     """
     end, last, number = part or (0, None, 0)
     longest = limit(MAX_LINE_BYTES)
@@ -84,6 +84,9 @@ def read_lines(path: Path, part: FilePart | None = None) -> Iterator[TextLine | 
                 if len(raw) > longest:
                     end += _skip_line(lines, raw)
                     yield Fault(location, "line too long", f"more than {longest} bytes; raise {MAX_LINE_BYTES}")
+                    continue
+                if b"\0" in raw:
+                    yield Fault(location, WRONG_ENCODING, "a NUL, perhaps of UTF-16; save the file as UTF-8")
                     continue
                 try:
                     text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")

@@ -71,11 +71,6 @@ def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[Corpu
     if not paths:
         raise nothing_to_read(corpus.name, corpus.path, format.suffixes)
     files = _chosen_files(corpus, root, paths, format)
-    for file in files:
-        if any("\0" in name for name in file.names):
-            raise CorpusError(
-                f"corpus {corpus.name!r}: {file.path.name} is not UTF-8, perhaps UTF-16; save it as UTF-8"
-            )
     columns = {
         file.path: resolve_columns(corpus.columns, file.names, corpus.name, file.path.name)
         if file.names and not file.columns

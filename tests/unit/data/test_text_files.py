@@ -42,6 +42,13 @@ def test_line_that_is_not_utf8_is_a_fault_and_the_next_is_read(tmp_path: Path):
     assert isinstance(line, TextLine)
 
 
+def test_line_of_utf16_is_a_fault(tmp_path: Path):
+    (tmp_path / "de.txt").write_text("eins\nzwei", encoding="utf-16-le")
+    faults = [line for line in read_lines(tmp_path / "de.txt") if isinstance(line, Fault)]
+    assert [fault[:2] for fault in faults] == [("de.txt:1", "wrong encoding"), ("de.txt:2", "wrong encoding")]
+    assert "save the file as UTF-8" in str(faults[0].detail)
+
+
 def test_missing_file_is_a_fault_at_its_first_line(tmp_path: Path):
     [fault] = read_lines(tmp_path / "de.txt")
     assert isinstance(fault, Fault)
