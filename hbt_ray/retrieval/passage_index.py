@@ -111,8 +111,13 @@ class PassageIndex:
         return int(sum(self._shards.size()))
 
     def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> TopK:
-        """Return the first k passages of a span, as `PassageIndexShard.top_k` does."""
-        return merge_top_k(self._shards.top_k(queries, k, span), k)
+        """Return the first k passages of a span, as `PassageIndexShard.top_k` does, but at most `depth`.
+
+        What an approximate index finds depends on the number searched for, so that is always `depth`.
+        """
+        depth = k if self.depth is None else self.depth
+        scores, indices = merge_top_k(self._shards.top_k(queries, depth, span), depth)
+        return scores[:, :k], indices[:, :k]
 
     def exact_top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None = None) -> TopK:
         """Return what `top_k` returns for flat indexes, whatever indexes the shards have."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hbt_ray.errors import UserError
 from hbt_ray.retrieval import exact_scores
 from hbt_ray.retrieval.exact_scores import NOT_RETRIEVED
+from hbt_ray.retrieval.exact_search import TopK
 from hbt_ray.retrieval.passage_index import LocalShards, PassageIndex, ShardsOnDemand, cut_at, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard, Span
 
@@ -180,6 +181,24 @@ def test_approximate_index_searches_languages_separately(kind: str):
     assert (ranks[2] != 0).all()
     assert (ranks[2] > 0).mean() > 0.9
     assert set(np.unique(ranks[2][ranks[2] < 1]).tolist()) <= {NOT_RETRIEVED}
+
+
+class _MissesTheFirst(LocalShards):
+    """Finds the best passage only in a search for three."""
+
+    def top_k(self, queries: np.ndarray, k: int, span: tuple[int, int] | None) -> list[TopK]:
+        [(scores, indices)] = super().top_k(queries, 3, span)
+        first = 0 if k >= 3 else 1
+        return [(scores[:, first : first + k], indices[:, first : first + k])]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+def test_ranks_lists_and_recall_of_an_approximate_index_agree(k: int):
+    vectors, queries = np.array([[3], [2], [1]], np.float32), np.ones((1, 1), np.float32)
+    pool = PassageIndex(_MissesTheFirst([PassageIndexShard(vectors)]), depth=3)
+    assert pool.ranks(queries, np.array([[0, 1, 2]])).tolist() == [[[1, 2, 3]]]
+    assert pool.top_k(queries, k)[1].tolist() == [[0, 1, 2][:k]]
+    assert pool.index_recall(queries, k=k) == 1
 
 
 def test_a_small_shard_is_searched_exactly_whatever_its_kind():
