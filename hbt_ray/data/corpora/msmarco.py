@@ -164,20 +164,20 @@ def _read_pairs(shard: CorpusShard, rejects: list[RejectedRow]) -> Pairs:
             rejects.append(line.reject(shard.source))
             continue
         fields = line.text.split()
-        if not fields or zlib.crc32(fields[0].encode()) % parts != part:
+        if len(fields) not in (0, 3, 4):
+            rejects.append(rejected_row(shard.source, line.location, "neither triple nor judgement", line.text))
+        elif not fields or zlib.crc32(fields[0].encode()) % parts != part:
             continue
-        if len(fields) == 4:  # query, 0, passage, grade
+        elif len(fields) == 4:  # query, 0, passage, grade
             if fields[3] not in ("0", "-1"):
                 pairs.setdefault((fields[0], fields[2]), [])
-        elif len(fields) == 3:
+        else:
             negatives = pairs.setdefault((fields[0], fields[1]), [])
             if fields[2] not in negatives:
                 if len(negatives) < most:
                     negatives.append(fields[2])
                 else:
                     left_out += 1
-        else:
-            rejects.append(rejected_row(shard.source, line.location, "neither triple nor judgement", line.text))
     of_parts = f" (part 1 of {parts})" if parts > 1 else ""
     if left_out and part == 0:
         warn_once(

@@ -76,6 +76,16 @@ def test_parts_of_a_large_file_of_pairs_add_up_to_all(tmp_path: Path, monkeypatc
     assert sorted(row.location + str(row) for row in read(config)) == sorted(row.location + str(row) for row in whole)
 
 
+def test_broken_line_is_rejected_once_in_any_number_of_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_mmarco(tmp_path, "1\t10\t11", *(f"query{n} two" for n in range(9)))
+    config = corpus("msmarco", tmp_path, languages=["en"])
+    for bytes_per_shard, parts in ((1000, 1), (40, 3)):  # 8 bytes and 9 lines of 11
+        monkeypatch.setattr(msmarco, "_BYTES_PER_SHARD", bytes_per_shard)
+        assert len(list_shards(config)) == parts
+        rejects = [row for row in read(config) if isinstance(row, RejectedRow)]
+        assert [row.location for row in rejects] == [f"triples.train.ids.small.tsv:{n}" for n in range(2, 11)]
+
+
 def test_every_file_that_is_read_determines_the_store(tmp_path: Path):
     write_mmarco(tmp_path, "1\t10\t11")
     shards = list_shards(corpus("msmarco", tmp_path))
