@@ -144,7 +144,9 @@ def sample_for_tokenizer(rows: pa.Table, fraction: float) -> pa.Table:
     Returns:
         Their TOKENIZER_COLUMNS.
     """
-    rows = rows.filter(pc.match_substring(rows.column("bucket"), '"train"')).select(TOKENIZER_COLUMNS)
+    buckets = rows.column("bucket").combine_chunks()
+    training = [name for name in pc.unique(buckets).to_pylist() if Bucket.from_text(name).split == "train"]
+    rows = rows.filter(pc.is_in(buckets, pa.array(training, pa.string()))).select(TOKENIZER_COLUMNS)
     if fraction >= 1:
         return rows
     names = zip(*(rows.column(name).to_pylist() for name in TOKENIZER_COLUMNS[:3]), strict=True)

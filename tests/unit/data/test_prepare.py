@@ -171,6 +171,14 @@ def test_sample_for_the_tokenizer_has_the_first_of_all_texts(tmp_path, monkeypat
     assert tokenizer_texts(half, ("", "")) == everything[:limit]
 
 
+def test_sample_has_no_held_out_row_of_a_source_named_train(tmp_path):
+    rows = read_table(write_corpus(tmp_path / "train", {"de": [record(n, "de") for n in range(40)]}))
+    assigned = assign_shards(rows, NONE, {"train": 2}, 0.5)
+    splits = [Bucket.from_text(text).split for text in assigned.column("bucket").to_pylist()]
+    assert 0 < splits.count("train") < 40
+    assert sample_for_tokenizer(assigned, 1.0).num_rows == splits.count("train")
+
+
 def test_tokenizer_is_the_same_however_few_rows_are_sampled_first(tmp_path, monkeypatch):
     rows = read_table(write_corpus(tmp_path / "c", {x: [record(n, x) for n in range(40)] for x in ("de", "en")}))
     assigned = engine.TablesHere([assign_shards(rows, NONE, {"c": 1}, 0.0)])
