@@ -53,9 +53,9 @@ def hard_negatives(
     """Select the highest-ranked passages of each question that are not known positives.
 
     1. List the first `depth` passages of the question, without its known positives.
-    2. Skip the first `skip_first`, and those with a score above `margin` times that of the gold passage ("percentage of
-       positive" of Moreira et al. 2024, NV-Retriever, arXiv 2407.15831). Both are at the head of the list, so the
-       longer one counts.
+    2. Skip the first `skip_first`, and those with a score above `margin` times that of the gold passage, or above that
+       of a gold passage with a negative score ("percentage of positive" of Moreira et al. 2024, NV-Retriever, arXiv
+       2407.15831). Both are at the head of the list, so the longer one counts.
     3. Take the next K, without near-duplicates of the gold passage.
 
     Args:
@@ -75,7 +75,8 @@ def hard_negatives(
         found = top_k(queries[first : first + _QUESTIONS_PER_BLOCK], pool, settings.depth)
         for row, (listed_scores, listed) in enumerate(zip(*found, strict=True), start=first):
             unknown = np.flatnonzero(~is_known(row, listed))
-            max_score = np.inf if settings.margin is None else settings.margin * positive_scores[row]
+            positive = positive_scores[row]
+            max_score = np.inf if settings.margin is None else min(settings.margin * positive, positive)
             is_above = listed_scores[unknown] > max_score
             taken = unknown[_take(listed[unknown], is_above, settings, functools.partial(is_near, row))]
             negatives[row, : len(taken)], scores[row, : len(taken)] = listed[taken], listed_scores[taken]

@@ -55,6 +55,15 @@ def test_margin_drops_passages_scoring_near_the_gold():
     assert mined(MineConfig(negatives=2, margin=0.95), own=30) == [4, 5]
 
 
+def test_margin_drops_passages_above_a_gold_with_a_negative_score():
+    # cos 100 = -0.17, cos 110 = -0.34, cos 120 = -0.5, cos 130 = -0.64; half of the gold's is -0.25.
+    settings = MineConfig(negatives=2, margin=0.5)
+    columns, _ = hard_negatives(
+        at(0), np.array([-0.5]), at(100, 110, 130), settings, lambda row, columns: np.zeros(len(columns), bool), _never
+    )
+    assert columns.tolist() == [[2, -1]]
+
+
 def test_skipping_and_margin_overlap_at_the_head_of_the_list():
     assert mined(MineConfig(negatives=2, skip_first=1, margin=0.95)) == [2, 3]
     assert mined(MineConfig(negatives=2, skip_first=2, margin=0.95)) == [3, 4]
@@ -105,7 +114,7 @@ def test_negatives_are_those_of_a_plain_sort(
     for row, scores in enumerate(queries @ pool.T):
         order = (passages - 1 - np.argsort(-scores[::-1], kind="stable"))[:depth]
         left = [c for c in order.tolist() if not answers[row, c] and not near[row, c]][skip_first:]
-        allowed = [c for c in left if margin is None or scores[c] <= margin * own_scores[row]]
+        allowed = [c for c in left if margin is None or scores[c] <= min(margin * own_scores[row], own_scores[row])]
         expected = allowed[:negatives]
         assert columns[row].tolist() == expected + [-1] * (negatives - len(expected))
 
