@@ -122,8 +122,11 @@ class BenchmarkBuilder:
         self._judgements[key] = grade, language, location
 
     def exclude_passage(self, query_id: str, passage_id: str, *, location: str) -> None:
-        """Leave a passage out of a query's ranking, because it has the query's text. A relevant one is kept."""
-        self._excluded[printable_id(query_id)] = printable_id(passage_id), location
+        """Leave a passage out of a query's ranking, because it has the query's text. A relevant one is kept.
+
+        Of several passages the first is left out.
+        """
+        self._excluded.setdefault(printable_id(query_id), (printable_id(passage_id), location))
 
     def build(self, *, judged_only: bool, split: str = "", judged_elsewhere: Collection[str] = ()) -> Benchmark:
         """Return the benchmark, with rejects for faults between its entries.
@@ -191,7 +194,10 @@ class BenchmarkBuilder:
         for row in np.sort(rows[~is_first]).tolist():
             number = int(np.searchsorted(ends, row, "right"))
             block, in_block = self._blocks[number], int(row - ends[number] + sizes[number])
-            self.reject(f"{block.file_name}:{block.lines[in_block]}", "repeated passage id", block.ids[in_block])
+            passage_id, location = block.ids[in_block].as_py(), f"{block.file_name}:{block.lines[in_block]}"
+            self.reject(location, "repeated passage id", passage_id)
+            if self._excluded.get(passage_id) == (passage_id, location):  # the line that is kept has another text
+                del self._excluded[passage_id]
         ids, rows = ids.filter(pa.array(is_first)), rows[is_first]
         names = sorted({block.language for block in self._blocks})
         codes = np.array([names.index(block.language) for block in self._blocks], np.int16)

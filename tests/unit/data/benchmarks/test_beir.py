@@ -105,6 +105,14 @@ def test_equal_ids_of_other_texts_exclude_nothing(tmp_path: Path):
     assert benchmark.judgements == {str(n): {str(n): 1} for n in numbers}
 
 
+def test_passage_is_excluded_only_if_the_line_that_is_kept_has_the_text_of_the_query(tmp_path: Path):
+    query, other = '{"_id": "q1", "text": "Where?"}\n', '{"_id": "q1", "text": "There."}\n'
+    for name, lines, excluded in (("first", query + other + query, {"q1": "q1"}), ("second", other + query, {})):
+        benchmark = load("beir", beir(tmp_path / name, corpus_jsonl=lines))
+        assert benchmark.excluded == excluded
+        assert reasons(benchmark)["passage is the query itself"] == len(excluded)
+
+
 def test_relevant_passage_is_never_excluded(tmp_path: Path):
     beir(tmp_path, corpus_jsonl='{"_id": "q1", "text": "Where?"}\n', qrels__test_tsv="q1\tq1\t1\n")
     assert load("beir", tmp_path).excluded == {}
