@@ -26,6 +26,17 @@ def max_units_per_worker(node_sizes: Sequence[float], workers: int) -> int:
     return next((units for units in candidates if workers_that_fit(node_sizes, units) >= workers), 1)
 
 
+def equal_share(node_sizes: Sequence[float], workers: int) -> float:
+    """Return the largest amount, at most 1, that every worker can have on some node, in Ray's steps of 0.0001.
+
+    >>> equal_share([3, 1], workers=4), equal_share([3, 1], workers=5), equal_share([], workers=2)
+    (1.0, 0.75, 0.0)
+    """
+    units = [int(size * 10_000) for size in node_sizes]
+    shares = {min(node // count, 10_000) for node in units for count in range(1, workers + 1)} - {0}
+    return max((share for share in shares if workers_that_fit(units, share) >= workers), default=0) / 10_000
+
+
 def threads_per_worker(node_sizes: Sequence[float], workers: int) -> int:
     """Return the CPUs of each worker: the nodes' CPUs divided; a single worker leaves one to its data feed and Ray.
 

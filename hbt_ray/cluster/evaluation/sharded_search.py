@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.runtime import configure_task, node_resources
+from hbt_ray.cluster.worker_counts import equal_share
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import StoreError
@@ -199,8 +200,8 @@ def sharded_index(
 ) -> Iterator[tuple[PassageIndex, list[ActorHandle]]]:
     """Open an index over the vectors of a folder in `settings.shards` actors; the actors end with the block.
 
-    Each actor takes one CPU, or an equal fraction of the cluster's where there are fewer. Where the vectors take more
-    than half of the cluster's memory, actors of flat indexes read them in parts for each search.
+    Each actor takes one CPU, or where there are fewer the largest fraction with which all fit on the nodes. Where the
+    vectors take more than half of the cluster's memory, actors of flat indexes read them in parts for each search.
 
     Args:
         folder: of the vectors.
@@ -216,7 +217,7 @@ def sharded_index(
         ClusterError: an actor failed.
     """
     bounds = shard_bounds(windows.num_passages, settings.shards)
-    cpus = min(1.0, sum(node_resources("CPU")) / len(bounds))
+    cpus = equal_share(node_resources("CPU"), len(bounds))
     is_flat = settings.index == "flat"
     size = len(windows.rows) * EmbeddingCache(folder).width * 4
     on_demand = is_flat and size > _MAX_MEMORY_FRACTION * sum(node_resources("memory"))

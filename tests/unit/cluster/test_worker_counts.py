@@ -2,7 +2,7 @@
 
 import pytest
 
-from hbt_ray.cluster.worker_counts import check_workers, max_units_per_worker, workers_that_fit
+from hbt_ray.cluster.worker_counts import check_workers, equal_share, max_units_per_worker, workers_that_fit
 from hbt_ray.errors import ClusterError
 
 
@@ -17,6 +17,14 @@ def test_workers_that_fit_splits_no_worker_over_two_nodes():
 )
 def test_max_units_per_worker_lets_all_workers_fit(nodes, workers, units):
     assert max_units_per_worker(nodes, workers) == units
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "share"),
+    [([8], 3, 1), ([2], 8, 0.25), ([3, 1], 5, 0.75), ([1, 1], 3, 0.5), ([1], 3, 0.3333), ([0], 2, 0), ([], 2, 0)],
+)
+def test_equal_share_lets_all_workers_fit_on_their_nodes(nodes, workers, share):
+    assert equal_share(nodes, workers) == share
 
 
 def test_check_workers_accepts_workers_that_fit():
