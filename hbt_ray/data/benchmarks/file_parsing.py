@@ -77,8 +77,8 @@ def read_objects(
 ) -> Iterator[JsonEntry]:
     """Yield the object of each line of JSON, of a file or a part of it.
 
-    An object without text under one of the keys `required` is rejected. A whole number counts as text, because ids
-    are written as either.
+    An object without text under one of the keys `required` is rejected. The first of them is that of the id, which may
+    be a whole number; an empty one is rejected.
     """
     for location, line in read_lines(path, builder, part):
         value = text_files.parse_json(line, location)
@@ -91,7 +91,7 @@ def read_objects(
         texts: dict[str, str] = {}
         for key in required:
             text = text_files.id_text(value.get(key))
-            if not is_text(text):
+            if not is_text(text) or (key == required[0] and not text.strip()):
                 builder.reject(location, "missing text", f"no text in {key!r} among {', '.join(map(str, value))}")
                 break
             texts[key] = text

@@ -118,6 +118,13 @@ def test_relevant_passage_is_never_excluded(tmp_path: Path):
     assert load("beir", tmp_path).excluded == {}
 
 
+def test_entry_with_an_empty_id_is_rejected(tmp_path: Path):
+    empty = '{"_id": "", "text": "Which?"}\n{"_id": " ", "text": "Which?"}\n'
+    benchmark = load("beir", beir(tmp_path, corpus_jsonl=empty))
+    assert texts(benchmark).keys() == {"q1", "p1", "p2"}
+    assert reasons(benchmark) == {"missing text": 2}
+
+
 def test_query_that_no_split_judges_is_counted(tmp_path: Path):
     write_objects(beir(tmp_path) / "queries.jsonl", {"_id": "q3", "text": "Who?"}, {"_id": "q4", "text": "How?"})
     benchmark = load("beir", tmp_path)
