@@ -71,7 +71,8 @@ def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
 
     Raises:
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
-        ConfigError: the model cannot be loaded; or the folder has other files, or negatives mined with other settings.
+        ConfigError: a corpus is plain text; the model cannot be loaded; or the folder has other files, or negatives
+            mined with other settings.
         StorageError: the folder cannot be written.
         UserError: the vectors hold NaN.
     """

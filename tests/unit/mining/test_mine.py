@@ -536,6 +536,15 @@ def test_corpora_without_an_item_or_a_language_to_mine_are_refused(tmp_path, ang
         mine(run(folder), "angles", tmp_path / "out")
 
 
+def test_plain_text_is_refused_before_it_is_read(tmp_path, angles):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "en.txt").write_text("say a 10\n")
+    config = build_config({"corpora": [{"format": "text", "path": str(tmp_path / "c")}]})
+    with pytest.raises(ConfigError, match=r"corpus 'c' is plain text and has no questions to mine negatives for"):
+        mine(config, "angles", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_gives_nan_is_refused(tmp_path, angles, monkeypatch):
     monkeypatch.setattr(angles, "queries", lambda texts: np.full((len(texts), 2), np.nan, np.float32))
     with pytest.raises(UserError, match="the vectors of the questions hold NaN"):
