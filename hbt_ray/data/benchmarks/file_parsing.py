@@ -78,7 +78,7 @@ def read_objects(
     """Yield the object of each line of JSON, of a file or a part of it.
 
     An object without text under one of the keys `required` is rejected. The first of them is that of the id, which may
-    be a whole number; an empty one is rejected.
+    be a whole number; white space around it is removed, as around the ids of tables, and an empty one is rejected.
     """
     for location, line in read_lines(path, builder, part):
         value = text_files.parse_json(line, location)
@@ -91,7 +91,9 @@ def read_objects(
         texts: dict[str, str] = {}
         for key in required:
             text = text_files.id_text(value.get(key))
-            if not is_text(text) or (key == required[0] and not text.strip()):
+            if key == required[0] and isinstance(text, str):
+                text = text.strip() or None
+            if not is_text(text):
                 builder.reject(location, "missing text", f"no text in {key!r} among {', '.join(map(str, value))}")
                 break
             texts[key] = text

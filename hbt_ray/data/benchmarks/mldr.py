@@ -58,7 +58,7 @@ def read_questions(path: Path, language: str, builder: BenchmarkBuilder) -> None
         for positive in positives if isinstance(positives, list) else []:
             docid = id_text(positive.get("docid")) if isinstance(positive, dict) else None
             if is_text(docid):
-                builder.add_judgement(query_id, f"{language}:{docid}", 1, language=language, location=location)
+                builder.add_judgement(query_id, f"{language}:{docid.strip()}", 1, language=language, location=location)
             else:
                 builder.reject(location, "not a judgement", positive)
 

@@ -125,6 +125,13 @@ def test_entry_with_an_empty_id_is_rejected(tmp_path: Path):
     assert reasons(benchmark) == {"missing text": 2}
 
 
+def test_white_space_around_an_id_does_not_count(tmp_path: Path):
+    more = {"corpus_jsonl": '{"_id": "p3 ", "text": "On it."}\n', "qrels__test_tsv": "q1\tp3 \t1\n"}
+    benchmark = load("beir", beir(tmp_path, **more))
+    assert texts(benchmark)["p3"] == "On it."
+    assert (benchmark.judgements["q1"]["p3"], benchmark.rejects) == (1, [])
+
+
 def test_query_that_no_split_judges_is_counted(tmp_path: Path):
     write_objects(beir(tmp_path) / "queries.jsonl", {"_id": "q3", "text": "Who?"}, {"_id": "q4", "text": "How?"})
     benchmark = load("beir", tmp_path)

@@ -43,6 +43,14 @@ def test_ids_that_are_numbers_match_in_corpus_and_judgements(tmp_path: Path):
     assert (benchmark.judgements, benchmark.rejects) == ({"de:1": {"de:10": 1, "de:11": 1}}, [])
 
 
+def test_white_space_around_the_id_of_a_passage_does_not_count(tmp_path: Path):
+    folder = tmp_path / "mldr-v1.0-de"
+    write_objects(folder / "corpus.jsonl", {"docid": "d ", "text": "long"})
+    write_objects(folder / "test.jsonl", {"query_id": "q", "query": "Which?", "positive_passages": [{"docid": "d "}]})
+    benchmark = load("mldr", tmp_path)
+    assert (benchmark.judgements, benchmark.rejects) == ({"de:q": {"de:d": 1}}, [])
+
+
 def test_language_can_be_read_from_inside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "mldr-v1.0-de"
     write_objects(folder / "corpus.jsonl.gz", {"docid": "d", "text": "long"})
