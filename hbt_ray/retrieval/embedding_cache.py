@@ -74,6 +74,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path) -> None:
         """Open a folder. Raise StoreError if it has no valid manifest, or one of a version without checksums."""
+        self._folder = folder
         try:
             described = without_checksum((folder / MANIFEST).read_text(encoding="utf-8"))
             self._files = [folder / part["file"] for part in described["parts"]]
@@ -87,7 +88,10 @@ class EmbeddingCache:
         return int(self._ends[-1])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Copy the vectors of some rows, (N,) -> (N, D) float32; raise StoreError if a file is damaged."""
+        """Copy the vectors of some rows, (N,) -> (N, D) float32. Raise StoreError if a file is damaged or lacks one."""
+        unknown = rows[(rows < 0) | (rows >= len(self))]
+        if len(unknown):
+            raise StoreError(f"{self._folder} has {len(self)} vectors, no row {unknown[0]}; delete it to embed again")
         out = np.empty((len(rows), self.width), np.float32)
         for file, first, last in zip(self._files, self._ends, self._ends[1:], strict=False):
             in_file = np.flatnonzero((rows >= first) & (rows < last))

@@ -15,6 +15,7 @@ import pyarrow as pa
 from hbt_ray.utils.string_column import select_strings
 
 TEXTS_PER_CHUNK = 4096
+WINDOW_RULE = 1  # version of `split_into_windows`, raised with every change of what it returns
 _DIGEST_BYTES = 16
 
 
@@ -143,6 +144,11 @@ def window_passages(
     ends = np.cumsum(np.concatenate([part.counts for part in parts]))
     starts = None if window_chars is None else np.concatenate([[0], ends])[: len(ends)].astype(np.int64)
     return WindowedPassages(passages, rows, starts, window_chars)
+
+
+def window_settings(window_chars: int | None) -> tuple[int, int] | None:
+    """Return what the windows of a text depend on, by which the folder of their vectors is named."""
+    return None if window_chars is None else (window_chars, WINDOW_RULE)
 
 
 class WindowDigests(NamedTuple):

@@ -34,6 +34,7 @@ from hbt_ray.evaluation.run_evaluation import (
     with_zero_shot_check,
 )
 from hbt_ray.retrieval.embedding_cache import vectors_fingerprint
+from hbt_ray.retrieval.passage_windows import window_settings
 
 Result = TypeVar("Result")
 
@@ -127,7 +128,7 @@ def _evaluate_in_shards(
     }
     for benchmark in benchmarks:
         fingerprint = _fingerprint(benchmark)
-        name = vectors_fingerprint(model, fingerprint, vector_settings, settings.window_chars)
+        name = vectors_fingerprint(model, fingerprint, vector_settings, window_settings(settings.window_chars))
         windows = tasks.window(benchmark.columns.texts, settings.window_chars)
         open_in_actor = functools.partial(open_embedder, model, settings, **load_options, with_language=True)
         embed_passages(windows, open_in_actor, name, cache, settings.shards)

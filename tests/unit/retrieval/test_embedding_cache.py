@@ -36,6 +36,13 @@ def test_vectors_come_back_from_their_files_part_by_part(tmp_path):
         found.take(np.arange(8, 21))
 
 
+@pytest.mark.parametrize("row", [-1, 3])
+def test_row_that_no_file_has_is_refused(tmp_path, row):
+    write_cache_manifest(tmp_path, [write_embedding_shard(tmp_path, 0, np.ones((3, 2), np.float32))], 2)
+    with pytest.raises(StoreError, match=rf"has 3 vectors, no row {row}; delete it to embed again"):
+        EmbeddingCache(tmp_path).take(np.array([2, row]))
+
+
 @pytest.mark.parametrize("damage", ["bit", "swap", "manifest", "earlier"])
 def test_changed_vectors_are_refused_by_name(tmp_path, damage):
     vectors = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from itertools import pairwise, repeat
 
@@ -11,9 +12,16 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.retrieval import passage_windows
 from hbt_ray.retrieval.passage_index import PassageIndex, shard_bounds
 from hbt_ray.retrieval.passage_shard import PassageIndexShard
-from hbt_ray.retrieval.passage_windows import TEXTS_PER_CHUNK, WindowedPassages, split_into_windows, window_passages
+from hbt_ray.retrieval.passage_windows import (
+    TEXTS_PER_CHUNK,
+    WindowedPassages,
+    split_into_windows,
+    window_passages,
+    window_settings,
+)
 from tests.unit.evaluation.test_evaluator import TableEmbedder, parallel_benchmark
 
 
@@ -48,6 +56,16 @@ def test_windows_without_blanks_overlap_by_half(length: int, size: int):
     starts = [text.index(piece) for piece in split_into_windows(text, size)]
     assert starts == [number * (size // 2) for number in range(len(starts))]
     assert starts[-1] + size >= length
+
+
+def test_other_windows_need_another_version_of_the_rule(monkeypatch):
+    texts = ["a bc def ghij klmno pqrstu vwxyzab", "日本語" * 9, "one  two\tthree " * 5]
+    windows = [split_into_windows(text, size) for text in texts for size in (4, 9, 16)]
+    digest = hashlib.sha256(repr(windows).encode()).hexdigest()[:16]
+    assert (passage_windows.WINDOW_RULE, digest) == (1, "b01c2e975aea25cc")
+    assert window_settings(16) == (16, 1)
+    monkeypatch.setattr(passage_windows, "WINDOW_RULE", 2)
+    assert (window_settings(16), window_settings(None)) == ((16, 2), None)
 
 
 @given(st.integers(0, 2**32 - 1))
