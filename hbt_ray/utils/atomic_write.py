@@ -67,20 +67,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     deleted first.
     """
     partial, earlier = _partial_path(path), path.with_name(f"{path.name}.earlier")
-    shutil.rmtree(partial, ignore_errors=True)
+    _delete(partial)
     try:
         with write_errors(path):
             yield partial
             make_readable(partial)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what is left takes space from the next attempt
+        _delete(partial)  # on a full disk, what is left takes space from the next attempt
         raise
     # Renamed before it is deleted, because an interrupted deletion would leave a part of it under its name.
-    shutil.rmtree(earlier, ignore_errors=True)
+    _delete(earlier)
     if path.exists():
         path.rename(earlier)
     partial.rename(path)
-    shutil.rmtree(earlier, ignore_errors=True)
+    _delete(earlier)
 
 
 def make_readable(folder: Path) -> None:
@@ -104,7 +104,7 @@ def atomic_files(folder: Path, *, last: str, replaced: Iterable[str] = ()) -> It
         replaced: names in `folder` that are deleted where the block does not write them.
     """
     partial = folder / f"{last}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    _delete(partial)
     try:
         partial.mkdir()
         with write_errors(folder):
@@ -121,7 +121,16 @@ def atomic_files(folder: Path, *, last: str, replaced: Iterable[str] = ()) -> It
                 target.unlink(missing_ok=True)
         os.replace(partial / last, folder / last)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _delete(partial)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder, or as much of it as can be, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _partial_path(path: Path, unique: bool = False) -> Path:

@@ -79,6 +79,16 @@ def test_atomic_folder_replaces_a_folder_and_leftovers(tmp_path):
     assert names(tmp_path / "model") == ["new"]
 
 
+@pytest.mark.parametrize("name", ["model.partial", "model.earlier", "z.partial"])
+def test_file_in_place_of_a_temporary_folder_is_deleted(tmp_path, name):
+    (tmp_path / name).touch()
+    with atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir()
+    with atomic_files(tmp_path, last="z") as partial:
+        (partial / "z").touch()
+    assert names(tmp_path) == ["model", "z"]
+
+
 def test_files_interrupted_at_any_step_are_never_mixed(tmp_path, monkeypatch):
     old, new = (dict.fromkeys(names, age) for age, names in (("old", "abz"), ("new", "bcz")))
 
