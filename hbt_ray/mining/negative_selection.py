@@ -11,28 +11,21 @@ distinct text once; D width; K negatives per question.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from hbt_ray.config import MineConfig
-from hbt_ray.data.components import text_key
-from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.retrieval.exact_search import top_k
 
 _QUESTIONS_PER_BLOCK = 4096  # whose candidate lists are in memory together
-
-
-def text_keys(side: str, texts: Sequence[str]) -> np.ndarray:
-    """Return a key for each text, equal for the same texts of a side ("question" or "passage"): (T,) uint64."""
-    return np.array([text_key(side, normalize_for_matching(text)) for text in texts], np.uint64)
 
 
 def candidate_pool(keys: np.ndarray, is_candidate: np.ndarray) -> np.ndarray:
     """Collect the candidate passages, each distinct text once.
 
     Args:
-        keys: (N,) of passages, as `text_keys` gives them.
+        keys: (N,) of passages, as `components.text_key` gives them.
         is_candidate: (N,) bool, which of them may be negatives.
 
     Returns:

@@ -21,16 +21,16 @@ import yaml
 from safetensors import safe_open
 
 from hbt_ray.config import LoraConfig, MixConfig, PretrainRunConfig, RunConfig, TrainConfig, build_config, dump_config
-from hbt_ray.data.components import ItemComponents, item_key
+from hbt_ray.data.components import ItemComponents, item_key, text_key
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.manifest import StoreManifest
 from hbt_ray.data.prepare import assign_shards, make_shard, tokenizer_texts
 from hbt_ray.data.row_tables import find_duplicate_items, read_rows
+from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark, Query
 from hbt_ray.evaluation.query_perturbation import perturbed
 from hbt_ray.mining import mine
-from hbt_ray.mining.negative_selection import text_keys
 from hbt_ray.models.deterministic_dropout import DeterministicDropout, DropoutKey
 from hbt_ray.models.encoder import init_encoder, load_for_training
 from hbt_ray.models.lora import adapter_weights
@@ -401,8 +401,8 @@ def read_table(file: Path) -> pa.Table:
 
 
 def test_keys_of_equal_texts_are_the_same():
-    found = [*text_keys("question", ["The key, here!"]), *text_keys("passage", ["The key, here!"])]
-    assert [int(key) for key in found] == [2415798572899469573, 7014699941296935995]
+    found = [text_key(side, normalize_for_matching("The key, here!")) for side in ("question", "passage")]
+    assert found == [2415798572899469573, 7014699941296935995]
 
 
 def benchmark() -> Benchmark:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray.config import MineConfig
-from hbt_ray.mining.negative_selection import candidate_pool, hard_negatives, text_keys
+from hbt_ray.mining.negative_selection import candidate_pool, hard_negatives
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -130,12 +130,6 @@ def test_negatives_do_not_depend_on_the_block_size(monkeypatch):
     together = columns()
     monkeypatch.setattr("hbt_ray.mining.negative_selection._QUESTIONS_PER_BLOCK", 2)
     assert columns() == together
-
-
-def test_text_keys_ignore_case_and_punctuation_within_a_side():
-    one, other, third = text_keys("passage", ["The key, here!", "the KEY (here)", "the keys here"]).tolist()
-    assert one == other != third
-    assert text_keys("question", ["The key, here!"]).tolist() != [one]
 
 
 def test_a_pool_has_each_text_once_and_none_that_only_others_have():
