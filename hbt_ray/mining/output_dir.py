@@ -119,9 +119,6 @@ def start_mining(
     open_engine: Callable[[], Engine] = ThisProcess,
 ) -> MiningRun:
     """Read the corpora on an engine, unless an earlier call has. Raise what `mine` raises."""
-    plain_text = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
-    if plain_text is not None:
-        raise ConfigError(f"corpus {plain_text!r} is plain text and has no questions to mine negatives for; remove it")
     config, out = with_absolute_paths(config), Path(out).expanduser().resolve()
     shards = [shard for corpus in config.corpora for shard in list_shards(corpus)]
     evaluation_sets = load_evaluation_sets(config.prepare_inputs)
