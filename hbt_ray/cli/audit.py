@@ -77,7 +77,7 @@ def replay(run: str, step: int, store: str | None) -> None:
 
     folder = Path(run).expanduser()
     if not (folder / "run.yaml").is_file():
-        raise ConfigError(f"{run!r} holds no run.yaml; name the folder of a run of hbt train")
+        raise ConfigError(f"{run!r} holds no run.yaml; name the folder of a run of hbt train without `storage`")
     config = load(RunConfig, folder / "run.yaml")
     paths = run_dir_of(config, folder)
     from hbt_ray.data.token_store import TokenStore

@@ -51,7 +51,16 @@ def export(
         benchmarks=benchmark_folders(benchmarks), split="small" if "embedded" in benchmarks else None
     )
     from hbt_ray.data.model_files import check_model_exists, check_needs_no_language
-    from hbt_ray.export import FORMATS, PRECISIONS, check_exports, check_libraries, export_encoder, sample_texts
+    from hbt_ray.export import (
+        FORMATS,
+        PRECISIONS,
+        check_exports,
+        check_libraries,
+        delete_exports,
+        export_encoder,
+        sample_texts,
+    )
+    from hbt_ray.utils.digests import file_checksums
     from hbt_ray.utils.terminal_table import print_tables
 
     formats, precisions = formats or FORMATS, precisions or PRECISIONS
@@ -66,8 +75,12 @@ def export(
     folder = Path(out).expanduser()
     if folder.resolve() != Path(model).expanduser().resolve():
         folder.mkdir(parents=True, exist_ok=True)
+        before = file_checksums(folder, _weights_in(folder))
         save_encoder(encoder, folder)
-        for name in ("README.md", "decontaminated.json", "debiasing.json"):
+        if file_checksums(folder, _weights_in(folder)) != before:
+            delete_exports(folder)  # of another model
+        for name in ("README.md", "decontaminated.json", "debiasing.json", "training.json"):
+            (folder / name).unlink(missing_ok=True)
             if (source := Path(model).expanduser() / name).is_file():
                 shutil.copy(source, folder / name)
     files = export_encoder(encoder, folder, formats, precisions)
@@ -77,6 +90,11 @@ def export(
     click.echo(f"model    {folder}")
     for one in found.values():
         click.echo(f"         {one.file.relative_to(folder)}")
+
+
+def _weights_in(folder: Path) -> list[str]:
+    """Return the files of an encoder's weights, below its folder."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*.safetensors"))
 
 
 def _vectors_table(found: dict[str, Exported], texts: int) -> Table:

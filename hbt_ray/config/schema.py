@@ -308,6 +308,13 @@ class TrainConfig(LoopConfig):
                 "reproducible compares with the passages of all workers; write gather_negatives=true, or "
                 "reproducible=false"
             )
+        if not self.gather_negatives and self.min_workers < self.max_workers:
+            raise ValueError(
+                "with gather_negatives=false each worker has negatives of its own, so their number matters; write one "
+                "number of workers"
+            )
+        if self.embedding_exchange != "fp32" and self.embedding_gradient == "all":
+            raise ValueError("embedding_exchange has no effect with embedding_gradient=all; leave one of them out")
         if self.reproducible and (self.kept_activations_mib or self.embedding_exchange != "fp32"):
             name = "kept_activations_mib" if self.kept_activations_mib else "embedding_exchange"
             raise ValueError(f"{name} has no effect with reproducible=true; leave one of them out")

@@ -150,7 +150,8 @@ def evaluate_benchmark(
     result = compute_retrieval_metrics(benchmark, query_vectors, index)
     # 3. The ranking
     depth = settings.run_depth
-    scores, passage_indices = _first_passages(benchmark, index, query_vectors, max(depth, LISTED))
+    listed = max(depth, LISTED, CONSISTENCY_DEPTH)
+    scores, passage_indices = _first_passages(benchmark, index, query_vectors, listed)
     run = RankedList(
         query_ids=tuple(query.query_id for query in benchmark.queries),
         passage_ids=benchmark.columns.ids,
@@ -158,7 +159,7 @@ def evaluate_benchmark(
         scores=scores[:, :depth],
     )
     # 4. Parallel texts
-    parallel = _parallel_text_metrics(benchmark, run, result, query_vectors, index)
+    parallel = _parallel_text_metrics(benchmark, passage_indices, result, query_vectors, index)
     ranked = time.perf_counter()
     # 5. The rest of the report
     notes, unknown = ((), ()) if means is None else means_notes(benchmark, means)
@@ -275,7 +276,11 @@ def _index_recall(benchmark: Benchmark, index: PassageIndex, query_vectors: np.n
 
 
 def _parallel_text_metrics(
-    benchmark: Benchmark, run: RankedList, result: RetrievalMetrics, query_vectors: np.ndarray, index: PassageIndex
+    benchmark: Benchmark,
+    listed: np.ndarray,
+    result: RetrievalMetrics,
+    query_vectors: np.ndarray,
+    index: PassageIndex,
 ) -> dict[str, float]:
     """Compute alignment of parallel texts, and consistency of the rankings of a query's translations.
 
@@ -304,7 +309,7 @@ def _parallel_text_metrics(
     )
     metrics |= {f"passage_alignment/{name}": value for name, value in aligned.items()}
     # 3. Rankings
-    overlaps = language_bias.consistency(groups, languages, run.passage_indices[:, :CONSISTENCY_DEPTH])
+    overlaps = language_bias.consistency(groups, languages, listed[:, :CONSISTENCY_DEPTH])
     if overlaps:
         metrics["multi/consistency"] = float(np.mean(list(overlaps.values())))
         metrics |= {f"multi/consistency/{one}-{other}": value for (one, other), value in overlaps.items()}

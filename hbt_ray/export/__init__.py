@@ -7,6 +7,7 @@ from hbt_ray.export.conversion import (
     ExportFormat,
     ExportPrecision,
     check_libraries,
+    delete_exports,
     export_encoder,
     with_exported,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Exported",
     "check_exports",
     "check_libraries",
+    "delete_exports",
     "export_encoder",
     "sample_texts",
     "with_exported",

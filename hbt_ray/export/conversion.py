@@ -85,6 +85,12 @@ def export_encoder(
     return wanted
 
 
+def delete_exports(folder: Path) -> None:
+    """Delete the files of an earlier export, in any format and precision."""
+    for name in sorted({Path(file).parts[0] for file in _FILES.values()}):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def check_libraries(formats: Sequence[ExportFormat], precisions: Sequence[ExportPrecision]) -> None:
     """Raise ConfigError if a library that these formats need is not installed."""
     needed = ["onnx", "onnxscript"]

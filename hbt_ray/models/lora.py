@@ -68,8 +68,15 @@ def _targets(transformer: PreTrainedModel, targets: Sequence[str] | None) -> lis
 
 
 def adapter_weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of an encoder's adapters by their full names; empty without adapters."""
-    return {name: weight for name, weight in encoder.state_dict().items() if ".lora_" in name}
+    """Return the weights that are trained with an encoder's adapters, by their full names; empty without adapters.
+
+    In masked language modelling the prediction head is trained too.
+    """
+    weights = encoder.state_dict()
+    if not any(".lora_" in name for name in weights):
+        return {}
+    trained = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+    return {name: weight for name, weight in weights.items() if ".lora_" in name or name in trained}
 
 
 def merged(encoder: SentenceTransformer) -> SentenceTransformer:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import re
 import shutil
 import tempfile
@@ -177,7 +178,7 @@ class CheckpointManager:
     def best(self, metric: str) -> int | None:
         """Return the step with the lowest `metric` among checkpoints that have it, of equal ones the earliest.
 
-        A damaged checkpoint is skipped with a warning.
+        NaN is not the lowest. A damaged checkpoint is skipped with a warning.
         """
         known: dict[int, float] = {}
         for step in self.steps():
@@ -186,7 +187,7 @@ class CheckpointManager:
             except CheckpointError as error:
                 logger.warning("%s", error)
                 continue
-            if value is not None:
+            if value is not None and not math.isnan(value):
                 known[step] = value
         return min(known, key=lambda step: (known[step], step)) if known else None
 

@@ -116,5 +116,6 @@ def _files_at(path: Path) -> list[Path]:
 
 def _results(folder: RunDir) -> list[str]:
     """Return which results are there: the model and the reports."""
-    files = [folder.model, *folder.evaluations.glob("*/report.json"), folder.path / "perplexity.json"]
+    of_pretraining = (folder.path / name for name in ("perplexity.json", "held_out_loss.json"))
+    files = [folder.model, *folder.evaluations.glob("*/report.json"), *of_pretraining]
     return sorted(str(file.relative_to(folder.path)) for file in files if file.exists())

@@ -165,10 +165,13 @@ def changed_settings(before: AnyRun, now: AnyRun, root: Path | None = None) -> l
             as `run_inputs.py` compares what they hold.
     """
     flat_before, flat_now = (flatten_settings(redacted_settings(one.model_dump(mode="json"))) for one in (before, now))
+    without_effect = WITHOUT_EFFECT
+    if flat_now.get("train.gather_negatives") is False:  # then each worker has negatives of its own
+        without_effect = tuple(key for key in WITHOUT_EFFECT if key != "train.workers")
     return [
         (key, flat_before.get(key), flat_now.get(key))
         for key in sorted(flat_before.keys() | flat_now.keys())
-        if not _is_same(flat_before.get(key), flat_now.get(key), root) and not key.startswith(WITHOUT_EFFECT)
+        if not _is_same(flat_before.get(key), flat_now.get(key), root) and not key.startswith(without_effect)
     ]
 
 

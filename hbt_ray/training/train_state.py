@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -64,7 +65,7 @@ def after_validation(progress: TrainState, loss: float, train: LoopConfig) -> Tr
     """
     min_gain = train.early_stopping.min_change if train.early_stopping else 0.0
     best = progress.best_validation_loss
-    gained = best is None or loss < best - min_gain
+    gained = not math.isnan(loss) and (best is None or loss < best - min_gain)
     return replace(
         progress,
         last_validation_loss=loss,

@@ -204,6 +204,18 @@ def test_parallel_texts_are_aligned_and_their_rankings_compared():
     assert not [name for name in _evaluate(plain, topic_embedder(plain)).metrics if "alignment" in name]
 
 
+def test_no_metric_depends_on_the_length_of_the_run_file():
+    plain = parallel_benchmark(30)
+    queries = [replace(query, group=query.query_id.split(":")[1]) for query in plain.queries]
+    benchmark = replace(plain, queries=queries)
+    one, other = (
+        evaluate_benchmark(topic_embedder(benchmark, noise=0.9), benchmark, EvaluateConfig(run_depth=depth)).metrics
+        for depth in (1, 100)
+    )
+    assert one == other
+    assert 0 < one["tiny/multi/consistency"] < 1
+
+
 def test_peer_needs_several_relevant_passages_of_a_language():
     benchmark = parallel_benchmark(6)
     assert not [name for name in _evaluate(benchmark, topic_embedder(benchmark)).metrics if "peer" in name]

@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from hbt_ray.errors import ConfigError
-from hbt_ray.export import check_libraries, export_encoder, with_exported
+from hbt_ray.export import check_libraries, delete_exports, export_encoder, with_exported
 from hbt_ray.models.encoder import load_pretrained
 from tests.helpers import tiny_corpus
 from tests.helpers.slow import SLOW_TESTS, slow
@@ -63,6 +63,14 @@ def test_original_is_not_changed(encoder, files):
     before = encoder.encode(TEXTS)
     with_exported(encoder, files["onnx", "int8"]).encode(TEXTS)
     np.testing.assert_array_equal(encoder.encode(TEXTS), before)
+
+
+def test_exports_of_an_earlier_model_are_deleted(tmp_path: Path):
+    for name in ("onnx/model_qint8.onnx", "openvino/openvino_model.bin", "1_Pooling/config.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    delete_exports(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1_Pooling"]
 
 
 def test_temporary_files_are_deleted(files):

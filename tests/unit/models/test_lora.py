@@ -81,6 +81,13 @@ def test_untrained_adapters_of_query_and_value_change_no_vector(folder):
     assert {weight.numel() for weight in adapter_weights(encoder).values()} == {8 * 16}
 
 
+def test_a_head_that_is_trained_with_adapters_is_saved_with_them(folder):
+    """As in masked language modelling: a resumed pretraining had the initial head."""
+    encoder, head = make_encoder(folder), torch.nn.Linear(2, 3)
+    saved = adapter_weights(torch.nn.ModuleDict({"encoder": encoder, "head": head}))
+    assert {name for name in saved if ".lora_" not in name} == {"head.weight", "head.bias"}
+
+
 def test_adapters_are_a_function_of_the_seed(folder):
     def weights(seed: int) -> torch.Tensor:
         return torch.cat([w.flatten() for w in adapter_weights(make_encoder(folder, seed)).values()])

@@ -182,6 +182,8 @@ def test_prune_keeps_the_newest_and_the_best(encoder, checkpoints):
         checkpoints.prune(2, "validation_loss")
     assert checkpoints.steps() == [10, 25, 30]  # of the equally good, the first
     assert checkpoints.best("validation_loss") == 10
+    checkpoints.save(trainer, TrainState(4), {"validation_loss": float("nan")})
+    assert checkpoints.best("validation_loss") == 10
     checkpoints.prune(2, None)
     assert checkpoints.steps() == [25, 30]
 

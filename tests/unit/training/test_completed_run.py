@@ -63,3 +63,11 @@ def test_changed_setting_file_or_result_leaves_something_to_do(config, folder, t
         check_not_completed(config, folder.path)
     Path(folder.path / "evaluation/pairs/report.json").unlink()
     check_not_completed(config, folder.path)
+
+
+def test_deleted_loss_of_a_pretraining_leaves_something_to_do(config, folder):
+    loss = folder.path / "held_out_loss.json"
+    loss.write_text("{}")
+    mark_completed(folder, with_absolute_paths(config), 600)
+    loss.unlink()
+    check_not_completed(config, folder.path)

@@ -76,6 +76,12 @@ def test_paths_in_a_moved_study_are_compared_from_its_folder(before, now, number
     assert len(changed_settings(*configs, root=Path("/new"))) == number
 
 
+@pytest.mark.parametrize(("gather", "changed"), [(True, []), (False, [("train.workers", 2, 4)])])
+def test_number_of_workers_matters_if_each_has_negatives_of_its_own(gather: bool, changed: list[tuple[str, int, int]]):
+    configs = (build_config({"train": {"workers": workers, "gather_negatives": gather}}) for workers in (2, 4))
+    assert changed_settings(*configs) == changed
+
+
 def test_run_of_another_stage_is_refused(tmp_path):
     (tmp_path / "run.yaml").write_text(dump_config(PretrainRunConfig()))
     with pytest.raises(ConfigError, match="holds a pretraining; write another --out"):

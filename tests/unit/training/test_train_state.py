@@ -37,6 +37,8 @@ def test_after_validation_a_lower_loss_is_best_and_resets_patience():
 def test_after_validation_nan_is_no_gain():
     progress = after_validation(after_validation(TrainState(4), 2.0, TRAIN), float("nan"), TRAIN)
     assert (progress.best_validation_loss, progress.validations_without_gain) == (2.0, 1)
+    progress = after_validation(after_validation(TrainState(4), float("nan"), TRAIN), 5.0, TRAIN)
+    assert (progress.best_validation_loss, progress.validations_without_gain) == (5.0, 0)
 
 
 def test_after_validation_a_gain_below_min_change_is_none():
