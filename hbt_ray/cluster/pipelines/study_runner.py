@@ -341,11 +341,12 @@ def _run_experiment(
 
 def _load_options(config: RunConfig) -> LoadOptions:
     """Return how an experiment's encoder is loaded: it may have no prefixes, or others than those of the run."""
+    model = config.model
     return LoadOptions(
-        pooling=config.model.pooling,
+        pooling=model.pooling,
         query_prefix=config.text.query_prefix,
         passage_prefix=config.text.passage_prefix,
-        trust_remote_code=config.model.trust_remote_code,
+        trust_remote_code=model.trust_remote_code,
     )
 
 

@@ -209,10 +209,10 @@ def test_metrics_of_an_approximate_index_are_named_by_depth(tmp_path: Path):
     embedder = WholeNumbers()
     passages = embedder.passages([passage.text for passage in benchmark.passages])
     shards = [PassageIndexShard(passages[span], span.start) for span in language_spans(benchmark).values()]
-    report = evaluate_benchmark(embedder, benchmark, EvaluateConfig(), PassageIndex.of(*shards, depth=7))
+    report = evaluate_benchmark(embedder, benchmark, EvaluateConfig(), PassageIndex.of(*shards, depth=11))
     write_report(report, tmp_path, settings=EvaluateConfig(index_depth=1000, figures=False))
     written = (tmp_path / "report.md").read_text()
-    assert "| map@7 |" in written
+    assert "| map@11 |" in written
     assert "mono nDCG@10" in written
     assert "100.0% of the exact first 10 among all passages" in written
     summary = json.loads((tmp_path / "report.json").read_text())
