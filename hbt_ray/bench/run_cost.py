@@ -6,10 +6,14 @@ Legend: n GPUs, P parameters, L layers, D width.
 
 from __future__ import annotations
 
+import multiprocessing
 import re
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -133,7 +137,7 @@ def estimate_cost(
     parameters = sum(parameter.numel() for parameter in every)
     trained = sum(parameter.numel() for parameter in every if parameter.requires_grad)
     if here:
-        step_s, source = _probe(config, store, trainer, float(tokens.mean()), probe_s)
+        step_s, source = _measure(config, store, initial_model, trainer, float(tokens.mean()), probe_s)
     else:
         step_s, source = _predict(config, trainer, float(tokens.mean()), GPUS[kind], parameters)
     validations = -(-train.steps // train.validation_every) if train.validation_every else 0
@@ -185,43 +189,105 @@ def _tokens_of_steps(config: RunConfig, store: TokenStore) -> np.ndarray:
     return np.array([per_step * int(one.query_lengths.sum() + one.passage_lengths.sum()) for one in batches])
 
 
-def _probe(
-    config: RunConfig, store: TokenStore, trainer: ContrastiveTrainer, tokens_per_step: float, seconds: float
+def _measure(
+    config: RunConfig,
+    store: TokenStore,
+    initial_model: str,
+    trainer: ContrastiveTrainer,
+    tokens_per_step: float,
+    seconds: float,
 ) -> tuple[float, str]:
-    """Train the part of the first worker for some seconds; return the seconds of a mean step, and how they were found.
+    """Train for some seconds; return the seconds of a mean step, and how they were found.
 
-    The first steps are not counted. Seconds are proportional to tokens.
+    On CPUs all workers are run, in processes of their own; on a GPU the part of the first one. Seconds are proportional
+    to tokens.
+    """
+    train = config.train
+    is_cpu = trainer.encoder.device.type == "cpu"
+    cpus, workers = count_cpus().usable, train.max_workers
+    threads = train.threads_per_worker or max(cpus // workers if workers > 1 else cpus - 1, 1)
+    with stage("training to measure a step", round(seconds), "s") as shown:
+        if is_cpu and workers > 1:
+            tokens, spent, counted = _train_together(config, store, initial_model, threads, seconds)
+        else:
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                tokens, spent, counted = _train(config, store, trainer, 0, seconds, shown.move_to)
+            finally:
+                torch.set_num_threads(before)
+    step_s = spent / tokens * tokens_per_step / workers
+    unit = f"{threads} thread{'s' * (threads != 1)}" if is_cpu else "this GPU"
+    together = f" in each of {workers} workers" if is_cpu and workers > 1 else ""
+    return step_s, f"measured over {counted:,} steps with {unit}{together}"
+
+
+def _train_together(
+    config: RunConfig, store: TokenStore, initial_model: str, threads: int, seconds: float
+) -> tuple[int, float, int]:
+    """Run `_train` in a process for each worker; return what the first one does."""
+    workers = config.train.max_workers
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes,
+    ):
+        given = (config, store.folder, initial_model, threads, seconds, f"file://{folder}/group")
+        ranks = [processes.submit(_train_rank, rank, *given) for rank in range(workers)]
+        for ended in as_completed(ranks):
+            ended.result()  # raises the error of the rank that failed first, not of those that waited for it
+        return ranks[0].result()
+
+
+def _train_rank(
+    rank: int, config: RunConfig, store: Path, initial_model: str, threads: int, seconds: float, address: str
+) -> tuple[int, float, int]:
+    """Run `_train` as a rank of a process group."""
+    torch.set_num_threads(threads)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=config.train.max_workers)
+    try:
+        opened = TokenStore.open(store)
+        trainer = build_contrastive_trainer(config, initial_model, "cpu", opened)
+        return _train(config, opened, trainer, rank, seconds, lambda _: None)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _train(
+    config: RunConfig,
+    store: TokenStore,
+    trainer: ContrastiveTrainer,
+    rank: int,
+    seconds: float,
+    show: Callable[[int], object],
+) -> tuple[int, float, int]:
+    """Train a rank's part until the first rank has trained for some seconds.
+
+    Returns:
+        The rank's tokens, the seconds and the number of its steps, without the first ones.
     """
     train = config.train
     sampler, per_step = training_sampler(config, store.manifest), train.gradient_accumulation
-    cpus = count_cpus().usable
-    threads = train.threads_per_worker or max(cpus // train.max_workers if train.max_workers > 1 else cpus - 1, 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     tokens, spent, counted = 0, 0.0, 0
-    try:
-        with stage("training to measure a step", round(seconds), "s") as shown:
-            began = time.monotonic()
-            for step in range(train.steps):
-                numbers = range(step * per_step, (step + 1) * per_step)
-                specs = sampler.rank_batches(numbers, 0, train.max_workers, train.chunk_pairs)
-                batches = [build_batch(spec, store) for spec in specs]
-                step_began = time.monotonic()
-                trainer.step(step, batches)
-                if trainer.encoder.device.type == "cuda":
-                    torch.cuda.synchronize()
-                if step >= min(_WARM_UP, train.steps - 1):
-                    spent += time.monotonic() - step_began
-                    tokens += sum(int(one.query_lengths.sum() + one.passage_lengths.sum()) for one in batches)
-                    counted += 1
-                shown.move_to(min(round(time.monotonic() - began), round(seconds)))
-                if counted and time.monotonic() - began > seconds:
-                    break
-    finally:
-        torch.set_num_threads(before)
-    step_s = spent / tokens * tokens_per_step / train.max_workers
-    unit = f"{threads} thread{'s' * (threads != 1)}" if trainer.encoder.device.type == "cpu" else "this GPU"
-    return step_s, f"measured over {counted:,} steps with {unit}"
+    began = time.monotonic()
+    for step in range(train.steps):
+        numbers = range(step * per_step, (step + 1) * per_step)
+        specs = sampler.rank_batches(numbers, rank, train.max_workers, train.chunk_pairs)
+        batches = [build_batch(spec, store) for spec in specs]
+        step_began = time.monotonic()
+        trainer.step(step, batches)
+        if trainer.encoder.device.type == "cuda":
+            torch.cuda.synchronize()
+        if step >= min(_WARM_UP, train.steps - 1):
+            spent += time.monotonic() - step_began
+            tokens += sum(int(one.query_lengths.sum() + one.passage_lengths.sum()) for one in batches)
+            counted += 1
+        show(min(round(time.monotonic() - began), round(seconds)))
+        has_ended = torch.tensor([float(counted > 0 and time.monotonic() - began > seconds)])
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(has_ended, 0)
+        if has_ended:
+            break
+    return tokens, spent, counted
 
 
 def _predict(

@@ -85,6 +85,12 @@ def test_here_some_steps_are_measured(folder):
     assert cost.validation_s == pytest.approx(3 * 6 * cost.step_s / 3)
 
 
+def test_here_all_workers_are_run(folder):
+    cost = estimate(folder, "here", workers=2, threads_per_worker=1)
+    assert "with 1 thread in each of 2 workers" in cost.source
+    assert cost.step_s > 0
+
+
 def test_checkpoint_has_weights_and_two_moments(folder):
     cost = estimate(folder, "1xl4")
     assert cost.checkpoint_bytes == 4 * cost.parameters + 8 * cost.trained_parameters
