@@ -198,7 +198,8 @@ def check_rejects(rows_read: Mapping[str, int], rejects: pa.Table, max_fraction:
         [first] = unreadable.slice(0, 1).to_pylist()
         others = f"; {unreadable.num_rows - 1} more are in {file}" if unreadable.num_rows > 1 else ""
         raise CorpusError(
-            f"{first['place']} of corpus {first['source']!r} cannot be read ({first['detail']}); fetch it again{others}"
+            f"{first['place']} of corpus {first['source']!r} cannot be read ({first['detail']}); "
+            f"fetch it again or mend it{others}"
         )
     reasons = count_rejects(rejects.filter(pc.not_equal(rejects.column("rejected"), UNANSWERABLE)))
     for source in sorted(reasons):

@@ -1,7 +1,7 @@
 """CSV and TSV: a folder of `<language>.csv`, or files whose rows name their language. The first record is the header.
 
 Read with Python's `csv`: a field in quotes may contain delimiters, quotes and line ends. The delimiter of CSV is found
-in the first lines; TSV has tabs, and quotes in it are text if the file has no fields in quotes, as in MS MARCO.
+in the first lines; TSV has tabs, and quotes in it are text if the first lines have no fields in quotes, as in MS MARCO.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from hbt_ray.utils.limits import MAX_LINE_BYTES, limit
 _SUFFIXES = {"csv": (".csv", ".csv.gz"), "tsv": (".tsv", ".tsv.gz", ".tab")}
 _DELIMITERS = {"csv": (",", ";", "\t", "|"), "tsv": ("\t",)}
 _SAMPLED_LINES = 200
+_FIELD_IN_QUOTES = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*"(?:\t|\r?\n?$)')  # of TSV
 
 
 class _Dialect(NamedTuple):
@@ -172,7 +174,8 @@ def read_records(
 ) -> Iterator[DelimitedRecord | Fault]:
     """Yield every record of a file, or of a part that begins with a record, the header and blank ones included.
 
-    A line that cannot be decoded or is too long is a fault; with it, the record that it is in the middle of.
+    A line that cannot be decoded or is too long is a fault; with it, the record that it is in the middle of. A quote
+    that is never closed makes the file a fault, because all records after it would be one field.
     """
     return _records_of(_Lines(path, part), _find_dialect(path), records_before)
 
@@ -197,6 +200,9 @@ def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterat
             fields = None
             fault = Fault(lines.location, "line too long", error)
         yield from lines.faults
+        if lines.is_unclosed:
+            yield Fault(lines.location, UNREADABLE_FILE, 'a quote before a field is never closed; write "" for a quote')
+            return
         if lines.is_broken:
             continue
         number += len(lines.faults)  # each was a record, so that row numbers agree with those of a parallel file
@@ -218,6 +224,7 @@ class _Lines:
         self.faults: list[Fault] = []
         self.location = ""  # of the record's first line; "" before it is read
         self.is_broken = False  # whether a line in the middle of the record is a fault
+        self.is_unclosed = False  # whether the lines end in the middle of the record
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -230,17 +237,22 @@ class _Lines:
                 return line.text
             self.faults.append(line)
             self.is_broken = bool(self.location)
+        self.is_unclosed = bool(self.location)
         raise StopIteration
 
 
 def _find_dialect(path: Path) -> _Dialect:
     """Return the dialect with which most of the first records have as many fields as the header, and the most fields.
 
-    Quotes are recognized unless more records fit without them, because a stray quote joins lines.
+    Quotes are recognized unless more records fit without them, because a stray quote joins lines. If as many fit, those
+    of TSV are recognized if a field is in quotes.
     """
     format = "tsv" if path.name.endswith(_SUFFIXES["tsv"]) else "csv"
     texts = [line.text for line in itertools.islice(read_lines(path), _SAMPLED_LINES) if isinstance(line, TextLine)]
-    candidates = [_Dialect(delimiter, quotes) for quotes in (True, False) for delimiter in _DELIMITERS[format]]
+    preferred = format == "csv" or any(map(_FIELD_IN_QUOTES.search, texts))
+    candidates = [
+        _Dialect(delimiter, quotes) for quotes in (preferred, not preferred) for delimiter in _DELIMITERS[format]
+    ]
     return max(candidates, key=lambda dialect: _fit(texts, dialect))
 
 

@@ -158,7 +158,7 @@ def test_truncated_file_is_refused_at_any_maximum_fraction(tmp_path):
 
 def test_first_of_several_unreadable_files_is_named_with_the_number_of_the_others():
     rejects = rejects_table([RejectedRow("s", f"{x}.json", UNREADABLE_FILE, "no JSON") for x in ("de", "en", "fr")])
-    message = r"^de\.json of corpus 's' cannot be read .*; fetch it again; 2 more are in out/r\.jsonl$"
+    message = r"^de\.json of corpus 's' cannot be read .*; fetch it again or mend it; 2 more are in out/r\.jsonl$"
     with pytest.raises(CorpusError, match=message):
         check_rejects({"s": 3}, rejects, 1.0, Path("out/r.jsonl"))
 

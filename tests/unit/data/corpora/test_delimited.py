@@ -54,6 +54,30 @@ def test_stray_quotes_in_tsv_are_text(tmp_path: Path):
 def test_quoted_fields_of_tsv_are_unquoted(tmp_path: Path):
     (tmp_path / "de.tsv").write_text('id\tquestion\tcontext\n1\t"Wo,\tgenau?"\t"Dort.\nHier."\n2\tWer?\tIch.\n')
     assert texts(tmp_path, "tsv") == [("1", "Wo,\tgenau?", "Dort.\nHier."), ("2", "Wer?", "Ich.")]
+    (tmp_path / "de.tsv").write_text('id\tquestion\tcontext\n1\tWo?\t"Er ruft ""dort""."\n')
+    assert texts(tmp_path, "tsv") == [("1", "Wo?", 'Er ruft "dort".')]
+
+
+def write_late_quote(file: Path, delimiter: str, first_question: str) -> None:
+    """Write rows 0 to 999; the question of row 500 begins with a quote that is never closed."""
+    rows = [[str(n), '"Wo?' if n == 500 else "Wo?", "Dort."] for n in range(1000)]
+    rows[0][1] = first_question
+    file.write_text("".join(delimiter.join(row) + "\n" for row in [HEADER, *rows]))
+
+
+def test_late_stray_quote_in_tsv_is_text(tmp_path: Path):
+    write_late_quote(tmp_path / "de.tsv", "\t", "Wo?")
+    assert len(texts(tmp_path, "tsv")) == 1000
+    assert texts(tmp_path, "tsv")[500] == ("500", '"Wo?', "Dort.")
+
+
+@pytest.mark.parametrize(("format", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_quote_that_is_never_closed_makes_the_file_unreadable(format: str, delimiter: str, tmp_path: Path):
+    write_late_quote(tmp_path / f"de.{format}", delimiter, '"Wo?"')
+    *rows, last = read(corpus(format, tmp_path))
+    assert len(rows) == 500
+    assert all(isinstance(row, CorpusRow) for row in rows)
+    assert (last.location, only_reject([last]).reason) == (f"de.{format}:502", "unreadable file")
 
 
 def test_columns_of_a_file_without_header_are_numbers(tmp_path: Path):
