@@ -5,7 +5,8 @@ Files, anywhere below the folder and gzipped or not; `LANGUAGE` is a code or an 
 - `[LANGUAGE_]collection.tsv`: passage id, text;
 - `[LANGUAGE_]queries.[SPLIT.]tsv`: query id, text;
 - one of `triples*.tsv`: query id, id of a passage that answers, id of one that does not; or `qrels*.tsv`: query id, 0,
-  passage id, grade. Both if they have the split in their names. Triples are preferred, since they have hard negatives.
+  passage id, grade, which is above 0 if the passage answers. Both if they have the split in their names. Triples are
+  preferred, since they have hard negatives.
 
 An item is a query with a passage, and the same in all languages: "1185869-0". Only the texts that a shard's pairs need
 are in memory.
@@ -32,6 +33,7 @@ from hbt_ray.utils.logging import warn_once
 _logger = logging.getLogger(__name__)
 _BYTES_PER_SHARD = 1 << 28  # of the file of pairs
 _SUFFIX = r"\.tsv(\.gz)?"
+_GRADE = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 _SPLITS = {"train", "dev", "test", "eval"}
 
 Pairs = dict[tuple[str, str], list[str]]  # (query id, passage id) -> ids of passages that do not answer
@@ -157,19 +159,22 @@ def _read_pairs(shard: CorpusShard, rejects: list[RejectedRow]) -> Pairs:
     """Return the shard's part of the pairs, by a checksum of the query's id. Append lines of no ids to the rejects."""
     part, parts = shard.options["part"]
     most = shard.options["max_negatives"]
+    path = Path(shard.location)
+    has_triples = "triples" in path.name
     pairs: Pairs = {}
     left_out = 0
-    for line in read_lines(Path(shard.location)):
+    for line in read_lines(path):
         if isinstance(line, Fault):
             rejects.append(line.reject(shard.source))
             continue
         fields = line.text.split()
-        if len(fields) not in (0, 3, 4):
+        is_triple, is_judgement = len(fields) == 3 and has_triples, len(fields) == 4 and _GRADE.fullmatch(fields[3])
+        if fields and not is_triple and not is_judgement:
             rejects.append(rejected_row(shard.source, line.location, "neither triple nor judgement", line.text))
         elif not fields or zlib.crc32(fields[0].encode()) % parts != part:
             continue
-        elif len(fields) == 4:  # query, 0, passage, grade
-            if fields[3] not in ("0", "-1"):
+        elif is_judgement:  # query, 0, passage, grade
+            if float(fields[3]) > 0:
                 pairs.setdefault((fields[0], fields[2]), [])
         else:
             negatives = pairs.setdefault((fields[0], fields[1]), [])
@@ -183,7 +188,7 @@ def _read_pairs(shard: CorpusShard, rejects: list[RejectedRow]) -> Pairs:
         warn_once(
             _logger,
             f"corpus {shard.source!r}: of each pair the first {most} hard negatives are read, and {left_out} lines of "
-            f"{Path(shard.location).name}{of_parts} are not; max_negatives changes that",
+            f"{path.name}{of_parts} are not; max_negatives changes that",
         )
     return pairs
 

@@ -58,6 +58,26 @@ def test_judgements_of_one_language_make_pairs_without_negatives(tmp_path: Path)
     assert (row.item_id, row.question, row.passage, row.negatives) == ("1-10", "Where?", "There.", ())
 
 
+def write_judgements(folder: Path, *lines: str) -> list[CorpusRow | RejectedRow]:
+    """Write English judgements of queries 1 and 2 and passages 10 to 12, and return what is read."""
+    write_mmarco(folder)
+    (folder / "triples.train.ids.small.tsv").unlink()
+    (folder / "qrels.train.tsv").write_text("".join(f"{line}\n" for line in lines))
+    return read(corpus("msmarco", folder, languages=["en"]))
+
+
+def test_pair_with_a_grade_above_zero_is_positive(tmp_path: Path):
+    rows = write_judgements(tmp_path, "1 0 10 0.0", "1 0 11 -2", "1 0 12 0.5", "2 0 10 2", "2 0 11 good")
+    assert [row.item_id for row in rows if isinstance(row, CorpusRow)] == ["1-12", "2-10"]
+    assert [row.location for row in rows if isinstance(row, RejectedRow)] == ["qrels.train.tsv:5"]
+
+
+def test_judgement_of_three_columns_is_no_triple(tmp_path: Path):
+    rows = write_judgements(tmp_path, "1 10 1", "1 11 0")
+    assert [row.reason for row in rows if isinstance(row, RejectedRow)] == ["neither triple nor judgement"] * 2
+    assert len(rows) == 2
+
+
 def test_ids_without_text_and_broken_lines_are_rejected(tmp_path: Path):
     write_mmarco(tmp_path, "1\t10\t11", "3\t10\t11", "2\t99\t10", "2\t10\t99", "only two")
     rows = read(corpus("msmarco", tmp_path, languages=["en"]))
