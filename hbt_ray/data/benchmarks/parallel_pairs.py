@@ -20,6 +20,7 @@ from hbt_ray.data.corpora.detection import detect_corpus, detect_format
 from hbt_ray.data.corpora.file_discovery import files_by_language, files_in, language_files
 from hbt_ray.data.text_files import UNANSWERABLE, is_unanswerable
 from hbt_ray.data.types import Benchmark, CorpusRow
+from hbt_ray.errors import CorpusError
 from hbt_ray.utils.language_codes import same_language
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -37,7 +38,7 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
     """Read every language. Query ids are `<language>:<id>`; a passage has the id of its first question.
 
     Raises:
-        CorpusError: there is no such file or corpus, or it lacks a chosen language.
+        CorpusError: there is no such file or corpus, or it has no question in a chosen language.
         ConfigError: a YAML file is not one of settings.
     """
     builder = BenchmarkBuilder(name)
@@ -57,6 +58,9 @@ def read_benchmark(name: str, folder: str, options: ReadOptions) -> Benchmark:
             continue
         passage_of.setdefault(key, query_id)
         answers.setdefault(pair_id, []).append((passage_of[key], language))
+    missing = (options.languages or frozenset()) - {query_id.partition(":")[0] for query_id, _ in queries}
+    if missing:
+        raise CorpusError(f"{folder!r} has no question in {', '.join(sorted(missing))}; choose another language")
     for query_id, pair_id in queries:
         for passage_id, language in answers.get(pair_id, []):
             builder.add_judgement(query_id, passage_id, 1, language=language, location=query_id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hbt_ray.errors import CorpusError
 from tests.helpers.benchmark_files import (
     load,
     reasons,
@@ -57,3 +58,11 @@ def test_corpora_of_any_format_are_a_benchmark(tmp_path: Path):
     assert benchmark.judgements == {query: {"de:1": 1, "en:1": 1} for query in ("de:1", "en:1")}
     assert reasons(benchmark) == {"missing question": 2}
     assert load("pairs", tmp_path / "faq.yaml").judgements == {"en:1": {"en:1": 1}}
+
+
+def test_language_that_corpora_lack_is_refused(tmp_path: Path):
+    for language in ("de", "en"):
+        (tmp_path / f"{language}.csv").write_text("id,query,answer\n1,a?,A.\n")
+    assert load("pairs/de", tmp_path).languages == ["de"]
+    with pytest.raises(CorpusError, match="has no question in fr; choose another language"):
+        load("pairs/fr", tmp_path)
