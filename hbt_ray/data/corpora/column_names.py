@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hbt_ray.config import Columns
 from hbt_ray.errors import CorpusError
@@ -77,11 +77,14 @@ def resolve_columns(columns: Columns, names: Sequence[str], corpus: str, locatio
     return resolved
 
 
-def columns_by_language(columns: Columns, names: Sequence[str]) -> dict[str, Columns]:
+def columns_by_language(
+    columns: Columns, names: Sequence[str], languages: Collection[str] | None = None
+) -> dict[str, Columns]:
     """Return the columns of each language where a row has its texts in several: question_en, context_en, question_de.
 
     Names end in a code, after `_`, `-`, `.` or a blank, or in brackets. Without it they are the configured or usual
-    ones. A language has columns of question and passage; other columns of a language may be missing.
+    ones. A language has columns of question and passage; other columns of a language may be missing. If there are other
+    languages, question_id and context_id are ids, not Indonesian, unless `id` is among the languages of the corpus.
 
     Returns:
         Language -> its columns, in the order of the file; empty if there are columns of question and passage
@@ -97,11 +100,15 @@ def columns_by_language(columns: Columns, names: Sequence[str]) -> dict[str, Col
         for meaning in _DEFAULTS.model_dump():
             if meaning not in ("id", "language") and has_column(columns, meaning, [base]):
                 found.setdefault(language, {}).setdefault(meaning, name)
-    return {
+    complete = {
         language: columns.model_copy(update=of_language)
         for language, of_language in found.items()
         if {"question", "passage"} <= of_language.keys()
     }
+    is_bare = all(name.lower().endswith("id") for name in found.get("id", {}).values())  # not "Question (id)"
+    if is_bare and len(complete) > 1 and "id" not in (languages or ()):
+        complete.pop("id", None)
+    return complete
 
 
 def _split_language(name: str) -> tuple[str, str | None]:

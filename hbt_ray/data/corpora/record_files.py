@@ -126,7 +126,7 @@ def _file_with_language(corpus: CorpusConfig, path: Path, format: RecordFormat) 
         return _File(path, language_of_name(path.parent.name), names)
     if not names or has_column(corpus.columns, "language", names):
         return _File(path, None, names)
-    if by_language := columns_by_language(corpus.columns, names):
+    if by_language := columns_by_language(corpus.columns, names, corpus.languages):
         listed = ", ".join(by_language)
         warn_once(_logger, f"corpus {corpus.name!r}: a row of {path.name} is an item in {listed}, by its columns")
         return _File(path, None, names, by_language)

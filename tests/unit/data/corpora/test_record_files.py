@@ -166,9 +166,17 @@ def test_sheet_is_recognized_by_inspection(tmp_path: Path):
         (["Question (EN)", "Answer (EN)", "Question (pt-BR)", "Answer (pt-BR)"], ["en", "pt-BR"]),
         (["query-en", "positive-en", "query-sw"], ["en"]),  # no passage in Swahili
         (["question", "context", "question_id"], []),  # not Indonesian
+        (["question_id", "question_en", "context_id", "context_en"], ["en"]),
+        (["Question (EN)", "Answer (EN)", "Question (ID)", "Answer (ID)"], ["en", "id"]),
+        (["question_id", "context_id"], ["id"]),
         (["questionen", "contexten"], []),
         (["source_en", "target_de"], []),
     ],
 )
 def test_columns_of_a_language_are_question_and_passage(names: list[str], languages: list[str]):
     assert list(columns_by_language(Columns(), names)) == languages
+
+
+def test_columns_that_end_in_id_are_indonesian_if_it_is_configured():
+    names = ["question_id", "question_en", "context_id", "context_en"]
+    assert list(columns_by_language(Columns(), names, ["en", "id"])) == ["id", "en"]
