@@ -1,8 +1,8 @@
 """Bitext: sentences and their translations, each sentence both question and passage.
 
 The files are those of plain text (`plain_text.py`), line by line translations of each other, or CSV and TSV with a
-column for each language: `en,de`. In a cross-lingual batch a sentence has to find its translation. In a monolingual
-batch it has to find itself, which teaches little.
+column for each language: `en,de`. Tables in a folder of `<language>.txt` are not read. In a cross-lingual batch a
+sentence has to find its translation. In a monolingual batch it has to find itself, which teaches little.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hbt_ray.data.corpora import plain_text
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.column_names import USUAL_NAMES, list_names
 from hbt_ray.data.corpora.delimited import header_names, read_records
-from hbt_ray.data.corpora.file_discovery import check_languages, existing_path, files_in
+from hbt_ray.data.corpora.file_discovery import check_languages, existing_path, files_by_language, files_in
 from hbt_ray.data.corpora.file_parts import split_by_lines
 from hbt_ray.data.text_files import Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
@@ -35,8 +35,9 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
             columns of a table are not named by languages.
     """
     root = existing_path(corpus.name, corpus.path)
-    tables = [file for file in ([root] if root.is_file() else files_in(root, _TABLES)) if file.name.endswith(_TABLES)]
-    if tables:
+    files = [root] if root.is_file() else files_in(root, _TABLES + plain_text.SUFFIXES)
+    tables = [file for file in files if file.name.endswith(_TABLES)]
+    if tables and not files_by_language(files, plain_text.SUFFIXES):
         return [_list_table(corpus, file, len(tables) > 1) for file in tables]
     shards = plain_text.list_shards(corpus)
     aligned: dict[str, dict[str, int]] = defaultdict(dict)

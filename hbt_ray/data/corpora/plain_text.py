@@ -31,15 +31,15 @@ from hbt_ray.data.text_files import Fault
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.language_codes import language_code, language_of_name
 
-_SUFFIXES = (".txt", ".txt.gz")
+SUFFIXES = (".txt", ".txt.gz")
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     """List a shard for each file, sorted. Raises CorpusError if there is none, or a language is missing."""
     root = existing_path(corpus.name, corpus.path)
     files = [root] if root.is_file() else files_in(root, ("",))
-    if any(file.name.endswith(_SUFFIXES) for file in files):
-        by_language = language_files(corpus.name, corpus.path, _SUFFIXES, corpus.languages)
+    if any(file.name.endswith(SUFFIXES) for file in files):
+        by_language = language_files(corpus.name, corpus.path, SUFFIXES, corpus.languages)
         return [language_shard(corpus, file, language) for language, file in by_language.items()]
     parsed = [
         (file, *names) for file in files if (names := _parse_opus_name(file.name) or _parse_moses_name(file.name))
@@ -47,7 +47,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     common = Counter(name for _, name, _ in parsed)
     aligned = [(file, name, language) for file, name, language in parsed if common[name] > 1]
     if not aligned:
-        raise nothing_to_read(corpus.name, corpus.path, _SUFFIXES)
+        raise nothing_to_read(corpus.name, corpus.path, SUFFIXES)
     languages = {language for _, _, language in aligned}
     check_languages(corpus.name, corpus.path, corpus.languages, languages)
     return [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.corpora.detection import detect_corpus
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import corpus, read
@@ -53,6 +54,16 @@ def test_files_that_are_not_aligned_are_refused(tmp_path: Path):
 def test_published_test_sets_are_read_as_bitext(shared_data: Path):
     shards = list_shards(corpus("bitext", shared_data / "tatoeba", languages=["deu"]))
     assert [shard.language for shard in shards] == ["deu"]
+    shards = list_shards(corpus("bitext", shared_data / "ntrex", languages=["deu", "zho-CN"]))
+    assert [shard.language for shard in shards] == ["deu", "zho-CN"]
+
+
+def test_table_beside_files_of_languages_is_not_read(tmp_path: Path):
+    for language in ("de", "en"):
+        (tmp_path / f"{language}.txt").write_text(f"{language}\n")
+    (tmp_path / "DOCUMENTS.tsv").write_text("news.1\n")
+    assert [row[:2] for row in rows(tmp_path)] == [("1", "de"), ("1", "en")]
+    assert detect_corpus(str(tmp_path)).format == "bitext"
 
 
 def test_columns_of_languages_are_bitext(tmp_path: Path):
