@@ -38,7 +38,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     files = [root] if root.is_file() else files_in(root, _TABLES + plain_text.SUFFIXES)
     tables = [file for file in files if file.name.endswith(_TABLES)]
     if tables and not files_by_language(files, plain_text.SUFFIXES):
-        return [_list_table(corpus, file, len(tables) > 1) for file in tables]
+        return _list_tables(corpus, tables)
     shards = plain_text.list_shards(corpus)
     aligned: dict[str, dict[str, int]] = defaultdict(dict)
     for shard in shards:
@@ -85,18 +85,20 @@ def _codes_of(names: Sequence[str]) -> list[str | None]:
     return [None, *codes[1:]] if len(names) > 2 and names[0].lower() == "id" else codes
 
 
-def _list_table(corpus: CorpusConfig, file: Path, is_one_of_several: bool) -> CorpusShard:
-    names = header_names(file, Columns())
-    if names and not is_one_language_a_column(names):
-        raise CorpusError(
-            f"corpus {corpus.name!r}: {file.name} needs a column for each language, such as en and de, but has "
-            f"{list_names(names)}; if these are questions and passages, write format: csv"
-        )
-    codes = [code for code in _codes_of(names) if code is not None]
-    check_languages(corpus.name, corpus.path, corpus.languages, codes)
+def _list_tables(corpus: CorpusConfig, files: Sequence[Path]) -> list[CorpusShard]:
+    found: set[str] = set()
+    for file in files:
+        names = header_names(file, Columns())
+        if names and not is_one_language_a_column(names):
+            raise CorpusError(
+                f"corpus {corpus.name!r}: {file.name} needs a column for each language, such as en and de, but has "
+                f"{list_names(names)}; if these are questions and passages, write format: csv"
+            )
+        found.update(filter(None, _codes_of(names)))
+    check_languages(corpus.name, corpus.path, corpus.languages, found)
     languages = None if corpus.languages is None else tuple(sorted(corpus.languages))
-    row_ids = f"{file.name}:" if is_one_of_several else ""
-    return CorpusShard(corpus.format, corpus.name, str(file), None, languages=languages, row_ids=row_ids)
+    shard = CorpusShard(corpus.format, corpus.name, "", None, languages=languages)
+    return [replace(shard, location=str(file), row_ids=f"{file.name}:" if len(files) > 1 else "") for file in files]
 
 
 def _read_table(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:

@@ -78,3 +78,11 @@ def test_columns_of_languages_are_bitext(tmp_path: Path):
     file.write_text("question,answer\nWo?,Dort.\n")
     with pytest.raises(CorpusError, match="needs a column for each language, such as en and de, but has 'question'"):
         list_shards(corpus("bitext", file))
+
+
+def test_tables_have_the_chosen_languages_together(tmp_path: Path):
+    for pair in ("en,de", "en,fr"):
+        (tmp_path / f"{pair.replace(',', '-')}.csv").write_text(f"{pair}\nA,B\n")
+    assert [row[:2] for row in rows(tmp_path, languages=["de", "fr"])] == [("en-de.csv:1", "de"), ("en-fr.csv:1", "fr")]
+    with pytest.raises(CorpusError, match="has no sw; choose languages among de, en, fr"):
+        rows(tmp_path, languages=["en", "sw"])
