@@ -20,9 +20,10 @@ from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.file_discovery import (
     check_languages,
+    choose_languages,
     existing_path,
+    files_by_language,
     files_in,
-    language_files,
     language_shard,
     nothing_to_read,
 )
@@ -38,9 +39,9 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     """List a shard for each file, sorted. Raises CorpusError if there is none, or a language is missing."""
     root = existing_path(corpus.name, corpus.path)
     files = [root] if root.is_file() else files_in(root, ("",))
-    if any(file.name.endswith(SUFFIXES) for file in files):
-        by_language = language_files(corpus.name, corpus.path, SUFFIXES, corpus.languages)
-        return [language_shard(corpus, file, language) for language, file in by_language.items()]
+    if by_language := files_by_language(files, SUFFIXES):
+        chosen = choose_languages(corpus.name, corpus.path, corpus.languages, by_language)
+        return [language_shard(corpus, file, language) for language, file in chosen.items()]
     parsed = [
         (file, *names) for file in files if (names := _parse_opus_name(file.name) or _parse_moses_name(file.name))
     ]

@@ -68,6 +68,12 @@ def test_files_of_a_pair_share_items_and_pairs_do_not(tmp_path):
         read(corpus(tmp_path, languages=["spa"]))
 
 
+def test_aligned_files_beside_a_text_file_are_read(tmp_path):
+    for name in ("train.en", "train.de", "README.txt"):
+        (tmp_path / name).write_text(f"{name}\n")
+    assert [(row.item_id, row.language) for row in read(corpus(tmp_path))] == [("train:1", "de"), ("train:1", "en")]
+
+
 def test_wrong_bytes_and_truncated_files_are_rejected(tmp_path):
     (tmp_path / "de.txt").write_bytes(b"gut\n\xff\nbesser\n")
     packed = gzip.compress(np.random.default_rng(0).bytes(4000).hex().encode())
