@@ -28,7 +28,8 @@ from hbt_ray.errors import CorpusError
 from hbt_ray.utils.language_codes import language_at_end
 
 SPLIT = "dev"  # for which results are usually published
-_FILE = r"\.miracl-v[\d.]+-([a-z]{2,3})(?:-([a-z]{2,3}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
+_CODE = r"[a-z]{2,3}(?:[-_](?:[A-Z][A-Za-z]{1,3}|[0-9]\w{2,3}|valencia|tarask))*"  # sw-en are two
+_FILE = rf"\.miracl-v[\d.]+-({_CODE})(?:-({_CODE}))?[-.](dev|test(?:-[ab])?|train)\.(?:tsv|txt)"
 
 
 class _TrecFile(NamedTuple):

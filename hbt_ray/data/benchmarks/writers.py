@@ -43,7 +43,7 @@ def _write_miracl(items: Items, query_items: list[str], folder: Path) -> None:
         queries = [item for item in query_items if item in numbers]
         _write_lines(
             folder / f"topics.miracl-v1.0-{language}-dev.tsv",
-            (f"{numbers[item]}\t{items[item][language][0]}" for item in queries),
+            (f"{numbers[item]}\t{' '.join(items[item][language][0].split())}" for item in queries),
         )
         _write_lines(
             folder / f"qrels.miracl-v1.0-{language}-dev.tsv",

@@ -35,6 +35,20 @@ def test_reader_returns_the_items_that_were_written(format: str, tmp_path: Path)
         assert answers == {(x, f"{x} says {item}") for x in languages}
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("language", ["pt-BR", "zh-Hant-TW", "eng_Latn", "es-419", "ca-valencia"])
+def test_language_with_a_region_is_kept(format: str, language: str, tmp_path: Path):
+    write_benchmark(format, {"a": {language: ("Where?", "There.")}}, ["a"], tmp_path)
+    assert [query.language for query in load_benchmark(format, str(tmp_path)).queries][:1] == [language]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_question_of_several_lines_is_kept(format: str, tmp_path: Path):
+    write_benchmark(format, {"a": {"en": ("Where\nis it?", "There.")}}, ["a"], tmp_path)
+    read = load_benchmark(format, str(tmp_path))
+    assert (" ".join(read.queries[0].text.split()), read.rejects) == ("Where is it?", [])
+
+
 def test_unknown_format_is_refused(tmp_path: Path):
     with pytest.raises(CorpusError, match="no format 'squad' to write; there are miracl"):
         write_benchmark("squad", ITEMS, ["a/1"], tmp_path)
