@@ -168,6 +168,8 @@ class SearchConfig(SearchSettings):
     def _check_search(self) -> SearchConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names one twice")
+        if "seed" in self.space:
+            raise ValueError("every candidate is trained with the same seeds; write seeds instead of seed in space")
         if any(weight < 0 for weight in self.objectives.values()) or not sum(self.objectives.values()):
             raise ValueError("objectives need weights of 0 or more, and one above 0")
         for key, dimension in self.space.items():

@@ -28,6 +28,7 @@ from hbt_ray.search.config import load_search
             "a grid needs values for mix.language_weights",
         ),
         ({"seeds": [1, 1]}, "names one twice"),
+        ({"space": {"seed": [1, 2, 3]}}, "write seeds instead of seed in space"),
         ({"space": {"mix.strategy": ["1", 1]}}, "the values of mix.strategy '\"1\"' and '1' have one file name, '1'"),
         (
             {"dev": {"benchmarks": {"pairs": "faq"}}, "run": {"evaluate": {"benchmarks": {"pairs": "faq"}}}},
