@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -37,14 +37,15 @@ class HybridBatchSampler(Sampler[list[int]]):
         generator: has no effect: draws are functions of the seed.
         seed: of all draws.
         batch_samplers: one for each of several data sets, from which B is taken.
-        mix: composition of the batches. Default: `MixConfig()`.
+        mix: composition of the batches. Default: `MixConfig()` with the data set's `hard_negatives`.
         languages: to draw from. Default: all.
         num_ranks: R. Default: the size of torch's process group. With `split_batches` of accelerate write 1: B is then
             the global batch, and accelerate divides it.
         **settings: settings of the mix by name, such as alpha=0.6.
 
     Raises:
-        ConfigError: a setting is wrong, the data set is of another class, or cannot supply the batches.
+        ConfigError: a setting is wrong, the data set is of another class, has another number of hard negatives, or
+            cannot supply the batches.
     """
 
     def __init__(
@@ -76,8 +77,18 @@ class HybridBatchSampler(Sampler[list[int]]):
         self.drop_last = True  # as accelerate reads it
         self.seed = seed
         self.num_ranks = num_ranks or (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
-        chosen: Mapping[str, Any] = {**(mix.model_dump() if mix else {}), **settings}
-        self.mix = build(MixConfig, {**chosen, "hard_negatives": self.datasets[0].hard_negatives})
+        negatives = self.datasets[0].hard_negatives
+        chosen: dict[str, Any] = {
+            "hard_negatives": negatives,
+            **(mix.model_dump(exclude_unset=True) if mix else {}),
+            **settings,
+        }
+        self.mix = build(MixConfig, chosen)
+        if self.mix.hard_negatives != negatives:
+            raise ConfigError(
+                f"hard_negatives is {self.mix.hard_negatives}, and the data set has {negatives}; write "
+                f"HybridDataset(rows, hard_negatives={self.mix.hard_negatives})"
+            )
         if self.mix.strategy == "one-to-k":
             raise ConfigError(
                 "one-to-k has several passages for a question, and a data set's row has one; use hbt train"

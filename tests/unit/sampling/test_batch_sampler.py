@@ -81,6 +81,11 @@ def test_settings_replace_those_of_the_mix(dataset):
     assert (sampler.mix.alpha, sampler.mix.language_sampling) == (0.1, 0.5)
 
 
+def test_unset_hard_negatives_are_those_of_the_data_set():
+    rows = HybridDataset([{**row, "negative": "no"} for row in ROWS], hard_negatives=1)
+    assert HybridBatchSampler(rows, 8, mix=MixConfig(alpha=0.9)).mix == MixConfig(alpha=0.9, hard_negatives=1)
+
+
 def test_configured_class_can_be_pickled_with_the_trainers_arguments():
     copy = pickle.loads(pickle.dumps(partial(HybridBatchSampler, alpha=0.6)))
     assert copy.func is HybridBatchSampler
@@ -92,6 +97,8 @@ def test_configured_class_can_be_pickled_with_the_trainers_arguments():
         ({"alpha": 2}, "alpha"),
         ({"alhpa": 0.5}, "alhpa"),
         ({"strategy": "one-to-k"}, "one-to-k"),
+        ({"hard_negatives": 1}, r"hard_negatives is 1, and the data set has 0; write HybridDataset\(rows, hard_neg"),
+        ({"mix": MixConfig(hard_negatives=2)}, "hard_negatives is 2, and the data set has 0"),
         ({"batch_size": 64}, "write a smaller per_device_train_batch_size"),
         ({"languages": ["sw"]}, "'sw' is not in the data set"),
     ],
