@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -253,7 +254,7 @@ def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
 
 def _negatives_of(table: pa.Table, columns: Columns) -> pa.Array:
     """Return the negatives of each row as a list of texts, from a column of lists or from columns of one text each."""
-    single = [column for column in table.column_names if column.partition("_")[0] == "negative"]
+    single = [column for column in table.column_names if re.fullmatch(r"negative(_[0-9]+)?", column)]
     columns_of_one = [table[column].to_pylist() for column in single]
     lists = [[text for text in row if text] for row in zip(*columns_of_one, strict=True)]
     if columns.negatives in table.column_names:

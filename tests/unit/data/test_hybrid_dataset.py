@@ -39,6 +39,12 @@ def test_negatives_are_those_of_the_passage():
     assert HybridDataset(lists, hard_negatives=1)[0]["negative_1"] == "a"
 
 
+def test_only_numbered_columns_are_negatives():
+    rows = [{**row, "negative_id": "7", "negative": "n0"} for row in ROWS]
+    columns = [HybridDataset(rows, hard_negatives=3)[f"negative_{number}"][0] for number in (1, 2, 3)]
+    assert sorted(columns) == ["n0", "n1", "n2"]
+
+
 def test_unused_negatives_are_reported(caplog):
     HybridDataset(ROWS)
     assert "hard_negatives=1" in caplog.text
