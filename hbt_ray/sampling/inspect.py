@@ -127,6 +127,18 @@ class SamplerTrace:
             for value, fraction in by_value.items()
         ]
 
+    def language_pairs(self) -> np.ndarray:
+        """Return the fraction of batches of each query language (row) and passage language (column), if not mixed."""
+        languages = self.sampler.languages
+        grid = np.zeros((len(languages), len(languages)))
+        first, last = self._batch_range
+        batches = self.sampler.batches_per_stream(first, last)
+        for stream, drawn in zip(self.sampler.streams, batches.tolist(), strict=True):
+            if stream.languages:
+                query_language, passage_language = map(languages.index, stream.languages)
+                grid[query_language, passage_language] += drawn
+        return grid / max(last - first, 1)
+
     def epochs(self) -> list[StreamEpochs]:
         """Return the number of epochs of each stream, the highest first."""
         pairs = self.sampler.batches_per_stream(*self._batch_range) * self.sampler.global_batch_size
@@ -213,7 +225,7 @@ def trace_figure(trace: SamplerTrace) -> Figure:
     figure = Figure(figsize=(7.5 + 0.35 * len(languages), 3.4 + 0.2 * len(languages)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
     _draw_bars(left, [entry for entry in mix if entry.attribute != "languages"])
-    _draw_language_pairs(right, [entry for entry in mix if entry.attribute == "languages"], languages)
+    _draw_language_pairs(right, trace.language_pairs(), languages)
     figure.suptitle(f"Batches of steps {trace.first_step} to {trace.last_step}", x=0.01, ha="left")
     return figure
 
@@ -231,12 +243,7 @@ def _draw_bars(axes: Axes, entries: list[MixEntry]) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
-def _draw_language_pairs(axes: Axes, entries: list[MixEntry], languages: tuple[str, ...]) -> None:
-    grid = np.zeros((len(languages), len(languages)))  # query language, passage language
-    for entry in entries:
-        query_language, _, passage_language = entry.value.partition("-")
-        if query_language in languages and passage_language in languages:
-            grid[languages.index(query_language), languages.index(passage_language)] = entry.realised
+def _draw_language_pairs(axes: Axes, grid: np.ndarray, languages: tuple[str, ...]) -> None:
     image = draw_heat_map(axes, grid, columns=languages, rows=languages, vmin=0)
     axes.set_xlabel("passage language")
     axes.set_ylabel("query language")

@@ -13,7 +13,7 @@ from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.inspect import SamplerTrace, parse_steps, trace_tables, write_trace
-from tests.helpers import tiny_corpus
+from tests.helpers import fake_manifests, tiny_corpus
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,15 @@ def test_mix_is_that_of_the_batches_and_near_the_intended(store):
         own_shares = np.array([both for (key, _), both in shares.items() if key == of])
         assert own_shares.sum(axis=0) == pytest.approx([1, 1])
         assert np.abs(own_shares[:, 0] - own_shares[:, 1]).max() < 0.05
+
+
+def test_grid_of_language_pairs_has_those_with_a_hyphen(store):
+    manifest, _ = fake_manifests.groups_manifest({"en", "zh-CN"})
+    sampler = fake_manifests.make_sampler(store=manifest, strategy="x-y", cross_pairs="one")
+    share = sampler.realised_mix(0, 50)["languages"]["en-zh-CN"]
+    assert 0 < share < 1
+    trace = SamplerTrace(sampler, store, 0, 50, 1, 2, 1)
+    np.testing.assert_allclose(trace.language_pairs(), [[0, share], [1 - share, 0]])
 
 
 def test_epochs_count_how_often_items_are_drawn(store):
