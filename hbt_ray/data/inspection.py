@@ -178,7 +178,7 @@ def run_settings(sample: CorpusSample) -> dict[str, object]:
     """Return the settings of a run on the corpus. Those that are not the corpus' fit a corpus with few items."""
     corpus = sample.corpus
     entry: dict[str, object] = {"format": corpus.format, "name": corpus.name, "path": corpus.path}
-    for name in ("language", "languages", "ids", "subset"):
+    for name in ("language", "languages", "ids", "licence", "subset"):
         value = getattr(corpus, name)
         if value is not None:
             entry[name] = list(value) if isinstance(value, tuple) else value
@@ -186,8 +186,9 @@ def run_settings(sample: CorpusSample) -> dict[str, object]:
     columns = {name: column for name, column in corpus.columns.model_dump().items() if column != default[name]}
     if columns:
         entry["columns"] = columns
-    if corpus.split != "train":
-        entry["split"] = corpus.split
+    for name in ("max_negatives", "split"):
+        if getattr(corpus, name) != CorpusConfig.model_fields[name].default:
+            entry[name] = getattr(corpus, name)
     settings: dict[str, object] = {"name": corpus.name.partition(".")[0], "corpora": [entry]}
     mix: dict[str, object] = {}
     if not sample.parallel_items:

@@ -193,6 +193,12 @@ def test_settings_are_given_as_overrides(tmp_path: Path):
     }
 
 
+def test_overrides_that_change_no_reading_are_printed(tmp_path: Path):
+    text = text_of(write_faq(tmp_path / "faq", de=["a"]), "licence=cc0-1.0", "max_negatives=3")
+    entry = yaml.safe_load(text)["corpora"][0]
+    assert (entry["licence"], entry["max_negatives"]) == ("cc0-1.0", 3)
+
+
 def test_empty_corpus_is_an_error(tmp_path: Path):
     (tmp_path / "de.csv").write_text("id,question,context\n")
     with pytest.raises(CorpusError, match="has no row that can be used"):
