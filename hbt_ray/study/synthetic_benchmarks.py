@@ -11,6 +11,7 @@ from hbt_ray.config import CorpusConfig
 from hbt_ray.data.benchmarks.writers import write_benchmark
 from hbt_ray.data.corpora import list_shards, read_shard
 from hbt_ray.data.types import CorpusRow
+from hbt_ray.errors import CorpusError
 from hbt_ray.study.config import SyntheticBenchmark
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.digests import is_done, mark_done
@@ -31,10 +32,12 @@ def make_benchmark(name: str, source: SyntheticBenchmark, folder: Path) -> None:
         folder: to write to.
 
     Raises:
-        CorpusError: the corpus cannot be read.
+        CorpusError: the corpus cannot be read, or has no question.
     """
     family = name.partition("/")[0]
     items = read_items(source.corpus)
+    if not items:
+        raise CorpusError(f"corpus {source.corpus.name!r} has no row with a question to make {name} from; correct it")
     kept = {item: items[item] for item in evenly_spaced(sorted(items), source.items or len(items))}
     max_languages = max(map(len, kept.values()), default=0)
     in_most_languages = sorted(item for item, texts in kept.items() if len(texts) == max_languages)

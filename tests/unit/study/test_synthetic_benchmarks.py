@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.benchmarks import load_benchmark
+from hbt_ray.errors import CorpusError
 from hbt_ray.study.config import SyntheticBenchmark
 from hbt_ray.study.synthetic_benchmarks import evenly_spaced, make_benchmark
 
@@ -50,6 +53,13 @@ def test_made_benchmark_is_written_again_after_its_settings_or_corpus_changed(tm
     file.write_text(file.read_text().replace("en q1?", "en changed?"))
     assert questions_after(3) == ["en changed?", "en q0?", "en q3?"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("made")] == ["made"]
+
+
+def test_corpus_without_questions_is_refused_in_words(tmp_path: Path):
+    (tmp_path / "en.jsonl").write_text(json.dumps({"id": "i0", "question": "", "context": "p0."}))
+    source = SyntheticBenchmark(corpus=CorpusConfig(format="jsonl", name="made", path=str(tmp_path)))
+    with pytest.raises(CorpusError, match="corpus 'made' has no row with a question to make xm3600 from"):
+        make_benchmark("xm3600", source, tmp_path / "out")
 
 
 def test_evenly_spaced_values_are_all_if_there_are_fewer():
