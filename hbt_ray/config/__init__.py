@@ -58,6 +58,7 @@ from hbt_ray.config.schema import (
     TrainConfig,
 )
 from hbt_ray.config.stored import (
+    WrittenVariables,
     dump_config,
     dump_yaml,
     expand_environment,
@@ -99,6 +100,7 @@ __all__ = [
     "TextConfig",
     "TrackingConfig",
     "TrainConfig",
+    "WrittenVariables",
     "absolute_path",
     "build",
     "build_config",

@@ -92,7 +92,7 @@ def _override(data: Settings, key: Sequence[str], text: str, config_type: type[C
     """Set the setting of a full key to the value of an override: a text as it is written, else YAML."""
     is_text, optional = _accepts_text(_type_of_setting(config_type, key))
     value = text_value(text, optional) if is_text else parse_yaml(text, f"the value of {'.'.join(key)}={text}")
-    set_key(data, key, expand_environment(value))
+    set_key(data, key, expand_environment(value, ".".join(key)))
 
 
 def _type_of_setting(section: type[ConfigSection], key: Sequence[str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from hbt_ray.cluster.training.train_run import train_run
 from hbt_ray.config import (
     PretrainRunConfig,
     RunConfig,
+    WrittenVariables,
     keep_written_variables,
     replace_in,
     with_settings,
@@ -276,7 +277,7 @@ class StudyRunner:
 
 
 def _pretraining_task(
-    config: PretrainRunConfig, store: Path, run_dir: RunDir, threads: int, variables: Mapping[str, str]
+    config: PretrainRunConfig, store: Path, run_dir: RunDir, threads: int, variables: WrittenVariables
 ) -> None:
     """Pretrain in this process, from the newest checkpoint to the finished encoder."""
     configure_task(threads)
@@ -287,7 +288,7 @@ def _pretraining_task(
 
 
 def _experiment_task(
-    experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, threads: int, variables: Mapping[str, str]
+    experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir, threads: int, variables: WrittenVariables
 ) -> None:
     """Run an experiment in this process."""
     configure_task(threads)

@@ -12,7 +12,7 @@ from hbt_ray.cluster.runtime import configure_task
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.base import METRICS, SCORE, STEP
 from hbt_ray.cluster.training.train_run import train_run
-from hbt_ray.config import RunConfig, keep_written_variables, replace_in
+from hbt_ray.config import RunConfig, WrittenVariables, keep_written_variables, replace_in
 from hbt_ray.errors import StorageError
 from hbt_ray.search.config import SearchConfig
 from hbt_ray.search.dev_set import dev_set, dev_set_metrics
@@ -74,7 +74,7 @@ def run_trial(
     stores: Mapping[str, str],
     models: Mapping[str, str],
     threads: int,
-    variables: Mapping[str, str],
+    variables: WrittenVariables,
 ) -> None:
     """Train a trial, evaluate it on the dev set and report to Tune; resume it from its newest checkpoint.
 

@@ -12,18 +12,21 @@ from hbt_ray.config import (
     dump_config,
     keep_written_variables,
     load_config,
+    load_with_nested_run,
     stored_settings,
     stored_text,
     with_absolute_paths,
     written_variables,
 )
 from hbt_ray.errors import ConfigError
+from hbt_ray.study.config import StudySettings
 from hbt_ray.tracking import Tracker
 from hbt_ray.training.resume import open_run
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.storage import StoragePath
 
 CANARY = "canary-7f3a"
+pytestmark = pytest.mark.usefixtures("nothing_written")
 URIS = [
     f"postgresql://ada:{CANARY}@tracking/runs",
     f"postgresql://ada:x/{CANARY} y@tracking/runs",
@@ -37,6 +40,11 @@ URIS = [
 
 def files_with(text: str, folder: Path) -> list[str]:
     return [str(file) for file in folder.rglob("*") if file.is_file() and text.encode() in file.read_bytes()]
+
+
+@pytest.fixture
+def nothing_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hbt_ray.config.stored._written", {})
 
 
 @pytest.fixture
@@ -107,9 +115,40 @@ def test_a_variable_is_kept_when_its_path_is_resolved(monkeypatch, tmp_path):
     assert stored_settings(config)["model"]["path"] == "${HBT_TEST_FOLDER}/model"
 
 
-def test_another_process_takes_over_what_was_written(monkeypatch):
-    monkeypatch.setattr("hbt_ray.config.stored._written", {})
+def test_another_process_takes_over_what_was_written():
     config = load_config(None, ["model.path=given"])
     assert stored_settings(config)["model"]["path"] == "given"
-    keep_written_variables({"given": "${NAME}"})
-    assert stored_settings(config)["model"]["path"] == written_variables()["given"] == "${NAME}"
+    keep_written_variables({"given": {"model.path": "${NAME}"}})
+    assert stored_settings(config)["model"]["path"] == "${NAME}"
+    assert written_variables() == {"given": {"model.path": "${NAME}"}}
+
+
+def test_a_variable_is_stored_for_its_setting_only(monkeypatch):
+    monkeypatch.setenv("HBT_TEST_NAME", "de")
+    stored = stored_settings(load_config(None, ["name=${HBT_TEST_NAME}", "languages=[de, en]"]))
+    assert (stored["name"], stored["languages"]) == ("${HBT_TEST_NAME}", ["de", "en"])
+
+
+def test_an_empty_variable_is_stored_as_an_empty_text(monkeypatch):
+    monkeypatch.setenv("HBT_TEST_EMPTY", "")
+    stored = stored_settings(load_config(None, ["name=${HBT_TEST_EMPTY}", "query_prefix="]))
+    assert (stored["name"], stored["text"]["query_prefix"]) == ("", "")
+    assert stored_text("/data/de.jsonl") == "/data/de.jsonl"
+
+
+def test_settings_of_a_studys_runs_keep_their_variables(monkeypatch, tmp_path):
+    monkeypatch.setenv("HBT_TEST_HUB", "hub-model")
+    monkeypatch.setenv("HBT_TEST_PREFIX", "find: ")
+    changes = {"methods": {"a": {"settings": {"query_prefix": "${HBT_TEST_PREFIX}"}}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**changes, "run": {"model": {"path": "${HBT_TEST_HUB}"}}}))
+    load_with_nested_run(tmp_path / "study.yaml", [], StudySettings)
+    stored = stored_settings(load_config(None, ["model.path=hub-model", "query_prefix=find: ", "name=hub-model"]))
+    assert (stored["model"]["path"], stored["text"]["query_prefix"]) == ("${HBT_TEST_HUB}", "${HBT_TEST_PREFIX}")
+    assert stored["name"] == "hub-model"
+
+
+def test_a_path_that_another_setting_takes_over_keeps_its_variable(monkeypatch):
+    monkeypatch.setenv("HBT_TEST_FOLDER", f"/data/{CANARY}")
+    load_config(None, ["model.path=${HBT_TEST_FOLDER}"])
+    taught = load_config(None, [f"loss.distillation.teacher=/data/{CANARY}"])
+    assert stored_settings(taught)["loss"]["distillation"]["teacher"] == "${HBT_TEST_FOLDER}"
