@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from hbt_ray.cli.options import OUT_DEFAULT, examples, loading_options
-from hbt_ray.config import EvaluateConfig
+from hbt_ray.config import EvaluateConfig, build
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 
 if TYPE_CHECKING:
@@ -91,19 +91,20 @@ def evaluate(
         raise ConfigError(f"an index {index} is built in shards; write --shards 1 or more")
     from hbt_ray import api
 
-    settings = EvaluateConfig(
-        benchmarks=folders,
-        precision=precision,
-        run_depth=run_depth,
-        with_paragraph=with_paragraph,
-        split=split,
-        perturbations=perturbations,
-        window_chars=window_chars,
-        shards=shards,
-        index=index,
-        index_depth=index_depth,
-        dimensions=dimensions,
-    )
+    chosen = {
+        "benchmarks": folders,
+        "precision": precision,
+        "run_depth": run_depth,
+        "with_paragraph": with_paragraph,
+        "split": split,
+        "perturbations": perturbations,
+        "window_chars": window_chars,
+        "shards": shards,
+        "index": index,
+        "index_depth": index_depth,
+        "dimensions": dimensions,
+    }
+    settings = build(EvaluateConfig, chosen)
     api.evaluate(
         model,
         settings,

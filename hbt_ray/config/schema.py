@@ -407,6 +407,8 @@ class EvaluateConfig(ConfigSection):
         check_distinct("benchmarks", [*self.benchmarks, *perturbed], benchmark_slug)
         if self.index != "flat" and not self.shards:
             raise ValueError(f"index {self.index} is built in shards; write shards=1 or more")
+        if self.index == "flat" and self.index_depth != type(self).model_fields["index_depth"].default:
+            raise ValueError("index_depth has no effect with index: flat; leave it out, or write index=hnsw")
         return self
 
 

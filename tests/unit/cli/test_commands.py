@@ -107,6 +107,7 @@ USER_ERRORS = [
         ("evaluate", "--benchmark", "xquad-r=.", "--model", "x", "--out", "o"),
         "finds no <language>.json or <language>.json.gz",
     ),
+    (("evaluate", "--benchmark", "embedded", "--model", "x", "--index-depth", "500", "--out", "o"), "has no effect"),
     (("compare", "absent"), "there is no report in 'absent'; evaluate a model into that folder first"),
     (("compare",), "name the folders of runs to compare"),
 ]

@@ -393,3 +393,10 @@ def test_dumped_prefix_with_a_yaml_line_end_loads_equal(tmp_path):
 def test_invalid_loss_or_mix_value_is_refused(section, key, value):
     with pytest.raises(ConfigError, match=rf"^{section}\.{key} is {value}: input should be greater than or equal to"):
         build_config({section: {key: value}})
+
+
+def test_depth_of_an_index_is_refused_with_exact_search():
+    with pytest.raises(ConfigError, match=r"^evaluate: index_depth has no effect with index: flat; leave it out"):
+        build_config({"evaluate": {"index_depth": 500}})
+    assert build_config({"evaluate": {"index_depth": 500, "index": "hnsw", "shards": 1}}).evaluate.index_depth == 500
+    assert build_config({"evaluate": {"index_depth": 1000}}) == RunConfig()
