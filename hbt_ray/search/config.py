@@ -193,7 +193,7 @@ class SearchConfig(SearchSettings):
         return self
 
     def _check_comparable(self) -> None:
-        """Check that all trials have the same dev set, and that alpha has an effect."""
+        """Check that all trials have the same dev set, and that settings of a strategy have an effect."""
         changes_items = next(
             (key for key in self.space if key.split(".")[0] in ("corpora", "languages", "prepare")), None
         )
@@ -206,6 +206,8 @@ class SearchConfig(SearchSettings):
         has_alpha = mix.strategy == "hybrid" and mix.alpha_schedule is None
         if "mix.alpha" in self.space and not has_alpha and "mix.strategy" not in self.space:
             raise ValueError("mix.alpha has no effect without strategy: hybrid or with an alpha_schedule; leave it out")
+        if "mix.positive_languages" in self.space and mix.strategy != "one-to-k" and "mix.strategy" not in self.space:
+            raise ValueError("mix.positive_languages has no effect without strategy: one-to-k; leave it out")
 
     @property
     def settings(self) -> SearchSettings:

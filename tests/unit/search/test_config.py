@@ -37,6 +37,7 @@ from hbt_ray.search.config import load_search
         ({"space": {"languages": [["en"], ["en", "de"]]}}, "languages changes which items are held out, .* as dev"),
         ({"space": {"prepare.validation_share": [0.1, 0.2]}}, "name a benchmark as dev"),
         ({"run": {"mix": {"strategy": "x-y"}}}, "mix.alpha has no effect without strategy: hybrid"),
+        ({"space": {"positive_languages": [2, 3]}}, "mix.positive_languages has no effect without strategy: one-to-k"),
         ({"objectives": {"multi/map": 0}}, "one above 0"),
         ({"stopping": "asha"}, "asha decides while trials run; write measure_every below the 600 steps"),
         ({"algorithm": "branch"}, "branch decides while trials run"),
