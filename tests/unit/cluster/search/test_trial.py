@@ -117,7 +117,13 @@ def test_branch_continues_its_parent_to_the_bytes_of_a_run_in_one_go(made: Path,
     for params in (kept, changed):
         run = TUNE_ALGORITHMS["branch"].identify(search, params, "").config(search.run)
         straight = SearchConfig.model_validate(
-            {**search.model_dump(), "run": run, "space": {"seed": [0]}, "algorithm": "grid", "branch_every": None}
+            {
+                **search.model_dump(),
+                "run": run,
+                "space": {"train.weight_decay": [0]},
+                "algorithm": "grid",
+                "branch_every": None,
+            }
         )
         out = tmp_path / f"straight {params[KEY]['name']}"
         train(straight, {"trial": {"values": {}, "seed": 0}}, made, out)
