@@ -29,7 +29,7 @@ def read_results(summary: Mapping[str, object]) -> SearchResults:
     ranked = tuple(CandidateResult(**{**one, "seeds": tuple(one["seeds"])}) for one in summary["configurations"])  # type: ignore[attr-defined]
     by_name = {result.name: result for result in ranked}
     best, knee = (by_name[str(summary[role])] for role in ("best", "knee"))
-    test, untrained, incomplete = summary["test"], summary["untrained"], tuple(summary["incomplete"])  # type: ignore[arg-type,var-annotated]
+    test, untrained, incomplete = summary["test"], summary["untrained"], tuple(summary.get("incomplete", ()))  # type: ignore[arg-type,var-annotated]
     return SearchResults(ranked, best, knee, summary["steps"], test, untrained, incomplete)  # type: ignore[arg-type]
 
 

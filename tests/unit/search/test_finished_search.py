@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hbt_ray.search.config import SearchConfig, load_search
-from hbt_ray.search.finished_search import finished_search, mark_search
+from hbt_ray.search.finished_search import finished_search, mark_search, read_results
 from hbt_ray.search.results import SearchResults, search_results, write_results
 from tests.unit.search.searches import TRIALS
 
@@ -47,6 +48,12 @@ def results(config, tmp_path) -> SearchResults:
 
 def test_results_are_read_as_they_were_written(config, results, tmp_path):
     assert finished_search(config, tmp_path / "out") == results
+
+
+def test_summary_of_before_candidates_could_be_incomplete_is_read(results, tmp_path):
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    del summary["incomplete"]
+    assert read_results(summary) == replace(results, incomplete=())
 
 
 def test_search_that_was_not_marked_is_not_finished(config, tmp_path):
