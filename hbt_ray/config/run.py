@@ -111,6 +111,11 @@ class RunConfig(ConfigSection):
         )
 
     @property
+    def plain_text_corpus(self) -> str | None:
+        """The name of the first corpus of plain text, which has no questions; None if there is none."""
+        return next((corpus.name for corpus in self.corpora if corpus.format == "text"), None)
+
+    @property
     def store_key(self) -> str:
         """Equal for two runs that read the same token store."""
         parts = (*self.corpora, self.prepare, self.text, self.model)

@@ -86,8 +86,7 @@ def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
 
 def open_miner(config: RunConfig, model: str) -> TextEmbedder:
     """Load the model as an evaluation does. Raise ConfigError if it cannot be loaded, or a corpus has no questions."""
-    plain_text = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
-    if plain_text is not None:
+    if (plain_text := config.plain_text_corpus) is not None:
         raise ConfigError(f"corpus {plain_text!r} is plain text and has no questions to mine negatives for; remove it")
     trust_remote_code = config.model.trust_remote_code
     return open_embedder(model, config.evaluate, config.model.pooling, trust_remote_code=trust_remote_code)

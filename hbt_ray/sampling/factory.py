@@ -21,8 +21,7 @@ def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSa
     Raises:
         ConfigError: a corpus is plain text, or the store cannot supply the configured batches.
     """
-    plain_text = next((corpus.name for corpus in config.corpora if corpus.format == "text"), None)
-    if plain_text is not None:
+    if (plain_text := config.plain_text_corpus) is not None:
         raise ConfigError(
             f"corpus {plain_text!r} is plain text and has no questions; pretrain on it with `hbt pretrain`, "
             "and train on questions and passages"

@@ -14,7 +14,7 @@ from pathlib import Path
 from hbt_ray.config import ConfigSection, LoopConfig, RunConfig, flatten, with_absolute_paths
 from hbt_ray.errors import ConfigError
 from hbt_ray.training.extension import extension_fault
-from hbt_ray.training.run_dir import AnyRun, RunDir, run_dir_of
+from hbt_ray.training.run_dir import LOSSES_OF_PRETRAINING, AnyRun, RunDir, run_dir_of
 from hbt_ray.utils.digests import JsonObject, done_with, first_difference, mark_done
 from hbt_ray.utils.storage import StoragePath
 
@@ -116,6 +116,6 @@ def _files_at(path: Path) -> list[Path]:
 
 def _results(folder: RunDir) -> list[str]:
     """Return which results are there: the model and the reports."""
-    of_pretraining = (folder.path / name for name in ("perplexity.json", "held_out_loss.json"))
+    of_pretraining = (folder.path / name for name in LOSSES_OF_PRETRAINING)
     files = [folder.model, *folder.evaluations.glob("*/report.json"), *of_pretraining]
     return sorted(str(file.relative_to(folder.path)) for file in files if file.exists())

@@ -16,8 +16,9 @@ STORAGE_OUTPUTS = (
     *("run.yaml", "inputs.json", "measured_with.json", "mlflow_run_id"),
     *("checkpoints", "measured", "ray_train"),
 )
+LOSSES_OF_PRETRAINING = ("perplexity.json", "held_out_loss.json")
 FOLDER_OUTPUTS = (
-    *("initial_model", "model", "evaluation", "perplexity.json", "held_out_loss.json"),
+    *("initial_model", "model", "evaluation", *LOSSES_OF_PRETRAINING),
     "completed.json",
     *("unsent_metrics.jsonl", "stacks.txt"),
 )

@@ -43,7 +43,7 @@ from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_ch
 from hbt_ray.training.completed_run import mark_completed
 from hbt_ray.training.previous_run import starting_over
 from hbt_ray.training.resume import open_run
-from hbt_ray.training.run_dir import RunDir, run_dir_of
+from hbt_ray.training.run_dir import LOSSES_OF_PRETRAINING, RunDir, run_dir_of
 from hbt_ray.training.run_inputs import record_inputs
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.folder_lock import lock_folder
@@ -136,7 +136,7 @@ def _pretrain_and_evaluate(
 
 
 def _log_outputs(tracker: Tracker, task: AnyPretrainingTask, folder: RunDir, last: int) -> None:
-    for name in ("perplexity.json", "held_out_loss.json"):
+    for name in LOSSES_OF_PRETRAINING:
         if (folder.path / name).exists():
             tracker.log_artifacts(folder.path / name)
     if task.config.tracking.log_model:
