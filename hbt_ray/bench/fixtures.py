@@ -173,7 +173,7 @@ def write_synthetic_store(
         items: their number.
         tokens: mean text lengths.
         languages: of every item.
-        vocabulary: the size of the model's vocabulary; ids are smaller than it.
+        vocabulary: ids are smaller than it, and than 65,536; at most the size of the model's vocabulary.
 
     Returns:
         The folder.
@@ -226,7 +226,7 @@ def _item_ids(numbers: np.ndarray) -> pa.Array:
 def _random_sequences(rng: np.random.Generator, count: int, mean: int, vocabulary: int) -> pa.Array:
     lengths = rng.integers(mean - mean // 2, mean + mean // 2 + 1, count)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = rng.integers(min(FIRST_ID, vocabulary // 2), min(vocabulary, VOCABULARY), offsets[-1], dtype=np.uint16)
+    ids = rng.integers(min(FIRST_ID, vocabulary // 2), min(vocabulary, 2**16), offsets[-1], dtype=np.uint16)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
 
 

@@ -1,4 +1,4 @@
-"""Memory and speed of training an encoder with a large vocabulary."""
+"""Checkpoint and step of an encoder with a large vocabulary, in one process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from hbt_ray.models.precision import has_bf16_arithmetic
 from hbt_ray.models.vocabulary import keep_occurring, required_ids
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
-PAIRS = 16
 TEXT = TextConfig(query_prefix="", passage_prefix="", max_query_tokens=MAX_TOKENS, max_passage_tokens=MAX_TOKENS)
-STEP_PAIRS = 32  # of `train_step_e5`
-PEER = "the same with all rows of the word embeddings"
+PAIRS = 32
 
 
 def bench_vocabulary_state(settings: BenchSettings) -> BenchResult:
@@ -33,27 +31,14 @@ def bench_vocabulary_state(settings: BenchSettings) -> BenchResult:
         encoder = bench_encoder(settings.multilingual, scratch, quick=settings.quick, shape=E5_SMALL)
         found = []
         for occurring in (True, False):
-            trainer = make_trainer(encoder, settings.xquad, occurring)
+            trainer = make_trainer(encoder, settings.xquad, occurring=occurring)
             rows = int(transformer_of(trainer.encoder).get_input_embeddings().num_embeddings)
             found.append((checkpoint_mib(trainer), rows))
             del trainer
     (value, rows), (peer, peer_rows) = found
     ratio = value / peer
-    details = {"peer_is": PEER, "rows": rows, "peer_rows": peer_rows}
+    details = {"peer_is": "the same with all rows of the word embeddings", "rows": rows, "peer_rows": peer_rows}
     return BenchResult(value, "MiB", peer, ratio, (ratio, ratio), details)
-
-
-def bench_vocabulary_step(settings: BenchSettings) -> BenchResult:
-    """Compare the seconds of a step with the rows of XQuAD-R's tokens, in all its languages, and with all rows."""
-    with scratch_folder(settings.out / "vocabulary") as scratch:
-        encoder = bench_encoder(settings.multilingual, scratch, quick=settings.quick, shape=E5_SMALL)
-        return compare_alternating(
-            Contestant(make_step_round, (encoder, settings.xquad, True)),
-            Contestant(make_step_round, (encoder, settings.xquad, False)),
-            unit="s",
-            rounds=settings.rounds,
-            details={"peer_is": PEER, "pairs": PAIRS},
-        )
 
 
 def bench_train_step_e5(settings: BenchSettings) -> BenchResult:
@@ -66,38 +51,35 @@ def bench_train_step_e5(settings: BenchSettings) -> BenchResult:
         encoder = bench_encoder(settings.multilingual, scratch, quick=settings.quick, shape=E5_SMALL)
         bf16 = has_bf16_arithmetic(default_device())
         return compare_alternating(
-            Contestant(make_step_round, (encoder, settings.xquad, True, STEP_PAIRS, steps)),
-            Contestant(make_baseline_round, (encoder, settings.xquad, STEP_PAIRS, steps, bf16)),
+            Contestant(make_step_round, (encoder, settings.xquad, steps)),
+            Contestant(make_baseline_round, (encoder, settings.xquad, PAIRS, steps, bf16)),
             unit="pairs/s",
             rounds=settings.rounds,
-            details={"peer_is": PEER_TRAINER, "precision": "bf16" if bf16 else "fp32", "pairs": STEP_PAIRS},
+            details={"peer_is": PEER_TRAINER, "precision": "bf16" if bf16 else "fp32", "pairs": PAIRS},
         )
 
 
-def make_step_round(
-    encoder: str, xquad: str | None, occurring: bool, pairs: int = PAIRS, batches: int = 1
-) -> RoundFunction:
-    """Return a function that trains the next batches, and returns their pairs."""
-    trainer = make_trainer(encoder, xquad, occurring, pairs)
-    tokenized = [tokenize_pairs(trainer.encoder, batch, 0) for batch in _batches(xquad, pairs)]
-    steps = count()
+def make_step_round(encoder: str, xquad: str | None, steps: int) -> RoundFunction:
+    """Return a function that trains the next `steps` batches with the rows that occur, and returns their pairs."""
+    trainer = make_trainer(encoder, xquad, occurring=True)
+    batches = [tokenize_pairs(trainer.encoder, batch, 0) for batch in _batches(xquad)]
+    step_numbers = count()
 
     def run_round() -> float:
-        for _ in range(batches):
-            step = next(steps)
-            trainer.step(step, [replace(tokenized[step % len(tokenized)], step=step)])
-        return float(batches * pairs)
+        for step in [next(step_numbers) for _ in range(steps)]:
+            trainer.step(step, [replace(batches[step % len(batches)], step=step)])
+        return float(steps * PAIRS)
 
     return run_round
 
 
-def make_trainer(encoder: str, xquad: str | None, occurring: bool, pairs: int = PAIRS) -> ContrastiveTrainer:
+def make_trainer(encoder: str, xquad: str | None, *, occurring: bool) -> ContrastiveTrainer:
     """Return a trainer with the rows of the tokens that occur, or with all."""
     model = load_for_training(ModelConfig(), TEXT, encoder, device=default_device())
     if occurring:
-        ids = [np.unique(np.concatenate(model.tokenizer(texts)["input_ids"])) for texts in _texts(xquad, pairs)]
+        ids = [np.unique(np.concatenate(model.tokenizer(texts)["input_ids"])) for texts in _texts(xquad)]
         keep_occurring(model, np.unique(np.concatenate([*ids, required_ids(model)])))
-    train = TrainConfig(global_batch_pairs=pairs, temperature=1 / SCALE, warmup_share=0)
+    train = TrainConfig(global_batch_pairs=PAIRS, temperature=1 / SCALE, warmup_share=0)
     return ContrastiveTrainer(model, train, seed=0)
 
 
@@ -107,13 +89,13 @@ def checkpoint_mib(trainer: ContrastiveTrainer) -> float:
     return 4 * sum(sizes) / 2**20
 
 
-def _batches(xquad: str | None, pairs: int = PAIRS) -> list[Pairs]:
-    return monolingual_batches(xquad, DIFFERENT_BATCHES, pairs)
+def _batches(xquad: str | None) -> list[Pairs]:
+    return monolingual_batches(xquad, DIFFERENT_BATCHES, PAIRS)
 
 
-def _texts(xquad: str | None, pairs: int) -> list[Sequence[str]]:
+def _texts(xquad: str | None) -> list[Sequence[str]]:
     """Return the texts of a store: XQuAD-R in all languages, or those of the batches if they are random."""
     if xquad is None:
-        return [texts for batch in _batches(None, pairs) for texts in (batch.questions, batch.passages)]
+        return [texts for batch in _batches(None) for texts in (batch.questions, batch.passages)]
     benchmark = load_benchmark("xquad-r", xquad)
     return [[query.text for query in benchmark.queries], [passage.text for passage in benchmark.passages]]

@@ -14,6 +14,7 @@ from tests.helpers.slow import slow
 UNITS = {
     "train_under_ray": "steps/s",
     "two_workers": "pairs/s",
+    "vocabulary_step": "s",
     "reproducible": "pairs/s",
     "prepare": "rows/s",
     "start_up": "s",
@@ -21,12 +22,11 @@ UNITS = {
 }
 
 
-SLOW = [
-    pytest.param(name, marks=slow) for name in ("prepare", "two_workers", "reproducible", "train_under_ray", "start_up")
-]
+FAST = "search"
+SLOW = [pytest.param(name, marks=slow) for name in UNITS if name != FAST]
 
 
-@pytest.mark.parametrize("name", ["search", *SLOW])
+@pytest.mark.parametrize("name", [FAST, *SLOW])
 def test_part_returns_its_value_and_its_baseline(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -41,7 +41,7 @@ def test_part_returns_its_value_and_its_baseline(
     assert result.details["peer_is"]
     assert list(tmp_path.iterdir()) == []  # its scratch files are deleted
     assert json.loads(write_results({name: result}, tmp_path).read_text())[name]["unit"] == unit
-    if name == "search":  # shards find what one index finds
+    if name == FAST:  # shards find what one index finds
         for shards in (1, 2, 4):
             found = result.details[f"{shards}_shards"]
             assert found["found"] == 1

@@ -1,18 +1,18 @@
-"""Training speed on Ray: against the same loop without Ray, two workers against one, and reproducible sums."""
+"""Training speed on Ray: without Ray, two workers against one, the rows of the vocabulary, and reproducible sums."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from hbt_ray.bench.fixtures import TextTokens, bench_encoder, write_synthetic_store
+from hbt_ray.bench.fixtures import E5_SMALL, MINILM, VOCABULARY, TextTokens, bench_encoder, write_synthetic_store
 from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import peak_mib, scratch_folder
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import connect
 from hbt_ray.cluster.training.driver import train
-from hbt_ray.config import ModelConfig, RunConfig, TextConfig, TrainConfig, replace_in
+from hbt_ray.config import ModelConfig, RunConfig, SmallEncoderConfig, TextConfig, TrainConfig, replace_in
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
@@ -22,6 +22,7 @@ from hbt_ray.utils.process import run_in_subprocess
 PAIRS = 32
 TOKENS = TextTokens(question=40, passage=80)  # the means of XQuAD-R's pairs by MiniLM's vocabulary
 ITEMS = 4_000
+XQUAD_ROWS = 51_742  # of multilingual-e5-small's vocabulary that XQuAD-R's tokens have, in its eleven languages
 
 
 def bench_train_under_ray(settings: BenchSettings) -> BenchResult:
@@ -31,7 +32,7 @@ def bench_train_under_ray(settings: BenchSettings) -> BenchResult:
     """
     connect()
     with scratch_folder(settings.out / "train_under_ray") as scratch:
-        runner = _TrainRunner(settings, scratch)
+        runner = _TrainRunner(settings, scratch, model=settings.model)
         config = runner.config(workers=1, threads=None)
         threads = int(resources_per_worker(config.train)["CPU"])
         under_ray, without_ray, peaks = [], [], []
@@ -50,44 +51,75 @@ def bench_two_workers(settings: BenchSettings) -> BenchResult:
     """Compare pairs per second of two DDP workers of one thread each with those of one worker of two threads."""
     connect()
     with scratch_folder(settings.out / "two_workers") as scratch:
-        runner = _TrainRunner(settings, scratch)
-        two, one = runner.config(workers=2, threads=1), runner.config(workers=1, threads=2)
-        with_two, with_one = [], []
-        for _ in range(settings.rounds):
-            with_one.append(PAIRS * runner.steps_per_s(one))
-            with_two.append(PAIRS * runner.steps_per_s(two))
-    return summarize_rounds(with_two, with_one, "pairs/s", runner.details | {"peer_is": "one worker of two threads"})
+        runner = _TrainRunner(settings, scratch, model=settings.model)
+        with_two, with_one = runner.alternate(runner.config(workers=2, threads=1), runner.config(workers=1, threads=2))
+    details = runner.details | {"peer_is": "one worker of two threads"}
+    return summarize_rounds(_pairs_per_s(with_two), _pairs_per_s(with_one), "pairs/s", details)
+
+
+def bench_vocabulary_step(settings: BenchSettings) -> BenchResult:
+    """Compare the seconds of a step of two DDP workers with the rows that occur and with all rows, all exchanged.
+
+    Texts are random ids of as many rows as XQuAD-R has in its eleven languages.
+    """
+    connect()
+    with scratch_folder(settings.out / "vocabulary_step") as scratch:
+        runner = _TrainRunner(settings, scratch, model=settings.multilingual, shape=E5_SMALL, rows=XQUAD_ROWS, steps=30)
+        usual = runner.config(workers=2, threads=1)
+        dense = replace_in(replace_in(usual, "train.vocabulary", "all"), "train.embedding_gradient", "all")
+        occurring, every = runner.alternate(usual, dense)
+    details = runner.details | {"peer_is": "the same with all rows of the word embeddings, exchanged by DDP"}
+    return summarize_rounds([1 / speed for speed in occurring], [1 / speed for speed in every], "s", details)
 
 
 def bench_reproducible(settings: BenchSettings) -> BenchResult:
     """Compare pairs per second of two DDP workers with `train.reproducible` with those of the same two without."""
     connect()
     with scratch_folder(settings.out / "reproducible") as scratch:
-        runner = _TrainRunner(settings, scratch)
+        runner = _TrainRunner(settings, scratch, model=settings.model)
         usual = runner.config(workers=2, threads=1)
-        reproducible = replace_in(usual, "train.reproducible", True)
-        speeds: dict[bool, list[float]] = {True: [], False: []}
-        for number in range(settings.rounds):
-            for config in (usual, reproducible) if number % 2 else (reproducible, usual):
-                speeds[config.train.reproducible].append(PAIRS * runner.steps_per_s(config))
+        reproducible, without = runner.alternate(replace_in(usual, "train.reproducible", True), usual)
     details = runner.details | {"peer_is": "the same two workers without train.reproducible"}
-    return summarize_rounds(speeds[True], speeds[False], "pairs/s", details)
+    return summarize_rounds(_pairs_per_s(reproducible), _pairs_per_s(without), "pairs/s", details)
+
+
+def _pairs_per_s(steps_per_s: list[float]) -> list[float]:
+    return [PAIRS * speed for speed in steps_per_s]
 
 
 class _TrainRunner:
     """A store and an encoder in a scratch folder, and training runs on them."""
 
-    def __init__(self, settings: BenchSettings, scratch: Path) -> None:
-        self.scratch = scratch
-        self.steps, self.warm_up = (
-            (12, 4) if settings.quick else (60, 15)
-        )  # Ray still starts processes in the first seconds
-        self.model = bench_encoder(settings.model, scratch, quick=settings.quick)
-        self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS)
-        self._rounds = 0
+    def __init__(
+        self,
+        settings: BenchSettings,
+        scratch: Path,
+        *,
+        model: str | None,
+        shape: SmallEncoderConfig = MINILM,
+        rows: int = VOCABULARY,
+        steps: int = 60,
+    ) -> None:
+        """Write the store and, without a model, a random encoder.
+
+        Args:
+            settings: of the benchmark.
+            scratch: a folder that is deleted afterwards.
+            model: folder or hub name of the encoder; None: a random one of `shape`.
+            shape: of a random encoder.
+            rows: of the vocabulary that occur in the store; an eighth of them if `settings.quick`.
+            steps: of a run; 12 if `settings.quick`. The first quarter does not count: Ray still starts processes.
+        """
+        quick = settings.quick
+        self.scratch, self.rounds = scratch, settings.rounds
+        self.steps = 12 if quick else steps
+        self.warm_up = self.steps // 4
+        self.model = bench_encoder(model, scratch, quick=quick, shape=shape)
+        self.store = write_synthetic_store(scratch / "store", ITEMS, TOKENS, vocabulary=rows // 8 if quick else rows)
+        self._runs = 0
 
     @property
-    def details(self) -> dict[str, int]:
+    def details(self) -> dict[str, object]:
         return {"steps": self.steps - self.warm_up, "pairs": PAIRS, "tokens_per_pair": sum(TOKENS)}
 
     def config(self, *, workers: int, threads: int | None) -> RunConfig:
@@ -105,6 +137,14 @@ class _TrainRunner:
             ),
         )
 
+    def alternate(self, ours: RunConfig, baseline: RunConfig) -> tuple[list[float], list[float]]:
+        """Return the steps per second of both in each round; which one begins alternates."""
+        speeds: tuple[list[float], list[float]] = [], []
+        for number in range(self.rounds):
+            for index in (1, 0) if number % 2 else (0, 1):
+                speeds[index].append(self.steps_per_s((ours, baseline)[index]))
+        return speeds
+
     def steps_per_s(self, config: RunConfig) -> float:
         """Train, and return the steps per second after the warm-up, from the metrics that `train` reports."""
         step_s: dict[int, float] = {}
@@ -113,8 +153,8 @@ class _TrainRunner:
             if "train/pairs_per_s" in metrics:
                 step_s[step] = PAIRS / metrics["train/pairs_per_s"]
 
-        self._rounds += 1
-        folder = run_dir_of(config, self.scratch / f"run-{self._rounds}")
+        self._runs += 1
+        folder = run_dir_of(config, self.scratch / f"run-{self._runs}")
         train(config, self.store, self.model, folder, on_metrics)
         shutil.rmtree(folder.path)
         counted = [seconds for step, seconds in step_s.items() if step > self.warm_up]

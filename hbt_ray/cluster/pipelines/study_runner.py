@@ -115,10 +115,11 @@ class StudyRunner:
         An encoder that no method trains is the same with every seed if it is a saved one. It is evaluated once.
         """
         prepared = [self._prepare(experiment) for experiment in experiments]
-        all_unfinished = [(experiment, inputs) for experiment, inputs in prepared if not self._is_finished(experiment)]
-        self.num_finished += len(experiments) - len(all_unfinished)
-        unfinished, repeated = _without_repeated(all_unfinished)
-        self._run(unfinished)
+        finished = [one for one in prepared if self._is_finished(one[0])]
+        unfinished = [one for one in prepared if one not in finished]
+        self.num_finished += len(finished)
+        different, repeated = _without_repeated(finished, unfinished)
+        self._run(different)
         for experiment, first in repeated:
             reports = experiment.run_dir(self.folder).evaluations
             shutil.copytree(first.run_dir(self.folder).evaluations, reports, dirs_exist_ok=True)
@@ -352,23 +353,26 @@ def _load_options(config: RunConfig) -> LoadOptions:
 
 
 def _without_repeated(
-    unfinished: Sequence[tuple[Experiment, ExperimentInputs]],
+    finished: Sequence[tuple[Experiment, ExperimentInputs]], unfinished: Sequence[tuple[Experiment, ExperimentInputs]]
 ) -> tuple[list[tuple[Experiment, ExperimentInputs]], list[tuple[Experiment, Experiment]]]:
-    """Return the experiments to run, and those whose reports equal one of theirs, each with that one."""
-    first_of: dict[tuple[str, str, str], Experiment] = {}
+    """Return the experiments to run, and those whose reports equal another one's, each with that one."""
+    first_of = {_evaluation_key(*prepared): prepared[0] for prepared in reversed(finished)}
     different, repeated = [], []
     for experiment, inputs in unfinished:
-        first = experiment
-        # Not with an encoder of its own. The seed chooses the texts that debiasing is fitted on.
-        if _evaluated_encoder(experiment, inputs, experiment.run_dir(Path())) == inputs.model:
-            config = experiment.config
-            key = content_digest(inputs.model), config.evaluate.fingerprint(), repr(_load_options(config))
-            first = first_of.setdefault(key, experiment)
+        first = first_of.setdefault(_evaluation_key(experiment, inputs), experiment)
         if first is experiment:
             different.append((experiment, inputs))
         else:
             repeated.append((experiment, first))
     return different, repeated
+
+
+def _evaluation_key(experiment: Experiment, inputs: ExperimentInputs) -> object:
+    """Return a value that is equal for experiments whose reports are equal: of one saved encoder, read in one way."""
+    if _evaluated_encoder(experiment, inputs, experiment.run_dir(Path())) != inputs.model:
+        return experiment.label  # an encoder of its own; the seed chooses the texts that debiasing is fitted on
+    config = experiment.config
+    return content_digest(inputs.model), config.evaluate.fingerprint(), repr(_load_options(config))
 
 
 def _encoder_of(experiment: Experiment, inputs: ExperimentInputs, run_dir: RunDir) -> str:

@@ -65,6 +65,7 @@ def test_only_parts_that_need_ray_are_in_the_cluster_package():
     assert {name for name, function in BENCHES.items() if function.startswith("hbt_ray.cluster")} == {
         "train_under_ray",
         "two_workers",
+        "vocabulary_step",
         "reproducible",
         "prepare",
         "prepare_scale",

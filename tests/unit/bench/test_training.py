@@ -19,7 +19,7 @@ from hbt_ray.bench.registry import BenchSettings
 from hbt_ray.bench.result import BenchResult, summarize_rounds
 from hbt_ray.bench.timing import Contestant, peak_mib
 from hbt_ray.bench.training import bench_train_step, count_linear_weights, gradient_caching_error, make_matmul_round
-from hbt_ray.bench.vocabulary import bench_train_step_e5, bench_vocabulary_state, bench_vocabulary_step
+from hbt_ray.bench.vocabulary import bench_train_step_e5, bench_vocabulary_state
 from tests.helpers.paths import REPOSITORY
 from tests.unit.bench.conftest import COMMAND
 
@@ -70,7 +70,6 @@ def compare_in_this_process(
     [
         ("training", bench_train_step, "pairs/s"),
         ("embedding", bench_embedding, "texts/s"),
-        ("vocabulary", bench_vocabulary_step, "s"),
         ("exact_search", bench_exact_search, "questions/s"),
         ("vocabulary", bench_train_step_e5, "pairs/s"),
         ("grad_cache", bench_grad_cache_overhead, "pairs/s"),

@@ -39,7 +39,9 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
     assert calls == [*expected, (evaluated, run_dir.evaluations, options)]
 
 
-def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_finished", [0, 1])
+def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, monkeypatch, num_finished: int):
+    """A resumed study measured an encoder again that another seed had measured before the interruption."""
     methods = {
         "untrained": {"trained": False},
         "first token": {"trained": False, "settings": {"model.pooling": "cls"}},
@@ -49,13 +51,12 @@ def test_equal_encoders_are_measured_once_but_debiased_for_each_seed(tmp_path, m
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [0, 1]})
     monkeypatch.setattr(study_runner, "content_digest", lambda model: model)
     inputs = ExperimentInputs(tmp_path / "store", "saved-encoder", averaged_with=None)
-    different, repeated = study_runner._without_repeated(
-        [(experiment, inputs) for experiment in list_experiments(config, {"tiny": "x"})]
-    )
+    prepared = [(experiment, inputs) for experiment in list_experiments(config, {"tiny": "x"})]
+    different, repeated = study_runner._without_repeated(prepared[:num_finished], prepared[num_finished:])
     found = [(experiment.method_name, experiment.seed) for experiment, _ in repeated]
     assert found == [("untrained", 1), ("first token", 1)]  # each of its own method: pooling is no part of the encoder
-    assert [first.method_name for _, first in repeated] == ["untrained", "first token"]
-    assert len(different) == 6
+    assert [(first.method_name, first.seed) for _, first in repeated] == [("untrained", 0), ("first token", 0)]
+    assert len(different) == 6 - num_finished
 
 
 def test_other_methods_use_the_encoder_that_is_evaluated(tmp_path):
