@@ -18,7 +18,7 @@ from hbt_ray.cli.options import (
     out_option,
     overrides_argument,
 )
-from hbt_ray.config import RunConfig, load_config, with_absolute_paths
+from hbt_ray.config import RunConfig, load_config, with_absolute_paths, with_settings
 from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.utils.atomic_write import atomic_write_text
 
@@ -58,9 +58,7 @@ def inspect(path: str, overrides: tuple[str, ...], file: str | None, items: int)
     click.echo(text)
 
 
-@click.command(
-    epilog=examples("hbt prepare --config faq.yaml", "hbt prepare --config faq.yaml validation_share=0.05 --verify")
-)
+@click.command(epilog=examples("hbt prepare --config faq.yaml", "hbt prepare --config faq.yaml --verify"))
 @config_option
 @overrides_argument
 @out_option("Folder of stores", "stores")
@@ -89,7 +87,7 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
 @click.command(
     epilog=examples(
         "hbt plan --config smoke --steps 0:40",
-        "hbt plan --config smoke alpha=1 --workers 4",
+        "hbt plan --config smoke alpha=1 --workers 2",
         "hbt plan --config faq.yaml --on 8xh100 --price 2.5",
     )
 )
@@ -115,13 +113,16 @@ def plan(
 ) -> None:
     """Show the pairs of each worker by step, or what training costs.
 
-    Nothing is written but the plan. With --on here, a minute of training is measured.
+    Without --store, a token store is made as for training, in stores/ next to the plan. With --on no plan is written,
+    and with --on here a minute of training is measured.
     """
     if price is not None and on is None:
         raise UserError("--price is that of a GPU for an hour; write also --on, such as --on 8xh100")
     config = load_config(config_file, overrides)
     if store is None:
         check_corpora(config)
+    if workers is not None:
+        _check_division(config, workers)
     config = with_absolute_paths(config)
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.sampling.factory import training_sampler
@@ -145,6 +146,19 @@ def plan(
     write_trace(trace, folder)
     print_tables(trace_tables(trace))
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")
+
+
+def _check_division(config: RunConfig, workers: int) -> None:
+    """Check that a training could divide its batches among a number of workers.
+
+    Raises:
+        ConfigError: it could not, so that it would be refused.
+    """
+    configured = config.train.workers
+    if isinstance(configured, int):
+        with_settings(config, {"train.workers": workers})
+    else:
+        with_settings(config, {"train.workers": (min(configured[0], workers), max(configured[1], workers))})
 
 
 def _show_cost(config: RunConfig, store: TokenStore, on: str, price: float | None) -> None:
