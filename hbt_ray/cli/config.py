@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_origin
 
 import click
 
@@ -18,8 +19,11 @@ from hbt_ray.config import (
     full_key,
     load,
     read_yaml,
+    setting_keys,
     stored_settings,
 )
+from hbt_ray.config.base import Settings
+from hbt_ray.config.reference import section_of
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.atomic_write import atomic_write_text
 
@@ -138,15 +142,46 @@ def load_any(file: str, overrides: Sequence[str]) -> ConfigSection:
     return load(PretrainRunConfig if "pretrain" in data else RunConfig, path, overrides)
 
 
-def _changed(settings: ConfigSection) -> dict[str, object]:
+def _changed(settings: ConfigSection) -> Settings:
     """Return the settings that differ from their defaults, by their keys."""
-    defaults = flatten_settings(type(settings).model_construct().model_dump(mode="json"))
-    given = flatten_settings(stored_settings(settings))
-    return {key: value for key, value in given.items() if key not in defaults or defaults[key] != value}
+    return flatten_settings(_without_defaults(stored_settings(settings), type(settings)))
+
+
+def _without_defaults(given: Settings, section: type[ConfigSection], default: Settings | None = None) -> Settings:
+    """Return plain settings of a section without those that have their default.
+
+    A section in a list or mapping, or one whose default is null, is compared with the defaults of its kind.
+
+    Args:
+        given: the settings.
+        section: their kind.
+        default: what the section has by default; None: the defaults of its kind.
+    """
+    if default is None:
+        default = section.model_construct().model_dump(mode="json")
+    changed: Settings = {}
+    for name, value in given.items():
+        if name in default and default[name] == value:
+            continue
+        annotation = section.model_fields[name].annotation
+        inner = section_of(annotation)
+        if inner is None or value is None:
+            changed[name] = value
+        elif isinstance(value, list):
+            changed[name] = [_without_defaults(entry, inner) for entry in value]
+        elif get_origin(annotation) is dict:
+            changed[name] = {key: _without_defaults(entry, inner) for key, entry in value.items()}
+        else:
+            changed[name] = _without_defaults(value, inner, default.get(name))
+    return changed
 
 
 def _resolve(key: str) -> tuple[type[ConfigSection], tuple[str, ...]]:
     """Return the settings that have a key, which may be shortened, and the full key; those of a run come first."""
+    parts = tuple(key.split("."))
+    for config_type in (RunConfig, PretrainRunConfig):
+        if parts in setting_keys(config_type, of_entries=True):
+            return config_type, parts
     try:
         return RunConfig, full_key(key)
     except ConfigError as error:

@@ -288,13 +288,21 @@ def _section_of(annotation: object) -> type[ConfigSection] | None:
     return None
 
 
-def setting_keys(section: type[ConfigSection], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the full keys of all settings, sections before what they hold."""
+def setting_keys(
+    section: type[ConfigSection], prefix: tuple[str, ...] = (), *, of_entries: bool = False
+) -> Iterator[tuple[str, ...]]:
+    """Yield the full keys of all settings, sections before what they hold.
+
+    Args:
+        section: whose settings.
+        prefix: key of the section.
+        of_entries: also those of a list's entries, which have documentation but are no keys of overrides.
+    """
     for name, field in section.model_fields.items():
         yield (*prefix, name)
         inner = _section_of(field.annotation)
-        if inner is not None and get_origin(field.annotation) is not tuple:  # a list's entries have no keys
-            yield from setting_keys(inner, (*prefix, name))
+        if inner is not None and (of_entries or get_origin(field.annotation) is not tuple):
+            yield from setting_keys(inner, (*prefix, name), of_entries=of_entries)
 
 
 def full_key(key: str, config_type: type[ConfigSection] = RunConfig) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from hbt_ray.config.run import PretrainRunConfig, RunConfig
 from hbt_ray.config.schema import LoopConfig
 
 _HEADER = ["| setting | values | default | meaning |", "|---|---|---|---|"]
+REQUIRED, SEE_BELOW = "required", "see below"  # instead of a default; the default of a section
 _BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
 
 
@@ -33,6 +34,7 @@ def reference() -> str:
         if section is not None and name != "train":
             lines += _section(name, section)
     lines += ["## train and pretrain: the training loop", "", *_table(LoopConfig, LoopConfig.model_fields), ""]
+    lines += _inner_sections(LoopConfig, "")
     for run, name in ((RunConfig, "train"), (PretrainRunConfig, "pretrain")):
         section = section_of(run.model_fields[name].annotation)
         assert section is not None
@@ -55,11 +57,16 @@ def _section(name: str, section: type[ConfigSection]) -> Iterator[str]:
         *_table(section, section.model_fields),
         "",
     ]
+    yield from _inner_sections(section, f"{name}.")
+
+
+def _inner_sections(section: type[ConfigSection], prefix: str) -> Iterator[str]:
+    """Yield the heading, text and table of each section inside a section, whose key with a dot is the prefix."""
     for key, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
             text = " ".join(str(inner.__doc__).split())
-            yield from [f"### {name}.{key}", "", text, "", *_table(inner, inner.model_fields), ""]
+            yield from [f"### {prefix}{key}", "", text, "", *_table(inner, inner.model_fields), ""]
 
 
 def _added(section: type[ConfigSection]) -> dict[str, FieldInfo]:
@@ -120,11 +127,11 @@ def default_of(field: FieldInfo) -> str:
     """Describe the default of a setting, as Markdown."""
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
-        return "required"
+        return REQUIRED
     if isinstance(default, ConfigSection):
-        return "see below"
+        return SEE_BELOW
     if isinstance(default, tuple) and default and isinstance(default[0], ConfigSection):
-        return "the embedded corpus"
+        return "none in commands; from Python the embedded corpus"
     if default is None:
         return "null"
     if isinstance(default, bool):

@@ -37,7 +37,7 @@ class PrepareConfig(ConfigSection):
 
     evaluation_sets: dict[str, str | None] = Field(default_factory=dict)
     """Benchmark name -> folder, in addition to those of `evaluate`: training items with texts of one are removed."""
-    near_duplicate_threshold: Fraction = 0.8
+    near_duplicate_threshold: float = Field(0.8, gt=0, le=1)
     """Similarity of 5-character shingles from which texts, or parts, count as the same; 1: equal texts only."""
     max_reject_share: Fraction = 0.02
     """Fraction of unusable rows in a source above which `prepare` fails."""
@@ -167,6 +167,7 @@ class EarlyStoppingConfig(ConfigSection):
     patience: int = Field(3, ge=1)
     """Validations without a lower loss."""
     min_change: float = Field(0.0, ge=0)
+    """A loss is lower if it is more than this below the lowest one before."""
 
 
 class LoopConfig(ConfigSection):

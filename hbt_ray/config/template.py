@@ -9,7 +9,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from hbt_ray.config.base import ConfigSection
-from hbt_ray.config.reference import default_of, meaning_of, section_of, values_of
+from hbt_ray.config.reference import REQUIRED, SEE_BELOW, default_of, meaning_of, section_of, values_of
 from hbt_ray.config.run import RunConfig
 from hbt_ray.errors import ConfigError
 
@@ -39,7 +39,10 @@ def explain_setting(key: Sequence[str], config_type: type[ConfigSection] = RunCo
         lines += [f"  values   {_plain(values_of(field))}", f"  default  {_plain(default_of(field))}"]
     if section is not None:
         for name, inner in section.model_fields.items():
-            text = f"{name} ({_plain(values_of(inner))}; default {_plain(default_of(inner))})"
+            default = _plain(default_of(inner))
+            of_section = f"hbt config explain {'.'.join((*key, name))}"
+            shown = {SEE_BELOW: of_section, REQUIRED: REQUIRED}.get(default, f"default {default}")
+            text = f"{name} ({_plain(values_of(inner))}; {shown})"
             lines += textwrap.wrap(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
     return "\n".join(lines)
 

@@ -77,6 +77,7 @@ USER_ERRORS = [
     (("train", "--config", "absent.yaml"), "cannot read the configuration 'absent.yaml': No such file"),
     (("prepare", "--config", "absent.yaml"), "cannot read the configuration 'absent.yaml': No such file"),
     (("train", "alpha=2"), "mix.alpha is 2: input should be less than or equal to 1"),
+    (("prepare", "near_duplicate_threshold=0"), "near_duplicate_threshold is 0: input should be greater than 0"),
     (("train", "alhpa=0.5"), "there is no setting 'alhpa'; did you mean 'mix.alpha'?"),
     (("prepare", "alpha"), "'alpha' is not an override; write key=value"),
     (("train", "alpha=0.5"), "no corpora are configured; `hbt inspect FOLDER` prints the settings for your files"),

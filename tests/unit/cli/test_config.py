@@ -36,6 +36,32 @@ def test_show_changed_prints_what_differs_from_the_defaults():
     ]
 
 
+def test_show_changed_prints_no_default_of_an_entry_of_a_list_or_mapping():
+    Path("study.yaml").write_text(
+        """
+        {name: short, title: Short, question: Which, reference: hybrid, measures: [embedded/multi/map],
+        methods: {untrained: {trained: false}, hybrid: {}},
+        run: {corpora: [{format: csv, path: faq.csv, columns: {question: Title}}],
+        mix: {phases: [{first_batch: 8, alpha: 0.2}]}, train: {validation_every: 5, early_stopping: {patience: 3}}}}
+        """
+    )
+    shown = run("show", "study.yaml", "--changed").stdout.splitlines()
+    assert shown[shown.index("methods.untrained.trained: False") :] == [
+        "methods.untrained.trained: False",
+        "methods.hybrid: {}",
+        "measures: ['embedded/multi/map']",
+        "run.name: short",
+        "run.corpora.faq.csv.format: csv",
+        "run.corpora.faq.csv.name: faq.csv",
+        "run.corpora.faq.csv.path: faq.csv",
+        "run.corpora.faq.csv.columns.question: Title",
+        "run.mix.phases.0.first_batch: 8",
+        "run.mix.phases.0.alpha: 0.2",
+        "run.train.validation_every: 5",
+        "run.train.early_stopping: {}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("file", "of"), [("low-resource", "methods"), ("search_alpha", "space"), ("pretraining.yaml", "pretrain")]
 )
@@ -57,6 +83,19 @@ def test_explain_takes_shortened_keys_of_runs_and_pretrainings():
     lines = run("explain", "alpha", "mask_share").stdout.splitlines()
     assert (lines[0], lines[lines.index("") + 1]) == ("mix.alpha", "pretrain.mask_share")
     assert "did you mean 'mix.alpha'?" in run("explain", "alhpa").stderr
+
+
+def test_explain_of_a_section_names_the_command_that_explains_each_section_in_it():
+    lines = run("explain", "corpora", "model").stdout.splitlines()
+    commands = [line.partition("; hbt config explain ")[2].rstrip(")") for line in lines if "; hbt config" in line]
+    assert commands == ["corpora.columns", "model.small"]
+    assert "  - question (text; default question)" in run("explain", commands[0]).stdout.splitlines()
+    assert not [line for line in lines if "see below" in line]
+
+
+def test_explain_takes_settings_of_a_lists_entries():
+    assert run("explain", "mix.phases.first_batch").stdout.startswith("mix.phases.first_batch\n  Number of a batch")
+    assert "corpora is a list" in run("explain", "corpora.nothing").stderr
 
 
 def test_explain_without_a_key_lists_all_sections():
