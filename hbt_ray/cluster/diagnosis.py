@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +64,8 @@ def _versions() -> Iterator[Finding]:
         found = {name: _version_of(name) for name in names}
         missing = [name for name, number in found.items() if number is None]
         text = ", ".join(f"{name} {number or 'is missing'}" for name, number in found.items())
+        if missing:
+            text += f"; pip install {shlex.join(map(_requirement_of, missing))}"
         yield Finding("libraries", text, "wrong" if missing else "ok")
 
 
@@ -70,6 +74,11 @@ def _version_of(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _requirement_of(library: str) -> str:
+    """Return what this package requires of a library, such as `faiss-cpu` or `mlflow==3.17.2`."""
+    return next((one for one in requires("hbt_ray") or () if re.split(r"[^\w-]", one)[0] == library), library)
 
 
 def _processors() -> Iterator[Finding]:
@@ -123,8 +132,10 @@ def _disks(results: Path) -> Iterator[Finding]:
     text = f"{_gigabytes(free)} free for {results}"
     if not _is_writable(folder):
         yield Finding("results", f"{folder} cannot be written; write --out or HBT_RUNS", "wrong")
+    elif free < _MIN_FREE:
+        yield Finding("results", f"{text}; free space, or write --out or HBT_RUNS", "wrong")
     else:
-        yield Finding("results", text, "ok" if free >= _MIN_FREE else "wrong")
+        yield Finding("results", text)
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free

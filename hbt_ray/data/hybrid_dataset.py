@@ -246,7 +246,9 @@ def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
     spelled = {text: language_code(text) for text in found["language"].unique().to_pylist()}
     unknown = [text for text, code in spelled.items() if code is None]
     if unknown:
-        raise CorpusError(f"column {columns.language!r} has {unknown[0]!r}, which is no language code")
+        raise CorpusError(
+            f"column {columns.language!r} has {unknown[0]!r}, which is no language code; write one such as de or zh-CN"
+        )
     found["language"] = pa.array([spelled[text] for text in found["language"].to_pylist()], pa.string())
     source = table["source"] if "source" in table.column_names else pa.array([name] * len(table), pa.string())
     return pa.table({"source": source, **found, "negatives": _negatives_of(table, columns)})

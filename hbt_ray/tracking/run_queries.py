@@ -43,7 +43,10 @@ def training_runs(
     """
     file = sqlite_file(uri)
     if file and not file.exists():
-        raise TrackingError(f"there is no MLflow store {file}; set tracking.uri to the one the runs were tracked in")
+        raise TrackingError(
+            f"there is no MLflow store {file}; write --uri with the one the runs were tracked in, such as "
+            "sqlite:////data/mlflow.db"
+        )
     check_reachable(uri)
     found: list[MlflowRun] = []
     with mlflow_errors(uri, "read runs"):

@@ -38,7 +38,11 @@ def evaluate_checkpoint(checkpoint: object, step: int, config: WorkerConfig) -> 
         ray.get(channel.put.remote(CheckpointMetrics(step, metrics)))
     except Exception as error:
         reason = str(error) if isinstance(error, HbtError) else f"{type(error).__name__}: {error}"
-        ray.get(channel.put.remote(Notice(f"step {step} was not evaluated: {reason}")))
+        ray.get(
+            channel.put.remote(
+                Notice(f"step {step} was not evaluated: {reason}; the run continues without its metrics")
+            )
+        )
         return {}
     finally:
         channel.put_evaluated.remote(step)

@@ -139,7 +139,7 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=MAX_GROUP_STARTS),
-            callbacks=[RestartReporter(config.channel, train.max_failures)],
+            callbacks=[RestartReporter(config.channel, train.max_failures, train.section)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
         validation_config=_validation_config(config) if train.evaluate_every else None,
@@ -179,7 +179,10 @@ def _wait_for_late_evaluations(evaluations: list[ray.ObjectRef], monitor: Progre
     for evaluation in unfinished:
         ray.cancel(evaluation, force=True)
     if unfinished:
-        monitor.notice(f"{len(unfinished)} checkpoints were not evaluated within {EVALUATION_TIMEOUT_S:g} s")
+        monitor.notice(
+            f"{len(unfinished)} checkpoints were not evaluated within {EVALUATION_TIMEOUT_S:g} s; the run continues "
+            "without their metrics"
+        )
     ray.get([evaluation for evaluation in evaluations if evaluation not in unfinished])
 
 

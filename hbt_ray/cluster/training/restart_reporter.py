@@ -15,9 +15,11 @@ from hbt_ray.errors import full_disk_error
 class RestartReporter(UserCallback):
     """Sends a notice for each failure of workers, or the error that restarting cannot resolve."""
 
-    def __init__(self, channel: ActorHandle, max_failures: int) -> None:
+    def __init__(self, channel: ActorHandle, max_failures: int, section: str) -> None:
+        """Take the setting `max_failures`, and the name of its section for the notice."""
         self.channel = channel
         self.failures_left = max_failures
+        self.section = section
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Report the failures of the ranks in `worker_exceptions`."""
@@ -28,6 +30,8 @@ class RestartReporter(UserCallback):
                 return
         rank, error = min(worker_exceptions.items())
         reason = textwrap.shorten(failure_reason(error), 160, placeholder=" ...")
-        next_step = "starting again" if self.failures_left > 0 else "not started again: see max_failures"
+        next_step = "starting again"
+        if self.failures_left <= 0:
+            next_step = f"not started again; run the same command to resume, or raise {self.section}.max_failures"
         self.failures_left -= 1
         self.channel.put.remote(Notice(f"worker {rank} failed ({reason}); {next_step}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -81,7 +82,7 @@ def test_missing_library_and_folder_that_cannot_be_written_are_wrong(monkeypatch
     monkeypatch.setattr(diagnosis, "_is_writable", lambda folder: False)
     result, found = doctor(tmp_path)
     assert result.exit_code == 1
-    assert "no-such-library is missing" in result.stdout
+    assert "no-such-library is missing; pip install no-such-library" in " ".join(result.stdout.split())
     assert found["results"].startswith("wrong: ")
 
 
@@ -89,3 +90,10 @@ def test_full_disk_is_wrong(monkeypatch, tmp_path):
     monkeypatch.setattr(diagnosis, "_MIN_FREE", 2**62)
     result, found = doctor(tmp_path)
     assert (result.exit_code, found["results"].partition(":")[0]) == (1, "wrong")
+    assert "; free space, or write --out or HBT_RUNS" in " ".join(result.stdout.split())
+
+
+def test_library_that_is_missing_is_installed_in_the_version_that_the_package_requires(monkeypatch, tmp_path):
+    monkeypatch.setattr(diagnosis, "_version_of", lambda name: None if name == "mlflow" else "1.0")
+    result, _ = doctor(tmp_path)
+    assert re.search(r"mlflow is missing, .*; pip install mlflow==\d", " ".join(result.stdout.split()))

@@ -76,7 +76,7 @@ def test_repeated_items_are_reported_and_the_first_is_drawn(caplog):
     [
         ([{"id": 1, "anchor": "q", "positive": "p"}], "no column 'language', only id, anchor, positive"),
         ([*ROWS, {**ROWS[0], "positive": " "}], "row 3 has no positive"),
-        ([{**ROWS[0], "language": "english"}], "'english', which is no language code"),
+        ([{**ROWS[0], "language": "english"}], "'english', which is no language code; write one such as de"),
         ({"train": ROWS}, "'train' is no language"),
         ({"fr": ROWS[:1]}, "'fr' has rows in another language"),
     ],

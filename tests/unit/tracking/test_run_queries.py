@@ -37,5 +37,5 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str):
         training_runs(sqlite_uri, "compare", ["alpha-2"])
     with pytest.raises(TrackingError, match=r"no experiment 'other'; there are .*'compare'"):
         training_runs(sqlite_uri, "other")
-    with pytest.raises(TrackingError, match=r"there is no MLflow store .*none.db"):
+    with pytest.raises(TrackingError, match=r"there is no MLflow store .*none\.db; write --uri with"):
         training_runs(f"sqlite:///{tmp_path}/none.db", "compare")
