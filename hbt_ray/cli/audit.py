@@ -61,7 +61,7 @@ def verify(model: str, file: str, store: str | None) -> None:
 
 
 @click.command(
-    epilog=examples("hbt replay ~/hbt_runs/smoke --step 40", "hbt replay RUN --step 40 --store ~/hbt_runs/stores")
+    epilog=examples("hbt replay ~/hbt_runs/smoke --step 39", "hbt replay RUN --step 39 --store ~/hbt_runs/stores")
 )
 @click.argument("run")
 @click.option("--step", required=True, type=click.IntRange(0), help="Counted from 0.")

@@ -147,7 +147,8 @@ def benchmark_folders(options: Sequence[str]) -> dict[str, str]:
 @click.command(
     epilog=examples(
         "hbt compare ~/hbt_runs/one ~/hbt_runs/other --out comparison",
-        "hbt compare --experiment quickstart --uri sqlite:///mlflow.db",
+        "hbt compare --experiment quickstart \\",
+        "    --uri sqlite:///$HOME/hbt_runs/quickstart/mlflow.db",
     )
 )
 @click.argument("runs", nargs=-1)

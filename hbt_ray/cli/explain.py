@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
-        "hbt explain ~/hbt_runs/smoke",
-        "hbt explain report --language de",
-        "hbt explain report --query 57290ee2",
+        "hbt explain ~/hbt_runs/smoke-report",
+        "hbt explain ~/hbt_runs/smoke-report --language de",
+        "hbt explain ~/hbt_runs/smoke-report --query de:currency/CO",
     )
 )
 @click.argument("report")

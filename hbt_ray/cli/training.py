@@ -61,8 +61,8 @@ def train(config_file: str | None, overrides: tuple[str, ...], out: str | None, 
 
 @click.command(
     epilog=examples(
-        "hbt pretrain --config faq.yaml --out ~/hbt_runs/pretrained",
-        "hbt pretrain --config faq.yaml objective=contrastive dropout=0.1",
+        "hbt pretrain --config pretrain --out ~/hbt_runs/pretrained",
+        "hbt pretrain --config pretrain objective=contrastive dropout=0.1",
         "hbt train --config faq.yaml model.path=~/hbt_runs/pretrained/model",
     )
 )

@@ -5,14 +5,15 @@ import importlib
 import re
 import shlex
 import textwrap
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 import pytest
 
 from hbt_ray.cli import main
-from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, flatten
+from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, load, load_config, setting_keys
 from hbt_ray.config.reference import reference
+from hbt_ray.search.config import load_search
 from tests.helpers.paths import PACKAGE, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,14 @@ DOCUMENTS = sorted(
     for path in (REPOSITORY / "README.md", REPOSITORY / ".github/CONTRIBUTING.md", *PACKAGE.rglob("README.md"))
 )
 every_document = pytest.mark.parametrize("document", DOCUMENTS)
+
+
+@pytest.fixture
+def packaged_configurations(monkeypatch) -> list[str]:
+    """Return the names of the package's configurations, whose environment variables are set."""
+    monkeypatch.setenv("HBT_DATA", "data")
+    monkeypatch.setenv("HBT_MODELS", "models")
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def text_of(document: str) -> str:
@@ -35,10 +44,18 @@ def code_blocks(document: str, language: str) -> list[str]:
 
 
 def hbt_commands(document: str) -> list[list[str]]:
-    """Return every call of hbt in the shell blocks of a document, as words."""
+    """Return every call of hbt in the shell blocks of a document, as words; those of `jobs/` as calls of hbt."""
     lines = [line for block in code_blocks(document, "bash") for line in block.replace("\\\n", "").split("\n")]
     calls = [part.strip() for line in lines for part in line.split("&&")]
+    calls = [re.sub(r"^ray job submit .* -- +python jobs/(\w+)\.py", r"hbt \1", call) for call in calls]
     return [shlex.split(call, comments=True) for call in calls if call.split(" ", 1)[0] == "hbt"]
+
+
+def load_packaged(name: str, overrides: Sequence[str] = ()) -> object:
+    """Load one of the package's configurations, of whichever kind."""
+    if name.startswith("search"):
+        return load_search(name, overrides)
+    return load(PretrainRunConfig, name, overrides) if name.startswith("pretrain") else load_config(name, overrides)
 
 
 def anchors(document: str) -> set[str]:
@@ -69,6 +86,14 @@ def test_hbt_commands_of_a_document_parse(document: str):
         main.commands[call[1]].make_context(call[1], list(call[2:]))  # raises click.UsageError
     for name in re.findall(r"`hbt ([\w-]+)", text_of(document)):
         assert isinstance(main.commands.get(name), click.Command), name
+
+
+@every_document
+def test_settings_in_commands_of_a_document_are_valid(document: str, packaged_configurations: list[str]):
+    for call in hbt_commands(document):
+        given = main.commands[call[1]].make_context(call[1], list(call[2:])).params
+        if given.get("config_file") in packaged_configurations:
+            load_packaged(given["config_file"], given["overrides"])  # raises ConfigError
 
 
 @every_document
@@ -107,22 +132,16 @@ def test_settings_reference_is_printed_from_the_schema():
 def test_settings_reference_names_every_setting():
     tables = reference()
     for run in (RunConfig, PretrainRunConfig):
-        for key in flatten(run()):
-            assert f"| `{key.rpartition('.')[2]}` |" in tables, key
+        for key in setting_keys(run, of_entries=True):
+            assert key == ("pretrain",) or f"| `{key[-1]}` |" in tables, key  # a sentence below the run's names it
 
 
-def test_every_packaged_configuration_is_valid(monkeypatch):
-    monkeypatch.setenv("HBT_DATA", "data")
-    monkeypatch.setenv("HBT_MODELS", "models")
-    from hbt_ray.config import load, load_config
-    from hbt_ray.search.config import load_search
+def test_settings_reference_has_the_settings_of_early_stopping():
+    section = reference().partition("### early_stopping\n")[2].partition("\n#")[0]
+    assert re.findall(r"^\| `(\w+)`", section, re.M) == ["patience", "min_change"]
 
-    def read(file: Path) -> object:
-        if file.name.startswith("search"):
-            return load_search(file)
-        return load(PretrainRunConfig, file) if file.name.startswith("pretrain") else load_config(file)
 
-    files = sorted(CONFIGS.glob("*.yaml"))
-    assert files
-    for file in files:
-        read(file)
+def test_every_packaged_configuration_is_valid(packaged_configurations: list[str]):
+    assert packaged_configurations
+    for name in packaged_configurations:
+        load_packaged(name)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hbt_ray.cli import main
-from hbt_ray.config import load_config
+from hbt_ray.config import CONFIGS, PretrainRunConfig, load, load_config
 
 
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -60,6 +60,9 @@ def test_every_example_is_a_command_that_is_understood(path):
         overrides = context.params.get("overrides", ())
         if command.name in ("prepare", "plan", "train", "mine"):
             load_config(None, overrides)
+        file = context.params.get("config_file")
+        if file in {packaged.stem for packaged in CONFIGS.glob("*.yaml")} and command.name != "search":
+            load(PretrainRunConfig, file, overrides) if command.name == "pretrain" else load_config(file, overrides)
 
 
 def test_commands_are_listed_in_the_order_in_which_they_are_used():
