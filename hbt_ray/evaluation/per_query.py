@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hbt_ray.data.language_resources import resource_level
 from hbt_ray.errors import UserError
@@ -112,13 +113,13 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
     found: dict[Key, tuple[str, float, str]] = {}
     counts: dict[str, dict[LanguagePair, int]] = {one: {} for one in settings}
     columns = [*needed, "cluster" if has_clusters else "group"]
+    selected = _select_rows(table, settings, part, column).select(columns)
     for query, language, passage_language, group, row_setting, value, cluster in zip(
-        *(table.column(name).to_pylist() for name in columns), strict=True
+        *(values.to_pylist() for values in selected.columns), strict=True
     ):
         pair = (language, passage_language or "")
-        if row_setting in counts and value is not None and (not part or _is_in(part, row_setting, pair)):
-            found[query, *pair] = (group, value, cluster)
-            counts[row_setting][pair] = counts[row_setting].get(pair, 0) + 1
+        found[query, *pair] = (group, value, cluster)
+        counts[row_setting][pair] = counts[row_setting].get(pair, 0) + 1
     weights = _gap_weights(counts) if setting == GAP else _weights(counts[setting])
     keys = sorted(key for key in found if key[1:] in weights)
     if not keys:
@@ -129,6 +130,20 @@ def query_sum(table: pa.Table, metric: str) -> PerQueryContributions:
         np.array([found[key][1] * weights[key[1], key[2]] for key in keys]),
         tuple(found[key][2] for key in keys) if has_clusters else None,
     )
+
+
+def _select_rows(table: pa.Table, settings: Sequence[str], part: str, column: str) -> pa.Table:
+    """Return the rows of settings that have a value in a column; `part` is that of `_is_in`, or "" for all."""
+    names = ("setting", "language", "passage_language")
+    texts = (table.column(name).cast(pa.string()) for name in names)
+    kinds = pc.binary_join_element_wise(*texts, "\t", null_handling="replace")
+    wanted = []
+    for kind in kinds.unique().to_pylist():
+        setting, *pair = kind.split("\t")
+        if setting in settings and (not part or _is_in(part, setting, tuple(pair))):
+            wanted.append(kind)
+    is_wanted = pc.is_in(kinds, pa.array(wanted, pa.string()))
+    return table.filter(pc.and_(is_wanted, table.column(column).is_valid()))
 
 
 def _is_in(part: str, setting: str, pair: LanguagePair) -> bool:

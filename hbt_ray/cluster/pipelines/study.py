@@ -23,6 +23,7 @@ from hbt_ray.tracking import Tracker, check_reachable, resolve_uri, ui_guide
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.folder_lock import lock_folder
+from hbt_ray.utils.progress import stage
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         atomic_write_text(folder / _SETTINGS, dump_config(given))
         results = StudyResults(config, folder)
         inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
-        page = write_study_report(results, inputs, command)
+        with stage("writing the report"):
+            page = write_study_report(results, inputs, command)
         is_logged = best_effort_tracking(tracker, lambda: _log_results(results, tracker))
     if is_logged:  # else the next call tries it again
         mark_study(as_given, folder, results_section(results).lines)
