@@ -100,12 +100,14 @@ def count_saved_bytes(excluded: Container[int]) -> Iterator[dict[int, int]]:
         Address to bytes of each storage.
     """
     sizes: dict[int, int] = {}
+    held: list[torch.UntypedStorage] = []  # within the block, so that no other storage gets the address of a freed one
 
     def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in excluded:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            held.append(storage)
+        return tensor.detach()  # an output refers to its own node, and a node that holds it would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         yield sizes

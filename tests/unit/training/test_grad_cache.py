@@ -1,9 +1,11 @@
 import functools
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
+from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.training.grad_cache import backward_with_gradient_cache, count_saved_bytes
 from tests.helpers.contrastive_training import MIXES, UNCLIPPED, batch, make_stores_and_encoder, make_trainer
 
@@ -66,3 +68,25 @@ def test_saved_bytes_are_those_of_distinct_tensors_without_parameters():
         product = values * weight  # saves both
         (product.exp() + values[:10].sum()).square()  # save their results
     assert sorted(saved.values()) == [12_000, 12_000, 12_000]
+
+
+class Held:
+    """What an autograd node holds."""
+
+
+def test_activations_that_do_not_fit_are_freed(folder):
+    trainer = make_trainer(folder, 0.1, "packed", chunk_pairs=2, gradient_caching=True)
+    pairs = batch(folder, 3, strategy="x-y")
+    held: list[weakref.ref[Held]] = []
+
+    def hold(_module, _inputs, output):
+        if output.grad_fn is not None:
+            output.grad_fn.metadata["held"] = mark = Held()
+            held.append(weakref.ref(mark))
+
+    transformer_of(trainer.encoder).encoder.layer[0].register_forward_hook(hold)
+    backward_with_gradient_cache(
+        trainer.dual, trainer.dual, pairs, functools.partial(trainer._loss_of, pairs), kept_bytes=1
+    )
+    assert len(held) == 1 + len(trainer.dual.micro_batches(pairs))  # the first one was encoded for keeping as well
+    assert [mark() for mark in held] == [None] * len(held)
