@@ -128,7 +128,8 @@ def open_row_gradient(encoder: SentenceTransformer, train: TrainConfig, ranks: i
     """Return the gradient of an encoder's word embeddings by rows, or None if `train` says that it is of the table.
 
     `auto` is by rows if the table is large for the tokens of a step: with one rank on a CPU, where the gradient's norm
-    has the same order of sums if a row is a whole number of vector registers, and with several ranks.
+    has the same order of sums if a row is a whole number of vector registers, and with several ranks. With
+    `reproducible` it is so with any number of ranks.
 
     Raises:
         ConfigError: `batch` is not possible with this encoder.
@@ -141,7 +142,9 @@ def open_row_gradient(encoder: SentenceTransformer, train: TrainConfig, ranks: i
         texts = 2 * train.global_batch_pairs * train.gradient_accumulation
         is_large = table.num_embeddings >= MIN_ROWS_PER_TOKEN * texts * (encoder.max_seq_length or 0)
         same_norm = encoder.device.type == "cpu" and table.embedding_dim % SUMMED_TOGETHER == 0
-        if train.embedding_gradient == "batch" or (is_large and (ranks > 1 or same_norm)):
+        if train.embedding_gradient == "batch" or (
+            is_large and (ranks > 1 or train.reproducible or same_norm)
+        ):
             return RowGradient(table, bf16=train.embedding_exchange == "bf16")
     elif train.embedding_gradient == "batch":
         raise ConfigError(

@@ -6,6 +6,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ NUM_RANKS = (1, 2, 3, 4, 6) if SLOW_TESTS else (1, 3, 4)
 STAGES = (1, 3, 2)  # ranks of a run's first, second and last third of the steps
 STEPS = 40 if SLOW_TESTS else 3
 PAIRS, CHUNK = 12, 2  # 6 chunks: four ranks do not divide them
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "hybrid": {"loss": {"consistency": 0.5, "symmetric": True}},
     "negatives": {"mix": {"strategy": "x-y", "hard_negatives": 2}, "train": {"gradient_accumulation": 2}},
     "caching": {"mix": {"strategy": "one-to-k"}, "train": {"gradient_caching": True}},
     "teacher": {"loss": {"distillation": {"weight": 1.0}}, "train": {"embedding_gradient": "batch"}},
+    # A row is no whole number of vector registers.
+    "rows of a large table": {"encoder": "width-20", "rows_per_token": 0, "train": {"max_gradient_norm": 0.1}},
 }
 
 
@@ -36,12 +39,14 @@ def train(rank: int, num_ranks: int, folder: Path, case: str, stage: int | None)
         stage: train this third of the steps, from the state that the stage before it saved. None: all steps.
     """
     import hashlib
+    from unittest.mock import patch
 
     from safetensors.torch import load_file, save_file
 
     from hbt_ray.config import LossConfig, TrainConfig, build
     from hbt_ray.data.token_store import TokenStore
     from hbt_ray.sampling.collate import build_batch_with_global_ids
+    from hbt_ray.training import row_gradient
     from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
     from tests.helpers import tiny_corpus
 
@@ -62,9 +67,11 @@ def train(rank: int, num_ranks: int, folder: Path, case: str, stage: int | None)
             **settings.get("train", {}),
         },
     )
-    encoder = tiny_corpus.make_encoder(folder / "encoder", dropout=0.1)
+    encoder = tiny_corpus.make_encoder(folder / settings.get("encoder", "encoder"), dropout=0.1)
     teacher = tiny_corpus.make_encoder(folder / "teacher", dropout=0.0, seed=2) if loss.distillation else None
-    trainer = ContrastiveTrainer(encoder, train_settings, seed=1, loss=loss, teacher=teacher)
+    rows_per_token = settings.get("rows_per_token", row_gradient.MIN_ROWS_PER_TOKEN)
+    with patch.object(row_gradient, "MIN_ROWS_PER_TOKEN", rows_per_token):
+        trainer = ContrastiveTrainer(encoder, train_settings, seed=1, loss=loss, teacher=teacher)
     sampler = tiny_corpus.make_sampler(
         store, PAIRS, second_questions=loss.requires_translations, **settings.get("mix", {})
     )
@@ -107,12 +114,16 @@ def _rank_main(rank: int, num_ranks: int, port: int, folder: str, stage: int | N
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Return the folder with what every rank of every group found."""
+    from hbt_ray.config import ModelConfig, SmallEncoderConfig
+    from hbt_ray.models.encoder import init_encoder, save_encoder
     from tests.helpers import tiny_corpus
 
     folder = tmp_path_factory.mktemp("ranks")
     tiny_corpus.make_store(folder / "store", negatives=2, english_only=60, components=3)
     tiny_corpus.make_encoder(folder / "encoder")
     tiny_corpus.make_encoder(folder / "teacher", seed=2)
+    model = ModelConfig(small=SmallEncoderConfig(layers=1, width=20, heads=2))
+    save_encoder(init_encoder(model, tiny_corpus.TEXT, tiny_corpus.tokenizer(), seed=1), folder / "width-20")
     for sizes in [(size,) for size in NUM_RANKS] if SLOW_TESTS else [NUM_RANKS]:
         run_ranks(_rank_main, sizes, folder)
     for stage, size in enumerate(STAGES):
