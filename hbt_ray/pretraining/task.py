@@ -124,7 +124,7 @@ class MaskedLMTask(PretrainingTask[TokenBlockBatch]):
         from hbt_ray.pretraining.mlm_trainer import MaskedLMTrainer
 
         config, pretrain, model = self.config, self.config.pretrain, self.config.model
-        encoder = load_for_training(model, config.encoder_text, self.initial_model, device=device)
+        encoder = load_for_training(model, config.encoder_text, self.initial_model, device=device, seed=config.seed)
         head = load_head(
             self.initial_model,
             encoder,
@@ -156,7 +156,9 @@ class SimCSETask(PretrainingTask[PairBatch]):
         from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
         config = self.config
-        encoder = load_for_training(config.model, config.encoder_text, self.initial_model, device=device)
+        encoder = load_for_training(
+            config.model, config.encoder_text, self.initial_model, device=device, seed=config.seed
+        )
         return ContrastiveTrainer(encoder, _contrastive_settings(config), seed=config.seed)
 
     def build(self, spec: BlockBatchSpec, sampler: TextBlockSampler, store: TokenStore) -> PairBatch:

@@ -13,9 +13,10 @@ from transformers import (
     T5EncoderModel,
 )
 
-from hbt_ray.config import PretrainRunConfig
+from hbt_ray.config import LoraConfig, PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
+from hbt_ray.models.lora import adapter_weights
 from hbt_ray.pretraining.task import check_pretraining, make_pretraining_task
 from hbt_ray.training.run_dir import run_dir_of
 from tests.helpers import tiny_corpus
@@ -45,6 +46,19 @@ def test_languages_do_not_change_the_tokenizer_and_first_weights(stores, tmp_pat
     assert all(torch.equal(weight, other_head[name]) for name, weight in head.items())
     one, other = (replace(every.prepare_inputs, languages=None) for every in (config, tiny_corpus.pretrain_config()))
     assert one == other  # so both use one store: its content does not depend on languages
+
+
+@pytest.mark.parametrize("objective", ["mlm", "contrastive"])
+def test_first_adapters_follow_from_the_seed(stores, tmp_path, objective):
+    found = []
+    for seed in (1, 1, 2):
+        model = tiny_corpus.MODEL.model_copy(update={"lora": LoraConfig(rank=2)})
+        config = tiny_corpus.pretrain_config(objective=objective, model=model, seed=seed)
+        task = make_pretraining_task(config, stores[objective], run_dir_of(config, tmp_path / f"{len(found)}"))
+        weights = adapter_weights(task.build_trainer("cpu").checkpointed_module)
+        found.append(torch.cat([weight.flatten() for name, weight in weights.items() if ".lora_A" in name]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_encoder_of_a_family_without_a_head_is_an_error(stores, tmp_path):
