@@ -60,8 +60,16 @@ def held_out_perplexity(
         batch = _held_out_blocks(store, stream, config, rules)
         if not (batch.targets != IGNORE_INDEX).any():
             raise _too_little_text(language)
-        metrics[f"{PERPLEXITY}/{language}"] = math.exp(trainer.validation_loss([batch]))
+        metrics[f"{PERPLEXITY}/{language}"] = _exp(trainer.validation_loss([batch]))
     return metrics
+
+
+def _exp(loss: float) -> float:
+    """Return e to a loss; inf if that is too large for a float, as after a training that diverged."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def held_out_loss(trainer: BaseTrainer[PairBatch], config: PretrainRunConfig, store: TokenStore) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
+from hbt_ray.pretraining.mlm_trainer import MaskedLMTrainer
 from hbt_ray.pretraining.task import check_pretraining
 from hbt_ray.training.run_dir import run_dir_of
 from tests.helpers import tiny_corpus
@@ -34,3 +36,10 @@ def test_language_without_held_out_text_is_an_error(tmp_path):
     store = tiny_corpus.make_text_store(tmp_path, config, held_out=0)
     with pytest.raises(ConfigError, match=r"too little text in 'de' is held out.*raise prepare.validation_share"):
         check_pretraining(config, tiny_corpus.tokenizer(), store.manifest)
+
+
+def test_perplexity_of_a_pretraining_that_diverged_is_infinite(stores, tmp_path, monkeypatch):
+    task = make_task(tiny_corpus.pretrain_config(languages=["de"]), stores, tmp_path)
+    monkeypatch.setattr(MaskedLMTrainer, "validation_loss", lambda *_: 1000.0)
+    found = task.evaluate(task.build_trainer("cpu"), TokenStore.open(stores["mlm"]))
+    assert found == {"perplexity/de": math.inf}
