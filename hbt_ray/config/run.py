@@ -90,6 +90,8 @@ class RunConfig(ConfigSection):
             raise ValueError("with model.lora word embeddings are not trained; write train.vocabulary=all")
         if self.train.embedding_gradient == "batch" and self.model.lora is not None:
             raise ValueError("with model.lora word embeddings are not trained; write train.embedding_gradient=all")
+        if self.train.embedding_exchange != "fp32" and self.model.lora is not None:
+            raise ValueError("with model.lora word embeddings are not trained; write train.embedding_exchange=fp32")
         return self
 
     @property

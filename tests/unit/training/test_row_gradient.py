@@ -181,3 +181,5 @@ def test_an_encoder_whose_words_are_not_trained_is_refused(folder):
 def test_adapters_have_no_gradient_of_words(folder):
     with pytest.raises(ConfigError, match=r"with model\.lora .*; write train\.embedding_gradient=all"):
         config_of(folder, "all", model={"lora": {"rank": 2}}, train={"embedding_gradient": "batch"})
+    with pytest.raises(ConfigError, match=r"with model\.lora .*; write train\.embedding_exchange=fp32"):
+        config_of(folder, "all", model={"lora": {"rank": 2}}, train={"embedding_exchange": "bf16"})
