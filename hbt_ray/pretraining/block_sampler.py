@@ -56,6 +56,7 @@ class TextBlockSampler(StepSampler[BlockBatchSpec]):
         seed: of all draws.
         languages: languages to draw from; None: all languages of the store.
         split: of the store.
+        leaves_out_short: leave out languages with less text than a block, which are an error otherwise.
 
     Raises:
         ConfigError: a language is not in the store or has too little text, or `tlm` and no item has two languages.
@@ -70,6 +71,7 @@ class TextBlockSampler(StepSampler[BlockBatchSpec]):
         seed: int,
         languages: tuple[str, ...] | None = None,
         split: Split = "train",
+        leaves_out_short: bool = False,
     ) -> None:
         super().__init__(manifest, languages, pretrain.global_batch_blocks)
         self.pretrain = pretrain
@@ -79,8 +81,8 @@ class TextBlockSampler(StepSampler[BlockBatchSpec]):
         found = [find_stream(manifest, choice, split, seed) for choice in choices]
         self.streams = [stream for stream in found if self._epoch_draws(stream)]
         # Some language pairs, or some held-out texts, may be too short. A language to train on may not.
-        is_incomplete = split == "train" and not self.joins_languages and len(self.streams) < len(found)
-        if not self.streams or is_incomplete:
+        may_lack_some = leaves_out_short or split != "train" or self.joins_languages
+        if not self.streams or (len(self.streams) < len(found) and not may_lack_some):
             raise ConfigError(self._too_little_text(found, split))
         sizes = np.array([self._size(stream) for stream in self.streams], float)
         weights = sizes**pretrain.language_sampling

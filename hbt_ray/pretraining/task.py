@@ -187,8 +187,8 @@ def make_pretraining_task(config: PretrainRunConfig, store_folder: Path, folder:
     if config.pretrain.objective == "contrastive":
         return SimCSETask(config, prepare_initial_model(config, tokenizer, folder))
     rules = _mask_rules(config, tokenizer)
-    all_languages = config.model_copy(update={"languages": None})
-    counts = token_counts(pretraining_sampler(all_languages, store.manifest), store, rules)
+    all_languages = TextBlockSampler(store.manifest, config.pretrain, seed=config.seed, leaves_out_short=True)
+    counts = token_counts(all_languages, store, rules)
     return MaskedLMTask(config, prepare_initial_model(config, tokenizer, folder), rules, counts)
 
 

@@ -152,13 +152,21 @@ def pretrain_config(**settings) -> PretrainRunConfig:
     )
 
 
-def make_text_store(folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20) -> TokenStore:
-    """Write the store that `prepare` makes of "numbers" for a pretraining; every fifth item lacks French."""
+def make_text_store(
+    folder: Path, config: PretrainRunConfig, items: int = 60, held_out: int = 20, french: int | None = None
+) -> TokenStore:
+    """Write the store that `prepare` makes of "numbers" for a pretraining.
+
+    Every fifth item lacks French, as do all after the first `french`.
+    """
     base_tokenizer = tokenizer()
     base_tokenizer.save_pretrained(folder / "tokenizer")
     pair_tokenizer = PairTokenizer(base_tokenizer, config.prepare_inputs.text)
     all_items = [
-        token_item(pair_tokenizer, i, LANGUAGES[:2] if i % 5 == 4 else LANGUAGES) for i in range(items + held_out)
+        token_item(
+            pair_tokenizer, i, LANGUAGES[:2] if i % 5 == 4 or (french is not None and i >= french) else LANGUAGES
+        )
+        for i in range(items + held_out)
     ]
     written = [
         write_shard(folder, "numbers", "train", n, all_items[n:items:2], pair_tokenizer.token_type) for n in range(2)

@@ -17,7 +17,7 @@ from hbt_ray.config import LoraConfig, PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.lora import adapter_weights
-from hbt_ray.pretraining.task import check_pretraining, make_pretraining_task
+from hbt_ray.pretraining.task import check_pretraining, make_pretraining_task, pretraining_sampler
 from hbt_ray.training.run_dir import run_dir_of
 from tests.helpers import tiny_corpus
 
@@ -46,6 +46,16 @@ def test_languages_do_not_change_the_tokenizer_and_first_weights(stores, tmp_pat
     assert all(torch.equal(weight, other_head[name]) for name, weight in head.items())
     one, other = (replace(every.prepare_inputs, languages=None) for every in (config, tiny_corpus.pretrain_config()))
     assert one == other  # so both use one store: its content does not depend on languages
+
+
+def test_language_that_is_left_out_may_be_shorter_than_a_block(tmp_path):
+    config = tiny_corpus.pretrain_config(languages=["de", "en"], block_tokens=64)
+    store = tiny_corpus.make_text_store(tmp_path / "store", config, french=4)
+    with pytest.raises(ConfigError, match=r"^fr has \d+ tokens to pretrain on, less than a block of 64"):
+        pretraining_sampler(config.model_copy(update={"languages": None}), store.manifest)
+    task = make_pretraining_task(config, tmp_path / "store", run_dir_of(config, tmp_path / "run"))
+    [blocks] = task.batches(store, range(1))
+    assert blocks.num_blocks == 8
 
 
 @pytest.mark.parametrize("objective", ["mlm", "contrastive"])
