@@ -120,6 +120,13 @@ def keeps_probability(module: nn.Module) -> bool:
     return isinstance(vars(module).get("attention_dropout"), int | float)
 
 
+def drops_nothing(encoder: nn.Module) -> bool:
+    """Return True if all layers of dropout of an encoder, and all kept probabilities, are 0."""
+    modules = list(encoder.modules())
+    layers = any(module.p > 0 for module in modules if isinstance(module, nn.Dropout))
+    return not layers and not any(vars(module)["attention_dropout"] for module in modules if keeps_probability(module))
+
+
 def attention_dropout(module: nn.Module) -> nn.Dropout:
     """Return the layer that drops the attention weights of an attention layer."""
     layer = getattr(module, "weights_dropout", None) or getattr(module, "dropout", None)

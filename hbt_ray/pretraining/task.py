@@ -152,6 +152,7 @@ class SimCSETask(PretrainingTask[PairBatch]):
         return PairBatch
 
     def build_trainer(self, device: str, store: TokenStore | None = None) -> ContrastiveTrainer:
+        from hbt_ray.models.deterministic_dropout import drops_nothing
         from hbt_ray.models.encoder import load_for_training
         from hbt_ray.training.contrastive_trainer import ContrastiveTrainer
 
@@ -159,6 +160,11 @@ class SimCSETask(PretrainingTask[PairBatch]):
         encoder = load_for_training(
             config.model, config.encoder_text, self.initial_model, device=device, seed=config.seed
         )
+        if drops_nothing(encoder):
+            raise ConfigError(
+                "contrastive distinguishes a text from its copy by dropout only, and the model has none; write "
+                "model.dropout=0.1"
+            )
         return ContrastiveTrainer(encoder, _contrastive_settings(config), seed=config.seed)
 
     def build(self, spec: BlockBatchSpec, sampler: TextBlockSampler, store: TokenStore) -> PairBatch:

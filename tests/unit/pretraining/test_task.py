@@ -17,9 +17,9 @@ from hbt_ray.config import LoraConfig, PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.lora import adapter_weights
-from hbt_ray.pretraining.task import check_pretraining, make_pretraining_task, pretraining_sampler
+from hbt_ray.pretraining.task import SimCSETask, check_pretraining, make_pretraining_task, pretraining_sampler
 from hbt_ray.training.run_dir import run_dir_of
-from tests.helpers import tiny_corpus
+from tests.helpers import open_bases, tiny_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,6 +83,18 @@ def test_encoder_of_a_family_without_a_head_is_an_error(stores, tmp_path):
         tiny_corpus.tokenizer(),
         stores,
     )
+
+
+def test_contrastive_pretraining_of_a_model_without_dropout_is_an_error(tmp_path):
+    path = open_bases.PUBLISHED["gte-modernbert"](tmp_path / "model")
+    for dropout in (None, 0.1):
+        config = tiny_corpus.pretrain_config(objective="contrastive", model={"path": str(path), "dropout": dropout})
+        task = SimCSETask(config, str(path))
+        if dropout is None:
+            with pytest.raises(ConfigError, match=r"and the model has none; write model\.dropout=0\.1"):
+                task.build_trainer("cpu")
+        else:
+            task.build_trainer("cpu")
 
 
 def test_blocks_longer_than_the_model_accepts_are_an_error(stores, tmp_path):
