@@ -6,6 +6,7 @@ generator. On other devices torch's kernels draw them, from a generator that is 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ class DropoutKey:
 
     def __init__(self) -> None:
         self._parts: tuple[int | str, ...] = ()
+        self._calls: Counter[int] = Counter()  # of each repeated layer, with this key
 
     def set(self, device: torch.device, *parts: int | str) -> None:
         """Make all following masks a function of `parts` (see `stable_hash64`) and of the layer.
@@ -30,15 +32,19 @@ class DropoutKey:
         that uses that generator becomes a function of the key as well.
         """
         self._parts = parts
+        self._calls.clear()
         # Not `torch.manual_seed`: it seeds the generators of every other type of device too, and keeps a formatted
         # stack for each that is not initialized: milliseconds a call, and memory that is never freed.
         cuda = device.type == "cuda"
         generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
         generator.manual_seed(stable_hash64(*parts) % 2**63)
 
-    def bits(self, place: int, number: int) -> Tensor:
-        """Return (number,) int16 random bits of a layer, uniform over all values."""
-        words = np.random.SFC64(stable_hash64(*self._parts, place)).random_raw(-(-number // 4))
+    def bits(self, place: int, number: int, *, repeated: bool = False) -> Tensor:
+        """Return (number,) int16 random bits of a layer, uniform over all values; of a repeated one for this call."""
+        call = self._calls[place] if repeated else 0
+        self._calls[place] += repeated
+        parts = (*self._parts, place, call) if call else (*self._parts, place)
+        words = np.random.SFC64(stable_hash64(*parts)).random_raw(-(-number // 4))
         return torch.from_numpy(words).view(torch.int16)[:number]
 
 
@@ -49,17 +55,19 @@ class DeterministicDropout(nn.Dropout):
         p: probability that an element is dropped.
         key: shared by all layers of an encoder.
         place: index of the layer in the encoder.
+        repeated: the forward pass calls the layer several times, and each call has another mask.
     """
 
-    def __init__(self, p: float, key: DropoutKey, place: int) -> None:
+    def __init__(self, p: float, key: DropoutKey, place: int, *, repeated: bool = False) -> None:
         super().__init__(p)
         self.key = key
         self.place = place
+        self.repeated = repeated
 
     def mask(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, float]:
         """Return a mask of zeros and ones on the CPU, and the factor by which the kept elements are scaled."""
         dropped = min(round(self.p * _LEVELS), _LEVELS - 1)
-        bits = self.key.bits(self.place, int(np.prod(shape))).view(shape)
+        bits = self.key.bits(self.place, int(np.prod(shape)), repeated=self.repeated).view(shape)
         kept = torch.empty(shape, dtype=dtype)
         torch.ge(bits, dropped - _LEVELS // 2, out=kept)
         return kept, _LEVELS / (_LEVELS - dropped)
@@ -105,7 +113,10 @@ def key_dropout(encoder: nn.Module) -> DropoutKey:
     for module in list(encoder.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(module, name, DeterministicDropout(child.p, key, place).train(child.training))
+                # ALBERT's layers share their weights, and so their modules.
+                repeated = hasattr(getattr(module, "config", None), "num_hidden_groups")
+                layer = DeterministicDropout(child.p, key, place, repeated=repeated)
+                setattr(module, name, layer.train(child.training))
                 place += 1
     for module in list(encoder.modules()):
         if keeps_probability(module):
@@ -129,6 +140,7 @@ def drops_nothing(encoder: nn.Module) -> bool:
 
 def attention_dropout(module: nn.Module) -> nn.Dropout:
     """Return the layer that drops the attention weights of an attention layer."""
-    layer = getattr(module, "weights_dropout", None) or getattr(module, "dropout", None)
+    names = "weights_dropout", "dropout", "attention_dropout"
+    layer = next((of for of in (getattr(module, name, None) for name in names) if isinstance(of, nn.Dropout)), None)
     assert isinstance(layer, nn.Dropout), "call key_dropout before training"
     return layer

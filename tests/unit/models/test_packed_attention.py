@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from hbt_ray.config import ModelConfig
 from hbt_ray.data.model_files import first_position
 from hbt_ray.errors import ConfigError
+from hbt_ray.models.deterministic_dropout import DeterministicDropout, key_dropout
 from hbt_ray.models.encoder import load_for_training, load_pretrained, save_encoder
 from hbt_ray.models.packed_attention import FAMILIES, NAME, can_pack, is_packed, packed_vectors, word_embeddings
 from hbt_ray.models.padding import pad
@@ -85,6 +86,38 @@ def test_packed_vectors_and_gradients_equal_padded_ones(name, tmp_path):
     for (name, one), (_, other) in zip(packed.named_parameters(), padded.named_parameters(), strict=True):
         if other.grad is not None and not name.endswith(KEY_BIASES):
             assert (one.grad - other.grad).norm() <= 1e-4 * other.grad.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_each_packed_family_is_trained_with_dropout(name, tmp_path):
+    config = ModelConfig(attention="packed", dropout=0.1)
+    packed = load_for_training(config, tiny_corpus.TEXT, write_family(tmp_path, name)).train()
+    key = key_dropout(packed)
+    vectors = []
+    for seed in (1, 1, 2):
+        key.set(packed.device, seed)
+        vectors.append(packed_vectors(packed, ids_of(LENGTHS), LENGTHS))
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.equal(vectors[0], vectors[2])
+    vectors[0].square().sum().backward()
+
+
+def test_layers_with_shared_weights_have_different_masks(tmp_path, monkeypatch):
+    config = ModelConfig(attention="packed", dropout=0.5)
+    packed = load_for_training(config, tiny_corpus.TEXT, write_family(tmp_path, "albert")).train()
+    key_dropout(packed).set(packed.device, 1)
+    masks: dict[int, list[bytes]] = {}
+    draw = DeterministicDropout.mask
+
+    def record(self, shape, dtype):
+        kept, scale = draw(self, shape, dtype)
+        masks.setdefault(self.place, []).append(kept.numpy().tobytes())
+        return kept, scale
+
+    monkeypatch.setattr(DeterministicDropout, "mask", record)
+    packed_vectors(packed, ids_of(LENGTHS), LENGTHS)
+    assert max(map(len, masks.values())) == 4
+    assert all(len(set(of_layer)) == len(of_layer) for of_layer in masks.values())
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
