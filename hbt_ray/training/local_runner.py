@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.models.vocabulary import occurring_embedding
-from hbt_ray.training.base_trainer import NO_SIGNALS, BaseTrainer, StepSignals
+from hbt_ray.training.base_trainer import BaseTrainer, StepSignals
 from hbt_ray.training.checkpoint import CheckpointManager
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics, save_checkpoint_metrics
 from hbt_ray.training.run_dir import RunDir
@@ -81,6 +82,7 @@ class LocalCallbacks:
     checkpoints: CheckpointManager
     on_metrics: OnMetrics
     stage: Stage = field(init=False)  # shows the progress
+    saved_s: float = field(init=False, default_factory=time.monotonic)  # of the last checkpoint, or of the start
 
     def log(self, progress: TrainState, metrics: LogBuffer) -> None:
         """Pass the metrics on, with their full names."""
@@ -100,8 +102,9 @@ class LocalCallbacks:
         return describe_step(self.task, self.store, progress.step)
 
     def signals(self) -> StepSignals:
-        """Return no flags."""
-        return NO_SIGNALS
+        """Request a checkpoint if the last one is older than `checkpoint_minutes`."""
+        minutes = self.task.train.checkpoint_minutes
+        return StepSignals(request_checkpoint=minutes is not None and time.monotonic() - self.saved_s >= 60 * minutes)
 
     def must_save(self, progress: TrainState) -> bool:
         """Return False: a local process gets no preemption notice."""
@@ -112,6 +115,7 @@ class LocalCallbacks:
         self.checkpoints.save(self.trainer, progress, metrics)
         self.after_save(progress)
         self.checkpoints.prune(self.trainer.train.checkpoints_kept, self.trainer.train.best_by)
+        self.saved_s = time.monotonic()
 
     def after_save(self, progress: TrainState) -> None:
         """Do nothing; subclasses may evaluate the checkpoint before old ones are deleted."""
