@@ -193,7 +193,7 @@ class SearchConfig(SearchSettings):
         return self
 
     def _check_comparable(self) -> None:
-        """Check that all trials have the same dev set, and that settings of a strategy have an effect."""
+        """Check that all trials have the same dev set and keep their last weights, and that settings have an effect."""
         changes_items = next(
             (key for key in self.space if key.split(".")[0] in ("corpora", "languages", "prepare")), None
         )
@@ -201,6 +201,12 @@ class SearchConfig(SearchSettings):
             raise ValueError(
                 f"{changes_items} changes which items are held out, so that trials would be chosen by different items; "
                 "name a benchmark as dev"
+            )
+        varied = any(key.startswith("train.early_stopping") for key in self.space)
+        if varied or self.run.train.early_stopping is not None:
+            raise ValueError(
+                "early_stopping keeps other weights than those of the last step, by which trials are compared; write "
+                "early_stopping: null in the run's train, and leave it out of space"
             )
         mix = self.run.mix
         has_alpha = mix.strategy == "hybrid" and mix.alpha_schedule is None

@@ -61,6 +61,23 @@ def test_invalid_search_is_refused_before_it_starts(tmp_path: Path, settings: di
         list_candidates(load_search(file))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"run": {"train": {"validation_every": 50, "early_stopping": {"patience": 3}}}},
+        {"run": {"train": {"validation_every": 50}}, "space": {"early_stopping.patience": [1, 3]}},
+        {"run": {"train": {"validation_every": 50}}, "space": {"early_stopping": [None, {"patience": 3}]}},
+    ],
+)
+def test_early_stopping_is_refused_because_trials_are_compared_by_their_last_weights(
+    tmp_path: Path, settings: dict[str, Any]
+):
+    file = tmp_path / "search.yaml"
+    file.write_text(json.dumps({"space": {"alpha": [0.0, 1.0]}} | settings))
+    with pytest.raises(ConfigError, match=r"early_stopping keeps other weights than those of the last step, .*: null"):
+        load_search(file)
+
+
 def test_keys_of_the_space_may_be_short_and_overrides_reach_the_run(tmp_path: Path):
     file = tmp_path / "search.yaml"
     file.write_text("space: {alpha: [0, 1]}\nrun: {train: {steps: 9}}\n")
