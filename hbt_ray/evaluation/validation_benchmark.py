@@ -6,6 +6,7 @@ Texts are token ids, written as numbers separated by blanks, because the store h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,9 @@ NAME = "held-out"
 
 
 def build_validation_benchmark(store: TokenStore, languages: Sequence[str] | None, items: int) -> Benchmark:
-    """Build a benchmark of the first held-out items of each source; an item's passages in all languages are relevant.
+    """Build a benchmark of held-out items of each source; an item's passages in all languages are relevant.
+
+    If there are more than `items`, the first of each group of languages are taken, in proportion to the groups' sizes.
 
     Query ids are `<language>:<source>:<item>`; so are passage ids, by the first item that has the passage.
 
@@ -62,17 +65,22 @@ def build_validation_benchmark(store: TokenStore, languages: Sequence[str] | Non
 
 
 def _rows_by_languages(store: TokenStore, source: str, items: int) -> list[tuple[np.ndarray, tuple[str, ...]]]:
-    """Return ranges of held-out rows with the languages of each range; at most `items` rows in all."""
-    runs = []
-    row = 0
-    groups = store.manifest.sources[source].groups
-    for shard in store.manifest.sources[source].shards.get("validation", ()):
-        for group, count in shard.runs:
-            taken = min(count, items - row)
-            if taken > 0:
-                runs.append((np.arange(row, row + taken), groups[group].languages))
-            row += count
-    return runs
+    """Return held-out rows by runs, with the languages of each; at most `items` in all, of each group its share."""
+    of_source = store.manifest.sources[source]
+    runs = [run for shard in of_source.shards.get("validation", ()) for run in shard.runs]
+    sizes: Counter[int] = Counter()
+    positions: list[np.ndarray] = []  # of the rows of each run in their group
+    for group, count in runs:
+        positions.append(np.arange(sizes[group], sizes[group] + count))
+        sizes[group] += count
+    # Of each group the same fraction, and at least one.
+    fractions = [rows / sizes[group] for (group, _), rows in zip(runs, positions, strict=True)]
+    chosen = np.sort(np.argsort(np.concatenate([[], *fractions]), kind="stable")[:items])
+    ends = np.cumsum([count for _, count in runs])
+    by_run = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    return [
+        (rows, of_source.groups[group].languages) for (group, _), rows in zip(runs, by_run, strict=False) if len(rows)
+    ]
 
 
 def _texts(store: TokenStore, source: str, side: TextField, language: str, rows: np.ndarray) -> list[str]:

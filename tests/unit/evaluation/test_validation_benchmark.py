@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hbt_ray.data.token_store import TokenStore
+from hbt_ray.data.manifest import write_manifest
+from hbt_ray.data.token_store import TokenStore, write_shard
 from hbt_ray.errors import ConfigError
 from hbt_ray.evaluation.validation_benchmark import build_validation_benchmark
 from tests.helpers import tiny_corpus
@@ -28,6 +30,25 @@ def test_held_out_items_have_queries_and_passages_by_language(store: TokenStore)
     [text] = [query.text for query in benchmark.queries if query.query_id == "fr:numbers:item-0049"]
     assert text == " ".join(map(str, ids.tolist()))
     assert build_validation_benchmark(store, ("en",), 5).languages == ["en"]
+
+
+def test_fewer_items_than_are_held_out_are_of_all_groups_of_languages(tmp_path: Path):
+    tokenization = tiny_corpus.tokenization()
+    languages = [("de",)] * 20 + [("de", "en")] * 15 + [("fr",)] * 10 + [("en", "fr")]
+    items = [tiny_corpus.token_item(tokenization, n, of_item) for n, of_item in enumerate(languages)]
+    shards = [write_shard(tmp_path, "s", "validation", n, items[n::2], "uint16") for n in range(2)]
+    write_manifest(tmp_path, shards, text_fingerprint="text", token_type="uint16")
+    store = TokenStore.open(tmp_path)
+
+    def items_of(most: int) -> list[int]:
+        groups = [query.group for query in build_validation_benchmark(store, None, most).queries]
+        return [int(group[-4:]) for group in dict.fromkeys(groups)]
+
+    chosen = items_of(20)
+    assert Counter(languages[item] for item in chosen) == {("de",): 9, ("de", "en"): 6, ("fr",): 4, ("en", "fr"): 1}
+    rows = [int(item[-4:]) for item in store.item_ids("s", np.arange(46), "validation")]
+    assert chosen == [item for item in rows if item in chosen]
+    assert items_of(46) == items_of(100) == rows
 
 
 def test_store_without_held_out_items_is_refused(tmp_path: Path):
