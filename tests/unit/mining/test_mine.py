@@ -193,6 +193,13 @@ def test_languages_that_are_not_mined_still_reveal_parallel_items(tmp_path, angl
     assert [file.name for file in (mined.folder / "c").iterdir()] == ["en.jsonl"]
 
 
+def test_sources_without_a_mined_language_are_no_corpora_to_train_on(tmp_path, angles):
+    french = corpus(tmp_path / "d", fr={"z": ("demande z 0", "dis z 0")})
+    mined = mine(run(corpus(tmp_path / "c", en=EN), french, languages=["en"]), "angles", tmp_path / "out")
+    assert [one.name for one in mined.corpora] == ["c"]
+    assert len([row for one in mined.corpora for part in list_shards(one) for row in read_shard(part)]) == len(EN)
+
+
 TEXTS = [f"{form} {number}" for number in (0, 20, 40, 60) for form in ("say", "Say,", "SAY it is", "it")]
 
 
