@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,12 +11,14 @@ from pathlib import Path
 
 from hbt_ray.config import ConfigSection, dump_config
 from hbt_ray.data.manifest import read_manifest
-from hbt_ray.errors import TrackingError
+from hbt_ray.errors import StorageError, TrackingError
 from hbt_ray.tracking import RunStatus, Tracker, check_reachable
 from hbt_ray.training.previous_run import drop_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir
 from hbt_ray.training.task import OnMetrics
 from hbt_ray.utils.progress import print_line
+
+logger = logging.getLogger(__name__)
 
 
 def start_tracker(
@@ -80,7 +83,10 @@ def metrics_logger(tracker: Tracker, folder: RunDir) -> OnMetrics:
     def log(step: int, metrics: dict[str, float]) -> None:
         nonlocal is_dropped
         tracker.log_metrics(metrics, step)
-        is_dropped = is_dropped or drop_replaced(folder)
+        try:
+            is_dropped = is_dropped or drop_replaced(folder)
+        except StorageError as error:
+            logger.warning("whether the earlier run can be deleted is not known yet (%s)", error)
 
     return log
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
@@ -94,21 +95,25 @@ class ProgressMonitor:
                 case Notice(text):
                     self.notice(text)
                 case CheckpointMetrics(step, metrics):
-                    self.on_metrics(step, metrics)
+                    self._log(step, metrics)
                 case StepMetricsMessage(steps):
                     for metrics in steps:
                         self._step = int(metrics["step"])
                         self._latest |= metrics
                         logged = {f"train/{name}": value for name, value in metrics.items() if name != "step"}
-                        self.on_metrics(self._step, logged)
+                        self._log(self._step, logged)
                     stepped = stepped or bool(steps)
                 case ValidationLoss(step, loss, best_loss):
                     self._latest["validation_loss"] = loss
                     best = {} if best_loss is None else {"validation/best_loss": best_loss}
-                    self.on_metrics(step, {"validation/loss": loss} | best)
+                    self._log(step, {"validation/loss": loss} | best)
                 case Stacks(rank, step, text):
-                    with self.stacks_file.open("a", encoding="utf-8") as file:
-                        file.write(f"# rank {rank}, step {step}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n")
+                    stacks = f"# rank {rank}, step {step}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n"
+                    with (
+                        _failure_logged(f"stacks of rank {rank}"),
+                        self.stacks_file.open("a", encoding="utf-8") as file,
+                    ):
+                        file.write(stacks)
                 case StartUp(ends):
                     if before := take_ends():  # not of a worker group that was restarted
                         logger.info("%s", describe_start_up([*before, *ends]))
@@ -120,6 +125,10 @@ class ProgressMonitor:
                 self._stage.restart_rate()  # the steps of an earlier call, and the start-up, do not count
             self._stage.move_to(self._step, self._metrics_text())
 
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        with _failure_logged(f"metrics of step {step}"):
+            self.on_metrics(step, metrics)
+
     def _metrics_text(self) -> str:
         latest = self._latest
         validation = f"  validation {latest['validation_loss']:.3f}" if "validation_loss" in latest else ""
@@ -128,3 +137,12 @@ class ProgressMonitor:
             f"loss {latest['loss']:.3f}{validation}  {latest[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
             f"data wait {100 * latest['data_wait_share']:.1f}%"
         )
+
+
+@contextlib.contextmanager
+def _failure_logged(of: str) -> Iterator[None]:
+    """Log an exception of the block: the thread must go on, for savers wait for it and it watches the steps."""
+    try:
+        yield
+    except Exception:
+        logger.warning("the %s cannot be logged", of, exc_info=True)

@@ -1,4 +1,9 @@
+import queue
+import time
 from pathlib import Path
+from types import SimpleNamespace
+
+import ray
 
 from hbt_ray.cluster.training.messages import (
     CheckpointMetrics,
@@ -8,8 +13,10 @@ from hbt_ray.cluster.training.messages import (
     StepMetricsMessage,
     ValidationLoss,
 )
+from hbt_ray.cluster.training.metrics_channel import Delivery
 from hbt_ray.cluster.training.progress_monitor import ProgressMonitor
 from hbt_ray.cluster.training.watchdog import StepWatchdog
+from hbt_ray.errors import StorageError
 
 
 def step_metrics(step: int, loss: float) -> dict[str, float]:
@@ -60,3 +67,39 @@ def test_monitor_appends_stacks_to_one_file(tmp_path):
     stacks = (tmp_path / "stacks.txt").read_text()
     assert "# rank 0, step 7, " in stacks
     assert stacks.index("Thread 1") < stacks.index("# rank 1, step 7, ") < stacks.index("Thread 2")
+
+
+def test_monitor_goes_on_after_metrics_that_cannot_be_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: reference)
+    deliveries = queue.SimpleQueue[Delivery]()
+
+    acknowledged: list[int] = []
+
+    class Channel:
+        def take(self, wait_s):
+            return deliveries.get() if wait_s else Delivery([], 4, [])
+
+        def acknowledge(self, number):
+            acknowledged.append(number)
+
+    channel = Channel()
+    for name in ("take", "acknowledge"):
+        monkeypatch.setattr(Channel, name, SimpleNamespace(remote=getattr(channel, name)))
+    logged: list[int] = []
+
+    def on_metrics(step, metrics):
+        if step == 1:
+            raise StorageError("the storage cannot be listed")
+        logged.append(step)
+
+    deliveries.put(Delivery([StepMetricsMessage([step_metrics(1, 3.0), step_metrics(2, 3.0)]), Saving(2)], 2, []))
+    deliveries.put(Delivery([StepMetricsMessage([step_metrics(3, 2.0)]), Saving(3)], 4, []))
+    watchdog = StepWatchdog(600, str(tmp_path / "stacks.txt"))
+    with ProgressMonitor(channel, 10, on_metrics, watchdog, tmp_path / "stacks.txt") as monitor:
+        while len(acknowledged) < 2 and monitor._thread.is_alive():
+            time.sleep(0.01)
+        assert monitor._thread.is_alive()
+        monitor._ended.set()
+        deliveries.put(Delivery([], 4, []))
+    assert (logged, acknowledged) == ([2, 3], [2, 4])
+    assert "the metrics of step 1 cannot be logged" in caplog.text
