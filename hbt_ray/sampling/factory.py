@@ -39,7 +39,8 @@ def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStep
 
     1. Start with the items of the smallest stream, but at least MIN_VALIDATION_PAIRS: smaller streams are not drawn.
     2. Reduce it until each batch kind has at least one stream, and to at most the batch size of training.
-    3. Raise it to the number of workers.
+
+    It does not depend on the number of workers, with which a run may be resumed.
 
     Raises:
         ConfigError: too few items are held out.
@@ -47,20 +48,23 @@ def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStep
     if not config.train.validation_every:
         return None
 
-    max_workers = config.train.max_workers
+    too_few = ConfigError(
+        f"validation_every={config.train.validation_every} needs more held-out items than there are; "
+        "raise prepare.validation_share, or write train.validation_every=0"
+    )
     try:
         sizes = defaultdict(list)
-        for stream in _sampler(config, manifest, "validation", max(max_workers, 2)).streams:
+        for stream in _sampler(config, manifest, "validation", 2).streams:
             sizes[stream.kind].append(stream.num_items)
         smallest = min(min(of_kind) for of_kind in sizes.values())
         largest = min(max(of_kind) for of_kind in sizes.values())
         pairs = min(config.train.global_batch_pairs, largest, max(smallest, MIN_VALIDATION_PAIRS))
-        return _sampler(config, manifest, "validation", max(pairs, max_workers))
+        sampler = _sampler(config, manifest, "validation", pairs)
     except ConfigError:
-        raise ConfigError(
-            f"validation_every={config.train.validation_every} needs more held-out items than there are; "
-            "raise prepare.validation_share, or write train.validation_every=0"
-        ) from None
+        raise too_few from None
+    if pairs < config.train.max_workers:
+        raise too_few
+    return sampler
 
 
 def validation_batches(config: RunConfig, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
