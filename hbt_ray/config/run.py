@@ -92,6 +92,16 @@ class RunConfig(ConfigSection):
             raise ValueError("with model.lora word embeddings are not trained; write train.embedding_gradient=all")
         if self.train.embedding_exchange != "fp32" and self.model.lora is not None:
             raise ValueError("with model.lora word embeddings are not trained; write train.embedding_exchange=fp32")
+        train = self.train
+        if (
+            not train.gather_negatives
+            and not self.mix.hard_negatives
+            and train.global_batch_pairs < 2 * train.max_workers
+        ):
+            raise ValueError(
+                "with gather_negatives=false a worker's only pair has no negatives without mix.hard_negatives; write "
+                f"train.global_batch_pairs={2 * train.max_workers} or more, or fewer workers"
+            )
         return self
 
     @property

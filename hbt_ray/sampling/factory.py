@@ -11,6 +11,7 @@ from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.batch import PairBatch
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.hybrid_sampler import HybridStepSampler
+from hbt_ray.sampling.rank_sharding import pairs_per_rank
 
 MIN_VALIDATION_PAIRS = 16
 
@@ -62,7 +63,9 @@ def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStep
         sampler = _sampler(config, manifest, "validation", pairs)
     except ConfigError:
         raise too_few from None
-    if pairs < config.train.max_workers:
+    fewest = min(pairs_per_rank(pairs, config.train.max_workers, config.train.chunk_pairs))
+    needs_negatives = not config.train.gather_negatives and not config.mix.hard_negatives
+    if fewest < (2 if needs_negatives else 1):  # a pair needs a negative
         raise too_few
     return sampler
 

@@ -400,3 +400,12 @@ def test_depth_of_an_index_is_refused_with_exact_search():
         build_config({"evaluate": {"index_depth": 500}})
     assert build_config({"evaluate": {"index_depth": 500, "index": "hnsw", "shards": 1}}).evaluate.index_depth == 500
     assert build_config({"evaluate": {"index_depth": 1000}}) == RunConfig()
+
+
+def test_worker_with_one_pair_and_no_negative_is_refused():
+    train = {"global_batch_pairs": 8, "chunk_pairs": 1, "workers": 8}
+    with pytest.raises(ConfigError, match=r"only pair has no negatives .*; write train\.global_batch_pairs=16 or more"):
+        build_config({"train": {**train, "gather_negatives": False}})
+    build_config({"train": train})
+    build_config({"train": {**train, "gather_negatives": False}, "mix": {"hard_negatives": 1}})
+    build_config({"train": {**train, "gather_negatives": False, "workers": 4}})

@@ -62,3 +62,17 @@ def test_validation_batches_do_not_depend_on_the_number_of_workers(most_workers)
     assert {language for _, language, _ in drawn(1)} == {"de", "en"}
     with pytest.raises(ConfigError, match="needs more held-out items than there are"):
         drawn(32)
+
+
+def test_validation_without_gathering_needs_two_pairs_for_each_worker():
+    train = {"global_batch_pairs": 64, "chunk_pairs": 1, "validation_every": 1, "gather_negatives": False}
+
+    def pairs(workers: int) -> int:
+        config = build_config({"mix": {"strategy": "x-x-mono"}, "train": {**train, "workers": workers}})
+        sampler = validation_sampler(config, held_out_manifest(de=18))
+        assert sampler is not None
+        return sampler.global_batch_size
+
+    assert pairs(8) == 18
+    with pytest.raises(ConfigError, match="needs more held-out items than there are"):
+        pairs(16)
