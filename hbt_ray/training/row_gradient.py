@@ -142,9 +142,7 @@ def open_row_gradient(encoder: SentenceTransformer, train: TrainConfig, ranks: i
         texts = 2 * train.global_batch_pairs * train.gradient_accumulation
         is_large = table.num_embeddings >= MIN_ROWS_PER_TOKEN * texts * (encoder.max_seq_length or 0)
         same_norm = encoder.device.type == "cpu" and table.embedding_dim % SUMMED_TOGETHER == 0
-        if train.embedding_gradient == "batch" or (
-            is_large and (ranks > 1 or train.reproducible or same_norm)
-        ):
+        if train.embedding_gradient == "batch" or (is_large and (ranks > 1 or train.reproducible or same_norm)):
             return RowGradient(table, bf16=train.embedding_exchange == "bf16")
     elif train.embedding_gradient == "batch":
         raise ConfigError(
