@@ -1,8 +1,8 @@
 """Progress of long work: code reports its stages, and a display shows them on stderr.
 
 Work that may take seconds runs in a `stage`, or iterates over `track`. That costs an assignment and shows nothing by
-itself. While `show_progress` is active, a thread shows the active stages: bars on a terminal; elsewhere a line after 5
-seconds, then one every 10. A stage that was shown leaves a line with its duration when it ends.
+itself. While `show_progress` is active, a thread shows the active stages: bars on a terminal; elsewhere a line
+every 5 seconds, of each stage in turn. A stage that was shown leaves a line with its duration when it ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 POLL_S = 0.25
 BAR_AFTER_S = 0.5  # so that short stages do not flicker
-LINE_AFTER_S, LINE_EVERY_S = 5.0, 10.0
+LINE_EVERY_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +203,7 @@ class _Display(ABC):
                 if key not in active:
                     del self._seen[key]
                     self.remove(one)
-                    if one.leaves_line and (one.ended_s or 0.0) - one.began_s >= LINE_AFTER_S:
+                    if one.leaves_line and (one.ended_s or 0.0) - one.began_s >= LINE_EVERY_S:
                         print_line(one.describe_end())
             self._seen |= active
             self.show(stages)
@@ -222,21 +222,22 @@ class _Display(ABC):
 
 
 class _LineDisplay(_Display):
-    """Prints a line of each stage after `LINE_AFTER_S` seconds, and then every `LINE_EVERY_S`."""
+    """Prints a line of a stage every `LINE_EVERY_S`: of the one whose last line is the oldest."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._next_line_s: dict[int, float] = {}
+        self._next_line_s = time.monotonic() + LINE_EVERY_S
+        self._shown_s: dict[int, float] = {}  # id of a stage -> time of its last line
 
     def show(self, stages: Sequence[Stage]) -> None:
         now_s = time.monotonic()
-        for one in stages:
-            if now_s >= self._next_line_s.setdefault(id(one), one.began_s + LINE_AFTER_S):
-                self._next_line_s[id(one)] = now_s + LINE_EVERY_S
-                print_line(one.describe())
+        if stages and now_s >= self._next_line_s:
+            oldest = min(stages, key=lambda one: self._shown_s.get(id(one), one.began_s))
+            self._shown_s[id(oldest)], self._next_line_s = now_s, now_s + LINE_EVERY_S
+            print_line(oldest.describe())
 
     def remove(self, one: Stage) -> None:
-        self._next_line_s.pop(id(one), None)
+        self._shown_s.pop(id(one), None)
 
     def close(self) -> None:
         pass  # every line is complete

@@ -64,14 +64,23 @@ def test_time_left_forgets_the_speed_from_before_a_restart(clock):
     assert training.describe().endswith("0:04 left")
 
 
-def test_log_has_a_line_after_5_seconds_and_every_10(clock, capsys):
+def test_log_is_never_silent_for_more_than_5_seconds(clock, capsys):
     display = progress._LineDisplay()
-    ranking = Stage("ranking", 100, "queries")
-    for _ in range(27):
+    for name in ("reading", "sorting", "ranking"):  # each ends after 4 seconds, and is seldom shown
+        with stage(name) as one:
+            for _ in range(4):
+                clock[0] += 1
+                display.update([one])
+    assert capsys.readouterr().err.splitlines() == ["sorting  1 s", "ranking  2 s"]
+
+
+def test_log_shows_stages_in_turn(clock, capsys):
+    display = progress._LineDisplay()
+    stages = [Stage("outer"), Stage("inner"), Stage("innermost")]
+    for _ in range(30):
         clock[0] += 1
-        ranking.advance()
-        display.update([ranking])
-    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["5/100", "15/100", "25/100"]
+        display.update(stages)
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["outer", "inner", "innermost"] * 2
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(4, []), (6, ["ranking: 3 queries in 6 s"])])
