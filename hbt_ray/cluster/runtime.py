@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from typing import Any
 
 import ray
 import ray.data
-from ray._common.utils import reset_ray_address
 from ray._private import ray_constants
-from ray._private.utils import read_ray_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayError
+from ray.train import Result
+from ray.train.v2._internal import constants as train_constants
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from hbt_ray.cluster.preflight import ADDRESS
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
 from hbt_ray.utils.progress import stage
@@ -39,10 +39,27 @@ NOISY_LOGGERS = (
 
 
 class WorkerGroupTrainer(DataParallelTrainer):
-    """Ray Train's trainer without its actor for data sets, whose start the workers would wait for: they read stores."""
+    """Ray Train's trainer for machines with several clusters, and for workers that read a store.
+
+    - Its processes know their cluster. Ray Train's clean-up would ask any cluster of the machine whether the controller
+      is alive, and remove the placement group of a training that the other cluster does not know.
+    - It has no actor for data sets, whose start the workers would wait for.
+    """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
+        before = os.environ.get(ADDRESS)
+        os.environ[ADDRESS] = ray.get_runtime_context().gcs_address
+        train_constants.ENV_VARS_TO_PROPAGATE.add(ADDRESS)
+        try:
+            return super()._initialize_and_run_controller(**controller_init_kwargs)
+        finally:
+            if before is None:
+                del os.environ[ADDRESS]
+            else:
+                os.environ[ADDRESS] = before
 
 
 def connect() -> None:
@@ -56,10 +73,9 @@ def connect() -> None:
     configure_logging()
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get(ADDRESS)
     _read_authentication()
     if not address:
-        _forget_dead_cluster()
         _listen_on_loopback()
     options: dict[str, object] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     if address and (level := os.environ.get(LEVEL_VARIABLE)):
@@ -109,20 +125,6 @@ def _start_or_join(address: str | None, options: dict[str, object]) -> None:
                     f"Ray did not start on this machine, twice ({reason}); run the command again when it is less busy"
                 ) from error
             logger.warning("Ray did not start (%s); trying once more", reason)
-
-
-def _forget_dead_cluster() -> None:
-    """Delete the address file that a killed `ray start --head` left.
-
-    Ray Train would query the cluster at that address about this run's controller, twelve seconds at a time.
-    """
-    address = read_ray_address()
-    host, _, port = (address or "").rpartition(":")
-    try:
-        if address:
-            socket.create_connection((host, int(port)), timeout=1).close()
-    except (OSError, ValueError):
-        reset_ray_address()
 
 
 def _listen_on_loopback() -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.cluster import runtime
 from hbt_ray.errors import ClusterError
@@ -25,7 +27,6 @@ def fail(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[str
     monkeypatch.setattr(runtime.ray, "shutdown", lambda: None)
     monkeypatch.setattr(runtime.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(runtime, "node_resources", lambda _: [])
-    monkeypatch.setattr(runtime, "_forget_dead_cluster", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return calls
 
@@ -69,3 +70,21 @@ def test_home_that_cannot_be_written_is_one_sentence(monkeypatch):
 )
 def test_log_lines_of_rays_own_code_are_not_printed(line: str, is_skipped: bool):
     assert bool(re.search(os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"], line)) == is_skipped
+
+
+@pytest.mark.parametrize("before", [{}, {"RAY_ADDRESS": "ray://head:10001"}])
+def test_processes_of_a_training_are_told_their_cluster(monkeypatch, before):
+    """Without, Ray Train asks any cluster of the machine whether the training is alive."""
+    told = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(runtime.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    monkeypatch.setattr(
+        DataParallelTrainer,
+        "_initialize_and_run_controller",
+        lambda self: told.update(runtime.train_constants.get_env_vars_to_propagate()),
+    )
+    runtime.WorkerGroupTrainer(lambda: None)._initialize_and_run_controller()
+    assert told["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert {name: os.environ[name] for name in os.environ if name == "RAY_ADDRESS"} == before
