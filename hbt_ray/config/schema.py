@@ -309,7 +309,7 @@ class TrainConfig(LoopConfig):
                 "reproducible compares with the passages of all workers; write gather_negatives=true, or "
                 "reproducible=false"
             )
-        if not self.gather_negatives and self.min_workers < self.max_workers:
+        if not self.gather_negatives and not isinstance(self.workers, int):
             raise ValueError(
                 "with gather_negatives=false each worker has negatives of its own, so their number matters; write one "
                 "number of workers"

@@ -409,3 +409,6 @@ def test_worker_with_one_pair_and_no_negative_is_refused():
     build_config({"train": train})
     build_config({"train": {**train, "gather_negatives": False}, "mix": {"hard_negatives": 1}})
     build_config({"train": {**train, "gather_negatives": False, "workers": 4}})
+    uneven = {"global_batch_pairs": 17, "chunk_pairs": 16, "workers": [2, 2], "gather_negatives": False}
+    with pytest.raises(ConfigError, match="their number matters; write one number of workers"):
+        build_config({"train": uneven})
