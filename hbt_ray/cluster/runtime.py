@@ -21,13 +21,13 @@ from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from hbt_ray.cluster.preflight import ADDRESS
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
 from hbt_ray.utils.progress import stage
 
 logger = logging.getLogger(__name__)
 
+ADDRESS = ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE
 NOISY_LOGGERS = (
     "ray.data",
     "ray.tune",
