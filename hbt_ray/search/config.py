@@ -187,6 +187,12 @@ class SearchConfig(SearchSettings):
                 f"{decider} decides while trials run; write measure_every below the {self.run.train.steps} steps of a "
                 "trial"
             )
+        of_length = next((key for key in ("train", "train.steps") if key in self.space), None)
+        if self.stopping != "none" and of_length is not None:
+            raise ValueError(
+                f"{self.stopping} compares trials with the same number of steps; leave {of_length} out of space, or "
+                "write stopping: none"
+            )
         if self.branch_every is not None and self.algorithm != "branch":
             raise ValueError(f"branch_every has no effect with algorithm: {self.algorithm}; leave it out")
         algorithm.validate(self)

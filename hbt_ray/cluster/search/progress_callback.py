@@ -92,8 +92,10 @@ class TuneProgressCallback(tune.Callback):
         self._show(trial, "running", metrics, step)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        run_dir = trial_dir(self.out, self.search.run, self._identify(trial).name)
-        self._finish(trial, "finished" if is_finished(run_dir, self.search.run) else "stopped")
+        identity = self._identify(trial)
+        config = identity.config(self.search.run)
+        run_dir = trial_dir(self.out, config, identity.name)
+        self._finish(trial, "finished" if is_finished(run_dir, config) else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._finish(trial, "failed")
@@ -137,10 +139,11 @@ class TuneProgressCallback(tune.Callback):
 
     def _show(self, trial: TuneTrial, state: State, metrics: dict[str, float], step: int = 0) -> None:
         """Update the live table; where stderr is no terminal, print a line if the trial's row changed."""
-        name = self._identify(trial).name
+        identity = self._identify(trial)
+        name, steps = identity.name, identity.config(self.search.run).train.steps
         values = objective_values(self.search, metrics)
         shown = [format_value(f"/{objective}", values.get(objective)) for objective in self.search.objectives]
-        row = (name, f"{step}/{self.search.run.train.steps}", *shown, state)
+        row = (name, f"{step}/{steps}", *shown, state)
         is_changed = self._rows.get(trial.trial_id) != row
         if (value := values.get(next(iter(self.search.objectives)))) is not None:
             self._values[trial.trial_id] = value

@@ -38,7 +38,7 @@ def trial_dir(out: Path, config: RunConfig, name: str) -> RunDir:
 
 
 def is_finished(run_dir: RunDir, config: RunConfig) -> bool:
-    """Return True if a trial was trained to the end.
+    """Return True if a trial, whose run is `config`, was trained to the end.
 
     A scheduler ends a trial when it reports its last step, before it can write FINISHED.
     """
@@ -110,7 +110,7 @@ def run_trial(
         if step == trial.until and step < config.train.steps:
             raise _BranchEnded
 
-    every = trial.until or search.every
+    every = trial.until or search.measure_every or config.train.steps
     config = _checkpoint_at_evaluations(config, every)
     task = ContrastiveTask(config, model, functools.partial(dev_set_metrics, dev=search.dev, store=store))
     try:

@@ -139,9 +139,10 @@ def check_trusted(state: Path) -> None:
 def _trial_of(config: SearchConfig, folder: Path, params: Params, path: str, error: Exception | None) -> Trial:
     algorithm = TUNE_ALGORITHMS[config.algorithm]
     trial = algorithm.identify(config, params, Path(path).name)
-    run_dir = trial_dir(folder, config.run, trial.name)
+    run = trial.config(config.run)
+    run_dir = trial_dir(folder, run, trial.name)
     state: State = "stopped"
-    if is_finished(run_dir, config.run):
+    if is_finished(run_dir, run):
         state = "finished"
     elif error is not None:
         state = "failed"

@@ -40,6 +40,10 @@ from hbt_ray.search.config import load_search
         ({"space": {"positive_languages": [2, 3]}}, "mix.positive_languages has no effect without strategy: one-to-k"),
         ({"objectives": {"multi/map": 0}}, "one above 0"),
         ({"stopping": "asha"}, "asha decides while trials run; write measure_every below the 600 steps"),
+        (
+            {"stopping": "asha", "measure_every": 5, "space": {"steps": [10, 900]}},
+            "asha compares trials with the same number of steps; leave train.steps out of space",
+        ),
         ({"algorithm": "branch"}, "branch decides while trials run"),
         (
             {"algorithm": "branch", "space": {"train.steps": [5, 6]}, "measure_every": 10},

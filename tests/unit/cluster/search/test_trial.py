@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
 
+from hbt_ray.cluster.search import progress_callback
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
 from hbt_ray.cluster.search.algorithms.branch import KEY, _parameters
 from hbt_ray.cluster.search.trial import FINISHED, is_finished, run_trial, trial_dir, trial_evaluations
+from hbt_ray.cluster.search.tuner import _trial_of
 from hbt_ray.config import RunConfig
 from hbt_ray.search.branching import segments
 from hbt_ray.search.config import SearchConfig
@@ -83,6 +86,30 @@ def test_listed_trial_reports_each_evaluation_and_again_when_resumed(made: Path,
     assert session.steps == [2, 4, 2, 4, 6, 8]
     assert is_finished(run_dir, search.run)
     assert (run_dir.path / FINISHED).exists()
+
+
+def test_trial_of_another_length_is_evaluated_at_its_own_end(made: Path, session: Session, tmp_path: Path):
+    search = search_of(space={"train.steps": [6, 10]}, measure_every=0)
+    train(search, {"trial": {"values": {"train.steps": 10}, "seed": 0}}, made, tmp_path)
+    assert session.steps == [10]
+
+
+@pytest.mark.parametrize(("steps", "state"), [(6, "finished"), (8, "finished"), (10, "stopped")])
+def test_trial_is_finished_at_its_own_last_step(tmp_path: Path, steps: int, state: str, monkeypatch):
+    search = search_of(space={"train.steps": [6, 8, 10]})
+    params = {"trial": {"values": {"train.steps": steps}, "seed": 0}}
+    run_dir = trial_dir(tmp_path, search.run, f"steps={steps},seed=0")
+    for step in range(2, min(steps, 8) + 1, 2):
+        save_checkpoint_metrics(run_dir.checkpoint_metrics, step, {"held-out/mono/map": 0.5})
+    assert _trial_of(search, tmp_path, params, "", None).state == state
+    shown: list[str] = []
+    monkeypatch.setattr(progress_callback, "print_line", shown.append)
+    callback = progress_callback.TuneProgressCallback(search, tmp_path, "", "parent")
+    monkeypatch.setattr(callback, "_tracker", lambda trial: None)
+    last = {"step": min(steps, 8), "metrics": {}}
+    callback.on_trial_complete(0, [], SimpleNamespace(config=params, trial_id="x_00000", last_result=last))
+    assert f"step {min(steps, 8)}/{steps} " in shown[0]
+    assert shown[0].endswith(state)
 
 
 SPACE = {"mix.alpha": {"uniform": [0, 1]}, "mix.language_weights": {"simplex": ["de", "en", "fr"]}}
