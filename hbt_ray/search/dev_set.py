@@ -6,12 +6,16 @@ Ray Train's controller imports this module, so it loads torch and the evaluator 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hbt_ray.config import RunConfig
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.data.types import Benchmark
+from hbt_ray.errors import ConfigError
 from hbt_ray.search.config import DevConfig
 
 if TYPE_CHECKING:
@@ -47,6 +51,31 @@ def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
         [(name, folder)] = dev.benchmarks.items()
         return _read_benchmark(name, folder, config.evaluate.split)
     return _held_out_items(str(store), config.languages, dev.items)
+
+
+def check_objectives(objectives: Iterable[str], benchmark: Benchmark) -> None:
+    """Check that a dev set has every objective. Which metrics it has is decided by its judgements, not by vectors.
+
+    Raises:
+        ConfigError: it lacks one.
+    """
+    from hbt_ray.evaluation.retrieval_metrics import compute_retrieval_metrics
+    from hbt_ray.retrieval.passage_index import PassageIndex
+    from hbt_ray.retrieval.passage_shard import PassageIndexShard
+
+    vectors = np.linspace(0, 1, len(benchmark.passages), dtype=np.float32)[:, None]
+    index = PassageIndex.of(PassageIndexShard(vectors))
+    metrics = compute_retrieval_metrics(benchmark, np.ones((len(benchmark.queries), 1), np.float32), index).metrics
+    names = [name.removeprefix(f"{benchmark.name}/") for name in metrics]
+    missing = [objective for objective in objectives if objective not in names]
+    if missing:
+        by_setting: dict[str, list[str]] = {}
+        for setting, metric, *part in (name.split("/") for name in names):
+            by_setting.setdefault(setting, []).extend([] if part else [metric])
+        existing = ", ".join(f"{setting}/<{', '.join(metrics)}>" for setting, metrics in by_setting.items())
+        raise ConfigError(
+            f"the dev set {benchmark.name} has no {' or '.join(missing)}; write only objectives that it has: {existing}"
+        )
 
 
 def dev_metrics(

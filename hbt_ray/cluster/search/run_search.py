@@ -43,7 +43,7 @@ from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.branching import middle_of
 from hbt_ray.search.candidates import Candidate
 from hbt_ray.search.config import SearchConfig
-from hbt_ray.search.dev_set import dev_set, untrained_metrics
+from hbt_ray.search.dev_set import check_objectives, dev_set, untrained_metrics
 from hbt_ray.search.figures import FILES as FIGURES
 from hbt_ray.search.figures import write_figures
 from hbt_ray.search.finished_search import mark_search
@@ -122,6 +122,7 @@ def _search(as_given: SearchConfig, folder: Path) -> FinishedSearch:
     runs = [candidate.config(config.run, seed) for candidate in checked for seed in config.seeds]
     stores, models = _prepare_stores_and_models(runs, folder)
     dev = dev_set(config.dev, stores[runs[0].store_key], runs[0])
+    check_objectives(config.objectives, dev)
     folder.mkdir(parents=True, exist_ok=True)
     _record_inputs(folder, runs, stores, dev)
     atomic_write_text(folder / SETTINGS, dump_config(config))

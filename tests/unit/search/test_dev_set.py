@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from hbt_ray.config import RunConfig, build_config
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.search.dev_set import dev_metrics, dev_set
+from hbt_ray.errors import ConfigError
+from hbt_ray.search.config import OBJECTIVES
+from hbt_ray.search.dev_set import check_objectives, dev_metrics, dev_set
 from hbt_ray.training.checkpoint import CheckpointManager, step_name
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
 from hbt_ray.training.local_runner import train_locally
@@ -80,6 +82,28 @@ def test_killed_trial_resumes_to_the_same_metrics_and_weights(store: TokenStore,
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert CheckpointManager(one.checkpoints).steps() == [6, 8]
     assert train_trial(store, tmp_path / "killed") == [2, 4, 6, 8]  # finished: it only reports again
+
+
+@pytest.mark.parametrize(
+    ("languages", "objectives", "missing"),
+    [
+        (None, OBJECTIVES, None),
+        (None, ["multi/rank_distance/de", "gap/map"], None),
+        (["en"], OBJECTIVES, "cross/map or multi/rank_distance"),
+        (None, ["mono/mpa", "multi/map"], "mono/mpa"),
+        (None, ["mono/rank_distance"], "mono/rank_distance"),
+        (None, ["multi/map@10"], "multi/map@10"),
+    ],
+)
+def test_objectives_that_the_dev_set_has_not_are_refused_with_those_that_it_has(
+    store: TokenStore, languages: list[str] | None, objectives: list[str], missing: str | None
+):
+    dev = dev_set(search_of(dev={"items": 4}).dev, store.folder, build_config({"languages": languages}))
+    if missing is None:
+        check_objectives(objectives, dev)
+    else:
+        with pytest.raises(ConfigError, match=f"the dev set held-out has no {missing}; write .* it has: mono/<map, .*"):
+            check_objectives(objectives, dev)
 
 
 def test_a_trial_whose_model_collapsed_is_warned_of(store: TokenStore, tmp_path: Path, caplog):
