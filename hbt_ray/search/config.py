@@ -117,6 +117,12 @@ class DevConfig(ConfigSection):
     items: int = Field(200, ge=2)
     """Held-out items of each source."""
 
+    @model_validator(mode="after")
+    def _check(self) -> DevConfig:
+        if self.benchmarks and self.items != type(self).model_fields["items"].default:
+            raise ValueError("items has no effect with benchmarks; leave one of them out")
+        return self
+
 
 class SearchSettings(ConfigSection):
     """The settings of a search without its run."""
@@ -193,10 +199,27 @@ class SearchConfig(SearchSettings):
                 f"{self.stopping} compares trials with the same number of steps; leave {of_length} out of space, or "
                 "write stopping: none"
             )
-        if self.branch_every is not None and self.algorithm != "branch":
-            raise ValueError(f"branch_every has no effect with algorithm: {self.algorithm}; leave it out")
+        self._check_effects()
+        if self.grace_steps is not None and self.grace_steps >= self.run.train.steps:
+            raise ValueError(
+                f"grace_steps={self.grace_steps} leaves no trial to stop; write fewer than the "
+                f"{self.run.train.steps} steps of a trial"
+            )
         algorithm.validate(self)
         return self
+
+    def _check_effects(self) -> None:
+        """Check that settings which are not the default have an effect."""
+        is_drawn, is_stopped = self.algorithm != "grid", self.stopping != "none"
+        for name, has_effect, decider in (
+            ("configurations", is_drawn, "algorithm"),
+            ("seed", is_drawn, "algorithm"),
+            ("branch_every", self.algorithm == "branch", "algorithm"),
+            ("grace_steps", is_stopped, "stopping"),
+            ("keep_share", is_stopped, "stopping"),
+        ):
+            if not has_effect and getattr(self, name) != SearchSettings.model_fields[name].default:
+                raise ValueError(f"{name} has no effect with {decider}: {getattr(self, decider)}; leave it out")
 
     def _check_comparable(self) -> None:
         """Check that all trials have the same dev set and keep their last weights, and that settings have an effect."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from hbt_ray.config import dump_config
 from hbt_ray.errors import ConfigError
 from hbt_ray.search.algorithms import list_candidates
-from hbt_ray.search.config import load_search
+from hbt_ray.search.config import SearchConfig, load_search
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,12 @@ from hbt_ray.search.config import load_search
         ({"algorithm": "branch", "seeds": [0, 1], "measure_every": 10}, "write one seed"),
         ({"algorithm": "branch", "measure_every": 10, "branch_every": 5}, "write branch_every=10 or more"),
         ({"branch_every": 5}, "branch_every has no effect with algorithm: grid"),
+        ({"configurations": 5}, "configurations has no effect with algorithm: grid; leave it out"),
+        ({"seed": 5}, "seed has no effect with algorithm: grid; leave it out"),
+        ({"keep_share": 0.3}, "keep_share has no effect with stopping: none; leave it out"),
+        ({"grace_steps": 50}, "grace_steps has no effect with stopping: none; leave it out"),
+        ({"stopping": "asha", "measure_every": 50, "grace_steps": 600}, "write fewer than the 600 steps of a trial"),
+        ({"dev": {"benchmarks": {"pairs": "faq"}, "items": 50}}, "items has no effect with benchmarks; leave one"),
         ({"algorithm": "pbt"}, "pbt was removed: algorithm: branch finds a schedule"),
         ({"algorithm": "nsga2"}, "nsga2 was removed: algorithm: random"),
         ({"stopping": "median"}, "median was removed: stopping: asha"),
@@ -80,6 +87,15 @@ def test_early_stopping_is_refused_because_trials_are_compared_by_their_last_wei
     file.write_text(json.dumps({"space": {"alpha": [0.0, 1.0]}} | settings))
     with pytest.raises(ConfigError, match=r"early_stopping keeps other weights than those of the last step, .*: null"):
         load_search(file)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"algorithm": "random", "configurations": 4, "seed": 5}, {"dev": {"benchmarks": {"pairs": "faq"}}}]
+)
+def test_search_is_read_from_the_settings_that_it_writes(tmp_path: Path, settings: dict[str, Any]):
+    search = SearchConfig.model_validate({"space": {"mix.alpha": [0.0, 1.0]}} | settings)
+    (tmp_path / "search.yaml").write_text(dump_config(search))
+    assert load_search(tmp_path / "search.yaml") == search
 
 
 def test_keys_of_the_space_may_be_short_and_overrides_reach_the_run(tmp_path: Path):

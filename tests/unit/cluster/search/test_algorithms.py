@@ -16,8 +16,9 @@ from hbt_ray.search.config import SearchConfig
 
 
 def search_of(algorithm: str, **settings: object) -> SearchConfig:
-    defaults = {"space": {"mix.alpha": [0.0, 0.5]}, "measure_every": 20, "configurations": 4, "concurrent": 2}
-    return SearchConfig.model_validate({**defaults, "algorithm": algorithm, **settings})
+    defaults = {"space": {"mix.alpha": [0.0, 0.5]}, "measure_every": 20, "concurrent": 2}
+    configurations = {} if algorithm == "grid" else {"configurations": 4}
+    return SearchConfig.model_validate({**defaults, **configurations, "algorithm": algorithm, **settings})
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

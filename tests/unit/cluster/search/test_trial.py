@@ -148,7 +148,7 @@ def test_branch_continues_its_parent_to_the_bytes_of_a_run_in_one_go(made: Path,
                 **search.model_dump(),
                 "run": run,
                 "space": {"train.weight_decay": [0]},
-                "algorithm": "grid",
+                "algorithm": "random",
                 "branch_every": None,
             }
         )
