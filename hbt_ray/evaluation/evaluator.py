@@ -190,7 +190,7 @@ def evaluate_benchmark(
     )
 
 
-def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark) -> dict[str, float]:
+def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark, window_chars: int | None = None) -> dict[str, float]:
     """Compute the metrics of steps 1 and 2 of `evaluate_benchmark`, for repeated evaluation during a search.
 
     A model that maps all texts to one vector is warned of.
@@ -198,7 +198,7 @@ def retrieval_metrics_of(embedder: Embedder, benchmark: Benchmark) -> dict[str, 
     Raises:
         UserError: the vectors hold NaN.
     """
-    query_vectors, index = embed_queries(embedder, benchmark), index_passages(embedder, benchmark)
+    query_vectors, index = embed_queries(embedder, benchmark), index_passages(embedder, benchmark, window_chars)
     for warning in constant_vector_warnings(benchmark, query_vectors, index):
         logger.warning("%s: %s", benchmark.name, warning)
     return compute_retrieval_metrics(benchmark, query_vectors, index).metrics

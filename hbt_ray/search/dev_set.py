@@ -49,7 +49,7 @@ def dev_set(dev: DevConfig, store: str | Path, config: RunConfig) -> Benchmark:
     """
     if dev.benchmarks:
         [(name, folder)] = dev.benchmarks.items()
-        return _read_benchmark(name, folder, config.evaluate.split)
+        return _read_benchmark(name, folder, config.evaluate.split, config.evaluate.with_paragraph)
     return _held_out_items(str(store), config.languages, dev.items)
 
 
@@ -81,22 +81,24 @@ def check_objectives(objectives: Iterable[str], benchmark: Benchmark) -> None:
 def dev_metrics(
     encoder: SentenceTransformer, benchmark: Benchmark, dev: DevConfig, config: RunConfig
 ) -> dict[str, float]:
-    """Return an encoder's metrics on a `dev_set`."""
+    """Return an encoder's metrics on a `dev_set`, of which a benchmark is evaluated as the run's benchmarks are."""
     from hbt_ray.evaluation.evaluator import retrieval_metrics_of
     from hbt_ray.models.precision import resolve_bf16
     from hbt_ray.models.text_embedder import TextEmbedder, TokenIdEmbedder
 
     bf16 = resolve_bf16(config.evaluate.precision, encoder.device)
-    # The texts of held-out items are token ids of the store.
-    embedder = TextEmbedder if dev.benchmarks else TokenIdEmbedder
-    return retrieval_metrics_of(embedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark)
+    # The texts of held-out items are token ids of the store, which are truncated.
+    embedder, window_chars = (TextEmbedder, config.evaluate.window_chars) if dev.benchmarks else (TokenIdEmbedder, None)
+    return retrieval_metrics_of(
+        embedder(encoder, bf16=bf16, dimensions=config.evaluate.dimensions), benchmark, window_chars
+    )
 
 
 @functools.lru_cache(maxsize=2)
-def _read_benchmark(name: str, folder: str | None, split: str | None) -> Benchmark:
+def _read_benchmark(name: str, folder: str | None, split: str | None, with_paragraph: bool) -> Benchmark:
     from hbt_ray.data.benchmarks import ReadOptions, load_benchmark
 
-    return load_benchmark(name, folder, ReadOptions(split=split))  # the split that is not trained on
+    return load_benchmark(name, folder, ReadOptions(with_paragraph, split))  # the split that is not trained on
 
 
 @functools.lru_cache(maxsize=2)

@@ -19,7 +19,6 @@ from hbt_ray.cluster.search.trial import trial_dir
 from hbt_ray.cluster.search.tuner import TUNE, run_trials
 from hbt_ray.cluster.tracked_run import best_effort_tracking, start_tracker, tracked_run
 from hbt_ray.config import (
-    EvaluateConfig,
     RunConfig,
     absolute_path,
     dump_config,
@@ -30,14 +29,16 @@ from hbt_ray.config import (
     stored_text,
     with_absolute_paths,
 )
+from hbt_ray.data.benchmarks import ReadOptions, check_options
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError
+from hbt_ray.evaluation import validation_benchmark
 from hbt_ray.evaluation.compare import read_run_metrics
 from hbt_ray.evaluation.metrics import display_name, tracked_metrics
 from hbt_ray.evaluation.report import report_errors
-from hbt_ray.evaluation.run_evaluation import check_benchmarks
+from hbt_ray.evaluation.run_evaluation import check_benchmarks, load_benchmarks
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.search.algorithms import list_candidates
 from hbt_ray.search.branching import middle_of
@@ -111,8 +112,8 @@ def _search(as_given: SearchConfig, folder: Path) -> FinishedSearch:
     check_reachable(uri)
     _check_unchanged(config, folder)
     test_sets = check_benchmarks(config.run.evaluate)
-    dev_sets = check_benchmarks(EvaluateConfig(benchmarks=config.dev.benchmarks, split=config.run.evaluate.split))
-    same = next((name for name, fingerprint in test_sets.items() if fingerprint in dev_sets.values()), None)
+    dev_sets = {dev.fingerprint() for dev in _read_dev_benchmarks(config)}
+    same = next((name for name, fingerprint in test_sets.items() if fingerprint in dev_sets), None)
     if same is not None:
         raise ConfigError(f"{same} is a test benchmark, and must not be chosen by; name another as dev")
     connect()
@@ -180,6 +181,17 @@ def _resolve(config: SearchConfig) -> SearchConfig:
     )
 
 
+def _read_dev_benchmarks(config: SearchConfig) -> list[Benchmark]:
+    """Read the benchmark that is named as dev, as those of the run are read.
+
+    Raises:
+        CorpusError: it cannot be read, or an option applies neither to it nor to those of the run.
+    """
+    evaluate, benchmarks = config.run.evaluate, config.dev.benchmarks
+    check_options([*benchmarks, *evaluate.benchmarks], ReadOptions(evaluate.with_paragraph, evaluate.split))
+    return load_benchmarks(evaluate.model_copy(update={"benchmarks": benchmarks}))
+
+
 def _check_unchanged(config: SearchConfig, folder: Path) -> None:
     """Raise ConfigError if the folder holds another search; where and how it runs may change."""
     file = folder / SETTINGS
@@ -217,7 +229,10 @@ def _record_inputs(folder: Path, runs: Sequence[RunConfig], stores: Mapping[str,
     teachers = (run.loss.distillation.teacher for run in runs if run.loss.distillation is not None)
     paths = dict.fromkeys((*(run.model.path for run in runs), *teachers))
     inputs |= {stored_text(path): content_digest(path) for path in paths if path is not None}
-    inputs["dev set"] = dev.fingerprint()
+    windows = runs[0].evaluate.window_chars
+    # Trials of an earlier version have not read a named dev set in windows.
+    in_windows = f" in windows of {windows}" if windows and dev.name != validation_benchmark.NAME else ""
+    inputs["dev set"] = dev.fingerprint() + in_windows
     file = StoragePath.of(folder / "inputs.json")
     changed = changed_input(file, inputs, has_begun=(folder / SETTINGS).exists())
     if changed is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from hbt_ray.config import RunConfig, build_config
+from hbt_ray.config import EvaluateConfig, RunConfig, build_config
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
-from hbt_ray.search.config import OBJECTIVES
+from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.run_evaluation import load_benchmarks
+from hbt_ray.models.text_embedder import TextEmbedder
+from hbt_ray.search.config import OBJECTIVES, DevConfig
 from hbt_ray.search.dev_set import check_objectives, dev_metrics, dev_set
 from hbt_ray.training.checkpoint import CheckpointManager, step_name
 from hbt_ray.training.checkpoint_metrics import load_checkpoint_metrics
@@ -19,6 +23,7 @@ from hbt_ray.training.local_runner import train_locally
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.training.task import ContrastiveTask
 from tests.helpers import tiny_corpus
+from tests.helpers.benchmark_files import squad_paragraph
 from tests.unit.search.searches import search_of
 
 
@@ -104,6 +109,39 @@ def test_objectives_that_the_dev_set_has_not_are_refused_with_those_that_it_has(
     else:
         with pytest.raises(ConfigError, match=f"the dev set held-out has no {missing}; write .* it has: mono/<map, .*"):
             check_objectives(objectives, dev)
+
+
+@pytest.mark.parametrize("evaluate", [{"window_chars": 20}, {"with_paragraph": True}])
+def test_named_dev_set_has_the_metrics_of_a_test_benchmark_with_these_settings(
+    tmp_path: Path, evaluate: dict[str, object]
+):
+    for language in ("de", "en"):
+        for_items = (
+            (f"{tiny_corpus.passage(language, n)} first and more.", f" {tiny_corpus.passage(language, n + 20)} then.")
+            for n in range(8)
+        )
+        paragraphs = [
+            squad_paragraph(
+                one + other,
+                [[0, len(one)], [len(one), len(one + other)]],
+                (f"q{n}", tiny_corpus.question(language, n), 0),
+            )
+            for n, (one, other) in enumerate(for_items)
+        ]
+        document = {"data": [{"title": "t", "paragraphs": paragraphs}]}
+        (tmp_path / f"{language}.json").write_text(json.dumps(document))
+    encoder = tiny_corpus.make_encoder(tmp_path / "encoder")
+    dev = DevConfig(benchmarks={"squad": str(tmp_path)})
+
+    def on_dev_set(**evaluate: object) -> dict[str, float]:
+        config = build_config({"evaluate": evaluate})
+        return dev_metrics(encoder, dev_set(dev, "", config), dev, config)
+
+    settings = EvaluateConfig.model_validate({"benchmarks": dev.benchmarks, **evaluate})
+    [benchmark] = load_benchmarks(settings)
+    report = evaluate_benchmark(TextEmbedder(encoder), benchmark, settings)
+    assert on_dev_set(**evaluate).items() <= report.metrics.items()
+    assert on_dev_set() != on_dev_set(**evaluate)
 
 
 def test_a_trial_whose_model_collapsed_is_warned_of(store: TokenStore, tmp_path: Path, caplog):

@@ -6,12 +6,14 @@ import pytest
 import yaml
 
 from hbt_ray.cluster.search import run_search
-from hbt_ray.cluster.search.run_search import SETTINGS, _check_unchanged, search
+from hbt_ray.cluster.search.run_search import SETTINGS, _check_unchanged, _record_inputs, search
 from hbt_ray.cluster.search.tuner import TUNE
-from hbt_ray.config import dump_config, replace_in
+from hbt_ray.config import build_config, dump_config, replace_in
+from hbt_ray.data.benchmarks import load_benchmark
 from hbt_ray.errors import ConfigError
 from hbt_ray.search.config import SearchConfig
 from tests.helpers import tiny_corpus
+from tests.helpers.benchmark_files import squad_paragraph, write_squad
 from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages, malformed_cases
 from tests.helpers.model_folders import write_pairs
 from tests.unit.search.searches import search_of
@@ -48,6 +50,27 @@ def test_dev_set_with_the_texts_of_a_test_benchmark_is_refused(tmp_path: Path, m
     chosen_by_it = search_of(dev={"benchmarks": {"pairs": "pairs"}}, run=run)  # the same folder, named otherwise
     with pytest.raises(ConfigError, match="pairs is a test benchmark, and must not be chosen by; name another as dev"):
         search(chosen_by_it, tmp_path / "out")
+
+
+def test_dev_set_is_compared_as_the_benchmarks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the texts of a test benchmark, also where its sentences are read with their paragraphs."""
+    monkeypatch.setattr(run_search, "connect", lambda: pytest.fail("the dev set was accepted"))
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        write_squad(tmp_path / folder, "de", squad_paragraph("Eins. Zwei.", [[0, 5], [6, 11]], ("q", "Was?", 0)))
+    evaluate = {"benchmarks": {"squad": str(tmp_path / "one")}, "with_paragraph": True}
+    run = {"corpora": [{"format": "embedded"}], "evaluate": evaluate}
+    with pytest.raises(ConfigError, match="squad is a test benchmark, and must not be chosen by"):
+        search(search_of(dev={"benchmarks": {"squad": str(tmp_path / "other")}}, run=run), tmp_path / "out")
+
+
+def test_trials_without_windows_of_the_dev_set_are_not_mixed_with_others(tmp_path: Path):
+    dev = load_benchmark("pairs", str(write_pairs(tmp_path / "pairs")))
+    (tmp_path / SETTINGS).touch()
+    _record_inputs(tmp_path, [build_config({})], {}, dev)  # as an earlier version did with windows, too
+    _record_inputs(tmp_path, [build_config({})], {}, dev)
+    with pytest.raises(ConfigError, match="holds a search whose dev set had another content; write another --out"):
+        _record_inputs(tmp_path, [build_config({"evaluate": {"window_chars": 16}})], {}, dev)
 
 
 def test_objective_without_a_value_ends_the_search_before_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
