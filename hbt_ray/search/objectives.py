@@ -67,20 +67,23 @@ def pareto_front(values: np.ndarray) -> np.ndarray:
 def compromise_scores(values: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     """Return 1 less the distance to the best of every objective, (N,): compromise programming, Zeleny 1973.
 
-    Each objective is scaled so that the Pareto front spans 0 to 1, so none decides by its unit or its range. The
-    distance to (1, ..., 1) is Euclidean, with the mean of the squares weighted.
+    Each objective is scaled so that the Pareto front spans 0 to 1, so none decides by its unit or its range; where the
+    front has one value, so that all candidates do. The distance to (1, ..., 1) is Euclidean, with the mean of the
+    squares weighted.
 
     >>> compromise_scores(np.array([[1, 0], [0.5, 0.5], [0, 1]]), [1, 3]).round(3).tolist()
     [0.134, 0.5, 0.5]
+    >>> compromise_scores(np.array([[0.9, 0.9], [0.5, 0.5], [0.1, 0.1]]), [1, 1]).round(3).tolist()
+    [1.0, 0.5, 0.0]
 
     Args:
         values: (N, M).
         weights: M, at least one above 0.
     """
     on_front = values[pareto_front(values)]
-    span = on_front.max(axis=0) - on_front.min(axis=0)
-    scaled = np.divide(values - on_front.min(axis=0), span, where=span > 0, out=np.ones(values.shape))
-    scores: np.ndarray = 1 - np.sqrt(np.average((1 - scaled) ** 2, axis=1, weights=weights))
+    span = np.where(np.ptp(on_front, axis=0) > 0, np.ptp(on_front, axis=0), np.ptp(values, axis=0))
+    below_best = np.divide(on_front.max(axis=0) - values, span, where=span > 0, out=np.zeros(values.shape))
+    scores: np.ndarray = 1 - np.sqrt(np.average(below_best**2, axis=1, weights=weights))
     return scores
 
 

@@ -32,6 +32,18 @@ def test_best_score_is_on_the_front_and_units_do_not_matter(values, weights, uni
     assert compromise_scores(values * units, weights) == pytest.approx(scores)
 
 
+@given(arrays(float, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
+def test_only_candidates_with_the_best_of_every_objective_have_a_score_of_one(values: np.ndarray):
+    scores = compromise_scores(values, [1.0] * values.shape[1])
+    assert ((scores == 1) == (values == values.max(axis=0)).all(axis=1)).all()
+
+
+def test_candidates_behind_one_that_dominates_all_are_ranked_by_their_distance_to_it():
+    assert compromise_scores(np.array([[0.9, 0.9], [0.5, 0.5], [0.1, 0.2]]), [1, 1]) == pytest.approx(
+        [1, 1 - ((0.4 / 0.8) ** 2 / 2 + (0.4 / 0.7) ** 2 / 2) ** 0.5, 0]
+    )
+
+
 def test_of_a_gap_less_is_better():
     assert scaled_objective("gap/map", 0.1, 101) == pytest.approx(0.9)
     assert scaled_objective("gap/map", 0.3, 101) == pytest.approx(0.7)
