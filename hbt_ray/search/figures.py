@@ -37,7 +37,8 @@ FILES = ("objectives.png", "pareto.png", "bias.png", "schedule.png")
 def write_figures(search: SearchConfig, results: SearchResults, trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Write the figures that the search has data for, and return their files.
 
-    `objectives.png` and `bias.png` over the first searched setting that is a number, `pareto.png` and `schedule.png`.
+    `objectives.png` and `bias.png` over the first searched setting that is a number, with the choice's values of the
+    others, `pareto.png` and `schedule.png`.
     """
     figures = (
         objectives_figure(search, results, trials),
@@ -53,26 +54,37 @@ def write_figures(search: SearchConfig, results: SearchResults, trials: Sequence
     return written
 
 
-def _numeric_setting(search: SearchConfig, trials: Sequence[Trial]) -> str | None:
-    """Return the first searched setting whose values are numbers and differ, alpha before any other; None: no such.
+def _trials_by_setting(
+    search: SearchConfig, results: SearchResults, trials: Sequence[Trial]
+) -> tuple[str, list[Trial]] | None:
+    """Return a searched setting and the finished trials that have the other values of the choice.
 
-    None also where an algorithm changes the values while a trial trains.
+    The first setting, alpha before any other, whose values among these trials are numbers and differ. None: there is no
+    such, or an algorithm changes the values while a trial trains.
     """
     if ALGORITHMS[search.algorithm].changes_values_during_training:
         return None
     for key in sorted(search.space, key=lambda key: key != "mix.alpha"):
-        values = {trial.candidate.values.get(key) for trial in trials}
-        if len(values) > 1 and all(isinstance(value, int | float) for value in values):
-            return key
+        found = [
+            trial
+            for trial in finished_trials(trials)
+            if {**trial.candidate.values, key: None} == {**results.best.values, key: None}
+        ]
+        values = [trial.candidate.values.get(key) for trial in found]
+        if all(isinstance(value, int | float) for value in values) and len(set(values)) > 1:
+            return key, found
     return None
 
 
 def objectives_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Draw every objective over a numeric setting: each trial, the mean over seeds and its 95% confidence band."""
-    setting = _numeric_setting(search, trials)
-    if setting is None:
+    """Draw every objective over a numeric setting: each trial, the mean over seeds and its 95% confidence band.
+
+    Of the trials with the choice's values of other settings.
+    """
+    found = _trials_by_setting(search, results, trials)
+    if found is None:
         return None
-    finished = finished_trials(trials)
+    setting, finished = found
     count = len(search.objectives)
     columns = 2 if count > 1 else 1
     figure, panels = new_panels(count, columns, (4.6 * columns, 0.6 + 2.9 * -(-count // columns)))
@@ -89,7 +101,8 @@ def objectives_figure(search: SearchConfig, results: SearchResults, trials: Sequ
     figure.suptitle(
         f"{search.dev_name} over {short_name}: "
         + (f"mean over {seeds} seeds with its 95% confidence band" if seeds > 1 else "mean over 1 seed")
-        + f"; dashed: the choice, {short_name} {results.best.values[setting]:g}",
+        + f"; dashed: the choice, {short_name} {results.best.values[setting]:g}"
+        + ("\nother settings as in the choice" if len(search.space) > 1 else ""),
         x=0.01,
         ha="left",
         fontsize=11,
@@ -173,15 +186,17 @@ def pareto_figure(search: SearchConfig, results: SearchResults) -> Figure | None
 
 
 def bias_figure(search: SearchConfig, results: SearchResults, trials: Sequence[Trial]) -> Figure | None:
-    """Draw the rank distance of each query language over a numeric setting, as means over seeds."""
-    setting = _numeric_setting(search, trials)
+    """Draw the rank distance of each query language over a numeric setting, of the trials of `objectives_figure`."""
+    found = _trials_by_setting(search, results, trials)
+    if found is None:
+        return None
+    setting, finished = found
     start = f"{search.dev_name}/multi/rank_distance/"
-    finished = finished_trials(trials)
     languages = sorted(
         {name.removeprefix(start) for trial in finished for name in trial.metrics if name.startswith(start)}
     )
     languages = [language for language in languages if language not in (*LEVELS, WORST_TENTH)]
-    if setting is None or not languages:
+    if not languages:
         return None
     values = sorted({float(trial.candidate.values[setting]) for trial in finished})
     means = np.array(

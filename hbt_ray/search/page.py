@@ -18,7 +18,7 @@ from hbt_ray.utils.html_page import PAGE, Cell, Rows, image_source, render_page
 from hbt_ray.utils.redaction import redacted_value
 
 _FIGURE_TITLES = {
-    "objectives.png": "The objectives by setting, with every trial",
+    "objectives.png": "The objectives by setting",
     "pareto.png": "Two objectives against each other, and the Pareto front",
     "bias.png": "Rank distance by question language and setting",
     "schedule.png": "The schedule of mixtures",
