@@ -225,9 +225,11 @@ def check_measures(config: StudyConfig, tables: Mapping[str, pa.Table]) -> None:
         tables: of `judged_queries`, by the name of a benchmark or a perturbed benchmark.
 
     Raises:
-        ConfigError: a metric is unknown, or its benchmark is not evaluated or gives it no value, as rank distance on a
-            benchmark whose queries have relevant passages in one language only.
+        ConfigError: a metric is unknown or has a depth that is not computed, or its benchmark is not evaluated or gives
+            it no value, as rank distance on a benchmark whose queries have relevant passages in one language only.
     """
+    evaluate = config.run.evaluate
+    depth = None if evaluate.index == "flat" else evaluate.index_depth
     named = dict.fromkeys(config.measures, "measures has")
     named = {claim.metric: "a claim has" for claim in config.claims} | named
     for metric, where in named.items():
@@ -239,6 +241,9 @@ def check_measures(config: StudyConfig, tables: Mapping[str, pa.Table]) -> None:
             _contributions(config, metric, tables.__getitem__)
         except UserError as error:
             raise ConfigError(f"{where} {metric}, which has no value on {benchmark}: {error}") from None
+        name, known = without_drop(metric).split("/")[2], find_metric(without_drop(metric))
+        if name not in (known.name, known.name_at(depth)):
+            raise ConfigError(f"{where} {metric}, whose depth is not computed; write {known.name_at(depth)}")
 
 
 def _contributions(config: StudyConfig, metric: str, table_of: Callable[[str], pa.Table]) -> PerQueryContributions:

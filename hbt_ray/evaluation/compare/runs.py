@@ -42,6 +42,11 @@ class RunGroup:
         values = self.values(metric)
         return float(np.mean(values)) if values else None
 
+    def has(self, benchmark: str, metric: str) -> bool:
+        """Return whether every run with a report on a benchmark has a metric."""
+        runs = zip(self.metrics, self.reports, strict=False)  # a group without reports has none to test
+        return all(metric in of_run for of_run, reports in runs if benchmark in reports)
+
     def per_query(self, benchmark: str) -> list[pa.Table]:
         """Read the per-query table of each run on a benchmark; empty where a run was written without one."""
         folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]

@@ -107,7 +107,9 @@ def _best(metric: str, groups: Sequence[RunGroup]) -> float | None:
 
 
 def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
-    """Test every headline metric of every group against the first group's, where both have per-query tables.
+    """Test every headline metric of every group against the first group's, where both have it and per-query tables.
+
+    Metrics of different depths, exact and of an approximate index, are not tested against each other.
 
     Raises:
         UserError: two reports of one benchmark have different texts or judgements.
@@ -126,7 +128,7 @@ def differences(groups: Sequence[RunGroup]) -> list[TestedDifference]:
         of_first, *rest = tables[benchmark]
         one = [query_sum(table, name) for table in of_first] if any(rest) else []
         for group, of_group in zip(others, rest, strict=True):
-            if one and of_group:
+            if one and of_group and first.has(benchmark, metric) and group.has(benchmark, metric):
                 other = [query_sum(table, name) for table in of_group]
                 models = randomisation_test(mean_of(other) - mean_of(one))
                 methods = compare_methods(_by_shared_seed(benchmark, first, one, group, other))

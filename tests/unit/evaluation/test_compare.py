@@ -248,6 +248,13 @@ def test_a_difference_of_rank_distance_is_the_metrics_difference(tmp_path: Path)
         assert one.p_of_models >= one.models.p_value
 
 
+def test_exact_metrics_are_not_tested_against_those_of_an_approximate_index(tmp_path: Path):
+    runs = [written_run(tmp_path / name, 0, alpha, 0.5) for name, alpha in (("exact", 0.5), ("hnsw", 1.0))]
+    file = Path(runs[1]) / "evaluation" / "tiny" / "report.json"
+    file.write_text(file.read_text().replace('/map"', '/map@1000"'))
+    assert [one.metric for one in differences(run_groups_in(runs))] == ["tiny/multi/rank_distance"]
+
+
 def test_tracked_runs_are_grouped_by_their_parameters():
     runs = {
         "a 1": TrackedRun({"seed": "0", "mix.alpha": "0.5", "name": "a"}, {"t/mono/map": 0.2}),

@@ -52,6 +52,21 @@ def test_missing_evaluation_is_refused_with_its_experiment(tmp_path: Path):
         StudyResults(StudyConfig.model_validate(SETTINGS), tmp_path).estimate("hybrid", "tiny/multi/map")
 
 
+def test_a_depth_that_is_not_computed_is_refused_in_measures_and_claims(benchmark: Benchmark):
+    tables = dict.fromkeys(("tiny", "tiny-case"), judged_queries(benchmark))
+    exact = StudyConfig.model_validate(SETTINGS)
+    claim = {"method": "hybrid", "versus": "x-y", "metric": "drop/tiny/mono/mrr@5"}
+    claimed = StudyConfig.model_validate({**SETTINGS, "claims": [claim]})
+    for config in (exact.model_copy(update={"measures": ("tiny/mono/map@10",)}), claimed):
+        with pytest.raises(ConfigError, match=r"(map@10|mrr@5), whose depth is not computed; write (map|mrr)$"):
+            check_measures(config, tables)
+    evaluate = {**SETTINGS["run"]["evaluate"], "index": "hnsw", "shards": 1}  # type: ignore[index]
+    approximate = StudyConfig.model_validate({**SETTINGS, "run": {"evaluate": evaluate}})
+    check_measures(approximate.model_copy(update={"measures": ("tiny/mono/map@1000", "tiny/mono/mrr@10")}), tables)
+    with pytest.raises(ConfigError, match="map@10, whose depth is not computed; write map@1000"):
+        check_measures(approximate.model_copy(update={"measures": ("tiny/mono/map@10",)}), tables)
+
+
 def test_metrics_without_a_value_are_refused_before_work_begins(benchmark: Benchmark):
     config = StudyConfig.model_validate(SETTINGS)
     tables = dict.fromkeys(("tiny", "tiny-case"), judged_queries(benchmark))
