@@ -105,7 +105,7 @@ def evaluate(
         "dimensions": dimensions,
     }
     settings = build(EvaluateConfig, chosen)
-    api.evaluate(
+    reports = api.evaluate(
         model,
         settings,
         out,
@@ -115,8 +115,8 @@ def evaluate(
         passage_prefix=passage_prefix,
         trust_remote_code=trust_remote_code,
     )
-    page = Path(out) / "report.html"  # in a folder for each benchmark where there are several
-    click.echo(f"report   {page if page.exists() else out}")
+    # In a folder for each benchmark where there are several.
+    click.echo(f"report   {Path(out) / 'report.html' if len(reports) == 1 else out}")
 
 
 def _print_report(report: EvalReport) -> None:

@@ -67,7 +67,7 @@ def read_run_metrics(folder: str | Path) -> dict[str, float]:
     """Read the metrics of a report's folder, or of all benchmarks of a run's folder.
 
     Raises:
-        UserError: there is no report, or one cannot be read.
+        UserError: there is no report, one cannot be read, or they are of several models.
     """
     return _read_run(folder)[0]
 
@@ -75,10 +75,21 @@ def read_run_metrics(folder: str | Path) -> dict[str, float]:
 def _read_run(folder: str | Path) -> tuple[dict[str, float], dict[str, Path]]:
     metrics: dict[str, float] = {}
     reports: dict[str, Path] = {}
+    of_models: dict[tuple[object, object], Path] = {}  # path and revision of a model -> the folder of a report
     for one in find_reports(Path(folder).expanduser()):
         report = read_report(one)
         metrics |= report["metrics"]
-        reports[str(report.get("benchmark"))] = one
+        benchmark, model = str(report.get("benchmark")), report.get("model")
+        if benchmark in reports and "benchmark" in report:
+            raise UserError(
+                f"{str(reports[benchmark])!r} and {str(one)!r} hold reports of one benchmark, {benchmark}; delete one"
+            )
+        reports[benchmark] = one
+        if isinstance(model, dict):
+            of_models.setdefault((model.get("path"), model.get("revision")), one)
+        if len(of_models) > 1:
+            first, second = of_models.values()
+            raise UserError(f"{str(first)!r} and {str(second)!r} hold reports of two models; delete those of one")
     return metrics, reports
 
 

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner, Result
 
+from hbt_ray import api
 from hbt_ray.cli import main
 from hbt_ray.errors import (
     CheckpointError,
@@ -221,6 +222,23 @@ def test_invalid_command_line_shows_usage_and_exits_with_2(arguments):
     assert "Usage: " in result.stderr
     assert "Error: " in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_evaluate_names_the_folder_of_several_reports_beside_an_earlier_page(monkeypatch, tmp_path):
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: ["of one benchmark", "of another"])
+    (tmp_path / "report.html").touch()
+    command = [
+        "evaluate",
+        "--model",
+        "m",
+        "--benchmark",
+        "embedded",
+        "--benchmark",
+        "miracl/sw",
+        "--out",
+        str(tmp_path),
+    ]
+    assert CliRunner().invoke(main, command).stdout == f"report   {tmp_path}\n"
 
 
 def test_compare_prints_one_row_a_report():

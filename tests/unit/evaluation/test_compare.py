@@ -321,6 +321,23 @@ def test_reports_of_a_run_are_read_together(tmp_path: Path):
     assert read_run_metrics(tmp_path) == read_run_metrics(tmp_path / "evaluation") == expected
 
 
+def test_reports_of_two_models_or_of_one_benchmark_in_a_folder_are_refused(tmp_path: Path):
+    def write(folder: Path, benchmark: str, model: str) -> None:
+        folder.mkdir(exist_ok=True)
+        report = {"benchmark": benchmark, "model": {"path": model}, "metrics": {f"{benchmark}/mono/map": 0.5}}
+        (folder / "report.json").write_text(json.dumps(report))
+
+    write(tmp_path / "x", "x", "a")
+    write(tmp_path / "y", "y", "a")
+    assert len(read_run_metrics(tmp_path)) == 2
+    write(tmp_path, "x", "a")
+    with pytest.raises(UserError, match=rf"'{tmp_path}' and '{tmp_path / 'x'}' hold reports of one benchmark, x"):
+        read_run_metrics(tmp_path)
+    write(tmp_path, "z", "b")
+    with pytest.raises(UserError, match=rf"'{tmp_path}' and '{tmp_path / 'x'}' hold reports of two models"):
+        read_run_metrics(tmp_path)
+
+
 def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
     one, other = (written_run(tmp_path / name, 0, alpha, 0.5) for name, alpha in (("one", 0.5), ("other", 1.0)))
     with pytest.raises(UserError, match="is named twice"):
