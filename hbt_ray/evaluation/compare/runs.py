@@ -57,6 +57,12 @@ class RunGroup:
         seeds = self.seeds or (None,) * len(self.reports)
         return [seed for seed, of_run in zip(seeds, self.reports, strict=True) if benchmark in of_run]
 
+    def is_of_training(self, benchmark: str) -> bool:
+        """Return whether a report on a benchmark is of a model of this machine that was trained from another one."""
+        folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]
+        models = [read_report(folder).get("model") for folder in folders]
+        return any(isinstance(one, dict) and "base_model" in one and not one.get("revision") for one in models)
+
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""
         folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]

@@ -146,13 +146,16 @@ def _by_shared_seed(
     group: RunGroup,
     other: Sequence[PerQueryContributions],
 ) -> list[PerQueryContributions]:
-    """Return the differences of the runs with equal seeds; one model without a seed is compared with every run."""
+    """Return the differences of the runs with equal seeds; one fixed model is compared with every run.
+
+    A fixed model has no seed and no chance in a training here: with another seed, a trained one would be another model.
+    """
     of_first, of_group = (
         dict(zip(g.seeds_on(benchmark), sums, strict=True)) for g, sums in ((first, one), (group, other))
     )
-    if len(one) == 1 and None in of_first:
+    if len(one) == 1 and None in of_first and not first.is_of_training(benchmark):
         return [sums - one[0] for seed, sums in of_group.items() if seed is not None]
-    if len(other) == 1 and None in of_group:
+    if len(other) == 1 and None in of_group and not group.is_of_training(benchmark):
         return [other[0] - sums for seed, sums in of_first.items() if seed is not None]
     return [of_group[seed] - of_first[seed] for seed in of_first if seed is not None and seed in of_group]
 

@@ -220,7 +220,7 @@ def test_one_seed_says_nothing_of_the_methods(tmp_path: Path):
     assert "p≤.0008" in shown  # four times the floor of 9,999 draws
 
 
-def test_runs_are_paired_by_seed_and_with_a_model_that_has_none(tmp_path: Path):
+def test_runs_are_paired_by_seed_and_with_a_fixed_model_but_not_a_trained_one(tmp_path: Path):
     folders = [
         written_run(tmp_path / f"{alpha}-{seed}", seed, alpha, 0.5)
         for alpha, seeds in ((0.5, (0, 1, 2)), (1.0, (2, 1, 7)))
@@ -236,6 +236,13 @@ def test_runs_are_paired_by_seed_and_with_a_model_that_has_none(tmp_path: Path):
     [found] = [one.methods for one in differences([first, fixed]) if one.metric == "tiny/mono/map"]
     assert found is not None
     assert len(found.by_seed) == 3
+    file = fixed.reports[0]["tiny"] / "report.json"
+    for key, seeds in (("revision", 3), ("path", 0)):  # of the hub, and trained here
+        model = {"base_model": "some/encoder", key: "abc"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model": model}))
+        for pair in ([first, fixed], [fixed, first]):
+            found = differences(pair)[0].methods
+            assert len(found.by_seed if found else ()) == seeds
     unshared = RunGroup("others", second.metrics[2:], second.reports[2:], second.seeds[2:])
     assert differences([first, unshared])[0].methods is None
 
