@@ -66,7 +66,7 @@ def robustness_section(results: StudyResults) -> ReportSection:
         "With m the metric on the original queries and m_g that on queries with perturbation g: the mean drop is the "
         "mean of m - m_g over the perturbations, the worst-group drop is the largest m - m_g, and the relative drop is "
         "the mean drop divided by m. A lower drop is more robust; with equal drops, the encoder with the higher m has "
-        "lost the smaller part of it."
+        "lost the smaller part of it. Of a metric of which less is better, a drop is m_g - m."
     )
     for metric in _whole_metrics(results):
         if "/rank_distance" not in metric:

@@ -64,8 +64,8 @@ class StudyResults:
     """The metrics of a study's finished experiments.
 
     A metric is named as in reports: `miracl/mono/ndcg@10`, or with a part of it, `miracl/mono/ndcg@10/low-resource`
-    (see `per_query.query_sum`). The prefix `drop/` or `worst_drop/` makes it the loss by perturbed queries: the metric
-    on the original queries minus that on perturbed ones, its mean over the perturbations or its maximum.
+    (see `per_query.query_sum`). The prefix `drop/` or `worst_drop/` makes it the loss by perturbed queries: how much
+    worse the metric is on them than on the original ones, its mean over the perturbations or its maximum.
     """
 
     def __init__(self, config: StudyConfig, folder: Path) -> None:
@@ -259,10 +259,8 @@ def _contributions(config: StudyConfig, metric: str, table_of: Callable[[str], p
         return query_sum(table_of(prefix), rest)
     benchmark, _, name = rest.partition("/")
     original = query_sum(table_of(benchmark), name)
-    drops = [
-        original - query_sum(table_of(f"{benchmark}-{perturbation}"), name)
-        for perturbation in config.run.evaluate.perturbations
-    ]
+    changed = [query_sum(table_of(f"{benchmark}-{one}"), name) for one in config.run.evaluate.perturbations]
+    drops = [original - one if higher_is_better(rest) else one - original for one in changed]
     if not drops:
         raise UserError(f"{metric} needs perturbed queries; write run.evaluate.perturbations=[typos]")
     return mean_of(drops) if prefix == DROP else max(drops, key=lambda drop: drop.value)

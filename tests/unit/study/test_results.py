@@ -36,6 +36,16 @@ def test_drop_is_positive_and_equals_the_worst_of_one_perturbation(results: Stud
     assert results.estimate("hybrid", "worst_drop/tiny/multi/map").values == drop.values
 
 
+def test_drop_of_a_metric_of_which_less_is_better_is_its_rise(results: StudyResults):
+    original, changed = (
+        results.estimate("hybrid", f"{benchmark}/multi/rank_distance").mean for benchmark in ("tiny", "tiny-case")
+    )
+    for prefix in ("drop", "worst_drop"):
+        found = results.estimate("hybrid", f"{prefix}/tiny/multi/rank_distance").mean
+        assert found == pytest.approx(changed - original)
+        assert found > 0
+
+
 def test_interval_over_seeds_is_students():
     found = estimate([0.1, 0.2, 0.3])
     assert (found.mean, found.half_width) == (pytest.approx(0.2), pytest.approx(4.302653 * 0.1 / 3**0.5))
