@@ -24,7 +24,7 @@ class LanguageGap:
     """A gap in a metric that is a mean over queries."""
 
     by_language: dict[str, float]  # query language -> its mono minus the mean of its cross values
-    low: float  # of the 95% confidence interval of the mean over languages
+    low: float  # of the 95% confidence interval of the mean over languages; NaN for one cluster
     high: float
 
     @property
@@ -69,8 +69,10 @@ def language_gap(values: Mapping[Pair, np.ndarray], clusters: Mapping[Pair, np.n
 def _interval(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Return the interval of a weighted sum of means: (G, P) sums, (G, P) numbers of queries, (P,) weights.
 
-    A resample without any query of a pair has no value and is left out.
+    A resample without any query of a pair has no value and is left out. One cluster shows nothing of others.
     """
+    if np.count_nonzero(counts.any(axis=1)) < 2:
+        return np.nan, np.nan
     generator = np.random.default_rng(0)
     num_clusters = len(sums)
     resampled = []

@@ -39,7 +39,7 @@ class RetrievalMetrics:
     """The result of `compute_retrieval_metrics`."""
 
     metrics: dict[str, float]  # full name, such as "xquad-r/mono/map" -> value
-    intervals: dict[str, tuple[float, float]]  # full name of a gap -> its 95% confidence interval
+    intervals: dict[str, tuple[float, float]]  # full name of a gap -> its 95% confidence interval, if it is known
     per_query: pa.Table  # a row for each query in each pool; see `_per_query_table` for the columns
     matrix: np.ndarray  # (L, L) mAP by query and passage language, NaN where no query has a judgement
     relevant: RelevantPassages
@@ -99,7 +99,7 @@ def compute_retrieval_metrics(benchmark: Benchmark, query_vectors: np.ndarray, i
     gaps = _gaps(benchmark, groups, index.depth)
     return RetrievalMetrics(
         metrics=_averages(benchmark.name, groups, gaps, index.depth),
-        intervals={name: (gap.low, gap.high) for name, gap in gaps.items()},
+        intervals={name: (gap.low, gap.high) for name, gap in gaps.items() if np.isfinite(gap.low)},
         per_query=_per_query_table(benchmark, groups),
         matrix=_language_matrix(benchmark.languages, groups),
         relevant=relevant,

@@ -47,7 +47,7 @@ def claim_sentence(tested: ClaimResult) -> str:
     claim, difference = tested.claim, tested.difference
     stated = _stated(tested)
     if difference is None:
-        return f"{stated}: **not known**, with fewer than two seeds."
+        return f"{stated}: **not known**, with fewer than two seeds or clusters of questions."
     half_width = difference.half_width(claim.confidence)
     mean, low, high = (
         format_metric(claim.metric, difference.mean + shift, sign=True) for shift in (0, -half_width, half_width)

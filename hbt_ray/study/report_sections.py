@@ -30,6 +30,7 @@ _LISTED_SETTINGS = (
 )
 _NO_LICENCE = "not stated"
 _ONE_SEED = "not known, because another seed gives another difference"
+_ONE_CLUSTER = "Where all questions are one cluster the methods are not known, because others give another difference."
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,11 @@ def answer(results: StudyResults, comparisons: Sequence[Comparison]) -> str:
     for comparison in (comparison for comparison in comparisons if comparison.metric == metric):
         change = format_metric(metric, -comparison.models.mean, sign=True)
         seeds = f"{comparison.seeds_agreeing} of {len(comparison.by_seed)} seeds"
+        missing = "seed" if len(comparison.by_seed) < 2 else "cluster of questions"
         verdict = {
             "better": f"{reference} is worse",
             "worse": f"{reference} is better",
-            "not known": "it is not known, with one seed, whether there is a difference",
+            "not known": f"it is not known, with one {missing}, whether there is a difference",
         }.get(_verdict(comparison), "no difference is shown")
         p_value = "" if comparison.p_of_methods is None else f"p {format_p(comparison.p_of_methods)}, "
         parts.append(f"against {comparison.method} {verdict} ({change}, {p_value}{seeds})")
@@ -268,6 +270,8 @@ def comparison_section(results: StudyResults, comparisons: Sequence[Comparison])
         "independent, such as translations or questions on one paragraph, are one cluster. P-values are corrected by "
         f"Holm's method over {len(comparisons)} comparisons; ≤ marks the least that a test can give."
     )
+    if seeds > 1 and any(comparison.methods is None for comparison in comparisons):
+        section.add_text(_ONE_CLUSTER)
     if any(comparison.models.is_grouped for comparison in comparisons):
         section.add_text("Evaluated by an earlier version: only the translations of a question are a cluster.")
     section.add_table(

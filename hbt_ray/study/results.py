@@ -41,7 +41,7 @@ class Comparison:
     metric: str
     models: Difference  # of these models, each query with its mean over the seeds
     p_of_models: float  # Holm's correction over all comparisons of the study
-    methods: MethodDifference | None  # over seeds and clusters of queries; None: not known, as with one seed
+    methods: MethodDifference | None  # over seeds and clusters of queries; None: not known, as with one seed or cluster
     p_of_methods: float | None  # Holm's correction, too
     by_seed: tuple[float, ...]  # the difference of each seed
 

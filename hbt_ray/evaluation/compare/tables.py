@@ -21,7 +21,7 @@ from hbt_ray.evaluation.significance import LEVEL, Difference, format_p, holm, r
 from hbt_ray.utils.progress import track
 
 THESE_MODELS = "these models, other questions"
-NOT_KNOWN = "methods: not known, with fewer than two shared seeds"
+NOT_KNOWN = "methods: not known, with fewer than two shared seeds or clusters"
 _GROUPED = "A report of an earlier version: only translations of a question are clusters."
 
 
@@ -34,7 +34,7 @@ class TestedDifference:
     heading: str
     models: Difference  # of these models, each query with its mean over the seeds
     p_of_models: float
-    methods: MethodDifference | None  # over the seeds that both have; None: not known, as with one seed
+    methods: MethodDifference | None  # over the seeds that both have; None: not known, as with one seed or cluster
     p_of_methods: float | None
 
 

@@ -105,7 +105,11 @@ def gap_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
     """Format mono less cross, with its interval: headings, and a row for each metric of which it is reported."""
     names = {report.metric(GAP, metric): METRICS[metric].display for metric in GAP_METRICS}
     rows = [
-        [display, format_value(name, report.metrics[name]), " to ".join(f"{x:.4f}" for x in report.intervals[name])]
+        [
+            display,
+            format_value(name, report.metrics[name]),
+            " to ".join(f"{x:.4f}" for x in report.intervals.get(name, ())) or "not known",
+        ]
         for name, display in names.items()
         if name in report.metrics
     ]

@@ -25,10 +25,11 @@ def test_gap_on_paper():
     assert gap.mean == pytest.approx((0.375 + 0.3) / 2)
 
 
-def test_one_cluster_of_questions_has_an_interval_of_no_width():
-    one = {pair: np.zeros(len(values), int) for pair, values in VALUES.items()}
+def test_one_cluster_of_questions_has_no_interval():
+    one = {pair: np.full(len(values), 3) for pair, values in VALUES.items()}  # the others have no such question
     gap = language_gap(VALUES, one)
-    assert gap.low == pytest.approx(gap.mean) == pytest.approx(gap.high)
+    assert gap.mean == pytest.approx((0.375 + 0.3) / 2)
+    assert np.isnan([gap.low, gap.high]).all()
 
 
 def test_without_a_language_that_has_both_there_is_no_gap():

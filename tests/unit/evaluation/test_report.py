@@ -79,6 +79,11 @@ def folder(report: EvalReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return write_report(report, tmp_path_factory.mktemp("report") / "made" / "here", model="whole numbers")
 
 
+def test_a_gap_without_an_interval_says_that_it_is_not_known(report: EvalReport):
+    name = "tiny/gap/map"
+    assert f"| mAP | {report.metrics[name]:.4f} | not known |" in markdown_lines(replace(report, intervals={}))
+
+
 def test_written_run_and_qrels_give_ir_measures_equal_metrics(report: EvalReport, folder: Path):
     run = list(ir_measures.read_trec_run(str(folder / "run.trec")))
     qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.trec")))

@@ -80,9 +80,12 @@ def test_pools_of_one_size_have_the_same_gap_when_matched():
 
 def test_interval_of_the_gap_is_over_clusters_of_questions():
     plain = with_extra_passages()
-    one = replace(plain, queries=[replace(query, cluster="one") for query in plain.queries])
-    low, high = measured(one).intervals["tiny/gap/map_matched"]
-    assert low == pytest.approx(high) == pytest.approx(measured(plain).metrics["tiny/gap/map_matched"])
+    one, two = (
+        replace(plain, queries=[replace(query, cluster=str(n % count)) for n, query in enumerate(plain.queries)])
+        for count in (1, 2)
+    )
+    assert measured(two).intervals["tiny/gap/map"] != measured(plain).intervals["tiny/gap/map"]
+    assert measured(one).intervals == {}  # of one nothing is known
 
 
 def test_a_passage_left_out_of_a_ranking_is_not_in_its_pool():

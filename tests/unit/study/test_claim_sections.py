@@ -62,7 +62,9 @@ def test_verdict_of_a_claim_is_one_sentence():
         "x-y is not worse than hybrid by 0.0050 in tiny mono mAP: **shown** (difference +0.0020, 90% interval "
         "-0.0043 to +0.0083, p 0.0400)."
     )
-    assert claim_sentence(ClaimResult(claim, None, None)).endswith("**not known**, with fewer than two seeds.")
+    assert claim_sentence(ClaimResult(claim, None, None)).endswith(
+        "**not known**, with fewer than two seeds or clusters of questions."
+    )
 
 
 def test_one_seed_shows_no_claim(claimed: StudyResults):

@@ -30,6 +30,16 @@ def test_drop_is_displayed_with_its_metric_and_part():
     assert display_name("worst_drop/beir-scifact/mono/ndcg@10/de") == "worst drop of beir-scifact mono nDCG@10, de"
 
 
+def test_with_one_cluster_nothing_is_known_of_methods_and_the_report_says_why(results: StudyResults):
+    found = results.comparisons(results.config.measures)
+    comparisons = [replace(comparison, methods=None, p_of_methods=None) for comparison in found]
+    assert "against untrained it is not known, with one cluster of questions, whether" in answer(results, comparisons)
+    assert "Where all questions are one cluster the methods are not known" in "".join(
+        comparison_section(results, comparisons).lines
+    )
+    assert "one cluster the methods" not in "".join(comparison_section(results, found).lines)
+
+
 def test_best_method_of_each_metric_is_bold(results: StudyResults):
     rows = {line.split(" | ")[0].strip("| "): line for line in results_section(results).lines if line.startswith("| ")}
     assert rows["hybrid"].split(" | ")[1].startswith("**")
