@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from hbt_ray.config import absolute_path, replace_in, with_absolute_paths
 from hbt_ray.data.corpora import list_shards
+from hbt_ray.debiasing.fitting_texts import check_several_languages
 from hbt_ray.evaluation.report import markdown_table
 from hbt_ray.evaluation.retrieval_metrics import judged_queries
 from hbt_ray.evaluation.run_evaluation import check_benchmarks
@@ -36,7 +37,8 @@ def check_study(config: StudyConfig, folder: Path) -> CheckedStudy:
     1. Leave out the optional benchmarks whose folder does not exist, with their metrics.
     2. List the files of the corpora.
     3. Write the benchmarks that are made from a corpus.
-    4. Read every benchmark, and compute every metric from its judgements.
+    4. Look for several languages in the corpora of methods that are debiased.
+    5. Read every benchmark, and compute every metric from its judgements.
 
     Args:
         config: of the study.
@@ -57,7 +59,11 @@ def check_study(config: StudyConfig, folder: Path) -> CheckedStudy:
     # 3. Benchmarks made from a corpus
     config = _with_made_benchmarks(config, folder)
     experiments = list_experiments(config, config.run.evaluate.benchmarks)
-    # 4. Metrics
+    # 4. Languages to remove
+    for one in experiments:
+        if one.method.debiased and one.seed == config.seeds[0]:
+            check_several_languages({shard.language for corpus in one.config.corpora for shard in list_shards(corpus)})
+    # 5. Metrics
     judged: dict[str, pa.Table] = {}
     check_benchmarks(config.run.evaluate, lambda benchmark: judged.update({benchmark.name: judged_queries(benchmark)}))
     check_measures(config, judged)

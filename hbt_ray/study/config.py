@@ -195,6 +195,17 @@ class StudySettings(ConfigSection):
             raise ValueError(f"methods need each other's encoders: {', '.join(error.args[1])}") from None
         return self
 
+    @model_validator(mode="after")
+    def _check_effects(self) -> StudySettings:
+        methods = self.methods.values()
+        pretrainings = [self.pretraining[one.pretrained].settings for one in methods if one.pretrained is not None]
+        if "scale" in self.chapters and not any(settings.get("languages") for settings in pretrainings):
+            raise ValueError("the chapter scale needs a method whose pretraining sets languages; leave it out")
+        default = type(self).model_fields["debias_items"].default
+        if self.debias_items != default and not any(method.debiased for method in methods):
+            raise ValueError("debias_items has no effect where no method is debiased; leave it out")
+        return self
+
 
 def depth_of(methods: Mapping[str, Method], name: str) -> int:
     """Return how many methods must be finished one after another before a method can begin."""
@@ -213,6 +224,23 @@ class StudyConfig(StudySettings):
         if twice is not None:
             raise ValueError(f"{twice} is in made and in run.evaluate.benchmarks; rename one, such as {twice}/made")
         check_distinct("benchmarks", [*self.made, *evaluated], benchmark_slug)
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> StudyConfig:
+        evaluate = self.run.evaluate
+        if "robustness" in self.chapters and not evaluate.perturbations:
+            raise ValueError(
+                "the chapter robustness needs perturbed queries; write run.evaluate.perturbations=[typos], or leave "
+                "the chapter out"
+            )
+        for name, method in self.methods.items():
+            dimensions = method.settings.get("evaluate.dimensions", evaluate.dimensions)
+            if method.debiased == "mean" and dimensions is not None:
+                raise ValueError(
+                    f"evaluate.dimensions {dimensions} would cut vectors from which {name} subtracts whole means; "
+                    "leave it out, or write debiased: projection"
+                )
         return self
 
     @property

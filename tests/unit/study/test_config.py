@@ -46,6 +46,13 @@ STUDIES = sorted(file.stem for file in (CONFIGS / "studies").glob("*.yaml"))
         ({"pretraining": {"one": {}, "One": {}}}, "the pretraining 'one' and 'One' have one file name"),
         ({"made": {"beir/a": MADE, "beir/A": MADE}}, "the made 'beir/a' and 'beir/A' have one file name"),
         ({"made": {"tiny": MADE}}, "tiny is in made and in run.evaluate.benchmarks"),
+        ({"chapters": ["scale"], "pretraining": {"one": {}}}, "scale needs a method whose pretraining sets languages"),
+        ({"run": {}}, "the chapter robustness needs perturbed queries; write run.evaluate.perturbations="),
+        ({"debias_items": 7}, "debias_items has no effect where no method is debiased"),
+        (
+            {"methods": {"hybrid": {}, "b": {"debiased": "mean", "settings": {"dimensions": 64}}}},
+            "evaluate.dimensions 64 would cut vectors from which b subtracts whole means; leave it out",
+        ),
         ({"made": {"ti/ny": MADE}, "run": {"evaluate": {"benchmarks": {"ti-ny": "x"}}}}, "have one file name, 'ti-ny'"),
     ],
 )
@@ -96,7 +103,7 @@ def test_preset_merges_mappings_and_null_removes_a_setting(tmp_path: Path, monke
     }
     file = tmp_path / "study.yaml"
     run = {"train": {"steps": 9, "learning_rate": 0.5}, "evaluate": {"benchmarks": {"tiny": "x"}}}
-    file.write_text(yaml.safe_dump(SETTINGS | {"run": run, "presets": presets}, sort_keys=False))
+    file.write_text(yaml.safe_dump(SETTINGS | {"chapters": [], "run": run, "presets": presets}, sort_keys=False))
     whole, short = load_study(file), load_study(file, ["run.temperature=0.2"], "short")
     assert (whole.seeds, whole.run.train.steps, list(whole.methods)) == ((0, 1, 2), 9, ["untrained", "hybrid", "x-y"])
     assert (short.seeds, short.run.train.steps, list(short.methods)) == ((7,), 4, ["untrained", "hybrid"])
@@ -113,7 +120,7 @@ def test_preset_merges_mappings_and_null_removes_a_setting(tmp_path: Path, monke
 def test_absent_optional_benchmarks_are_left_out_with_their_metrics(tmp_path: Path):
     benchmarks = {"tiny": str(tmp_path), "miracl/sw": str(tmp_path / "none")}
     measures = ["miracl-sw/mono/map", "tiny/mono/map", "drop/miracl-sw/multi/map"]
-    changed = {"measures": measures, "run": {"evaluate": {"benchmarks": benchmarks}}}
+    changed = {"chapters": [], "measures": measures, "run": {"evaluate": {"benchmarks": benchmarks}}}
     config = StudyConfig.model_validate(SETTINGS | changed)
     assert without_absent_benchmarks(config) == (config, [])  # it is not optional
     config = config.model_copy(update={"optional_benchmarks": ("miracl/sw", "tiny")})

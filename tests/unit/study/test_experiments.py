@@ -143,7 +143,7 @@ def test_pretrainings_that_no_method_needs_are_left_out():
 def test_pretraining_has_the_runs_text_unless_it_names_another():
     pretraining = {"one": {"settings": {"text.max_query_tokens": 9}}}
     run = {"text": {"max_query_tokens": 8, "max_passage_tokens": 33}}
-    config = StudyConfig.model_validate(SETTINGS | {"pretraining": pretraining, "run": run})
+    config = StudyConfig.model_validate(SETTINGS | {"chapters": [], "pretraining": pretraining, "run": run})
     built = pretraining_config(config, "one", 5)
     assert (built.name, built.seed, built.text.max_query_tokens, built.text.max_passage_tokens) == ("one", 5, 9, 33)
 

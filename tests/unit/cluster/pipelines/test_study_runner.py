@@ -19,7 +19,7 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
 ):
     """A saved encoder without prompts was measured without the prefixes that the others are trained with."""
     run = SETTINGS["run"] | {"text": {"query_prefix": "q: ", "passage_prefix": "p: "}, "model": {"pooling": "cls"}}
-    methods = {"untrained": {"trained": False, "debiased": debiased}, "hybrid": {}}
+    methods = {"untrained": {"trained": False, "debiased": debiased}, "hybrid": {"debiased": "leace"}}
     config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "run": run, "debias_items": 7})
     experiment = list_experiments(config, {"tiny": "x"})[0]
     calls: list[tuple[object, ...]] = []
