@@ -164,17 +164,22 @@ def _benchmark_row(results: StudyResults, name: str) -> list[str]:
 
 
 def setup_section(config: StudyConfig, inputs: StudyInputs) -> ReportSection:
-    """Describe the settings that all methods share, the methods with the size of their training, and pretrainings."""
+    """Describe the settings of the run, the methods with the size of their training, and pretrainings."""
     section = ReportSection("Set-up")
-    shared = flatten_settings(stored_settings(config.run))
-    settings = [
-        [key, str(shared[key])]
+    of_run = flatten_settings(stored_settings(config.run))
+    settings = {
+        key: [key, str(of_run[key])]
         for key in _LISTED_SETTINGS
-        if shared.get(key) is not None and not (config.run.model.path and key.startswith("model.small."))
-    ]
+        if of_run.get(key) is not None and not (config.run.model.path and key.startswith("model.small."))
+    }
     if config.run.model.path is None:
-        settings.insert(0, ["encoder", "random weights, and a tokenizer trained on the corpora"])
-    section.add_table(["setting", "value"], settings, caption="All methods share:")
+        settings = {"model.path": ["encoder", "random weights, and a tokenizer trained on the corpora"], **settings}
+    changed = {key for key in settings if any(_changes(method, key) for method in config.methods.values())}
+    shared = [row for key, row in settings.items() if key not in changed]
+    section.add_table(["setting", "value"], shared, caption="All methods share:")
+    if changed:
+        others = [row for key, row in settings.items() if key in changed]
+        section.add_table(["setting", "value"], others, caption="The methods that do not change them share:")
     rows = [[name, "; ".join(_describe_method(method))] for name, method in config.methods.items()]
     if inputs.training_tokens:
         for row in rows:
@@ -191,6 +196,13 @@ def setup_section(config: StudyConfig, inputs: StudyInputs) -> ReportSection:
         parts += [f"{key} = {_setting_text(value)}" for key, value in pretraining.settings.items()]
         section.add_text(f"Pretraining “{name}”: {'; '.join(parts)}.")
     return section
+
+
+def _changes(method: Method, key: str) -> bool:
+    """Return whether a method may have another value of a setting than the run."""
+    if key == "train.steps" and method.tokens_of:
+        return True
+    return any(f"{key}.".startswith(f"{name}.") for name in method.settings)
 
 
 def _range(values: Sequence[int]) -> str:

@@ -103,6 +103,24 @@ def test_setup_lists_steps_and_encoded_tokens_over_the_seeds():
     assert "| raw | the encoder of x-y |  |  |" in lines
 
 
+def test_setup_calls_no_setting_shared_that_a_method_changes():
+    """It listed alpha, strategy and steps of the run as those of all methods."""
+    methods = {
+        "hybrid": {},
+        "x-y": {"settings": {"mix.strategy": "x-y"}},
+        "tokens": {"tokens_of": "hybrid"},
+        "other": {"settings": {"model": {"path": "some-encoder"}}},
+    }
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods})
+    shared, _, others = "\n".join(setup_section(config, StudyInputs()).lines).partition("do not change them share:")
+    others = others.partition("They differ in:")[0]
+    for words in ("| mix.strategy |", "| train.steps |", "| encoder | random weights", "| model.small.layers |"):
+        assert (words in shared, words in others) == (False, True), words
+    assert "| mix.alpha |" in shared
+    of_two = StudyConfig.model_validate(SETTINGS | {"methods": {"hybrid": {}, "raw": {"trained": False}}})
+    assert "do not change them" not in "".join(setup_section(of_two, StudyInputs()).lines)
+
+
 def test_setup_has_no_size_of_an_encoder_that_was_saved():
     run = SETTINGS["run"] | {"model": {"path": "some-encoder"}}
     texts = [
