@@ -22,9 +22,10 @@ def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
     labels = [group.label for group in groups]
     for panel, (_, metric, heading) in zip(panels, headlines, strict=True):
         registered = find_metric(metric)
-        means = [group.mean(metric) or 0.0 for group in groups]
-        bars = panel.barh(range(len(labels)), means, color=ACCENT, height=0.62)
-        labels_of_bars = [f"{mean:.3f}" if registered.unit == "share" else f"{mean:,.0f}" for mean in means]
+        means = [group.mean(metric) for group in groups]
+        bars = panel.barh(range(len(labels)), [mean or 0.0 for mean in means], color=ACCENT, height=0.62)
+        number = "{:.3f}" if registered.unit == "share" else "{:,.0f}"
+        labels_of_bars = ["none" if mean is None else number.format(mean) for mean in means]
         panel.bar_label(bars, labels_of_bars, padding=6, fontsize=8.5, color=DARK)
         for position, group in enumerate(groups):
             values = group.values(metric)

@@ -25,6 +25,7 @@ from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare import (
     RunGroup,
     TrackedRun,
+    comparison_figure,
     comparison_table,
     differences,
     read_run_metrics,
@@ -312,6 +313,13 @@ def test_comparison_marks_the_best_of_each_column():
         "rank distance": ["1,410.2", "[bold]286.6[/bold]", "–"],
     }
     assert table.title == "tiny"
+
+
+def test_figure_says_where_a_run_has_no_value():
+    groups = [RunGroup("a", ({"t/mono/map": 0.5},)), RunGroup("b", ({"t/mono/map": 0.0, "t/multi/rank_distance": 7},))]
+    figure = comparison_figure(groups)
+    shown = [[text.get_text() for text in panel.texts] for panel in figure.axes]
+    assert shown == [["0.500", "0.000"], ["none", "7"]]
 
 
 def test_comparison_of_several_benchmarks_names_them():
