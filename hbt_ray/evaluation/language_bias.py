@@ -20,7 +20,9 @@ _BLOCK = 256  # rankings compared at once, K * K bytes each
 def same_language_first(ranks: np.ndarray, is_query_language: np.ndarray) -> np.ndarray:
     """Return 1 where the highest-ranked relevant passage is in the query's language, else 0.
 
-    A model without a preference gives 1 / n where n languages have one relevant passage each.
+    Where several share the highest rank, because an approximate index missed all, it is the part of them in that
+    language, the mean over their orders. A model without a preference gives 1 / n where n languages have one relevant
+    passage each.
 
     >>> same_language_first(np.array([[3, 1], [2, 5], [4, 0]]), np.array([[1, 0], [1, 0], [1, 0]], bool)).tolist()
     [0.0, 1.0, nan]
@@ -34,9 +36,10 @@ def same_language_first(ranks: np.ndarray, is_query_language: np.ndarray) -> np.
     """
     found = ranks > 0
     has_both = (found & is_query_language).any(axis=1) & (found & ~is_query_language).any(axis=1)
-    best = np.where(found, ranks, np.iinfo(np.int64).max).argmin(axis=1)
-    is_first = is_query_language[np.arange(len(ranks)), best].astype(float)
-    defined: np.ndarray = np.where(has_both, is_first, np.nan)
+    ordered = np.where(found, ranks, np.iinfo(np.int64).max)
+    is_first = ordered == ordered.min(axis=1, keepdims=True)
+    share = (is_first & is_query_language).sum(axis=1) / is_first.sum(axis=1)
+    defined: np.ndarray = np.where(has_both, share, np.nan)
     return defined
 
 

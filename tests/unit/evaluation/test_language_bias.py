@@ -28,6 +28,14 @@ def test_the_first_of_the_parallel_passages_decides():
     assert np.isnan(same_language_first(ranks, own)[2:]).all()  # no choice between languages
 
 
+def test_same_language_first_of_missed_passages_does_not_depend_on_their_order():
+    """All have the rank after the listed ones, of which the first by id counted."""
+    missed = np.full((3, 3), 1001)
+    assert same_language_first(missed, np.eye(3, dtype=bool)) == pytest.approx(np.full(3, 1 / 3))
+    some = np.array([[1001, 7, 1001]])
+    assert same_language_first(some, np.array([[True, False, True]])).tolist() == [0]
+
+
 def test_same_language_first_is_one_in_n_without_preference():
     rng = np.random.default_rng(0)
     ranks = np.array([rng.permutation(100)[:4] + 1 for _ in range(4000)])
