@@ -48,6 +48,12 @@ class Query:
     text: str
     group: str = ""  # equal for translations of one question; "" if the benchmark marks no translations
     cluster: str = ""  # equal for questions that are not independent, as those on one paragraph; "": the group
+    other_language: str = ""  # of the text, where it is a translation; "": the query's language
+
+    @property
+    def text_language(self) -> str:
+        """The language of the text."""
+        return self.other_language or self.language
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ class Benchmark:
         """Return 16 hex digits that change with any text, id or judgement.
 
         Token stores are named by it, so what is hashed must stay the same if a class or field is renamed. The cluster
-        of a query follows from the rest, and is not hashed.
+        of a query and the language of its text follow from the rest, and are not hashed.
         """
         entries = chain(
             (

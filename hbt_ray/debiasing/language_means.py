@@ -127,7 +127,7 @@ def means_notes(benchmark: Benchmark, means: LanguageMeans) -> tuple[tuple[str, 
     unknown = {one for one in benchmark.languages if means.rows_of([one])[0] == len(means.languages)}
     if not unknown:
         return (note,), ()
-    queries = sum(query.language in unknown for query in benchmark.queries)
+    queries = sum(query.text_language in unknown for query in benchmark.queries)
     passages = sum(language in unknown for language in benchmark.columns.languages)
     warning = (
         f"the model has no mean vector of {', '.join(sorted(unknown))} ({queries:,} queries, {passages:,} passages), "

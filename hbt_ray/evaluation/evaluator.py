@@ -210,7 +210,7 @@ def embed_queries(embedder: Embedder, benchmark: Benchmark, means: LanguageMeans
     vectors = np.asarray(embedder.queries(windows.texts), np.float32)[windows.rows]
     if means is None:
         return vectors
-    return means.subtract(vectors, means.rows_of([query.language for query in benchmark.queries]), "queries")
+    return means.subtract(vectors, means.rows_of([query.text_language for query in benchmark.queries]), "queries")
 
 
 def index_passages(

@@ -33,8 +33,10 @@ def perturbed(benchmark: Benchmark, perturbation: Perturbation) -> Benchmark:
     Raises:
         CorpusError: the perturbation is "translation", and no query has a translation.
     """
-    change = _translations(benchmark) if perturbation == "translation" else _CHANGES[perturbation]
-    queries = [replace(query, text=change(query)) for query in benchmark.queries]
+    if perturbation == "translation":
+        queries = list(map(_translations(benchmark), benchmark.queries))
+    else:
+        queries = [replace(query, text=_CHANGES[perturbation](query)) for query in benchmark.queries]
     return replace(benchmark, name=f"{benchmark.name}-{perturbation}", queries=queries)
 
 
@@ -78,7 +80,7 @@ def _mistyped(word: str, generator: np.random.Generator) -> str:
     return word[: index + 1] + word[index:]  # doubled
 
 
-def _translations(benchmark: Benchmark) -> Callable[[Query], str]:
+def _translations(benchmark: Benchmark) -> Callable[[Query], Query]:
     texts: dict[str, dict[str, str]] = {}
     for query in benchmark.queries:
         if query.group:
@@ -86,11 +88,12 @@ def _translations(benchmark: Benchmark) -> Callable[[Query], str]:
     if not any(len(of_group) > 1 for of_group in texts.values()):
         raise CorpusError(f"no query of the benchmark {benchmark.name!r} has a translation; leave out translation")
 
-    def translated(query: Query) -> str:
+    def translated(query: Query) -> Query:
         others = sorted(language for language in texts.get(query.group, {}) if language != query.language)
         if not others:
-            return query.text
-        return texts[query.group][others[int(_generator(query).integers(len(others)))]]
+            return query
+        language = others[int(_generator(query).integers(len(others)))]
+        return replace(query, text=texts[query.group][language], other_language=language)
 
     return translated
 

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from hbt_ray.config import EvaluateConfig
 from hbt_ray.data.types import Benchmark, Passage, Query
+from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import CorpusError
+from hbt_ray.evaluation.evaluator import embed_queries
 from hbt_ray.evaluation.query_perturbation import perturbed, with_typos, without_accents
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.models.encoder import save_encoder
 from tests.helpers.tiny_corpus import make_encoder
+from tests.unit.evaluation.test_evaluator import TableEmbedder
 
 QUERIES = [Query("de:1", "de", "Wo liegt Malmö?", "1"), Query("en:1", "en", "Where is Malmö located?", "1")]
 BENCHMARK = Benchmark("places", QUERIES, [Passage("p", "en", "In Sweden.")], {"de:1": {"p": 1}, "en:1": {"p": 1}})
@@ -38,6 +41,16 @@ def test_case_accents_and_translation_on_paper():
     assert [q.text for q in perturbed(BENCHMARK, "case").queries] == ["WO LIEGT MALMÖ?", "WHERE IS MALMÖ LOCATED?"]
     assert perturbed(BENCHMARK, "accents").queries[0].text == "Wo liegt Malmo?"
     assert [q.text for q in perturbed(BENCHMARK, "translation").queries] == [QUERIES[1].text, QUERIES[0].text]
+
+
+def test_a_translation_has_the_mean_of_its_own_language_subtracted():
+    means = LanguageMeans(("de", "en"), np.array([[1, 0, 0], [0, 1, 0]], np.float32), np.zeros((2, 3), np.float32))
+    vectors = {query.text: np.array([1.0, 1.0, 1.0]) + means.queries[row] for row, query in enumerate(QUERIES)}
+    embedder = TableEmbedder({text: vector.astype(np.float32) for text, vector in vectors.items()})
+    plain, translated = (
+        embed_queries(embedder, one, means) for one in (BENCHMARK, perturbed(BENCHMARK, "translation"))
+    )
+    assert translated[::-1].tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize(("before", "after"), [("żółw Ёлка ἄνθρωπος", "zołw Елка ανθρωπος"), ("ที่นี่ हिन्दी", "ที่นี่ हिन्दी")])
