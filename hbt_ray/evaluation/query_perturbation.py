@@ -73,11 +73,11 @@ def _mistyped(word: str, generator: np.random.Generator) -> str:
     letters = [index for index, character in enumerate(word) if character.isalpha()]
     index = letters[int(generator.integers(1, len(letters)))]  # the first letter stays as it is
     error = int(generator.integers(3))
-    if error == 0:  # swapped
+    if error == 0 and word[index] != word[index - 1]:  # swapped
         return word[: index - 1] + word[index] + word[index - 1] + word[index + 1 :]
     if error == 1:  # left out
         return word[:index] + word[index + 1 :]
-    return word[: index + 1] + word[index:]  # doubled
+    return word[: index + 1] + word[index:]  # doubled, also where equal letters would be swapped
 
 
 def _translations(benchmark: Benchmark) -> Callable[[Query], Query]:

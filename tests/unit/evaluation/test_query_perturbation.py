@@ -15,7 +15,7 @@ from hbt_ray.data.types import Benchmark, Passage, Query
 from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation.evaluator import embed_queries
-from hbt_ray.evaluation.query_perturbation import perturbed, with_typos, without_accents
+from hbt_ray.evaluation.query_perturbation import TYPO_FRACTION, perturbed, with_typos, without_accents
 from hbt_ray.evaluation.run_evaluation import evaluate_model
 from hbt_ray.models.encoder import save_encoder
 from tests.helpers.tiny_corpus import make_encoder
@@ -75,6 +75,15 @@ def test_typos_change_one_letter_in_a_fifth_of_the_words(text, seed):
         apart = Counter(one) - Counter(other) + (Counter(other) - Counter(one))
         assert sum(apart.values()) == abs(len(one) - len(other)) <= 1
     assert with_typos(text, np.random.default_rng(seed)) == mistyped
+
+
+@given(st.text("abl ", max_size=80), st.integers(0, 2**32 - 1))
+def test_typos_change_a_word_also_where_letters_are_repeated(text, seed):
+    """Equal letters were swapped."""
+    before, after = text.split(" "), with_typos(text, np.random.default_rng(seed)).split(" ")
+    long_enough = sum(len(word) >= 3 for word in before)
+    changed = sum(one != other for one, other in zip(before, after, strict=True))
+    assert changed == min(max(1, round(TYPO_FRACTION * len(before))), long_enough)
 
 
 def test_perturbed_queries_search_passages_embedded_once(tmp_path: Path):
