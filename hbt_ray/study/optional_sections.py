@@ -202,12 +202,10 @@ def _add_recall_change(section: ReportSection, results: StudyResults, benchmark:
     first, reference = results.methods[0], results.config.reference
     metric = f"{benchmark}/alignment/recall@1"
     difference = _pair_means(results, reference, metric, pairs) - _pair_means(results, first, metric, pairs)
-    languages = sorted({pair.split("-")[0] for pair in pairs})
-    change = np.full((len(languages), len(languages)), np.nan)
-    for pair, value in zip(pairs, difference, strict=True):
-        query_language, _, passage_language = pair.partition("-")
-        if query_language in languages and passage_language in languages:
-            change[languages.index(query_language), languages.index(passage_language)] = value
+    changes = dict(zip(pairs, difference.tolist(), strict=True))
+    known = results.languages(benchmark)  # a code may have a hyphen, as zh-TW
+    languages = [one for one in known if any(f"{one}-{other}" in changes for other in known)]
+    change = np.array([[changes.get(f"{one}-{other}", np.nan) for other in languages] for one in languages])
     title = f"{benchmark}: recall@1 of {reference} minus that of {first}"
     section.add_figure(f"recall-{benchmark}", title, change_figure(title, languages, change, "recall@1"))
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from hbt_ray.study import optional_sections
 from hbt_ray.study.config import Method, SectionName
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS, gap_section, robustness_section
+from hbt_ray.study.report_sections import ReportSection
 from hbt_ray.study.results import StudyResults
 
 
@@ -44,3 +47,19 @@ def test_gap_lists_all_languages_and_their_mean(results: StudyResults):
     assert rows[1][1:] == rows[2][1:]  # each language has as many passages
     gaps = [results.estimate("x-y", f"tiny/gap/map/{language}").mean for language in ("de", "en", "sw")]
     assert results.estimate("x-y", "tiny/gap/map").mean == pytest.approx(np.mean(gaps))
+
+
+def test_change_of_recall_has_the_pairs_of_a_language_with_a_hyphen(monkeypatch: pytest.MonkeyPatch):
+    recall = {"x-y": {"en-zh-TW": 0.25, "zh-TW-en": 0.5}, "hybrid": {"en-zh-TW": 0.5, "zh-TW-en": 0.25}}
+    stub: Any = SimpleNamespace(
+        methods=["x-y", "hybrid"],
+        config=SimpleNamespace(reference="hybrid"),
+        languages=lambda _: ["de", "en", "zh-TW"],
+        reported=lambda method, metric: [recall[method][metric.rpartition("/")[2]]],
+    )
+    drawn: list[Any] = []
+    monkeypatch.setattr(optional_sections, "change_figure", lambda *given: drawn.extend(given))
+    optional_sections._add_recall_change(ReportSection("Alignment"), stub, "tiny", ["en-zh-TW", "zh-TW-en"])
+    _, languages, change, _ = drawn
+    assert languages == ["en", "zh-TW"]
+    assert np.array_equal(change, [[np.nan, 0.25], [-0.25, np.nan]], equal_nan=True)
