@@ -112,17 +112,17 @@ def _chosen_files(corpus: CorpusConfig, root: Path, paths: Sequence[Path], forma
     if by_language:
         chosen = choose_languages(corpus.name, corpus.path, corpus.languages, by_language)
         return [_File(path, code, format.column_names(path, corpus.columns)) for code, path in chosen.items()]
-    files = [_file_with_language(corpus, path, format) for path in paths]
+    files = [_file_with_language(corpus, root, path, format) for path in paths]
     if all(file.language or file.columns for file in files):
         named = [language for file in files for language in file.columns or (str(file.language),)]
         check_languages(corpus.name, corpus.path, corpus.languages, named)
     return [file for file in files if not (file.language and corpus.languages) or file.language in corpus.languages]
 
 
-def _file_with_language(corpus: CorpusConfig, path: Path, format: RecordFormat) -> _File:
-    """Return a file whose rows name their language, or whose folder or name does. Raises CorpusError."""
+def _file_with_language(corpus: CorpusConfig, root: Path, path: Path, format: RecordFormat) -> _File:
+    """Return a file whose rows name their language, or whose folder below the root or name does. Raises CorpusError."""
     names = format.column_names(path, corpus.columns)
-    if path.parent != Path(str(corpus.path)).expanduser() and path.parent in language_folders(path.parent.parent):
+    if root.is_dir() and path.parent != root:  # in one of its `language_folders`
         return _File(path, language_of_name(path.parent.name), names)
     if not names or has_column(corpus.columns, "language", names):
         return _File(path, None, names)

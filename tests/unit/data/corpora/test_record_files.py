@@ -109,6 +109,15 @@ def test_folders_named_by_a_language_are_read(tmp_path: Path):
     assert set(items(tmp_path)) == {"de/train.jsonl:1", "de/train.jsonl:2", "en/train.jsonl:1"}
 
 
+@pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_folder_of_a_single_file_is_not_its_language(format: str, tmp_path: Path):
+    (tmp_path / "tmp").mkdir()  # also the code of a language
+    write_sheet(tmp_path / "tmp" / f"faq-de.{format}", [{"id": "a", **PAIR}])
+    assert items_of(format, tmp_path / "tmp" / f"faq-de.{format}") == [("a", "de", "Wo?", "Dort.")]
+    write_sheet(tmp_path / "tmp" / f"faq.{format}", [{"id": "a", "lang": code, **PAIR} for code in ("de", "en")])
+    assert [row[1] for row in items_of(format, tmp_path / "tmp" / f"faq.{format}")] == ["de", "en"]
+
+
 # Columns of several languages
 
 SHEET = [
@@ -120,7 +129,7 @@ SHEET_ROWS = [("a", "en", "Where?", "There."), ("b", "en", "Who?", "Me."), ("a",
 
 def write_sheet(file: Path, rows: list[dict[str, str]]) -> None:
     match file.suffix:
-        case ".jsonl":
+        case ".jsonl" | ".json":
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), file)
