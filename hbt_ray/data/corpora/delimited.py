@@ -10,10 +10,10 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
@@ -32,6 +32,9 @@ from hbt_ray.data.text_files import (
 )
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.utils.limits import MAX_LINE_BYTES, limit
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 _SUFFIXES = {"csv": (".csv", ".csv.gz"), "tsv": (".tsv", ".tsv.gz", ".tab")}
 _DELIMITERS = {"csv": (",", ";", "\t", "|"), "tsv": ("\t",)}
@@ -157,11 +160,10 @@ def _with_numbers(fields: dict[str, str], columns: Columns) -> dict[str, object]
 def _count_rows(path: Path) -> int:
     """Return the number of the last record that is not blank, counted without a check of every line."""
     dialect = _find_dialect(path)
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
     last = 0
     try:
         with io.TextIOWrapper(open_binary(path), encoding="utf-8", errors="replace", newline="") as lines:
-            for number, fields in enumerate(csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting)):
+            for number, fields in enumerate(_csv_reader(lines, dialect)):
                 if any(fields):
                     last = number
     except (*READ_ERRORS, csv.Error):  # which reading the rows rejects
@@ -175,18 +177,14 @@ def read_records(
     """Yield every record of a file, or of a part that begins with a record, the header and blank ones included.
 
     A line that cannot be decoded or is too long is a fault; with it, the record that it is in the middle of. A quote
-    that is never closed makes the file a fault, because all records after it would be one field.
+    that is never closed, or by a stray one in a later line, makes the file a fault: the records between are one field.
     """
     return _records_of(_Lines(path, part), _find_dialect(path), records_before)
 
 
 def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterator[DelimitedRecord | Fault]:
     csv.field_size_limit(limit(MAX_LINE_BYTES))
-    reader = csv.reader(
-        lines,
-        delimiter=dialect.delimiter,
-        quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
-    )
+    reader = _csv_reader(lines, dialect)
     number = records_before - 1
     while True:
         lines.begin_record()
@@ -196,20 +194,41 @@ def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterat
         except StopIteration:
             yield from lines.faults
             return
-        except csv.Error as error:  # a field that is too long
+        except csv.Error as error:
             fields = None
-            fault = Fault(lines.location, "line too long", error)
+            is_long = "field larger than field limit" in str(error)
+            fault = Fault(lines.location, "line too long" if is_long else "carriage return outside quotes", error)
         yield from lines.faults
         if lines.is_unclosed:
             yield Fault(lines.location, UNREADABLE_FILE, 'a quote before a field is never closed; write "" for a quote')
             return
         if lines.is_broken:
             continue
+        if fields is not None and _joins_records(lines.texts, dialect):
+            detail = f"a quote before a field is closed within a text {len(lines.texts) - 1} lines below"
+            yield Fault(lines.location, UNREADABLE_FILE, f'{detail}; write "" for a quote')
+            return
         number += len(lines.faults)  # each was a record, so that row numbers agree with those of a parallel file
         if fields is None:
             yield fault
             continue
         yield DelimitedRecord(number, lines.location, fields)
+
+
+def _csv_reader(lines: Iterable[str], dialect: _Dialect, *, strict: bool = False) -> Reader:
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
+
+
+def _joins_records(lines: Sequence[str], dialect: _Dialect) -> bool:
+    """Return whether a stray quote joins the lines of a record: one that closes a field has more text after it."""
+    if len(lines) < 2:  # only this record's text is affected
+        return False
+    try:
+        list(_csv_reader(lines, dialect, strict=True))
+    except csv.Error as error:
+        return "expected after" in str(error)  # a record that is cut is another error
+    return False
 
 
 class _Lines:
@@ -222,6 +241,7 @@ class _Lines:
 
     def begin_record(self) -> None:
         self.faults: list[Fault] = []
+        self.texts: list[str] = []  # of the record's lines
         self.location = ""  # of the record's first line; "" before it is read
         self.is_broken = False  # whether a line in the middle of the record is a fault
         self.is_unclosed = False  # whether the lines end in the middle of the record
@@ -234,6 +254,7 @@ class _Lines:
             if isinstance(line, TextLine):
                 self.location = self.location or line.location
                 self.end, self.number = line.end, line.number
+                self.texts.append(line.text)
                 return line.text
             self.faults.append(line)
             self.is_broken = bool(self.location)
@@ -258,14 +279,13 @@ def _find_dialect(path: Path) -> _Dialect:
 
 def _fit(texts: Sequence[str], dialect: _Dialect) -> tuple[bool, float, int]:
     """Return (whether there are several columns, the share of lines in records of the header's width, the width)."""
-    reader = csv.reader(
-        texts, delimiter=dialect.delimiter, quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
-    )
+    reader = _csv_reader(texts, dialect)
     width = fitting = read = 0
     try:
         for fields in reader:
             width = width or len(fields)
-            fitting += (reader.line_num - read) * (len(fields) in (0, width))
+            is_fitting = len(fields) in (0, width) and not _joins_records(texts[read : reader.line_num], dialect)
+            fitting += (reader.line_num - read) * is_fitting
             read = reader.line_num
     except csv.Error:
         return False, 0.0, 0

@@ -80,6 +80,39 @@ def test_quote_that_is_never_closed_makes_the_file_unreadable(format: str, delim
     assert (last.location, only_reject([last]).reason) == (f"de.{format}:502", "unreadable file")
 
 
+def write_stray_quotes(file: Path, first: int, last: int) -> None:
+    """Write rows 0 to 999, two of which have a stray quote: the passage of one begins with it, the other's has it."""
+    passages = {first: '"Dort.', last: 'Dort" ist es.'}
+    rows = [f"{n},Wo?,{passages.get(n, 'Dort.')}\n" for n in range(1000)]
+    file.write_text("".join(["id,question,context\n", *rows]))
+
+
+def test_stray_quotes_that_join_records_make_the_file_unreadable(tmp_path: Path):
+    write_stray_quotes(tmp_path / "de.csv", 400, 600)
+    *rows, last = read(corpus("csv", tmp_path))
+    assert [row.item_id for row in rows if isinstance(row, CorpusRow)] == [str(n) for n in range(400)]
+    assert (last.location, only_reject([last]).reason) == ("de.csv:402", "unreadable file")
+    assert "is closed within a text 200 lines below" in only_reject([last]).detail
+
+
+def test_stray_quotes_in_the_first_lines_are_text(tmp_path: Path):
+    write_stray_quotes(tmp_path / "de.csv", 40, 60)
+    found = texts(tmp_path)
+    assert (len(found), found[40][2], found[60][2]) == (1000, '"Dort.', 'Dort" ist es.')
+
+
+def test_text_after_a_quote_in_one_line_is_read(tmp_path: Path):
+    (tmp_path / "de.csv").write_text('id,question,context\n1,"Wer" ruft?,"Ich. Du."\n2,Wo?,"Dort, ja."\n')
+    assert texts(tmp_path) == [("1", "Wer ruft?", "Ich. Du."), ("2", "Wo?", "Dort, ja.")]
+
+
+def test_carriage_return_outside_quotes_is_no_long_line(tmp_path: Path):
+    (tmp_path / "de.csv").write_bytes(b"id,question,context\n1,Wo?,Dort\roder hier.\n2,Wer?,Ich.\n")
+    bad, good = read(corpus("csv", tmp_path))
+    assert (only_reject([bad]).reason, bad.location) == ("carriage return outside quotes", "de.csv:2")
+    assert isinstance(good, CorpusRow)
+
+
 def test_columns_of_a_file_without_header_are_numbers(tmp_path: Path):
     (tmp_path / "en.tsv").write_text("Where?\tThere.\nWho?\tMe.\n")
     columns = {"question": "1", "passage": "2"}
