@@ -183,7 +183,6 @@ def read_records(
 
 
 def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterator[DelimitedRecord | Fault]:
-    csv.field_size_limit(limit(MAX_LINE_BYTES))
     reader = _csv_reader(lines, dialect)
     number = records_before - 1
     while True:
@@ -216,6 +215,7 @@ def _records_of(lines: _Lines, dialect: _Dialect, records_before: int) -> Iterat
 
 
 def _csv_reader(lines: Iterable[str], dialect: _Dialect, *, strict: bool = False) -> Reader:
+    csv.field_size_limit(limit(MAX_LINE_BYTES))  # of the whole process
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
     return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
 

@@ -156,6 +156,15 @@ def test_field_longer_than_the_limit_is_rejected(tmp_path: Path, monkeypatch: py
     assert {row.reason for row in rows if isinstance(row, RejectedRow)} >= {"line too long"}
 
 
+def test_delimiter_does_not_depend_on_what_was_read_before(tmp_path: Path):
+    before = csv.field_size_limit(1 << 17)
+    try:
+        (tmp_path / "de.csv").write_text(f"id;question;context\n1;Wo?;{'Dort, hier. ' * 20_000}\n")
+        assert texts(tmp_path)[0][:2] == ("1", "Wo?")
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_answer_offsets_are_numbers_in_csv(tmp_path: Path):
     (tmp_path / "de.csv").write_text(
         "id,question,context,answer_text,answer_start\n1,Wo?,Ja dort.,dort,3\n2,Wer?,Ich.,,\n"
