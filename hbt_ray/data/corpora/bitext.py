@@ -19,7 +19,7 @@ from hbt_ray.data.corpora.column_names import USUAL_NAMES, list_names
 from hbt_ray.data.corpora.delimited import header_names, read_records
 from hbt_ray.data.corpora.file_discovery import check_languages, existing_path, files_by_language, files_in
 from hbt_ray.data.corpora.file_parts import split_by_lines
-from hbt_ray.data.text_files import Fault, read_lines
+from hbt_ray.data.text_files import UNREADABLE_FILE, Fault, read_lines
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.language_codes import language_of_name
@@ -105,11 +105,16 @@ def _read_table(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
     """Yield a row for each text of each record; an id is the number of the record."""
     languages: list[str | None] = []
     for record in read_records(Path(shard.location)):
+        if isinstance(record, Fault) and not languages:  # the next record is no header
+            yield Fault(record.location, UNREADABLE_FILE, f"its header: {record.detail}").reject(shard.source)
+            return
         if isinstance(record, Fault):
             yield record.reject(shard.source)
-        elif record.number == 0:
+        elif record.is_blank:
+            continue
+        elif not languages:
             languages = _codes_of([name.strip() for name in record.fields])
-        elif len(record.fields) not in (0, len(languages)):
+        elif len(record.fields) != len(languages):
             detail = f"{len(record.fields)} instead of {len(languages)}: {record.fields}"
             yield Fault(record.location, "wrong number of columns", detail).reject(shard.source)
         else:

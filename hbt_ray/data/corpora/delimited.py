@@ -48,9 +48,14 @@ class _Dialect(NamedTuple):
 
 
 class DelimitedRecord(NamedTuple):
-    number: int  # from 0, so that 0 is the header; blank ones count
+    number: int  # from 0; blank ones count
     location: str  # "de.csv:17", the line in which it begins
     fields: list[str]
+
+    @property
+    def is_blank(self) -> bool:
+        """Return True if all fields are empty or white space."""
+        return not any(map(str.strip, self.fields))
 
 
 def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
@@ -62,15 +67,16 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
 def split_shard(shard: CorpusShard, part_bytes: int) -> list[CorpusShard]:
     """Divide a shard of a large file into parts of whole records.
 
-    1. Find the columns, with which all parts but the first are read.
+    1. Find the columns, with which all parts but the first are read; one that begins with blank lines is one part.
     2. If a field may be in quotes, read the records to find the ends of the parts: a line may end within a field.
        Otherwise a line is a record.
     """
     path = Path(shard.location)
     # 1.
-    names = header_names(path, shard.columns) if is_large(shard, part_bytes) else []
-    if not names:
+    header = _first_record(path) if is_large(shard, part_bytes) else None
+    if header is None or header.number:
         return [shard]
+    names = _names_of(header.fields, shard.columns)
     # 2.
     try:
         if not _find_dialect(path).quotes or not _has_quotes(path):
@@ -116,12 +122,12 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
         if isinstance(record, Fault):
             yield record.reject(shard.source)
             continue
+        if record.is_blank:
+            continue
         if not names:
             names = _names_of(record.fields, shard.columns)
             if first:
                 continue
-        if not any(map(str.strip, record.fields)):
-            continue
         if len(record.fields) != len(names):
             detail = f"{len(record.fields)} instead of {len(names)}: {record.fields}"
             yield Fault(record.location, "wrong number of columns", detail).reject(shard.source)
@@ -134,8 +140,18 @@ def read_shard(shard: CorpusShard) -> Iterator[CorpusRow | RejectedRow]:
 
 def header_names(path: Path, columns: Columns) -> Sequence[str]:
     """Return the names of a file's columns; "1", "2" ... of a file without a header; none of a damaged one."""
-    record = next(read_records(path), None)
-    return _names_of(record.fields, columns) if isinstance(record, DelimitedRecord) else []
+    record = _first_record(path)
+    return _names_of(record.fields, columns) if record is not None else []
+
+
+def _first_record(path: Path) -> DelimitedRecord | None:
+    """Return the first record that is not blank: the header, if there is one. None if there is none before a fault."""
+    for record in read_records(path):
+        if isinstance(record, Fault):
+            return None
+        if not record.is_blank:
+            return record
+    return None
 
 
 def is_headerless(columns: Columns) -> bool:
@@ -283,7 +299,7 @@ def _fit(texts: Sequence[str], dialect: _Dialect) -> tuple[bool, float, int]:
     width = fitting = read = 0
     try:
         for fields in reader:
-            width = width or len(fields)
+            width = width or (len(fields) if any(map(str.strip, fields)) else 0)
             is_fitting = len(fields) in (0, width) and not _joins_records(texts[read : reader.line_num], dialect)
             fitting += (reader.line_num - read) * is_fitting
             read = reader.line_num

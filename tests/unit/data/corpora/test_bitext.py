@@ -11,7 +11,7 @@ from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.corpora.detection import detect_corpus
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
-from tests.helpers.corpus_files import corpus, read
+from tests.helpers.corpus_files import corpus, only_reject, read
 
 
 def rows(folder: Path, **settings: object) -> list[tuple[str, str, str | None, str]]:
@@ -86,3 +86,14 @@ def test_tables_have_the_chosen_languages_together(tmp_path: Path):
     assert [row[:2] for row in rows(tmp_path, languages=["de", "fr"])] == [("en-de.csv:1", "de"), ("en-fr.csv:1", "fr")]
     with pytest.raises(CorpusError, match="has no sw; choose languages among de, en, fr"):
         rows(tmp_path, languages=["en", "sw"])
+
+
+def test_blank_lines_before_the_languages_of_a_table_are_passed_over(tmp_path: Path):
+    (tmp_path / "pairs.csv").write_text("\nen,de\nA dog.,Ein Hund.\n")
+    assert [row[1:3] for row in rows(tmp_path)] == [("en", "A dog."), ("de", "Ein Hund.")]
+
+
+def test_table_whose_header_is_damaged_is_unreadable(tmp_path: Path):
+    (tmp_path / "pairs.csv").write_bytes(b"en,de,\xff\nen,de,fr\nA dog.,Ein Hund.,Un chien.\n")
+    reject = only_reject(read(corpus("bitext", tmp_path)))
+    assert (reject.reason, reject.detail[:10]) == ("unreadable file", "its header")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.corpora import list_shards, read_shard, split_shard
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import corpus, only_reject, read
@@ -117,6 +117,17 @@ def test_columns_of_a_file_without_header_are_numbers(tmp_path: Path):
     (tmp_path / "en.tsv").write_text("Where?\tThere.\nWho?\tMe.\n")
     columns = {"question": "1", "passage": "2"}
     assert texts(tmp_path, "tsv", columns=columns) == [("en.tsv:1", "Where?", "There."), ("en.tsv:2", "Who?", "Me.")]
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n\n", "  \n", ";;\n"])
+def test_blank_lines_before_the_header_are_passed_over(blank: str, tmp_path: Path):
+    (tmp_path / "faq.csv").write_text(f"{blank}key;lang;query;answer\n7;de;Wo?;Dort.\n8;en;Who?;Me.\n", newline="")
+    [shard] = list_shards(corpus("csv", tmp_path, columns={"id": "key"}))
+    rows = [row for row in read_shard(shard) if isinstance(row, CorpusRow)]
+    assert [(row.item_id, row.language, row.question, row.passage) for row in rows] == [
+        ("7", "de", "Wo?", "Dort."), ("8", "en", "Who?", "Me.")
+    ]  # fmt: skip
+    assert [row for part in split_shard(shard, 1) for row in read_shard(part)] == rows
 
 
 def test_record_of_another_width_is_rejected_and_the_next_is_read(tmp_path: Path):
