@@ -223,7 +223,7 @@ def _batch_pairs(sample: CorpusSample) -> int:
 
 def _facts(sample: CorpusSample) -> Iterator[tuple[str, str]]:
     corpus = sample.corpus
-    paths = dict.fromkeys(Path(path) for s in sample.shards for path in (s.location, *s.other_files))
+    paths = dict.fromkeys(Path(path) for shard in sample.shards for path in shard.paths)
     root = Path(str(corpus.path)).expanduser()
     files = [
         path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else path.name for path in paths

@@ -56,7 +56,7 @@ def contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:
     def of_shard(shard: CorpusShard) -> list[tuple[str, str]]:
         if shard.format == "embedded":
             return [(shard.location, content_fingerprint())]
-        return [entry for path in (shard.location, *shard.other_files) for entry in checksums(path)]
+        return [entry for path in shard.paths for entry in checksums(path)]
 
     return [of_shard(shard) for shard in shards]
 

@@ -187,7 +187,7 @@ def _mined_with(
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{
             f"file {stored_text(str(path))}": hashlib.sha256(repr(path_checksums(path)).encode()).hexdigest()[:16]
-            for path in dict.fromkeys(Path(shard.location) for shard in shards)
+            for path in dict.fromkeys(Path(path) for shard in shards for path in shard.paths)
             if path.exists()
         },
         **({"embedded": content_fingerprint()} if any(shard.format == "embedded" for shard in shards) else {}),

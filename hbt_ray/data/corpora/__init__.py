@@ -49,7 +49,7 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
             `corpus.languages` is missing. If rows name their language, a missing one cannot be seen here.
     """
     shards = reader_of(corpus.format).list_shards(corpus)
-    read = [Path(path) for shard in shards for path in (shard.location, *shard.other_files)]
+    read = [Path(path) for shard in shards for path in shard.paths]
     if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
         name_unread_files(corpus.name, read[0].parent, read)
     check_mined_files(corpus.name, read)

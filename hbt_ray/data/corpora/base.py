@@ -25,6 +25,11 @@ class CorpusShard:
     other_files: tuple[str, ...] = ()  # that are read besides the location
     options: Mapping[str, Any] = field(default_factory=dict)  # of this format only, such as a range of rows
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that is read for the shard: its location and other files."""
+        return (self.location, *self.other_files)
+
 
 class CorpusReader(Protocol):
     """A format of corpora. The module of the format implements it with two functions.

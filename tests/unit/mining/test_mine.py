@@ -501,6 +501,20 @@ def test_folder_mined_with_other_settings_is_refused(tmp_path, angles):
         mine(run(folder), "angles", out)
 
 
+@pytest.mark.parametrize("name", ["collection.tsv", "queries.train.tsv"])
+def test_changed_texts_of_ms_marco_are_refused(tmp_path, angles, name):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "collection.tsv").write_text("".join(f"{n}\tsay {n}\n" for n in (10, 20, 30)))
+    (folder / "queries.train.tsv").write_text("1\task 10\n2\task 20\n")
+    (folder / "qrels.train.tsv").write_text("1\t0\t10\t1\n2\t0\t20\t1\n")
+    config = run(corpora=[{"format": "msmarco", "path": str(folder), "language": "en"}])
+    mine(config, "angles", tmp_path / "out")
+    (folder / name).write_text((folder / name).read_text().replace("20\n", "25\n"))
+    with pytest.raises(ConfigError, match=f"mined with file .*/c/{name}="):
+        mine(config, "angles", tmp_path / "out")
+
+
 def test_a_model_that_was_trained_on_is_another_model(tmp_path):
     config = run(corpus(tmp_path / "c", en=EN), evaluate={"precision": "fp32"})
     tiny_corpus.make_encoder(tmp_path / "model")
