@@ -131,6 +131,12 @@ class ItemComponents:
         held_out: np.ndarray = chosen & (sizes <= max(1.0, fraction * num_items))
         return held_out
 
+    def held_out_negatives(self, text_keys: np.ndarray, fraction: float, num_items: int) -> np.ndarray:
+        """Return which texts are passages of items that are held out: (N,) uint64 -> (N,) bool."""
+        names = self.of_negatives(text_keys)  # each is that of an item
+        held_out: np.ndarray = (names != 0) & self.held_out(names, fraction, num_items)
+        return held_out
+
 
 def find_components(links: Iterable[pa.Table]) -> ItemComponents:
     """Join links to components. The memory needed is that of MAX_LINKS links or of twice the items that have links.

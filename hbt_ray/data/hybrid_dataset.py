@@ -17,7 +17,7 @@ from hbt_ray.config import Columns, RunConfig
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.item_order import order_items
 from hbt_ray.data.manifest import Split, StoreManifest
-from hbt_ray.data.row_tables import read_rows
+from hbt_ray.data.row_tables import read_rows, without_negatives
 from hbt_ray.data.store_inputs import index_evaluation_sets, load_evaluation_sets
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CorpusError, StoreError
@@ -115,7 +115,9 @@ class HybridDataset(datasets.Dataset):
             evaluation = index_evaluation_sets(load_evaluation_sets(inputs), inputs.prepare.near_duplicate_threshold)
         shards = [shard for corpus in inputs.corpora for shard in list_shards(corpus)]
         rows = pa.concat_tables(read_rows(shards, evaluation))
-        rows = rows.filter(pc.is_null(rows["rejected"]))
+        rows = rows.filter(pc.is_null(rows["rejected"])).combine_chunks()
+        if config.mix.hard_negatives and split == "train":
+            rows = _without_held_out_negatives(rows, opened)
         ids = {
             name: opened.item_ids(name, np.arange(source.items(split)), split)
             for name, source in opened.manifest.sources.items()
@@ -195,6 +197,17 @@ class HybridDataset(datasets.Dataset):
         passages = super().__getitem__([getattr(key, "passage_row", key) for key in keys])
         columns = {**questions, **passages, ANCHOR: questions[ANCHOR]}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _without_held_out_negatives(rows: pa.Table, store: TokenStore) -> pa.Table:
+    """Drop the negatives that are passages of a store's held-out items, as `assign_shards` does."""
+    held_out = pa.array([False] * len(rows), pa.bool_())
+    for name, source in store.manifest.sources.items():
+        ids = store.item_ids(name, np.arange(source.items("validation")), "validation")
+        is_one = pc.is_in(rows["item_id"], pa.array(ids, pa.string()))
+        held_out = pc.or_(held_out, pc.and_(pc.equal(rows["source"], name), is_one))
+    passages = rows["passage_key"].filter(held_out).drop_null().to_numpy()
+    return without_negatives(rows, np.isin(pc.list_flatten(rows["negative_keys"]).to_numpy(), passages))
 
 
 def _table_of_languages(rows: Rows | Mapping[str, Rows], columns: Columns) -> pa.Table:

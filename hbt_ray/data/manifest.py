@@ -37,6 +37,7 @@ class SourceCounts(TypedDict, total=False):
     rows_rejected: dict[str, int]  # by reason
     items_dropped_for_evaluation: list[DroppedItem]
     items_dropped_as_repeated: list[str]
+    negatives_dropped_as_held_out: int  # absent if there is none
 
 
 @dataclass(frozen=True, slots=True)

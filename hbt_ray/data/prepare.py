@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 
 from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.manifest import Group, Split, StoreManifest, WrittenShard
-from hbt_ray.data.row_tables import REJECTED, ROWS, RowCounts, RowRecord, location_order, rejects_table
+from hbt_ray.data.row_tables import (
+    REJECTED,
+    ROWS,
+    RowCounts,
+    RowRecord,
+    location_order,
+    rejects_table,
+    without_negatives,
+)
 from hbt_ray.data.text_files import UNANSWERABLE
 from hbt_ray.data.token_store import TokenItem, write_shard
 from hbt_ray.data.tokenizer import PairTokenizer
@@ -32,6 +40,7 @@ ASSIGNED_ROWS = pa.schema(
         *(ROWS.field(name) for name in ROWS.names if name not in _KEYS),
         ("component", pa.int64()),  # of the item; 0: none
         ("negative_components", pa.list_(pa.int64())),  # of the items that have a negative as a passage; 0: none
+        ("negatives_held_out", pa.int64()),  # negatives that were dropped because they are held-out passages
         ("bucket", pa.string()),
     ]
 )
@@ -42,6 +51,7 @@ class AssignedRow(RowRecord, total=False):
 
     component: int
     negative_components: list[int]
+    negatives_held_out: int
     bucket: str
 
 
@@ -73,6 +83,8 @@ def assign_shards(
 ) -> pa.Table:
     """Select the rows that the store will contain, and assign them to splits and shards, as `ASSIGNED_ROWS`.
 
+    A training row loses the negatives that are passages of held-out items.
+
     Args:
         rows: a table of `ROWS`.
         left_out: keys of the items that the store will not contain, uint64, sorted.
@@ -87,20 +99,27 @@ def assign_shards(
     kept = ~np.isin(keys, left_out)
     keys, rows = keys[kept], rows.filter(pa.array(kept, pa.bool_())).combine_chunks()
     names = zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True)
-    held_out = components.held_out(keys, validation_fraction, num_items).tolist()
+    held_out = components.held_out(keys, validation_fraction, num_items)
     buckets = []
-    for name, is_held_out in zip(names, held_out, strict=True):
+    for name, is_held_out in zip(names, held_out.tolist(), strict=True):
         split: Split = "validation" if is_held_out else "train"
         # Validation shards have about as many items as training shards.
         shards = num_shards[name[0]]
         shards = max(1, round(shards * validation_fraction)) if is_held_out else shards
         buckets.append(Bucket(name[0], split, shard_number(*name, shards)).to_text())
     negatives = rows.column("negative_keys").combine_chunks()
+    rows_of_negatives = pc.list_parent_indices(negatives).to_numpy()
+    dropped = ~held_out[rows_of_negatives] & components.held_out_negatives(
+        pc.list_flatten(negatives).to_numpy(), validation_fraction, num_items
+    )
+    rows = without_negatives(rows, dropped)
+    negatives = rows.column("negative_keys").combine_chunks()
     of_negatives = components.of_negatives(pc.list_flatten(negatives).to_numpy())
     return (
         rows.drop_columns(list(_KEYS))
         .append_column("component", pa.array(components.of_items(keys).view(np.int64)))
         .append_column("negative_components", pa.array(_nested(of_negatives.view(np.int64), negatives)))
+        .append_column("negatives_held_out", pa.array(np.bincount(rows_of_negatives[dropped], minlength=rows.num_rows)))
         .append_column("bucket", pa.array(buckets, pa.string()))
         .cast(ASSIGNED_ROWS)
     )
@@ -172,10 +191,11 @@ def tokenizer_texts(rows: pa.Table, tokenization_prefixes: tuple[str, str]) -> l
 
 
 class ShardResult(NamedTuple):
-    """A written shard, and its rows that were rejected because their id is repeated, as `REJECTED`."""
+    """A written shard, and what was left out of it."""
 
     shard: WrittenShard
-    rejects: pa.Table
+    rejects: pa.Table  # rows whose id is repeated, as `REJECTED`
+    negatives_held_out: int  # negatives that were dropped because they are held-out passages
 
 
 def make_shard(rows: pa.Table, folder: str | Path, tokenization: PairTokenizer) -> ShardResult:
@@ -211,7 +231,7 @@ def make_shard(rows: pa.Table, folder: str | Path, tokenization: PairTokenizer) 
         item.negative_components[row["language"]] = row["negative_components"]
     # 4.
     shard = write_shard(folder, bucket.source, bucket.split, bucket.number, items.values(), tokenization.token_type)
-    return ShardResult(shard, rejects_table(rejects))
+    return ShardResult(shard, rejects_table(rejects), sum(row["negatives_held_out"] for row in kept))
 
 
 def _reject_repeated_ids(rows: list[AssignedRow]) -> tuple[list[AssignedRow], list[RejectedRow]]:
@@ -228,14 +248,16 @@ def _reject_repeated_ids(rows: list[AssignedRow]) -> tuple[list[AssignedRow], li
     return list(kept.values()), rejects
 
 
-def shard_to_json(shard: WrittenShard, rejects: pa.Table) -> str:
-    """Serialize a `ShardResult`, for a column of strings."""
+def shard_to_json(result: ShardResult) -> str:
+    """Serialize a result for a column of strings."""
+    shard = result.shard
     runs = [[list(group.languages), group.negatives, items] for group, items in shard.runs]
     return json.dumps(
         {
             "shard": [shard.source, shard.split, shard.number, shard.file, shard.items, runs, shard.sha256],
             "tokens": shard.tokens,
-            "rejects": rejects.to_pylist(),
+            "rejects": result.rejects.to_pylist(),
+            "negatives_held_out": result.negatives_held_out,
         }
     )
 
@@ -247,7 +269,7 @@ def shard_from_json(text: str) -> ShardResult:
     groups = tuple((Group(tuple(languages), negatives), items) for languages, negatives, items in runs)
     tokens = {column: tuple(of_runs) for column, of_runs in data["tokens"].items()}
     shard = WrittenShard(source, split, number, file, num_items, groups, sha256, tokens)
-    return ShardResult(shard, pa.Table.from_pylist(data["rejects"], REJECTED))
+    return ShardResult(shard, pa.Table.from_pylist(data["rejects"], REJECTED), data["negatives_held_out"])
 
 
 def describe_store(folder: Path, manifest: StoreManifest) -> str:
@@ -260,6 +282,7 @@ def describe_store(folder: Path, manifest: StoreManifest) -> str:
             (sum(n for reason, n in counts["rows_rejected"].items() if reason != UNANSWERABLE), "bad rows"),
             (len(counts["items_dropped_for_evaluation"]), "items that occur in evaluation sets"),
             (len(counts["items_dropped_as_repeated"]), "repeated items"),
+            (counts.get("negatives_dropped_as_held_out", 0), "hard negatives that are held-out passages"),
         ]
         without = ", ".join(f"{number} {description}" for number, description in left_out if number)
         items, parallel = source.items() + source.items("validation"), source.parallel_items()

@@ -273,6 +273,26 @@ def find_duplicate_items(rows: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(items, schema=ITEM)
 
 
+def without_negatives(rows: pa.Table, dropped: np.ndarray) -> pa.Table:
+    """Drop negatives of rows, with their keys.
+
+    Args:
+        rows: a table of `ROWS`.
+        dropped: of all negatives of the rows, one after the other, whether each is dropped: bool.
+    """
+    if not dropped.any():
+        return rows
+    kept = pa.array(~dropped, pa.bool_())
+    for name in ("negatives", "negative_keys"):
+        lists = rows.column(name).combine_chunks()
+        parents = pc.list_parent_indices(lists).filter(kept).to_numpy()
+        offsets = np.append(0, np.cumsum(np.bincount(parents, minlength=rows.num_rows)))
+        values = pc.list_flatten(lists).filter(kept)
+        shorter = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+        rows = rows.set_column(rows.column_names.index(name), name, shorter)
+    return rows
+
+
 def location_order(location: str) -> tuple[str, int]:
     """Return the sort key of a row's location: by line number, not by its digits.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
             [result.shard for result in results],
             text_fingerprint=tokenization.fingerprint(),
             token_type=tokenization.token_type,
-            counts=_source_counts(summary, rejects, left_out),
+            counts=_source_counts(summary, rejects, left_out, results),
         )
 
 
@@ -266,14 +267,19 @@ def _make_shards(
 
     def make(rows: pa.Table) -> pa.Table:
         result = make_shard(rows.cast(ASSIGNED_ROWS), folder, tokenization())
-        return pa.table({"shard": [shard_to_json(*result)]})
+        return pa.table({"shard": [shard_to_json(result)]})
 
     return [shard_from_json(text) for text in _strings(assigned.map_groups("bucket", make, num_shards), "shard")]
 
 
-def _source_counts(summary: RowSummary, rejects: pa.Table, left_out: LeftOut) -> Mapping[str, SourceCounts]:
+def _source_counts(
+    summary: RowSummary, rejects: pa.Table, left_out: LeftOut, results: list[ShardResult]
+) -> Mapping[str, SourceCounts]:
     """Return the manifest's counts of each source."""
     rejected = count_rejects(rejects)
+    negatives = Counter[str]()
+    for result in results:
+        negatives[result.shard.source] += result.negatives_held_out
 
     def items_of(items: pa.Table, source: str) -> pa.Table:
         return items.filter(pc.equal(items.column("source"), source))
@@ -287,6 +293,7 @@ def _source_counts(summary: RowSummary, rejects: pa.Table, left_out: LeftOut) ->
                 for row in items_of(left_out.contaminated, name).to_pylist()
             ],
             "items_dropped_as_repeated": items_of(left_out.repeated, name).column("item_id").to_pylist(),
+            **({"negatives_dropped_as_held_out": negatives[name]} if negatives[name] else {}),
         }
         for name, rows in sorted(count_rows_read(summary.counts).items())
     }

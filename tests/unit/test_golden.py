@@ -347,7 +347,7 @@ def test_split_shard_and_order_of_rows_are_the_same(tmp_path: Path):
     ]
     assert find_duplicate_items(pa.concat_tables([rows, rows])).to_pylist() == []
     first = placed.filter(pc.equal(placed["bucket"], placed["bucket"][0]))
-    shard, _ = make_shard(first, tmp_path, tokenization)
+    shard, *_ = make_shard(first, tmp_path, tokenization)
     assert (shard.file, digest(read_table(tmp_path / shard.file).to_pylist())) == (
         "numbers/train-00001.arrow",
         "b6f7664b7217e008",

@@ -24,6 +24,7 @@ from hbt_ray.data.components import (
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.prepare import Bucket, assign_shards, count_items
 from hbt_ray.data.row_tables import count_rows
+from tests.helpers import tiny_corpus
 from tests.helpers.row_tables import read_table, record, shuffled, write_corpus
 
 TextKey = tuple[int, int, bool]  # key, item, is_negative
@@ -186,6 +187,27 @@ def test_splits_share_no_text_across_languages_and_sources(tmp_path):
     chains = {(name.split("item-")[1])[:2] for name in found["validation items"]}
     assert 0 < len(chains) < 30
     assert len(found["validation items"]) == len(chains) * 10 * 2
+
+
+def test_no_training_row_has_a_held_out_passage_as_negative(tmp_path):
+    # The negatives of item n are the German passage of item n + 1 and a text that is no passage.
+    records = [
+        record(n, "en", negatives=[tiny_corpus.passage("de", (n + 1) % 200).strip(), f"negative {n}"])
+        for n in range(200)
+    ]
+    rows = read_table(write_corpus(tmp_path / "c", {"de": [record(n, "de") for n in range(200)], "en": records}))
+    found = find_components([link_items(list_text_keys(rows))])
+    assigned = assign_shards(rows, np.empty(0, np.uint64), {"c": 1}, 0.2, found, 200).to_pylist()
+    splits = {row["item_id"]: Bucket.from_text(row["bucket"]).split for row in assigned}
+    held_out = {tiny_corpus.passage("de", n).strip() for n in range(200) if splits[f"item-{n:03d}"] == "validation"}
+    assert 20 < len(held_out) < 60
+    before = {record["id"]: record["negatives"] for record in records}
+    for row in assigned:
+        negatives = before[row["item_id"]] if row["language"] == "en" else []
+        is_trained_on = splits[row["item_id"]] == "train"
+        kept = [text for text in negatives if not (is_trained_on and text in held_out)]
+        assert (row["negatives"], row["negatives_held_out"]) == (kept, len(negatives) - len(kept))
+        assert len(row["negative_components"]) == len(kept)
 
 
 def test_texts_of_only_punctuation_join_no_items(tmp_path):

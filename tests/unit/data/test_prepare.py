@@ -98,9 +98,9 @@ def test_shard_does_not_depend_on_the_order_of_rows(tmp_path, tokenization):
             | {"it": [record(3, "it"), record(3, "it", context="later")]},
         )
     )
-    shard, rejects = make_shard(rows, tmp_path / "one", tokenization)
+    shard, rejects, _ = make_shard(rows, tmp_path / "one", tokenization)
     for seed in range(3):
-        other, other_rejects = make_shard(shuffled(rows, seed), tmp_path / "other", tokenization)
+        other, other_rejects, _ = make_shard(shuffled(rows, seed), tmp_path / "other", tokenization)
         assert (other, other_rejects.to_pylist()) == (shard, rejects.to_pylist())
         assert (tmp_path / "other" / shard.file).read_bytes() == (tmp_path / "one" / shard.file).read_bytes()
 
@@ -110,7 +110,7 @@ def test_repeated_id_in_a_language_is_rejected_after_the_first(tmp_path, tokeniz
     lines[10] = record(1, "de", context="the eleventh line")
     lines[4] = record(1, "de", context="the fifth line")
     rows = one_bucket(write_corpus(tmp_path / "c", {"de": lines, "en": [record(1, "en")]}))
-    shard, rejects = make_shard(shuffled(rows), tmp_path / "store", tokenization)
+    shard, rejects, _ = make_shard(shuffled(rows), tmp_path / "store", tokenization)
     assert [tuple(row.values()) for row in rejects.to_pylist()] == [
         ("c", f"de.jsonl:{line}", "id repeated in its language", "item-001") for line in (5, 11)
     ]  # by line, not by letters: 11 is after 5
@@ -127,7 +127,7 @@ def test_shard_has_the_tokens_of_every_language_and_negative(tmp_path, tokenizat
         x: [record(n, x, negatives=[tiny_corpus.negative(x, n, 0), tiny_corpus.negative(x, n, 1)]) for n in range(5)]
         for x in ("de", "en")
     }
-    shard, rejects = make_shard(
+    shard, rejects, _ = make_shard(
         shuffled(one_bucket(write_corpus(tmp_path / "c", made))), tmp_path / "store", tokenization
     )
     assert rejects.num_rows == 0
@@ -149,7 +149,7 @@ def test_shard_result_round_trips_through_json(tmp_path, tokenization):
     rows = one_bucket(write_corpus(tmp_path / "c", {"de": [record(0, "de"), record(0, "de")], "en": [record(1, "en")]}))
     result = make_shard(rows, tmp_path / "store", tokenization)
     assert result.rejects.num_rows
-    assert shard_from_json(shard_to_json(*result)) == result
+    assert shard_from_json(shard_to_json(result)) == result
 
 
 def test_tokenizer_texts_do_not_depend_on_the_order_of_rows(tmp_path):
@@ -211,7 +211,7 @@ def test_item_that_occurs_in_evaluation_is_dropped_in_all_languages(tmp_path, to
     assert occurring[0]["occurs_in_evaluation"] == f"equal: {evaluation_text}"
     left_out = np.array([item_key(row["source"], row["item_id"]) for row in occurring], np.uint64)
     placed = assign_shards(rows, left_out, {"c": 1}, 0.0)
-    shard, _ = make_shard(placed, tmp_path / "store", tokenization)
+    shard, *_ = make_shard(placed, tmp_path / "store", tokenization)
     write_manifest(tmp_path / "store", [shard], text_fingerprint="text", token_type=tokenization.token_type)
     kept = TokenStore.open(tmp_path / "store").item_ids("c", np.arange(9))
     assert kept == [f"item-{n:03d}" for n in range(10) if n != 3]

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hbt_ray.data.hybrid_dataset import HybridDataset
 from hbt_ray.data.manifest import read_manifest
+from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.row_tables import REJECTS
 from hbt_ray.data.store_maker import prepare_here, verify_store
 from hbt_ray.data.token_store import TokenStore
@@ -63,6 +65,33 @@ def test_duplicate_items_are_dropped_and_the_first_is_kept(corpus, tmp_path):
         file.write_text(file.read_text() + json.dumps({**copy, "id": "item-3-again"}) + "\n")
     manifest = read_manifest(prepare_here(tiny_config(corpus).prepare_inputs, tmp_path / "stores"))
     assert manifest.counts["numbers"]["items_dropped_as_repeated"] == ["item-3-again"]
+
+
+def test_held_out_passages_are_no_negatives_and_counted(tmp_path):
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    rows = {
+        f"i{n}": {"question": f"what is {n}?", "context": f"it is {n}", "negatives": [f"it is {(n + 1) % 100}"]}
+        for n in range(100)
+    }
+    (folder / "en.jsonl").write_text("".join(json.dumps({"id": name, **row}) + "\n" for name, row in rows.items()))
+    config = tiny_config(folder, prepare={"validation_share": 0.2}, mix={"hard_negatives": 1, "strategy": "x-x"})
+    prepared = prepare_here(config.prepare_inputs, tmp_path / "stores")
+    store = TokenStore.open(prepared)
+    source = store.manifest.sources["numbers"]
+    trained, held_out = (
+        store.item_ids("numbers", np.arange(source.items(split)), split) for split in ("train", "validation")
+    )
+    passages = {rows[name]["context"] for name in held_out}
+    without = [name for name in trained if rows[name]["negatives"][0] in passages]
+    assert without
+    assert store.manifest.counts["numbers"]["negatives_dropped_as_held_out"] == len(without)
+    assert f"left out {len(without)} hard negatives that are held-out passages" in describe_store(
+        prepared, store.manifest
+    )
+    dataset = HybridDataset.from_store(prepared, config)
+    used = dict(zip(dataset["anchor"], dataset["negative_1"], strict=True))
+    assert [name for name in trained if used[rows[name]["question"]] is None] == without
 
 
 def test_few_rejected_rows_are_listed(corpus, tmp_path):

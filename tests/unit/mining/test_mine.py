@@ -346,7 +346,7 @@ def test_the_folder_trains_with_its_negatives_in_the_batch(tmp_path):
     parts = [part for one in trained.corpora for part in list_shards(one)]
     tokenization = tiny_corpus.tokenization()
     rows = assign_shards(pa.concat_tables(read_rows(parts, None)), np.empty(0, np.uint64), {"c": 1}, 0.0)
-    shard, rejects = make_shard(rows, tmp_path / "store", tokenization)
+    shard, rejects, _ = make_shard(rows, tmp_path / "store", tokenization)
     assert rejects.num_rows == 0
     write_manifest(tmp_path / "store", [shard], text_fingerprint="text", token_type=tokenization.token_type)
     store = TokenStore.open(tmp_path / "store")

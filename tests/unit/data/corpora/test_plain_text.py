@@ -98,7 +98,7 @@ def rows_of(config: CorpusConfig) -> pa.Table:
 def test_lines_become_items_without_questions(folder, tmp_path):
     rows = assign_shards(rows_of(corpus(folder)), set(), {"lines": 1}, 0.0)
     tokenizer = tiny_corpus.tokenization()
-    shard, rejects = make_shard(rows, tmp_path / "store", tokenizer)
+    shard, rejects, _ = make_shard(rows, tmp_path / "store", tokenizer)
     assert not rejects
     write_manifest(tmp_path / "store", [shard], text_fingerprint="text", token_type=tokenizer.token_type)
     store = TokenStore.open(tmp_path / "store")
