@@ -131,7 +131,8 @@ class RunConfig(ConfigSection):
     def store_key(self) -> str:
         """Equal for two runs that read the same token store."""
         parts = (*self.corpora, self.prepare, self.text, self.model)
-        return " ".join(part.fingerprint() for part in parts)
+        left_out = (self.prepare_inputs.evaluation_sets, self.evaluate.split)
+        return " ".join([*(part.fingerprint() for part in parts), repr(left_out)])
 
     @property
     def model_key(self) -> str:

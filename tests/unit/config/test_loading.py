@@ -256,6 +256,11 @@ def test_runs_with_equal_data_and_model_settings_share_a_store():
     assert (other_seed.store_key, other_seed.model_key != config.model_key) == (config.store_key, True)
 
 
+@pytest.mark.parametrize("settings", [{"evaluate.split": "small"}, {"evaluate.benchmarks": {"squad": "x"}}])
+def test_runs_with_other_evaluation_sets_share_no_store(settings: dict[str, object]):
+    assert with_settings(RunConfig(), settings).store_key != RunConfig().store_key
+
+
 def test_corpus_without_a_name_is_named_after_its_folder():
     assert CorpusConfig(format="jsonl", path="a/mine").name == "mine"
     assert CorpusConfig(format="jsonl", path="a/mine", name="other").name == "other"
