@@ -107,7 +107,8 @@ def pretrain(config_file: str | None, overrides: tuple[str, ...], out: str | Non
 def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: str | None) -> None:
     """Mine hard negatives for a training.
 
-    These are passages that a model ranks high and that do not answer.
+    These are passages that a model ranks high and that do not answer. Texts have the prefixes of the settings; without
+    query_prefix and passage_prefix in them, those that the model brings.
     """
     config = load_config(config_file, overrides)
     check_corpora(config)
@@ -119,7 +120,8 @@ def mine(model: str, config_file: str | None, overrides: tuple[str, ...], out: s
     from hbt_ray.mining import describe_mined, mined_table
     from hbt_ray.utils.terminal_table import print_tables
 
-    mined = mine_on_cluster(config, model, out_folder(out, f"{config.name}-mined"))
+    given = {name: getattr(config.text, name) for name in config.text.model_fields_set if name.endswith("_prefix")}
+    mined = mine_on_cluster(config, model, out_folder(out, f"{config.name}-mined"), **given)
     print_tables([mined_table(mined)])
     click.echo(describe_mined(mined))
 

@@ -37,7 +37,14 @@ Step = Callable[..., None]
 _loaded: dict[str, TextEmbedder] = {}  # in the process of a task, for the next one
 
 
-def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
+def mine_on_cluster(
+    config: RunConfig,
+    model: str,
+    out: str | Path,
+    *,
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+) -> MinedCorpora:
     """Run `mining.mine` with tasks for parts of each language, on a GPU where nodes have one, else on a CPU.
 
     Corpora are read, rows sorted and files joined in tasks. On a cluster of one node without a GPU the driver embeds
@@ -48,17 +55,21 @@ def mine_on_cluster(config: RunConfig, model: str, out: str | Path) -> MinedCorp
         config: as in `mining.mine`.
         model: folder or hub name.
         out: a folder that every node can access.
+        query_prefix: None: the model's.
+        passage_prefix: None: the model's.
 
     Raises:
         ClusterError: a task failed. Also the errors of `mining.mine`.
     """
     out = Path(out).expanduser().resolve()
     with lock_folder(out):
-        return _mine_on_cluster(config, model, out)
+        return _mine_on_cluster(config, model, out, query_prefix, passage_prefix)
 
 
-def _mine_on_cluster(config: RunConfig, model: str, out: Path) -> MinedCorpora:
-    embedder = open_miner(config, model)
+def _mine_on_cluster(
+    config: RunConfig, model: str, out: Path, query_prefix: str | None, passage_prefix: str | None
+) -> MinedCorpora:
+    embedder = open_miner(config, model, query_prefix, passage_prefix)
     with unwrap_ray_errors("mining"):
         mining = start_mining(config, model, embedder, out, _open_engine)
         languages = mining.unfinished()
@@ -88,6 +99,7 @@ def _mine_languages(
         for _ in track(steps, description, "parts", len(jobs)):
             pass
 
+    prefixes = embedder.query_prefix, embedder.passage_prefix
     of_languages = [(mining, language) for language in languages]
     run("sorting rows", index_language, of_languages)
     texts = [(mining, x, *part) for x in languages for part in embedding_parts(mining, x)]
@@ -95,7 +107,7 @@ def _mine_languages(
         for job in track(texts, "embedding", "parts"):
             embed_texts(*job, embedder)
     else:
-        run("embedding", _embed_texts, [(config, model, *job) for job in texts], int(gpu))
+        run("embedding", _embed_texts, [(config, model, *prefixes, *job) for job in texts], int(gpu))
     run("joining vectors", join_vectors, of_languages)
     shards = [(mining, x, number) for x in languages for number in range(count_shards(mining, x))]
     if is_here:
@@ -111,9 +123,18 @@ def _run_step(step: Step, threads: int, *arguments: object) -> None:
     step(*arguments)
 
 
-def _embed_texts(config: RunConfig, model: str, mining: MiningRun, language: str, side: Side, first: int) -> None:
-    described = f"{model} {config.model} {config.evaluate}"
+def _embed_texts(
+    config: RunConfig,
+    model: str,
+    query_prefix: str,
+    passage_prefix: str,
+    mining: MiningRun,
+    language: str,
+    side: Side,
+    first: int,
+) -> None:
+    described = f"{model} {query_prefix!r} {passage_prefix!r} {config.model} {config.evaluate}"
     if described not in _loaded:
         _loaded.clear()
-        _loaded[described] = open_miner(config, model)
+        _loaded[described] = open_miner(config, model, query_prefix, passage_prefix)
     embed_texts(mining, language, side, first, _loaded[described])

@@ -54,7 +54,14 @@ __all__ = [
 ]
 
 
-def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
+def mine(
+    config: RunConfig,
+    model: str,
+    out: str | Path,
+    *,
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+) -> MinedCorpora:
     """Mine hard negatives of a run's corpora with a model, in this process.
 
     1. Read, clean and decontaminate the corpora as `prepare` does (`start_mining`).
@@ -69,6 +76,8 @@ def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
         config: the run whose corpora, `mine` and `prepare` settings are used.
         model: folder or hub name.
         out: a folder that is empty or does not exist yet, or that an earlier call has written.
+        query_prefix: None: the model's.
+        passage_prefix: None: the model's.
 
     Raises:
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
@@ -77,16 +86,18 @@ def mine(config: RunConfig, model: str, out: str | Path) -> MinedCorpora:
         StorageError: the folder cannot be written.
         UserError: the vectors hold NaN.
     """
-    embedder = open_miner(config, model)
+    embedder = open_miner(config, model, query_prefix, passage_prefix)
     mining = start_mining(config, model, embedder, out)
     for language in mining.unfinished():
         mine_language(mining, language, embedder)
     return finish_mining(mining)
 
 
-def open_miner(config: RunConfig, model: str) -> TextEmbedder:
+def open_miner(
+    config: RunConfig, model: str, query_prefix: str | None = None, passage_prefix: str | None = None
+) -> TextEmbedder:
     """Load the model as an evaluation does. Raise ConfigError if it cannot be loaded, or a corpus has no questions."""
     if (plain_text := config.plain_text_corpus) is not None:
         raise ConfigError(f"corpus {plain_text!r} is plain text and has no questions to mine negatives for; remove it")
-    trust_remote_code = config.model.trust_remote_code
-    return open_embedder(model, config.evaluate, config.model.pooling, trust_remote_code=trust_remote_code)
+    settings, pooling, trust_remote_code = config.evaluate, config.model.pooling, config.model.trust_remote_code
+    return open_embedder(model, settings, pooling, query_prefix, passage_prefix, trust_remote_code=trust_remote_code)

@@ -228,7 +228,13 @@ class StudyRunner:
             config = replace_in(config, "model.path", self._pretrained_model(method.pretrained, seed))
         if method.mined_with:
             out = self.folder / "mined" / word_name(experiment.method_name) / f"seed-{seed}"
-            mined = mine_on_cluster(config, self._results[method.mined_with, seed], out)
+            mined = mine_on_cluster(
+                config,
+                self._results[method.mined_with, seed],
+                out,
+                query_prefix=config.text.query_prefix,
+                passage_prefix=config.text.passage_prefix,
+            )
             config = replace_in(config, "corpora", mined.corpora)
         if method.taught_by:
             config = with_settings(config, {"loss.distillation.teacher": self._results[method.taught_by, seed]})

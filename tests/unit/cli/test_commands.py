@@ -273,3 +273,18 @@ def test_help_imports_nothing_that_takes_seconds():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("settings", "given"), [((), {}), (("query_prefix=q: ",), {"query_prefix": "q: "})])
+def test_mine_takes_the_prefixes_that_the_settings_have(tmp_path, monkeypatch, settings, given):
+    calls = []
+
+    def mine(*_: object, **prefixes: object) -> None:
+        calls.append(prefixes)
+        raise UserError("enough")
+
+    monkeypatch.setattr("hbt_ray.cluster.mining.mine_on_cluster", mine)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    result = run("mine", "--model", str(tmp_path / "model"), "corpora=[{format: embedded}]", *settings)
+    assert (result.output, calls) == ("hbt: enough\n", [given])

@@ -515,6 +515,13 @@ def test_changed_texts_of_ms_marco_are_refused(tmp_path, angles, name):
         mine(config, "angles", tmp_path / "out")
 
 
+def test_prefixes_that_are_given_come_before_those_of_the_model(tmp_path):
+    config = run(corpus(tmp_path / "c", en=EN), evaluate={"precision": "fp32"})
+    tiny_corpus.make_encoder(tmp_path / "model")
+    found = mine(config, str(tmp_path / "model"), tmp_path / "out", query_prefix="q: ").summary["mined_with"]
+    assert (found["model.query_prefix"], found["model.passage_prefix"]) == ("q: ", tiny_corpus.TEXT.passage_prefix)
+
+
 def test_a_model_that_was_trained_on_is_another_model(tmp_path):
     config = run(corpus(tmp_path / "c", en=EN), evaluate={"precision": "fp32"})
     tiny_corpus.make_encoder(tmp_path / "model")

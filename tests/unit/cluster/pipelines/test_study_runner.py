@@ -8,6 +8,8 @@ import pytest
 
 from hbt_ray.cluster.pipelines import study_runner
 from hbt_ray.cluster.pipelines.study_runner import ExperimentInputs
+from hbt_ray.config import RunConfig
+from hbt_ray.mining import MinedCorpora
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import list_experiments
 from tests.unit.study.example_study import SETTINGS
@@ -37,6 +39,24 @@ def test_encoder_that_is_not_trained_has_the_prefixes_of_training(
     evaluated = "saved-encoder" if debiased is None else str(run_dir.path / "debiased")
     expected = [("saved-encoder", 7, options)] if debiased else []
     assert calls == [*expected, (evaluated, run_dir.evaluations, options)]
+
+
+def test_negatives_are_mined_with_the_prefixes_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = SETTINGS["run"] | {"text": {"query_prefix": "q: ", "passage_prefix": "p: "}}
+    methods = {"hybrid": {}, "mined": {"mined_with": "hybrid"}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "run": run})
+    runner = study_runner.StudyRunner(config, tmp_path, 2, tracker=None)  # type: ignore[arg-type]
+    runner._results["hybrid", 0] = "encoder"
+    calls = []
+
+    def mine(config: RunConfig, model: str, out: Path, **given: object) -> MinedCorpora:
+        calls.append((model, given))
+        return MinedCorpora(out, {"sources": {}})
+
+    monkeypatch.setattr(study_runner, "mine_on_cluster", mine)
+    [mined] = [one for one in list_experiments(config, {"tiny": "x"}) if (one.method_name, one.seed) == ("mined", 0)]
+    runner._with_results_of_others(mined)
+    assert calls == [("encoder", {"query_prefix": "q: ", "passage_prefix": "p: "})]
 
 
 @pytest.mark.parametrize("num_finished", [0, 1])
