@@ -16,10 +16,12 @@ _CODE = re.compile(
 )
 _FLORES = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")  # eng_Latn, the published names of that benchmark's languages
 
-# Codes of small languages that are usual words in the names of files: dev.jsonl is a split, not in Domung.
+# Codes of small languages that are usual words in the names of files: dev.jsonl is a split, not in Domung. Languages of
+# large corpora are none of them, such as Marathi (mar), Quechua (que), Rundi (run) and Bashkir (bak).
 _FILE_WORDS = (
-    "all bio cap csv dev doc end gis ids key lab law log low med mix neg nli old one ood par pos pub raw rel res sci "
-    "seg set sts sub sys tab tag tex tgt top trn tst tsv two txt val"
+    "all ans any api app apr asr aug big bio cap com cot csv dec dev doc end gis gov ids int jan job jul jun key lab "
+    "law llm log low max med mix mrc neg ner net new nli nmt num old one ood org par pos pre pub rag raw rel res sci "
+    "seg sep set smt src srl std sts sub sum sys tab tag tax tex tgt tmp top toy trn tst tsv tts two txt val www"
 )
 
 

@@ -30,10 +30,15 @@ def test_text_that_names_no_language_is_no_code(text: str):
     assert language_code(text) is None
 
 
-@pytest.mark.parametrize("word", ["dev", "val", "all", "raw", "DEV", "gis", "tex"])
+@pytest.mark.parametrize("word", ["dev", "val", "all", "raw", "DEV", "gis", "tex", "old", "new", "src", "tmp"])
 def test_usual_word_is_no_language_of_a_file(word: str):
     assert language_of_name(word) is None
     assert language_at_end(f"set-{word}") is None
+
+
+@pytest.mark.parametrize("code", ["mar", "que", "run", "bak", "mar_Deva"])
+def test_language_of_large_corpora_is_no_usual_word(code: str):
+    assert language_of_name(code) == code
 
 
 @given(st.sampled_from(ACCEPTED), st.sampled_from([str.lower, str.upper, str.title]), st.sampled_from("-_"))

@@ -69,6 +69,12 @@ def test_language_of_a_file_is_at_the_end_of_its_name(tmp_path: Path):
     assert set(items(tmp_path, languages=["en"])) == {"train-en.jsonl:1", "train-en.jsonl:2", "dev_en.jsonl:1"}
 
 
+def test_usual_word_at_the_end_of_a_name_is_no_language(tmp_path: Path):
+    write_lines(tmp_path / "faq_new.jsonl", PAIR)
+    with pytest.raises(CorpusError, match=r"neither the name of faq_new\.jsonl nor a column names a language"):
+        items(tmp_path)
+
+
 def test_column_of_languages_comes_before_the_name_of_the_file(tmp_path: Path):
     write_lines(tmp_path / "faq-de.jsonl", {**GOOD, "lang": "fr"})
     assert items(tmp_path) == {"a": ["fr"]}
