@@ -67,8 +67,8 @@ class HybridDataset(datasets.Dataset):
         rows: a data set, or a dictionary for each row; or these by language.
         name: of the source, if no column `source` names it; the draws depend on it.
         columns: names of the columns of the id, the language, the question (default: `anchor`), the passage
-            (`positive`) and the list of hard negatives (`negatives`). Columns `negative`, `negative_1`, ... of one text
-            each are read as well.
+            (`positive`) and the hard negatives (`negatives`: a list or a single text). Columns `negative`,
+            `negative_1`, ... of one text each are read as well.
         hard_negatives: negatives of each example. Items with fewer are not drawn.
 
     Raises:
@@ -270,11 +270,23 @@ def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
 def _negatives_of(table: pa.Table, columns: Columns) -> pa.Array:
     """Return the negatives of each row as a list of texts, from a column of lists or from columns of one text each."""
     single = [column for column in table.column_names if re.fullmatch(r"negative(_[0-9]+)?", column)]
-    columns_of_one = [table[column].to_pylist() for column in single]
-    lists = [[text for text in row if text] for row in zip(*columns_of_one, strict=True)]
+    columns_of_one = [[_texts_of(value, name) for value in table[name].to_pylist()] for name in single]
+    lists = [[text for texts in row for text in texts] for row in zip(*columns_of_one, strict=True)]
     if columns.negatives in table.column_names:
-        lists = [[text for text in row or () if text] for row in table[columns.negatives].to_pylist()]
+        lists = [_texts_of(value, columns.negatives) for value in table[columns.negatives].to_pylist()]
     return pa.array(lists or [[]] * len(table), pa.list_(pa.string()))
+
+
+def _texts_of(value: object, column: str) -> list[str]:
+    """Return the texts of a list or the single text; what is null or "" is none. Raises CorpusError."""
+    values = value if isinstance(value, list) else [value]
+    wrong = next((one for one in values if not isinstance(one, str | None)), None)
+    if wrong is not None:
+        raise CorpusError(
+            f"column {column!r} has a {type(wrong).__name__}, not a text or a list of texts; write texts, or leave the "
+            "column out"
+        )
+    return [text for text in values if isinstance(text, str) and text]
 
 
 def _first_of_each(table: pa.Table, columns: list[str]) -> pa.Table:

@@ -39,6 +39,17 @@ def test_negatives_are_those_of_the_passage():
     assert HybridDataset(lists, hard_negatives=1)[0]["negative_1"] == "a"
 
 
+def test_single_text_is_one_negative():
+    rows = [{**row, "negatives": "Tomorrow"} for row in ROWS]
+    assert HybridDataset(rows, hard_negatives=1)["negative_1"] == ["Tomorrow"] * 3
+
+
+@pytest.mark.parametrize("value", [7, [7], [["n"]], {"text": "n"}])
+def test_negatives_that_are_no_texts_are_refused(value):
+    with pytest.raises(CorpusError, match=r"column 'negatives' has a (int|list|dict), not a text or a list of texts"):
+        HybridDataset([{**row, "negatives": value} for row in ROWS])
+
+
 def test_only_numbered_columns_are_negatives():
     rows = [{**row, "negative_id": "7", "negative": "n0"} for row in ROWS]
     columns = [HybridDataset(rows, hard_negatives=3)[f"negative_{number}"][0] for number in (1, 2, 3)]
