@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from hbt_ray.data.item_order import order_items
 from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.data.row_tables import read_rows, without_negatives
 from hbt_ray.data.store_inputs import index_evaluation_sets, load_evaluation_sets
+from hbt_ray.data.text_files import id_text
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CorpusError, StoreError
 from hbt_ray.utils.language_codes import language_code
@@ -72,7 +74,8 @@ class HybridDataset(datasets.Dataset):
         hard_negatives: negatives of each example. Items with fewer are not drawn.
 
     Raises:
-        CorpusError: a column is missing, or a row has no id, question, passage or known language.
+        CorpusError: a column is missing or of another type than text, or a row has no id, source, question, passage or
+            known language.
     """
 
     def __init__(
@@ -213,7 +216,7 @@ def _without_held_out_negatives(rows: pa.Table, store: TokenStore) -> pa.Table:
 def _table_of_languages(rows: Rows | Mapping[str, Rows], columns: Columns) -> pa.Table:
     """Return all rows as one table; the key of rows by language becomes their language."""
     if not isinstance(rows, Mapping):
-        return _table_of(rows)
+        return _table_of(rows, columns)
     parts = []
     for language, of_language in rows.items():
         if language_code(language) is None:
@@ -221,27 +224,56 @@ def _table_of_languages(rows: Rows | Mapping[str, Rows], columns: Columns) -> pa
                 f"{language!r} is no language; pass one data set, or one for each language, such as {{'de': ..., "
                 "'en': ...}"
             )
-        part = _table_of(of_language)
+        part = _table_of(of_language, columns)
         if columns.language not in part.column_names:
             part = part.append_column(columns.language, pa.array([language] * len(part), pa.string()))
         elif part[columns.language].unique().to_pylist() not in ([language], []):
             raise CorpusError(f"the data set of {language!r} has rows in another language; pass one data set of all")
         parts.append(part)
-    return pa.concat_tables(parts, promote_options="permissive")
+    with _arrow_errors("the data sets of the languages have columns of different types"):
+        return pa.concat_tables(parts, promote_options="permissive")
 
 
-def _table_of(rows: Rows) -> pa.Table:
+def _table_of(rows: Rows, columns: Columns) -> pa.Table:
+    """Return rows as a table whose ids are texts."""
     if isinstance(rows, datasets.Dataset):
-        return rows.with_format("arrow")[:]
+        table: pa.Table = rows.with_format("arrow")[:]
+        if columns.id in table.column_names:
+            number = table.column_names.index(columns.id)
+            table = table.set_column(number, columns.id, _as_texts(table[columns.id], columns.id))
+        return table
     listed: list[Mapping[str, Any]] = list(rows)
     names = dict.fromkeys(name for row in listed for name in row)  # Arrow's from_pylist reads those of the first row
-    return pa.table({name: [row.get(name) for row in listed] for name in names})
+    arrays = {}
+    for name in names:
+        values = [row.get(name) for row in listed]
+        with _arrow_errors(f"column {name!r} has values of several types"):
+            arrays[name] = pa.array(map(id_text, values) if name == columns.id else values)
+    return pa.table(arrays)
+
+
+def _as_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    with _arrow_errors(f"column {name!r} is of {column.type} and not of text"):
+        return pc.cast(column, pa.string())
+
+
+@contextmanager
+def _arrow_errors(fault: str) -> Iterator[None]:
+    """Raise CorpusError for an error of Arrow in the block."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CorpusError(f"{fault} ({reason}); write values of one type") from None
 
 
 def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
     """Return the table with the columns source, item_id, language, anchor, positive and negatives, all checked."""
+    if "source" not in table.column_names:
+        table = table.append_column("source", pa.array([name] * len(table), pa.string()))
     found = {}
     for column, named in (
+        ("source", "source"),
         ("item_id", columns.id),
         ("language", columns.language),
         (ANCHOR, columns.question),
@@ -252,7 +284,7 @@ def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
                 f"the rows have no column {named!r}, only {', '.join(table.column_names) or 'none'}; rename one, or "
                 "name it in columns=Columns(...)"
             )
-        found[column] = pc.cast(table[named], pa.string())
+        found[column] = _as_texts(table[named], named)
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(found[column]), ""), True)
         if pc.any(empty).as_py():
             raise CorpusError(f"row {pc.index(empty, True).as_py()} has no {named}; leave such rows out")
@@ -263,8 +295,7 @@ def _checked_table(table: pa.Table, columns: Columns, name: str) -> pa.Table:
             f"column {columns.language!r} has {unknown[0]!r}, which is no language code; write one such as de or zh-CN"
         )
     found["language"] = pa.array([spelled[text] for text in found["language"].to_pylist()], pa.string())
-    source = table["source"] if "source" in table.column_names else pa.array([name] * len(table), pa.string())
-    return pa.table({"source": source, **found, "negatives": _negatives_of(table, columns)})
+    return pa.table({**found, "negatives": _negatives_of(table, columns)})
 
 
 def _negatives_of(table: pa.Table, columns: Columns) -> pa.Array:

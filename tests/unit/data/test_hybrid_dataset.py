@@ -90,11 +90,25 @@ def test_repeated_items_are_reported_and_the_first_is_drawn(caplog):
         ([{**ROWS[0], "language": "english"}], "'english', which is no language code; write one such as de"),
         ({"train": ROWS}, "'train' is no language"),
         ({"fr": ROWS[:1]}, "'fr' has rows in another language"),
+        ([{**ROWS[0], "positive": ["p"]}], "column 'positive' is of list<item: string> and not of text"),
+        ([ROWS[0], {**ROWS[1], "positive": ["p"]}], "column 'positive' has values of several types"),
+        ({"en": [ROWS[0]], "DE": [{**ROWS[1], "positive": ["p"]}]}, "have columns of different types .*positive"),
+        ([{**ROWS[0], "source": "a"}, {**ROWS[1], "source": None}], "row 1 has no source"),
+        ([{**ROWS[0], "id": {"n": 1}}], "column 'id' is of struct<n: int64> and not of text"),
     ],
 )
 def test_wrong_rows_are_named(rows, message):
     with pytest.raises(CorpusError, match=message):
         HybridDataset(rows)
+
+
+@pytest.mark.parametrize("make", [list, datasets.Dataset.from_list])
+def test_ids_are_the_same_as_numbers_and_as_text(make):
+    english, german = {**ROWS[0], "language": "en"}, {**ROWS[1], "language": "de"}
+    both = HybridDataset({"en": make([{**english, "id": 1}]), "de": make([{**german, "id": "1"}])})
+    assert both.manifest.sources["data"].groups[0].languages == ("de", "en")
+    mixed = HybridDataset([{**ROWS[0], "id": 1}, {**ROWS[0], "id": "b"}, {**ROWS[0], "id": 2.0}])
+    assert mixed.manifest.sources["data"].items() == 3
 
 
 def test_other_columns_can_be_named():
