@@ -20,6 +20,7 @@ from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.digests import content_checksums
+from hbt_ray.utils.limits import DEFAULTS, MAX_LINE_BYTES, limit
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -48,8 +49,15 @@ def store_fingerprint(
         "evaluation_sets": [benchmark.fingerprint() for benchmark in evaluation_sets],
         "tokenizer": tokenizer_fingerprint,
         "text": inputs.text.model_dump(mode="json"),
+        **changed_limits(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changed_limits() -> dict[str, int]:
+    """Return the limits that decide which rows are rejected, by their variables; none with its default."""
+    longest = limit(MAX_LINE_BYTES)
+    return {} if longest == DEFAULTS[MAX_LINE_BYTES] else {MAX_LINE_BYTES: longest}
 
 
 def contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:

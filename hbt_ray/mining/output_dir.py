@@ -24,7 +24,7 @@ from hbt_ray.data.corpora.embedded.facts import content_fingerprint
 from hbt_ray.data.engine import Engine, ThisProcess
 from hbt_ray.data.mined_files import MINED
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_inputs import RULES, load_evaluation_sets, path_checksums
+from hbt_ray.data.store_inputs import RULES, changed_limits, load_evaluation_sets, path_checksums
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import ConfigError, StorageError, StoreError
 from hbt_ray.evaluation.run_evaluation import description
@@ -183,6 +183,7 @@ def _mined_with(
         **{f"model.{key}": value for key, value in described.items()},
         "model.files": vectors_fingerprint(model, ""),
         "rules": RULES,
+        **changed_limits(),
         **{key: _stored(value) for key, value in flatten(config).items() if key.startswith(_MINED_WITH)},
         **{f"evaluation_sets.{one.name}": one.fingerprint() for one in evaluation_sets},
         **{

@@ -28,6 +28,17 @@ def test_evaluation_sets_are_those_of_both_sections_but_embedded():
     assert sorted(config.prepare_inputs.evaluation_sets) == [("squad", "b"), ("xquad-r", "a")]
 
 
+def test_fingerprint_changes_with_a_limit_that_rejects_rows(monkeypatch):
+    def name() -> str:
+        return store_fingerprint(RunConfig().prepare_inputs, [], [], "tokenizer")
+
+    before = name()
+    monkeypatch.setenv("HBT_MAX_LINE_BYTES", str(1 << 26))  # the default
+    assert name() == before
+    monkeypatch.setenv("HBT_MAX_LINE_BYTES", "100")
+    assert name() != before
+
+
 def test_fingerprint_changes_with_each_input_and_nothing_else(tmp_path):
     shards = write_corpus(tmp_path / "c", {"de": [record(0, "de")], "en": [record(0, "en")]})
     benchmark = Benchmark("b", [], [Passage("1", "en", "one")], {})

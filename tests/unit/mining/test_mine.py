@@ -501,6 +501,14 @@ def test_folder_mined_with_other_settings_is_refused(tmp_path, angles):
         mine(run(folder), "angles", out)
 
 
+def test_folder_mined_with_another_limit_of_lines_is_refused(tmp_path, angles, monkeypatch):
+    folder = corpus(tmp_path / "c", en=EN)
+    mine(run(folder), "angles", tmp_path / "out")
+    monkeypatch.setenv("HBT_MAX_LINE_BYTES", "1000")
+    with pytest.raises(ConfigError, match="mined with HBT_MAX_LINE_BYTES=None, and this call has 1000;"):
+        mine(run(folder), "angles", tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["collection.tsv", "queries.train.tsv"])
 def test_changed_texts_of_ms_marco_are_refused(tmp_path, angles, name):
     folder = tmp_path / "c"
