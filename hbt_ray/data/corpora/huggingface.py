@@ -3,8 +3,8 @@
 Rows name their language in a column. A data set with a subset for each language is read if `languages` is set and
 `subset` is not: each language is then the subset of that name. Code that comes with a data set is never run.
 
-A column `translation` holds a sentence in several languages, such as {en: Hello, de: Hallo}; each is read as bitext
-(`bitext.py`): question and passage at once.
+A column `translation`, without columns of question and passage, holds a sentence in several languages, such as
+{en: Hello, de: Hallo}; each is read as bitext (`bitext.py`): question and passage at once.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def _resolved(shard: CorpusShard, names: list[str]) -> CorpusShard:
         CorpusError: a column is missing, or no column names the language and the settings do not.
     """
     location, configured = Path(shard.location).name, shard.columns
-    if _TRANSLATION in names:
+    has_pairs = all(has_column(configured, meaning, names) for meaning in ("question", "passage"))
+    if _TRANSLATION in names and not has_pairs:
         return replace(shard, columns=Columns(), options={**shard.options, "bitext": True})
     if shard.language is None and not has_column(configured, "language", names):
         if configured.language != Columns().language:

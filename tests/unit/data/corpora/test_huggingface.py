@@ -65,6 +65,15 @@ def test_column_of_translations_is_read_as_bitext(tmp_path: Path):
     assert [replace(row, source="source") for row in read(detected)] == rows
 
 
+def test_column_of_translations_beside_questions_and_passages_is_not_read(tmp_path: Path):
+    content = datasets.Dataset(table(["en"] * 3).append_column("translation", pa.array(["Frage"] * 3)))
+    content.save_to_disk(str(tmp_path / "pairs"))
+    rows = read(corpus("huggingface", tmp_path / "pairs"))
+    assert [(row.question, row.passage) for row in rows if isinstance(row, CorpusRow)] == [
+        ("q0", "p0"), ("q1", "p1"), ("q2", "p2")
+    ]  # fmt: skip
+
+
 def test_translation_that_is_no_text_is_rejected_with_its_row(tmp_path: Path):
     content = datasets.Dataset.from_dict({"translation": [{"en": [1], "de": [2]}]})
     content.save_to_disk(str(tmp_path / "numbers"))
