@@ -13,7 +13,7 @@ from hbt_ray.data.corpora.base import CorpusReader, CorpusShard
 from hbt_ray.data.corpora.file_discovery import name_unread_files
 from hbt_ray.data.mined_files import check_mined_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, CorpusError
 from hbt_ray.utils.language_codes import language_code
 
 __all__ = [
@@ -45,10 +45,12 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
         languages: keep only these, as far as the corpus has them; a corpus with none of them has no shards.
 
     Raises:
-        CorpusError: there is nothing to read, a file of mined negatives is not as it was written, or a language of
-            `corpus.languages` is missing. If rows name their language, a missing one cannot be seen here.
+        CorpusError: there is nothing to read, not even a row; a file of mined negatives is not as it was written; or a
+            language of `corpus.languages` is missing. If rows name their language, a missing one cannot be seen here.
     """
     shards = reader_of(corpus.format).list_shards(corpus)
+    if not shards:
+        raise CorpusError(f"the corpus {corpus.name!r} at {str(corpus.path)!r} has no rows; leave it out of corpora")
     read = [Path(path) for shard in shards for path in shard.paths]
     if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
         name_unread_files(corpus.name, read[0].parent, read)

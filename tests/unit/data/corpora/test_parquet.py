@@ -81,3 +81,9 @@ def test_parquet_file_that_grows_beyond_the_limit_is_one_reject(tmp_path: Path, 
     reject = only_reject(read(corpus("parquet", tmp_path)))
     assert reject.reason == "unreadable file"
     assert "raise HBT_MAX_GROWTH" in reject.detail
+
+
+def test_corpus_without_row_groups_is_refused_by_name(tmp_path: Path):
+    pq.ParquetWriter(tmp_path / "en.parquet", table().schema).close()
+    with pytest.raises(CorpusError, match=r"the corpus 'source' at .* has no rows; leave it out of corpora"):
+        list_shards(corpus("parquet", tmp_path))
