@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hbt_ray.data.components import ItemComponents, find_components, item_keys, link_items, list_text_keys
-from hbt_ray.data.engine import RowTables
-from hbt_ray.data.row_tables import ITEM, REJECTED, ROWS, count_rows, find_duplicate_items, rejects_of
+from hbt_ray.data.engine import Engine, RowTables
+from hbt_ray.data.row_tables import ITEM, REJECTED, ROWS, RowCounts, count_rows, find_duplicate_items, rejects_of
 from hbt_ray.utils.limits import load_json
 
 _CONTAMINATED = pa.schema([ROWS.field(name) for name in ("source", "item_id", "language", "occurs_in_evaluation")])
@@ -106,7 +106,34 @@ def find_duplicates(rows: RowTables) -> pa.Table:
     return _last_of_items(pa.concat_tables([ITEM.empty_table(), *found]))  # an engine may yield no empty table
 
 
-def find_linked_items(rows: RowTables, texts: int) -> ItemComponents:
+def link_kept_items(
+    rows: RowTables, summary: RowSummary, left_out: LeftOut, engine: Engine
+) -> tuple[ItemComponents, RowCounts]:
+    """Find the items that have texts in common, and count the rows, both of the items that are not left out.
+
+    What is left out has no part in which items are held out: a corpus without it, such as that of mined negatives, has
+    the same ones held out.
+    """
+    keys = engine.share(left_out.keys)
+    counts = _count_kept(rows, keys) if len(left_out.keys) else summary.counts
+    return _find_linked_items(rows, summary.texts, keys), counts
+
+
+def _count_kept(rows: RowTables, left_out: Callable[[], np.ndarray]) -> RowCounts:
+    def count(table: pa.Table) -> pa.Table:
+        accepted = table.filter(pc.is_null(table.column("rejected")))
+        kept = accepted.filter(pa.array(~np.isin(item_keys(accepted), left_out()), pa.bool_()))
+        return pa.table({"counts": [json.dumps([[*key, number] for key, number in count_rows(kept).items()])]})
+
+    counts = Counter[tuple[str, str, str]]()
+    for table in rows.map(count):
+        for text in table.column("counts").to_pylist():
+            for source, language, reason, number in load_json(text):
+                counts[source, language, reason] += number
+    return counts
+
+
+def _find_linked_items(rows: RowTables, texts: int, left_out: Callable[[], np.ndarray]) -> ItemComponents:
     """Find the items that have texts in common, in buckets of text keys; this process receives only links."""
     buckets = max(1, -(-texts // KEYS_PER_BUCKET))
 
@@ -115,7 +142,11 @@ def find_linked_items(rows: RowTables, texts: int) -> ItemComponents:
         bucket = keys.column("key").to_numpy() % np.uint64(buckets)
         return keys.append_column("bucket", pa.array(bucket.astype(np.int64)))
 
-    return find_components(_map_buckets(rows.map(select_keys), link_items, buckets))
+    def link(keys: pa.Table) -> pa.Table:
+        is_kept = ~np.isin(keys.column("item").to_numpy(), left_out())
+        return link_items(keys.filter(pa.array(is_kept, pa.bool_())))
+
+    return find_components(_map_buckets(rows.map(select_keys), link, buckets))
 
 
 def _map_buckets(rows: RowTables, function: Callable[[pa.Table], pa.Table], buckets: int) -> Iterable[pa.Table]:

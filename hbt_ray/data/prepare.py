@@ -90,8 +90,8 @@ def assign_shards(
         left_out: keys of the items that the store will not contain, uint64, sorted.
         num_shards: number of training shards of each source.
         validation_fraction: of the items that are held out.
-        components: of all items; None: no item has a text in common with another.
-        num_items: of all sources; see `count_items`.
+        components: of all items that are not left out; None: none has a text in common with another.
+        num_items: that are not left out, of all sources; see `count_items`.
     """
     components = components or ItemComponents()
     rows = rows.filter(pc.is_null(rows.column("rejected")))

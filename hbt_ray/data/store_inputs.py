@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 TOKENIZER = "tokenizer"  # folder in a store
 # How items are held out and left out; stores of earlier rules have another name.
 RULES = (
-    "items with a text in common are held out together, and their passages are no negatives in training; "
+    "kept items with a text in common are held out together, and their passages are no negatives in training; "
     "texts match that are equal, similar or contained"
 )
 

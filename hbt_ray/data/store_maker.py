@@ -24,7 +24,7 @@ from hbt_ray.config import PrepareInputs
 from hbt_ray.data.components import ItemComponents
 from hbt_ray.data.corpora import CorpusShard, list_shards, split_shards
 from hbt_ray.data.engine import Engine, RowTables, ThisProcess
-from hbt_ray.data.left_out import LeftOut, RowSummary, find_left_out, find_linked_items, summarize_rows
+from hbt_ray.data.left_out import LeftOut, RowSummary, find_left_out, link_kept_items, summarize_rows
 from hbt_ray.data.manifest import SourceCounts, write_manifest
 from hbt_ray.data.model_files import check_trainable
 from hbt_ray.data.prepare import (
@@ -186,10 +186,9 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         # 2.
         left_out = find_left_out(rows, summary.contaminated)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
-        shared = engine.share((left_out.keys, find_linked_items(rows, summary.texts)))
-        assigned = _assign_shards(
-            rows, shared, num_shards, inputs.prepare.validation_share, count_items(summary.counts)
-        )
+        components, kept = link_kept_items(rows, summary, left_out, engine)
+        shared = engine.share((left_out.keys, components))
+        assigned = _assign_shards(rows, shared, num_shards, inputs.prepare.validation_share, count_items(kept))
         num_assigned = assigned.count()
         ended("find repeated and linked items")
         if not num_assigned:

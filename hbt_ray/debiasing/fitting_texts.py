@@ -148,10 +148,12 @@ def _read_texts(inputs: _Inputs) -> tuple[ItemTexts, int]:
         names = list(zip(rows.column("source").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
         excluded = set(itertools.compress(names, rows.column("occurs_in_evaluation").is_valid().to_pylist()))
         repeated = find_duplicate_items(rows.select(["pair_key", "source", "item_id"])).to_pylist()
-        components = find_components([link_items(list_text_keys(rows))])
-        is_held_out = components.held_out(item_keys(rows), prepare.validation_share, count_items(counts))
         left_out = excluded | {(one["source"], one["item_id"]) for one in repeated}
-        left_out |= set(itertools.compress(names, is_held_out.tolist()))
+        is_kept = [name not in left_out for name in names]
+        kept = rows.filter(pa.array(is_kept, pa.bool_()))
+        components = find_components([link_items(list_text_keys(kept))])
+        is_held_out = components.held_out(item_keys(kept), prepare.validation_share, count_items(count_rows(kept)))
+        left_out |= set(itertools.compress(itertools.compress(names, is_kept), is_held_out.tolist()))
         return _texts_by_language(rows, names, left_out), len(excluded)
 
 

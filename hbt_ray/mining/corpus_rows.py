@@ -16,7 +16,7 @@ from hbt_ray.config import RunConfig
 from hbt_ray.data.components import ItemComponents, item_keys
 from hbt_ray.data.corpora import CorpusShard, split_shards
 from hbt_ray.data.engine import Engine, RowTables
-from hbt_ray.data.left_out import find_left_out, find_linked_items, summarize_rows
+from hbt_ray.data.left_out import find_left_out, link_kept_items, summarize_rows
 from hbt_ray.data.prepare import count_items
 from hbt_ray.data.row_tables import (
     REJECTS,
@@ -78,12 +78,8 @@ def read_corpora(
     check_languages(config.corpora, summary.counts)
 
     left_out = find_left_out(rows, summary.contaminated)
-    selection = ItemSelection(
-        left_out.keys,
-        find_linked_items(rows, summary.texts),
-        config.prepare.validation_share,
-        count_items(summary.counts),
-    )
+    components, kept = link_kept_items(rows, summary, left_out, engine)
+    selection = ItemSelection(left_out.keys, components, config.prepare.validation_share, count_items(kept))
     if not _is_any_trained_on(rows, engine, selection):
         raise CorpusError(f"no item is left to train on: {left_out}, and the others are held out")
     selection.write(folder)

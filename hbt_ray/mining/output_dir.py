@@ -58,7 +58,10 @@ class MinedCorpora:
 
     @property
     def corpora(self) -> tuple[CorpusConfig, ...]:
-        """The corpora to train on: sources with negatives. They keep their names, so the same items are held out."""
+        """The corpora to train on: sources with negatives.
+
+        They keep their names, so the same items are held out, unless texts that are not in the folder link them.
+        """
         return tuple(
             CorpusConfig(format="jsonl", name=source, path=str(self.folder / file_name(source)))
             for source in self.summary["sources"]

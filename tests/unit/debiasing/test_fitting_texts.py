@@ -87,6 +87,16 @@ def test_items_that_prepare_holds_out_are_left_out(tmp_path):
     assert set(texts.questions) == {words(x, n, 6) for x in ("de", "en") for n in set(range(200)) - held_out}
 
 
+def test_repeated_items_do_not_change_which_are_held_out(tmp_path):
+    folder = write_different(tmp_path / "faq", range(200))
+    made = CorpusConfig(format="jsonl", name="faq", path=str(folder))
+    before = read_fitting_texts([made], 1000).questions
+    for file in folder.iterdir():
+        copies = [{**json.loads(line), "id": f"copy {n}"} for n, line in enumerate(file.read_text().splitlines())]
+        file.write_text(file.read_text() + "".join(json.dumps(row) + "\n" for row in copies))
+    assert sorted(read_fitting_texts([made], 1000).questions) == sorted(before)
+
+
 def test_items_that_occur_in_an_evaluation_set_are_left_out(tmp_path):
     made = CorpusConfig(format="jsonl", name="faq", path=str(write_different(tmp_path / "faq", range(30))))
     in_english = load_benchmark("pairs", str(write_different(tmp_path / "pairs", range(10, 14), ("en",))))

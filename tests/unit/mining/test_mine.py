@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hbt_ray import mining
-from hbt_ray.config import RunConfig, build_config
+from hbt_ray.config import RunConfig, build_config, replace_in
 from hbt_ray.data.components import ItemComponents, item_key
 from hbt_ray.data.corpora import list_shards, read_shard
 from hbt_ray.data.manifest import write_manifest
 from hbt_ray.data.prepare import assign_shards, make_shard
 from hbt_ray.data.row_tables import read_rows
+from hbt_ray.data.store_maker import prepare_here
 from hbt_ray.data.text_normalization import normalize_for_matching
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError, CorpusError, StorageError, StoreError, UserError
@@ -177,6 +178,22 @@ def test_held_out_items_get_negatives_but_are_none(tmp_path, angles):
     summary = mined.summary["languages"]["en"]
     assert (summary["items_held_out"], summary["passages"]) == (len(held_out), 60 - len(held_out))
     assert [one.name for one in mined.corpora] == ["c"]  # so that the same are held out
+
+
+def test_items_that_are_left_out_do_not_change_which_are_held_out(tmp_path, angles):
+    items = {f"{copy}{n}": (f"ask i{n} {n}", f"say i{n} {n}") for n in range(90) for copy in "ab"}
+    items |= {f"c{n}": (f"ask i{n} {n}", f"say i{n + 1} {n + 1}") for n in range(0, 90, 9)}  # a chain of 2 each
+    config = run(corpus(tmp_path / "c", en=items), prepare={"validation_share": 0.3})
+    mined = mine(config, "angles", tmp_path / "out")
+    assert mined.summary["sources"]["c"]["items_dropped_as_repeated"] == 90
+    on_mined = replace_in(config, "corpora", mined.corpora)
+    splits = []
+    for one in (config, on_mined):
+        store = TokenStore.open(prepare_here(one.prepare_inputs, tmp_path / "stores"))
+        number = store.manifest.sources["c"].items("validation")
+        splits.append(sorted(store.item_ids("c", np.arange(number), "validation")))
+    assert 10 < len(splits[0]) == mined.summary["languages"]["en"]["items_held_out"] < 50
+    assert splits[0] == splits[1]
 
 
 def test_negatives_come_from_all_sources_of_a_language(tmp_path, angles):
