@@ -11,7 +11,7 @@ import click
 
 from hbt_ray.cli.evaluation import benchmark_folders
 from hbt_ray.cli.options import examples
-from hbt_ray.config import EvaluateConfig
+from hbt_ray.config import EvaluateConfig, stored_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,29 +52,36 @@ def export(
     )
     from hbt_ray.data.model_files import check_model_exists, check_needs_no_language
     from hbt_ray.export import (
+        COPIED,
         FORMATS,
         PRECISIONS,
+        check_copy_folder,
         check_exports,
         check_libraries,
         delete_exports,
         export_encoder,
         sample_texts,
     )
-    from hbt_ray.utils.digests import file_checksums
+    from hbt_ray.utils.atomic_write import atomic_write_text
+    from hbt_ray.utils.digests import file_checksums, with_checksum
     from hbt_ray.utils.terminal_table import print_tables
 
     formats, precisions = formats or FORMATS, precisions or PRECISIONS
     check_model_exists(model, "MODEL")
     check_needs_no_language(model)
+    folder = Path(out).expanduser()
+    is_copy = folder.resolve() != Path(model).expanduser().resolve()
+    if is_copy:
+        check_copy_folder(folder)
     check_libraries(formats, precisions)
     from hbt_ray.evaluation.run_evaluation import load_benchmarks
     from hbt_ray.models.encoder import load_pretrained, save_encoder
 
     loaded = load_benchmarks(settings)
     encoder = load_pretrained(model, device="cpu", attention="sdpa")
-    folder = Path(out).expanduser()
-    if folder.resolve() != Path(model).expanduser().resolve():
+    if is_copy:
         folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(folder / COPIED, with_checksum({"model": stored_text(model)}))
         before = file_checksums(folder, _weights_in(folder))
         save_encoder(encoder, folder)
         if file_checksums(folder, _weights_in(folder)) != before:

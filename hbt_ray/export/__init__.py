@@ -2,10 +2,12 @@
 
 from hbt_ray.export.check import Exported, check_exports, sample_texts
 from hbt_ray.export.conversion import (
+    COPIED,
     FORMATS,
     PRECISIONS,
     ExportFormat,
     ExportPrecision,
+    check_copy_folder,
     check_libraries,
     delete_exports,
     export_encoder,
@@ -13,11 +15,13 @@ from hbt_ray.export.conversion import (
 )
 
 __all__ = [
+    "COPIED",
     "FORMATS",
     "PRECISIONS",
     "ExportFormat",
     "ExportPrecision",
     "Exported",
+    "check_copy_folder",
     "check_exports",
     "check_libraries",
     "delete_exports",

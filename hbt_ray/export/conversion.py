@@ -38,6 +38,7 @@ _FILES = {
     ("openvino", "int8"): "openvino/openvino_model_qint8_quantized.xml",
 }
 _OPSET = 20
+COPIED = "exported.json"  # in the folder of a copy of a model: which model was exported
 
 # Of a batch, by the names of a transformer's inputs: (texts, tokens) each.
 Arrays = Mapping[str, np.ndarray]
@@ -83,6 +84,12 @@ def export_encoder(
                 else:
                     shutil.copyfile(traced, partial / file.name)
     return wanted
+
+
+def check_copy_folder(folder: Path) -> None:
+    """Raise ConfigError if the folder of a copy holds something other than an earlier export."""
+    if folder.exists() and not (folder.is_dir() and ((folder / COPIED).is_file() or not any(folder.iterdir()))):
+        raise ConfigError(f"{folder} holds something other than an earlier export; write another --out")
 
 
 def delete_exports(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""`hbt export`, with a file in place of the traced encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hbt_ray.cli import main
+from hbt_ray.export import Exported
+from tests.helpers import tiny_corpus
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the tiny encoder; its exported file is a text."""
+
+    def export_encoder(encoder, folder, formats, precisions):
+        (folder / "onnx").mkdir(exist_ok=True)
+        (folder / "onnx/model.onnx").write_text("traced")
+        return {("onnx", "fp32"): folder / "onnx/model.onnx"}
+
+    monkeypatch.setattr("hbt_ray.export.check_libraries", lambda formats, precisions: None)
+    monkeypatch.setattr("hbt_ray.export.export_encoder", export_encoder)
+    monkeypatch.setattr(
+        "hbt_ray.export.check_exports",
+        lambda encoder, files, texts, benchmarks: [Exported(file, 1.0, 0.0, 1.0) for file in files],
+    )
+    tiny_corpus.make_encoder(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("names", [("README.md", "onnx/notes.txt", "openvino/y"), ("modules.json", "onnx/model.onnx")])
+def test_export_refuses_a_folder_with_other_files(model: Path, tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+    result = run(model, "--out", tmp_path / "out")
+    assert (result.exit_code, content(tmp_path / "out")) == (2, dict.fromkeys(names, b"mine"))
+    assert "holds something other than an earlier export; write another --out" in result.stderr
+
+
+def test_export_replaces_an_earlier_one_of_another_model(model: Path, tmp_path: Path):
+    tiny_corpus.make_encoder(tmp_path / "other", seed=2)
+    (tmp_path / "other/README.md").write_text("card")
+    assert run(tmp_path / "other", "--out", tmp_path / "out").exit_code == 0
+    (tmp_path / "out/onnx/model_qint8.onnx").touch()
+    assert run(model, "--out", tmp_path / "out").exit_code == 0
+    assert run(model, "--out", tmp_path / "new").exit_code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "new")
+
+
+def test_export_to_the_models_own_folder_keeps_its_files(model: Path):
+    (model / "notes.txt").write_text("mine")
+    before = content(model)
+    assert run(model, "--out", model).exit_code == 0
+    assert content(model) == {**before, "onnx/model.onnx": b"traced"}
