@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hbt_ray.cli.options import examples
+from hbt_ray.cli.options import examples, trust_option
 from hbt_ray.errors import ConfigError, CorpusError
 
 
@@ -19,7 +19,8 @@ from hbt_ray.errors import ConfigError, CorpusError
 @click.argument("model")
 @click.option("--text", "file", required=True, type=click.Path(), help="A text in each line.")
 @click.option("--store", help="The store, or a folder of stores. Default: stores next to the model's run.")
-def verify(model: str, file: str, store: str | None) -> None:
+@trust_option
+def verify(model: str, file: str, store: str | None, trust_remote_code: bool) -> None:
     """Show whether texts were trained on.
 
     MODEL is a folder that hbt train, search or study has written. The store that it was trained on must be at hand. A
@@ -47,7 +48,8 @@ def verify(model: str, file: str, store: str | None) -> None:
     from hbt_ray.utils.terminal_table import print_tables
 
     opened = TokenStore.open(folder)
-    found = verify_texts(record, opened, record.tokenizer(model, folder), texts)
+    tokenizer = record.tokenizer(model, folder, trust_remote_code=trust_remote_code)
+    found = verify_texts(record, opened, tokenizer, texts)
     table = Table("text", "verdict", "item", "in", "times", "first step", title=f"{len(found)} texts", highlight=False)
     for one in found:
         first = one.uses[0] if one.uses else None

@@ -50,6 +50,7 @@ config_option = click.option(
     help="Settings: a YAML file, or the name of one of the package, such as smoke.",
 )
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)
+trust_option = click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository.")
 fresh_option = click.option("--fresh", is_flag=True, help="Start over if the folder has a run already.")
 
 
@@ -72,7 +73,7 @@ def loading_options(command: CommandT) -> CommandT:
             default="mean",
             help="For a model that brings none.",
         ),
-        click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository."),
+        trust_option,
         click.option("--query-prefix", help="Default: what the model brings."),
         click.option("--passage-prefix", help="Default: what the model brings."),
     )

@@ -240,6 +240,14 @@ def _yaml_of(file: Path) -> object:
         return None
 
 
+def untrusted_code(model: str) -> ConfigError:
+    """Return the error for a model that is loaded by code in its repository, which the user has not allowed."""
+    return ConfigError(
+        f"the model {model!r} has code in its repository, which is not run; if you trust it, write "
+        "model.trust_remote_code=true, or --trust-remote-code"
+    )
+
+
 def check_is_dense(model: str) -> None:
     """Raise ConfigError if a folder was saved by another class than SentenceTransformer.
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from hbt_ray.config import ModelConfig, TextConfig
 from hbt_ray.data.manifest import TextField
-from hbt_ray.data.model_files import lowercases, max_positions, read_model_file
+from hbt_ray.data.model_files import lowercases, max_positions, read_model_file, untrusted_code
 from hbt_ray.errors import ConfigError
 from hbt_ray.utils.limits import load_json
 
@@ -145,6 +145,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
                 AutoConfig.from_pretrained(model.path, subfolder=subfolder, trust_remote_code=model.trust_remote_code)
             )
     except (OSError, ValueError, KeyError, RecursionError) as error:
+        if "trust_remote_code" in str(error):
+            raise untrusted_code(model.path) from None
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"model.path {model.path!r} holds no tokenizer that transformers can load ({reason}); "

@@ -22,7 +22,13 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from hbt_ray.config import Attention, ModelConfig, TextConfig
-from hbt_ray.data.model_files import check_is_dense, check_needs_no_language, check_trainable, max_positions
+from hbt_ray.data.model_files import (
+    check_is_dense,
+    check_needs_no_language,
+    check_trainable,
+    max_positions,
+    untrusted_code,
+)
 from hbt_ray.errors import ConfigError
 from hbt_ray.models.deterministic_dropout import keeps_probability
 from hbt_ray.models.lora import add_adapters, merged
@@ -142,10 +148,7 @@ def load_pretrained(
         ) from None
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
         if "trust_remote_code" in str(error):
-            raise ConfigError(
-                f"the model {path!r} has code in its repository, which is not run; if you trust it, write "
-                "model.trust_remote_code=true, or hbt evaluate --trust-remote-code"
-            ) from None
+            raise untrusted_code(path) from None
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"the model {path!r} cannot be loaded ({reason}); write the folder of a saved sentence-transformers "

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MODELS_SCHEME = "models:/"  # and a logged model's id
 
 
-def log_encoder(client: MlflowClient, run_id: str, model_dir: Path, name: str, step: int) -> str:
+def log_encoder(
+    client: MlflowClient, run_id: str, model_dir: Path, name: str, step: int, *, trust_remote_code: bool = False
+) -> str:
     """Log a sentence-transformers folder as a model of a run.
 
     Args:
@@ -27,6 +29,7 @@ def log_encoder(client: MlflowClient, run_id: str, model_dir: Path, name: str, s
         model_dir: the sentence-transformers folder.
         name: of the logged model.
         step: optimizer step of its weights.
+        trust_remote_code: run code from the folder.
 
     Returns:
         Its URI, `models:/<id>`.
@@ -44,14 +47,14 @@ def log_encoder(client: MlflowClient, run_id: str, model_dir: Path, name: str, s
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
-        write_mlflow_model(model_dir, folder, description)
+        write_mlflow_model(model_dir, folder, description, trust_remote_code=trust_remote_code)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     return f"{MODELS_SCHEME}{logged.model_id}"
 
 
-def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> None:
+def write_mlflow_model(model_dir: Path, folder: Path, description: Model, *, trust_remote_code: bool = False) -> None:
     """Write an MLflow model folder around a sentence-transformers one.
 
     `mlflow.pyfunc` embeds with `encode`, so the prompt of queries becomes its default; `encode_document` has its own.
@@ -71,7 +74,9 @@ def write_mlflow_model(model_dir: Path, folder: Path, description: Model) -> Non
         warnings.simplefilter("ignore")  # MLflow's, about its own types
         import mlflow.sentence_transformers
 
-        encoder = SentenceTransformer(str(model_dir), device="cpu", local_files_only=True)
+        encoder = SentenceTransformer(
+            str(model_dir), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
+        )
         if encoder.prompts.get("query"):
             encoder.default_prompt_name = "query"
         mlflow.sentence_transformers.save_model(

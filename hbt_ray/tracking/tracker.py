@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,7 +233,7 @@ class Tracker:
                     raise
                 log()  # another run added the data set between MLflow's query and its insertion; now it is found
 
-    def log_model(self, model_dir: Path, name: str, step: int = 0) -> str:
+    def log_model(self, model_dir: Path, name: str, step: int = 0, *, trust_remote_code: bool = False) -> str:
         """Log a sentence-transformers folder and return its URI, `models:/<id>`.
 
         Its name is `word_name(name)`, such as the run's: MLflow allows fewer characters.
@@ -241,7 +242,16 @@ class Tracker:
         `model.sentence_transformer` is one that `SentenceTransformer` loads.
         """
         with mlflow_errors(self.uri, f"log the model in {model_dir}"), stage("logging the model to MLflow"):
-            return log_encoder(mlflow_client(self.uri), self.run_id, model_dir, word_name(name), step)
+            client = mlflow_client(self.uri)
+            try:
+                return log_encoder(
+                    client, self.run_id, model_dir, word_name(name), step, trust_remote_code=trust_remote_code
+                )
+            except (ValueError, RuntimeError) as error:  # of loading or saving it
+                reason = textwrap.shorten(redact(str(error)), 400, placeholder=" ...")
+                raise TrackingError(
+                    f"cannot log the model in {model_dir} to MLflow ({reason}); write tracking.log_model=false"
+                ) from error
 
     def register_model(self, model_uri: str, name: str, alias: str, description: str = "") -> str:
         """Make a logged model, `models:/<id>`, a version in the Model Registry, and set the alias to it.

@@ -70,8 +70,13 @@ class TrainingRecord:
             with_query_translations=self.with_query_translations,
         )
 
-    def tokenizer(self, model: str | Path, store: Path) -> PairTokenizer:
+    def tokenizer(self, model: str | Path, store: Path, *, trust_remote_code: bool = False) -> PairTokenizer:
         """Return the tokenizer of the store: the model's, or that of the store's folder.
+
+        Args:
+            model: folder of the model.
+            store: that it was trained on.
+            trust_remote_code: run code from the model's folder.
 
         Raises:
             StoreError: neither is the one that the store was made with.
@@ -79,7 +84,8 @@ class TrainingRecord:
         expected = read_manifest(store).text_fingerprint
         for path in (str(model), str(store / TOKENIZER)):
             if Path(path).expanduser().is_dir():
-                tokenizer = PairTokenizer(load_tokenizer(ModelConfig(path=path)), build(TextConfig, self.text))
+                loaded = load_tokenizer(ModelConfig(path=path, trust_remote_code=trust_remote_code))
+                tokenizer = PairTokenizer(loaded, build(TextConfig, self.text))
                 if tokenizer.fingerprint() == expected:
                     return tokenizer
         raise StoreError(

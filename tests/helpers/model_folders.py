@@ -37,6 +37,14 @@ from tests.helpers import tiny_corpus
 WIDTH = 16
 _SHAPE = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
+_CODE = """
+from transformers import BertConfig, BertModel
+class OurConfig(BertConfig):
+    model_type = "ours"
+class OurModel(BertModel):
+    config_class = OurConfig
+"""
+
 _tokenizer = functools.cache(tiny_corpus.tokenizer)
 
 
@@ -55,6 +63,16 @@ def write_transformer(
     torch.manual_seed(seed)
     family(family.config_class(**defaults | settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_with_code(folder: Path) -> Path:
+    """Write a transformers model whose classes are in its folder."""
+    write_transformer(folder)
+    (folder / "ours.py").write_text(_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "ours", "auto_map": {"AutoConfig": "ours.OurConfig", "AutoModel": "ours.OurModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -49,6 +49,12 @@ def test_code_from_a_hub_runs_only_where_it_is_asked_for_by_name():
                     assert ast.unparse(keyword.value) in {"trust_remote_code", "model.trust_remote_code"}, name
 
 
+def test_models_are_logged_with_the_trust_of_the_settings():
+    logged = [call for file in FILES for name, call in calls(file) if name.endswith(".log_model")]
+    assert logged
+    assert all("trust_remote_code" in {keyword.arg for keyword in call.keywords} for call in logged)
+
+
 def test_every_documented_cluster_asks_for_a_token_and_nothing_listens_to_the_world():
     documents = [REPOSITORY / "README.md", REPOSITORY / "cluster.yaml", *FILES]
     for document in documents:

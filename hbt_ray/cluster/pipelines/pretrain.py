@@ -140,7 +140,8 @@ def _log_outputs(tracker: Tracker, task: AnyPretrainingTask, folder: RunDir, las
         if (folder.path / name).exists():
             tracker.log_artifacts(folder.path / name)
     if task.config.tracking.log_model:
-        tracker.log_model(folder.model, task.config.name, last)
+        model = task.config.model
+        tracker.log_model(folder.model, task.config.name, last, trust_remote_code=model.trust_remote_code)
 
 
 def _start_evaluation(

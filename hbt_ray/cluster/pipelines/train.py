@@ -197,13 +197,13 @@ def _train_and_evaluate(
     export_encoder(config, initial, store, folder.checkpoints, steps, folder.model)
     logger.info("exported the weights of step %d to %s", steps, folder.model)
     reports = {}
+    trust_remote_code = config.model.trust_remote_code
     from hbt_ray.evaluation.model_card import write_model_card
 
     if config.evaluate.benchmarks:
         from hbt_ray.cluster.evaluation.evaluate import evaluate_here, evaluate_on_cluster
 
         evaluate = evaluate_on_cluster if threads is None else functools.partial(evaluate_here, threads=threads)
-        trust_remote_code = config.model.trust_remote_code
         for report in evaluate(
             str(folder.model), config.evaluate, folder.evaluations, trust_remote_code=trust_remote_code
         ):
@@ -213,7 +213,10 @@ def _train_and_evaluate(
         log_report_metrics(tracker, metrics, steps)
     write_model_card(folder.model, config, read_manifest(store), reports)
     if config.tracking.log_model:
-        best_effort_tracking(tracker, lambda: tracker.log_model(folder.model, config.name, steps))
+        best_effort_tracking(
+            tracker,
+            lambda: tracker.log_model(folder.model, config.name, steps, trust_remote_code=trust_remote_code),
+        )
     return reports, steps
 
 

@@ -367,7 +367,8 @@ def _log_results(
     columns = ["trial", *objectives, *config.space, "seed", "state", "step"]  # MLflow compares by the second one
     parent.log_table("trials", table.select([name for name in columns if name in table.column_names]).to_pylist())
     if config.run.tracking.log_model:
-        logged = parent.log_model(chosen_folder(folder, first_seed) / "model", config.run.name, step)
+        chosen, model = chosen_folder(folder, first_seed) / "model", config.run.model
+        logged = parent.log_model(chosen, config.run.name, step, trust_remote_code=model.trust_remote_code)
         means = ", ".join(f"{display_name(name)} {value:.4g}" for name, value in best.mean.items())
         description = f"{best.name}, the choice among {len(results.ranked)} configurations; {config.dev_name}: {means}"
         parent.register_model(logged, config.register_as or config.run.name, "best", description)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from hbt_ray.cli import main
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.training.training_record import TrainingRecord
+from tests.helpers.model_folders import write_with_code
 from tests.helpers.tiny_corpus import make_encoder, make_store, question
 from tests.helpers.tiny_runs import tiny_config
 
@@ -31,6 +32,16 @@ def test_verify_counts_the_texts_that_were_trained_on(model, tmp_path):
     assert result.exit_code == 0, result.output
     assert "trained on  1 of 2 texts, in 20 steps" in result.output
     assert "not found" in result.output
+
+
+def test_verify_runs_a_models_code_only_with_the_option(model, tmp_path):
+    with_code = write_with_code(tmp_path / "run/with-code")
+    (model / "training.json").rename(with_code / "training.json")
+    (tmp_path / "texts").write_text(f"{question('en', 7)}\n", encoding="utf-8")
+    refused = call("verify", with_code, "--text", tmp_path / "texts")
+    assert (refused.exit_code, "--trust-remote-code" in refused.output) == (2, True)
+    accepted = call("verify", with_code, "--text", tmp_path / "texts", "--trust-remote-code")
+    assert accepted.exit_code == 0, accepted.output
 
 
 def test_verify_refuses_what_it_cannot_answer(model, tmp_path):

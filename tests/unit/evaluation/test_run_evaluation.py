@@ -22,14 +22,6 @@ from hbt_ray.mining import open_miner
 from tests.helpers import model_folders
 from tests.helpers.slow import slow
 
-CODE = """
-from transformers import BertConfig, BertModel
-class OurConfig(BertConfig):
-    model_type = "ours"
-class OurModel(BertModel):
-    config_class = OurConfig
-"""
-
 
 def _evaluated_by_numpy(queries: np.ndarray, passages: np.ndarray, benchmark: Benchmark) -> dict[str, float]:
     """Evaluate float64 vectors by sorting every pool: mono, cross and multi mAP, language bias and complete@k."""
@@ -125,12 +117,7 @@ def test_report_says_if_training_data_were_not_decontaminated(tmp_path, caplog, 
 @pytest.fixture(scope="module")
 def with_code(tmp_path_factory) -> Path:
     """Return a model whose classes are in its folder."""
-    folder: Path = model_folders.write_transformer(tmp_path_factory.mktemp("code") / "model")
-    (folder / "ours.py").write_text(CODE)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "ours", "auto_map": {"AutoConfig": "ours.OurConfig", "AutoModel": "ours.OurModel"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return model_folders.write_with_code(tmp_path_factory.mktemp("code") / "model")
 
 
 def evaluated(model: Path, out: Path, *options: str) -> Result:

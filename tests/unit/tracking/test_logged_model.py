@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hbt_ray.errors import TrackingError
+from hbt_ray.models.encoder import load_pretrained, save_encoder
+from tests.helpers import model_folders
 from tests.unit.tracking.conftest import SENTENCES, StartRun, run_of
 
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
@@ -58,3 +61,13 @@ def test_served_model_applies_the_prompt_of_queries(
     np.testing.assert_allclose(
         loaded.encode_document(SENTENCES, device="cpu"), encoder.encode_document(SENTENCES), rtol=0, atol=1e-6
     )
+
+
+def test_model_with_code_is_logged_where_its_code_is_trusted(start_run: StartRun, tmp_path: Path):
+    with_code = str(model_folders.write_with_code(tmp_path / "initial"))
+    save_encoder(load_pretrained(with_code, trust_remote_code=True), tmp_path / "model")
+    tracker = start_run("code")
+    with pytest.raises(TrackingError, match=r"custom code .*; write tracking.log_model=false"):
+        tracker.log_model(tmp_path / "model", "code")
+    uri = tracker.log_model(tmp_path / "model", "code", trust_remote_code=True)
+    assert [f"models:/{output.model_id}" for output in run_of(tracker).outputs.model_outputs] == [uri]
