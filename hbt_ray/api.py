@@ -61,7 +61,8 @@ def train(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process
         config: of the run.
         out: its folder.
         fresh: start over if the folder has a run already.
-        in_process: prepare and train in this process, with its first GPU or all its cores, instead of on Ray.
+        in_process: prepare and train in this process instead of on Ray, with its first GPU or all its cores, unless
+            `train.gpu` and `train.threads_per_worker` say otherwise.
 
     Raises:
         HbtError: a setting, file or resource is missing or wrong. All that can be checked before training is.

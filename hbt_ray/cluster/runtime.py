@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import ray.data
 from ray._private import ray_constants
+from ray._private.accelerators import RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR as HIDE_GPUS  # of tasks without one
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import Result
@@ -23,6 +24,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
+from hbt_ray.utils.process import job_variables
 from hbt_ray.utils.progress import stage
 
 logger = logging.getLogger(__name__)
@@ -77,9 +79,10 @@ def connect() -> None:
     _read_authentication()
     if not address:
         _listen_on_loopback()
+    os.environ.setdefault(HIDE_GPUS, "1")
     options: dict[str, object] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    if address and (level := os.environ.get(LEVEL_VARIABLE)):
-        options["runtime_env"] = {"env_vars": {LEVEL_VARIABLE: level}}  # a local cluster's processes inherit it
+    if address and (variables := _variables_of_processes()):
+        options["runtime_env"] = {"env_vars": variables}  # a local cluster's processes inherit them
     try:
         with stage(f"joining Ray at {address}" if address else "starting Ray"):
             _start_or_join(address, options)
@@ -89,6 +92,12 @@ def connect() -> None:
             "start one with `ray start --head`, or unset RAY_ADDRESS to use only this machine"
         ) from None
     logger.info("connected to the cluster %s: CPUs by node %s", address or "on this machine", node_resources("CPU"))
+
+
+def _variables_of_processes() -> dict[str, str]:
+    """Return the environment variables that a cluster's processes need of this one; those of a job they have."""
+    of_job = job_variables()
+    return {name: os.environ[name] for name in (HIDE_GPUS, LEVEL_VARIABLE) if name in os.environ and name not in of_job}
 
 
 def _read_authentication() -> None:

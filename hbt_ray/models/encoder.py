@@ -214,6 +214,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def training_device(gpu: bool | None) -> str:
+    """Return the device of a training in this process, by its setting `gpu`."""
+    return "cpu" if gpu is False else default_device()
+
+
 def save_encoder(encoder: SentenceTransformer, folder: str | Path) -> None:
     """Write a folder that `SentenceTransformer(folder)` loads, with adapters merged into the weights."""
     assert occurring_embedding(encoder) is None, "load the encoder of a checkpoint, which has the rows of all tokens"

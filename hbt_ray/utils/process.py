@@ -53,11 +53,23 @@ def is_submitted_job() -> bool:
 
 def job_metadata() -> dict[str, str]:
     """Return what `ray job submit --metadata-json` was given, with Ray's entries; empty in no submitted job."""
+    return _of_job("metadata")
+
+
+def job_variables() -> dict[str, str]:
+    """Return the environment variables that a submitted job's processes get from Ray; empty in no submitted job."""
+    return _of_job("runtime_env", "env_vars")
+
+
+def _of_job(*keys: str) -> dict[str, str]:
+    """Return the texts below some keys of a submitted job's settings."""
     try:
-        metadata = load_json(os.environ.get(_JOB_VARIABLE, "{}")).get("metadata")
+        found = load_json(os.environ.get(_JOB_VARIABLE, "{}"))
+        for key in keys:
+            found = found.get(key) or {}
     except ValueError:
         return {}
-    return {str(key): str(value) for key, value in (metadata or {}).items()}
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def seconds_since_start() -> float:

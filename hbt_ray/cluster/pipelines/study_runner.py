@@ -35,7 +35,7 @@ from hbt_ray.evaluation.encoder_metrics import benchmark_metrics
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.run_evaluation import LoadOptions, check_benchmarks
 from hbt_ray.models.averaging import average_encoders
-from hbt_ray.models.encoder import default_device
+from hbt_ray.models.encoder import training_device
 from hbt_ray.pretraining.local_runner import pretrain_locally
 from hbt_ray.sampling.factory import training_sampler, validation_sampler
 from hbt_ray.sampling.token_counts import encoded_tokens, steps_of_tokens
@@ -289,7 +289,7 @@ def _pretraining_task(
     """Pretrain in this process, from the newest checkpoint to the finished encoder."""
     configure_task(threads)
     keep_written_variables(variables)
-    pretrain_locally(config, store, run_dir, default_device())
+    pretrain_locally(config, store, run_dir, training_device(config.pretrain.gpu))
     run_dir.checkpoints.delete()
     mark_pretrained(run_dir)
 

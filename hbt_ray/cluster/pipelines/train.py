@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,30 @@ def run(config: RunConfig, out: str | Path, *, fresh: bool = False, in_process: 
         raise ConfigError("this process is one worker; write train.workers=1, or train on Ray")
     if in_process and config.train.evaluate_every:
         raise ConfigError("checkpoints are evaluated during training only on Ray; write train.evaluate_every=0")
-    with lock_folder(run_dir_of(config, out).path):
+    if in_process and config.train.gpu:
+        from hbt_ray.models.encoder import default_device
+
+        if default_device() == "cpu":
+            raise ConfigError("train.gpu=true, and torch finds no GPU in this process; write train.gpu=false")
+    threads = config.train.threads_per_worker if in_process else None
+    with lock_folder(run_dir_of(config, out).path), _torch_threads(threads):
         return _run(config, open_run(config, out, fresh=fresh), fresh, in_process)
+
+
+@contextlib.contextmanager
+def _torch_threads(number: int | None) -> Iterator[None]:
+    """Set the number of torch's threads in the block; None: leave it as it is."""
+    if number is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run(config: RunConfig, folder: RunDir, fresh: bool, in_process: bool) -> FinishedRun:

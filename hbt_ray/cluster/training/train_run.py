@@ -41,7 +41,7 @@ def train_run(
     """
     train = task.config.train
     if train.max_workers == 1:
-        from hbt_ray.models.encoder import default_device  # takes seconds, and a driver of workers needs none of it
+        from hbt_ray.models.encoder import training_device  # takes seconds, and a driver of workers needs none of it
         from hbt_ray.training.local_runner import train_locally
 
         train_locally(
@@ -50,7 +50,7 @@ def train_run(
             folder,
             every=every,
             on_metrics=on_metrics,
-            device=default_device(),
+            device=training_device(train.gpu),
         )
         return CheckpointManager(folder.checkpoints).final_step(train)
     if every is None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -50,6 +52,28 @@ def test_cluster_of_an_address_is_tried_once(monkeypatch):
     with pytest.raises(ClusterError, match=r"cannot join the Ray cluster head:6379 \(no one there\)"):
         runtime.connect()
     assert calls == ["head:6379"]
+
+
+@pytest.mark.parametrize(
+    ("address", "of_job", "sent"),
+    [
+        (None, {}, {}),
+        ("head:6379", {}, {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "HBT_LOG_LEVEL": "info"}),
+        ("head:6379", {"HBT_LOG_LEVEL": "info"}, {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}),  # Ray refuses it twice
+    ],
+)
+def test_tasks_without_a_gpu_see_none(monkeypatch, address, of_job, sent):
+    fail(monkeypatch, None)
+    options: dict[str, object] = {}
+    with mock.patch.dict(os.environ, {"HBT_LOG_LEVEL": "info"}):
+        os.environ.pop("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", None)
+        if address:
+            os.environ["RAY_ADDRESS"] = address
+        os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": {"env_vars": of_job}})
+        monkeypatch.setattr(runtime.ray, "init", lambda **given: options.update(given))
+        runtime.connect()
+        assert os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "1"  # inherited by a local cluster's processes
+    assert options.get("runtime_env", {"env_vars": {}}) == {"env_vars": sent}
 
 
 def test_home_that_cannot_be_written_is_one_sentence(monkeypatch):
