@@ -12,6 +12,7 @@ from hbt_ray.errors import CheckpointError
 from hbt_ray.evaluation.report import report_fault
 from hbt_ray.study.config import Method, StudyConfig, depth_of
 from hbt_ray.training.run_dir import RunDir, run_dir_of
+from hbt_ray.training.training_record import read_training_record
 from hbt_ray.utils.digests import JsonObject, content_digest, done_with, first_difference, is_done, mark_done
 from hbt_ray.utils.file_names import word_name
 from hbt_ray.utils.storage import StoragePath, file_sha256
@@ -36,6 +37,13 @@ class Experiment:
     def run_dir(self, study: Path) -> RunDir:
         """Return its paths in the study's folder."""
         return run_dir_of(self.config, study / "cells" / word_name(self.method_name) / f"seed-{self.seed}", study)
+
+    def steps(self, study: Path) -> int:
+        """Return the training steps of the weights of its encoder; 0 of a method that trains nothing."""
+        if not self.method.trained:
+            return 0
+        record = read_training_record(self.run_dir(study).model)
+        return self.config.train.steps if record is None else record.steps
 
     def is_finished(
         self, study: Path, encoder: str, benchmarks: Mapping[str, str], averaged_with: str | None = None

@@ -102,7 +102,8 @@ def _log_results(results: StudyResults, tracker: Tracker) -> None:
         method: {metric: results.estimate(method, metric).mean for metric in config.measures}
         for method in results.methods
     }
-    tracker.log_metrics(means[config.reference], config.run.train.steps)
+    steps = max(results.experiments[config.reference, seed].steps(folder) for seed in config.seeds)
+    tracker.log_metrics(means[config.reference], steps)
     for file in (MARKDOWN, PAGE, TABLE, SUMMARY, PLAN, _SETTINGS):
         tracker.log_artifacts(folder / file)
     tracker.log_artifacts(folder / FIGURES, FIGURES)

@@ -279,7 +279,7 @@ class StudyRunner:
         parent, config, run_dir = self.tracker, experiment.config, experiment.run_dir(self.folder)
         tags = {"mlflow.parentRunId": parent.run_id, "study": self.config.name, "method": experiment.method_name}
         tracker = start_tracker(parent.uri, parent.experiment, experiment.label, config, run_dir, tags)
-        log_report_metrics(tracker, metrics, config.train.steps if experiment.method.trained else 0)
+        log_report_metrics(tracker, metrics, experiment.steps(self.folder))
         tracker.finish()
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from hbt_ray.cluster.pipelines import study_runner
-from hbt_ray.cluster.pipelines.study_runner import ExperimentInputs
+from hbt_ray.cluster.pipelines import study, study_runner
+from hbt_ray.cluster.pipelines.study_runner import ExperimentInputs, StudyRunner
 from hbt_ray.config import RunConfig
 from hbt_ray.mining import MinedCorpora
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import list_experiments
-from tests.unit.study.example_study import SETTINGS
+from hbt_ray.study.results import StudyResults
+from hbt_ray.training.training_record import TrainingRecord
+from tests.unit.study.example_study import MANIFEST, SETTINGS
 
 
 @pytest.mark.parametrize("debiased", [None, "mean"])
@@ -97,3 +100,31 @@ def test_other_methods_use_the_encoder_that_is_evaluated(tmp_path):
         path = study_runner._evaluated_encoder(experiment, inputs, run_dir)
         found[experiment.method_name] = path.removeprefix(f"{run_dir.path}/")
     assert found == {"hybrid": "model", "averaged": "averaged", "debiased": "debiased", "saved": "saved-encoder"}
+
+
+def test_metrics_in_mlflow_are_of_the_step_whose_weights_are_kept(tmp_path, monkeypatch):
+    """Early stopping keeps earlier weights than the last, and a method may have steps of its own."""
+    methods = {"hybrid": {"settings": {"train.steps": 30}}, "untrained": {"trained": False}}
+    run = SETTINGS["run"] | {"train": {"global_batch_pairs": 4, "chunk_pairs": 2}}
+    config = StudyConfig.model_validate(SETTINGS | {"methods": methods, "seeds": [0, 1], "run": run})
+    logged: list[tuple[str, int]] = []
+    parent = mock.MagicMock()
+    parent.log_metrics = lambda metrics, step: logged.append(("study", step))
+    monkeypatch.setattr(study_runner, "start_tracker", lambda uri, experiment, name, *_: mock.MagicMock(label=name))
+    monkeypatch.setattr(
+        study_runner, "log_report_metrics", lambda tracker, metrics, step: logged.append((tracker.label, step))
+    )
+    monkeypatch.setattr(StudyResults, "estimate", lambda *_: mock.MagicMock(mean=0.5))
+    runner = StudyRunner(config, tmp_path, 4, parent)
+    results = StudyResults(config, tmp_path)
+    for experiment in results.experiments.values():
+        if experiment.method.trained:
+            model = experiment.run_dir(tmp_path).model
+            model.mkdir(parents=True)
+            TrainingRecord.of(experiment.config, MANIFEST, 20 + experiment.seed).write(model)
+        runner._log_experiment(experiment, {})
+    study._log_results(results, parent)
+    assert logged == [
+        *(("hybrid, seed 0", 20), ("hybrid, seed 1", 21), ("untrained, seed 0", 0), ("untrained, seed 1", 0)),
+        ("study", 21),
+    ]
