@@ -19,8 +19,8 @@ import psutil
 
 from hbt_ray.cluster.preflight import ADDRESS, check_cluster_address
 from hbt_ray.config import TrackingConfig
-from hbt_ray.errors import HbtError
-from hbt_ray.tracking.server import DATABASE_PORTS, resolve_uri, sqlite_file
+from hbt_ray.errors import HbtError, TrackingError
+from hbt_ray.tracking.server import DATABASE_PORTS, check_uri, resolve_uri, sqlite_file
 from hbt_ray.utils.machine import (
     answers,
     count_cpus,
@@ -115,6 +115,10 @@ def _ray() -> Finding:
 
 def _mlflow(results: Path) -> Finding:
     uri = resolve_uri(TrackingConfig(), results / "run")
+    try:
+        check_uri(uri)
+    except TrackingError as error:
+        return Finding("MLflow", str(error), "wrong")
     file, shown = sqlite_file(uri), redact_value(uri)
     if file:
         return Finding("MLflow", f"{shown} {'exists' if file.exists() else 'is made by the first run'}")

@@ -56,8 +56,9 @@ def check_reachable(uri: str) -> None:
     """Check within seconds that the store answers; create a SQLite store that does not exist.
 
     Raises:
-        TrackingError: it cannot be reached or written, or is not MLflow.
+        TrackingError: it cannot be reached or written, or is not MLflow, or the URI is none.
     """
+    check_uri(uri)
     file = sqlite_file(uri)
     if file:
         _check_sqlite(uri, file)
@@ -66,6 +67,20 @@ def check_reachable(uri: str) -> None:
             _create_sqlite(file)
         _check_database_host(uri)
         mlflow_client(uri).search_experiments(max_results=1)
+
+
+def check_uri(uri: str) -> None:
+    """Raise TrackingError if the host or port of a URI cannot be read. It is not shown: it may hold a password."""
+    is_read = True
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:  # which shows a part of the URI
+        is_read = False
+    if not is_read:
+        raise TrackingError(
+            "the host or port of the MLflow store cannot be read; correct tracking.uri or MLFLOW_TRACKING_URI, with "
+            "%23, %2F and %40 for #, / and @ in a password"
+        )
 
 
 def ui_command(uri: str) -> str:

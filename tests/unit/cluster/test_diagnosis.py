@@ -77,6 +77,14 @@ def test_server_that_does_not_answer_is_wrong(monkeypatch, tmp_path, variable, a
     assert "secret" not in result.stdout
 
 
+def test_address_of_mlflow_that_cannot_be_read_is_wrong(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:pa#ss@host:5432/db")
+    result, found = doctor(tmp_path)
+    assert result.exit_code == 1
+    assert found["MLflow"].startswith("wrong: the host or port")
+    assert "ss@host" not in result.stdout
+
+
 def test_missing_library_and_folder_that_cannot_be_written_are_wrong(monkeypatch, tmp_path):
     monkeypatch.setattr(diagnosis, "LIBRARIES", (*diagnosis.LIBRARIES[:5], "no-such-library"))
     monkeypatch.setattr(diagnosis, "_is_writable", lambda folder: False)

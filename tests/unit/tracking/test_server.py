@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from hbt_ray.config import TrackingConfig
-from hbt_ray.errors import TrackingError
+from hbt_ray.errors import TrackingError, format_traceback
 from hbt_ray.tracking import check_reachable, resolve_uri, server
 from tests.helpers.ports import free_port
 
@@ -39,6 +39,17 @@ def test_missing_server_is_reported_within_seconds(scheme: str):
     assert time.monotonic() - start < 5
     assert "pass" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+MALFORMED = ["http://localhost:50o0", "postgresql://ada:pa#ss@h:5432/db", "http://[::1"]
+
+
+@pytest.mark.parametrize("uri", MALFORMED)
+def test_malformed_address_is_refused_and_not_shown(uri: str):
+    with pytest.raises(TrackingError, match=r"host or port .* cannot be read; correct tracking.uri") as caught:
+        check_reachable(uri)
+    shown = format_traceback(caught.value)
+    assert not any(part in shown for part in ("50o0", "'pa'", "ss@h", "::1"))
 
 
 def test_server_that_hangs_up_is_reported_in_one_sentence():
