@@ -9,11 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 
-from hbt_ray.config import LoopConfig, PretrainRunConfig, TrainConfig
+from hbt_ray.config import LoopConfig, PretrainConfig, PretrainRunConfig, TrainConfig
 from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
@@ -252,11 +252,17 @@ def _check_head(config: PretrainRunConfig) -> None:
         )
 
 
+class _SimCSEConfig(TrainConfig):
+    """Settings of `ContrastiveTrainer` that are those of a pretraining, and so named in messages."""
+
+    section: ClassVar[str] = PretrainConfig.section
+
+
 def _contrastive_settings(config: PretrainRunConfig) -> TrainConfig:
     """Return the settings of `ContrastiveTrainer` for texts paired with themselves."""
     pretrain = config.pretrain
     loop = {name: getattr(pretrain, name) for name in LoopConfig.model_fields}
-    return TrainConfig(
+    return _SimCSEConfig(
         **loop,
         global_batch_pairs=pretrain.global_batch_blocks,
         chunk_pairs=pretrain.chunk_blocks,

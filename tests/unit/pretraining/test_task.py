@@ -15,11 +15,16 @@ from transformers import (
 
 from hbt_ray.config import LoraConfig, PretrainRunConfig
 from hbt_ray.data.token_store import TokenStore
-from hbt_ray.errors import ConfigError
+from hbt_ray.errors import ConfigError, TrainingDiverged
 from hbt_ray.models.lora import adapter_weights
 from hbt_ray.pretraining.task import SimCSETask, check_pretraining, make_pretraining_task, pretraining_sampler
+from hbt_ray.training.checkpoint import CheckpointManager
+from hbt_ray.training.local_runner import LocalCallbacks, run_remaining_steps
 from hbt_ray.training.run_dir import run_dir_of
+from hbt_ray.training.task import ignore_metrics
+from hbt_ray.training.train_state import TrainState
 from tests.helpers import open_bases, tiny_corpus
+from tests.unit.pretraining.conftest import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,3 +122,16 @@ def test_blocks_longer_than_the_model_accepts_are_an_error(stores, tmp_path):
 def test_contradictory_settings_are_errors_with_the_way_out(settings, message):
     with pytest.raises(ValueError, match=message):
         tiny_corpus.pretrain_config(**settings)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_pretraining_that_diverges_names_its_own_settings(stores, tmp_path, objective):
+    config = tiny_corpus.pretrain_config(objective=objective, non_finite_allowed=0)
+    folder = run_dir_of(config, tmp_path / "run")
+    task = make_pretraining_task(config, stores[objective], folder)
+    trainer = task.build_trainer("cpu")
+    with torch.no_grad():
+        next(trainer.encoder.parameters()).fill_(torch.nan)
+    store, checkpoints = TokenStore.open(stores[objective]), CheckpointManager(folder.checkpoints)
+    with pytest.raises(TrainingDiverged, match=r"lower pretrain.learning_rate, write pretrain.precision=fp32"):
+        run_remaining_steps(LocalCallbacks(task, store, trainer, checkpoints, ignore_metrics), TrainState())
