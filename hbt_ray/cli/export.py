@@ -11,7 +11,7 @@ import click
 
 from hbt_ray.cli.evaluation import benchmark_folders
 from hbt_ray.cli.options import examples
-from hbt_ray.config import EvaluateConfig, stored_text
+from hbt_ray.config import EvaluateConfig, build, stored_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,9 +47,7 @@ def export(
 
     The folder is one that sentence-transformers loads, with backend="onnx" or "openvino" or without.
     """
-    settings = EvaluateConfig(
-        benchmarks=benchmark_folders(benchmarks), split="small" if "embedded" in benchmarks else None
-    )
+    settings = build(EvaluateConfig, {"benchmarks": benchmark_folders(benchmarks)})
     from hbt_ray.data.model_files import check_model_exists, check_needs_no_language
     from hbt_ray.export import (
         COPIED,
@@ -77,7 +75,10 @@ def export(
     from hbt_ray.evaluation.run_evaluation import load_benchmarks
     from hbt_ray.models.encoder import load_pretrained, save_encoder
 
-    loaded = load_benchmarks(settings)
+    loaded = []
+    for name, of_one in settings.benchmarks.items():
+        split = "small" if name == "embedded" else None
+        loaded += load_benchmarks(settings.model_copy(update={"benchmarks": {name: of_one}, "split": split}))
     encoder = load_pretrained(model, device="cpu", attention="sdpa")
     if is_copy:
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from hbt_ray.cli import main
 from hbt_ray.export import Exported
 from tests.helpers import tiny_corpus
+from tests.helpers.benchmark_files import mlqa, mlqa_paragraph
 
 
 @pytest.fixture
@@ -25,7 +26,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("hbt_ray.export.export_encoder", export_encoder)
     monkeypatch.setattr(
         "hbt_ray.export.check_exports",
-        lambda encoder, files, texts, benchmarks: [Exported(file, 1.0, 0.0, 1.0) for file in files],
+        lambda encoder, files, texts, benchmarks: [
+            Exported(file, 1.0, 0.0, 1.0, {one.name: {"all": (1.0, 1.0)} for one in benchmarks}) for file in files
+        ],
     )
     tiny_corpus.make_encoder(tmp_path / "model")
     return tmp_path / "model"
@@ -37,6 +40,20 @@ def run(*arguments: object) -> Result:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_split_of_the_embedded_benchmark_is_not_that_of_others(model: Path, tmp_path: Path):
+    mlqa(tmp_path / "mlqa", "test", "en", "en", mlqa_paragraph("It is a dog. It barks.", ("1", "What is it?", "dog")))
+    benchmarks = ("--benchmark", "embedded", "--benchmark", f"mlqa-r={tmp_path / 'mlqa'}")
+    result = run(model, "--out", tmp_path / "out", *benchmarks)
+    assert result.exit_code == 0, result.output
+    assert all(f"{name}: mAP within a language" in result.stdout for name in ("embedded", "mlqa-r"))
+
+
+def test_benchmarks_of_one_folder_name_are_refused_in_one_sentence(model: Path, tmp_path: Path):
+    named = [f"--benchmark=pairs{sign}x={tmp_path}" for sign in "/-"]
+    result = run(model, "--out", tmp_path / "out", *named)
+    assert (result.exit_code, "unexpected" in result.output) == (2, False)
 
 
 @pytest.mark.parametrize("names", [("README.md", "onnx/notes.txt", "openvino/y"), ("modules.json", "onnx/model.onnx")])
