@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hbt_ray.cli.evaluation import benchmark_folders
-from hbt_ray.cli.options import examples
+from hbt_ray.cli.options import examples, loading_options
 from hbt_ray.config import EvaluateConfig, build, stored_text
+from hbt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
     multiple=True,
     help="NAME=FOLDER, or embedded, on which mAP is compared language by language. Repeatable.",
 )
+@loading_options
 def export(
     model: str,
     out: str,
     formats: Sequence[ExportFormat],
     precisions: Sequence[ExportPrecision],
     benchmarks: Sequence[str],
+    pooling: str,
+    trust_remote_code: bool,
+    query_prefix: str | None,
+    passage_prefix: str | None,
 ) -> None:
     """Write an encoder as ONNX and OpenVINO.
 
@@ -71,15 +77,19 @@ def export(
     is_copy = folder.resolve() != Path(model).expanduser().resolve()
     if is_copy:
         check_copy_folder(folder)
+    elif pooling != "mean" or query_prefix is not None or passage_prefix is not None:
+        raise ConfigError("pooling and prefixes are saved with a copy of the model; write another --out")
     check_libraries(formats, precisions)
     from hbt_ray.evaluation.run_evaluation import load_benchmarks
     from hbt_ray.models.encoder import load_pretrained, save_encoder
+    from hbt_ray.models.saved_settings import set_prompts
 
     loaded = []
     for name, of_one in settings.benchmarks.items():
         split = "small" if name == "embedded" else None
         loaded += load_benchmarks(settings.model_copy(update={"benchmarks": {name: of_one}, "split": split}))
-    encoder = load_pretrained(model, device="cpu", attention="sdpa")
+    encoder = load_pretrained(model, pooling, device="cpu", attention="sdpa", trust_remote_code=trust_remote_code)
+    set_prompts(encoder, query_prefix, passage_prefix)
     if is_copy:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(folder / COPIED, with_checksum({"model": stored_text(model)}))

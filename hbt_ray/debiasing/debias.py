@@ -25,6 +25,7 @@ from hbt_ray.debiasing.fitting_texts import FittingTexts, check_several_language
 from hbt_ray.debiasing.language_means import LanguageMeans
 from hbt_ray.errors import ConfigError, StorageError
 from hbt_ray.models.encoder import default_device, load_pretrained, save_encoder
+from hbt_ray.models.saved_settings import set_prompts
 from hbt_ray.models.text_embedder import TextEmbedder
 from hbt_ray.retrieval.exact_scores import check_vectors
 from hbt_ray.retrieval.passage_windows import window_passages
@@ -137,9 +138,7 @@ def debias_model(
         "version": __version__,
     }
     # 4.
-    if query_prefix is not None or passage_prefix is not None:
-        given = {"query": embedder.query_prefix, "document": embedder.passage_prefix}
-        encoder.prompts = {**encoder.prompts, **given}
+    set_prompts(encoder, query_prefix, passage_prefix)
     if fitted is not None:
         append_map(encoder, fitted)
     try:

@@ -35,6 +35,15 @@ def excludes_prompt(encoder: SentenceTransformer) -> bool:
     return any(isinstance(module, Pooling) and not module.include_prompt for module in encoder.modules())
 
 
+def set_prompts(encoder: SentenceTransformer, query_prefix: str | None, passage_prefix: str | None) -> None:
+    """Make prefixes the prompts that are saved with an encoder; None: the encoder's own."""
+    if query_prefix is None and passage_prefix is None:
+        return
+    query = saved_prompt(encoder, "query") if query_prefix is None else query_prefix
+    passage = saved_prompt(encoder, "document") if passage_prefix is None else passage_prefix
+    encoder.prompts = {**encoder.prompts, "query": query, "document": passage}
+
+
 def saved_prompt(encoder: SentenceTransformer, task: Literal["query", "document"]) -> str:
     """Return the prompt that `encode_query` or `encode_document` prepends."""
     named = [name for name in _PROMPTS[task] if name in encoder.prompts]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sentence_transformers import SentenceTransformer
 
 from hbt_ray.cli import main
 from hbt_ray.export import Exported
-from tests.helpers import tiny_corpus
+from tests.helpers import model_folders, tiny_corpus
 from tests.helpers.benchmark_files import mlqa, mlqa_paragraph
 
 
@@ -40,6 +41,18 @@ def run(*arguments: object) -> Result:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_exported_copy_has_the_pooling_and_prefixes_that_were_given(model: Path, tmp_path: Path):
+    transformer = model_folders.write_with_code(tmp_path / "transformer")
+    options = ["--pooling", "cls", "--query-prefix", "q: "]
+    refused = run(transformer, "--out", tmp_path / "out", *options)
+    assert (refused.exit_code, "--trust-remote-code" in refused.stderr) == (2, True)
+    result = run(transformer, "--out", tmp_path / "out", *options, "--trust-remote-code")
+    assert result.exit_code == 0, result.output
+    copied = SentenceTransformer(str(tmp_path / "out"), device="cpu", trust_remote_code=True)
+    assert (copied[1].pooling_mode, copied.prompts) == ("cls", {"query": "q: ", "document": ""})
+    assert run(transformer, "--out", transformer, *options, "--trust-remote-code").exit_code == 2
 
 
 def test_split_of_the_embedded_benchmark_is_not_that_of_others(model: Path, tmp_path: Path):
