@@ -41,6 +41,17 @@ def keep_decontaminated(store: Path, initial_model: str | Path, folder: Path) ->
     _write(folder, found if earlier is None else {key: found[key] for key in found if key in earlier})
 
 
+def join_decontaminated(models: Sequence[str | Path], folder: Path) -> None:
+    """Record in the folder of an encoder made of several ones the benchmarks of all of their records, if they have any.
+
+    Raises:
+        StoreError: a record cannot be read.
+    """
+    records = [record for model in models if (record := read_decontaminated(Path(model))) is not None]
+    if records:
+        _write(folder, {key: name for key, name in records[0].items() if all(key in record for record in records)})
+
+
 def was_decontaminated(model: str | Path, benchmark: Benchmark) -> bool | None:
     """Return whether the record of a model has a benchmark; None if it has no record, or for `embedded`.
 
