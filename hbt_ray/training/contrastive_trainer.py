@@ -88,6 +88,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         freeze_unused(encoder, lambda: encoder(probe)["sentence_embedding"][..., 0].sum())
         self._caches = train.gradient_caching or train.gradient_checkpointing
         if train.gradient_checkpointing:
+            _check_recomputes(encoder)
             transformer_of(encoder).activation_checkpointing_enable({"use_reentrant": False})
         rows = open_row_gradient(encoder, train, num_ranks())
         super().__init__(self.dual, encoder, train, encoder.device, rows)
@@ -246,6 +247,16 @@ def _may_keep_occurring(encoder: SentenceTransformer, train: TrainConfig) -> boo
         and encoder.device.type == "cpu"
         and train.max_workers <= 2
     )
+
+
+def _check_recomputes(encoder: SentenceTransformer) -> None:
+    """Raise ConfigError if transformers cannot recompute the activations of an encoder's family."""
+    transformer = transformer_of(encoder)
+    if not transformer.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"transformers does not support train.gradient_checkpointing for the family "
+            f"{transformer.config.model_type!r}; write train.gradient_checkpointing=false train.gradient_caching=true"
+        )
 
 
 def _check_widths(loss: LossConfig, encoder: SentenceTransformer) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hbt_ray.config import LossConfig, ModelConfig, TrainConfig
+from hbt_ray.errors import ConfigError
 from hbt_ray.losses.combined import CombinedLoss
 from hbt_ray.models.dual_encoder import DualEncoder
 from hbt_ray.models.encoder import load_for_training
@@ -426,3 +427,11 @@ def test_bf16_trains_float32_weights_to_a_similar_loss(folder):
     assert {p.dtype for p in trainer.encoder.parameters()} == {torch.float32}
     queries, passages = trainer.model(batch(folder, 0))
     assert queries.dtype == passages.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["mpnet", "albert"])
+def test_family_that_cannot_recompute_activations_is_refused_in_one_sentence(tmp_path, family):
+    path = open_bases.write_base(tmp_path / family, family)
+    encoder = load_for_training(ModelConfig(path=str(path)), tiny_corpus.TEXT, path)
+    with pytest.raises(ConfigError, match=rf"{family}.*; write train.gradient_checkpointing=false .*caching=true"):
+        ContrastiveTrainer(encoder, TrainConfig(gradient_checkpointing=True), seed=0)
