@@ -234,21 +234,26 @@ def _mask_rules(config: PretrainRunConfig, tokenizer: PreTrainedTokenizerFast) -
 
 
 def _check_head(config: PretrainRunConfig) -> None:
-    """Raise ConfigError if transformers has no masked-LM model for the encoder's family."""
+    """Raise ConfigError if there is no masked-LM model of the encoder's family, or if its head reads a decoder."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
     model = config.model
     path = model.path
     if path is None:
         return
-    family = AutoConfig.from_pretrained(
-        path, subfolder=transformer_subfolder(path), trust_remote_code=model.trust_remote_code
-    ).model_type
-    if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.trust_remote_code:
+    subfolder = transformer_subfolder(path)
+    loaded = AutoConfig.from_pretrained(path, subfolder=subfolder, trust_remote_code=model.trust_remote_code)
+    family, way_out = loaded.model_type, "write pretrain.objective=contrastive, or another model.path"
+    has_code = "AutoModelForMaskedLM" in (getattr(loaded, "auto_map", None) or {})
+    if type(loaded) not in MODEL_FOR_MASKED_LM_MAPPING and not (model.trust_remote_code and has_code):
         raise ConfigError(
-            f"the encoder {path!r} has no masked-language-model head: transformers knows none of the family {family}; "
-            "write pretrain.objective=contrastive, or another model.path"
+            f"the encoder {path!r} has no masked-language-model head: neither transformers nor its own code has one of "
+            f"the family {family}; {way_out}"
+        )
+    if loaded.is_encoder_decoder:
+        raise ConfigError(
+            f"the encoder {path!r} is of the family {family}, whose head reads a decoder, not the encoder; {way_out}"
         )
 
 

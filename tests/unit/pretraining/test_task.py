@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    BartConfig,
     DistilBertConfig,
     T5Config,
     T5EncoderModel,
@@ -23,7 +24,7 @@ from hbt_ray.training.local_runner import LocalCallbacks, run_remaining_steps
 from hbt_ray.training.run_dir import run_dir_of
 from hbt_ray.training.task import ignore_metrics
 from hbt_ray.training.train_state import TrainState
-from tests.helpers import open_bases, tiny_corpus
+from tests.helpers import model_folders, open_bases, tiny_corpus
 from tests.unit.pretraining.conftest import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,6 +89,20 @@ def test_encoder_of_a_family_without_a_head_is_an_error(stores, tmp_path):
         tiny_corpus.tokenizer(),
         stores,
     )
+
+
+def test_encoder_with_a_decoder_is_an_error(stores, tmp_path):
+    BartConfig(vocab_size=300, d_model=16, encoder_layers=1, decoder_layers=1).save_pretrained(tmp_path)
+    config = tiny_corpus.pretrain_config(model={"path": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"family bart, whose head reads a decoder.*objective=contrastive"):
+        check(config, tiny_corpus.tokenizer(), stores)
+
+
+def test_trusted_code_without_a_head_is_an_error(stores, tmp_path):
+    path = model_folders.write_with_code(tmp_path / "model")
+    config = tiny_corpus.pretrain_config(model={"path": str(path), "trust_remote_code": True})
+    with pytest.raises(ConfigError, match=r"no masked-language-model head.*objective=contrastive"):
+        check(config, tiny_corpus.tokenizer(), stores)
 
 
 def test_contrastive_pretraining_of_a_model_without_dropout_is_an_error(tmp_path):
