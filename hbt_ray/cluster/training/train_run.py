@@ -21,7 +21,9 @@ def train_run(
     every: int | None = None,
     on_metrics: OnMetrics = ignore_metrics,
 ) -> int:
-    """Train on pairs to the end, or until `on_metrics` raises: with Ray Train if `workers` > 1, else in this process.
+    """Train on pairs to the end: with Ray Train if `workers` > 1, else in this process.
+
+    What `on_metrics` raises ends a training in this process. While workers train, it is logged.
 
     Args:
         task: what to train.
