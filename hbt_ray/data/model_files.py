@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from hbt_ray.config import parse_yaml
 from hbt_ray.errors import ConfigError
-from hbt_ray.utils.digests import JsonObject, without_checksum
+from hbt_ray.utils.digests import JsonObject, unreadable_file, without_checksum
 from hbt_ray.utils.limits import load_json
 
 # Modules of sentence-transformers that work on the vectors of a transformers model, with no other input.
@@ -53,12 +55,15 @@ def check_model_exists(model: str, setting: str) -> None:
         setting: that names it, for the message.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or a file of the folder cannot be read.
     """
     path = Path(model).expanduser()
     way_out = "write the folder of a saved model, or the name of one on the hub"
     if path.is_dir():
         if any((path / name).is_file() for name in _MODEL_FILES):
+            for file in sorted(path.rglob("*")):
+                if file.is_file() and not os.access(file, os.R_OK):
+                    raise unreadable_file(file, os.strerror(errno.EACCES))
             return
         raise ConfigError(f"{setting}: the folder {model!r} holds no saved model, which has a config.json; {way_out}")
     if path.exists():

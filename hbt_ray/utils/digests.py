@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hbt_ray.errors import ConfigError
 from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
@@ -67,14 +68,25 @@ def damaged_file(folder: Path, checksums: Mapping[str, str]) -> str | None:
     return None
 
 
+def unreadable_file(file: str | Path, reason: str) -> ConfigError:
+    """Return the error for a file of an input that cannot be read."""
+    return ConfigError(f"{file} cannot be read ({reason}); give this user the right to read it, or write another path")
+
+
 def content_checksums(path: str | Path) -> dict[str, str]:
     """Return the SHA-256 checksums of the files in a folder, by their names in it; of a file, by the name `.`.
 
     A path of neither, such as the name of a data set on the hub, has none.
+
+    Raises:
+        ConfigError: a file cannot be read.
     """
     root = Path(path).expanduser()
     files = [root] if root.is_file() else sorted(root.rglob("*"))
-    return file_checksums(root, (str(file.relative_to(root)) for file in files if file.is_file()))
+    try:
+        return file_checksums(root, (str(file.relative_to(root)) for file in files if file.is_file()))
+    except OSError as error:
+        raise unreadable_file(error.filename or root, error.strerror or str(error)) from None
 
 
 def content_digest(path: str | Path) -> str:
@@ -82,6 +94,9 @@ def content_digest(path: str | Path) -> str:
 
     Of a path that does not exist, such as the name of a model on the hub, the name is hashed. Where a folder is does
     not matter, nor when its files were written.
+
+    Raises:
+        ConfigError: a file cannot be read.
     """
     parts = [f"{name} {checksum}" for name, checksum in content_checksums(path).items()] or [str(path)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

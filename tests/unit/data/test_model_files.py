@@ -179,3 +179,12 @@ def test_answers_of_the_hub_are_told_apart(monkeypatch):
     assert answer(None) is None
     assert answer(TimeoutError("timed out")) == "the hub cannot be reached (timed out)"
     assert model_files._hub_fault("a--b") == "it is no name that the hub can have"
+
+
+def test_model_whose_weights_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    for name in ("config.json", "weights.safetensors"):
+        (tmp_path / name).write_text("{}")
+    check_model_exists(str(tmp_path), "model.path")
+    monkeypatch.setattr("os.access", lambda file, mode: not str(file).endswith(".safetensors"))
+    with pytest.raises(ConfigError, match=r"weights.safetensors cannot be read \(Permission denied\)"):
+        check_model_exists(str(tmp_path), "model.path")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hbt_ray.errors import ConfigError
 from hbt_ray.utils.digests import (
     content_digest,
     damaged_file,
@@ -86,3 +87,13 @@ def test_work_is_done_only_with_what_it_depended_on(tmp_path: Path):
     for damaged in ("", "{}", '{"evaluate": "1"}', marker.read_text().replace("3", "4", 1)):
         marker.write_text(damaged)
         assert done_with(marker) is None
+
+
+def test_file_that_cannot_be_read_is_named_in_one_sentence(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr("hbt_ray.utils.digests.file_sha256", refuse)
+    with pytest.raises(ConfigError, match=r"model.safetensors cannot be read \(Permission denied\); give this user"):
+        content_digest(tmp_path)
