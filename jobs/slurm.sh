@@ -21,7 +21,7 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export RAY_ADDRESS=$head:6379
 
 # Starts Ray on every node, runs the command on the first one, and stops Ray.
-srun ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_NNODES" \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_NNODES" \
   --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "$SLURM_GPUS_ON_NODE" -- \
   hbt train --config "$folder/run.yaml" --out "$folder/runs/train" \
   train.workers=$((SLURM_NNODES * SLURM_GPUS_ON_NODE))

@@ -51,6 +51,13 @@ def hbt_commands(document: str) -> list[list[str]]:
     return [shlex.split(call, comments=True) for call in calls if call.split(" ", 1)[0] == "hbt"]
 
 
+def test_slurm_gives_ray_the_cpus_of_the_allocation():
+    """Since Slurm 22.05 srun does not take the number from sbatch: Ray would count CPUs that its processes lack."""
+    text = (REPOSITORY / "jobs/slurm.sh").read_text(encoding="utf-8")
+    [step] = re.findall(r"^srun .*$", text, re.M)
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in step
+
+
 def load_packaged(name: str, overrides: Sequence[str] = ()) -> object:
     """Load one of the package's configurations, of whichever kind."""
     if name.startswith("search"):
