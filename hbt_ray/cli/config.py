@@ -25,7 +25,7 @@ from hbt_ray.config import (
 from hbt_ray.config.base import Settings
 from hbt_ray.config.reference import section_of
 from hbt_ray.errors import ConfigError
-from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_write_text, output_errors
 
 _file_argument = click.argument("file", shell_complete=complete_config)
 _overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)
@@ -113,7 +113,8 @@ def init(file: str | None, pretrain: bool) -> None:
     if file is None:
         click.echo(text, nl=False)
         return
-    atomic_write_text(Path(file), text)
+    with output_errors(Path(file)):
+        atomic_write_text(Path(file), text)
     click.echo(f"settings  {file}\nnext      hbt config check {file}")
 
 

@@ -20,7 +20,7 @@ from hbt_ray.cli.options import (
 )
 from hbt_ray.config import RunConfig, load_config, with_absolute_paths, with_settings
 from hbt_ray.errors import ConfigError, UserError
-from hbt_ray.utils.atomic_write import atomic_write_text
+from hbt_ray.utils.atomic_write import atomic_write_text, make_output_folder, output_errors
 
 if TYPE_CHECKING:
     from hbt_ray.data.token_store import TokenStore
@@ -54,7 +54,8 @@ def inspect(path: str, overrides: tuple[str, ...], file: str | None, items: int)
     width = max(60, min(shutil.get_terminal_size().columns, 100))
     text = describe_sample(sample, next_command=next_command, shown_items=items, width=width)
     if file is not None:
-        atomic_write_text(Path(file), text + "\n")
+        with output_errors(Path(file)):
+            atomic_write_text(Path(file), text + "\n")
     click.echo(text)
 
 
@@ -143,6 +144,7 @@ def plan(
     sampler, ranks = training_sampler(config, opened.manifest), workers or config.train.max_workers
     batches = (config.train.chunk_pairs, config.train.gradient_accumulation)
     trace = SamplerTrace(sampler, opened, first, last, ranks, *batches)
+    make_output_folder(folder)
     write_trace(trace, folder)
     print_tables(trace_tables(trace))
     click.echo(f"pairs    {folder / 'plan.parquet'}\nfigure   {folder / 'plan.png'}")

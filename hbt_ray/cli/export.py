@@ -66,7 +66,7 @@ def export(
         export_encoder,
         sample_texts,
     )
-    from hbt_ray.utils.atomic_write import atomic_write_text
+    from hbt_ray.utils.atomic_write import atomic_write_text, make_output_folder
     from hbt_ray.utils.digests import file_checksums, with_checksum
     from hbt_ray.utils.terminal_table import print_tables
 
@@ -91,7 +91,7 @@ def export(
     encoder = load_pretrained(model, pooling, device="cpu", attention="sdpa", trust_remote_code=trust_remote_code)
     set_prompts(encoder, query_prefix, passage_prefix)
     if is_copy:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_output_folder(folder)
         atomic_write_text(folder / COPIED, with_checksum({"model": stored_text(model)}))
         before = file_checksums(folder, _weights_in(folder))
         save_encoder(encoder, folder)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hbt_ray.errors import DISK_FULL, FULL, HbtError
+from hbt_ray.errors import DISK_FULL, FULL, HbtError, UserError
 
 
 @contextlib.contextmanager
@@ -32,6 +32,25 @@ def write_errors(path: Path) -> Iterator[None]:
         if FULL in str(error) and not isinstance(error, HbtError):
             raise OSError(errno.ENOSPC, FULL, str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Raise UserError if the file or folder that the user named for the block's output cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EEXIST, errno.EISDIR):
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}); write another path") from None
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder that the user named for output. Raise UserError if it cannot be made or written."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 @contextlib.contextmanager

@@ -143,6 +143,7 @@ def test_inspect_writes_what_it_prints_and_names_the_next_command():
     assert Path("faq.yaml").read_text() == written.stdout
     assert written.stdout.splitlines()[-1] == "# next: hbt prepare --config faq.yaml"
     assert "faq.yaml exists" in run("inspect", ".", "--write", "faq.yaml").stderr
+    assert "no/faq.yaml cannot be written (No such" in run("inspect", ".", "--write", "no/faq.yaml").stderr
     assert "`hbt inspect .` prints the settings for these files" in run("prepare", ".").stderr
 
 

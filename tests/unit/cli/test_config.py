@@ -107,4 +107,7 @@ def test_init_writes_a_new_file_that_is_valid():
     assert written.stdout.splitlines() == ["settings  faq.yaml", "next      hbt config check faq.yaml"]
     assert load_config("faq.yaml") == load_config(None)
     assert "faq.yaml exists; name a new file" in run("init", "faq.yaml").stderr
+    result = run("init", "nofolder/faq.yaml")
+    refusal = "hbt: nofolder/faq.yaml cannot be written (No such file or directory); write another path"
+    assert (result.exit_code, result.stderr.strip()) == (2, refusal)
     assert run("init").stdout == Path("faq.yaml").read_text()

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hbt_ray.utils.atomic_write import atomic_file, atomic_files, atomic_folder, atomic_write_text
+from hbt_ray.errors import UserError
+from hbt_ray.utils.atomic_write import (
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    atomic_write_text,
+    make_output_folder,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -166,3 +173,16 @@ def test_failed_atomic_folder_leaves_only_the_earlier_one(tmp_path: Path):
     with pytest.raises(OSError, match="disk"):
         fill_disk()
     assert names(tmp_path) == ["model"]
+
+
+def test_output_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    make_output_folder(tmp_path / "a/b")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "kept")
+    for path, reason in (
+        (tmp_path / "file/x", "Not a directory"),
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "kept", "Permission denied"),
+    ):
+        with pytest.raises(UserError, match=rf"{path} cannot be written \({reason}\); write another path"):
+            make_output_folder(path)
