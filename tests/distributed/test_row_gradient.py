@@ -95,10 +95,17 @@ def test_two_ranks_have_the_bytes_of_the_whole_exchange(found):
     assert apart(found[2], "batch, caching", "all, caching") == 0
 
 
-def test_four_ranks_differ_by_the_order_of_sums(found):
-    assert apart(found[4], "batch", "all") < 1e-6
-    assert apart(found[4], "resumed", "all") < 1e-6
-    assert apart(found[4], "batch, caching", "all, caching") < 1e-6
+@pytest.mark.parametrize(
+    ("first", "second"), [("batch", "all"), ("resumed", "all"), ("batch, caching", "all, caching")]
+)
+def test_four_ranks_differ_by_the_order_of_sums(found, first, second):
+    """Gloo's sums over four ranks have no fixed order, so two trainings with the same settings differ as well.
+
+    So the weights are compared as one vector: AdamW makes a visible difference of a single weight out of one in a
+    gradient near 0.
+    """
+    difference = found[4][first][0] - found[4][second][0]
+    assert difference.norm() < 1e-6 * found[4][second][0].norm()
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
