@@ -19,7 +19,7 @@ def peak_mib(processes: Callable[[], Sequence[psutil.Process]]) -> Iterator[list
 
     def sample() -> None:
         while not ended.wait(_SAMPLE_EVERY_S):
-            peak[0] = max(peak[0], *map(_private_mib, processes()))
+            peak[0] = max(peak[0], *map(private_mib, processes()))
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -49,9 +49,10 @@ def all_processes() -> list[psutil.Process]:
     return processes
 
 
-def _private_mib(process: psutil.Process) -> float:
+def private_mib(process: psutil.Process) -> float:
+    """Return the memory of a process now; 0 if it has ended."""
     try:
         memory = process.memory_info()
-    except psutil.Error:  # it has ended
+    except psutil.Error:
         return 0.0
     return float(memory.rss - memory.shared) / 2**20
