@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.prepare import RayData
@@ -12,6 +12,7 @@ from hbt_ray.cluster.runtime import configure_task, connect, node_resources
 from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.cluster.worker_counts import max_units_per_worker
 from hbt_ray.config import RunConfig, replace_in
+from hbt_ray.evaluation.run_evaluation import Prefixes
 from hbt_ray.mining import (
     MinedCorpora,
     MiningRun,
@@ -37,14 +38,7 @@ Step = Callable[..., None]
 _loaded: dict[str, TextEmbedder] = {}  # in the process of a task, for the next one
 
 
-def mine_on_cluster(
-    config: RunConfig,
-    model: str,
-    out: str | Path,
-    *,
-    query_prefix: str | None = None,
-    passage_prefix: str | None = None,
-) -> MinedCorpora:
+def mine_on_cluster(config: RunConfig, model: str, out: str | Path, **prefixes: Unpack[Prefixes]) -> MinedCorpora:
     """Run `mining.mine` with tasks for parts of each language, on a GPU where nodes have one, else on a CPU.
 
     Corpora are read, rows sorted and files joined in tasks. On a cluster of one node without a GPU the driver embeds
@@ -55,21 +49,18 @@ def mine_on_cluster(
         config: as in `mining.mine`.
         model: folder or hub name.
         out: a folder that every node can access.
-        query_prefix: None: the model's.
-        passage_prefix: None: the model's.
+        prefixes: as in `mining.mine`.
 
     Raises:
         ClusterError: a task failed. Also the errors of `mining.mine`.
     """
     out = Path(out).expanduser().resolve()
     with lock_folder(out):
-        return _mine_on_cluster(config, model, out, query_prefix, passage_prefix)
+        return _mine_on_cluster(config, model, out, prefixes)
 
 
-def _mine_on_cluster(
-    config: RunConfig, model: str, out: Path, query_prefix: str | None, passage_prefix: str | None
-) -> MinedCorpora:
-    embedder = open_miner(config, model, query_prefix, passage_prefix)
+def _mine_on_cluster(config: RunConfig, model: str, out: Path, prefixes: Prefixes) -> MinedCorpora:
+    embedder = open_miner(config, model, **prefixes)
     with unwrap_ray_errors("mining"):
         mining = start_mining(config, model, embedder, out, _open_engine)
         languages = mining.unfinished()
@@ -99,7 +90,7 @@ def _mine_languages(
         for _ in track(steps, description, "parts", len(jobs)):
             pass
 
-    prefixes = embedder.query_prefix, embedder.passage_prefix
+    prefixes = Prefixes(query_prefix=embedder.query_prefix, passage_prefix=embedder.passage_prefix)
     of_languages = [(mining, language) for language in languages]
     run("sorting rows", index_language, of_languages)
     texts = [(mining, x, *part) for x in languages for part in embedding_parts(mining, x)]
@@ -107,7 +98,7 @@ def _mine_languages(
         for job in track(texts, "embedding", "parts"):
             embed_texts(*job, embedder)
     else:
-        run("embedding", _embed_texts, [(config, model, *prefixes, *job) for job in texts], int(gpu))
+        run("embedding", _embed_texts, [(config, model, prefixes, *job) for job in texts], int(gpu))
     run("joining vectors", join_vectors, of_languages)
     shards = [(mining, x, number) for x in languages for number in range(count_shards(mining, x))]
     if is_here:
@@ -126,15 +117,14 @@ def _run_step(step: Step, threads: int, *arguments: object) -> None:
 def _embed_texts(
     config: RunConfig,
     model: str,
-    query_prefix: str,
-    passage_prefix: str,
+    prefixes: Prefixes,
     mining: MiningRun,
     language: str,
     side: Side,
     first: int,
 ) -> None:
-    described = f"{model} {query_prefix!r} {passage_prefix!r} {config.model} {config.evaluate}"
+    described = f"{model} {prefixes} {config.model} {config.evaluate}"
     if described not in _loaded:
         _loaded.clear()
-        _loaded[described] = open_miner(config, model, query_prefix, passage_prefix)
+        _loaded[described] = open_miner(config, model, **prefixes)
     embed_texts(mining, language, side, first, _loaded[described])

@@ -41,7 +41,7 @@ def summarize_rows(rows: RowTables) -> RowSummary:
     columns = [*dict.fromkeys([*REJECTED.names, *_CONTAMINATED.names])]
 
     def summarize(table: pa.Table) -> pa.Table:
-        counts = [[*key, number] for key, number in count_rows(table).items()]
+        counts = _listed_counts(table)
         texts = 2 * table.num_rows + len(pc.list_flatten(table.column("negative_keys")))
         table = table.select(columns)
         listed = [pc.is_valid(table.column(name)) for name in ("rejected", "occurs_in_evaluation")]
@@ -56,12 +56,22 @@ def summarize_rows(rows: RowTables) -> RowSummary:
         for text in table.column("counts").drop_null().to_pylist():
             counts, texts = load_json(text)
             summary.texts += texts
-            for source, language, reason, number in counts:
-                summary.counts[source, language, reason] += number
+            _add_counts(summary.counts, counts)
         rejects.append(rejects_of(table))
         contaminated.append(table.filter(pc.is_valid(table.column("occurs_in_evaluation"))).select(_CONTAMINATED.names))
     summary.rejects, summary.contaminated = pa.concat_tables(rejects), _last_of_items(pa.concat_tables(contaminated))
     return summary
+
+
+def _listed_counts(rows: pa.Table) -> list[list[str | int]]:
+    """Return `count_rows` as lists, for JSON."""
+    return [[*key, number] for key, number in count_rows(rows).items()]
+
+
+def _add_counts(counts: Counter[tuple[str, str, str]], listed: Iterable[tuple[str, str, str, int]]) -> None:
+    """Add what `_listed_counts` returned."""
+    for source, language, reason, number in listed:
+        counts[source, language, reason] += number
 
 
 def _last_of_items(rows: pa.Table) -> pa.Table:
@@ -123,13 +133,12 @@ def _count_kept(rows: RowTables, left_out: Callable[[], np.ndarray]) -> RowCount
     def count(table: pa.Table) -> pa.Table:
         accepted = table.filter(pc.is_null(table.column("rejected")))
         kept = accepted.filter(pa.array(~np.isin(item_keys(accepted), left_out()), pa.bool_()))
-        return pa.table({"counts": [json.dumps([[*key, number] for key, number in count_rows(kept).items()])]})
+        return pa.table({"counts": [json.dumps(_listed_counts(kept))]})
 
     counts = Counter[tuple[str, str, str]]()
     for table in rows.map(count):
         for text in table.column("counts").to_pylist():
-            for source, language, reason, number in load_json(text):
-                counts[source, language, reason] += number
+            _add_counts(counts, load_json(text))
     return counts
 
 

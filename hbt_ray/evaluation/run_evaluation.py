@@ -32,12 +32,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class LoadOptions(TypedDict, total=False):
+class Prefixes(TypedDict, total=False):
+    """What texts are given before a model reads them; None: the model's."""
+
+    query_prefix: str | None
+    passage_prefix: str | None
+
+
+class LoadOptions(Prefixes, total=False):
     """How the model of an evaluation is loaded and used."""
 
     pooling: str
-    query_prefix: str | None
-    passage_prefix: str | None
     trust_remote_code: bool
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from hbt_ray.config import RunConfig
 from hbt_ray.errors import ConfigError
-from hbt_ray.evaluation.run_evaluation import open_embedder
+from hbt_ray.evaluation.run_evaluation import Prefixes, open_embedder
 from hbt_ray.mining.language_steps import (
     Side,
     count_shards,
@@ -54,14 +54,7 @@ __all__ = [
 ]
 
 
-def mine(
-    config: RunConfig,
-    model: str,
-    out: str | Path,
-    *,
-    query_prefix: str | None = None,
-    passage_prefix: str | None = None,
-) -> MinedCorpora:
+def mine(config: RunConfig, model: str, out: str | Path, **prefixes: Unpack[Prefixes]) -> MinedCorpora:
     """Mine hard negatives of a run's corpora with a model, in this process.
 
     1. Read, clean and decontaminate the corpora as `prepare` does (`start_mining`).
@@ -76,8 +69,7 @@ def mine(
         config: the run whose corpora, `mine` and `prepare` settings are used.
         model: folder or hub name.
         out: a folder that is empty or does not exist yet, or that an earlier call has written.
-        query_prefix: None: the model's.
-        passage_prefix: None: the model's.
+        prefixes: of questions and passages; by default the model's.
 
     Raises:
         CorpusError: a corpus or evaluation set cannot be read, or too many of its rows are bad.
@@ -86,18 +78,16 @@ def mine(
         StorageError: the folder cannot be written.
         UserError: the vectors hold NaN.
     """
-    embedder = open_miner(config, model, query_prefix, passage_prefix)
+    embedder = open_miner(config, model, **prefixes)
     mining = start_mining(config, model, embedder, out)
     for language in mining.unfinished():
         mine_language(mining, language, embedder)
     return finish_mining(mining)
 
 
-def open_miner(
-    config: RunConfig, model: str, query_prefix: str | None = None, passage_prefix: str | None = None
-) -> TextEmbedder:
+def open_miner(config: RunConfig, model: str, **prefixes: Unpack[Prefixes]) -> TextEmbedder:
     """Load the model as an evaluation does. Raise ConfigError if it cannot be loaded, or a corpus has no questions."""
     if (plain_text := config.plain_text_corpus) is not None:
         raise ConfigError(f"corpus {plain_text!r} is plain text and has no questions to mine negatives for; remove it")
-    settings, pooling, trust_remote_code = config.evaluate, config.model.pooling, config.model.trust_remote_code
-    return open_embedder(model, settings, pooling, query_prefix, passage_prefix, trust_remote_code=trust_remote_code)
+    trust_remote_code = config.model.trust_remote_code
+    return open_embedder(model, config.evaluate, config.model.pooling, trust_remote_code=trust_remote_code, **prefixes)
