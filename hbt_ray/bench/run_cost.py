@@ -6,12 +6,11 @@ Legend: n GPUs, P parameters, L layers, D width.
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +28,12 @@ from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_sampler
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
 from hbt_ray.utils.machine import count_cpus
+from hbt_ray.utils.process_pool import run_in_processes
 from hbt_ray.utils.progress import stage
 
 GIB = 2**30
 PROBE_S = 60.0
+_MEASURING = "training to measure a step"
 _WARM_UP = 2  # steps
 _COUNTED_BATCHES = 64  # whose tokens are counted
 _OVERHEAD_BYTES = GIB  # of a process on a GPU: context and libraries
@@ -206,16 +207,16 @@ def _measure(
     is_cpu = trainer.encoder.device.type == "cpu"
     cpus, workers = count_cpus().usable, train.max_workers
     threads = train.threads_per_worker or max(cpus // workers if workers > 1 else cpus - 1, 1)
-    with stage("training to measure a step", round(seconds), "s") as shown:
-        if is_cpu and workers > 1:
-            tokens, spent, counted = _train_together(config, store, initial_model, threads, seconds)
-        else:
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
+    if is_cpu and workers > 1:
+        tokens, spent, counted = _train_together(config, store, initial_model, threads, seconds)
+    else:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with stage(_MEASURING, round(seconds), "s") as shown:
                 tokens, spent, counted = _train(config, store, trainer, 0, seconds, shown.move_to)
-            finally:
-                torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)
     step_s = spent / tokens * tokens_per_step / workers
     unit = f"{threads} thread{'s' * (threads != 1)}" if is_cpu else "this GPU"
     together = f" in each of {workers} workers" if is_cpu and workers > 1 else ""
@@ -226,30 +227,37 @@ def _train_together(
     config: RunConfig, store: TokenStore, initial_model: str, threads: int, seconds: float
 ) -> tuple[int, float, int]:
     """Run `_train` in a process for each worker; return what the first one does."""
-    workers = config.train.max_workers
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as processes,
-    ):
-        given = (config, store.folder, initial_model, threads, seconds, f"file://{folder}/group")
-        ranks = [processes.submit(_train_rank, rank, *given) for rank in range(workers)]
-        for ended in as_completed(ranks):
-            ended.result()  # raises the error of the rank that failed first, not of those that waited for it
-        return ranks[0].result()
+    with tempfile.TemporaryDirectory() as folder:
+        given = (config, store.folder, initial_model, threads, seconds, folder)
+        ranks = [(f"rank {rank}", _train_rank, (rank, *given)) for rank in range(config.train.max_workers)]
+        for _ in run_in_processes(ranks, _MEASURING, len(ranks)):
+            pass
+        tokens, spent, counted = json.loads(Path(folder, "measured.json").read_text())
+    return tokens, spent, counted
 
 
 def _train_rank(
-    rank: int, config: RunConfig, store: Path, initial_model: str, threads: int, seconds: float, address: str
-) -> tuple[int, float, int]:
-    """Run `_train` as a rank of a process group."""
+    rank: int, config: RunConfig, store: Path, initial_model: str, threads: int, seconds: float, folder: str
+) -> None:
+    """Run `_train` as a rank of a process group; the first rank writes what it returns to `measured.json` in `folder`.
+
+    The trainer is freed before the group is left. DDP would destroy the group otherwise, and with it wait for gloo's
+    threads while it holds the GIL, for which a thread that frees its last tensors may wait.
+    """
     torch.set_num_threads(threads)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=config.train.max_workers)
-    try:
-        opened = TokenStore.open(store)
-        trainer = build_contrastive_trainer(config, initial_model, "cpu", opened)
-        return _train(config, opened, trainer, rank, seconds, lambda _: None)
-    finally:
-        torch.distributed.destroy_process_group()
+    ranks = config.train.max_workers
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=ranks)
+    measured = _train_in_group(rank, config, TokenStore.open(store), initial_model, seconds)
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        Path(folder, "measured.json").write_text(json.dumps(measured))
+
+
+def _train_in_group(
+    rank: int, config: RunConfig, store: TokenStore, initial_model: str, seconds: float
+) -> tuple[int, float, int]:
+    trainer = build_contrastive_trainer(config, initial_model, "cpu", store)
+    return _train(config, store, trainer, rank, seconds, lambda _: None)
 
 
 def _train(

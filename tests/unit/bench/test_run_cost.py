@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from hbt_ray.bench.run_cost import GIB, GPUS, RunCost, describe_cost, estimate_cost, parse_machine
+from hbt_ray.bench.run_cost import (
+    GIB,
+    GPUS,
+    RunCost,
+    _train_rank,
+    describe_cost,
+    estimate_cost,
+    parse_machine,
+)
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import UserError
 from hbt_ray.sampling.token_counts import encoded_tokens
+from tests.helpers.forked import forked_process
 from tests.helpers.tiny_corpus import make_encoder, make_store
 from tests.helpers.tiny_runs import tiny_config
 
@@ -89,6 +103,31 @@ def test_here_all_workers_are_run(folder):
     cost = estimate(folder, "here", workers=2, threads_per_worker=1)
     assert "with 1 thread in each of 2 workers" in cost.source
     assert cost.step_s > 0
+
+
+def train_two_ranks(rank, folder):
+    """Measure as a rank; exit with 3 if the trainer is still there when the process group is left."""
+    leave = torch.distributed.destroy_process_group
+
+    def check_and_leave():
+        trained = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+        leave() if not trained else os._exit(3)
+
+    torch.distributed.destroy_process_group = check_and_leave
+    config = tiny_config(folder, train={"steps": 4, "global_batch_pairs": 32, "chunk_pairs": 4, "workers": 2})
+    given = (config, folder / "store", str(folder / "encoder"), 1, 0.1, str(folder))
+    _train_rank(rank, *given)
+
+
+def test_measured_ranks_free_the_trainer_before_they_leave_the_group(folder):
+    ranks = [forked_process(train_two_ranks, rank, folder) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    tokens, seconds, counted = json.loads((folder / "measured.json").read_text())
+    assert min(tokens, seconds, counted) > 0
 
 
 def test_checkpoint_has_weights_and_two_moments(folder):
