@@ -82,9 +82,9 @@ def cluster(dashboard):
     connect()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def few_counted_tokens() -> Iterator[None]:
-    """Estimate token frequencies from little text."""
+    """Estimate token frequencies from little text in the tests here, and in no later ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hbt_ray.pretraining.collate.COUNTED_TOKENS", background.FEW_TOKENS)
         yield
