@@ -24,6 +24,7 @@ else:
     AlgorithmName = Literal[tuple(ALGORITHMS)]
 
 OBJECTIVES = ("mono/map", "cross/map", "multi/map", "multi/rank_distance")
+_NOT_OF_TRAINING = ("name", "storage", "evaluate", "tracking")  # sections of a run
 
 
 class SearchDimension(ConfigSection):
@@ -220,6 +221,11 @@ class SearchConfig(SearchSettings):
         ):
             if not has_effect and getattr(self, name) != SearchSettings.model_fields[name].default:
                 raise ValueError(f"{name} has no effect with {decider}: {getattr(self, decider)}; leave it out")
+        if self.register_as is not None and not self.run.tracking.log_model:
+            raise ValueError("register_as has no effect with tracking.log_model=false of the run; leave it out")
+        without_effect = next((key for key in self.space if key.split(".")[0] in _NOT_OF_TRAINING), None)
+        if without_effect is not None:
+            raise ValueError(f"{without_effect} changes no training; leave it out of space")
 
     def _check_comparable(self) -> None:
         """Check that all trials have the same dev set and keep their last weights, and that settings have an effect."""

@@ -58,6 +58,14 @@ from hbt_ray.search.config import SearchConfig, load_search
         ({"keep_share": 0.3}, "keep_share has no effect with stopping: none; leave it out"),
         ({"grace_steps": 50}, "grace_steps has no effect with stopping: none; leave it out"),
         ({"stopping": "asha", "measure_every": 50, "grace_steps": 600}, "write fewer than the 600 steps of a trial"),
+        (
+            {"register_as": "mine", "run": {"tracking": {"log_model": False}}},
+            "register_as has no effect with tracking.log_model=false",
+        ),
+        (
+            {"space": {"evaluate.precision": ["fp32", "bf16"]}},
+            "evaluate.precision changes no training; leave it out of space",
+        ),
         ({"dev": {"benchmarks": {"pairs": "faq"}, "items": 50}}, "items has no effect with benchmarks; leave one"),
         ({"algorithm": "pbt"}, "pbt was removed: algorithm: branch finds a schedule"),
         ({"algorithm": "nsga2"}, "nsga2 was removed: algorithm: random"),
