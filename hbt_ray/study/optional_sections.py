@@ -69,8 +69,7 @@ def robustness_section(results: StudyResults) -> ReportSection:
         "lost the smaller part of it. Of a metric of which less is better, a drop is m_g - m."
     )
     for metric in _whole_metrics(results):
-        if "/rank_distance" not in metric:
-            _add_drops(section, results, metric)
+        _add_drops(section, results, metric)
     return section
 
 

@@ -9,7 +9,7 @@ import pytest
 from hbt_ray.study import optional_sections
 from hbt_ray.study.config import Method, SectionName
 from hbt_ray.study.optional_sections import OPTIONAL_SECTIONS, gap_section, robustness_section
-from hbt_ray.study.report_sections import ReportSection
+from hbt_ray.study.report_sections import ReportSection, format_estimate
 from hbt_ray.study.results import StudyResults
 
 
@@ -39,6 +39,13 @@ def test_robustness_lists_original_metric_and_drops(results: StudyResults):
     drop = results.estimate("hybrid", "drop/tiny/multi/map").mean
     assert f"| hybrid | {original:.4f} ±" in text
     assert f"{drop:.4f} ±" in text
+
+
+def test_robustness_lists_how_much_rank_distance_rises(results: StudyResults):
+    config = results.config.model_copy(update={"measures": ("tiny/multi/rank_distance",)})
+    text = "\n".join(robustness_section(StudyResults(config, results.folder)).lines)
+    rise = results.estimate("hybrid", "drop/tiny/multi/rank_distance")
+    assert f"| {format_estimate('tiny/multi/rank_distance', rise)} |" in text
 
 
 def test_gap_lists_all_languages_and_their_mean(results: StudyResults):
