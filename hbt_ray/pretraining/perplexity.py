@@ -109,6 +109,8 @@ def write_before_and_after(
 ) -> dict[str, dict[str, float]]:
     """Write `perplexity.json`, or `held_out_loss.json`, and return it: language -> "before" and "after" training.
 
+    JSON has no number for a value that is not finite, as after a training that diverged; it is null there.
+
     Args:
         folder: of the run.
         before: metrics of the initial model.
@@ -120,5 +122,9 @@ def write_before_and_after(
         if name.startswith((f"{PERPLEXITY}/", f"{HELD_OUT_LOSS}/"))
     }
     prefix = next(iter(before)).partition("/")[0]
-    atomic_write_text(folder / f"{prefix}.json", json.dumps(by_language, indent=1) + "\n")
+    finite = {
+        language: {when: value if math.isfinite(value) else None for when, value in values.items()}
+        for language, values in by_language.items()
+    }
+    atomic_write_text(folder / f"{prefix}.json", json.dumps(finite, indent=1, allow_nan=False) + "\n")
     return by_language

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.pretraining.mlm_trainer import MaskedLMTrainer
+from hbt_ray.pretraining.perplexity import write_before_and_after
 from hbt_ray.pretraining.task import check_pretraining
 from hbt_ray.training.run_dir import run_dir_of
 from tests.helpers import tiny_corpus
@@ -43,3 +45,5 @@ def test_perplexity_of_a_pretraining_that_diverged_is_infinite(stores, tmp_path,
     monkeypatch.setattr(MaskedLMTrainer, "validation_loss", lambda *_: 1000.0)
     found = task.evaluate(task.build_trainer("cpu"), TokenStore.open(stores["mlm"]))
     assert found == {"perplexity/de": math.inf}
+    assert write_before_and_after(tmp_path, {"perplexity/de": 8.0}, found) == {"de": {"before": 8.0, "after": math.inf}}
+    assert json.loads((tmp_path / "perplexity.json").read_text()) == {"de": {"before": 8.0, "after": None}}
