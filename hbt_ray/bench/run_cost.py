@@ -11,11 +11,13 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from hbt_ray.bench.scaling_model import Assumptions, predict_step
 from hbt_ray.config import RunConfig, replace_in
@@ -134,13 +136,12 @@ def estimate_cost(
     device = default_device() if here else "cpu"
     trainer = build_contrastive_trainer(config, initial_model, device, store if here else None)
     tokens = _tokens_of_steps(config, store)
-    every = list(trainer.encoder.parameters())
-    parameters = sum(parameter.numel() for parameter in every)
-    trained = sum(parameter.numel() for parameter in every if parameter.requires_grad)
+    parameters = _count_parameters(trainer.encoder)
+    trained = sum(parameter.numel() for parameter in trainer.encoder.parameters() if parameter.requires_grad)
     if here:
         step_s, source = _measure(config, store, initial_model, trainer, float(tokens.mean()), probe_s)
     else:
-        step_s, source = _predict(config, trainer, float(tokens.mean()), GPUS[kind], parameters)
+        step_s, source = _predict(config, trainer, float(tokens.mean()), GPUS[kind])
     validations = -(-train.steps // train.validation_every) if train.validation_every else 0
     # A forward pass is a third of a step.
     validation_s = validations * train.validation_batches * step_s / train.gradient_accumulation / 3
@@ -298,36 +299,46 @@ def _train(
     return tokens, spent, counted
 
 
-def _predict(
-    config: RunConfig, trainer: ContrastiveTrainer, tokens_per_step: float, gpu: Gpu, parameters: int
-) -> tuple[float, str]:
+def _predict(config: RunConfig, trainer: ContrastiveTrainer, tokens_per_step: float, gpu: Gpu) -> tuple[float, str]:
     """Return the seconds of a step by the analytic model, and its assumptions.
 
     The model has encoders of 12 D^2 parameters in a layer; another one counts as the number of such layers that has as
-    many parameters outside its embeddings. Gradient caching or checkpointing adds a forward pass, a third.
+    many parameters outside its embeddings. Gradient caching or checkpointing adds a forward pass, a third; so does the
+    teacher of a distillation, of its own size.
     """
     train, default = config.train, Assumptions()
-    transformer = transformer_of(trainer.encoder)
-    embeddings = transformer.get_input_embeddings()
-    width, rows = embeddings.embedding_dim, embeddings.num_embeddings
     recomputed = 4 / 3 if train.gradient_caching or train.gradient_checkpointing else 1.0
-    given = Assumptions(
-        pairs_per_gpu=train.global_batch_pairs / train.max_workers,
-        tokens_per_pair=tokens_per_step / train.gradient_accumulation / train.global_batch_pairs,
-        layers=(parameters - rows * width) / (12 * width**2),
-        width=width,
-        vocabulary=rows,
-        gpu_flops=gpu.flops,
-        utilisation=default.utilisation / recomputed,
-        memory_bytes_s=gpu.memory_bytes_s,
+    given = _with_shape_of(
+        trainer.encoder,
+        Assumptions(
+            pairs_per_gpu=train.global_batch_pairs / train.max_workers,
+            tokens_per_pair=tokens_per_step / train.gradient_accumulation / train.global_batch_pairs,
+            gpu_flops=gpu.flops,
+            utilisation=default.utilisation / recomputed,
+            memory_bytes_s=gpu.memory_bytes_s,
+        ),
     )
     predicted = predict_step(given, train.max_workers)
     seconds = train.gradient_accumulation * predicted.compute_s + predicted.optimizer_s
     seconds += predicted.gradients_s + train.gradient_accumulation * predicted.negatives_s
+    if trainer.teacher is not None:
+        of_teacher = _with_shape_of(trainer.teacher.encoder, replace(given, utilisation=default.utilisation))
+        seconds += train.gradient_accumulation * predict_step(of_teacher, train.max_workers).compute_s / 3
     assumed = f"assumed: {default.utilisation:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s"
     if train.max_workers > default.gpus_per_node:
         assumed += f", {default.between_nodes_gbit_s:g} Gbit/s between nodes of {default.gpus_per_node:g}"
     return seconds, assumed
+
+
+def _with_shape_of(encoder: SentenceTransformer, given: Assumptions) -> Assumptions:
+    embeddings = transformer_of(encoder).get_input_embeddings()
+    width, rows = embeddings.embedding_dim, embeddings.num_embeddings
+    layers = (_count_parameters(encoder) - rows * width) / (12 * width**2)
+    return replace(given, layers=layers, width=width, vocabulary=rows)
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _memory_bytes(
@@ -335,7 +346,7 @@ def _memory_bytes(
 ) -> float:
     """Return the bytes that a GPU holds.
 
-    - 4 of each parameter, and 12 more of a trained one: gradient and AdamW's moments.
+    - 4 of each parameter, also of a teacher, and 12 more of a trained one: gradient and AdamW's moments.
     - 34 L D of each token whose activations are held, in bf16 and without attention scores (Korthikanti et al. 2022,
       arXiv 2205.05198, section 4.1); with gradient caching those of a micro-batch, or those that are kept.
     - The scores of a tile of a worker's queries and all passages, four times in float32.
@@ -352,4 +363,5 @@ def _memory_bytes(
     kept_layers = 1 if train.gradient_checkpointing else layers
     activations = held * width * (34 * kept_layers + 2 * (layers - kept_layers))
     activations = max(activations, train.kept_activations_mib * 2.0**20)
-    return 4.0 * parameters + 12.0 * trained + activations + scores + _OVERHEAD_BYTES
+    of_teacher = 0 if trainer.teacher is None else _count_parameters(trainer.teacher)
+    return 4.0 * (parameters + of_teacher) + 12.0 * trained + activations + scores + _OVERHEAD_BYTES

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from hbt_ray.config import LossConfig, RunConfig, TrainConfig
 from hbt_ray.data.token_store import TokenStore
@@ -78,7 +78,7 @@ class ContrastiveTrainer(BaseTrainer[PairBatch]):
         self.dual = DualEncoder(
             encoder, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, max_tokens=train.chunk_tokens
         )
-        self.teacher: nn.Module | None = None
+        self.teacher: DualEncoder | None = None
         if teacher is not None:
             self.teacher = DualEncoder(
                 teacher, seed=seed, chunk_pairs=train.chunk_pairs, bf16=bf16, max_tokens=train.chunk_tokens

@@ -39,8 +39,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def estimate(folder, on, **train):
-    config = tiny_config(folder, train={"steps": 12, "global_batch_pairs": 32, "chunk_pairs": 4, **train})
+def estimate(folder, on, teacher=None, **train):
+    loss = {"distillation": {"teacher": teacher}} if teacher else {}
+    config = tiny_config(folder, train={"steps": 12, "global_batch_pairs": 32, "chunk_pairs": 4, **train}, loss=loss)
     return estimate_cost(config, TokenStore.open(folder / "store"), str(folder / "encoder"), on, 2.0, probe_s=0.2)
 
 
@@ -89,6 +90,15 @@ def test_gradient_caching_costs_time_and_saves_memory(folder):
     plain, caching = (estimate(folder, "1xl4", gradient_caching=one) for one in (False, True))
     assert caching.step_s > plain.step_s
     assert caching.memory_bytes < plain.memory_bytes
+
+
+def test_teacher_costs_a_forward_pass_and_its_weights(folder):
+    alone = estimate(folder, "1xl4")
+    taught = estimate(folder, "1xl4", teacher=str(folder / "encoder"))
+    assert taught.memory_bytes == alone.memory_bytes + 4 * alone.parameters
+    # A forward pass is a third of a step's computation, which is all of this step but the optimizer.
+    optimizer_s = 28 * alone.parameters / GPUS["l4"].memory_bytes_s
+    assert taught.step_s - alone.step_s == pytest.approx((alone.step_s - optimizer_s) / 3)
 
 
 def test_here_some_steps_are_measured(folder):
