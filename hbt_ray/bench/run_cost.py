@@ -6,6 +6,7 @@ Legend: n GPUs, P parameters, L layers, D width.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -27,7 +28,7 @@ from hbt_ray.losses.score_tiles import MAX_SCORES
 from hbt_ray.models.encoder import default_device
 from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.sampling.collate import build_batch
-from hbt_ray.sampling.factory import training_sampler
+from hbt_ray.sampling.factory import training_batches, training_sampler
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
 from hbt_ray.utils.machine import count_cpus
 from hbt_ray.utils.process_pool import run_in_processes
@@ -274,14 +275,12 @@ def _train(
     Returns:
         The rank's tokens, the seconds and the number of its steps, without the first ones.
     """
-    train = config.train
-    sampler, per_step = training_sampler(config, store.manifest), train.gradient_accumulation
+    train, per_step = config.train, config.train.gradient_accumulation
+    batches_of_all = training_batches(config, store, range(train.steps * per_step), rank, train.max_workers)
     tokens, spent, counted = 0, 0.0, 0
     began = time.monotonic()
     for step in range(train.steps):
-        numbers = range(step * per_step, (step + 1) * per_step)
-        specs = sampler.rank_batches(numbers, rank, train.max_workers, train.chunk_pairs)
-        batches = [build_batch(spec, store) for spec in specs]
+        batches = list(itertools.islice(batches_of_all, per_step))
         step_began = time.monotonic()
         trainer.step(step, batches)
         if trainer.encoder.device.type == "cuda":

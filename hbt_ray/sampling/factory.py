@@ -1,15 +1,16 @@
-"""Samplers and validation batches from a run's configuration and its store."""
+"""Samplers and batches from a run's configuration and its store."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from hbt_ray.config import RunConfig
 from hbt_ray.data.manifest import Split, StoreManifest
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import ConfigError
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch
+from hbt_ray.sampling.collate import build_batch, build_batch_with_global_ids
 from hbt_ray.sampling.hybrid_sampler import HybridStepSampler
 from hbt_ray.sampling.rank_sharding import pairs_per_rank
 
@@ -28,6 +29,23 @@ def training_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSa
             "and train on questions and passages"
         )
     return _sampler(config, manifest, "train", config.train.global_batch_pairs)
+
+
+def training_batches(
+    config: RunConfig, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1
+) -> Iterator[PairBatch]:
+    """Build a rank's slices of training batches; with the token ids of the whole batch if ranks may exchange by them.
+
+    Raises:
+        ConfigError: as `training_sampler`.
+    """
+    sampler, train = training_sampler(config, store.manifest), config.train
+    if num_ranks == 1 or train.embedding_gradient == "all":
+        return (build_batch(spec, store) for spec in sampler.rank_batches(numbers, rank, num_ranks, train.chunk_pairs))
+    return (
+        build_batch_with_global_ids(sampler.batch(number), store, rank, num_ranks, train.chunk_pairs)
+        for number in numbers
+    )
 
 
 def validation_sampler(config: RunConfig, manifest: StoreManifest) -> HybridStepSampler | None:

@@ -83,14 +83,15 @@ class BaseTrainer(ABC, Generic[BatchT]):
                 names = [name for name, parameter in module.named_parameters() if parameter is rows.weight]
                 DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
             # The encoders' buffers are constants, so they are not synchronised.
-            self.model = DistributedDataParallel(
+            ddp = DistributedDataParallel(
                 module,
                 device_ids=[device] if device.type == "cuda" else None,
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,  # saves copying each gradient into a bucket and back
             )
             if rows is not None:
-                rows.synchronised = self.model
+                rows.follow(ddp)
+            self.model = ddp
         self.optimizer = torch.optim.AdamW(_parameter_groups(module, train.weight_decay), lr=0.0, fused=True)
 
     @property

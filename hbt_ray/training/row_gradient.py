@@ -8,6 +8,7 @@ as well.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hbt_ray.config import TrainConfig
 from hbt_ray.errors import ConfigError
@@ -37,13 +39,20 @@ class RowGradient:
         table.sparse = True  # autograd returns a row for each token
         self.table = table
         self.weight = table.weight
-        self.synchronised: nn.Module | None = None  # DDP's module, which knows which backward pass ends a step
+        self._ddp: weakref.ref[DistributedDataParallel] | None = None
         self._exchange_type = torch.bfloat16 if bf16 else table.weight.dtype
         self._rows: Tensor | None = None  # (U,) ascending; None: all
         self._gradient: Tensor | None = None  # (U, E)
         self._exchange: tuple[dist.Work, Tensor] | None = None
         self._whole: Tensor | None = None  # zero between steps
         self.weight.register_post_accumulate_grad_hook(self._collect)
+
+    def follow(self, model: DistributedDataParallel) -> None:
+        """Start the mean over ranks in the backward pass in which DDP does, which ends a step.
+
+        The weight's hook must not keep DDP alive, as that would outlive the trainer in a cycle of references.
+        """
+        self._ddp = weakref.ref(model)
 
     def begin(self, ids: np.ndarray | None) -> None:
         """Begin a step with the token ids of its global batches, in any order; None: they are not known."""
@@ -74,7 +83,8 @@ class RowGradient:
             weight.grad = None
             self._gradient = gradient if self._gradient is None else self._gradient.add_(gradient)
             gradient = self._gradient
-        if getattr(self.synchronised, "require_backward_grad_sync", False):
+        model = self._ddp() if self._ddp is not None else None
+        if model is not None and model.require_backward_grad_sync:
             sent = gradient.div_(dist.get_world_size()).to(self._exchange_type)
             work = dist.all_reduce(sent, async_op=True)
             assert work is not None

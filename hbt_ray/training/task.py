@@ -15,8 +15,7 @@ from hbt_ray.config import LoopConfig, RunConfig
 from hbt_ray.data.store_inputs import store_tokenizer
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.sampling.batch import PairBatch
-from hbt_ray.sampling.collate import build_batch, build_batch_with_global_ids
-from hbt_ray.sampling.factory import training_sampler, validation_batches
+from hbt_ray.sampling.factory import training_batches, training_sampler, validation_batches
 from hbt_ray.training.checkpoint import load_checkpointed_encoder
 from hbt_ray.training.initial_model import write_untrained
 from hbt_ray.utils.storage import StoragePath
@@ -115,14 +114,7 @@ class ContrastiveTask:
         return build_contrastive_trainer(self.config, self.initial_model, device, store)
 
     def batches(self, store: TokenStore, numbers: range, rank: int = 0, num_ranks: int = 1) -> Iterator[PairBatch]:
-        sampler, train = training_sampler(self.config, store.manifest), self.config.train
-        if num_ranks == 1 or train.embedding_gradient == "all":
-            specs = sampler.rank_batches(numbers, rank, num_ranks, train.chunk_pairs)
-            return (build_batch(spec, store) for spec in specs)
-        return (
-            build_batch_with_global_ids(sampler.batch(number), store, rank, num_ranks, train.chunk_pairs)
-            for number in numbers
-        )
+        return training_batches(self.config, store, numbers, rank, num_ranks)
 
     def validation_batches(self, store: TokenStore, rank: int = 0, num_ranks: int = 1) -> list[PairBatch]:
         return validation_batches(self.config, store, rank, num_ranks)

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import socket
+import weakref
 
 import ray
 import ray.train
@@ -93,14 +94,16 @@ def _device() -> torch.device:
 def _mark_gradient_all_reduce(trainer: BaseTrainer[BatchT]) -> None:
     """Have the backward pass enter the phase ALL_REDUCE when only DDP's mean of the gradients is left of it.
 
-    The gradient of the first trained parameter is the last to be computed.
+    The gradient of the first trained parameter is the last to be computed. Its hook must not keep DDP alive, as that
+    would outlive the trainer in a cycle of references.
     """
-    model = trainer.model
-    if not isinstance(model, DistributedDataParallel):
+    if not isinstance(trainer.model, DistributedDataParallel):
         return
+    reference = weakref.ref(trainer.model)
 
     def mark(_: Tensor) -> None:
-        if model.require_backward_grad_sync:
+        model = reference()
+        if model is not None and model.require_backward_grad_sync:
             enter_phase(Phase.ALL_REDUCE)
 
-    next(p for p in model.parameters() if p.requires_grad).register_post_accumulate_grad_hook(mark)
+    next(p for p in trainer.model.parameters() if p.requires_grad).register_post_accumulate_grad_hook(mark)

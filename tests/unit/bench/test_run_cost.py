@@ -21,6 +21,7 @@ from hbt_ray.bench.run_cost import (
     estimate_cost,
     parse_machine,
 )
+from hbt_ray.config import replace_in
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import UserError
 from hbt_ray.sampling.token_counts import encoded_tokens
@@ -115,7 +116,7 @@ def test_here_all_workers_are_run(folder):
     assert cost.step_s > 0
 
 
-def train_two_ranks(rank, folder):
+def train_two_ranks(rank, folder, gradient):
     """Measure as a rank; exit with 3 if the trainer is still there when the process group is left."""
     leave = torch.distributed.destroy_process_group
 
@@ -125,18 +126,21 @@ def train_two_ranks(rank, folder):
 
     torch.distributed.destroy_process_group = check_and_leave
     config = tiny_config(folder, train={"steps": 4, "global_batch_pairs": 32, "chunk_pairs": 4, "workers": 2})
-    given = (config, folder / "store", str(folder / "encoder"), 1, 0.1, str(folder))
+    config = replace_in(config, "train.embedding_gradient", gradient)
+    (folder / gradient).mkdir(exist_ok=True)
+    given = (config, folder / "store", str(folder / "encoder"), 1, 0.1, str(folder / gradient))
     _train_rank(rank, *given)
 
 
-def test_measured_ranks_free_the_trainer_before_they_leave_the_group(folder):
-    ranks = [forked_process(train_two_ranks, rank, folder) for rank in range(2)]
+@pytest.mark.parametrize("gradient", ["all", "batch"])
+def test_measured_ranks_free_the_trainer_before_they_leave_the_group(folder, gradient):
+    ranks = [forked_process(train_two_ranks, rank, folder, gradient) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    tokens, seconds, counted = json.loads((folder / "measured.json").read_text())
+    tokens, seconds, counted = json.loads((folder / gradient / "measured.json").read_text())
     assert min(tokens, seconds, counted) > 0
 
 
