@@ -66,9 +66,10 @@ def train_loop_per_worker(config: WorkerConfig) -> None:
         end_of("workers' libraries")
         if rank == 0:
             task.make_initial_model(config.store)
+        device = _device()  # before the first collective operation, for which NCCL guesses a device otherwise
         if num_ranks > 1:
             dist.barrier()
-        trainer = task.build_trainer(str(_device()), store)
+        trainer = task.build_trainer(str(device), store)
         _mark_gradient_all_reduce(trainer)
         logger.info("%s loaded the encoder and built the optimizer", name)
         callbacks = RayTrainCallbacks(trainer, checkpoints, channel, functools.partial(describe_step, task, store))
