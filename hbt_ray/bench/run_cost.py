@@ -234,7 +234,7 @@ def _train_together(
         ranks = [(f"rank {rank}", _train_rank, (rank, *given)) for rank in range(config.train.max_workers)]
         for _ in run_in_processes(ranks, _MEASURING, len(ranks)):
             pass
-        tokens, spent, counted = json.loads(Path(folder, "measured.json").read_text())
+        tokens, spent, counted = load_json(Path(folder, "measured.json").read_text())
     return tokens, spent, counted
 
 
