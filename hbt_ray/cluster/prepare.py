@@ -15,6 +15,7 @@ from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.engine import Engine, Result, RowTables, Shared
 from hbt_ray.data.store_maker import OnStage, list_source, log_stage, make_store
+from hbt_ray.utils.limits import under_these_limits
 
 
 def prepare(
@@ -91,6 +92,7 @@ class RayData(Engine):
         self._blocks = blocks
 
     def read(self, shards: int, read: Callable[[Sequence[int]], Iterator[pa.Table]]) -> RayTables:
+        @under_these_limits  # of a Ray that was started before this package, or before they were set, no task has them
         def read_batch(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
             return read(batch["shard"].tolist())
 

@@ -23,6 +23,7 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.errors import ClusterError
+from hbt_ray.utils.limits import DEFAULTS as LIMITS
 from hbt_ray.utils.logging import LEVEL_VARIABLE, configure_package_log
 from hbt_ray.utils.process import job_variables
 from hbt_ray.utils.progress import stage
@@ -97,7 +98,8 @@ def connect() -> None:
 def _variables_of_processes() -> dict[str, str]:
     """Return the environment variables that a cluster's processes need of this one; those of a job they have."""
     of_job = job_variables()
-    return {name: os.environ[name] for name in (HIDE_GPUS, LEVEL_VARIABLE) if name in os.environ and name not in of_job}
+    names = (HIDE_GPUS, LEVEL_VARIABLE, *LIMITS)
+    return {name: os.environ[name] for name in names if name in os.environ and name not in of_job}
 
 
 def _read_authentication() -> None:

@@ -16,6 +16,7 @@ from hbt_ray.cluster.resources import ResourceRequest
 from hbt_ray.cluster.runtime import node_resources
 from hbt_ray.cluster.worker_counts import workers_that_fit
 from hbt_ray.utils.job_loop import Job, KeyT, run_jobs
+from hbt_ray.utils.limits import under_these_limits
 from hbt_ray.utils.stage_mirror import REPORT_EVERY_S, StageMirror, StageState, report_stages
 
 Result = TypeVar("Result")
@@ -41,7 +42,7 @@ def run_in_order(
     Raises:
         HbtError: a task raised it; ClusterError if Ray failed.
     """
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(function)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(under_these_limits(function))
     requests = {"CPU": cpus, "GPU": gpus}
     fit = min(workers_that_fit(node_resources(name), amount) for name, amount in requests.items() if amount)
     running: deque[ray.ObjectRef] = deque()

@@ -20,7 +20,7 @@ from hbt_ray.data.tokenizer import PairTokenizer, load_tokenizer
 from hbt_ray.data.types import Benchmark
 from hbt_ray.errors import StoreError
 from hbt_ray.utils.digests import content_checksums
-from hbt_ray.utils.limits import DEFAULTS, MAX_LINE_BYTES, limit
+from hbt_ray.utils.limits import DEFAULTS, MAX_GROWTH, MAX_LINE_BYTES, limit
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -56,8 +56,8 @@ def store_fingerprint(
 
 def changed_limits() -> dict[str, int]:
     """Return the limits that decide which rows are rejected, by their variables; none with its default."""
-    longest = limit(MAX_LINE_BYTES)
-    return {} if longest == DEFAULTS[MAX_LINE_BYTES] else {MAX_LINE_BYTES: longest}
+    limits = {variable: limit(variable) for variable in (MAX_LINE_BYTES, MAX_GROWTH)}
+    return {variable: value for variable, value in limits.items() if value != DEFAULTS[variable]}
 
 
 def contents_of(shards: Sequence[CorpusShard]) -> list[list[tuple[str, str]]]:

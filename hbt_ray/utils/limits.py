@@ -6,12 +6,17 @@ corpora and settings need; they are no settings of a run, because the settings t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from hbt_ray.errors import ConfigError
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 MAX_LINE_BYTES = "HBT_MAX_LINE_BYTES"
 MAX_GROWTH = "HBT_MAX_GROWTH"
@@ -35,6 +40,18 @@ def limit(variable: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{variable}={text} is no positive whole number; write {variable}={DEFAULTS[variable]}")
     return int(text)
+
+
+def under_these_limits(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Return a function for other processes, which sets this process's limits there before it calls the given one."""
+    values = {variable: os.environ.get(variable, "") for variable in DEFAULTS}
+
+    @functools.wraps(function)
+    def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        os.environ.update(values)
+        return function(*arguments, **options)
+
+    return call
 
 
 def load_json(text: str | bytes) -> Any:

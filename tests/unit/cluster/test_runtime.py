@@ -11,6 +11,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.cluster import runtime
 from hbt_ray.errors import ClusterError
+from hbt_ray.utils.limits import DEFAULTS
 
 TIMED_OUT = Exception("The current node timed out during startup. This could happen because\nthe machine is busy.")
 
@@ -74,6 +75,17 @@ def test_tasks_without_a_gpu_see_none(monkeypatch, address, of_job, sent):
         runtime.connect()
         assert os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "1"  # inherited by a local cluster's processes
     assert options.get("runtime_env", {"env_vars": {}}) == {"env_vars": sent}
+
+
+@pytest.mark.parametrize("variable", DEFAULTS)
+def test_limits_of_what_is_read_reach_a_running_cluster(monkeypatch, variable):
+    fail(monkeypatch, None)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setenv(variable, "500")
+    options: dict[str, dict[str, dict[str, str]]] = {}
+    monkeypatch.setattr(runtime.ray, "init", lambda **given: options.update(given))
+    runtime.connect()
+    assert options["runtime_env"]["env_vars"][variable] == "500"
 
 
 def test_home_that_cannot_be_written_is_one_sentence(monkeypatch):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from hbt_ray.config import CorpusConfig, PrepareConfig, PretrainRunConfig, RunConfig, load_config
 from hbt_ray.data.store_inputs import store_fingerprint
 from hbt_ray.data.types import Benchmark, Passage
@@ -28,14 +30,15 @@ def test_evaluation_sets_are_those_of_both_sections_but_embedded():
     assert sorted(config.prepare_inputs.evaluation_sets) == [("squad", "b"), ("xquad-r", "a")]
 
 
-def test_fingerprint_changes_with_a_limit_that_rejects_rows(monkeypatch):
+@pytest.mark.parametrize(("variable", "default"), [("HBT_MAX_LINE_BYTES", 1 << 26), ("HBT_MAX_GROWTH", 200)])
+def test_fingerprint_changes_with_a_limit_that_rejects_rows(monkeypatch, variable, default):
     def name() -> str:
         return store_fingerprint(RunConfig().prepare_inputs, [], [], "tokenizer")
 
     before = name()
-    monkeypatch.setenv("HBT_MAX_LINE_BYTES", str(1 << 26))  # the default
+    monkeypatch.setenv(variable, str(default))
     assert name() == before
-    monkeypatch.setenv("HBT_MAX_LINE_BYTES", "100")
+    monkeypatch.setenv(variable, "100")
     assert name() != before
 
 
