@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.prepare import RayData
+from hbt_ray.cluster.resources import has_gpus
 from hbt_ray.cluster.runtime import configure_task, connect, node_resources
 from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.cluster.worker_counts import max_units_per_worker
@@ -79,7 +80,7 @@ def _mine_languages(
     mining: MiningRun, languages: Sequence[str], config: RunConfig, model: str, embedder: TextEmbedder
 ) -> None:
     """Run the steps of `mining.mine_language` one after the other, each for all languages."""
-    gpu = max(node_resources("GPU"), default=0) >= 1
+    gpu = has_gpus(1)
     is_here = not gpu and len(node_resources("CPU")) == 1
     # Nodes may have other devices than the driver; "auto" is resolved once for all.
     config = replace_in(config, "evaluate.precision", "bf16" if embedder.bf16 else "fp32")

@@ -14,6 +14,7 @@ import ray.data
 from ray._private import ray_constants
 from ray._private.accelerators import RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR as HIDE_GPUS  # of tasks without one
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import Result
 from ray.train.v2._internal import constants as train_constants
@@ -185,11 +186,10 @@ def get_within(reference: ray.ObjectRef | list[ray.ObjectRef], timeout_s: float,
 
 
 def node_resources(resource: str) -> list[float]:
-    """Return each live node's amount of a resource; all that an autoscaler may still add counts as one more node."""
-    sizes = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
-    try:
-        limits = ray._private.state.state.get_max_resources_from_cluster_config()
-    except Exception:  # private to Ray: if it is gone, only the present nodes are known
-        limits = None
-    to_come = float((limits or {}).get(resource, 0.0)) - sum(sizes)
-    return sizes + [to_come] * (to_come > 0)
+    """Return each live node's amount of a resource."""
+    return [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
+
+
+def has_autoscaler() -> bool:
+    """Return whether Ray's autoscaler, version 2, adds nodes; the kinds of nodes are not known from Ray."""
+    return is_autoscaler_v2(fetch_from_server=True)

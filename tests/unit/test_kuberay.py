@@ -95,6 +95,12 @@ def test_all_ray_files_describe_the_same_cluster():
     assert all(other == first for other in others)
 
 
+def test_clusters_have_a_gpu_from_the_start():
+    """Without one, evaluation and mining use the CPUs of the head."""
+    groups = [group for one in OF_RAY for group in cluster_spec(one)["workerGroupSpecs"]]
+    assert all(group["replicas"] == group["minReplicas"] >= 1 for group in groups)
+
+
 def test_versions_are_those_of_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     [ray] = re.findall(r"ray\[.*?\]==(.*?)'", str(project["dependencies"]))

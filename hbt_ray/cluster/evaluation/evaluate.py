@@ -13,6 +13,7 @@ import ray
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.evaluation.passage_tasks import PassageTasks, passage_tasks
 from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
+from hbt_ray.cluster.resources import has_gpus
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.cluster.task_pool import run_in_order
 from hbt_ray.config import EvaluateConfig
@@ -66,7 +67,7 @@ def run_on_one_node(evaluate: Callable[[int], Result]) -> Result:
     Raises:
         ClusterError: the task failed.
     """
-    gpu = max(node_resources("GPU"), default=0) >= 1
+    gpu = has_gpus(1)
     cpus = 1 if gpu else max(int(max(node_resources("CPU"), default=1)), 1)
     if not gpu and len(node_resources("CPU")) == 1:
         return evaluate(min(cpus, os.cpu_count() or 1))

@@ -15,6 +15,7 @@ from ray import cloudpickle
 from ray.actor import ActorHandle
 
 from hbt_ray.cluster.errors import unwrap_ray_errors
+from hbt_ray.cluster.resources import has_gpus
 from hbt_ray.cluster.runtime import configure_task, node_resources
 from hbt_ray.cluster.worker_counts import equal_share
 from hbt_ray.config import EvaluateConfig
@@ -76,7 +77,7 @@ def embed_passages(
     rows = [
         {"number": number, "chunk": cloudpickle.dumps(windows.chunk(number))} for number in range(windows.num_chunks)
     ]
-    gpu = sum(map(int, node_resources("GPU"))) >= actors
+    gpu = has_gpus(actors)
     with new_shared_folder(folder, _fault_of_cache) as unfinished:
         if unfinished is None:
             return EmbeddingCache(folder)
