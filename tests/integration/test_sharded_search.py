@@ -69,7 +69,7 @@ def test_passages_read_in_tasks_give_the_report_of_one_process(cluster, tmp_path
     )
     monkeypatch.setattr("hbt_ray.cluster.evaluation.passage_tasks._PART_BYTES", 300)
     monkeypatch.setattr("hbt_ray.cluster.evaluation.passage_tasks._PASSAGES_PER_TASK", 13)
-    list(evaluate_in_shards(str(model), settings.model_copy(update={"shards": 2}), tmp_path / "actors"))
+    list(evaluate_in_shards(str(model), settings.model_copy(update={"shards": NUM_CPUS}), tmp_path / "actors"))
     assert len(list((tmp_path / "vectors").iterdir())) == 1  # the texts are deleted
     list(evaluate_model(str(model), settings, tmp_path / "local"))
     for name in ("beir-set", "beir-set-case"):

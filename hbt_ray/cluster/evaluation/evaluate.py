@@ -128,23 +128,19 @@ def _evaluate_in_shards(
         key: value for key, value in described.items() if key not in {"path", "base_model", "query_prefix"}
     }
     for benchmark in benchmarks:
-        fingerprint = _fingerprint(benchmark)
-        name = vectors_fingerprint(model, fingerprint, vector_settings, window_settings(settings.window_chars))
+        of_benchmark = variants(benchmark, settings)
+        # In tasks, because every text is read; all before the index is open, whose actors may hold every CPU.
+        jobs = ((variant,) for variant in of_benchmark)
+        fingerprints = list(run_in_order(Benchmark.fingerprint, jobs, "reading passages"))
+        name = vectors_fingerprint(model, fingerprints[0], vector_settings, window_settings(settings.window_chars))
         windows = tasks.window(benchmark.columns.texts, settings.window_chars)
         open_in_actor = functools.partial(open_embedder, model, settings, **load_options, with_language=True)
         embed_passages(windows, open_in_actor, name, cache, settings.shards)
         edges = [span.start for span in language_spans(benchmark).values() if isinstance(span, slice)]
         centring = None if means is None else (means, mean_rows_of_windows(means, benchmark, windows))
         with sharded_index(cache / name, windows, settings, edges, centring) as (index, _):
-            for variant in variants(benchmark, settings):
-                of_variant = fingerprint if variant is benchmark else _fingerprint(variant)
-                report = evaluate_benchmark(embedder, variant, settings, index, means, of_variant)
+            for variant, fingerprint in zip(of_benchmark, fingerprints, strict=True):
+                report = evaluate_benchmark(embedder, variant, settings, index, means, fingerprint)
                 report = with_zero_shot_check(report, model, benchmark)
                 write_report(report, report_folder(variant, settings, out), described, settings)
                 yield report
-
-
-def _fingerprint(benchmark: Benchmark) -> str:
-    """Return a benchmark's fingerprint from a task, because every text is read for it."""
-    [found] = run_in_order(Benchmark.fingerprint, [(benchmark,)], "reading passages")
-    return found
