@@ -19,7 +19,7 @@ from ray.train import FailureConfig, LoggingConfig, ScalingConfig, ValidationCon
 from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.resources import resources_per_worker
 from hbt_ray.cluster.runtime import WorkerGroupTrainer, get_within, node_resources
-from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S, evaluate_checkpoint
+from hbt_ray.cluster.training.async_evaluation import EVALUATION_TIMEOUT_S, WAITING_TASK, evaluate_checkpoint
 from hbt_ray.cluster.training.messages import WorkerConfig
 from hbt_ray.cluster.training.metrics_channel import start_metrics_channel
 from hbt_ray.cluster.training.process_group import ProcessGroupConfig
@@ -153,8 +153,8 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
 
 def _validation_config(config: WorkerConfig) -> ValidationConfig:
     """Return how Ray Train evaluates checkpoints while training continues."""
-    evaluate = functools.partial(evaluate_checkpoint, config=config)
-    return ValidationConfig(fn=evaluate, ray_remote_kwargs=eval_task_options(config.task.train))
+    evaluate = functools.partial(evaluate_checkpoint, config=config, task_options=eval_task_options(config.task.train))
+    return ValidationConfig(fn=evaluate, ray_remote_kwargs=WAITING_TASK)
 
 
 def _start_late_evaluations(config: WorkerConfig) -> list[ray.ObjectRef]:
@@ -166,8 +166,8 @@ def _start_late_evaluations(config: WorkerConfig) -> list[ray.ObjectRef]:
     recorded = [config.channel.put_evaluated.remote(step) for step in evaluated]
     get_within(recorded, train.collective_timeout_s, "the metrics channel")
     steps = steps_to_evaluate(CheckpointManager(config.checkpoints).steps(), evaluated, train)
-    task = ray.remote(evaluate_checkpoint).options(**eval_task_options(train))
-    return [task.remote(None, step, config) for step in sorted(steps)]
+    task = ray.remote(evaluate_checkpoint).options(**WAITING_TASK)
+    return [task.remote(None, step, config, eval_task_options(train)) for step in sorted(steps)]
 
 
 def _wait_for_late_evaluations(evaluations: list[ray.ObjectRef], monitor: ProgressMonitor) -> None:
