@@ -18,6 +18,7 @@ from hbt_ray.utils.file_names import word_name
 from hbt_ray.utils.storage import StoragePath, file_sha256
 
 _FINISHED = "finished.json"  # in the folder of an experiment or pretraining, written last
+_LOGGED = "logged.json"  # in the folder of an experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,17 @@ class Experiment:
         """Record what it is evaluated with, and the checksums of its reports. Arguments as of `is_finished`."""
         run_dir = self.run_dir(study)
         mark_done(_marker(run_dir), self._evaluated_with(run_dir, encoder, benchmarks, averaged_with))
+
+    def is_logged(self, study: Path) -> bool:
+        """Return whether MLflow has its results, as they were when it was last marked as finished."""
+        run_dir = self.run_dir(study)
+        finished = done_with(_marker(run_dir))
+        return finished is not None and is_done(StoragePath.of(run_dir.path / _LOGGED), finished)
+
+    def mark_logged(self, study: Path) -> None:
+        """Record that MLflow has the results of an experiment that is marked as finished."""
+        run_dir = self.run_dir(study)
+        mark_done(StoragePath.of(run_dir.path / _LOGGED), done_with(_marker(run_dir)) or {})
 
     def _evaluated_with(
         self, run_dir: RunDir, encoder: str, benchmarks: Mapping[str, str], averaged_with: str | None = None

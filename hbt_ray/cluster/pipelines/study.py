@@ -89,7 +89,8 @@ def _study(config: StudyConfig, folder: Path, command: str) -> FinishedStudy:
         inputs = StudyInputs(runner.trained_on, runner.pretrained_on, runner.training_tokens, checked.absent_benchmarks)
         with stage("writing the report"):
             page = write_study_report(results, inputs, command)
-        is_logged = best_effort_tracking(tracker, lambda: _log_results(results, tracker))
+        has_all = runner.log_missing()
+        is_logged = best_effort_tracking(tracker, lambda: _log_results(results, tracker)) and has_all
     if is_logged:  # else the next call tries it again
         mark_study(as_given, folder, results_section(results).lines)
     return FinishedStudy(page, results, ui_guide(uri, config.run.tracking.experiment))

@@ -82,7 +82,7 @@ class StudyRunner:
         self.folder = folder
         self.tracker = tracker
         self.num_experiments = num_experiments
-        self.num_finished = 0
+        self.finished: list[Experiment] = []  # with their complete configurations
         self.trained_on: dict[str, StoreManifest] = {}  # by the store's folder
         self.pretrained_on: dict[str, StoreManifest] = {}
         self.training_tokens: dict[tuple[str, int], TrainingTokens] = {}  # by method and seed; see Method.tokens_of
@@ -117,7 +117,7 @@ class StudyRunner:
         prepared = [self._prepare(experiment) for experiment in experiments]
         finished = [one for one in prepared if self._is_finished(one[0])]
         unfinished = [one for one in prepared if one not in finished]
-        self.num_finished += len(finished)
+        self.finished += [experiment for experiment, _ in finished]
         different, repeated = _without_repeated(finished, unfinished)
         self._run(different)
         for experiment, first in repeated:
@@ -267,12 +267,25 @@ class StudyRunner:
             self._fingerprints(experiment),
             self._averaged_with(experiment),
         )
-        self.num_finished += 1
+        self.finished.append(experiment)
         metrics = read_run_metrics(run_dir.path)
         values = [f"{display_name(name)} {metrics[name]:.4g}" for name in self.config.measures if name in metrics]
-        progress = f"[{self.num_finished}/{self.num_experiments}]"
+        progress = f"[{len(self.finished)}/{self.num_experiments}]"
         print_line(f"{progress} {experiment.label}: {', '.join(values[:3])} ({seconds:.0f} s)")
-        best_effort_tracking(self.tracker, functools.partial(self._log_experiment, experiment, metrics))
+        self._log(experiment)
+
+    def log_missing(self) -> bool:
+        """Log finished experiments that ended while MLflow was away; return whether MLflow has all of them."""
+        for experiment in self.finished:
+            if not experiment.is_logged(self.folder):
+                self._log(experiment)
+        return all(experiment.is_logged(self.folder) for experiment in self.finished)
+
+    def _log(self, experiment: Experiment) -> None:
+        """Log a finished experiment, and record that MLflow has it."""
+        metrics = read_run_metrics(experiment.run_dir(self.folder).path)
+        if best_effort_tracking(self.tracker, functools.partial(self._log_experiment, experiment, metrics)):
+            experiment.mark_logged(self.folder)
 
     def _log_experiment(self, experiment: Experiment, metrics: dict[str, float]) -> None:
         """Log an experiment as an MLflow run below the study's."""

@@ -10,6 +10,7 @@ import pytest
 from hbt_ray.cluster.pipelines import study, study_runner
 from hbt_ray.cluster.pipelines.study_runner import ExperimentInputs, StudyRunner
 from hbt_ray.config import RunConfig
+from hbt_ray.errors import TrackingError
 from hbt_ray.mining import MinedCorpora
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import list_experiments
@@ -128,3 +129,44 @@ def test_metrics_in_mlflow_are_of_the_step_whose_weights_are_kept(tmp_path, monk
         *(("hybrid, seed 0", 20), ("hybrid, seed 1", 21), ("untrained, seed 0", 0), ("untrained, seed 1", 0)),
         ("study", 21),
     ]
+
+
+def test_experiment_that_ended_while_mlflow_was_away_is_logged_later(tmp_path, monkeypatch):
+    """It counted as finished, so that no later call logged it."""
+    config = StudyConfig.model_validate(SETTINGS | {"methods": {"untrained": {"trained": False}, "hybrid": {}}})
+    experiment = next(one for one in list_experiments(config, {"tiny": "x"}) if not one.method.trained)
+    started: list[str] = []
+    is_away = True
+
+    def start(uri, experiment, name, *_):
+        started.append(name)
+        if is_away:
+            raise TrackingError("away")
+        return mock.MagicMock()
+
+    monkeypatch.setattr("hbt_ray.cluster.tracked_run.check_reachable", lambda _: None)
+    monkeypatch.setattr(study_runner, "start_tracker", start)
+    monkeypatch.setattr(study_runner, "log_report_metrics", mock.MagicMock())
+    monkeypatch.setattr(study_runner, "read_run_metrics", lambda _: {})
+
+    def runner() -> StudyRunner:
+        one = StudyRunner(config, tmp_path, 1, mock.MagicMock())
+        one._encoders["untrained", experiment.seed] = "saved"
+        monkeypatch.setattr(one, "_fingerprints", lambda _: {"tiny": "1"})
+        monkeypatch.setattr(one, "_prepare", lambda experiment: (experiment, mock.MagicMock()))
+        monkeypatch.setattr(one, "_run", lambda unfinished: [one._finish(ended, 0.0) for ended, _ in unfinished])
+        monkeypatch.setattr(study_runner, "_without_repeated", lambda finished, unfinished: (unfinished, []))
+        one.run_level([experiment])
+        return one
+
+    first = runner()
+    assert started == [experiment.label]
+    assert not first.log_missing()  # so the study is not complete
+    is_away, started[:] = False, []
+    again = runner()
+    assert started == []
+    assert again.log_missing()
+    assert started == [experiment.label]
+    assert again.log_missing()
+    assert runner().log_missing()
+    assert started == [experiment.label]
