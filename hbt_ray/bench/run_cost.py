@@ -30,6 +30,7 @@ from hbt_ray.models.packed_attention import transformer_of
 from hbt_ray.sampling.collate import build_batch
 from hbt_ray.sampling.factory import training_batches, training_sampler
 from hbt_ray.training.contrastive_trainer import ContrastiveTrainer, build_contrastive_trainer
+from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.machine import count_cpus
 from hbt_ray.utils.process_pool import run_in_processes
 from hbt_ray.utils.progress import stage
