@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from hbt_ray.utils.limits import load_json
 logger = logging.getLogger(__name__)
 
 METRICS_PER_REQUEST = 1000  # MLflow accepts no more
+PAUSE = 15  # after a failure, in multiples of the time it took: a minute if MLflow did not answer within 4 seconds
 
 
 class MetricPoint(NamedTuple):
@@ -34,8 +36,10 @@ SendFn = Callable[[Sequence[MetricPoint]], None]  # raises TrackingError if MLfl
 class MetricBuffer:
     """The points of a run that were logged and not sent, in the order logged. Can be pickled.
 
-    1. `log` appends new points to the pending ones and sends all of them.
-    2. If MLflow does not accept them, the new points are appended to `file` as well, so that they survive this process.
+    1. `log` appends new points to the pending ones and sends all of them, except in the `PAUSE` after a failure: a
+       store that does not answer would take seconds of every step.
+    2. Where they are not sent, or MLflow does not accept them, the new points are appended to `file` as well, so that
+       they survive this process.
     3. Once everything is sent, the file is deleted.
     4. `load`, in the next process of the run, makes the points of the file pending again.
     """
@@ -43,14 +47,24 @@ class MetricBuffer:
     run_id: str
     file: Path | None = None  # None: in memory only
     _pending: list[MetricPoint] = field(default_factory=list, repr=False)
+    _pause_ends_s: float = field(default=0.0, repr=False)
 
-    def log(self, points: Sequence[MetricPoint], send: SendFn) -> None:
-        """Add points and send all pending ones; log a warning, once, if that fails."""
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"_pause_ends_s": 0.0}  # another machine has another clock
+
+    def log(self, points: Sequence[MetricPoint], send: SendFn, *, at_once: bool = False) -> None:
+        """Add points and send all pending ones, `at_once` also in a pause; log a warning, once, if that fails."""
         was_late = bool(self._pending)
         self._pending += points
+        began_s = time.monotonic()
+        if began_s < self._pause_ends_s and not at_once:
+            self._append_to_file(points)
+            return
         try:
             self._send_pending(send)
         except TrackingError as error:
+            failed_s = time.monotonic()
+            self._pause_ends_s = failed_s + PAUSE * (failed_s - began_s)
             self._append_to_file(points)
             if not was_late:
                 logger.warning("%s. Metrics are kept until it answers.", error)

@@ -139,7 +139,7 @@ class Tracker:
         self._buffer.log(points, self._send)
 
     def _send_buffered(self) -> None:
-        self._buffer.log([], self._send)
+        self._buffer.log([], self._send, at_once=True)
 
     def _send(self, points: Sequence[MetricPoint]) -> None:
         from mlflow.entities import Metric
@@ -277,7 +277,8 @@ class Tracker:
         try:
             yield
         finally:
-            monitor.finish()
+            with short_timeouts():  # it sends the last values
+                monitor.finish()
 
     def finish(self, status: RunStatus = "FINISHED") -> None:
         """Send buffered metrics and set the run's final status."""

@@ -6,10 +6,12 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hbt_ray.errors import TrackingError
+from hbt_ray.tracking import metric_buffer
 from hbt_ray.tracking.metric_buffer import MetricBuffer, MetricPoint
 from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_of, malformed_cases
 from tests.helpers.full_disk import no_file_above
@@ -42,6 +44,53 @@ def test_buffer_appends_failed_points_to_its_file_and_deletes_it_once_sent(tmp_p
     next_process.load()
     next_process.log([], sent.extend)
     assert sent == [one, two, three]
+
+
+def test_store_that_never_answers_takes_a_sixteenth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now_s = 1000.0
+    monkeypatch.setattr(metric_buffer, "time", SimpleNamespace(monotonic=lambda: now_s))
+    buffer = MetricBuffer("run", tmp_path / "unsent.jsonl")
+    points = [MetricPoint("loss", 1.0, 1000, step) for step in range(1000)]
+
+    def hang(points: Sequence[MetricPoint]) -> None:
+        nonlocal now_s
+        now_s += 4.0
+        raise TrackingError("no answer")
+
+    for point in points:
+        buffer.log([point], hang)
+        now_s += 0.1
+    assert now_s == pytest.approx(1000.0 + 100.0 + 8.0)
+    assert len((tmp_path / "unsent.jsonl").read_text().splitlines()) == 1000
+
+    sent: list[MetricPoint] = []
+    buffer.log([], sent.extend)
+    assert sent == []
+    buffer.log([], sent.extend, at_once=True)
+    assert sent == points
+    assert not (tmp_path / "unsent.jsonl").exists()
+
+
+def test_points_of_a_pause_are_sent_after_it(monkeypatch: pytest.MonkeyPatch):
+    now_s = 1000.0
+    monkeypatch.setattr(metric_buffer, "time", SimpleNamespace(monotonic=lambda: now_s))
+    buffer, sent = MetricBuffer("run"), list[MetricPoint]()
+    one, two, three, four = (MetricPoint("loss", 1.0, 1000, step) for step in (1, 2, 3, 4))
+
+    def hang(points: Sequence[MetricPoint]) -> None:
+        nonlocal now_s
+        now_s += 4.0
+        raise TrackingError("no answer")
+
+    buffer.log([one], hang)
+    now_s += 59.0
+    buffer.log([two], sent.extend)
+    assert sent == []
+    now_s += 1.0
+    buffer.log([three], sent.extend)
+    assert sent == [one, two, three]
+    buffer.log([four], sent.extend)
+    assert sent == [one, two, three, four]
 
 
 def test_metrics_wait_for_a_store_that_does_not_answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -158,6 +159,19 @@ def test_system_metrics_resume_after_a_restart(start_run: StartRun):
     steps = [step for step, _ in values_of(tracker, "system/cpu_utilization_percentage")]
     assert len(steps) >= 2
     assert steps == list(range(len(steps)))
+
+
+def test_last_system_metrics_are_sent_with_a_short_timeout(start_run: StartRun, monkeypatch: pytest.MonkeyPatch):
+    from mlflow.utils.autologging_utils import BatchMetricsLogger
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    timeouts: list[str | None] = []
+    monkeypatch.setattr(
+        BatchMetricsLogger, "flush", lambda self: timeouts.append(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT"))
+    )
+    with start_run("last").system_metrics(interval_s=0.1):
+        pass
+    assert timeouts == ["4"]
 
 
 def test_deleted_experiment_is_refused_with_a_remedy(sqlite_uri: str, tmp_path: Path):
