@@ -5,8 +5,10 @@ Ray is pinned to one version. This is the only module that uses Ray's private mo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import time
 from typing import Any
 
 import ray
@@ -14,7 +16,9 @@ import ray.data
 from ray._private import ray_constants
 from ray._private.accelerators import RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR as HIDE_GPUS  # of tasks without one
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.actor import ActorHandle
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated import gcs_pb2
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import Result
 from ray.train.v2._internal import constants as train_constants
@@ -31,6 +35,7 @@ from hbt_ray.utils.progress import stage
 
 logger = logging.getLogger(__name__)
 
+END_S = 60.0  # for a controller to end its workers; it may be waiting for nodes meanwhile
 ADDRESS = ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE
 NOISY_LOGGERS = (
     "ray.data",
@@ -48,7 +53,14 @@ class WorkerGroupTrainer(DataParallelTrainer):
     - Its processes know their cluster. Ray Train's clean-up would ask any cluster of the machine whether the controller
       is alive, and remove the placement group of a training that the other cluster does not know.
     - It has no actor for data sets, whose start the workers would wait for.
+    - What interrupts `fit` in the main thread, such as Ctrl-C, ends the controller and its workers, and is raised. Ray
+      Train would end as if the training had succeeded, without waiting for the processes.
     """
+
+    _controller: ActorHandle | None = None
+
+    def _register_sigint_handler(self, controller: ActorHandle) -> None:
+        self._controller = controller  # Ray Train calls this in the main thread only
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
@@ -59,11 +71,40 @@ class WorkerGroupTrainer(DataParallelTrainer):
         train_constants.ENV_VARS_TO_PROPAGATE.add(ADDRESS)
         try:
             return super()._initialize_and_run_controller(**controller_init_kwargs)
+        except BaseException:
+            if self._controller:
+                end_controller(self._controller)
+            raise
         finally:
             if before is None:
                 del os.environ[ADDRESS]
             else:
                 os.environ[ADDRESS] = before
+
+
+def end_controller(controller: ActorHandle) -> None:
+    """End Ray Train's controller and its actors, and wait at most `END_S` until their processes are gone."""
+    deadline_s = time.monotonic() + END_S
+    try:
+        with contextlib.suppress(RayError):  # it answers by ending its process, or does not answer
+            ray.get(controller.abort.remote(), timeout=END_S)
+    finally:
+        ray.kill(controller)
+    while _has_processes(controller) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+
+
+def _has_processes(controller: ActorHandle) -> bool:
+    """Return whether a process of a controller, or of an actor that it started, is left; an actor ends before it."""
+    try:
+        state = ray._private.state.state._connect_and_get_accessor()
+        actors = [gcs_pb2.ActorTableData.FromString(row) for row in state.get_actor_table(None, None)]
+        workers = [gcs_pb2.WorkerTableData.FromString(row) for row in state.get_worker_table()]
+    except Exception:  # the cluster is gone
+        return False
+    owners = {one.address.worker_id for one in actors if one.actor_id == controller._actor_id.binary()}
+    started = {one.address.worker_id for one in actors if one.owner_address.worker_id in owners and not one.is_detached}
+    return any(one.is_alive and one.worker_address.worker_id in owners | started for one in workers)
 
 
 def connect() -> None:

@@ -6,9 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -145,7 +143,7 @@ def _fit(config: WorkerConfig, resources: dict[str, float], folder: RunDir) -> N
         validation_config=_validation_config(config) if train.evaluate_every else None,
     )
     try:
-        _run_in_thread(trainer.fit)
+        trainer.fit()
     finally:
         with contextlib.suppress(StorageError):
             scratch.delete()
@@ -193,24 +191,6 @@ def eval_task_options(train: LoopConfig) -> dict[str, int]:
     """
     gpu = max(node_resources("GPU"), default=0) > train.max_workers
     return {"num_cpus": 0, "num_gpus": 1 if gpu else 0, "max_retries": 1}
-
-
-def _run_in_thread(function: Callable[[], object]) -> None:
-    """Call a function in a thread and wait. In the main thread Ray Train would swallow Ctrl-C and end with success."""
-    raised: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            function()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)  # with a timeout, so that the main thread handles signals
-    if raised:
-        raise raised[0]
 
 
 def _worker(train_loop_config: dict[str, WorkerConfig]) -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from ray.exceptions import ActorDiedError, GetTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hbt_ray.cluster import runtime
@@ -124,3 +126,41 @@ def test_processes_of_a_training_are_told_their_cluster(monkeypatch, before):
     runtime.WorkerGroupTrainer(lambda: None)._initialize_and_run_controller()
     assert told["RAY_ADDRESS"] == "10.0.0.1:6379"
     assert {name: os.environ[name] for name in os.environ if name == "RAY_ADDRESS"} == before
+
+
+@pytest.mark.parametrize("of_abort", [None, ActorDiedError(), GetTimeoutError()])
+def test_interrupted_training_leaves_no_process(monkeypatch, of_abort):
+    """Ray Train would end as if the training had succeeded; in a thread, it would leave controller and workers."""
+    calls: list[object] = []
+    controller = mock.Mock()
+    controller.run.remote.return_value = "run"
+    controller.abort.remote.return_value = "abort"
+    remaining = [True, True, False]
+
+    def get(reference: str, timeout: float | None = None) -> None:
+        calls.append((reference, timeout))
+        if reference == "run":
+            raise KeyboardInterrupt
+        if of_abort:
+            raise of_abort
+
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: "node")
+    monkeypatch.setattr(runtime.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(runtime.ray, "remote", lambda **_: lambda _: mock.Mock(remote=lambda: controller))
+    monkeypatch.setattr(runtime.ray, "get", get)
+    monkeypatch.setattr(runtime.ray, "kill", lambda actor: calls.append(("kill", actor)))
+    monkeypatch.setattr(runtime, "_has_processes", lambda _: remaining.pop(0))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.WorkerGroupTrainer(lambda: None)._initialize_and_run_controller()
+    assert calls == [("run", None), ("abort", runtime.END_S), ("kill", controller)]
+    assert remaining == []
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_wait_for_processes_of_a_training_is_bounded(monkeypatch):
+    monkeypatch.setattr(runtime, "END_S", 0.2)
+    monkeypatch.setattr(runtime.ray, "get", mock.Mock())
+    monkeypatch.setattr(runtime.ray, "kill", mock.Mock())
+    monkeypatch.setattr(runtime, "_has_processes", lambda _: True)
+    runtime.end_controller(mock.Mock())
