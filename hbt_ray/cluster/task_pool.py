@@ -40,19 +40,29 @@ def run_in_order(
         gpus: of each task.
 
     Raises:
-        HbtError: a task raised it; ClusterError if Ray failed.
+        HbtError: a task raised it; ClusterError if Ray failed. The other tasks are cancelled, also by Ctrl-C.
     """
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(under_these_limits(function))
     requests = {"CPU": cpus, "GPU": gpus}
     fit = min(workers_that_fit(node_resources(name), amount) for name, amount in requests.items() if amount)
     running: deque[ray.ObjectRef] = deque()
-    with unwrap_ray_errors(description):
-        for arguments in jobs:
-            if len(running) == max(fit, 1):
-                yield ray.get(running.popleft())
-            running.append(task.remote(*arguments))
-        while running:
-            yield ray.get(running.popleft())
+
+    def next_result() -> Result:
+        result = ray.get(running[0])
+        running.popleft()
+        return result
+
+    try:
+        with unwrap_ray_errors(description):
+            for arguments in jobs:
+                if len(running) == max(fit, 1):
+                    yield next_result()
+                running.append(task.remote(*arguments))
+            while running:
+                yield next_result()
+    finally:
+        for unfinished in running:
+            ray.cancel(unfinished, force=True)
 
 
 def run_tasks(

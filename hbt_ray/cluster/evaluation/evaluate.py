@@ -6,11 +6,8 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar, Unpack, cast
+from typing import TypeVar, Unpack
 
-import ray
-
-from hbt_ray.cluster.errors import unwrap_ray_errors
 from hbt_ray.cluster.evaluation.passage_tasks import PassageTasks, passage_tasks
 from hbt_ray.cluster.evaluation.sharded_search import embed_passages, sharded_index
 from hbt_ray.cluster.resources import has_gpus
@@ -71,9 +68,8 @@ def run_on_one_node(evaluate: Callable[[int], Result]) -> Result:
     cpus = 1 if gpu else max(int(max(node_resources("CPU"), default=1)), 1)
     if not gpu and len(node_resources("CPU")) == 1:
         return evaluate(min(cpus, os.cpu_count() or 1))
-    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpu else 0, max_retries=2)(_call)
-    with unwrap_ray_errors("evaluating"):
-        return cast(Result, ray.get(task.remote(evaluate, cpus)))
+    [result] = run_in_order(_call, [(evaluate, cpus)], "evaluating", cpus=cpus, gpus=int(gpu))
+    return result
 
 
 def _call(evaluate: Callable[[int], Result], threads: int) -> Result:
