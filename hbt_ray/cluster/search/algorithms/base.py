@@ -62,7 +62,7 @@ class TuneAlgorithm(ABC):
         return tune.TuneConfig(
             scheduler=self.scheduler(search),
             max_concurrent_trials=max_concurrent,
-            reuse_actors=True,  # the next trial starts with its libraries imported
+            reuse_actors=reuses_actors(search),
             trial_dirname_creator=trial_dirname,
         )
 
@@ -82,6 +82,14 @@ class TuneAlgorithm(ABC):
 
     def start_trial(self, run_dir: RunDir, params: Params) -> None:  # noqa: B027, most need nothing
         """Prepare the folder of a trial; called whenever it starts or resumes."""
+
+
+def reuses_actors(search: SearchConfig) -> bool:
+    """Return True if a trial may start in the process of an ended one, which has its libraries imported.
+
+    A trial that is stopped while its workers train does not end by itself, and Tune then fails the next one.
+    """
+    return search.stopping == "none" or search.run.train.max_workers == 1
 
 
 def trial_dirname(trial: TuneTrial) -> str:

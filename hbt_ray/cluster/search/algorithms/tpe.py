@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Repeater, Searcher
 
-from hbt_ray.cluster.search.algorithms.base import SCORE, Params, TrialIdentity, TuneAlgorithm, trial_dirname
+from hbt_ray.cluster.search.algorithms.base import (
+    SCORE,
+    Params,
+    TrialIdentity,
+    TuneAlgorithm,
+    reuses_actors,
+    trial_dirname,
+)
 from hbt_ray.search.candidates import Candidate, round_drawn
 from hbt_ray.search.config import SearchConfig, SearchDimension
 
@@ -53,7 +60,7 @@ class TuneTPE(TuneAlgorithm):
             search_alg=searcher,
             scheduler=self.scheduler(search),
             num_samples=search.configurations * len(search.seeds),
-            reuse_actors=True,
+            reuse_actors=reuses_actors(search),
             trial_dirname_creator=trial_dirname,
         )
 

@@ -31,6 +31,14 @@ def test_every_algorithm_configures_tune(algorithm: str):
     pickle.dumps(config.scheduler)
 
 
+@pytest.mark.parametrize("algorithm", ["grid", "tpe"])
+def test_trial_of_workers_that_is_stopped_ends_with_its_process(algorithm: str):
+    search = search_of(algorithm, stopping="asha")
+    of_workers = replace_in(search, "run.train.workers", 2)
+    for one, is_reused in ((search, True), (of_workers, False), (replace_in(of_workers, "stopping", "none"), True)):
+        assert TUNE_ALGORITHMS[algorithm].tune_config(one, max_concurrent=2).reuse_actors is is_reused
+
+
 def test_listed_trials_are_named_by_candidate_and_seed():
     search = search_of("grid", seeds=[3, 4])
     listed = TUNE_ALGORITHMS["grid"]
