@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 
 from hbt_ray.cluster.search.tuner import TUNE, check_trusted, restore
 from hbt_ray.errors import ConfigError
@@ -48,3 +52,18 @@ def test_state_of_another_version_is_one_sentence(state: Path, content: bytes):
     (state / "tuner.pkl").write_bytes(content)
     with pytest.raises(ConfigError, match=f"the search in {state.parent} cannot be resumed, .*; write another --out"):
         restore(state, lambda config: None)
+
+
+def test_failed_trial_is_run_again_under_its_id(tmp_path: Path):
+    def trainable(params: dict[str, object]) -> None:
+        pass
+
+    tune.Tuner(trainable, run_config=tune.RunConfig(name=TUNE, storage_path=str(tmp_path)))
+    tuner = restore(tmp_path / TUNE, trainable)
+    tune.register_trainable("trainable", trainable)
+    failed = Trial("trainable", stub=True)
+    failed.status = Trial.ERROR
+    added: list[Trial] = []
+    controller, how = SimpleNamespace(add_trial=added.append), tuner._local_tuner._resume_config
+    TuneController._requeue_restored_trials(controller, [failed], how)
+    assert [(trial.trial_id, trial.status) for trial in added] == [(failed.trial_id, Trial.PENDING)]
