@@ -109,7 +109,7 @@ def restore(state: Path, trainable: object) -> tune.Tuner:
     """
     check_trusted(state)
     try:
-        # Not restart_errored, which gives failed trials other ids: searchers do not know them, and tpe names folders so.
+        # Not restart_errored, which gives failed trials other ids: unknown to searchers, and in names of tpe's folders.
         return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
     except Exception as error:  # of what was pickled: of any class
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

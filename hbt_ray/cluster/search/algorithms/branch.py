@@ -11,12 +11,13 @@ A trial is a branch: one segment of the training with one mixture. Its parameter
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray import tune
-from ray.tune.search import Searcher
+from ray.tune.search import Searcher, SearchGenerator
 
 from hbt_ray.cluster.search.algorithms.base import SCORE, STEP, Params, TrialIdentity, TuneAlgorithm, trial_dirname
 from hbt_ray.config import RunConfig, replace_in
@@ -35,20 +36,27 @@ KEY = "branch"  # of the parameters
 class BranchSearcher(Searcher):
     """Suggest the branches of one segment after another. Its state is kept with Tune's."""
 
-    def __init__(self, search: SearchConfig) -> None:
+    _max_concurrent = sys.maxsize  # of a search that an earlier version began, in Tune's ConcurrencyLimiter
+
+    def __init__(self, search: SearchConfig, max_concurrent: int) -> None:
         super().__init__(metric=SCORE, mode="max")
+        # Not by Tune's ConcurrencyLimiter: it keeps the ends of trials that had failed and run again to itself.
+        self._max_concurrent = max_concurrent
         # Tune pickles the searcher to a file: no other settings, which may have secrets.
         self._search = replace_in(search, "run", RunConfig(train=search.run.train))
         self._number = -1  # of the segment
         self._queue: list[Settings] = []  # branches to suggest
         self._running: dict[str, Settings] = {}  # by trial
+        self._failed: dict[str, Settings] = {}  # of the segment, by trial
         self._ended: list[tuple[float, Settings]] = []  # scores and branches
         self._begin_segment(None)
 
     def suggest(self, trial_id: str) -> Settings | str | None:
         """Return the parameters of the next branch; None while others run."""
-        if not self._queue:
-            return None if self._running else self.FINISHED
+        if not self._queue and not self._running:
+            return self.FINISHED
+        if not self._queue or len(self._running) >= self._max_concurrent:
+            return None
         self._running[trial_id] = self._queue.pop(0)
         return {KEY: self._running[trial_id]}
 
@@ -57,14 +65,16 @@ class BranchSearcher(Searcher):
         branch = self._running.pop(trial_id, None)
         if branch is None:  # a trial that failed and was started again has ended before
             return
-        if result and not error and result.get(STEP) == branch["until"]:
+        if error:
+            self._failed[trial_id] = branch
+        elif result and result.get(STEP) == branch["until"]:
             self._ended.append((float(result[SCORE]), branch))
         if not self._queue and not self._running and self._ended:
             _, best = max(self._ended, key=lambda ended: (ended[0], -ended[1]["branch"]))
             self._begin_segment(best)
 
     def _begin_segment(self, parent: Settings | None) -> None:
-        self._number, self._ended = self._number + 1, []
+        self._number, self._failed, self._ended = self._number + 1, {}, []
         later = segments(self._search)[self._number :]
         for branch in range(later[0].branches if later else 0):
             self._queue.append(_parameters(self._search, self._number, later[0], branch, parent))
@@ -75,11 +85,21 @@ class BranchSearcher(Searcher):
         Path(checkpoint_path).write_text(json.dumps(state), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read the state."""
-        self.__dict__.update(load_json(Path(checkpoint_path).read_text(encoding="utf-8")))
+        """Read the state. Tune runs the failed trials again: wait for them if the segment cannot go on without."""
+        state = load_json(Path(checkpoint_path).read_text(encoding="utf-8"))
+        self.__dict__.update({"_failed": {}, **state})  # which earlier versions did not keep
+        if not self._ended:
+            self._running, self._failed = self._running | self._failed, {}
 
 
-_STATE = ("_number", "_queue", "_running", "_ended")
+_STATE = ("_number", "_queue", "_running", "_failed", "_ended")
+
+
+class BranchGenerator(SearchGenerator):
+    """Tune's side of `BranchSearcher`. A search that ended with failures is resumed, and then suggests trials again."""
+
+    def set_state(self, state: dict[str, object]) -> None:
+        super().set_state({**state, "finished": False})
 
 
 def _parameters(search: SearchConfig, number: int, segment: Segment, branch: int, parent: Settings | None) -> Settings:
@@ -116,9 +136,8 @@ class TuneBranch(TuneAlgorithm):
 
     def tune_config(self, search: SearchConfig, max_concurrent: int) -> tune.TuneConfig:
         return tune.TuneConfig(
-            search_alg=BranchSearcher(search),
+            search_alg=BranchGenerator(BranchSearcher(search, max_concurrent)),
             num_samples=ALGORITHMS["branch"].num_trials(search),
-            max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_dirname_creator=trial_dirname,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.cluster.search.algorithms import TUNE_ALGORITHMS
-from hbt_ray.cluster.search.algorithms.branch import BranchSearcher
+from hbt_ray.cluster.search.algorithms.branch import BranchGenerator, BranchSearcher
 from hbt_ray.config import replace_in
 from hbt_ray.search.algorithms import ALGORITHMS, list_candidates
 from hbt_ray.search.candidates import Candidate
@@ -67,21 +67,21 @@ def test_sampler_draws_a_simplex_as_a_quantile_of_each_name():
     assert trial.candidate.values == {"mix.language_weights": {"de": 0.5, "en": 0.5}}
 
 
-def ended(searcher: BranchSearcher, trials: dict[str, float | None], until: int) -> None:
+def ended(searcher: BranchSearcher | BranchGenerator, trials: dict[str, float | None], until: int) -> None:
     for trial_id, score in trials.items():
         searcher.on_trial_complete(trial_id, {"step": until, "score": score}, error=score is None)
 
 
 def test_searcher_continues_with_the_best_branch_and_then_ends(tmp_path: Path):
     search = search_of("branch", space={"mix.alpha": {"uniform": [0, 1]}}, configurations=3, branch_every=300)
-    searcher = BranchSearcher(search)
+    searcher = BranchSearcher(search, 4)
     first = {name: searcher.suggest(name)["branch"] for name in "abc"}
     assert [branch["name"] for branch in first.values()] == [f"steps=0-20,branch={n}" for n in range(3)]
     assert first["a"]["mixtures"] == [[0, {"mix.alpha": 0.5}]]
     assert searcher.suggest("x") is None
     ended(searcher, {"a": 0.2, "c": None}, 20)
     searcher.save(str(tmp_path / "state"))
-    searcher = BranchSearcher(search)
+    searcher = BranchSearcher(search, 4)
     searcher.restore(str(tmp_path / "state"))
     ended(searcher, {"b": 0.4}, 20)
     rest = searcher.suggest("d")["branch"]
@@ -104,12 +104,44 @@ def test_searcher_continues_with_the_best_branch_and_then_ends(tmp_path: Path):
 def test_searcher_is_pickled_without_the_settings_of_the_run():
     search = replace_in(search_of("branch"), "run.tracking.uri", "http://ada:canary@h")
     search = replace_in(search, "run.model.path", "/canary/model")
-    assert b"canary" not in pickle.dumps(BranchSearcher(search))
+    assert b"canary" not in pickle.dumps(BranchSearcher(search, 4))
 
 
 def test_search_ends_when_every_branch_failed():
-    searcher = BranchSearcher(search_of("branch"))
+    searcher = BranchSearcher(search_of("branch"), 4)
     trials: dict[str, float | None] = dict.fromkeys("abcd")
     assert all(searcher.suggest(name) for name in trials)
     ended(searcher, trials, 20)
     assert searcher.suggest("e") == searcher.FINISHED
+
+
+def branch_generator() -> BranchGenerator:
+    config = TUNE_ALGORITHMS["branch"].tune_config(search_of("branch", configurations=2), max_concurrent=2)
+    assert isinstance(config.search_alg, BranchGenerator)
+    config.search_alg._total_samples = 60  # as Tune sets it
+    return config.search_alg
+
+
+def test_search_of_which_every_branch_failed_goes_on_when_it_is_resumed(tmp_path: Path):
+    generator = branch_generator()
+    assert all(generator.searcher.suggest(name) for name in "ab")
+    ended(generator, {"a": None, "b": None}, 20)
+    assert generator.create_trial_if_possible({}) is None
+    assert generator.is_finished()
+    generator.save_to_dir(str(tmp_path), "session")
+    resumed = branch_generator()
+    resumed.restore_from_dir(str(tmp_path))
+    assert not resumed.is_finished()
+    assert resumed.searcher.suggest("c") is None  # Tune runs the trials a and b again
+    ended(resumed, {"a": 0.5}, 20)
+    assert resumed.searcher.suggest("c") is None
+    ended(resumed, {"b": None}, 20)
+    assert resumed.searcher.suggest("c")["branch"]["parent"] == "steps=0-20,branch=0"
+
+
+def test_no_more_branches_run_at_a_time_than_may():
+    searcher = BranchSearcher(search_of("branch"), 1)
+    assert searcher.suggest("a")
+    assert searcher.suggest("b") is None
+    ended(searcher, {"a": 0.5}, 20)
+    assert searcher.suggest("b")
