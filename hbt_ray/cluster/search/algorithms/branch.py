@@ -5,7 +5,7 @@ A trial is a branch: one segment of the training with one mixture. Its parameter
 1. The searcher suggests the branches of a segment. When all have ended, it continues with the best one.
 2. A trial copies the last checkpoint of its parent, the branch that it continues (`start_trial`). Without one it trains
    from the first step, to the same weights: the order of the batches is a function of the mixtures.
-3. The trials of the next segment delete the checkpoints that no branch will continue from.
+3. The trials of the next segment delete the checkpoints of earlier ones that no branch will continue from.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class TuneBranch(TuneAlgorithm):
                 parent.download(Path(folder))
                 (run_dir.checkpoints / step_name(first)).upload(Path(folder), last=COMPLETE)
         if params[KEY]["branch"] == 0:
-            steps = params[KEY]["name"].partition(",")[0]
-            for trial in run_dir.path.parent.iterdir():
-                if trial.name != name and trial.name.partition(",")[0] != steps:
+            for trial in run_dir.path.parent.glob("steps=*"):
+                # Later ones are there when this branch had failed, and is run again.
+                if trial.name != name and int(trial.name.removeprefix("steps=").partition("-")[0]) < first:
                     run_dir.sibling(trial.name).checkpoints.delete()

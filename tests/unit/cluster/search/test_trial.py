@@ -157,6 +157,18 @@ def test_branch_continues_its_parent_to_the_bytes_of_a_run_in_one_go(made: Path,
         assert weights_at(trials / params[KEY]["name"], 6) == weights_at(next((out / "trials").iterdir()), 6)
 
 
+def test_branch_that_is_run_again_leaves_the_checkpoints_of_later_segments(tmp_path: Path):
+    search = search_of(space=SPACE, algorithm="branch", configurations=2)
+    first = [branch_params(search, 0, branch) for branch in (0, 1)]
+    failed, parent = (branch_params(search, 1, branch, first[1][KEY]) for branch in (0, 1))
+    later = branch_params(search, 2, 1, parent[KEY])
+    for params in (*first, parent, later):
+        (tmp_path / "trials" / params[KEY]["name"] / "checkpoints").mkdir(parents=True)
+    TUNE_ALGORITHMS["branch"].start_trial(trial_dir(tmp_path, search.run, failed[KEY]["name"]), failed)
+    left = {folder.parent.name for folder in tmp_path.glob("trials/*/checkpoints")}
+    assert left == {params[KEY]["name"] for params in (first[1], parent, later)}
+
+
 def test_branch_without_its_parents_checkpoint_has_the_same_weights(made: Path, session: Session, tmp_path: Path):
     search = search_of(space=SPACE, algorithm="branch", configurations=2)
     parent = branch_params(search, 0, 0)
