@@ -128,16 +128,15 @@ class SamplerTrace:
         ]
 
     def language_pairs(self) -> np.ndarray:
-        """Return the fraction of batches of each query language (row) and passage language (column), if not mixed."""
-        languages = self.sampler.languages
+        """Return the fraction of pairs of each query language (row) and passage language (column)."""
+        languages = np.array(self.sampler.languages)
+        order = np.argsort(languages)
         grid = np.zeros((len(languages), len(languages)))
-        first, last = self._batch_range
-        batches = self.sampler.batches_per_stream(first, last)
-        for stream, drawn in zip(self.sampler.streams, batches.tolist(), strict=True):
-            if stream.languages:
-                query_language, passage_language = map(languages.index, stream.languages)
-                grid[query_language, passage_language] += drawn
-        return grid / max(last - first, 1)
+        for index in range(*self._batch_range):
+            spec = self.sampler.batch(index)  # the batches of most streams mix languages
+            pair = np.repeat(spec.query_languages, spec.positives), spec.passage_languages
+            np.add.at(grid, tuple(order[np.searchsorted(languages, of, sorter=order)] for of in pair), 1)
+        return grid / max(grid.sum(), 1)
 
     def epochs(self) -> list[StreamEpochs]:
         """Return the number of epochs of each stream, the highest first."""
@@ -219,7 +218,7 @@ def trace_tables(trace: SamplerTrace, max_rows: int = 12) -> Iterator[Table]:
 
 
 def trace_figure(trace: SamplerTrace) -> Figure:
-    """Draw realised and intended fractions by kind and source, and realised fractions by language pair."""
+    """Draw realised and intended fractions by kind and source, and the realised fraction of pairs by language."""
     mix = trace.mix()
     languages = trace.sampler.languages
     figure = Figure(figsize=(7.5 + 0.35 * len(languages), 3.4 + 0.2 * len(languages)), layout="constrained")
@@ -247,4 +246,4 @@ def _draw_language_pairs(axes: Axes, grid: np.ndarray, languages: tuple[str, ...
     image = draw_heat_map(axes, grid, columns=languages, rows=languages, vmin=0)
     axes.set_xlabel("passage language")
     axes.set_ylabel("query language")
-    axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="fraction of batches")
+    axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="fraction of pairs")

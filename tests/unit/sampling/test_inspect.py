@@ -113,6 +113,16 @@ def test_grid_of_language_pairs_has_those_with_a_hyphen(store):
     np.testing.assert_allclose(trace.language_pairs(), [[0, share], [1 - share, 0]])
 
 
+@pytest.mark.parametrize("mix", [{"cross_pairs": "mixed"}, {"strategy": "one-to-k", "positive_languages": 3}])
+def test_grid_of_language_pairs_counts_mixed_batches(store, mix):
+    trace = make_trace(store, last=30, **{"strategy": "hybrid", "alpha": 0.3, **mix})
+    drawn = pairs(trace).to_pandas().value_counts(["query_language", "passage_language"], normalize=True)
+    languages = trace.sampler.languages
+    expected = [[drawn.get((query, passage), 0) for passage in languages] for query in languages]
+    np.testing.assert_allclose(trace.language_pairs(), expected)
+    assert np.count_nonzero(expected) == 9
+
+
 def test_epochs_count_how_often_items_are_drawn(store):
     trace = make_trace(store, last=100, strategy="x-x-mono")
     seen = pairs(trace).group_by("query_language").aggregate([("row", "count")]).to_pydict()
