@@ -17,6 +17,7 @@ from hbt_ray.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from hbt_ray.data.types import Benchmark
     from hbt_ray.export import Exported, ExportFormat, ExportPrecision
 
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="NAME=FOLDER, or embedded, on which mAP is compared language by language. Repeatable.",
 )
+@click.option("--split", help="As of hbt evaluate: where a benchmark has several, such as small of embedded.")
 @loading_options
 def export(
     model: str,
@@ -44,6 +46,7 @@ def export(
     formats: Sequence[ExportFormat],
     precisions: Sequence[ExportPrecision],
     benchmarks: Sequence[str],
+    split: str | None,
     pooling: str,
     trust_remote_code: bool,
     query_prefix: str | None,
@@ -53,7 +56,9 @@ def export(
 
     The folder is one that sentence-transformers loads, with backend="onnx" or "openvino" or without.
     """
-    settings = build(EvaluateConfig, {"benchmarks": benchmark_folders(benchmarks)})
+    from hbt_ray.api import build_settings
+
+    settings = build_settings(build(EvaluateConfig, {"benchmarks": benchmark_folders(benchmarks), "split": split}))
     from hbt_ray.data.model_files import check_model_exists, check_needs_no_language
     from hbt_ray.export import (
         COPIED,
@@ -84,10 +89,7 @@ def export(
     from hbt_ray.models.encoder import load_pretrained, save_encoder
     from hbt_ray.models.saved_settings import set_prompts
 
-    loaded = []
-    for name, of_one in settings.benchmarks.items():
-        split = "small" if name == "embedded" else None
-        loaded += load_benchmarks(settings.model_copy(update={"benchmarks": {name: of_one}, "split": split}))
+    loaded = load_benchmarks(settings)
     encoder = load_pretrained(model, pooling, device="cpu", attention="sdpa", trust_remote_code=trust_remote_code)
     set_prompts(encoder, query_prefix, passage_prefix)
     if is_copy:
@@ -104,7 +106,7 @@ def export(
     files = export_encoder(encoder, folder, formats, precisions)
     texts = sample_texts(loaded)
     found = dict(zip(map(" ".join, files), check_exports(encoder, files.values(), texts, loaded), strict=True))
-    print_tables([_vectors_table(found, len(texts)), *(_map_table(found, one.name) for one in loaded)])
+    print_tables([_vectors_table(found, len(texts)), *(_map_table(found, one) for one in loaded)])
     click.echo(f"model    {folder}")
     for one in found.values():
         click.echo(f"         {one.file.relative_to(folder)}")
@@ -126,15 +128,17 @@ def _vectors_table(found: dict[str, Exported], texts: int) -> Table:
     return table
 
 
-def _map_table(found: dict[str, Exported], benchmark: str) -> Table:
+def _map_table(found: dict[str, Exported], benchmark: Benchmark) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{benchmark}: mAP within a language", caption="of the original, and the change of each file")
+    table = Table(
+        title=f"{benchmark.title}: mAP within a language", caption="of the original, and the change of each file"
+    )
     table.add_column("language")
     for heading in ("original", *found):
         table.add_column(heading, justify="right")
-    languages = next(iter(found.values())).map_by_language[benchmark]
+    languages = next(iter(found.values())).map_by_language[benchmark.name]
     for language, (original, _) in languages.items():
-        changes = (one.map_by_language[benchmark][language] for one in found.values())
+        changes = (one.map_by_language[benchmark.name][language] for one in found.values())
         table.add_row(language, f"{original:.4f}", *(f"{after - before:+.4f}" for before, after in changes))
     return table

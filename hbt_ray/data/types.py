@@ -9,6 +9,16 @@ from itertools import chain
 from typing import overload
 
 
+def benchmark_title(name: str, *splits: str) -> str:
+    """Return the name of a benchmark with the splits that are known, for people.
+
+    >>> benchmark_title("embedded", ""), benchmark_title("embedded", "small")
+    ('embedded', 'embedded (small)')
+    """
+    known = ", ".join(filter(None, splits))
+    return f"{name} ({known})" if known else name
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusRow:
     """One item of a corpus in one language.
@@ -114,6 +124,11 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", Passages.of(self.passages))
+
+    @property
+    def title(self) -> str:
+        """The name with the split, for people."""
+        return benchmark_title(self.name, self.split)
 
     @property
     def texts(self) -> list[str]:

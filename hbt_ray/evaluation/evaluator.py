@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from hbt_ray.config import EvaluateConfig
-from hbt_ray.data.types import Benchmark, RejectedRow
+from hbt_ray.data.types import Benchmark, RejectedRow, benchmark_title
 from hbt_ray.debiasing.language_means import LanguageMeans, mean_rows_of_windows, means_notes
 from hbt_ray.errors import CorpusError
 from hbt_ray.evaluation import language_bias
@@ -95,6 +95,11 @@ class EvalReport:
     notes: tuple[str, ...] = ()  # sentences on how the vectors were made
     warnings: tuple[str, ...] = ()  # sentences on what makes the metrics meaningless
     decontaminated: bool | None = None  # whether the model's training data were, against this benchmark; None: unknown
+
+    @property
+    def title(self) -> str:
+        """The benchmark with its split, for people."""
+        return benchmark_title(self.benchmark, self.split)
 
     def metric(self, setting: str, name: str, part: str = "") -> str:
         """Return a metric's full name in this report, with the depth of an approximate index.

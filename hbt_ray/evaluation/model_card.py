@@ -85,7 +85,7 @@ def _cell(value: object) -> str:
 def _describe(report: EvalReport) -> dict[str, object]:
     found = headline_metrics(report.metrics)[report.benchmark]
     return {
-        "benchmark": report.benchmark,
+        "benchmark": report.title,
         "zero_shot": report.decontaminated is not False,
         "counts": report.counts,
         "headings": [display_name(name) for name in found],

@@ -16,6 +16,7 @@ from hbt_ray.evaluation.compare.tables import (
     headline_metrics,
     interval_of,
     signed,
+    title_of,
     verdict_of,
 )
 from hbt_ray.evaluation.method_difference import MethodDifference
@@ -110,7 +111,7 @@ def _section(
         for one in of_benchmark
     }
     return _BenchmarkSection(
-        benchmark,
+        title_of(benchmark, groups),
         [(heading, *_best(metric, groups)) for metric, heading in metrics.items()] if len(groups) > 1 else [],
         _PageTable(
             "",

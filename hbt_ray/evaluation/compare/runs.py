@@ -63,6 +63,12 @@ class RunGroup:
         models = [read_report(folder).get("model") for folder in folders]
         return any(isinstance(one, dict) and "base_model" in one and not one.get("revision") for one in models)
 
+    def splits(self, benchmark: str) -> set[str]:
+        """Return the splits of a benchmark on which its runs were evaluated; "" is the default one."""
+        return {
+            str(read_report(of_run[benchmark]).get("split") or "") for of_run in self.reports if benchmark in of_run
+        }
+
     def fingerprints(self, benchmark: str) -> set[str]:
         """Return the fingerprints of the texts and judgements on which its runs were evaluated."""
         folders = [of_run[benchmark] for of_run in self.reports if benchmark in of_run]

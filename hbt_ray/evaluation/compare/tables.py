@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from hbt_ray.data.types import benchmark_title
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare.runs import RunGroup
 from hbt_ray.evaluation.method_difference import MethodDifference, compare_methods
@@ -56,6 +57,11 @@ def headline_metrics(groups: Sequence[RunGroup]) -> list[tuple[str, str, str]]:
     ]
 
 
+def title_of(benchmark: str, groups: Sequence[RunGroup]) -> str:
+    """Return the name of a benchmark with the splits of its reports."""
+    return benchmark_title(benchmark, *sorted({split for group in groups for split in group.splits(benchmark)}))
+
+
 def _depth(name: str, heading: str) -> list[str]:
     """Return the depth of an approximate index as part of a heading."""
     depth = name.partition("@")[2]
@@ -73,7 +79,7 @@ def comparison_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifferen
     """
     headlines = headline_metrics(groups)
     benchmarks = list(dict.fromkeys(benchmark for benchmark, _, _ in headlines))
-    table = Table(title=benchmarks[0] if len(benchmarks) == 1 else None, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=", ".join(title_of(one, groups) for one in benchmarks), box=SIMPLE_HEAD, pad_edge=False)
     p_values = {(one.label, one.metric): format_p(one.p_of_models, at_floor=one.models.at_floor) for one in tested}
     if p_values:
         table.caption = f"p: against {groups[0].label}, {THESE_MODELS} (Holm)"
@@ -172,9 +178,15 @@ def _corrected(tested: Sequence[TestedDifference]) -> list[TestedDifference]:
 
 def _check_same(benchmark: str, one: RunGroup, other: RunGroup) -> None:
     if len(one.fingerprints(benchmark) | other.fingerprints(benchmark)) > 1:
+        splits = sorted(one.splits(benchmark) | other.splits(benchmark))
+        names = " and ".join(split or "the default one" for split in splits)
         raise UserError(
-            f"{one.label} and {other.label} were not evaluated on the same {benchmark}: its texts or judgements "
-            "differ; evaluate them on the same files"
+            f"{one.label} and {other.label} were not evaluated on the same {benchmark}: "
+            + (
+                f"their splits differ, {names}; evaluate one of them again with --split {splits[-1]}"
+                if len(splits) > 1
+                else "its texts or judgements differ; evaluate them on the same files"
+            )
         )
 
 

@@ -60,7 +60,7 @@ def matrix_figure(report: EvalReport) -> Figure:
             fontsize=8.5,
         )
     add_colour_bar(axes, image).tick_params(length=0)
-    axes.set_title(f"{report.benchmark}: mAP within and across languages", loc="left", pad=12)
+    axes.set_title(f"{report.title}: mAP within and across languages", loc="left", pad=12)
     return figure
 
 
@@ -95,7 +95,7 @@ def bias_figure(report: EvalReport) -> Figure:
         hide_spines(axes, "top", "right", "left")
     left.invert_yaxis()
     left.set_ylabel("question language")
-    figure.suptitle(f"{report.benchmark}: language bias in the pool of all languages", x=0.01, ha="left", fontsize=12)
+    figure.suptitle(f"{report.title}: language bias in the pool of all languages", x=0.01, ha="left", fontsize=12)
     return figure
 
 

@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"\W*\d|\W*$")  # matches cells that begin with a number, a
 def markdown_lines(report: EvalReport, with_figures: bool = True) -> Iterator[str]:
     """Yield the lines of a report: every metric, the gap, headline metrics by language, figures, rejects."""
     counts = report.counts
-    yield f"# {html.escape(report.benchmark, quote=False)}"
+    yield f"# {html.escape(report.title, quote=False)}"
     yield ""
     yield (
         f"{counts['queries']:,} queries and {counts['passages']:,} passages in {counts['languages']} languages; "

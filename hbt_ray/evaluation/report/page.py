@@ -44,7 +44,7 @@ def report_page(report: EvalReport, summary: Mapping[str, object], projection: P
     return render_page(
         "hbt_ray.evaluation",
         "report.html.jinja",
-        title=f"{report.benchmark}: {_model_name(summary)}" if summary.get("model") else report.benchmark,
+        title=f"{report.title}: {_model_name(summary)}" if summary.get("model") else report.title,
         report=report,
         remarks=[
             *(f"{note[0].upper()}{note[1:]}." for note in report.notes),

@@ -73,7 +73,7 @@ def format_value(metric: str, value: float | None) -> str:
 
 
 def _metrics_table(report: EvalReport) -> Table:
-    table = Table(title=report.benchmark)
+    table = Table(title=report.title)
     table.add_column("measure")
     for setting in SETTINGS:
         table.add_column(setting, justify="right")

@@ -90,7 +90,7 @@ def _write_files(report: EvalReport, folder: Path, model: object, settings: Eval
         for name, figure in (
             ("matrix", matrix_figure(report)),
             ("bias", bias_figure(report)),
-            ("projection", projection_figure(report.benchmark, report.sample)),
+            ("projection", projection_figure(report.title, report.sample)),
         ):
             save_figure(figure, folder / f"{name}.png")
     _write_lines(folder / "report.md", markdown_lines(report, with_figures))

@@ -60,7 +60,15 @@ def test_split_of_the_embedded_benchmark_is_not_that_of_others(model: Path, tmp_
     benchmarks = ("--benchmark", "embedded", "--benchmark", f"mlqa-r={tmp_path / 'mlqa'}")
     result = run(model, "--out", tmp_path / "out", *benchmarks)
     assert result.exit_code == 0, result.output
-    assert all(f"{name}: mAP within a language" in result.stdout for name in ("embedded", "mlqa-r"))
+    shown = " ".join(result.stdout.split())
+    assert all(f"{name}: mAP within a language" in shown for name in ("embedded", "mlqa-r (test)"))
+
+
+def test_benchmark_is_that_of_an_evaluation_and_its_split_is_named(model: Path, tmp_path: Path):
+    command = (model, "--out", tmp_path / "out", "--benchmark", "embedded")
+    default, small = run(*command), run(*command, "--split", "small")
+    assert "embedded: mAP within a language" in default.stdout
+    assert "embedded (small): mAP within a language" in " ".join(small.stdout.split())
 
 
 def test_benchmarks_of_one_folder_name_are_refused_in_one_sentence(model: Path, tmp_path: Path):

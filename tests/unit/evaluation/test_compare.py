@@ -32,9 +32,10 @@ from hbt_ray.evaluation.compare import (
     run_groups_in,
     run_groups_of,
     significance_tables,
+    write_comparison_page,
 )
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
-from hbt_ray.evaluation.report import write_report
+from hbt_ray.evaluation.report import print_report, write_report
 from hbt_ray.evaluation.significance import compare_queries, format_p, holm
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.storage import StoragePath
@@ -315,6 +316,20 @@ def test_comparison_marks_the_best_of_each_column():
     assert table.title == "tiny"
 
 
+def test_comparison_and_report_name_the_split(tmp_path: Path):
+    benchmark = replace(parallel_benchmark(4, ("de", "en")), split="small")
+    report = evaluate_benchmark(topic_embedder(benchmark, noise=0), benchmark, EvaluateConfig())
+    write_report(report, tmp_path, settings=EvaluateConfig(figures=False))
+    named = f"{benchmark.name} (small)"
+    groups = run_groups_in([str(tmp_path)])
+    assert comparison_table(groups).title == named
+    pages = write_comparison_page(groups, tmp_path / "page"), tmp_path / "report.html", tmp_path / "report.md"
+    assert all(named in page.read_text(encoding="utf-8") for page in pages)
+    printed = Console(file=StringIO(), width=80)
+    print_report(report, printed)
+    assert named in printed.file.getvalue()
+
+
 def test_figure_says_where_a_run_has_no_value():
     groups = [RunGroup("a", ({"t/mono/map": 0.5},)), RunGroup("b", ({"t/mono/map": 0.0, "t/multi/rank_distance": 7},))]
     figure = comparison_figure(groups)
@@ -360,6 +375,9 @@ def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
     file = Path(other) / "evaluation" / "tiny" / "report.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "of others"}))
     with pytest.raises(UserError, match="were not evaluated on the same tiny"):
+        differences(run_groups_in([one, other]))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"split": "small"}))
+    with pytest.raises(UserError, match="the default one and small; evaluate one of them again with --split small"):
         differences(run_groups_in([one, other]))
     (file.parent / "per_query.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged"):
