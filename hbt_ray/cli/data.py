@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from hbt_ray.errors import ConfigError, UserError
 from hbt_ray.utils.atomic_write import atomic_write_text, make_output_folder, output_errors
 
 if TYPE_CHECKING:
+    from hbt_ray.data.manifest import StoreManifest
     from hbt_ray.data.token_store import TokenStore
 
 
@@ -80,9 +82,21 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
         store = verify_store(config.prepare_inputs, stores)
     else:
         store = api.prepare(config, stores)
-    click.echo(describe_store(store, read_manifest(store)))
+    manifest = read_manifest(store)
+    click.echo(describe_store(store, manifest))
     options = ["--config", config_file] if config_file else []
-    click.echo(f"next     {shlex.join(['hbt', 'train', *options, *overrides])}")
+    click.echo(_next_step(config, manifest, ["hbt", "train", *options, *overrides]))
+
+
+def _next_step(config: RunConfig, manifest: StoreManifest, train: Sequence[str]) -> str:
+    """Return the command that trains on a store, or what its batches lack."""
+    from hbt_ray.sampling.factory import training_sampler
+
+    try:
+        training_sampler(config, manifest)
+    except ConfigError as error:
+        return f"not yet  {error}"
+    return f"next     {shlex.join(train)}"
 
 
 @click.command(

@@ -164,7 +164,7 @@ def describe_sample(sample: CorpusSample, *, next_command: str, shown_items: int
     """
     facts = [f"{sample.corpus.path}: {_FORMAT_NAMES[sample.corpus.format]}"]
     facts += [f"  {name:<10} {text}" for name, text in _facts(sample)]
-    facts += [f"  {'note':<10} {note}" for note in sample.notes]
+    facts += [f"  {'note':<10} {note}" for note in (*sample.notes, *_too_few_note(sample))]
     comments = [line for fact in facts for line in _wrapped(fact, width - 2)]
     comments += ["", *_parallel_note(sample, width - 2), ""]
     for item_id in _first_items(sample, shown_items):
@@ -270,6 +270,15 @@ def _id_source(sample: CorpusSample) -> str:
     if sample.corpus.ids == "unique":
         return "no column: each row is an item of one language"
     return "no column: the row number, so rows with equal numbers are translations"
+
+
+def _too_few_note(sample: CorpusSample) -> list[str]:
+    """Return what a corpus of too few items for a batch needs."""
+    items = sample.parallel_items or max(sample.rows.values(), default=0)
+    which = "in two or more languages" if sample.parallel_items else "of a language"
+    if not sample.is_whole or items > 1:
+        return []
+    return [f"training takes two or more items {which}; add items, as there is {items}"]
 
 
 def _parallel_note(sample: CorpusSample, width: int) -> list[str]:

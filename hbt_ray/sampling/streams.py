@@ -154,10 +154,14 @@ def _language_weight(stream: Stream, mix: MixConfig) -> float:
 def _no_stream_message(inputs: SamplerInputs, batch_kind: BatchKind, too_small: list[Stream]) -> str:
     if too_small:
         largest = max(too_small, key=lambda stream: stream.num_items)
+        # A batch has two pairs at least: with one item no smaller batch helps.
+        remedy = (
+            "write a smaller global_batch_pairs" if largest.num_items > 1 else "add items: a batch takes two or more"
+        )
         return (
             f"no {batch_kind} batch of {inputs.global_batch_pairs} pairs can be made: the largest choice, "
-            f"{largest.name}, has {largest.num_items} items in the {inputs.split} split; "
-            "write a smaller global_batch_pairs"
+            f"{largest.name}, has {largest.num_items} item{'s' if largest.num_items > 1 else ''} in the "
+            f"{inputs.split} split; {remedy}"
         )
     min_languages = _min_languages(inputs.mix, batch_kind)
     needs = {1: "any item", 2: "an item in two languages"}.get(min_languages, f"an item in {min_languages} languages")

@@ -27,6 +27,7 @@ from hbt_ray.errors import (
     TrainingDiverged,
     UserError,
 )
+from tests.helpers import tiny_corpus
 
 COMMANDS = ("inspect", "prepare", "mine", "train", "evaluate", "compare", "quickstart", "debias")
 
@@ -67,6 +68,17 @@ def test_every_command_has_help(command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: main {command} [OPTIONS]")
+
+
+def test_prepare_ends_with_the_training_or_what_its_batches_lack(tmp_path, monkeypatch):
+    tiny_corpus.make_store(tmp_path)
+    monkeypatch.setattr("hbt_ray.api.prepare", lambda config, stores: tmp_path)
+    monkeypatch.setattr("hbt_ray.data.prepare.describe_store", lambda store, manifest: "")
+    command = ("prepare", "--config", "smoke", "global_batch_pairs=8", "chunk_pairs=4")
+    possible, impossible = run(*command), run(*command, "languages=[en]")
+    assert possible.stdout == "\nnext     hbt train --config smoke global_batch_pairs=8 chunk_pairs=4\n"
+    assert "next" not in impossible.stdout
+    assert "not yet  no cross-lingual batch can be made" in impossible.stdout
 
 
 def test_version_is_that_of_the_package():

@@ -130,6 +130,15 @@ def test_text_ends_with_the_next_command(tmp_path: Path):
     assert text.splitlines()[-1] == "# next: hbt prepare --config faq.yaml"
 
 
+def test_too_few_items_for_a_batch_are_noted(tmp_path: Path):
+    def note_of(name: str, **ids: list[str]) -> str:
+        return text_of(write_faq(tmp_path / name, **ids)).partition("training takes two or more items ")[2]
+
+    assert note_of("one", de=["a"]).startswith("of a language; add items")
+    assert note_of("pair", de=["a", "b"], en=["a"]).startswith("in two or more languages; add")
+    assert not note_of("two", de=["a", "b"]) + note_of("both", de=["a", "b"], en=["a", "b"])
+
+
 def test_lines_of_any_script_fit_in_80_cells(tmp_path: Path):
     folder = tmp_path / "faq"
     folder.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hbt_ray.errors import ConfigError
-from tests.helpers.fake_manifests import fake_manifest, make_sampler
+from tests.helpers.fake_manifests import fake_manifest, groups_manifest, make_sampler
 
 
 def test_streams_leave_out_items_with_too_few_hard_negatives():
@@ -17,6 +17,14 @@ def test_streams_leave_out_items_with_too_few_hard_negatives():
 def test_batch_larger_than_every_stream_is_an_error_with_its_size():
     with pytest.raises(ConfigError, match="has 200 items"):
         make_sampler(pairs=256, strategy="x-x-mono")
+
+
+def test_batch_of_a_corpus_of_one_item_is_an_error_that_asks_for_items():
+    one = groups_manifest({"en"}, items=1)[0]
+    with pytest.raises(ConfigError, match="en-en, has 1 item in the train split; add items: a batch takes two or more"):
+        make_sampler(pairs=2, store=one, strategy="x-x-mono")
+    with pytest.raises(ConfigError, match="has 2 items in the train split; write a smaller global_batch_pairs"):
+        make_sampler(pairs=4, store=groups_manifest({"en"}, items=2)[0], strategy="x-x-mono")
 
 
 def test_streams_smaller_than_a_batch_are_left_out_with_a_warning():
