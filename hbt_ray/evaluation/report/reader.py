@@ -18,6 +18,7 @@ REPORT, PER_QUERY = "report.json", "per_query.parquet"
 QUESTIONS, PASSAGES = "questions.parquet", "passages.parquet"
 # Folders of reports: the folder itself, a folder for each benchmark, the folder of a training run.
 _FOLDERS = ("", "*/", "evaluation/*/")
+_NAMED_RUNS = 8
 
 
 def find_reports(folder: Path) -> list[Path]:
@@ -26,14 +27,20 @@ def find_reports(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none, or one is not complete.
     """
-    complete, begun = (
-        {path.parent for pattern in _FOLDERS for path in folder.glob(pattern + name)} for name in (REPORT, PER_QUERY)
-    )
+    complete, begun = (_folders_with(folder, name) for name in (REPORT, PER_QUERY))
     if incomplete := sorted(begun - complete):
         raise UserError(f"{str(incomplete[0])!r} holds no complete report (no {REPORT}); evaluate that model again")
     if not complete:
+        if runs := sorted({path.relative_to(folder).parts[0] for path in _folders_with(folder, REPORT, "*/")}):
+            listed = ", ".join(runs[:_NAMED_RUNS]) + (" ..." if len(runs) > _NAMED_RUNS else "")
+            raise UserError(f"{str(folder)!r} holds the runs {listed}; name one, such as {str(folder / runs[0])!r}")
         raise UserError(f"there is no report in {str(folder)!r}; evaluate a model into that folder first")
     return sorted(complete)
+
+
+def _folders_with(folder: Path, name: str, below: str = "") -> set[Path]:
+    """Return the folders of reports, of a run or of the runs in a folder, that have a file."""
+    return {path.parent for pattern in _FOLDERS for path in folder.glob(f"{below}{pattern}{name}")}
 
 
 def read_report(folder: Path) -> JsonObject:

@@ -387,6 +387,11 @@ def test_runs_on_other_texts_and_runs_named_twice_are_refused(tmp_path: Path):
 def test_folder_without_a_report_is_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="evaluate a model into that folder"):
         read_run_metrics(tmp_path)
+    for run in ("x-y", "hybrid"):
+        (tmp_path / run / "evaluation/tiny").mkdir(parents=True)
+        (tmp_path / run / "evaluation/tiny/report.json").write_text("{}")
+    with pytest.raises(UserError, match=f"'{tmp_path}' holds the runs hybrid, x-y; name one, such as '{tmp_path}/hyb"):
+        read_run_metrics(tmp_path)
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UserError, match="is not a report"):
         read_run_metrics(tmp_path)
