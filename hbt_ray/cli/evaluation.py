@@ -129,13 +129,14 @@ def benchmark_folders(options: Sequence[str]) -> dict[str, str]:
     """Parse each --benchmark: NAME=FOLDER, or the name of a benchmark that needs no folder.
 
     Raises:
-        CorpusError: a name needs a folder, or is given twice.
+        CorpusError: there is no benchmark of a name, or it needs a folder, or is given twice.
     """
-    from hbt_ray.data.benchmarks import can_be_downloaded
+    from hbt_ray.data.benchmarks import can_be_downloaded, check_name
 
     folders: dict[str, str] = {}
     for option in options:
         name, equals, folder = option.partition("=")
+        check_name(name)
         if not equals and name != "embedded" and not can_be_downloaded(name):
             raise CorpusError(f"--benchmark {option!r} names no folder; write {name}=FOLDER")
         if name in folders:

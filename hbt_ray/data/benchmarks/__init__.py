@@ -23,6 +23,7 @@ __all__ = [
     "ReadOptions",
     "benchmark_slug",
     "can_be_downloaded",
+    "check_name",
     "check_options",
     "load_benchmark",
     "reader_of",
@@ -65,10 +66,7 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         CorpusError: there is no such benchmark, or its files are missing or cannot be read.
     """
     family, _, part = name.partition("/")
-    if family not in READERS:
-        nearest = difflib.get_close_matches(family, READERS, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(READERS)}"
-        raise CorpusError(f"there is no benchmark {name!r}; {hint}")
+    check_name(name)
     reader = reader_of(family)
     if not reader.needs_folder:
         if part or folder:
@@ -86,6 +84,15 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
     root = absolute(folder)
     name_unread_files(name, root, {*read, *root.glob(CHECKSUMS)}, below=True)
     return benchmark
+
+
+def check_name(name: str) -> None:
+    """Raise CorpusError if there is no benchmark of a name."""
+    family = name.partition("/")[0]
+    if family not in READERS:
+        nearest = difflib.get_close_matches(family, READERS, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}? There are" if nearest else "there are"
+        raise CorpusError(f"there is no benchmark {name!r}; {hint} {', '.join(READERS)}, as in xquad-r=FOLDER")
 
 
 def can_be_downloaded(name: str) -> bool:

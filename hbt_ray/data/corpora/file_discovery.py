@@ -54,10 +54,10 @@ def check_languages(name: str, path: object, languages: Collection[str] | None, 
 
 
 def existing_path(name: str, path: str | None) -> Path:
-    """Return the file or folder of a corpus. Raises CorpusError if it does not exist."""
+    """Return the file or folder of a corpus or benchmark. Raises CorpusError if it does not exist."""
     root = Path(str(path)).expanduser()
     if not root.exists():
-        raise CorpusError(f"the corpus {name!r} has nothing at {str(root)!r}; correct its path")
+        raise CorpusError(f"{name!r} has nothing at {str(root)!r}; correct its path")
     return root
 
 
@@ -99,12 +99,16 @@ def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool
 
 
 def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusError:
-    """Return the error of a corpus without a file of any language."""
+    """Return the error of a corpus or benchmark without a file of any language; it names the folders that have some."""
     names = " or ".join(f"<language>{suffix}" for suffix in suffixes)
-    return CorpusError(
-        f"the corpus {name!r} finds no {names} at {str(path)!r}; "
-        f"name each file by its language, such as de{suffixes[0]}"
-    )
+    files = sorted(Path(str(path)).expanduser().glob("*/*"))
+    folders = dict.fromkeys(file.parent for file in files if language_of_name(stem_of(file, suffixes)))
+    if folders:
+        listed = ", ".join(sorted(map(str, folders), key=lambda folder: Path(folder).name != name)[:_NAMED_FILES])
+        remedy = f"write the path of a folder that has some: {listed}"
+    else:
+        remedy = f"name each file by its language, such as de{suffixes[0]}"
+    return CorpusError(f"{name!r} finds no {names} at {str(path)!r}; {remedy}")
 
 
 def stem_of(file: Path, suffixes: Sequence[str]) -> str:

@@ -121,6 +121,10 @@ USER_ERRORS = [
         "there is no benchmark 'xqad-r'; did you mean 'xquad-r'?",
     ),
     (
+        ("evaluate", "--benchmark", "embeded", "--model", "x", "--out", "o"),
+        "there is no benchmark 'embeded'; did you mean 'embedded'? There are embedded, xquad-r, squad",
+    ),
+    (
         ("evaluate", "--benchmark", "xquad-r=.", "--model", "x", "--out", "o"),
         "finds no <language>.json or <language>.json.gz",
     ),

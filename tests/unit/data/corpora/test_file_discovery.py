@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.corpora import list_shards
+from hbt_ray.data.corpora.file_discovery import language_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import GOOD, corpus, read, write_lines
@@ -18,6 +19,17 @@ def test_each_language_file_is_one_shard_and_others_are_ignored(tmp_path: Path):
     shards = list_shards(corpus("jsonl", tmp_path))
     assert [shard.language for shard in shards] == ["es-419", "pcm", "pt-BR", "zh-HK"]
     assert {shard.source for shard in shards} == {"source"}
+
+
+def test_folder_of_folders_with_such_files_is_an_error_that_names_them(tmp_path: Path):
+    for folder in ("other", "xquad-r", "notes"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ("notes.txt" if folder == "notes" else "de.json")).write_text("{}")
+    listed = f"a folder that has some: {tmp_path / 'xquad-r'}, {tmp_path / 'other'}$"
+    with pytest.raises(CorpusError, match=rf"^'xquad-r' finds no <language>\.json .*{listed}"):
+        language_files("xquad-r", str(tmp_path), (".json",), None)
+    with pytest.raises(CorpusError, match=r"name each file by its language, such as de\.json$"):
+        language_files("xquad-r", str(tmp_path / "notes"), (".json",), None)
 
 
 def test_codes_in_any_usual_spelling_name_files(tmp_path: Path):
