@@ -15,6 +15,7 @@ from hbt_ray.data.corpora.column_names import (
     has_column,
     list_names,
     missing_column,
+    numbered_columns,
     resolve_columns,
 )
 from hbt_ray.data.corpora.file_discovery import (
@@ -71,6 +72,7 @@ def list_record_shards(corpus: CorpusConfig, format: RecordFormat) -> list[Corpu
     if not paths:
         raise nothing_to_read(corpus.name, corpus.path, format.suffixes)
     files = _chosen_files(corpus, root, paths, format)
+    _check_same_columns(corpus, [file for file in files if file.names and not file.columns])
     columns = {
         file.path: resolve_columns(corpus.columns, file.names, corpus.name, file.path.name)
         if file.names and not file.columns
@@ -117,6 +119,26 @@ def _chosen_files(corpus: CorpusConfig, root: Path, paths: Sequence[Path], forma
         named = [language for file in files for language in file.columns or (str(file.language),)]
         check_languages(corpus.name, corpus.path, corpus.languages, named)
     return [file for file in files if not (file.language and corpus.languages) or file.language in corpus.languages]
+
+
+def _check_same_columns(corpus: CorpusConfig, files: Sequence[_File]) -> None:
+    """Raise CorpusError if some files have a column that is needed and others do not: no setting names both."""
+    for meaning, default in Columns().model_dump().items():
+        configured = getattr(corpus.columns, meaning)
+        if meaning not in ("question", "passage") and configured == default:
+            continue  # may be missing
+        having = [
+            file
+            for file in files
+            if has_column(corpus.columns, meaning, file.names) or numbered_columns(configured, file.names)
+        ]
+        lacking = [file for file in files if file not in having]
+        if having and lacking:
+            raise CorpusError(
+                f"corpus {corpus.name!r}: the columns of its files differ: {_label(corpus, having[0])} has "
+                f"{list_names(having[0].names)}, {_label(corpus, lacking[0])} has {list_names(lacking[0].names)}, "
+                f"of which none is the {meaning}; give the columns one name, or write a corpus for each file"
+            )
 
 
 def _file_with_language(corpus: CorpusConfig, root: Path, path: Path, format: RecordFormat) -> _File:

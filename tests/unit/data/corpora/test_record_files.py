@@ -15,6 +15,7 @@ from hbt_ray.config import Columns
 from hbt_ray.data.corpora import list_shards
 from hbt_ray.data.corpora.column_names import columns_by_language
 from hbt_ray.data.corpora.detection import detect_corpus
+from hbt_ray.data.inspection import sample_corpus
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import GOOD, corpus, read, write_lines
@@ -39,6 +40,18 @@ def test_rows_with_equal_numbers_are_translations_and_it_is_said(tmp_path: Path,
     assert items(tmp_path, ids="unique") == {
         "de.jsonl:1": ["de"], "de.jsonl:2": ["de"], "en.jsonl:1": ["en"], "en.jsonl:2": ["en"]
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [("question", "context"), ("query", "answer"), ("demande", "reponse")])
+def test_columns_that_differ_between_files_are_one_sentence(tmp_path: Path, columns: tuple[str, str]):
+    for language, names in (("de", ("frage", "antwort")), ("en", columns)):
+        row = dict(zip(names, ("Where is it to be found?", "It is there, where it has always been."), strict=True))
+        write_lines(tmp_path / f"{language}.jsonl", row, row)
+    with pytest.raises(CorpusError) as refused:
+        sample_corpus(str(tmp_path))
+    assert "'frage', 'antwort'" in str(refused.value)
+    assert f"{columns[0]!r}, {columns[1]!r}" in str(refused.value)
+    assert str(refused.value).endswith("; give the columns one name, or write a corpus for each file")
 
 
 def test_files_with_unequal_numbers_of_rows_are_not_parallel(tmp_path: Path, caplog: pytest.LogCaptureFixture):
