@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from rich.cells import cell_len, set_cell_size
 
-from hbt_ray.config import Columns, CorpusConfig
+from hbt_ray.config import Columns, CorpusConfig, absolute_path
 from hbt_ray.data.corpora import CorpusShard, read_shard
 from hbt_ray.data.corpora.detection import detect_corpus, list_sample_shards
 from hbt_ray.data.text_normalization import clean_row, normalize_for_storage
@@ -177,7 +177,7 @@ def describe_sample(sample: CorpusSample, *, next_command: str, shown_items: int
 def run_settings(sample: CorpusSample) -> dict[str, object]:
     """Return the settings of a run on the corpus. Those that are not the corpus' fit a corpus with few items."""
     corpus = sample.corpus
-    entry: dict[str, object] = {"format": corpus.format, "name": corpus.name, "path": corpus.path}
+    entry: dict[str, object] = {"format": corpus.format, "name": corpus.name, "path": absolute_path(corpus.path)}
     for name in ("language", "languages", "ids", "licence", "subset"):
         value = getattr(corpus, name)
         if value is not None:

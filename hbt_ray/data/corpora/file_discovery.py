@@ -57,7 +57,8 @@ def existing_path(name: str, path: str | None) -> Path:
     """Return the file or folder of a corpus or benchmark. Raises CorpusError if it does not exist."""
     root = Path(str(path)).expanduser()
     if not root.exists():
-        raise CorpusError(f"{name!r} has nothing at {str(root)!r}; correct its path")
+        relative = "" if root.is_absolute() else ": a relative one begins at the current folder"
+        raise CorpusError(f"{name!r} has nothing at {str(root.absolute())!r}; correct its path{relative}")
     return root
 
 

@@ -202,6 +202,14 @@ def test_settings_are_given_as_overrides(tmp_path: Path):
     }
 
 
+def test_settings_serve_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = write_faq(tmp_path / "faq", de=["a"], en=["a"])
+    monkeypatch.chdir(tmp_path)
+    text = text_of(Path("faq"))
+    assert text.startswith("# faq: JSON Lines")
+    assert yaml.safe_load(text)["corpora"][0]["path"] == str(folder)
+
+
 def test_overrides_that_change_no_reading_are_printed(tmp_path: Path):
     text = text_of(write_faq(tmp_path / "faq", de=["a"]), "licence=cc0-1.0", "max_negatives=3")
     entry = yaml.safe_load(text)["corpora"][0]

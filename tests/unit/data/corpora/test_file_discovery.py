@@ -106,6 +106,18 @@ def test_missing_folder_is_named(format: str, tmp_path: Path):
         list_shards(corpus(format, tmp_path / "absent"))
 
 
+def test_missing_relative_path_is_named_with_the_folder_in_which_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError) as raised:
+        list_shards(corpus("jsonl", Path("faq")))
+    assert str(raised.value) == (
+        f"the corpus 'source' has nothing at '{tmp_path}/faq'; correct its path: a relative one begins at the current "
+        "folder"
+    )
+
+
 @pytest.mark.parametrize(("format", "suffix"), [("squad", "json"), ("jsonl", "jsonl"), ("parquet", "parquet")])
 def test_folder_without_files_of_the_format_is_refused(format: str, suffix: str, tmp_path: Path):
     with pytest.raises(CorpusError, match=rf"name each file by its language, such as de\.{suffix}"):
