@@ -1,4 +1,4 @@
-"""Checks before anything is started: models, this machine, and the address of a cluster. They take a second or two.
+"""Checks before anything is started: corpora, models, this machine, and the address of a cluster. They take a second or two.
 
 torch and Ray are not imported. What needs the cluster's or the data's contents is checked later, before any training.
 """
@@ -9,6 +9,7 @@ import os
 
 from hbt_ray.cluster.worker_counts import check_workers
 from hbt_ray.config import LoopConfig, PretrainRunConfig, RunConfig
+from hbt_ray.data.corpora.file_discovery import check_exists
 from hbt_ray.data.model_files import check_model_exists
 from hbt_ray.errors import ClusterError
 from hbt_ray.utils.machine import answers, count_cpus, host_and_port, list_gpus, torch_without_gpu
@@ -18,15 +19,18 @@ _DEFAULT_PORTS = {"ray": 10001}
 
 
 def check_before_start(config: RunConfig | PretrainRunConfig) -> None:
-    """Check that the models of a run exist, and that this machine or the named cluster can run its workers.
+    """Check that the corpora and models of a run exist, and that this machine or the named cluster can run its workers.
 
     Raises:
+        CorpusError: there is nothing at the path of a corpus.
         ConfigError: there is no such model.
         ClusterError: the cluster does not answer, or this machine has too few CPUs or GPUs.
     """
     check_cluster_address()
     check_machine(config.train if isinstance(config, RunConfig) else config.pretrain)
     check_models(config)
+    for corpus in config.corpora:
+        check_exists(corpus)
 
 
 def check_models(config: RunConfig | PretrainRunConfig) -> None:

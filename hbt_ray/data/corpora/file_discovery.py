@@ -62,6 +62,17 @@ def existing_path(name: str, path: str | None) -> Path:
     return root
 
 
+def is_path(name: str) -> bool:
+    """Return whether the name of a data set is a path: it is absolute, or begins as a path does."""
+    return name.startswith((".", "~")) or Path(name).is_absolute()
+
+
+def check_exists(corpus: CorpusConfig) -> None:
+    """Check that the file or folder of a corpus exists; the hub is not asked. Raises CorpusError if it does not."""
+    if corpus.path is not None and (corpus.format != "huggingface" or is_path(corpus.path)):
+        existing_path(corpus.name, corpus.path)
+
+
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """List the files with one of the suffixes, sorted by name. Raises CorpusError for a link out of the folder."""
     try:

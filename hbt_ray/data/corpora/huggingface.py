@@ -21,7 +21,7 @@ from hbt_ray.config import Columns, CorpusConfig
 from hbt_ray.data.arrow_growth import check_arrow_growth
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.corpora.column_names import has_column, list_names, missing_column, resolve_columns
-from hbt_ray.data.corpora.file_discovery import check_languages, existing_path
+from hbt_ray.data.corpora.file_discovery import check_languages, existing_path, is_path
 from hbt_ray.data.corpora.record_parsing import parse_record, present_columns, records_of_table
 from hbt_ray.data.text_files import UNREADABLE_FILE, is_inside, rejected_row
 from hbt_ray.data.types import CorpusRow, RejectedRow
@@ -59,7 +59,7 @@ def list_shards(corpus: CorpusConfig) -> list[CorpusShard]:
     root = Path(str(corpus.path)).expanduser()
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
         return _list_shards_on_disk(corpus, _split_folder(corpus, root), root)
-    if root.is_absolute() or str(corpus.path).startswith((".", "~")):
+    if is_path(str(corpus.path)):
         corpus = corpus.model_copy(update={"path": str(existing_path(corpus.name, corpus.path))})
     return _list_shards_of_hub(corpus)
 

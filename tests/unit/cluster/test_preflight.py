@@ -75,7 +75,17 @@ def test_teacher_that_does_not_exist_is_refused():
     assert message.startswith("loss.distillation.teacher: there is no folder './absent'; write the folder of a saved")
 
 
+@pytest.mark.parametrize("corpus", [{"format": "jsonl", "path": "faq"}, {"format": "huggingface", "path": "./faq"}])
+def test_corpus_that_does_not_exist_is_refused(corpus):
+    assert "the corpus 'faq' has nothing at " in refusal(corpora=[{"format": "embedded"}, corpus])
+
+
+def test_name_of_a_data_set_on_the_hub_is_not_looked_for():
+    check_before_start(build_config({"corpora": [{"format": "huggingface", "path": "absent/faq", "language": "de"}]}))
+
+
 MISTAKES = [
+    (("train", "corpora=[{format: jsonl, path: absent}]"), "the corpus 'absent' has nothing at "),
     (("train", CORPORA, "workers=512", "chunk_pairs=1", "global_batch_pairs=512"), "512 workers with 1 CPU each"),
     (("pretrain", CORPORA, "model.path=./absent"), "model.path: there is no folder './absent'"),
     (("evaluate", "--model", "./absent", "--benchmark", "embedded", "--out", "o"), "there is no folder './absent'"),
