@@ -1,4 +1,4 @@
-"""Checks before anything is started: corpora, models, this machine, and the address of a cluster. They take a second or two.
+"""Checks before anything is started: corpora, models, this machine, and a cluster's address. They take a second or two.
 
 torch and Ray are not imported. What needs the cluster's or the data's contents is checked later, before any training.
 """

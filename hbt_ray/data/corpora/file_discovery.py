@@ -68,7 +68,7 @@ def is_path(name: str) -> bool:
 
 
 def check_exists(corpus: CorpusConfig) -> None:
-    """Check that the file or folder of a corpus exists; the hub is not asked. Raises CorpusError if it does not."""
+    """Raise CorpusError if a corpus does not exist, which is not looked for on the hub."""
     if corpus.path is not None and (corpus.format != "huggingface" or is_path(corpus.path)):
         existing_path(corpus.name, corpus.path)
 
