@@ -66,7 +66,7 @@ def show(file: str, overrides: tuple[str, ...], changed: bool) -> None:
 @_file_argument
 @_overrides_argument
 def check(file: str, overrides: tuple[str, ...]) -> None:
-    """Check settings, corpora, models and workers; start nothing.
+    """Check settings, corpora, models, workers and addresses; start nothing.
 
     These are the checks that a command does before it starts anything.
     """

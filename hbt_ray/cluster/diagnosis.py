@@ -20,12 +20,10 @@ import psutil
 from hbt_ray.cluster.preflight import ADDRESS, check_cluster_address
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import HbtError, TrackingError
-from hbt_ray.tracking.server import DATABASE_PORTS, check_uri, resolve_uri, sqlite_file
+from hbt_ray.tracking.server import check_host, resolve_uri, sqlite_file
 from hbt_ray.utils.machine import (
-    answers,
     count_cpus,
     cpu_features,
-    host_and_port,
     list_gpus,
     memory_limit,
     torch_without_gpu,
@@ -33,7 +31,6 @@ from hbt_ray.utils.machine import (
 from hbt_ray.utils.redaction import redact_value
 
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "ray", "mlflow", "faiss-cpu")
-_PORTS = {**DATABASE_PORTS, "http": 80, "https": 443}
 _MIN_FREE = 2 * 2**30  # bytes; a run of a base model has two checkpoints of a gigabyte
 _FAST_BF16 = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX", "bf16": "ARM BF16"}
 
@@ -116,18 +113,13 @@ def _ray() -> Finding:
 def _mlflow(results: Path) -> Finding:
     uri = resolve_uri(TrackingConfig(), results / "run")
     try:
-        check_uri(uri)
+        has_answered = check_host(uri)
     except TrackingError as error:
         return Finding("MLflow", str(error), "wrong")
     file, shown = sqlite_file(uri), redact_value(uri)
     if file:
         return Finding("MLflow", f"{shown} {'exists' if file.exists() else 'is made by the first run'}")
-    server = host_and_port(uri.replace("+", "://", 1) if uri.partition("://")[0] in DATABASE_PORTS else uri, _PORTS)
-    if server is None:
-        return Finding("MLflow", shown)
-    if answers(*server):
-        return Finding("MLflow", f"{shown} answers")
-    return Finding("MLflow", f"no server answers at {shown}; unset MLFLOW_TRACKING_URI for a file", "wrong")
+    return Finding("MLflow", f"{shown} answers" if has_answered else shown)
 
 
 def _disks(results: Path) -> Iterator[Finding]:

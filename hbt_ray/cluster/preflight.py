@@ -1,17 +1,19 @@
-"""Checks before anything is started: corpora, models, this machine, and a cluster's address. They take a second or two.
+"""Checks before anything is started: corpora, models, this machine, and addresses. They take a second or two.
 
-torch and Ray are not imported. What needs the cluster's or the data's contents is checked later, before any training.
+torch, Ray and MLflow are not imported. What needs the contents of a cluster or of data is checked later.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hbt_ray.cluster.worker_counts import check_workers
 from hbt_ray.config import LoopConfig, PretrainRunConfig, RunConfig
 from hbt_ray.data.corpora.file_discovery import check_exists
 from hbt_ray.data.model_files import check_model_exists
 from hbt_ray.errors import ClusterError
+from hbt_ray.tracking.server import check_host, resolve_uri
 from hbt_ray.utils.machine import answers, count_cpus, host_and_port, list_gpus, torch_without_gpu
 
 ADDRESS = "RAY_ADDRESS"
@@ -19,18 +21,20 @@ _DEFAULT_PORTS = {"ray": 10001}
 
 
 def check_before_start(config: RunConfig | PretrainRunConfig) -> None:
-    """Check that the corpora and models of a run exist, and that this machine or the named cluster can run its workers.
+    """Check that a run's corpora and models exist, that its workers fit the machine, and that addresses answer.
 
     Raises:
         CorpusError: there is nothing at the path of a corpus.
         ConfigError: there is no such model.
         ClusterError: the cluster does not answer, or this machine has too few CPUs or GPUs.
+        TrackingError: the MLflow server does not answer.
     """
     check_cluster_address()
     check_machine(config.train if isinstance(config, RunConfig) else config.pretrain)
     check_models(config)
     for corpus in config.corpora:
         check_exists(corpus)
+    check_host(resolve_uri(config.tracking, Path()))
 
 
 def check_models(config: RunConfig | PretrainRunConfig) -> None:

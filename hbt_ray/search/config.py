@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from hbt_ray.config import ConfigSection, RunConfig, build, full_key, load_with_nested_run
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.evaluation import validation_benchmark
+from hbt_ray.evaluation.language_gap import GAP_METRICS
+from hbt_ray.evaluation.metrics import GAP, METRICS
 from hbt_ray.search.algorithms import ALGORITHMS, REMOVED
 from hbt_ray.search.candidates import round_drawn, shares_of, short_text
 from hbt_ray.utils.file_names import check_distinct
@@ -157,6 +160,18 @@ class SearchSettings(ConfigSection):
     """Restarts of a failed trial."""
     register_as: str | None = None
     """Name in MLflow's Model Registry. None: the run's name."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, objectives: dict[str, float]) -> dict[str, float]:
+        known = [f"{setting}/{metric.name}" for metric in METRICS.values() for setting in metric.settings]
+        known += [f"{GAP}/{name}" for name in GAP_METRICS]
+        for objective in objectives:
+            if "/".join(objective.split("/")[:2]) not in known:
+                close = difflib.get_close_matches(objective, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+                raise ValueError(f"there is no metric {objective!r}; {hint}")
+        return objectives
 
     @field_validator("algorithm", "stopping", mode="before")
     @classmethod

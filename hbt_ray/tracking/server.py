@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import FULL, TrackingError, full_disk_error
@@ -38,7 +39,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default retries for minutes when a run ends without its server
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def resolve_uri(tracking: TrackingConfig, run_dir: Path) -> str:
@@ -65,8 +66,22 @@ def check_reachable(uri: str) -> None:
     with mlflow_errors(uri, "read runs"), short_timeouts():
         if file and not (file.exists() and file.stat().st_size):
             _create_sqlite(file)
-        _check_database_host(uri)
+        _connect_once(uri)
         mlflow_client(uri).search_experiments(max_results=1)
+
+
+def check_host(uri: str) -> bool:
+    """Connect to a store's host, without importing MLflow, which takes seconds; return False if it has none.
+
+    Raises:
+        TrackingError: the host does not accept connections, or the URI is none.
+    """
+    check_uri(uri)
+    try:
+        return _connect_once(uri)
+    except OSError as error:
+        message = _error_message(uri, "read runs", error)
+    raise TrackingError(message)  # without a cause, whose traceback would be written to a file
 
 
 def check_uri(uri: str) -> None:
@@ -302,9 +317,18 @@ def _create_sqlite(file: Path) -> None:
             complete.rename(file)
 
 
-def _check_database_host(uri: str) -> None:
-    """Connect to a database server once: raise an OSError now instead of after minutes of retries."""
+def _connect_once(uri: str) -> bool:
+    """Connect to a store's host: raise an OSError now instead of after minutes of retries.
+
+    Returns:
+        False if it has none, or is behind a proxy.
+    """
     parts = urlsplit(uri)
-    port = parts.port or DATABASE_PORTS.get(parts.scheme.partition("+")[0])
-    if parts.hostname and port and not parts.scheme.startswith("http"):
-        socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S).close()
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    if not parts.hostname or not port:
+        return False
+    is_http = parts.scheme.startswith("http")
+    if is_http and {parts.scheme, "all"} & getproxies().keys() and not proxy_bypass(parts.hostname):
+        return False
+    socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S).close()
+    return True

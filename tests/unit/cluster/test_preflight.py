@@ -20,6 +20,7 @@ CORPORA = "corpora=[{format: embedded}]"
 @pytest.fixture(autouse=True)
 def two_cpus_and_no_gpu(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(preflight, "count_cpus", lambda: Cpus(2, 2, None))
     monkeypatch.setattr(preflight, "list_gpus", list)
     monkeypatch.setattr(preflight, "torch_without_gpu", lambda: None)
@@ -87,6 +88,11 @@ def test_name_of_a_data_set_on_the_hub_is_not_looked_for():
 MISTAKES = [
     (("train", "corpora=[{format: jsonl, path: absent}]"), "the corpus 'absent' has nothing at "),
     (("train", CORPORA, "workers=512", "chunk_pairs=1", "global_batch_pairs=512"), "512 workers with 1 CPU each"),
+    (
+        ("train", CORPORA, "tracking.uri=http://127.0.0.1:1"),
+        "no MLflow server answers at http://127.0.0.1:1 (Connection",
+    ),
+    (("search", "--config", "search_alpha", "objectives={mono/mpa: 1}"), "did you mean 'mono/map'?"),
     (("pretrain", CORPORA, "model.path=./absent"), "model.path: there is no folder './absent'"),
     (("evaluate", "--model", "./absent", "--benchmark", "embedded", "--out", "o"), "there is no folder './absent'"),
     (("mine", CORPORA, "--model", "./absent"), "--model: there is no folder './absent'"),

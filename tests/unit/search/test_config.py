@@ -40,6 +40,10 @@ from hbt_ray.search.config import SearchConfig, load_search
         ({"run": {"mix": {"strategy": "x-y"}}}, "mix.alpha has no effect without strategy: hybrid"),
         ({"space": {"positive_languages": [2, 3]}}, "mix.positive_languages has no effect without strategy: one-to-k"),
         ({"objectives": {"multi/map": 0}}, "one above 0"),
+        ({"objectives": {"dev/mono/mpa": 1}}, "there is no metric 'dev/mono/mpa'; did you mean 'mono/map'"),
+        ({"objectives": {"multi/map": 1, "mono/rank_distance": 1}}, "did you mean 'multi/rank_distance'"),
+        ({"objectives": {"gap/map@10": 1}}, "did you mean 'gap/map'"),
+        ({"objectives": {"accuracy": 1}}, "there is no metric 'accuracy'; there are mono/map, "),
         ({"stopping": "asha"}, "asha decides while trials run; write measure_every below the 600 steps"),
         (
             {"stopping": "asha", "measure_every": 5, "space": {"steps": [10, 900]}},
@@ -98,7 +102,13 @@ def test_early_stopping_is_refused_because_trials_are_compared_by_their_last_wei
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"algorithm": "random", "configurations": 4, "seed": 5}, {"dev": {"benchmarks": {"pairs": "faq"}}}]
+    "settings",
+    [
+        {},
+        {"algorithm": "random", "configurations": 4, "seed": 5},
+        {"dev": {"benchmarks": {"pairs": "faq"}}},
+        {"objectives": {"gap/map": 1, "mono/map/low-resource": 1}},
+    ],
 )
 def test_search_is_read_from_the_settings_that_it_writes(tmp_path: Path, settings: dict[str, Any]):
     search = SearchConfig.model_validate({"space": {"mix.alpha": [0.0, 1.0]}} | settings)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from hbt_ray.config import TrackingConfig
 from hbt_ray.errors import TrackingError, format_traceback
 from hbt_ray.tracking import check_reachable, resolve_uri, server
+from hbt_ray.tracking.server import check_host
 from tests.helpers.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("no_mlflow_environment")
@@ -39,6 +40,20 @@ def test_missing_server_is_reported_within_seconds(scheme: str):
     assert time.monotonic() - start < 5
     assert "pass" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_host_is_connected_to_unless_a_proxy_is(monkeypatch: pytest.MonkeyPatch, variable: str):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert check_host(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    uri = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv(variable, "http://proxy:3128")
+    assert not check_host(uri)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(TrackingError, match="no MLflow server answers at"):
+        check_host(uri)
 
 
 MALFORMED = ["http://localhost:50o0", "postgresql://ada:pa#ss@h:5432/db", "http://[::1"]

@@ -74,12 +74,12 @@ def test_trials_without_windows_of_the_dev_set_are_not_mixed_with_others(tmp_pat
 
 
 def test_objective_without_a_value_ends_the_search_before_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = search_of(objectives={"mono/mpa": 1, "multi/map": 1}, dev={"items": 4})
+    config = search_of(objectives={"mono/map/sw": 1, "multi/map": 1}, dev={"items": 4})
     store = str(tiny_corpus.make_held_out_store(tmp_path / "store").folder)
     monkeypatch.setattr(run_search, "connect", lambda: None)
     monkeypatch.setattr(run_search, "plan_concurrency", lambda *_: None)
     monkeypatch.setattr(run_search, "_prepare_stores_and_models", lambda *_: ({config.run.store_key: store}, {}))
-    with pytest.raises(ConfigError, match="the dev set held-out has no mono/mpa; write only objectives that it has"):
+    with pytest.raises(ConfigError, match="the dev set held-out has no mono/map/sw; write only objectives that it has"):
         search(config, tmp_path / "out")
     assert not (tmp_path / "out" / SETTINGS).exists()
 
