@@ -1,7 +1,7 @@
 """Tables in a terminal, a pipe or a log of a job: no number and no name is ever cut or broken over lines.
 
-A table that is too wide gets short labels for the names in its first column, which are listed below it; if it is still
-too wide, it becomes several tables with the same first column.
+A table that is too wide has its first column folded between words where that is enough, or gets short labels for the
+names in it, which are listed below; if it is still too wide, it becomes several tables with the same first column.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ def print_tables(tables: Iterable[Table], console: Console | None = None) -> Non
 def fit_table(table: Table, width: int) -> RenderableType:
     """Return a table of a width, or what it is divided into, below its title and above its caption.
 
-    1. If the table is too wide, names of the first column that take more than a third of the width become labels.
-    2. The other columns are distributed over as many tables as it takes.
-    3. Only a column of text that is wider than a whole line is folded.
+    1. If the table is too wide, the first column is folded between words where that is enough.
+    2. Else names of the first column that take more than a third of the width become labels.
+    3. The other columns are distributed over as many tables as it takes.
+    4. Only a column of text that is wider than a whole line is folded.
     """
     widths = [max(map(_width, (column.header, *column.cells)), default=0) for column in table.columns]
     legend: list[str] = []
     first = list(table.columns[0].cells)
-    if _total(widths, table) > width and widths[0] > width // 3 and len(first) <= _MAX_LABELLED:
+    words = [_width(word) for cell in (table.columns[0].header, *first) for word in _plain(cell).split()]
+    folded = width - _total([0, *widths[1:]], table)  # what the other columns leave
+    if max(words, default=1) <= folded < widths[0]:
+        widths[0] = folded
+    elif _total(widths, table) > width and widths[0] > width // 3 and len(first) <= _MAX_LABELLED:
         labels = [chr(ord("A") + number) for number in range(len(first))]
         legend = [f"{label}  {_plain(name)}" for label, name in zip(labels, first, strict=True)]
         widths[0] = max(_width(table.columns[0].header), 1)
@@ -69,7 +74,12 @@ def _part(
         column: Column = table.columns[number]
         fits = _total([widths[0], widths[number]] if number else [widths[0]], table) <= width
         part.add_column(
-            column.header, justify=column.justify, style=column.style, no_wrap=fits, overflow="fold", min_width=1
+            column.header,
+            justify=column.justify,
+            style=column.style,
+            no_wrap=fits and bool(number),
+            overflow="fold",
+            min_width=1,
         )
     cells = [first, *(list(table.columns[number].cells) for number in numbers)]
     for row in itertools.zip_longest(*cells, fillvalue=""):

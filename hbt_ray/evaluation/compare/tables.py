@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -214,27 +213,33 @@ def significance_tables(groups: Sequence[RunGroup], tested: Sequence[TestedDiffe
             box=SIMPLE_HEAD,
             pad_edge=False,
         )
-        for heading in ("metric", "of", "difference", "95% interval", "p (Holm)", ""):
-            justify: Literal["left", "right"] = "left" if heading in {"metric", "of", ""} else "right"
-            table.add_column(heading, justify=justify, no_wrap=heading != "metric")
+        of_what = ["of"] if seeds else []  # without methods, all rows are of the models, as the caption says
+        for heading in ("metric", *of_what, "difference", "95% interval", "p (Holm)", ""):
+            table.add_column(heading, justify="left" if heading in {"metric", "of", ""} else "right")
         for one in of_group:
-            mean, p_value = signed(one.metric, one.models.mean), format_p(one.p_of_models, at_floor=one.models.at_floor)
-            verdict = verdict_of(one.metric, one.models.mean, one.p_of_models)
-            table.add_row(one.heading, "models", mean, interval_of(one.metric, one.models), p_value, verdict)
+            p_value = format_p(one.p_of_models, at_floor=one.models.at_floor)
+            of_models = _test_cells(one.metric, one.models, one.p_of_models, p_value)
+            table.add_row(one.heading, *(["models"] if seeds else []), *of_models)
             if one.methods:
-                mean, p_value = signed(one.metric, one.methods.mean), format_p(one.p_of_methods)
-                verdict = verdict_of(one.metric, one.methods.mean, one.p_of_methods)
-                table.add_row("", "methods", mean, interval_of(one.metric, one.methods), p_value, verdict)
+                p_value = format_p(one.p_of_methods)
+                table.add_row("", "methods", *_test_cells(one.metric, one.methods, one.p_of_methods, p_value))
         tables.append(table)
     return tables
 
 
+def _test_cells(
+    metric: str, found: Difference | MethodDifference, p_value: float | None, shown_p: str
+) -> tuple[str, str, str, str]:
+    mean = signed(metric, found.mean)
+    return mean, interval_of(metric, found), shown_p, verdict_of(metric, found.mean, p_value)
+
+
 def verdict_of(metric: str, mean: float, p_value: float | None) -> str:
-    """Return what a test shows of a mean difference: better, worse, no difference, or that it is not known."""
+    """Return what a test shows of a mean difference: better, worse, that it is unclear, or not known."""
     if p_value is None:
         return "not known"
     if p_value >= LEVEL:
-        return "not shown"
+        return "unclear"
     return "better" if (mean > 0) == find_metric(metric).higher_is_better else "worse"
 
 

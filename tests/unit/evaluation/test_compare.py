@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -24,6 +25,7 @@ from hbt_ray.config import EvaluateConfig, build_config, dump_config
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.compare import (
     RunGroup,
+    TestedDifference,
     TrackedRun,
     comparison_figure,
     comparison_table,
@@ -35,10 +37,12 @@ from hbt_ray.evaluation.compare import (
     write_comparison_page,
 )
 from hbt_ray.evaluation.evaluator import evaluate_benchmark
+from hbt_ray.evaluation.method_difference import MethodDifference
 from hbt_ray.evaluation.report import print_report, write_report
-from hbt_ray.evaluation.significance import compare_queries, format_p, holm
+from hbt_ray.evaluation.significance import Difference, compare_queries, format_p, holm
 from hbt_ray.tracking import Tracker
 from hbt_ray.utils.storage import StoragePath
+from hbt_ray.utils.terminal_table import print_tables
 from tests.helpers.damage import EXAMPLES, Damage, check_damaged, damages_and_earlier, malformed_cases
 from tests.unit.evaluation.test_evaluator import parallel_benchmark, topic_embedder
 
@@ -220,6 +224,23 @@ def test_one_seed_says_nothing_of_the_methods(tmp_path: Path):
     assert "these models, other questions (Holm)" in shown
     assert "methods: not known" in shown
     assert "p≤.0008" in shown  # four times the floor of 9,999 draws
+
+
+@pytest.mark.parametrize("has_methods", [False, True])
+def test_verdicts_stay_with_their_numbers_at_80_columns(has_methods: bool):
+    methods = MethodDifference((-2300.0, -2473.2), 1e4, 1e5, 90) if has_methods else None
+    tested = [
+        TestedDifference("b", f"{name}/multi/rank_distance", f"{name} rank distance", models, p, methods, 0.04)
+        for name in ("embedded", "courses")
+        for models, p in [(Difference(1055.8, -1370.7, 2490.2, 0.7456, 90), 0.7456)]
+    ]
+    groups = [RunGroup("a", ()), RunGroup("b", ())]
+    file = StringIO()
+    print_tables(significance_tables(groups, tested), Console(file=file, width=80))
+    text = file.getvalue()
+    assert text.count("95% interval") == 1
+    assert len(re.findall(r"\+1,055\.8 +−1,370\.7 to \+2,490\.2 +0\.7456 +unclear", text)) == 2
+    assert len(re.findall(r"methods +−2,386\.6 +−3,804\.1 to −969\.1 +0\.0400 +better", text)) == 2 * has_methods
 
 
 def test_runs_are_paired_by_seed_and_with_a_fixed_model_but_not_a_trained_one(tmp_path: Path):

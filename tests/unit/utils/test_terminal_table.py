@@ -61,6 +61,12 @@ def test_long_names_get_labels_that_are_listed_below():
     assert re.search(r"│ A +│ +0\.0003 ±0\.0100", "\n".join(lines))
 
 
+def test_first_column_is_folded_between_words_where_that_keeps_a_row_together():
+    lines = printed(table_of(["embedded rank distance", "two"], 3), 72)
+    assert re.search(r"│ embedded rank +│ 0\.0003 ±0\.0100 │", "\n".join(lines))
+    assert sum("metric 2" in line for line in lines) == sum("metric 0" in line for line in lines) == 1
+
+
 def test_columns_that_do_not_fit_are_in_a_second_table():
     lines = printed(table_of(["one", "two"], 6))
     assert sum("configuration" in line for line in lines) == 2
