@@ -20,9 +20,12 @@ from hbt_ray.evaluation.report import format_value, headlines
 from hbt_ray.evaluation.significance import LEVEL, Difference, format_p, holm, randomisation_test
 from hbt_ray.utils.progress import track
 
-THESE_MODELS = "these models, other questions"
-NOT_KNOWN = "methods: not known, with fewer than two shared seeds or clusters"
-_GROUPED = "A report of an earlier version: only translations of a question are clusters."
+_P = "the probability of such a difference by chance, corrected for all tests (Holm)"
+_ONLY_MODELS = (
+    "This tests these models, on other questions. To test how they were trained takes two or more seeds of each, and "
+    "questions that are independent."
+)
+_GROUPED = "A report is of an earlier version: only translations of a question count as dependent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ def comparison_table(groups: Sequence[RunGroup], tested: Sequence[TestedDifferen
     table = Table(title=", ".join(title_of(one, groups) for one in benchmarks), box=SIMPLE_HEAD, pad_edge=False)
     p_values = {(one.label, one.metric): format_p(one.p_of_models, at_floor=one.models.at_floor) for one in tested}
     if p_values:
-        table.caption = f"p: against {groups[0].label}, {THESE_MODELS} (Holm)"
-        table.caption += "" if any(one.methods for one in tested) else f"\n{NOT_KNOWN}"
+        table.caption = f"p: against {groups[0].label}, {_P}."
+        table.caption += "" if any(one.methods for one in tested) else f"\n{_ONLY_MODELS}"
         table.caption_justify = "left"
     table.add_column("run", overflow="fold")
     for _, _, heading in headlines:
@@ -202,8 +205,12 @@ def significance_tables(groups: Sequence[RunGroup], tested: Sequence[TestedDiffe
         if not of_group:
             continue
         seeds = {len(one.methods.by_seed) for one in of_group if one.methods}
-        caption = [f"models: {THESE_MODELS}"]
-        caption += [f"methods: other seeds and other questions, by {min(seeds)} shared seeds" if seeds else NOT_KNOWN]
+        caption = [f"p: {_P}; unclear: p is {LEVEL} or more."]
+        if seeds:
+            caption += ["models: whether these models differ on other questions too"]
+            caption += [f"methods: with other seeds too, by the {min(seeds)} seeds that both have"]
+        else:
+            caption += [_ONLY_MODELS]
         caption += [_GROUPED] if any(one.models.is_grouped for one in of_group) else []
         table = Table(
             title=f"{group.label} against {groups[0].label}",
