@@ -149,7 +149,7 @@ def benchmark_folders(options: Sequence[str]) -> dict[str, str]:
     epilog=examples(
         "hbt compare ~/hbt_runs/one ~/hbt_runs/other --out comparison",
         "hbt compare --experiment quickstart \\",
-        "    --uri sqlite:///$HOME/hbt_runs/quickstart/mlflow.db",
+        "    --uri sqlite:///$HOME/hbt_runs/quickstart/mlflow.db hybrid x-y",
     )
 )
 @click.argument("runs", nargs=-1)
@@ -161,7 +161,8 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
     """Compare runs in a table, and test their differences.
 
     RUNS are folders of runs or reports; with --experiment, names or ids of tracked runs. Runs that differ only in
-    their seed are one row; every other row is tested against the first.
+    their seed are one row; every other row is tested against the first: that of the run which is named first, or the
+    oldest of an experiment whose runs are not named.
     """
     if not runs and not experiment:
         raise UserError("name the folders of runs to compare, or --experiment NAME for tracked ones")
@@ -180,6 +181,8 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             store = resolve_uri(TrackingConfig(uri=uri), Path(runs[0]).resolve())
             compared = api.compare(runs)
         print_tables(compared.tables())
+        if experiment and not runs:
+            click.echo(f"baseline {compared.groups[0].label}, the oldest run; for another, name runs, the baseline first")
         if out:
             page = compared.write(out)
             click.echo(f"figure   {page.with_name('comparison.png')}\npage     {page}")

@@ -30,7 +30,7 @@ class MlflowRun:
 def training_runs(
     uri: str, experiment: str, names: Sequence[str] = (), tags: Mapping[str, str] | None = None
 ) -> list[MlflowRun]:
-    """Return the runs of an experiment, oldest first.
+    """Return the runs of an experiment, oldest first; those named are in the order of their names.
 
     Args:
         uri: of the MLflow store.
@@ -67,12 +67,10 @@ def training_runs(
     if missing:
         there = ", ".join(sorted({run.name for run in found})) or "none"
         raise TrackingError(f"experiment {experiment!r} has no run {missing[0]!r}; there are {there}")
+    if names:
+        found = [run for name in dict.fromkeys(names) for run in found if name in (run.name, run.run_id)]
     wanted = dict(tags or {})
-    return [
-        run
-        for run in found
-        if (not names or run.name in names or run.run_id in names) and wanted.items() <= run.tags.items()
-    ]
+    return [run for run in found if wanted.items() <= run.tags.items()]
 
 
 def _mlflow_run(run: Run) -> MlflowRun:

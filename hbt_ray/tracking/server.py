@@ -36,6 +36,7 @@ TIMEOUT_S = 4  # of a request to a store
 ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's default retries for minutes when a run ends without its server
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }

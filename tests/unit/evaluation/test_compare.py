@@ -315,6 +315,11 @@ def test_tracked_runs_are_selected_by_tag_and_tested_by_query(tmp_path: Path):
     assert "other" in printed.output
     assert "third" not in printed.output
     assert "better" in printed.output
+    assert "Downloading" not in printed.output
+    assert re.search("baseline one [0-9a-f]{8}, the oldest run; for another, name runs, the", printed.output)
+    named = CliRunner().invoke(main, [*command, "other", "one"], env={"COLUMNS": "200"})
+    assert re.search("one [0-9a-f]{8} against other [0-9a-f]{8}", named.output)
+    assert "baseline" not in named.output
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.width > 600
     wrong = CliRunner().invoke(main, [*command, "--tag", "group=none"])

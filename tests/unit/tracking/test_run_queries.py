@@ -33,6 +33,8 @@ def test_runs_are_read_back_by_name_id_and_tag(tmp_path: Path, sqlite_uri: str):
     (by_tag,) = training_runs(sqlite_uri, "compare", tags={"alpha": "1.0"})
     assert by_id == by_tag == both[1]
     assert training_runs(sqlite_uri, run_of(trackers["alpha-0.0"]).info.experiment_id) == both
+    first = trackers["alpha-1.0"].run_id
+    assert training_runs(sqlite_uri, "compare", [first, "alpha-0.0", first]) == [both[1], both[0]]
     with pytest.raises(TrackingError, match=r"no run 'alpha-2'; there are alpha-0.0, alpha-1.0"):
         training_runs(sqlite_uri, "compare", ["alpha-2"])
     with pytest.raises(TrackingError, match=r"no experiment 'other'; there are .*'compare'"):
