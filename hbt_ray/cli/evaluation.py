@@ -182,7 +182,9 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             compared = api.compare(runs)
         print_tables(compared.tables())
         if experiment and not runs:
-            click.echo(f"baseline {compared.groups[0].label}, the oldest run; for another, name runs, the baseline first")
+            click.echo(
+                f"baseline {compared.groups[0].label}, the oldest run; for another, name runs, the baseline first"
+            )
         if out:
             page = compared.write(out)
             click.echo(f"figure   {page.with_name('comparison.png')}\npage     {page}")

@@ -10,14 +10,13 @@ from pathlib import Path
 from hbt_ray.config import CorpusConfig
 from hbt_ray.data.benchmarks.writers import write_benchmark
 from hbt_ray.data.corpora import list_shards, read_shard
+from hbt_ray.data.corpora.file_discovery import FINISHED
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
 from hbt_ray.study.config import SyntheticBenchmark
 from hbt_ray.utils.atomic_write import atomic_folder
 from hbt_ray.utils.digests import is_done, mark_done
 from hbt_ray.utils.storage import StoragePath
-
-_FINISHED = "finished.json"  # in a benchmark's folder, written last
 
 
 def make_benchmark(name: str, source: SyntheticBenchmark, folder: Path) -> None:
@@ -44,12 +43,12 @@ def make_benchmark(name: str, source: SyntheticBenchmark, folder: Path) -> None:
     queries = evenly_spaced(in_most_languages, source.questions)
     written = json.dumps([kept, queries], sort_keys=True)
     depends_on = {"format": family, "content": hashlib.sha256(written.encode()).hexdigest()[:16]}
-    if is_done(StoragePath.of(folder / _FINISHED), depends_on):
+    if is_done(StoragePath.of(folder / FINISHED), depends_on):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as partial:
         write_benchmark(family, kept, queries, partial)
-        mark_done(StoragePath.of(partial / _FINISHED), depends_on)
+        mark_done(StoragePath.of(partial / FINISHED), depends_on)
 
 
 def read_items(corpus: CorpusConfig) -> dict[str, dict[str, tuple[str, str]]]:

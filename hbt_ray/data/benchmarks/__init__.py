@@ -9,7 +9,7 @@ from importlib import import_module
 
 from hbt_ray.data.benchmarks.base import BenchmarkReader, ReadOptions
 from hbt_ray.data.benchmarks.file_parsing import absolute
-from hbt_ray.data.benchmarks.hub_download import CHECKSUMS, download_benchmark
+from hbt_ray.data.benchmarks.hub_download import download_benchmark
 from hbt_ray.data.corpora.file_discovery import name_unread_files
 from hbt_ray.data.text_files import recorded_files
 from hbt_ray.data.types import Benchmark
@@ -81,8 +81,7 @@ def load_benchmark(name: str, folder: str | None, options: ReadOptions = DEFAULT
         options = replace(options, languages=frozenset({spell_code(part)}))
     with recorded_files() as read:
         benchmark = reader.read(benchmark_slug(name), folder, options)
-    root = absolute(folder)
-    name_unread_files(name, root, {*read, *root.glob(CHECKSUMS)}, below=True)
+    name_unread_files(name, absolute(folder), read, options.languages, below=True)
     return benchmark
 
 

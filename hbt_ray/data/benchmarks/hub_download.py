@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 from hbt_ray.data.benchmarks.base import HubSource
+from hbt_ray.data.corpora.file_discovery import CHECKSUMS
 from hbt_ray.errors import CorpusError
 from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.digests import damaged_file, file_checksums
 from hbt_ray.utils.file_names import file_name
 from hbt_ray.utils.limits import load_json
 from hbt_ray.utils.progress import stage
-
-CHECKSUMS = "sha256.json"
 
 
 def download_benchmark(name: str, source: HubSource, split: str | None = None) -> str:

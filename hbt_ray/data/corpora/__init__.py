@@ -53,7 +53,7 @@ def list_shards(corpus: CorpusConfig, languages: Collection[str] | None = None) 
         raise CorpusError(f"the corpus {corpus.name!r} at {str(corpus.path)!r} has no rows; leave it out of corpora")
     read = [Path(path) for shard in shards for path in shard.paths]
     if any(path.parent == Path(str(corpus.path)).expanduser() for path in read):
-        name_unread_files(corpus.name, read[0].parent, read)
+        name_unread_files(corpus.name, read[0].parent, read, corpus.languages or languages)
     check_mined_files(corpus.name, read)
     if languages is None:
         return shards

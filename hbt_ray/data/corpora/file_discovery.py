@@ -10,10 +10,13 @@ from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.text_files import check_inside
 from hbt_ray.errors import CorpusError
-from hbt_ray.utils.language_codes import language_of_name
+from hbt_ray.utils.language_codes import language_at_end, language_of_name
 from hbt_ray.utils.logging import warn_once
 
 _logger = logging.getLogger(__name__)
+FINISHED = "finished.json"  # in the folder of a benchmark that a study made
+CHECKSUMS = "sha256.json"  # in the folder of a benchmark from the hub
+OWN_FILES = {FINISHED, CHECKSUMS}
 _NAMED_FILES = 8  # of those that are not read
 
 
@@ -90,13 +93,18 @@ def language_folders(folder: Path) -> list[Path]:
     return [entry for entry in entries if entry.is_dir() and language_of_name(entry.name)]
 
 
-def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool = False) -> None:
-    """Warn of the files in a folder that are not read, by name, once in each process. Hidden files do not count.
+def name_unread_files(
+    name: str, root: Path, read: Collection[Path], languages: Collection[str] | None, below: bool = False
+) -> None:
+    """Warn of the files in a folder that are not read, by name, once in each process.
+
+    Hidden files do not count, nor those that this package writes beside data, nor those of languages not asked for.
 
     Args:
         name: of the corpus or benchmark.
         root: the folder; a path of anything else has no other files.
         read: the files that are read.
+        languages: those that were asked for; None: all.
         below: look in its subfolders, too; otherwise they are named.
     """
     if not root.is_dir():
@@ -104,10 +112,24 @@ def name_unread_files(name: str, root: Path, read: Collection[Path], below: bool
     known = {entry for path in read for entry in (path.absolute(), *path.absolute().parents)}
     found = sorted(path for path in root.rglob("*") if path.is_file()) if below else sorted(root.iterdir())
     paths = [path.relative_to(root) for path in found if path.absolute() not in known]
-    names = [str(path) for path in paths if not any(part.startswith(".") for part in path.parts)]
+    names = [
+        str(path)
+        for path in paths
+        if not any(part.startswith(".") for part in path.parts)
+        and path.name not in OWN_FILES
+        and not _is_of_others(path, languages)
+    ]
     if names:
         more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
         warn_once(_logger, f"{name!r} does not read {', '.join(names[:_NAMED_FILES])}{more} in {str(root)!r}")
+
+
+def _is_of_others(path: Path, languages: Collection[str] | None) -> bool:
+    """Return True if a path names languages, all of them others: `xquad.ar.json` for de and en."""
+    if languages is None:
+        return False
+    named = {language_at_end(word) for part in path.parts for word in part.split(".")} - {None}
+    return bool(named) and named.isdisjoint(languages)
 
 
 def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusError:

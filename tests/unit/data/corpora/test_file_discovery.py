@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hbt_ray.data.corpora import list_shards
-from hbt_ray.data.corpora.file_discovery import language_files
+from hbt_ray.data.corpora.file_discovery import language_files, name_unread_files
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
 from tests.helpers.corpus_files import GOOD, corpus, read, write_lines
@@ -69,6 +69,17 @@ def test_what_is_not_read_in_a_folder_is_named(tmp_path: Path, caplog: pytest.Lo
     assert [record.message for record in caplog.records] == [
         f"'source' does not read README.md, dev.jsonl, fr.txt, more in {str(tmp_path)!r}"
     ]
+
+
+def test_files_of_languages_not_asked_for_and_of_this_package_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("de.jsonl", "ar.jsonl", "pt-br.jsonl.gz", "en.txt", "dev.ar.jsonl", "finished.json", "notes.txt"):
+        write_lines(tmp_path / name, GOOD)
+    list_shards(corpus("jsonl", tmp_path, languages=["de"]))
+    assert [record.message for record in caplog.records] == [f"'source' does not read notes.txt in {str(tmp_path)!r}"]
+    name_unread_files("read", tmp_path, [tmp_path / "de.jsonl"], ["de", "en"])
+    assert f"'read' does not read en.txt, notes.txt in {str(tmp_path)!r}" in caplog.text
 
 
 def test_many_files_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
