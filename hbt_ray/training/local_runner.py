@@ -68,6 +68,7 @@ def run_remaining_steps(callbacks: LocalCallbacks, progress: TrainState) -> None
     batches_per_step = task.train.gradient_accumulation
     batches = task.batches(store, range(progress.step * batches_per_step, task.train.steps * batches_per_step))
     with stage("training", task.train.steps, "steps", done=progress.step) as shown:
+        shown.starts_slowly = True
         callbacks.stage = shown
         run_train_loop(callbacks.trainer, progress, batches, task.validation_batches(store), callbacks)
 

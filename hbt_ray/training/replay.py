@@ -74,6 +74,7 @@ def replay_step(
         per_step = config.train.gradient_accumulation
         batches = task.batches(store, range(progress.step * per_step, (step + 1) * per_step))
         with stage("training", step, "steps", done=progress.step) as shown:
+            shown.starts_slowly = True
             for number in range(progress.step, step):
                 trainer.step(number, [next(batches) for _ in range(per_step)])
                 shown.move_to(number + 1)

@@ -42,6 +42,8 @@ def run_jobs(
     waiting = list(jobs)
     began_s: dict[HandleT, float] = {}
     with stage(description, len(jobs)) as overall:
+        # The first of several that run side by side says little of the others: the shortest job ends first.
+        overall.estimate_after = max_concurrent
         while waiting or running:
             while waiting and len(running) < max_concurrent:
                 job = waiting.pop(0)

@@ -39,7 +39,10 @@ class Stage:
     began_s: float = field(default_factory=lambda: time.monotonic())
     ended_s: float | None = None
     leaves_line: bool = True  # when it ends after it was shown
+    starts_slowly: bool = False  # the first units take longer than others, and do not count for the rate
+    estimate_after: int = 1  # units that must be done before a time left is shown
     _counted_from: tuple[float, int] = field(init=False)  # time, and units done, since which the rate is computed
+    _moved_s: float = field(init=False)  # when the number of units changed last
 
     def __post_init__(self) -> None:
         self.restart_rate()
@@ -50,19 +53,34 @@ class Stage:
 
     def move_to(self, done: int, detail: str | None = None) -> None:
         """Set the number of units that are done."""
-        self.done = done
+        if done != self.done:
+            self.done, self._moved_s = done, time.monotonic()
+            if self.starts_slowly:
+                self.starts_slowly = False
+                self.restart_rate()
         if detail is not None:
             self.detail = detail
 
     def restart_rate(self) -> None:
         """Compute the rate and the time left from now on only: what was done before was slower or faster."""
-        self._counted_from = (time.monotonic(), self.done)
+        self._moved_s = time.monotonic()
+        self._counted_from = (self._moved_s, self.done)
+
+    def seconds_left(self) -> float | None:
+        """Return the estimate of the seconds left; None: not known, or more have passed than it said."""
+        since_s, before = self._counted_from
+        counted = self.done - before
+        if self.total is None or counted < self.estimate_after:
+            return None
+        left_s = (self.total - self.done) * (self._moved_s - since_s) / counted
+        left_s -= time.monotonic() - self._moved_s
+        return left_s if left_s > 0 else None
 
     def describe(self) -> str:
         """Return one line: name, units done, rate, detail and time left; or the seconds since the start."""
-        now_s = time.monotonic()
         since_s, before = self._counted_from
-        rate = (self.done - before) / max(now_s - since_s, 1e-9)
+        rate = (self.done - before) / max(time.monotonic() - since_s, 1e-9)
+        left_s = self.seconds_left()
         parts = [self.name]
         if self.total is not None:
             parts.append(f"{self.done:,}/{self.total:,} {self.unit}".rstrip())
@@ -72,10 +90,7 @@ class Stage:
             parts.append(f"{_rounded(rate)}/s")
         if self.detail:
             parts.append(self.detail)
-        if self.total is not None and rate > 0:
-            parts.append(f"{duration((self.total - self.done) / rate)} left")
-        elif self.total is None or self.done == before:
-            parts.append(f"{now_s - self.began_s:.0f} s")
+        parts.append(f"{time.monotonic() - self.began_s:.0f} s" if left_s is None else f"{duration(left_s)} left")
         return "  ".join(parts)
 
     def describe_end(self) -> str:

@@ -54,7 +54,8 @@ class ProgressMonitor:
         self._latest: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._stage = Stage("training", steps, "steps")
+        # The start-up does not count for the time left, nor do the steps of an earlier call.
+        self._stage = Stage("training", steps, "steps", starts_slowly=True)
 
     def __enter__(self) -> ProgressMonitor:
         begin_stage(self._stage)
@@ -120,9 +121,6 @@ class ProgressMonitor:
                 case Saving():
                     pass  # acknowledging it is all that it needs
         if stepped:
-            if not self._stage.done:
-                self._stage.move_to(self._step)
-                self._stage.restart_rate()  # the steps of an earlier call, and the start-up, do not count
             self._stage.move_to(self._step, self._metrics_text())
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:

@@ -16,7 +16,6 @@ from hbt_ray.utils.logging import warn_once
 _logger = logging.getLogger(__name__)
 FINISHED = "finished.json"  # in the folder of a benchmark that a study made
 CHECKSUMS = "sha256.json"  # in the folder of a benchmark from the hub
-OWN_FILES = {FINISHED, CHECKSUMS}
 _NAMED_FILES = 8  # of those that are not read
 
 
@@ -98,13 +97,14 @@ def name_unread_files(
 ) -> None:
     """Warn of the files in a folder that are not read, by name, once in each process.
 
-    Hidden files do not count, nor those that this package writes beside data, nor those of languages not asked for.
+    Hidden files do not count, nor those that this package writes to a folder of data, nor those of languages
+    that are not chosen.
 
     Args:
         name: of the corpus or benchmark.
         root: the folder; a path of anything else has no other files.
         read: the files that are read.
-        languages: those that were asked for; None: all.
+        languages: the chosen ones; None: all.
         below: look in its subfolders, too; otherwise they are named.
     """
     if not root.is_dir():
@@ -116,7 +116,7 @@ def name_unread_files(
         str(path)
         for path in paths
         if not any(part.startswith(".") for part in path.parts)
-        and path.name not in OWN_FILES
+        and path.name not in (FINISHED, CHECKSUMS)
         and not _is_of_others(path, languages)
     ]
     if names:

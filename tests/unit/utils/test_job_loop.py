@@ -26,6 +26,23 @@ def test_jobs_start_in_order_and_no_more_than_the_limit():
     assert shown == ["a, b; next c", "a, c", "a"]
 
 
+def test_jobs_side_by_side_have_a_time_left_only_when_as_many_have_ended(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("hbt_ray.utils.progress.time.monotonic", lambda: seconds[0])
+    running: dict[int, str] = {}
+    left = []
+
+    def wait() -> list[int]:
+        left.append(active_stages()[0].seconds_left())
+        seconds[0] += 10
+        return [min(running)]
+
+    jobs = [(name, print, ()) for name in "abcd"]
+    handles = iter(range(4))
+    list(run_jobs(jobs, running, lambda job: next(handles), wait, description="jobs", max_concurrent=2))
+    assert left == [None, None, 20, 10]
+
+
 def test_jobs_that_run_at_an_error_are_left_to_the_caller():
     running: dict[int, str] = {}
 

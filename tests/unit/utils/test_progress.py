@@ -64,6 +64,27 @@ def test_time_left_forgets_the_speed_from_before_a_restart(clock):
     assert training.describe().endswith("0:04 left")
 
 
+def test_time_left_counts_down_between_units_and_is_not_shown_once_it_has_passed(clock):
+    training = Stage("training", 60)
+    clock[0] += 20
+    training.move_to(50)
+    shown = []
+    for _ in range(4):
+        clock[0] += 1.5
+        shown.append(training.describe())
+    assert [one.removeprefix("training  50/60  ") for one in shown] == ["0:02 left", "0:01 left", "24 s", "26 s"]
+
+
+def test_start_up_does_not_count_for_the_time_left(clock):
+    training = Stage("training", 40, starts_slowly=True)
+    clock[0] += 60
+    training.move_to(10)
+    assert training.describe() == "training  10/40  60 s"
+    clock[0] += 2
+    training.move_to(20)
+    assert training.describe() == "training  20/40  0:04 left"
+
+
 def test_log_is_never_silent_for_more_than_5_seconds(clock, capsys):
     display = progress._LineDisplay()
     for name in ("reading", "sorting", "ranking"):  # each ends after 4 seconds, and is seldom shown

@@ -19,6 +19,14 @@ def test_stages_of_others_become_stages_of_this_process(mirror):
     assert (shown.name, shown.done, shown.detail) == ("hybrid: training", 10, "loss 1.0")
 
 
+def test_time_left_is_that_of_the_other_process(mirror):
+    for done in (10, 20):
+        mirror.set({"hybrid": [StageState("training", 40, "steps", done, "", 90.0)]})
+    assert active_stages()[0].describe().endswith("1:30 left")
+    mirror.set({"hybrid": [StageState("training", 40, "steps", 30, "")]})
+    assert "left" not in active_stages()[0].describe()
+
+
 def test_stage_that_a_process_no_longer_has_is_ended(mirror):
     mirror.set({"hybrid": [StageState("training", 40, "steps", 10, "")]})
     mirror.set({"hybrid": [StageState("ranking", 9, "queries", 0, "")]})
