@@ -19,6 +19,7 @@ from hbt_ray.cli.options import (
 )
 from hbt_ray.config import PretrainRunConfig, load, load_config
 from hbt_ray.data.model_files import check_model_exists
+from hbt_ray.utils.progress import print_line, stage
 
 
 @click.command(
@@ -135,13 +136,15 @@ def quickstart(out: str, seed: int, steps: int | None) -> None:
 
     The corpus comes with the package; nothing is downloaded.
     """
-    from hbt_ray.cluster.pipelines.quickstart import run_quickstart
-    from hbt_ray.evaluation.compare import RunGroup, comparison_table, differences, write_comparison_page
-    from hbt_ray.presets import STEPS
-    from hbt_ray.utils.process import seconds_since_start
-    from hbt_ray.utils.terminal_table import print_tables
-
     folder = Path(out).expanduser().resolve()
+    print_line(f"quickstart in {folder}; loading torch and other libraries, which takes longest the first time")
+    with stage("loading libraries"):
+        from hbt_ray.cluster.pipelines.quickstart import run_quickstart
+        from hbt_ray.evaluation.compare import RunGroup, comparison_table, differences, write_comparison_page
+        from hbt_ray.presets import STEPS
+        from hbt_ray.utils.process import seconds_since_start
+        from hbt_ray.utils.terminal_table import print_tables
+
     finished = run_quickstart(folder, seed=seed, steps=steps or STEPS)
     groups = [RunGroup.of_run(name, of_run) for name, of_run in finished.folders.items()]
     tested = differences(groups)

@@ -172,9 +172,10 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         on_stage(name, now_s - began_s)
         began_s = now_s
 
-    with stage("preparing the store"):
+    with stage("preparing the store") as shown:
         # 1.
         inputs, max_share = source.inputs, source.inputs.prepare.max_reject_share
+        shown.detail = f"reading {len(source.shards):,} files"
         rows = _read(source, engine)
         ended("read")
         summary = summarize_rows(rows)
@@ -184,6 +185,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         check_languages(inputs.corpora, summary.counts, inputs.languages or ())
         ended("count")
         # 2.
+        shown.detail = f"finding repeated and linked items in {sum(rows_read.values()):,} rows"
         left_out = find_left_out(rows, summary.contaminated)
         num_shards = count_shards(summary.counts, inputs.prepare.items_per_shard)
         components, kept = link_kept_items(rows, summary, left_out, engine)
@@ -194,12 +196,14 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
         if not num_assigned:
             raise CorpusError(f"no item is left to train on: {left_out}")
         # 3.
+        shown.detail = f"training a tokenizer on {num_assigned:,} rows"
         tokenizer = source.tokenizer or _train_tokenizer(inputs, assigned, num_assigned)
         ended("train a tokenizer")
         tokenizer.save_pretrained(folder / TOKENIZER)
         write_decontaminated(folder, source.evaluation_sets)
         tokenization = PairTokenizer(tokenizer, inputs.text)
         # 4.
+        shown.detail = f"tokenizing {num_assigned:,} rows and writing {sum(num_shards.values()):,} shards"
         results = _make_shards(assigned, sum(num_shards.values()), folder, engine.share(tokenization))
         ended("tokenize and write")
         rejects = pa.concat_tables([summary.rejects, *(result.rejects for result in results)])
@@ -213,6 +217,7 @@ def make_store(source: StoreSource, folder: Path, engine: Engine, on_stage: OnSt
             token_type=tokenization.token_type,
             counts=_source_counts(summary, rejects, left_out, results),
         )
+        shown.detail = ""
 
 
 def _read(source: StoreSource, engine: Engine) -> RowTables:

@@ -24,7 +24,7 @@ from hbt_ray.utils.atomic_write import atomic_write_text
 from hbt_ray.utils.folder_lock import lock_folder
 from hbt_ray.utils.machine import count_cpus
 from hbt_ray.utils.process_pool import run_in_processes, start_importing
-from hbt_ray.utils.progress import print_line
+from hbt_ray.utils.progress import print_line, stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,9 @@ def run_quickstart(out: Path, *, seed: int, steps: int) -> Quickstart:
     configs = {name: quickstart_config(name, seed, steps) for name in STRATEGIES}
     untrained = quickstart_config(STRATEGIES[0], seed).model_copy(update={"name": UNTRAINED})
     uri = resolve_uri(untrained.tracking, out / UNTRAINED)
-    check_reachable(uri)
-    fingerprints = check_benchmarks(untrained.evaluate)
+    with stage("checking MLflow's store and the benchmark"):
+        check_reachable(uri)
+        fingerprints = check_benchmarks(untrained.evaluate)
     keep_command()
     lap("start")
     store = prepare_here(untrained.prepare_inputs, run_dir_of(untrained, out / UNTRAINED).stores)

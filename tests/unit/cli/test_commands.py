@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from hbt_ray import api
 from hbt_ray.cli import main
+from hbt_ray.cli.training import quickstart
 from hbt_ray.errors import (
     CheckpointError,
     ClusterError,
@@ -27,6 +29,7 @@ from hbt_ray.errors import (
     TrainingDiverged,
     UserError,
 )
+from hbt_ray.utils.progress import active_stages
 from tests.helpers import tiny_corpus
 
 COMMANDS = ("inspect", "prepare", "mine", "train", "evaluate", "compare", "quickstart", "debias")
@@ -230,6 +233,22 @@ def test_missing_model_is_reported_in_one_line(monkeypatch):
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()
     assert line.startswith("hbt: model: there is no folder './absent'; write")
+
+
+def test_quickstart_prints_a_line_before_it_loads_libraries(monkeypatch: pytest.MonkeyPatch, capsys):
+    name = "hbt_ray.cluster.pipelines.quickstart"
+    before = []
+
+    class Slow(ModuleType):
+        def __getattr__(self, attribute: str) -> object:
+            before.append((capsys.readouterr().err, [one.name for one in active_stages()]))
+            raise UserError("stop")
+
+    monkeypatch.setitem(sys.modules, name, Slow(name))
+    with pytest.raises(UserError, match="stop"):
+        quickstart.main(["--out", "runs"], standalone_mode=False)
+    assert before[0][0].startswith(f"quickstart in {Path('runs').resolve()}; loading torch")
+    assert before[0][1] == ["loading libraries"]
 
 
 @pytest.mark.parametrize("arguments", [("trian",), ("evaluate",), ("quickstart", "--steps", "0"), ("train", "--fersh")])

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hbt_ray.data.engine import ThisProcess
 from hbt_ray.data.hybrid_dataset import HybridDataset
 from hbt_ray.data.manifest import read_manifest
 from hbt_ray.data.prepare import describe_store
 from hbt_ray.data.row_tables import REJECTS
-from hbt_ray.data.store_maker import prepare_here, verify_store
+from hbt_ray.data.store_maker import list_source, make_store, prepare_here, verify_store
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import CorpusError, StoreError
+from hbt_ray.utils.progress import active_stages
 from tests.helpers.tiny_runs import store_bytes, tiny_config, write_corpus
 
 
@@ -36,6 +39,22 @@ def test_every_item_is_stored_in_the_languages_that_it_has(corpus, tmp_path):
         if "fr" in source.groups[group].languages
     )
     assert with_french == 96
+
+
+def test_progress_says_what_is_done_to_how_many_rows(corpus, tmp_path):
+    (folder := tmp_path / "store").mkdir()
+    shown = []
+
+    def on_stage(name: str, seconds: float) -> None:
+        shown.append(active_stages()[0].detail)
+
+    source = list_source(tiny_config(corpus).prepare_inputs, tmp_path / "stores")
+    make_store(source, folder, ThisProcess(), on_stage)
+    files, linking, tokenizer, writing = dict.fromkeys(shown)
+    assert files == f"reading {len(source.shards)} files"
+    assert re.fullmatch(r"finding repeated and linked items in \d+ rows", linking)
+    assert re.fullmatch(r"training a tokenizer on \d+ rows", tokenizer)
+    assert re.fullmatch(r"tokenizing \d+ rows and writing \d+ shards", writing)
 
 
 def test_items_of_an_evaluation_set_are_dropped_and_counted(corpus, tmp_path):
