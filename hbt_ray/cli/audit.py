@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hbt_ray.cli.options import examples, trust_option
+from hbt_ray.cli.options import echo_sentences, examples, trust_option
 from hbt_ray.errors import ConfigError, CorpusError
 
 
@@ -59,7 +59,9 @@ def verify(model: str, file: str, store: str | None, trust_remote_code: bool) ->
         table.add_row(shown, one.verdict, first.item if first else "", place, f"{first.times:,}" if first else "", step)
     print_tables([table])
     trained_on = sum(one.verdict.startswith("trained on") for one in found)
-    click.echo(f"trained on  {trained_on} of {len(found)} texts, in {record.steps:,} steps on the store {record.store}")
+    echo_sentences(
+        f"trained on  {trained_on} of {len(found)} texts, in {record.steps:,} steps on the store {record.store}"
+    )
 
 
 @click.command(

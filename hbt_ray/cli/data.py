@@ -14,6 +14,7 @@ import click
 from hbt_ray.cli.options import (
     check_corpora,
     config_option,
+    echo_sentences,
     examples,
     out_folder,
     out_option,
@@ -83,9 +84,9 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     else:
         store = api.prepare(config, stores)
     manifest = read_manifest(store)
-    click.echo(describe_store(store, manifest))
+    echo_sentences(describe_store(store, manifest))
     options = ["--config", config_file] if config_file else []
-    click.echo(_next_step(config, manifest, ["hbt", "train", *options, *overrides]))
+    echo_sentences(_next_step(config, manifest, ["hbt", "train", *options, *overrides]))
 
 
 def _next_step(config: RunConfig, manifest: StoreManifest, train: Sequence[str]) -> str:
@@ -188,4 +189,4 @@ def _show_cost(config: RunConfig, store: TokenStore, on: str, price: float | Non
         tokenizer = store_tokenizer(store.folder, config.prepare_inputs)
         initial = prepare_initial_model(config, tokenizer, run_dir_of(config, scratch))
         for line in describe_cost(estimate_cost(config, store, initial, on, price)):
-            click.echo(line)
+            echo_sentences(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hbt_ray.cli.evaluation import benchmark_folders
-from hbt_ray.cli.options import check_corpora, examples, loading_options
+from hbt_ray.cli.options import check_corpora, echo_sentences, examples, loading_options
 from hbt_ray.config import CorpusConfig, build, load_config
 
 
@@ -88,12 +88,14 @@ def debias(
     )
     removed = f"{record['rank']} directions" if "rank" in record else "the mean of each language and side"
     click.echo(f"removed  {removed}, by {method}")
-    click.echo(
+    echo_sentences(
         f"fitted   on {record['items']:,} items in each of {len(record['languages'])} languages "
         f"({' '.join(record['languages'])}); {record['parallel_items']:,} of them are in all"
     )
     if exclude:
-        click.echo(f"         without {record['items_excluded']:,} items that occur in {', '.join(evaluation_sets)}")
+        echo_sentences(
+            f"         without {record['items_excluded']:,} items that occur in {', '.join(evaluation_sets)}"
+        )
     click.echo(f"model    {Path(out).expanduser()}")
 
 

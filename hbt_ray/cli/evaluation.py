@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hbt_ray.cli.options import OUT_DEFAULT, examples, loading_options
+from hbt_ray.cli.options import OUT_DEFAULT, echo_sentences, examples, loading_options
 from hbt_ray.config import EvaluateConfig, build
 from hbt_ray.errors import ConfigError, CorpusError, UserError
 
@@ -182,7 +182,7 @@ def compare(runs: Sequence[str], experiment: str | None, tags: Sequence[str], ur
             compared = api.compare(runs)
         print_tables(compared.tables())
         if experiment and not runs:
-            click.echo(
+            echo_sentences(
                 f"baseline {compared.groups[0].label}, the oldest run; for another, name runs, the baseline first"
             )
         if out:

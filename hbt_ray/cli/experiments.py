@@ -12,6 +12,7 @@ import click
 from hbt_ray.cli.options import (
     check_corpora,
     complete_config,
+    echo_sentences,
     examples,
     out_folder,
     out_option,
@@ -60,7 +61,7 @@ def search(config_file: str, overrides: tuple[str, ...], out: str | None) -> Non
 
     results = finished_search(config, folder)
     if results is not None:
-        click.echo("this search is finished; write another --out for a second one")
+        echo_sentences("this search is finished; write another --out for a second one")
         runs = ui_command(resolve_uri(config.run.tracking, folder))
     else:
         from hbt_ray.cluster.preflight import check_before_start
@@ -126,7 +127,7 @@ def study(
 
     lines = None if dry_run else finished_study(config, Path(folder))
     if lines is not None:
-        click.echo("this study is finished; add seeds or methods, or write another --out for a second one")
+        echo_sentences("this study is finished; add seeds or methods, or write another --out for a second one")
         print_markdown(lines)
         from hbt_ray.tracking.server import resolve_uri, ui_command
 
@@ -135,7 +136,7 @@ def study(
         return
     _check_models(config)
     if dry_run:
-        click.echo("checked  settings, corpora, benchmarks, metrics, models and this machine; nothing was written")
+        echo_sentences("checked  settings, corpora, benchmarks, metrics, models and this machine; nothing was written")
         return
     source = [name] if name else ["--config", str(config_file)]
     source += ["--preset", preset] if preset else []

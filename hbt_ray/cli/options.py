@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from hbt_ray.config import CONFIGS, PretrainRunConfig, RunConfig, setting_keys
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.display_text import wrap_for
 from hbt_ray.utils.process import is_submitted_job
 
 # On a cluster, HBT_RUNS must name a folder that every node sees.
@@ -26,6 +28,11 @@ CommandT = TypeVar("CommandT", bound=Callable[..., object])
 def examples(*commands: str) -> str:
     """Return the epilog of a command's help with lines to copy."""
     return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
+
+def echo_sentences(text: str) -> None:
+    """Print lines on stdout; on a terminal, long ones are broken between words."""
+    click.echo(wrap_for(sys.stdout, text))
 
 
 def complete_override(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -1,9 +1,12 @@
-"""Texts of corpora and names as they are shown: on one line, of a sensible length, without control characters."""
+"""Texts as they are shown: those of corpora on one line, without control characters; sentences broken between words."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 import unicodedata
+from typing import TextIO
 
 # Control characters, among them those of terminals; characters that turn the direction of what follows them; halves of
 # surrogate pairs, which cannot be encoded. Marks that have a direction but turn nothing are kept.
@@ -37,3 +40,21 @@ def shorten(text: str, limit: int) -> str:
     while cut and len(cut) < len(shown) and unicodedata.category(shown[len(cut)])[0] == "M":
         cut = cut[:-1]  # a mark is not separated from its letter
     return cut.rstrip() + "…"
+
+
+def wrap_for(stream: TextIO, text: str) -> str:
+    """Return a text whose long lines are broken between words if a stream is a terminal; else the text as it is.
+
+    A command in backquotes stays on one line, so that it can be copied.
+    """
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_wrap_line(line, width) if len(line) > width else line for line in text.split("\n"))
+
+
+def _wrap_line(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    kept = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), line)
+    lines = textwrap.wrap(kept, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TextIO
 
 from hbt_ray.errors import ConfigError
+from hbt_ray.utils.display_text import wrap_for
 
 LEVEL_VARIABLE = "HBT_LOG_LEVEL"
 LEVELS = {
@@ -60,6 +61,10 @@ def warn_once(logger: logging.Logger, message: str) -> None:
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to the current `sys.stderr`, which a progress bar replaces while it is drawn."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.exc_info else wrap_for(self.stream, text)
 
     @property
     def stream(self) -> TextIO:

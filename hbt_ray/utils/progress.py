@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from hbt_ray.utils.display_text import wrap_for
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -305,7 +307,7 @@ def _rich_progress() -> Progress:
 
 def print_line(line: str) -> None:
     """Print a line for the user on stderr, above the bars if there are any."""
-    print(line, file=sys.stderr, flush=True)
+    print(wrap_for(sys.stderr, line), file=sys.stderr, flush=True)
 
 
 def _rounded(rate: float) -> str:

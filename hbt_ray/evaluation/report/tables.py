@@ -33,21 +33,24 @@ def print_report(report: EvalReport, console: Console | None = None) -> None:
     tables = [_metrics_table(report), _table(f"{GAP}: mono less cross", gap_rows(report))]
     tables.append(_table("by question language", language_rows(report)))
     print_tables([table for table in tables if table.row_count], console)
-    console.print(
+
+    def print_sentence(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=not console.is_terminal)
+
+    print_sentence(
         f"{report.counts['queries']:,} queries, {report.counts['passages']:,} passages; "
         f"embedded in {report.embed_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
-        highlight=False,
     )
     for warning in report.warnings:
-        console.print(f"warning: {warning}", style="bold red", highlight=False)
+        print_sentence(f"warning: {warning}", style="bold red")
     for note in report.notes:
-        console.print(note, highlight=False)
+        print_sentence(note)
     if report.dimensions is not None:
-        console.print(dimensions_line(report), highlight=False)
+        print_sentence(dimensions_line(report))
     if report.index_recall:
-        console.print(recall_line(report), highlight=False)
+        print_sentence(recall_line(report))
     for reason, number in sorted(Counter(reject.reason for reject in report.rejects).items()):
-        console.print(f"{number:,} times: {reason} (listed in rejects.jsonl)", highlight=False)
+        print_sentence(f"{number:,} times: {reason} (listed in rejects.jsonl)")
 
 
 def dimensions_line(report: EvalReport) -> str:

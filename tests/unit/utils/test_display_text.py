@@ -1,14 +1,20 @@
-"""Any text is shown on one line without controls, and is cut between words and letters."""
+"""Any text is shown on one line without controls, and is cut between words; sentences are broken between words."""
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.utils.display_text import printable, shorten
+from hbt_ray.cli.command_group import _print_error
+from hbt_ray.utils.display_text import printable, shorten, wrap_for
+from hbt_ray.utils.logging import _StderrHandler
+from hbt_ray.utils.progress import print_line
 
 
 @given(st.text())
@@ -39,3 +45,37 @@ def test_shortened_text_is_a_beginning_within_the_limit(text: str, limit: int):
 )
 def test_texts_are_cut_between_words_or_letters(text: str, shown: str):
     assert shorten(text, 10) == shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+SENTENCE = "  embedded: 3,292 items to train on; write `hbt train --config a.yaml alpha=0.6` or well-known others"
+
+
+def test_sentences_are_broken_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert wrap_for(io.StringIO(), SENTENCE) == SENTENCE
+    assert wrap_for(Terminal(), f"short\n{SENTENCE}\n").split("\n") == [
+        "short",
+        "  embedded: 3,292 items to train on;",
+        "  write",
+        "  `hbt train --config a.yaml alpha=0.6`",
+        "  or well-known others",
+        "",
+    ]
+
+
+def test_progress_warnings_and_errors_are_broken_between_words(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    print_line(SENTENCE)
+    log = logging.Logger("of this test")
+    log.addHandler(_StderrHandler())
+    log.warning("%s", SENTENCE)
+    _print_error(SENTENCE)
+    shown = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(shown) == 3 * 4
+    assert max(map(len, shown)) <= 40
