@@ -86,7 +86,7 @@ def prepare(config_file: str | None, overrides: tuple[str, ...], out: str | None
     manifest = read_manifest(store)
     echo_sentences(describe_store(store, manifest))
     options = ["--config", config_file] if config_file else []
-    echo_sentences(_next_step(config, manifest, ["hbt", "train", *options, *overrides]))
+    click.echo(_next_step(config, manifest, ["hbt", "train", *options, *overrides]))
 
 
 def _next_step(config: RunConfig, manifest: StoreManifest, train: Sequence[str]) -> str:
