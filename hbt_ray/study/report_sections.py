@@ -10,6 +10,7 @@ import numpy as np
 from hbt_ray.config import flatten_settings, stored_settings
 from hbt_ray.data.benchmarks import benchmark_slug
 from hbt_ray.data.manifest import StoreManifest
+from hbt_ray.data.types import benchmark_title
 from hbt_ray.evaluation.method_difference import MethodDifference
 from hbt_ray.evaluation.metrics import display_name
 from hbt_ray.evaluation.report import format_value, markdown_table
@@ -153,7 +154,7 @@ def _benchmark_row(results: StudyResults, name: str) -> list[str]:
     counts = report.counts
     source = next((made.corpus.name for other, made in config.made.items() if benchmark_slug(other) == slug), None)
     return [
-        slug,
+        benchmark_title(slug, report.split),
         f"{counts['queries']:,}",
         f"{counts['passages']:,}",
         str(counts["languages"]),

@@ -58,6 +58,7 @@ class StoredReport:
     metrics: dict[str, float]
     counts: dict[str, int]
     fingerprint: str  # of the benchmark
+    split: str  # of the benchmark; "" is the default one, or that of a report of an earlier version
 
 
 class StudyResults:
@@ -82,7 +83,7 @@ class StudyResults:
     def report(self, method: str, seed: int, benchmark: str) -> StoredReport:
         """Return an experiment's report. Raises UserError if it was not evaluated on the benchmark."""
         data = read_report(self._folder(method, seed, benchmark))
-        return StoredReport(data["metrics"], data["counts"], data["fingerprint"])
+        return StoredReport(data["metrics"], data["counts"], data["fingerprint"], data.get("split") or "")
 
     def first_report(self, benchmark: str) -> StoredReport:
         """Return the report of the first method and seed, for what is the same in all of them."""

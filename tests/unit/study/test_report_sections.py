@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from hbt_ray.config import replace_in
 from hbt_ray.evaluation.metrics import display_name
+from hbt_ray.evaluation.report import read_report
 from hbt_ray.study.config import StudyConfig
 from hbt_ray.study.experiments import TrainingTokens
 from hbt_ray.study.report_sections import (
     StudyInputs,
     answer,
     comparison_section,
+    data_section,
     format_metric,
     limits_section,
     published_section,
@@ -17,7 +21,7 @@ from hbt_ray.study.report_sections import (
     setup_section,
 )
 from hbt_ray.study.results import StudyResults
-from tests.unit.study.example_study import SETTINGS
+from tests.unit.study.example_study import MANIFEST, SETTINGS
 
 
 def test_values_are_formatted_by_their_unit_and_sign():
@@ -38,6 +42,14 @@ def test_with_one_cluster_nothing_is_known_of_methods_and_the_report_says_why(re
         comparison_section(results, comparisons).lines
     )
     assert "one cluster the methods" not in "".join(comparison_section(results, found).lines)
+
+
+def test_data_name_the_split_of_a_benchmark(results: StudyResults, monkeypatch: pytest.MonkeyPatch):
+    inputs = StudyInputs({"store": MANIFEST})
+    assert any(line.startswith("| tiny | ") for line in data_section(results, inputs).lines)
+    monkeypatch.setattr("hbt_ray.study.results.read_report", lambda folder: read_report(folder) | {"split": "small"})
+    read_again = StudyResults(results.config, results.folder)
+    assert any(line.startswith("| tiny (small) | ") for line in data_section(read_again, inputs).lines)
 
 
 def test_best_method_of_each_metric_is_bold(results: StudyResults):
