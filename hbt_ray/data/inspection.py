@@ -24,12 +24,14 @@ from hbt_ray.data.corpora.detection import detect_corpus, list_sample_shards
 from hbt_ray.data.text_normalization import clean_row, normalize_for_storage
 from hbt_ray.data.types import CorpusRow, RejectedRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.display_text import name_some
 from hbt_ray.utils.progress import track
 
 ROWS_PER_FILE = 1000
 MAX_ROWS = 20_000  # of all files
 MAX_FILES = 64  # of which rows are read
 _MAX_BATCH_PAIRS = 64
+_LISTED = 8  # of files and of languages
 _BITEXT = ("bitext", "tmx")
 _MODEL_HINT = """\
 # Without a model, a small encoder is trained from random weights.
@@ -228,9 +230,9 @@ def _facts(sample: CorpusSample) -> Iterator[tuple[str, str]]:
     files = [
         path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else path.name for path in paths
     ]
-    yield "files", f"{len(files)}: {_listed(files)}" if len(files) > 1 else files[0]
+    yield "files", f"{len(files)}: {name_some(files, _LISTED)}" if len(files) > 1 else files[0]
     languages = sorted({*sample.rows, *(shard.language for shard in sample.shards if shard.language is not None)})
-    yield "languages", f"{_listed(languages) or 'none'} ({_language_source(sample)})"
+    yield "languages", f"{name_some(languages, _LISTED) or 'none'} ({_language_source(sample)})"
     if corpus.format in ("csv", "tsv", "jsonl", "json", "parquet", "huggingface"):
         columns = sample.shards[0].columns if sample.shards else corpus.columns
         yield "columns", f"question: {columns.question!r}, passage: {columns.passage!r}"
@@ -328,7 +330,3 @@ def _cut(text: str, width: int) -> str:
 def _wrapped(text: str, width: int) -> list[str]:
     indent = " " * 13 if text.startswith("  ") else ""
     return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

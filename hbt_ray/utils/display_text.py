@@ -6,6 +6,7 @@ import re
 import shutil
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from typing import TextIO
 
 # Control characters, among them those of terminals; characters that turn the direction of what follows them; halves of
@@ -40,6 +41,16 @@ def shorten(text: str, limit: int) -> str:
     while cut and len(cut) < len(shown) and unicodedata.category(shown[len(cut)])[0] == "M":
         cut = cut[:-1]  # a mark is not separated from its letter
     return cut.rstrip() + "…"
+
+
+def name_some(names: Sequence[str], limit: int) -> str:
+    """List the first names, and count the others.
+
+    >>> name_some(["a", "b", "c", "d"], 2), name_some(["a", "b"], 2)
+    ('a, b and 2 more', 'a, b')
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def wrap_for(stream: TextIO, text: str) -> str:

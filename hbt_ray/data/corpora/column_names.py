@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hbt_ray.config import Columns
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.display_text import name_some
 from hbt_ray.utils.language_codes import language_code
 from hbt_ray.utils.logging import warn_once
 
@@ -142,9 +143,7 @@ def missing_column(corpus: str, location: str, meaning: str, column: str, names:
 
 def list_names(names: Iterable[str], most: int = 20) -> str:
     """Return the names, quoted; of more than `most`, the first ones and how many there are."""
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return (", ".join(repr(name) for name in listed[:most]) or "no columns") + more
+    return name_some([repr(name) for name in names], most) or "no columns"
 
 
 def numbered_columns(column: str, names: Iterable[str]) -> list[str]:

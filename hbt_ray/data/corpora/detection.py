@@ -21,6 +21,7 @@ from hbt_ray.data.corpora.msmarco import looks_like_msmarco
 from hbt_ray.data.text_files import READ_ERRORS, open_binary
 from hbt_ray.data.types import CorpusRow
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.display_text import name_some
 from hbt_ray.utils.language_codes import language_of_name
 
 # Format -> suffixes of its files; the first format with the most files is taken.
@@ -119,9 +120,9 @@ def _is_aligned(names: Sequence[str]) -> Iterator[bool]:
 
 
 def _unknown_format(root: Path, names: Sequence[str]) -> CorpusError:
-    listed = ", ".join(names[:_NAMED_FILES]) + (" ..." if len(names) > _NAMED_FILES else "") or "no file"
+    listed = name_some(names, _NAMED_FILES) or "no file"
     folders = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir()] if root.is_dir() else []
-    inner = f" and the folders {', '.join(folders[:_NAMED_FILES])}, each of which may be a corpus" if folders else ""
+    inner = f" and the folders {name_some(folders, _NAMED_FILES)}, each of which may be a corpus" if folders else ""
     return CorpusError(
         f"no corpus is recognized in {str(root)!r}, which has {listed}{inner}; rows are read from .csv, .tsv, .jsonl, "
         f".json and .parquet, sentences from .tmx, <language>.txt and aligned files such as train.de, train.en"

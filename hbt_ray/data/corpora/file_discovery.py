@@ -10,6 +10,7 @@ from hbt_ray.config import CorpusConfig
 from hbt_ray.data.corpora.base import CorpusShard
 from hbt_ray.data.text_files import check_inside
 from hbt_ray.errors import CorpusError
+from hbt_ray.utils.display_text import name_some
 from hbt_ray.utils.language_codes import language_at_end, language_of_name
 from hbt_ray.utils.logging import warn_once
 
@@ -120,8 +121,7 @@ def name_unread_files(
         and not _is_of_others(path, languages)
     ]
     if names:
-        more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
-        warn_once(_logger, f"{name!r} does not read {', '.join(names[:_NAMED_FILES])}{more} in {str(root)!r}")
+        warn_once(_logger, f"{name!r} does not read {name_some(names, _NAMED_FILES)} in {str(root)!r}")
 
 
 def _is_of_others(path: Path, languages: Collection[str] | None) -> bool:

@@ -54,8 +54,10 @@ def test_name_of_a_data_set_is_one_on_the_hub():
 
 def test_files_of_no_format_are_listed_with_the_formats(tmp_path: Path):
     (tmp_path / "faq.xlsx").write_text("")
-    (tmp_path / "en").mkdir()
-    with pytest.raises(CorpusError, match=r"has faq\.xlsx and the folders en, .*; rows are read from \.csv, \.tsv"):
+    for number in range(9):
+        (tmp_path / f"set-{number}").mkdir()
+    listed = r"has faq\.xlsx and the folders set-0, .* and 3 more, each .*; rows are read from \.csv, \.tsv"
+    with pytest.raises(CorpusError, match=listed):
         detect_format(str(tmp_path))
 
 
