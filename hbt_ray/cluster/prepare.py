@@ -15,6 +15,7 @@ from hbt_ray.cluster.runtime import connect
 from hbt_ray.config import PrepareInputs
 from hbt_ray.data.engine import Engine, Result, RowTables, Shared
 from hbt_ray.data.store_maker import OnStage, list_source, log_stage, make_store
+from hbt_ray.utils.interruption import interrupt_on_sigterm, say_when_stopped
 from hbt_ray.utils.limits import under_these_limits
 
 
@@ -43,11 +44,13 @@ def prepare(
         StoreError: the store cannot be written; no part of it exists then.
         StorageError: the folder of stores cannot be written.
     """
-    source = list_source(inputs, stores)
-    with source.new_folder(verify=verify) as unfinished, unwrap_ray_errors("preparing"):
-        if unfinished is not None:
-            connect()
-            make_store(source, unfinished, RayData(blocks), on_stage)
+    with say_when_stopped("the next call makes the store from its beginning"):
+        source = list_source(inputs, stores)
+        with source.new_folder(verify=verify) as unfinished, unwrap_ray_errors("preparing"):
+            if unfinished is not None:
+                connect()
+                with interrupt_on_sigterm():  # entered after Ray has set a handler of its own
+                    make_store(source, unfinished, RayData(blocks), on_stage)
     return source.folder
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from hbt_ray.tracking import RunStatus, Tracker, check_reachable
 from hbt_ray.training.previous_run import drop_replaced
 from hbt_ray.training.run_dir import AnyRun, RunDir
 from hbt_ray.training.task import OnMetrics
+from hbt_ray.utils.interruption import interrupt_on_sigterm, say_when_stopped
 from hbt_ray.utils.progress import print_line
 
 logger = logging.getLogger(__name__)
@@ -45,11 +44,9 @@ def tracked_run(tracker: Tracker, resume_hint: str, *, system_metrics: bool = Tr
     """
     monitor = tracker.system_metrics() if system_metrics else contextlib.nullcontext()
     try:
-        with monitor, interrupt_on_sigterm():
+        with say_when_stopped(resume_hint), monitor, interrupt_on_sigterm():
             yield
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            print_line(f"\nstopped; {resume_hint}")
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         best_effort_tracking(tracker, lambda: tracker.finish(status))
         raise
@@ -98,20 +95,3 @@ def log_inputs(tracker: Tracker, config: AnyRun, store: Path, context: str) -> N
         profile = {"train": source.items(), "validation": source.items("validation"), "languages": source.languages}
         tracker.log_dataset(name, manifest.fingerprint(), str(store), profile, context)
     tracker.log_text(dump_config(config), "config.yaml")
-
-
-@contextlib.contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, which `ray job stop` sends, so that it ends a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
