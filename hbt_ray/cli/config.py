@@ -66,9 +66,9 @@ def show(file: str, overrides: tuple[str, ...], changed: bool) -> None:
 @_file_argument
 @_overrides_argument
 def check(file: str, overrides: tuple[str, ...]) -> None:
-    """Check settings, corpora, models, workers and addresses; start nothing.
+    """Check settings, corpora, models and workers; start nothing.
 
-    These are the checks that a command does before it starts anything.
+    These are the checks that a command does before it starts anything, with those of the addresses of Ray and MLflow.
     """
     settings = load_any(file, overrides)
     run = getattr(settings, "run", settings)
