@@ -55,3 +55,4 @@ def run_jobs(
             for handle in wait():
                 overall.advance()
                 yield running.pop(handle), time.monotonic() - began_s.pop(handle)
+        overall.detail = ""  # which the line of the ended stage would show: the job that was the last to run

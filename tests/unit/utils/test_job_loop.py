@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 
 from hbt_ray.utils.job_loop import run_jobs
-from hbt_ray.utils.progress import active_stages
+from hbt_ray.utils.progress import Stage, active_stages
 
 
 def test_jobs_start_in_order_and_no_more_than_the_limit():
     running: dict[int, str] = {}
     started: list[str] = []
     shown: list[str] = []
+    stages: set[Stage] = set()
 
     def start(job) -> int:
         started.append(job[0])
@@ -18,12 +19,14 @@ def test_jobs_start_in_order_and_no_more_than_the_limit():
     def wait() -> list[int]:
         assert len(running) <= 2
         shown.append(active_stages()[0].detail)
+        stages.add(active_stages()[0])
         return [max(running)]
 
     jobs = [(name, print, ()) for name in "abc"]
     ended = [key for key, _ in run_jobs(jobs, running, start, wait, description="jobs", max_concurrent=2)]
     assert (started, ended, running) == (["a", "b", "c"], ["b", "c", "a"], {})
     assert shown == ["a, b; next c", "a, c", "a"]
+    assert [one.detail for one in stages] == [""]
 
 
 def test_jobs_side_by_side_have_a_time_left_only_when_as_many_have_ended(monkeypatch):
