@@ -77,7 +77,7 @@ def test_check_names_the_mistake_or_says_that_there_is_none():
         2, "hbt: model.path: there is no folder './absent'"
     )  # fmt: skip
     absent = run("check", "smoke", "corpora=[{format: jsonl, path: absent}]")
-    assert (absent.exit_code, absent.stderr.partition(" at ")[0]) == (2, "hbt: the corpus 'absent' has nothing")
+    assert (absent.exit_code, absent.stderr.partition(" at ")[0]) == (2, "hbt: 'absent' has nothing")
     assert "name the file first, such as hbt config show smoke alpha=1" in run("check", "alpha=1").stderr
 
 

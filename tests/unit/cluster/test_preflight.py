@@ -78,7 +78,7 @@ def test_teacher_that_does_not_exist_is_refused():
 
 @pytest.mark.parametrize("corpus", [{"format": "jsonl", "path": "faq"}, {"format": "huggingface", "path": "./faq"}])
 def test_corpus_that_does_not_exist_is_refused(corpus):
-    assert "the corpus 'faq' has nothing at " in refusal(corpora=[{"format": "embedded"}, corpus])
+    assert "'faq' has nothing at " in refusal(corpora=[{"format": "embedded"}, corpus])
 
 
 def test_name_of_a_data_set_on_the_hub_is_not_looked_for():
@@ -86,7 +86,7 @@ def test_name_of_a_data_set_on_the_hub_is_not_looked_for():
 
 
 MISTAKES = [
-    (("train", "corpora=[{format: jsonl, path: absent}]"), "the corpus 'absent' has nothing at "),
+    (("train", "corpora=[{format: jsonl, path: absent}]"), "'absent' has nothing at "),
     (("train", CORPORA, "workers=512", "chunk_pairs=1", "global_batch_pairs=512"), "512 workers with 1 CPU each"),
     (
         ("train", CORPORA, "tracking.uri=http://127.0.0.1:1"),

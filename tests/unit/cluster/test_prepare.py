@@ -12,10 +12,13 @@ from hbt_ray.config import build_config
 
 
 @pytest.fixture(autouse=True)
-def sigterm_is_ignored():  # so that it does not end the tests, should its handler be missing
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def handlers():
+    """Ignore SIGTERM, which could end the tests; let SIGINT be Ctrl-C, also where the tests ignore it."""
+    handlers = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -124,8 +124,7 @@ def test_missing_relative_path_is_named_with_the_folder_in_which_it_begins(
     with pytest.raises(CorpusError) as raised:
         list_shards(corpus("jsonl", Path("faq")))
     assert str(raised.value) == (
-        f"the corpus 'source' has nothing at '{tmp_path}/faq'; correct its path: a relative one begins at the current "
-        "folder"
+        f"'source' has nothing at '{tmp_path}/faq'; correct its path: a relative one begins at the current folder"
     )
 
 
