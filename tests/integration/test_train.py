@@ -225,6 +225,7 @@ def test_second_driver_on_a_folder_is_refused_and_harms_nothing(cluster, corpus,
         export_encoder(*arguments)
 
     monkeypatch.setattr("hbt_ray.cluster.pipelines.train.export_encoder", export_once_refused)
+    monkeypatch.setattr("hbt_ray.utils.folder_lock.RENEW_S", 0.5)  # until the next renewal a second driver waits
     second.start()
     run(config, out)
     assert len(refused) == 2
