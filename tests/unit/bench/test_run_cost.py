@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +23,10 @@ from hbt_ray.bench.run_cost import (
     estimate_cost,
     parse_machine,
 )
-from hbt_ray.config import replace_in
 from hbt_ray.data.token_store import TokenStore
 from hbt_ray.errors import UserError
 from hbt_ray.sampling.token_counts import encoded_tokens
-from tests.helpers.forked import forked_process
+from tests.distributed.launch import run_ranks
 from tests.helpers.tiny_corpus import make_encoder, make_store
 from tests.helpers.tiny_runs import tiny_config
 
@@ -116,7 +117,7 @@ def test_here_all_workers_are_run(folder):
     assert cost.step_s > 0
 
 
-def train_two_ranks(rank, folder, gradient):
+def train_as_rank(gradient, rank, num_ranks, _, folder):
     """Measure as a rank; exit with 3 if the trainer is still there when the process group is left."""
     leave = torch.distributed.destroy_process_group
 
@@ -125,8 +126,15 @@ def train_two_ranks(rank, folder, gradient):
         leave() if not trained else os._exit(3)
 
     torch.distributed.destroy_process_group = check_and_leave
-    config = tiny_config(folder, train={"steps": 4, "global_batch_pairs": 32, "chunk_pairs": 4, "workers": 2})
-    config = replace_in(config, "train.embedding_gradient", gradient)
+    folder = Path(folder)
+    train = {
+        "steps": 4,
+        "global_batch_pairs": 32,
+        "chunk_pairs": 4,
+        "workers": num_ranks,
+        "embedding_gradient": gradient,
+    }
+    config = tiny_config(folder, train=train)
     (folder / gradient).mkdir(exist_ok=True)
     given = (config, folder / "store", str(folder / "encoder"), 1, 0.1, str(folder / gradient))
     _train_rank(rank, *given)
@@ -134,12 +142,7 @@ def train_two_ranks(rank, folder, gradient):
 
 @pytest.mark.parametrize("gradient", ["all", "batch"])
 def test_measured_ranks_free_the_trainer_before_they_leave_the_group(folder, gradient):
-    ranks = [forked_process(train_two_ranks, rank, folder, gradient) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
+    run_ranks(functools.partial(train_as_rank, gradient), [2], folder)
     tokens, seconds, counted = json.loads((folder / gradient / "measured.json").read_text())
     assert min(tokens, seconds, counted) > 0
 
