@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hbt_ray.errors import HbtError, UserError, format_traceback, full_disk_error
-from hbt_ray.utils.display_text import wrap_for
+from hbt_ray.utils.progress import print_line
 from hbt_ray.utils.redaction import redact
 
 DEBUG_VARIABLE = "HBT_DEBUG"
@@ -44,21 +44,17 @@ class Commands(click.Group):
         except HbtError as error:
             was_caused = error.__cause__ is not None or error.__context__ is not None
             shown = _show_traceback(error, was_caused and not isinstance(error, UserError))
-            _print_error(f"hbt: {redact(str(error))}{shown}")
+            print_line(f"hbt: {redact(str(error))}{shown}")
             ctx.exit(2)
         except Exception as error:
             if full := full_disk_error(error):
-                _print_error(f"hbt: {redact(str(full))}{_show_traceback(error, True)}")
+                print_line(f"hbt: {redact(str(full))}{_show_traceback(error, True)}")
                 ctx.exit(2)
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of a pipe has ended
                 raise
             reason = redact(" ".join(str(error).split()))[:300]
-            _print_error(f"hbt: unexpected {type(error).__name__}: {reason}{_show_traceback(error, True)}")
+            print_line(f"hbt: unexpected {type(error).__name__}: {reason}{_show_traceback(error, True)}")
             ctx.exit(1)
-
-
-def _print_error(line: str) -> None:
-    click.echo(wrap_for(sys.stderr, line), err=True)
 
 
 def _show_traceback(error: Exception, needs_file: bool) -> str:

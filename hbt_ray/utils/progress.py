@@ -80,8 +80,9 @@ class Stage:
 
     def describe(self) -> str:
         """Return one line: name, units done, rate, detail and time left; or the seconds since the start."""
+        now_s = time.monotonic()
         since_s, before = self._counted_from
-        rate = (self.done - before) / max(time.monotonic() - since_s, 1e-9)
+        rate = (self.done - before) / max(now_s - since_s, 1e-9)
         left_s = self.seconds_left()
         parts = [self.name]
         if self.total is not None:
@@ -92,7 +93,7 @@ class Stage:
             parts.append(f"{_rounded(rate)}/s")
         if self.detail:
             parts.append(self.detail)
-        parts.append(f"{time.monotonic() - self.began_s:.0f} s" if left_s is None else f"{duration(left_s)} left")
+        parts.append(f"{now_s - self.began_s:.0f} s" if left_s is None else f"{duration(left_s)} left")
         return "  ".join(parts)
 
     def describe_end(self) -> str:

@@ -138,8 +138,8 @@ def nothing_to_read(name: str, path: object, suffixes: Sequence[str]) -> CorpusE
     files = sorted(Path(str(path)).expanduser().glob("*/*"))
     folders = dict.fromkeys(file.parent for file in files if language_of_name(stem_of(file, suffixes)))
     if folders:
-        listed = ", ".join(sorted(map(str, folders), key=lambda folder: Path(folder).name != name)[:_NAMED_FILES])
-        remedy = f"write the path of a folder that has some: {listed}"
+        likely_first = sorted(map(str, folders), key=lambda folder: Path(folder).name != name)
+        remedy = f"write the path of a folder that has some: {name_some(likely_first, _NAMED_FILES)}"
     else:
         remedy = f"name each file by its language, such as de{suffixes[0]}"
     return CorpusError(f"{name!r} finds no {names} at {str(path)!r}; {remedy}")

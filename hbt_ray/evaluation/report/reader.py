@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hbt_ray.errors import UserError
 from hbt_ray.evaluation.question_results import QuestionResults
 from hbt_ray.utils.digests import JsonObject, damaged_file, without_checksum
+from hbt_ray.utils.display_text import name_some
 
 REPORT, PER_QUERY = "report.json", "per_query.parquet"
 QUESTIONS, PASSAGES = "questions.parquet", "passages.parquet"
@@ -32,7 +33,7 @@ def find_reports(folder: Path) -> list[Path]:
         raise UserError(f"{str(incomplete[0])!r} holds no complete report (no {REPORT}); evaluate that model again")
     if not complete:
         if runs := sorted({path.relative_to(folder).parts[0] for path in _folders_with(folder, REPORT, "*/")}):
-            listed = ", ".join(runs[:_NAMED_RUNS]) + (" ..." if len(runs) > _NAMED_RUNS else "")
+            listed = name_some(runs, _NAMED_RUNS)
             raise UserError(f"{str(folder)!r} holds the runs {listed}; name one, such as {str(folder / runs[0])!r}")
         raise UserError(f"there is no report in {str(folder)!r}; evaluate a model into that folder first")
     return sorted(complete)

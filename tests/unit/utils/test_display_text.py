@@ -7,11 +7,13 @@ import logging
 import sys
 import unicodedata
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hbt_ray.cli.command_group import _print_error
+from hbt_ray.cli.command_group import Commands
+from hbt_ray.errors import UserError
 from hbt_ray.utils.display_text import printable, shorten, wrap_for
 from hbt_ray.utils.logging import _StderrHandler
 from hbt_ray.utils.progress import print_line
@@ -75,7 +77,12 @@ def test_progress_warnings_and_errors_are_broken_between_words(monkeypatch: pyte
     log = logging.Logger("of this test")
     log.addHandler(_StderrHandler())
     log.warning("%s", SENTENCE)
-    _print_error(SENTENCE)
+
+    def fail() -> None:
+        raise UserError(SENTENCE)
+
+    with pytest.raises(SystemExit):
+        Commands(commands=[click.Command("fail", callback=fail)]).main(["fail"])
     shown = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(shown) == 3 * 4
     assert max(map(len, shown)) <= 40
